@@ -1,0 +1,49 @@
+"""Checked settings: every table of options of the program is one of these."""
+
+import difflib
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ct.errors import InputError
+
+
+class Config(BaseModel):
+    """A frozen set of options; a key it does not know is an error, not a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def nearest(word, known):
+    """Return ", did you mean 'x'?" for the known word nearest to `word`, or a list of the known ones."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
+    return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(map(str, known))}"
+
+
+def check(kind, values, where):
+    """Build the Config class `kind` from the mapping `values`, or raise InputError with one line about the first fault.
+
+    where: the file or verb that the values come from, for the message.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(kind, first["loc"][:-1])
+            raise InputError(f"{where}: unknown key {path!r}{nearest(first['loc'][-1], known)}") from None
+        if first["type"] == "missing":
+            raise InputError(f"{where}: {path!r} is missing") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {path} = {first['input']!r}: {message[0].lower() + message[1:]}") from None
+
+
+def _fields_at(kind, loc):
+    """Return the field names of the Config that lies at `loc` (field names and list positions) below `kind`."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = kind.model_fields[part].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        kind = next(k for k in inner if isinstance(k, type) and issubclass(k, Config))
+    return sorted(kind.model_fields)

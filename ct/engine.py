@@ -1,0 +1,30 @@
+"""Runs independent jobs on the processes of this machine. The only module that knows how."""
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+
+def cores():
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(function, jobs, workers=None):
+    """Yield `function(*job)` for each of `jobs`, in their order, on `workers` processes (the machine's cores if None).
+
+    With one worker or one job everything runs in this process. `function` must be importable by name. Its results depend on
+    the jobs alone, never on the number of workers. Processes are spawned, not forked: a fork after OpenMP ran can hang.
+    """
+    jobs = list(jobs)
+    workers = min(workers or cores(), len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            yield function(*job)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for future in [pool.submit(function, *job) for job in jobs]:
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

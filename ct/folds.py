@@ -1,0 +1,47 @@
+"""Patient-grouped, label-balanced folds, made once for every row before any filter."""
+
+import warnings
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from ct.errors import InputError
+from ct.labels import LABELS
+
+
+def assign_folds(slices, k, seed):
+    """Return the fold of every slice, int8 (n,), aligned with the slice table.
+
+    Train slices get 0 ... k-1: no patient in two, and the mixture of the 32 label patterns alike in all. A test slice gets
+    its patient's fold where the patient is also in train, else -1. Unlabelled slices count as a pattern of their own.
+
+    Raises InputError where train has fewer than k patients.
+    """
+    train = (slices["split"] == "train").to_numpy()
+    patients = slices["patient_id"].to_numpy(object)
+    count = len(set(patients[train]))
+    if count < k:
+        raise InputError(f"folds.k = {k} but train holds {count} patients; lower folds.k in the recipe")
+    known = slices[list(LABELS)].to_numpy()[train]
+    pattern = np.where(np.isnan(known).any(axis=1), -1, np.nan_to_num(known) @ (1 << np.arange(len(LABELS))))
+    fold = np.full(len(slices), -1, dtype=np.int8)
+    splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
+    train_fold = np.empty(train.sum(), dtype=np.int8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of each pattern with fewer slices than folds: rare ones are the rule
+        for number, (_, held_out) in enumerate(splitter.split(known, pattern.astype(int), patients[train])):
+            train_fold[held_out] = number
+    fold[train] = train_fold
+    of_patient = dict(zip(patients[train], train_fold, strict=True))
+    fold[~train] = [of_patient.get(patient, -1) for patient in patients[~train]]
+    return fold
+
+
+def check_folds(slices, fold):
+    """Raise InputError naming a patient of train who is in two folds, or a train slice without a fold."""
+    train = (slices["split"] == "train").to_numpy()
+    if (fold[train] < 0).any():
+        raise InputError(f"slice {slices.index[train][fold[train] < 0][0]} has no fold; run `folds` again")
+    pairs = slices.loc[train, ["patient_id"]].assign(fold=fold[train]).drop_duplicates()
+    if (twice := pairs["patient_id"].duplicated()).any():
+        raise InputError(f"patient {pairs['patient_id'][twice].iloc[0]} is in two folds; folds are made by patient")

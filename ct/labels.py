@@ -1,0 +1,60 @@
+"""The six labels of the RSNA 2019 challenge: names, order, weights, and the csv they come in."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ct.errors import InputError
+
+LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
+SUBTYPES = LABELS[1:]
+KAGGLE_ORDER = (*SUBTYPES, "any")  # the order of a slice's six rows in the competition's files
+WEIGHTS = np.array([2, 1, 1, 1, 1, 1], dtype=np.float64) / 7  # of the competition's metric, in the order of LABELS
+
+
+def split_row_id(ids):
+    """Split "ID_0123abcd_any" into slice ids and label names.
+
+    ids: string array-like (n,). Returns two object arrays (n,); a row without a known label has None as its label.
+    """
+    parts = pd.Series(ids, dtype=str).str.rsplit("_", n=1, expand=True).reindex(columns=[0, 1])
+    return parts[0].to_numpy(object), parts[1].where(parts[1].isin(LABELS), None).to_numpy(object)
+
+
+def read_labels(path):
+    """Read the long-form label csv (`ID,Label`, six rows a slice).
+
+    Returns (table, dropped): a float32 DataFrame indexed by slice id with the columns LABELS, NaN where a label is missing,
+    and the number of identical duplicate rows that were dropped.
+    Raises InputError for a missing file or column, an unknown label name, a label other than 0 and 1, and for duplicate rows
+    that contradict each other.
+    """
+    rows = read_id_csv(path)
+    rows["slice_id"], rows["label"] = split_row_id(rows["ID"])
+    if (bad := rows["label"].isna()).any():
+        raise InputError(f"{path}: row {rows['ID'][bad].iloc[0]!r} does not end in one of {', '.join(KAGGLE_ORDER)}")
+    value = pd.to_numeric(rows["Label"], errors="coerce")
+    if (bad := ~value.isin([0, 1])).any():
+        where = rows[bad].iloc[0]
+        raise InputError(f"{path}: {where['ID']} has the label {where['Label']!r}; labels are 0 or 1")
+    rows["value"] = value.astype(np.float32)
+    kept = rows.drop_duplicates(["slice_id", "label", "value"])
+    if (bad := kept.duplicated(["slice_id", "label"])).any():
+        raise InputError(f"{path}: {kept['ID'][bad].iloc[0]} is both 0 and 1; remove the wrong row")
+    table = kept.pivot(index="slice_id", columns="label", values="value").reindex(columns=list(LABELS))
+    return table.rename_axis(columns=None), len(rows) - len(kept)
+
+
+def read_id_csv(path):
+    """Read a csv with the columns ID and Label as text. Raises InputError where it is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label")
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a csv file: {error}") from error
+    if missing := {"ID", "Label"} - set(rows.columns):
+        raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {', '.join(rows.columns)}")
+    return rows

@@ -1,0 +1,139 @@
+"""A run is a folder: where each thing lies in it and in which format. The only module that knows.
+
+    recipe.yaml  key                                  the resolved recipe; the key of the pseudonyms (never exported)
+    slices.parquet  quarantine.csv  pixels/           ingest
+    folds.parquet                                     folds
+    stage1/<model>/fold<k>/  stage1/<model>/oof.parquet   train, predict
+    stage2/...                                        features, tune, stack
+    submission.csv  report.html                       submit, report
+    receipts/<stage>.json                             what each stage read and made, with which part of the recipe
+
+Every write goes to a `.part` name first and is renamed, so nothing that looks finished is not.
+"""
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from ct.errors import InputError
+
+
+@contextmanager
+def replacing(path):
+    """Give a `.part` path to write a file or folder to; it takes the name `path` when the block ends without an error."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    discard(part)
+    yield part
+    if part.is_dir():
+        discard(path)
+    os.replace(part, path)
+
+
+def discard(path):
+    """Remove the file or folder `path` if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_table(path, table):
+    """Write a DataFrame as parquet, with its index."""
+    with replacing(path) as part:
+        table.to_parquet(part, compression="zstd")
+
+
+def read_table(path):
+    """Read a parquet table."""
+    return pd.read_parquet(needed(path))
+
+
+def write_array(path, array):
+    """Write an array as .npy."""
+    with replacing(path) as part, open(part, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_array(path):
+    """Open a .npy array as a read-only memory map."""
+    return np.load(needed(path), mmap_mode="r", allow_pickle=False)
+
+
+def write_json(path, value):
+    """Write plain values as JSON, keys in their order; NaN becomes null."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """Read a JSON file."""
+    return json.loads(needed(path).read_text())
+
+
+def write_yaml(path, value):
+    """Write plain values as YAML, keys in their order."""
+    with replacing(path) as part:
+        part.write_text(yaml.safe_dump(value, sort_keys=False, width=120))
+
+
+def write_text(path, text):
+    """Write a text file."""
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def needed(path):
+    """Return `path`, or raise InputError where it is not there yet."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} is not there; run the stage that makes it first (`status` shows which)")
+    return path
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+class RunDir:
+    """The paths of one run folder."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.recipe = self.root / "recipe.yaml"
+        self.key = self.root / "key"
+        self.slices = self.root / "slices.parquet"
+        self.quarantine = self.root / "quarantine.csv"
+        self.ingest = self.root / "ingest.json"
+        self.pixels = self.root / "pixels"
+        self.folds = self.root / "folds.parquet"
+        self.stage1 = self.root / "stage1"
+        self.stage2 = self.root / "stage2"
+        self.submission = self.root / "submission.csv"
+        self.submission_one = self.root / "submission-stage-one.csv"
+        self.report = self.root / "report.html"
+
+    def receipt(self, stage):
+        """Return the path of a stage's receipt."""
+        return self.root / "receipts" / f"{stage}.json"
+
+    def fold(self, model, k):
+        """Return the folder of one CNN and fold."""
+        return self.stage1 / model / f"fold{k}"
+
+    def oof(self, model):
+        """Return the path of one CNN's out-of-fold probabilities, (n, 6) indexed by slice id."""
+        return self.stage1 / model / "oof.parquet"

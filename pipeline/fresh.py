@@ -1,0 +1,144 @@
+"""Digests, receipts, and whether what lies in a run folder still follows from its inputs and its recipe.
+
+A receipt is a small JSON with what a job read and made (digests), its part of the recipe, and what it cost. A job whose
+receipt still holds need not run again.
+"""
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import os
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+from ct.rundir import read_json, write_json
+
+PACKAGES = ("torch", "timm", "pydicom", "lightgbm", "optuna", "scikit-learn", "pandas", "numpy")
+
+
+def file_digest(path):
+    """Return the blake2b digest of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def tree_digest(root, files):
+    """Return a digest of the names and sizes of files below `root`, without reading them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in files:
+        digest.update(f"{name}\0{os.stat(os.path.join(root, name)).st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def stamp(path):
+    """Return {"digest", "size", "mtime_ns"} of a file; the last two spare reading it again."""
+    stat = path.stat()
+    return {"digest": file_digest(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def stamp_files(root, paths):
+    """Return {path relative to root: stamp} of files, and of all files below folders, in a fixed order."""
+    files = [f for path in paths for f in (sorted(path.rglob("*")) if path.is_dir() else [path]) if f.is_file()]
+    return {str(f.relative_to(root)): stamp(f) for f in files}
+
+
+def changed_file(root, made):
+    """Return a line about the first file of a receipt's `made` that is gone or holds something else, or ""."""
+    for name, known in made.items():
+        path = Path(root) / name
+        if not path.is_file():
+            return f"{name} is gone"
+        stat = path.stat()
+        same = (stat.st_size, stat.st_mtime_ns) == (known["size"], known["mtime_ns"])
+        if not same and (stat.st_size != known["size"] or file_digest(path) != known["digest"]):
+            return f"{name} was changed by hand"
+    return ""
+
+
+def first_difference(old, new, path=""):
+    """Return "key: old -> new" of the first difference between two nested plain values, or ""."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in {**old, **new}]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{path}.{i}", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
+    else:
+        return "" if old == new else f"{path}: {_short(old)} -> {_short(new)}"
+    return next((line for key, a, b in pairs if (line := first_difference(a, b, key))), "")
+
+
+def why_stale(root, receipt, part, read):
+    """Return why the job behind the receipt file `receipt` must run, or "" where what it made still holds.
+
+    part: its part of the recipe now; read: {name: digest} of its inputs now
+    """
+    if not receipt.is_file():
+        return "not made yet"
+    known = read_json(receipt)
+    if line := first_difference(known["recipe"], part):
+        return f"recipe changed, {line}"
+    for name in sorted({*known["read"], *read}):
+        if known["read"].get(name) != read.get(name):
+            return f"{name} changed"
+    return changed_file(root, known["made"])
+
+
+class Receipt:
+    """Takes the time of a job and writes its receipt: `with Receipt(...) as r: ...; r.made = [paths]`."""
+
+    def __init__(self, root, path, stage, part, read):
+        self.root, self.path = root, path
+        self.values = {"stage": stage, "recipe": part, "read": read}
+        self.made, self.notes = [], {}
+
+    def __enter__(self):
+        self.start = time.perf_counter()
+        self.path.unlink(missing_ok=True)  # from here on what it made is in doubt
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            return
+        self.seconds = time.perf_counter() - self.start
+        self.values |= {
+            "made": stamp_files(self.root, self.made),
+            "notes": self.notes,
+            "seconds": round(self.seconds, 2),
+            "peak_memory_mb": peak_memory_mb(),
+            "versions": versions(),
+            "commit": commit(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_json(self.path, self.values)
+
+
+def peak_memory_mb():
+    """Return the largest memory that this process or one of its finished children has held so far, MB."""
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
+
+
+@functools.cache
+def versions():
+    """Return {package: version} of what decides the numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@functools.cache
+def commit():
+    """Return the git commit of the checkout, with "+" where files were changed since; "" outside git."""
+    here = Path(__file__).resolve().parent
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, check=False, timeout=10,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return text.strip()
+
+
+def _short(value):
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

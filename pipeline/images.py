@@ -1,0 +1,138 @@
+"""The stages `ingest` and `folds`: from DICOM files to the slice table, the pixel cache and the folds."""
+
+import numpy as np
+import pandas as pd
+
+from ct.dicom import list_files, pseudonym, read_headers
+from ct.errors import InputError
+from ct.folds import assign_folds, check_folds
+from ct.labels import LABELS, read_labels
+from ct.pixels import write_cache
+from ct.rundir import read_table, replacing, write_json, write_table
+from ct.slices import PIXEL_COLUMNS, order_slices
+
+
+def ingest(run, receipt):
+    """Read headers, labels and pixels of the source into slices.parquet, quarantine.csv, pixels/ and ingest.json."""
+    found, key = run.find_source(), run.dir.key.read_bytes()
+    tables, bad = [], []
+    for split, folder in (("train", found.train_dir), ("test", found.test_dir)):
+        files = list_files(folder)
+        with run.bar(len(files), f"{split} headers", "file") as bar:
+            table, quarantine = read_headers(folder, files, key, run.workers, bar.reach)
+        tables.append(table.assign(split=split, path=f"{folder.name}/" + table["path"]))
+        bad.append(quarantine.assign(split=split, path=f"{folder.name}/" + quarantine["path"]))
+    slices, quarantine = pd.concat(tables), pd.concat(bad, ignore_index=True)
+    check_apart(slices)
+    labels, duplicates = read_labels(found.labels_csv)
+    labels.index = [pseudonym(slice_id, key) for slice_id in labels.index]
+    slices, counts = join_labels(slices, labels, quarantine, found.labels_csv, run.recipe.data.allow_unlabelled)
+    slices = order_slices(slices)
+
+    with replacing(run.dir.pixels) as part, run.bar(len(slices), "pixels", "slice") as bar:
+        part.mkdir()
+        facts = write_cache(part, found.root, slices, run.recipe.pixels.size, run.workers, bar.reach)
+    slices = slices.join(facts[list(PIXEL_COLUMNS)])
+    unreadable = slices[~slices["readable"]]
+    pixels = unreadable[["path", "split"]].reset_index().assign(kind="pixels", reason=facts.loc[unreadable.index, "reason"].array)
+    quarantine = pd.concat([quarantine, pixels])[["path", "slice_id", "split", "kind", "reason"]]
+    counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates}
+
+    write_table(run.dir.slices, slices)
+    with replacing(run.dir.quarantine) as part:
+        quarantine.sort_values("path").to_csv(part, index=False)
+    write_json(run.dir.ingest, counts)
+    receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
+    for line in describe(counts):
+        run.say(f"  {line}")
+
+
+def check_apart(slices):
+    """Raise InputError where the same slice lies in train and test."""
+    if (twice := slices.index.duplicated()).any():
+        raise InputError(f"slice {slices.index[twice][0]} is in train and in test ({slices['path'][twice].iloc[0]}); remove one")
+
+
+def join_labels(slices, labels, quarantine, labels_csv, allow_unlabelled):
+    """Give the train slices their labels.
+
+    slices: header table indexed by slice_id; labels: read_labels' table; quarantine: the files that were left out
+    Returns (slices with the six LABELS, counts). Raises InputError where no label belongs to any file,
+    or train slices lack labels and `allow_unlabelled` is false.
+    """
+    train = slices.index[slices["split"] == "train"]
+    if train.empty:
+        raise InputError(f"no file of train has a header that reads; the first: {_first_reason(quarantine)}")
+    of_file = labels.index.isin(set(train) | set(quarantine.loc[quarantine["split"] == "train", "slice_id"]))
+    if not of_file.any():
+        raise InputError(
+            f"none of the {len(labels)} slices of {labels_csv} is among the train files (it has {labels.index[0]}, "
+            f"the files {train[0]}); give the right file with `new --labels=FILE`"
+        )
+    slices = slices.join(labels.reindex(train))
+    slices[list(LABELS)] = slices[list(LABELS)].astype(np.float32)
+    known = slices[list(LABELS)].notna()
+    lacking = slices.index[(slices["split"] == "train") & ~known.all(axis=1)]
+    if len(lacking) and not allow_unlabelled:
+        missing = [label for label in LABELS if not known.loc[lacking[0], label]]
+        raise InputError(
+            f"{len(lacking)} train slices lack labels, the first {lacking[0]} ({', '.join(missing)}); complete {labels_csv}, "
+            "or leave such slices out of training with --allow-unlabelled"
+        )
+    slices.loc[lacking, list(LABELS)] = np.nan
+    return slices, {"labels_without_file": int((~of_file).sum()), "unlabelled": len(lacking)}
+
+
+def summary(slices, quarantine):
+    """Return the counts that ingest.json and the report show."""
+    of = {split: slices[slices["split"] == split] for split in ("train", "test")}
+    both = sorted(set(of["train"]["patient_id"]) & set(of["test"]["patient_id"]))
+    return {
+        "train_slices": len(of["train"]),
+        "test_slices": len(of["test"]),
+        "train_studies": of["train"]["study_id"].nunique(),
+        "test_studies": of["test"]["study_id"].nunique(),
+        "quarantined": int((quarantine["kind"] == "header").sum()),
+        "unreadable": int((quarantine["kind"] == "pixels").sum()),
+        "repaired_intercept": int(slices["repaired_intercept"].sum()),
+        "patients_in_both_sets": both,
+    }
+
+
+def describe(counts):
+    """Return the lines that `ingest` prints."""
+    lines = [
+        f"read {counts['train_slices']} train slices of {counts['train_studies']} studies, "
+        f"{counts['test_slices']} test slices of {counts['test_studies']}"
+    ]
+    notes = {
+        "quarantined": "files left out, their header does not read (quarantine.csv)",
+        "unreadable": "slices kept without pixels, which do not decode (quarantine.csv)",
+        "repaired_intercept": "slices with the 12-bit intercept defect, mended",
+        "duplicate_label_rows": "identical duplicate rows of the label csv dropped",
+        "labels_without_file": "labelled slices without a file, ignored",
+        "unlabelled": "train slices without all six labels, left out of training",
+    }
+    lines += [f"{counts[name]} {text}" for name, text in notes.items() if counts[name]]
+    if both := counts["patients_in_both_sets"]:
+        lines.append(f"{len(both)} patients are in train and test: {', '.join(both[:3])}{' ...' * (len(both) > 3)}")
+    return lines
+
+
+def folds(run, receipt):
+    """Assign the folds."""
+    slices = read_table(run.dir.slices)
+    fold = assign_folds(slices, run.recipe.folds.k, run.recipe.seed)
+    check_folds(slices, fold)
+    write_table(run.dir.folds, pd.DataFrame({"fold": fold}, index=slices.index))
+    receipt.made = [run.dir.folds]
+    train = slices.assign(fold=fold)[slices["split"] == "train"]
+    for k, part in train.groupby("fold"):
+        positive = ", ".join(f"{label} {part[label].mean():.1%}" for label in LABELS)
+        run.say(f"  fold {k}: {part['patient_id'].nunique()} patients, {len(part)} slices, positive {positive}")
+
+
+def _first_reason(quarantine):
+    if quarantine.empty:
+        return "none is there"
+    return f"{quarantine['path'].iloc[0]}, {quarantine['reason'].iloc[0]}"

@@ -1,0 +1,106 @@
+"""A recipe: one YAML a pipeline, checked. `new` writes the resolved one into the run folder."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, field_validator
+
+from ct.config import Config, check, nearest
+from ct.errors import InputError
+from ct.rundir import write_yaml
+from features.config import FeatureConfig
+from stage1_cnn.config import CnnConfig
+from stage2_stack.config import StackConfig
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class DataConfig(Config):
+    """Where the slices come from and what may be missing."""
+
+    source: str = ""  # folder laid out as Kaggle's
+    labels: str | None = None  # label csv, if not in the folder
+    sample: str | None = None  # sample submission, if not in the folder
+    allow_unlabelled: bool = False  # leave train slices without all six labels out of training, after folds
+    missing: Literal["refuse", "prior"] = "refuse"  # sample rows without any file: stop, or give them the training prior
+
+
+class FoldConfig(Config):
+    """The patient-grouped folds."""
+
+    k: int = Field(5, ge=2, le=20)
+
+
+class PixelConfig(Config):
+    """The pixel cache."""
+
+    size: int = Field(256, ge=32, le=512)  # side of the cached slices, pixels
+
+
+class StageOneConfig(Config):
+    """The CNNs of stage one."""
+
+    models: tuple[CnnConfig, ...] = Field(min_length=1)
+
+    @field_validator("models")
+    @classmethod
+    def _named_apart(cls, models):
+        names = [model.name for model in models]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two models are called {twice.pop()!r}; a name is a folder, give each its own")
+        return models
+
+
+class Recipe(Config):
+    """Everything that decides what a run makes."""
+
+    name: str
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    folds: FoldConfig = FoldConfig()
+    pixels: PixelConfig = PixelConfig()
+    stage1: StageOneConfig
+    features: FeatureConfig = FeatureConfig()
+    stage2: StackConfig = StackConfig()
+
+
+def load_recipe(path):
+    """Read and check a recipe file. Raises InputError with the key and the file for whatever does not fit."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there; a run folder is made by `new --run=DIR --recipe=NAME --data=DIR`") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
+    return check(Recipe, values, path)
+
+
+def find_recipe(name):
+    """Return the path of a recipe: a name from recipes/, or a YAML file of one's own."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"--recipe={name}: no such recipe{nearest(name, known)}; or give a path that ends in .yaml")
+    return RECIPES / f"{name}.yaml"
+
+
+def save_recipe(path, recipe):
+    """Write a recipe as YAML."""
+    write_yaml(path, recipe.model_dump(mode="json"))
+
+
+def with_changes(recipe, changes):
+    """Return the recipe with `changes` ({"stage2.trials": 30}) checked and applied."""
+    values = recipe.model_dump(mode="json")
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        inner = values
+        for key in path:
+            inner = inner[key]
+        inner[last] = value
+    return check(Recipe, values, "recipe")

@@ -1,0 +1,188 @@
+"""The stages: one table, name -> reads, makes, function; what is stale among them, and running them in order."""
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ct.errors import InputError
+from ct.rundir import RunDir, needed, read_json
+from pipeline.fresh import Receipt, file_digest, first_difference, tree_digest, why_stale
+from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it reads of other stages, which keys of the recipe it depends on, and where its function lies."""
+
+    name: str
+    reads: tuple[str, ...]  # stages whose files it reads; "source" and "sample" are what the user gave
+    keys: tuple[str, ...]  # dotted keys of the recipe
+    function: str  # "module:function", imported when it runs: torch and lightgbm take seconds
+    makes: str  # for people
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("ingest", ("source",), ("data.source", "data.labels", "data.allow_unlabelled", "pixels"), "images:ingest",
+              "slices.parquet, quarantine.csv, pixels/"),
+        Stage("folds", ("ingest",), ("seed", "folds"), "images:folds", "folds.parquet"),
+        Stage("train", ("ingest", "folds"), ("seed", "folds", "stage1"), "cnns:train",
+              "stage1/<model>/fold<k>/, stage1/<model>/oof.parquet"),
+        Stage("predict", ("ingest", "train"), ("folds", "stage1"), "cnns:predict", "stage1/<model>/fold<k>/test.parquet"),
+        Stage("features", ("ingest", "train", "predict"), ("folds.k", "stage1", "features"), "stacking:features",
+              "stage2/features/"),
+        Stage("tune", ("ingest", "folds", "features"), ("seed", "folds.k", "stage2"), "stacking:tune", "stage2/configs.json"),
+        Stage("stack", ("ingest", "folds", "features", "tune"), ("seed", "folds.k", "stage2"), "stacking:stack",
+              "stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json"),
+        Stage("submit", ("sample", "ingest", "stack"), ("data.sample", "data.missing"), "outputs:submit", "submission.csv"),
+        Stage("report", ("ingest", "folds", "train", "predict", "tune", "stack"), ("name",), "outputs:report", "report.html"),
+    )
+}  # fmt: skip
+
+
+class Bar(tqdm):
+    """A progress bar that can be told how far it is."""
+
+    def reach(self, done, *_):
+        """Show `done` of the total as done."""
+        self.update(done - self.n)
+
+
+def progress_bar(total, text, unit):
+    """Return a progress bar that shows itself after two seconds."""
+    pause = 0.5 if sys.stderr.isatty() else 20  # a log file wants few lines
+    return Bar(total=total, desc=f"  {text}", unit=unit, delay=2, mininterval=pause, leave=False, dynamic_ncols=True)
+
+
+class Run:
+    """A run folder with its recipe, and a voice: what a stage's function gets."""
+
+    def __init__(self, root, say=print):
+        self.dir = RunDir(root)
+        if not self.dir.root.is_dir():
+            raise InputError(f"--run={root}: no such run; make one with `new --run={root} --recipe=NAME --data=DIR`")
+        self.say = say
+        self.bar = progress_bar
+        self.workers = None  # processes; None: one a core
+        self.recipe: Recipe = load_recipe(self.dir.recipe)
+        self._source = None
+
+    def change_recipe(self, changes):
+        """Change fields of the run's recipe ({"stage2.trials": 30}) for good, and say so; unchanged values do nothing."""
+        values = self.recipe.model_dump(mode="json")
+        changed = with_changes(self.recipe, changes)
+        if changed != self.recipe:
+            save_recipe(self.dir.recipe, changed)
+            self.say(f"recipe.yaml: {first_difference(values, changed.model_dump(mode='json'))}")
+            self.recipe = changed
+
+    def part(self, keys):
+        """Return the part of the recipe that lies under dotted `keys`, as plain values."""
+        values, part = self.recipe.model_dump(mode="json"), {}
+        for dotted in keys:
+            value = values
+            for key in dotted.split("."):
+                value = value[key]
+            part[dotted] = value
+        return part
+
+    def read(self, stage):
+        """Return {name: digest} of everything that a stage reads, as it is now."""
+        digests = {}
+        for name in stage.reads:
+            if name == "source":
+                digests |= self._source_digests()
+            elif name == "sample":
+                digests |= self._sample_digest()
+            elif self.dir.receipt(name).is_file():
+                made = read_json(self.dir.receipt(name))["made"]
+                digests |= {path: known["digest"] for path, known in made.items()}
+        return digests
+
+    def why_stale(self, stage):
+        """Return why a stage must run, or "" where its work still holds."""
+        return why_stale(self.dir.root, self.dir.receipt(stage.name), self.part(stage.keys), self.read(stage))
+
+    def job(self, path, stage, part, read):
+        """Return (why, receipt) of one job of a stage, such as one CNN and fold: "" where its work still holds."""
+        return why_stale(self.dir.root, path, part, read), Receipt(self.dir.root, path, stage, part, read)
+
+    def find_source(self):
+        """Return the dicom.Competition of the recipe's data section."""
+        from ct.dicom import find_competition
+
+        data = self.recipe.data
+        return find_competition(data.source, data.labels, data.sample)
+
+    def _source_digests(self):
+        """Digest the source once per process. A source that was moved away after it was read counts as unchanged."""
+        if self._source is None:
+            receipt = self.dir.receipt("ingest")
+            if not Path(self.recipe.data.source).exists() and receipt.is_file():
+                self._source = read_json(receipt)["read"]
+            else:
+                from ct.dicom import list_files
+
+                found = self.find_source()
+                self._source = {
+                    "train files": tree_digest(found.train_dir, list_files(found.train_dir)),
+                    "test files": tree_digest(found.test_dir, list_files(found.test_dir)),
+                    "label csv": file_digest(found.labels_csv),
+                }
+        return self._source
+
+    def _sample_digest(self):
+        receipt = self.dir.receipt("submit")
+        if not Path(self.recipe.data.source).exists() and not self.recipe.data.sample and receipt.is_file():
+            return {"sample csv": read_json(receipt)["read"]["sample csv"]}
+        return {"sample csv": file_digest(needed(self.find_source().sample_csv))}
+
+
+def state(run):
+    """Return {stage: (state, why)} with the states fresh, stale and missing; a stage after a stale one is stale, too."""
+    states, upstream = {}, {}
+    for name, stage in STAGES.items():
+        why = run.why_stale(stage)
+        waits = next((read for read in stage.reads if upstream.get(read)), None)
+        if why == "not made yet":
+            states[name] = ("missing", why)
+        elif why or waits:
+            states[name] = ("stale", why or f"{waits} is to be made again")
+        else:
+            states[name] = ("fresh", "")
+        upstream[name] = states[name][0] != "fresh"
+    return states
+
+
+def run_stage(run, name, force_why=""):
+    """Bring one stage up to date. Returns whether it had to work. Raises InputError where a stage that it reads is not fresh."""
+    stage = STAGES[name]
+    states = state(run)
+    for read in stage.reads:
+        if read in STAGES and states[read][0] != "fresh":
+            raise InputError(f"{name} reads what {read} makes, and {read} is {_phrase(states[read])}; run `{read}` or `all`")
+    why = force_why or run.why_stale(stage)
+    if not why:
+        run.say(f"{name}: fresh, nothing to do")
+        return False
+    run.say(f"{name}: {why}" if why != "not made yet" else f"{name}:")
+    module, function = stage.function.split(":")
+    receipt = Receipt(run.dir.root, run.dir.receipt(name), name, run.part(stage.keys), run.read(stage))
+    with receipt:
+        getattr(importlib.import_module(f"pipeline.{module}"), function)(run, receipt)
+    run.say(f"  made {stage.makes} in {receipt.seconds:.1f} s")
+    return True
+
+
+def run_all(run):
+    """Bring every stage up to date, in order. Returns the names of those that had to work."""
+    return [name for name in STAGES if run_stage(run, name)]
+
+
+def _phrase(state_and_why):
+    kind, why = state_and_why
+    return "missing" if kind == "missing" else f"stale ({why})"

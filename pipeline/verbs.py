@@ -1,0 +1,162 @@
+"""What each verb does with its checked options."""
+
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ct.errors import InputError
+from ct.rundir import RunDir, read_json, replacing
+from pipeline.plan import IN_RECIPE, DemoOptions, NewOptions, SynthOptions
+from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
+from pipeline.stages import STAGES, Run, progress_bar, run_all, run_stage, state
+
+
+def execute(verb, options):
+    """Do what the verb says."""
+    special = {"demo": demo, "synth": synth, "new": new, "status": status, "all": everything, "submit": submit, "features": features}
+    if verb in special:
+        special[verb](options)
+        return
+    with opened(options) as run:
+        run_stage(run, verb)
+
+
+def synth(options):
+    """Write an example competition."""
+    from ct.synthetic import write_competition
+
+    start = time.perf_counter()
+    with progress_bar(options.studies, "studies", "study") as bar:
+        made = write_competition(options.out, options.studies, options.seed, progress=bar.reach)
+    positives = ", ".join(f"{label} {count}" for label, count in made["positive_slices"].items())
+    print(f"synth: {made['train_slices']} train and {made['test_slices']} test slices in {options.out}")
+    print(f"  positive train slices: {positives}")
+    print(f"  made in {time.perf_counter() - start:.1f} s")
+
+
+def new(options):
+    """Make a run folder from a recipe and a data source."""
+    from ct.dicom import find_competition
+    from ct.submission import read_sample
+
+    run = RunDir(options.run)
+    if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+        raise InputError(f"--run={options.run} is there already; continue it with `all --run={options.run}`, or name a new folder")
+    recipe = load_recipe(find_recipe(options.recipe))
+    data = {
+        "data.source": _absolute(options.data),
+        "data.labels": _absolute(options.labels),
+        "data.sample": _absolute(options.sample),
+        "data.allow_unlabelled": options.allow_unlabelled or recipe.data.allow_unlabelled,
+        "data.missing": options.missing,
+    }
+    recipe = with_changes(recipe, data | ({} if options.seed is None else {"seed": options.seed}))
+    found = find_competition(recipe.data.source, recipe.data.labels, recipe.data.sample)
+    read_sample(found.sample_csv)
+    recipe = _check_models(recipe)
+    with replacing(run.root) as part:
+        part.mkdir(parents=True)
+        made = RunDir(part)
+        save_recipe(made.recipe, recipe)
+        made.key.write_bytes(secrets.token_bytes(32))
+        made.key.chmod(0o600)
+    print(f"new: {options.run} with the recipe {recipe.name}, data in {options.data}")
+    print(f"  next: python run.py all --run={options.run}")
+
+
+def demo(options: DemoOptions):
+    """Bring synth, new and all into one run; continues where it is."""
+    data = f"{options.run}-data"
+    if not Path(data).exists():
+        synth(SynthOptions(out=data, studies=options.studies, seed=options.seed))
+    if not RunDir(options.run).recipe.exists():
+        new(NewOptions(run=options.run, recipe="demo", data=data, seed=options.seed))
+    with opened(options) as run:
+        _all(run)
+
+
+def everything(options):
+    """Bring every stage up to date."""
+    with opened(options) as run:
+        _all(run)
+
+
+def features(options):
+    """Build the features, and list them."""
+    with opened(options) as run:
+        run_stage(run, "features")
+        for name, about in read_json(run.dir.stage2 / "features" / "names.json").items():
+            print(f"  {name:32} {about}")
+
+
+def submit(options):
+    """Write the submission of stage two, or of stage one alone."""
+    with opened(options) as run:
+        if options.stage == "two":
+            run_stage(run, "submit")
+            return
+        states = state(run)
+        for name in ("ingest", "folds", "train", "predict"):
+            if states[name][0] != "fresh":
+                raise InputError(f"submit --stage=one reads what {name} makes, which is {states[name][0]}; run `{name}` first")
+        from pipeline.outputs import submit_stage_one
+
+        start = time.perf_counter()
+        print("submit: the calibrated mean of the CNNs")
+        submit_stage_one(run)
+        print(f"  made {run.dir.submission_one.name} in {time.perf_counter() - start:.1f} s")
+
+
+def status(options):
+    """Show what is fresh, stale and missing, and why."""
+    run = Run(options.run)
+    print(f"{options.run}: recipe {run.recipe.name}, seed {run.recipe.seed}, data in {run.recipe.data.source}")
+    for name, (kind, why) in state(run).items():
+        print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
+
+
+@contextlib.contextmanager
+def opened(options):
+    """Open a run folder for work, with the changes that the options make to its recipe; one process at a time."""
+    root = Path(options.run)
+    run = Run(root)
+    try:
+        with FileLock(root / ".lock", timeout=0):
+            changes = {IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None}
+            run.change_recipe(changes)
+            run.workers = getattr(options, "workers", None)
+            yield run
+    except Timeout:
+        raise InputError(f"--run={root}: another process is at work on this run; wait for it") from None
+
+
+def _all(run):
+    start = time.perf_counter()
+    made = run_all(run)
+    took = f"in {time.perf_counter() - start:.0f} s"
+    print(f"all: {', '.join(made)} made {took}" if made else f"all: everything is fresh, looked through {took}")
+    print(f"  {run.dir.submission}\n  {run.dir.report}")
+
+
+def _check_models(recipe):
+    """Check the backbones and local weights of a recipe, whose paths become absolute."""
+    from stage1_cnn.model import check_backbone
+
+    models = []
+    for config in recipe.stage1.models:
+        check_backbone(config.backbone)
+        values = config.model_dump(mode="json")
+        if isinstance(config.pretrained, str):
+            values["pretrained"] = _absolute(config.pretrained)
+            if not Path(values["pretrained"]).is_file():
+                raise InputError(f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file")
+        models.append(values)
+    return with_changes(recipe, {"stage1.models": models})
+
+
+def _absolute(path):
+    return None if path is None else os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,267 @@
+"""Fills the page: one function a section, each from artifacts to what the template prints."""
+
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import yaml
+
+from ct.labels import LABELS
+from ct.pixels import PixelCache
+from ct.rundir import write_text
+from ct.windows import apply_window, window_bounds
+from report import plots
+from report.read import read_run, scrub, typical_series
+
+SHOWN_FEATURES = 20
+SHOWN_FAULTS = 100  # rows of the quarantine; the rest is counted
+SHOWN_PATIENTS = 40
+SHOWN_SLICES = 64  # of a study; a longer one shows every second, third, ...
+KINDS = {"header": "header does not read: left out", "pixels": "pixels do not read: stage one is blank there"}
+
+
+def write_report(run, progress=None):
+    """Write the report of a ct.rundir.RunDir as one HTML file that needs nothing else, and return its path.
+
+    progress: called with the name of each section that is begun, if given
+    Raises InputError where recipe, slice table or ingest's facts are missing; what later stages lack, the page says.
+    """
+    tell = progress or (lambda text: None)
+    tell("reading the run")
+    art = read_run(run)
+    context = {"art": art, "labels": LABELS, "name": art.recipe.get("name", run.root.name)}
+    for section, function in SECTIONS.items():
+        tell(section)
+        context[section] = function(art)
+    tell("studies")
+    context["studies"] = studies(art, _thumbnails(run, art))
+    write_text(run.report, _environment().get_template("page.html").render(context))
+    return run.report
+
+
+def _environment():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"percent": percent, "span": time_span, "count": lambda n: f"{n:,}"}
+    return environment
+
+
+def percent(share):
+    """A share in [0, 1] as text: "12.34 %", or a dash where it is NaN."""
+    return f"{100 * share:.2f} %" if np.isfinite(share) else "–"
+
+
+def time_span(seconds):
+    """Seconds as text: "0.4 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    return f"{minutes} min {seconds % 60:02.0f} s" if not hours else f"{hours} h {minutes % 60:02d} min"
+
+
+def summary(art):
+    """Return the verdict on stage two, the ladder of losses and the counts of the first screen."""
+    train, test = (art.slices[art.slices["split"] == split] for split in ("train", "test"))
+    found = {
+        "train": {"slices": len(train), "studies": train["study_id"].nunique(), "patients": train["patient_id"].nunique()},
+        "test": {"slices": len(test), "studies": test["study_id"].nunique(), "patients": test["patient_id"].nunique()},
+        "folds": int(art.recipe.get("folds", {}).get("k", 0)),
+        "faults": len(art.quarantine),
+        "scored": art.scores is not None,
+        "finished": max((r["finished"] for r in art.receipts.values() if r.get("finished")), default=None),
+    }
+    if art.scores is None:
+        return found
+    losses = {f"{m} alone": s["weighted"]["loss"] for m, s in art.scores["models"].items()}
+    losses |= {"calibrated mean": art.scores["calibrated"]["weighted"]["loss"]}
+    losses |= {"stage two": art.scores["stage_two"]["weighted"]["loss"]}
+    worst = max(losses.values()) or 1
+    gain = art.scores["gain"]["weighted"]
+    verdict = "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "unclear"
+    ladder = [{"name": name, "loss": loss, "width": 100 * loss / worst} for name, loss in losses.items()]
+    return found | {"ladder": ladder, "gain": gain, "verdict": verdict}
+
+
+def table(art):
+    """Return a row per label, the weighted one first: losses, AUCs, gain, and why a label is not stacked."""
+    if art.scores is None:
+        return []
+    reach = max(max(abs(g["low"]), abs(g["high"])) for g in art.scores["gain"].values())
+    rows = []
+    for label in ("weighted", *LABELS):
+        gain = art.scores["gain"][label]
+        rows.append(
+            {
+                "label": label,
+                "before": art.scores["calibrated"][label],
+                "after": art.scores["stage_two"][label],
+                "models": {m: s[label] for m, s in art.scores["models"].items()},
+                "gain": gain,
+                "whisker": plots.whisker(gain["gain"], gain["low"], gain["high"], reach),
+                "note": "" if label == "weighted" else _stacking((art.configs or {}).get(label, [])),
+            }
+        )
+    return rows
+
+
+def _stacking(folds):
+    """Return why a label is not stacked in some or all folds, as a line of text; empty where it is stacked in all."""
+    dropped = [f for f in folds if not f["stacked"]]
+    if not dropped:
+        return ""
+    reasons = list(dict.fromkeys(scrub(f["why"]) for f in dropped))
+    where = "not stacked" if len(dropped) == len(folds) else f"stacked in {len(folds) - len(dropped)} of {len(folds)} folds"
+    return f"{where}: {'; '.join(reasons)}"
+
+
+def _opinions(art, wanted):
+    """Return the labels (n, 6) of the labelled train rows and {CSS class: probabilities (n, 6)} of the wanted opinions."""
+    rows = art.labelled
+    found = {k: t.reindex(rows.index)[list(LABELS)].to_numpy(float) for k, t in art.opinions().items() if k in wanted}
+    return rows[list(LABELS)].to_numpy(float), found
+
+
+def calibration(art):
+    """Return (label, reliability panel) of each label."""
+    truth, found = _opinions(art, ("raw", "calibrated", "final"))
+    return [(n, plots.reliability_panel(n, truth[:, j], {k: p[:, j] for k, p in found.items()})) for j, n in enumerate(LABELS) if found]
+
+
+def roc(art):
+    """Return (label, ROC panel or None where undefined, its AUC before, after) of each label."""
+    truth, found = _opinions(art, ("calibrated", "final") if art.final is not None else ("raw",))
+    scores = art.scores or {"calibrated": {}, "stage_two": {}}
+    return [
+        {
+            "label": name,
+            "panel": plots.roc_panel(name, truth[:, j], {k: p[:, j] for k, p in found.items()}),
+            "before": scores["calibrated"].get(name, {}).get("auc"),
+            "after": scores["stage_two"].get(name, {}).get("auc"),
+        }
+        for j, name in enumerate(LABELS)
+        if found
+    ]
+
+
+def learning(art):
+    """Return (CNN, panel) of each CNN that has been trained in some fold."""
+    return [(model, plots.learning_panel(model, folds)) for model, folds in art.curves.items() if folds]
+
+
+def importances(art):
+    """Return the features with the greatest gain over all labels: name, and (share, width in %) per label."""
+    if art.importances is None or art.importances.empty:
+        return []
+    shares = art.importances.reindex(columns=list(LABELS)).fillna(0)
+    order = shares.mean(axis=1).sort_values(ascending=False, kind="stable")
+    best = shares.loc[order[order > 0].index[:SHOWN_FEATURES]]
+    top = best.to_numpy().max() if len(best) else 1
+    return [(name, [(float(v), 100 * float(v) / top) for v in row]) for name, row in zip(best.index, best.to_numpy(), strict=True)]
+
+
+def balance(art):
+    """Return the size and the share of positives of each fold, and of all of train as the last row."""
+    train = art.slices[(art.slices["split"] == "train") & art.slices["fold"].notna()]
+    groups = [*((f"fold {int(k)}", rows) for k, rows in train.groupby("fold")), ("all of train", train)]
+    return [
+        {
+            "name": name,
+            "slices": len(rows),
+            "patients": rows["patient_id"].nunique(),
+            "shares": [float(v) for v in rows[list(LABELS)].mean()],
+        }
+        for name, rows in groups
+        if len(train)
+    ]
+
+
+def prevalence(art):
+    """Return per label the share of positives in train and the mean predictions on the test set."""
+    train = art.labelled[list(LABELS)].mean()
+    tables = {"raw": art.raw_test, "calibrated": art.calibrated_test, "final": art.final_test}
+    means = {kind: t[list(LABELS)].mean() for kind, t in tables.items() if t is not None and len(t)}
+    if not means:
+        return []
+    reach = max(float(train.max()), *(float(m.max()) for m in means.values()))
+    rows = []
+    for label in LABELS:
+        found = {kind: float(m[label]) for kind, m in means.items()}
+        marks = [(float(train[label]), "truth"), *((v, kind) for kind, v in found.items() if np.isfinite(v))]
+        rows.append({"label": label, "train": float(train[label]), **found, "picture": plots.dumbbell(marks, reach)})
+    return rows
+
+
+def data(art):
+    """Return the quarantined files, the counts by kind and split, and the other facts that ingest found."""
+    faults = art.quarantine
+    counts = faults.groupby(["kind", "split"]).size() if len(faults) else {}
+    facts = {k: len(v) if isinstance(v, list) else v for k, v in art.ingest.items()}
+    return {
+        "faults": faults.head(SHOWN_FAULTS).to_dict("records"),
+        "more": max(0, len(faults) - SHOWN_FAULTS),
+        "counts": [(KINDS.get(kind, kind), split, int(n)) for (kind, split), n in dict(counts).items()],
+        "facts": facts,
+        "patients": art.ingest.get("patients_in_both_sets", [])[:SHOWN_PATIENTS],
+        "more_patients": max(0, facts.get("patients_in_both_sets", 0) - SHOWN_PATIENTS),
+    }
+
+
+def provenance(art):
+    """Return the recipe as text, and the versions and commits of all receipts."""
+    versions = {name: version for r in art.receipts.values() for name, version in (r.get("versions") or {}).items()}
+    return {
+        "recipe": yaml.safe_dump(art.recipe, sort_keys=False, width=100, allow_unicode=True),
+        "versions": sorted(versions.items()),
+        "commits": sorted({r["commit"] for r in art.receipts.values() if r.get("commit")}),
+        "seconds": sum(r.get("seconds") or 0 for r in art.receipts.values()),
+    }
+
+
+SECTIONS = {
+    f.__name__: f for f in (summary, table, calibration, roc, learning, importances, balance, prevalence, data, provenance)
+}
+
+
+def _thumbnails(run, art):
+    """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1], or None without a pixel cache."""
+    if not run.pixels.exists():
+        return None
+    cache = PixelCache(run.pixels)
+    low, high = window_bounds("brain")
+    return lambda ids: apply_window(cache.read(art.slices.index.get_indexer(ids)), low, high)
+
+
+def studies(art, thumbnails):
+    """Return the strips: why each was chosen, its thumbnails, and a lane for each label that matters in it."""
+    strips = []
+    found = art.opinions()
+    kinds = ("calibrated", "final") if "final" in found else ("raw",)
+    for reason, ids in typical_series(art):
+        step = -(-len(ids) // SHOWN_SLICES)
+        rows = art.slices.loc[ids[::step]]
+        truth = rows[list(LABELS)].to_numpy(float)
+        opinions = {kind: found[kind].reindex(rows.index)[list(LABELS)].to_numpy(float) for kind in kinds}
+        lanes = [
+            (label, plots.lane(label, truth[:, j], {kind: p[:, j] for kind, p in opinions.items()}))
+            for label in plots.relevant_labels(truth, opinions.values())
+            for j in [LABELS.index(label)]
+        ]
+        strips.append(
+            {
+                "study": rows["study_id"].iloc[0],
+                "reason": reason,
+                "fold": rows["fold"].iloc[0],
+                "step": step,
+                "slices": len(ids),
+                "width": len(rows),
+                "lanes": lanes,
+                "found": [label for j, label in enumerate(LABELS) if j and (truth[:, j] == 1).any()],
+                "picture": plots.montage(thumbnails(rows.index)) if thumbnails else None,
+            }
+        )
+    return strips

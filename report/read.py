@@ -1,0 +1,183 @@
+"""Loads what a run has left so far; what is not there yet is None or empty, and its section of the page says so."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from ct import rundir
+from ct.labels import LABELS, SUBTYPES, WEIGHTS
+from ct.metrics import log_loss
+
+STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
+PATH_KEYS = {"source", "labels", "sample"}  # of the recipe's `data`: only their last part is anybody's business
+ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+")
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """One run. Tables of probabilities have the columns LABELS and are indexed by slice id."""
+
+    recipe: dict
+    slices: pd.DataFrame  # with the column `fold`, NaN where the folds are not made yet
+    quarantine: pd.DataFrame
+    ingest: dict
+    curves: dict  # model -> fold -> list of epochs
+    raw: pd.DataFrame | None  # mean of the CNNs, out of fold
+    raw_test: pd.DataFrame | None  # mean of the CNNs and folds
+    calibrated: pd.DataFrame | None
+    calibrated_test: pd.DataFrame | None
+    final: pd.DataFrame | None
+    final_test: pd.DataFrame | None
+    scores: dict | None
+    importances: pd.DataFrame | None
+    configs: dict | None
+    receipts: dict  # stage -> receipt
+
+    @property
+    def models(self):
+        """The names of the CNNs, in the recipe's order."""
+        return [m["name"] for m in self.recipe.get("stage1", {}).get("models", [])]
+
+    @property
+    def labelled(self):
+        """The rows of the slice table that are in train and have all six labels."""
+        known = self.slices[list(LABELS)].notna().all(axis=1)
+        return self.slices[known & (self.slices["split"] == "train")]
+
+    def opinions(self):
+        """Return {"raw" | "calibrated" | "final": table} of the out-of-fold tables that are there, in that order."""
+        tables = {"raw": self.raw, "calibrated": self.calibrated, "final": self.final}
+        return {name: table for name, table in tables.items() if table is not None}
+
+
+def read_run(run):
+    """Read the artifacts of a ct.rundir.RunDir. Raises InputError where recipe, slices or ingest's facts are missing."""
+    recipe = yaml.safe_load(rundir.needed(run.recipe).read_text())
+    slices = rundir.read_table(run.slices)
+    folds = _table(run.folds)
+    models = [m["name"] for m in recipe.get("stage1", {}).get("models", [])]
+    numbers = range(int(recipe.get("folds", {}).get("k", 0)))
+    return Artifacts(
+        recipe=without_paths(recipe),
+        slices=slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index)),
+        quarantine=_quarantine(run.quarantine),
+        ingest=rundir.read_json(run.ingest),
+        curves={m: _curves(run, m, numbers) for m in models},
+        raw=_mean(_table(run.oof(m)) for m in models),
+        raw_test=_mean(_table(run.fold(m, k) / "test.parquet") for m in models for k in numbers),
+        calibrated=_table(run.stage2 / "calibrated.parquet"),
+        calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
+        final=_table(run.stage2 / "oof.parquet"),
+        final_test=_table(run.stage2 / "test.parquet"),
+        scores=_json(run.stage2 / "scores.json"),
+        importances=_table(run.stage2 / "importances.parquet"),
+        configs=_json(run.stage2 / "configs.json"),
+        receipts={s: receipt for s in STAGES if (receipt := _json(run.receipt(s))) is not None},
+    )
+
+
+def without_paths(value, key=None):
+    """Return a recipe with every absolute path, and the paths of its `data`, cut down to the last part."""
+    if isinstance(value, dict):
+        return {k: without_paths(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_paths(v, key) for v in value]
+    if isinstance(value, str) and (key in PATH_KEYS or value.startswith(("/", "~", "\\")) or value[1:3] in (":\\", ":/")):
+        return last_part(value)
+    return value
+
+
+def last_part(path):
+    """Return the last part of a path of either kind of system."""
+    return PureWindowsPath(path).name or path
+
+
+def scrub(text):
+    """Return a line of text in which each absolute path has lost its folders."""
+    return ABSOLUTE.sub("…/", str(text))
+
+
+def typical_series(art):
+    """Choose up to six series of train worth looking at.
+
+    Returns a list of (reason, ids): the ids of the series' slices in their order. First the series with most slices of each
+    of the three commonest subtypes, then one without a bleed and of middling loss, the one on which the stages differ most,
+    and the one with the greatest loss.
+    """
+    shown = art.final if art.final is not None else art.raw
+    if shown is None:
+        return []
+    rows = art.labelled.join(shown.add_prefix("p_"))
+    rows = rows[rows[[f"p_{label}" for label in LABELS]].notna().all(axis=1)]
+    if rows.empty:
+        return []
+    truth = rows[list(LABELS)].to_numpy()
+    rows = rows.assign(loss=log_loss(truth, shown.loc[rows.index, list(LABELS)].to_numpy()) @ WEIGHTS)
+    if art.final is not None and art.calibrated is not None:
+        apart = np.abs(art.final.loc[rows.index, list(LABELS)] - art.calibrated.loc[rows.index, list(LABELS)])
+        rows = rows.assign(apart=apart.to_numpy() @ WEIGHTS)
+    picks = _pick(rows)
+    places = art.slices[art.slices["series_id"].isin(picks)].groupby("series_id", sort=False)
+    return [(reason, list(places.get_group(series).index)) for series, reason in picks.items()]
+
+
+def _pick(rows):
+    """Return {series: reason} of up to six series."""
+    groups = rows.groupby("series_id", sort=True)
+    positives, loss = groups[list(LABELS)].sum(), groups["loss"].mean()
+    picks = {}
+
+    def add(place, candidates, reason):
+        left = candidates[~candidates.index.isin(picks)]
+        if len(left):
+            picks[left.index[0]] = (place, reason)
+
+    worst = loss.sort_values(ascending=False, kind="stable")
+    add(6, worst, f"the greatest loss of all: {worst.iloc[0]:.3f} on average")
+    if "apart" in rows:
+        add(5, groups["apart"].mean().sort_values(ascending=False, kind="stable"), "the two stages differ most here")
+    common = positives[list(SUBTYPES)].sum().sort_values(ascending=False, kind="stable")
+    for place, label in enumerate(common[common > 0].index[:3]):
+        most = positives[label].sort_values(ascending=False, kind="stable")
+        add(place, most[most > 0], f"many slices with {label} bleeding")
+    calm = loss[positives["any"] == 0].sort_values(kind="stable")
+    add(4, calm.iloc[len(calm) // 2 :], "no bleeding")
+    return {series: reason for series, (_, reason) in sorted(picks.items(), key=lambda item: item[1][0])}
+
+
+def _table(path):
+    return rundir.read_table(path) if Path(path).exists() else None
+
+
+def _json(path):
+    return rundir.read_json(path) if Path(path).exists() else None
+
+
+def _quarantine(path):
+    columns = ["path", "slice_id", "split", "kind", "reason"]
+    if not Path(path).exists():
+        return pd.DataFrame(columns=columns)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=columns)
+    return table.assign(path=table["path"].map(scrub), reason=table["reason"].map(scrub))
+
+
+def _curves(run, model, numbers):
+    found = {k: _json(run.fold(model, k) / "curve.json") for k in numbers}
+    return {k: curve for k, curve in found.items() if curve}
+
+
+def _mean(tables):
+    """Mean of the tables that are there, cell by cell over those that are not NaN; None where no table is there."""
+    tables = [t[list(LABELS)] for t in tables if t is not None]
+    if not tables:
+        return None
+    total = sum(t.reindex(tables[0].index).fillna(0) for t in tables)
+    count = sum(t.reindex(tables[0].index).notna().astype(np.float64) for t in tables)
+    return total / count.where(count > 0)

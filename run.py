@@ -1,0 +1,226 @@
+"""The command line: `python run.py VERB --flag=value`. Builds a checked plan with python-fire, then carries it out."""
+
+import inspect
+import sys
+
+import fire
+
+from ct.config import nearest
+from ct.errors import InputError
+from pipeline.plan import Plan, unpack
+
+
+class Verbs:
+    """From head-CT DICOM slices to six hemorrhage probabilities per slice, in two stages."""
+
+    def demo(self, *, run="runs/demo", studies=48, seed=0):
+        """Make example data and bring the whole pipeline over it: synth, new and all. Repeated, it continues.
+
+        Args:
+            run: the run folder; the example data go to the folder of this name with "-data" behind it
+            studies: head-CT studies to make
+            seed: of the data and of the training
+        """
+        return Plan("demo", {"run": run, "studies": studies, "seed": seed})
+
+    def synth(self, *, out, studies=48, seed=0):
+        """Write an example competition: DICOM files with planted bleeds, labels and a sample submission.
+
+        Args:
+            out: a new folder
+            studies: head-CT studies, about one in six of them for the test set
+            seed: the same seed writes the same bytes
+        """
+        return Plan("synth", {"out": out, "studies": studies, "seed": seed})
+
+    def new(self, *, run, recipe, data, labels=None, sample=None, seed=None, allow_unlabelled=None, missing=None):
+        """Make a run folder from a recipe and a data source.
+
+        Args:
+            run: the folder to make
+            recipe: a name from recipes/, or a YAML file
+            data: a folder laid out as Kaggle's: stage_2_train/, stage_2_test/ and the two csv files
+            labels: the label csv, if it is elsewhere
+            sample: the sample submission, if it is elsewhere
+            seed: instead of the recipe's
+            allow_unlabelled: leave train slices without all six labels out of training
+            missing: sample rows without a file: "refuse", or "prior" for the training prior
+        """
+        return Plan("new", _but_self(locals()))
+
+    def ingest(self, *, run, allow_unlabelled=None, workers=None):
+        """Read headers and pixels into the slice table and the pixel cache.
+
+        Args:
+            run: the run folder
+            allow_unlabelled: leave train slices without all six labels out of training (kept in the run's recipe)
+            workers: processes; the number of cores if not given
+        """
+        return Plan("ingest", _but_self(locals()))
+
+    def folds(self, *, run):
+        """Assign patient-grouped, label-balanced folds."""
+        return Plan("folds", {"run": run})
+
+    def train(self, *, run):
+        """Train each CNN on each fold; what is done is kept."""
+        return Plan("train", {"run": run})
+
+    def predict(self, *, run):
+        """Show the test slices to the CNNs of each fold."""
+        return Plan("predict", {"run": run})
+
+    def features(self, *, run):
+        """Build neighbour, study and geometry features, and list them."""
+        return Plan("features", {"run": run})
+
+    def tune(self, *, run, trials=None, workers=None):
+        """Search LightGBM's settings with optuna, for each label and outer fold; continues where it stopped.
+
+        Args:
+            run: the run folder
+            trials: of each search (kept in the run's recipe)
+            workers: processes; the number of cores if not given
+        """
+        return Plan("tune", _but_self(locals()))
+
+    def stack(self, *, run):
+        """Fit the stackers and score both stages out of fold."""
+        return Plan("stack", {"run": run})
+
+    def submit(self, *, run, stage="two", missing=None):
+        """Write and check the Kaggle submission.
+
+        Args:
+            run: the run folder
+            stage: "two", or "one" for the calibrated mean of the CNNs
+            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
+        """
+        return Plan("submit", _but_self(locals()))
+
+    def report(self, *, run):
+        """Write report.html."""
+        return Plan("report", {"run": run})
+
+    def all(self, *, run, allow_unlabelled=None, trials=None, missing=None, workers=None):
+        """Bring whatever is stale up to date, in order.
+
+        Args:
+            run: the run folder
+            allow_unlabelled: as for ingest
+            trials: as for tune
+            missing: as for submit
+            workers: processes; the number of cores if not given
+        """
+        return Plan("all", _but_self(locals()))
+
+    def status(self, *, run):
+        """Show what is fresh, stale or missing, and why."""
+        return Plan("status", {"run": run})
+
+
+VERBS = {name: verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
+for _verb in VERBS.values():
+    fire.decorators.SetParseFn(str)(_verb)  # pydantic reads the values: fire would make --run=1e3 a number
+
+
+def main(argv=None):
+    """Run the command line. Returns the exit status: 0, 1 for wrong input, 2 for a wrong word, 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("help", "--help", "-h"):
+            print(overview())
+            return 0
+        if check_words(argv) == "help":
+            print(verb_help(argv[0]))
+            return 0
+        verb, options = unpack(fire.Fire(Verbs(), command=argv, name="run.py", serialize=lambda plan: None))
+        from pipeline.verbs import execute
+
+        execute(verb, options)
+    except UsageError as error:
+        return _fail(error, 2)
+    except InputError as error:
+        return _fail(error, 1)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command continues, what is finished is kept", 130)
+    return 0
+
+
+class UsageError(InputError):
+    """A verb or flag that there is not."""
+
+
+def check_words(argv):
+    """Raise UsageError for a verb or flag that there is not, with the nearest one that there is: fire would run first.
+
+    Returns "help" where the words ask for it.
+    """
+    verb, *words = argv
+    if verb not in VERBS:
+        raise UsageError(f"no verb {verb!r}{nearest(verb, VERBS)}")
+    parameters = inspect.signature(VERBS[verb]).parameters
+    flags = [f"--{name.replace('_', '-')}" for name in parameters if name != "self"]
+    given, value_may_follow = set(), False
+    for word in words:
+        if word in ("--help", "-h"):
+            return "help"
+        if word.startswith("--"):
+            flag, equals, _ = word.replace("_", "-", word.partition("=")[0].count("_")).partition("=")
+            if flag not in flags:
+                raise UsageError(f"{verb}: no flag {flag}{nearest(flag, flags)}")
+            if flag in given:
+                raise UsageError(f"{verb}: {flag} is given twice")
+            given.add(flag)
+            value_may_follow = not equals
+        elif value_may_follow and not word.startswith("-"):
+            value_may_follow = False
+        else:
+            raise UsageError(f"{verb}: unexpected {word!r}; flags are written --name=value and are {', '.join(flags)}")
+    needed = [f"--{name}" for name, p in parameters.items() if name != "self" and p.default is p.empty]
+    if lacking := [flag for flag in needed if flag not in given]:
+        raise UsageError(f"{verb} needs {', '.join(lacking)}; see `python run.py {verb} --help`")
+    return ""
+
+
+def overview():
+    """Return what `python run.py` alone prints."""
+    lines = [inspect.getdoc(Verbs), "", "  python run.py VERB --flag=value ...", ""]
+    for name, verb in VERBS.items():
+        flags = [p for p in inspect.signature(verb).parameters.values() if p.name != "self"]
+        shown = " ".join(f"--{p.name}" for p in flags if p.default is p.empty)
+        lines.append(f"  {name:8} {shown:22} {inspect.getdoc(verb).splitlines()[0]}")
+    lines += ["", "To begin: python run.py demo. A verb's flags: python run.py VERB --help. Not a medical device."]
+    return "\n".join(lines)
+
+
+def verb_help(verb):
+    """Return what `python run.py VERB --help` prints, from the verb's signature and docstring."""
+    about, _, args = inspect.getdoc(VERBS[verb]).partition("\n\nArgs:\n")
+    described = dict(line.strip().split(": ", 1) for line in args.splitlines()) or {"run": "the run folder"}
+    lines = [f"python run.py {verb} --flag=value ...", "", about, ""]
+    for name, parameter in inspect.signature(VERBS[verb]).parameters.items():
+        if name != "self":
+            default = {parameter.empty: " (needed)", None: ""}.get(parameter.default, f" (default {parameter.default})")
+            lines.append(f"  --{name.replace('_', '-'):17} {described[name]}{default}")
+    return "\n".join(lines)
+
+
+def _but_self(values):
+    return {name: value for name, value in values.items() if name != "self"}
+
+
+def _fail(error, status):
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""A timm backbone with six outputs: built, initialised, or loaded from pretrained weights."""
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from ct.errors import InputError
+from ct.labels import LABELS
+
+
+class Cnn(nn.Module):
+    """A timm classifier that also gives its embedding. `state_dict()` of `.backbone` is plain timm."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.width = backbone.get_classifier().in_features  # d
+
+    def forward(self, images):
+        """Images (b, channels, S, S) -> logits (b, 6) in the order of LABELS and the embedding (b, d) behind them, float32."""
+        embedding = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True)
+        return self.backbone.get_classifier()(embedding).float(), embedding.float()
+
+
+def build_model(config, seed, prevalence=None):
+    """Build the CNN of `config` on the CPU; the same seed gives the same weights, whatever torch did before.
+
+    prevalence: (6,) share of positives per label among the training slices. The last bias starts at its log odds, so that
+    the first steps need not be spent on learning that bleeds are rare.
+    Raises InputError for an unknown backbone, for weights that are not to be had, and for a file that does not fit.
+    """
+    check_backbone(config.backbone)
+    with torch.random.fork_rng(devices=[]):
+        backbone = _pretrained(config, seed) if config.pretrained else _create(config, seed)
+    if not isinstance(backbone.get_classifier(), nn.Linear):
+        raise InputError(f"backbone {config.backbone!r} does not end in one linear layer; choose another")
+    if prevalence is not None:
+        share = torch.as_tensor(np.clip(prevalence, 1e-4, 1 - 1e-4), dtype=torch.float32)
+        with torch.no_grad():
+            backbone.get_classifier().bias.copy_(torch.logit(share))
+    return Cnn(backbone)
+
+
+def load_model(config, state):
+    """Build the CNN of `config` without any download and give it the weights `state` of FoldResult. All must fit."""
+    model = build_model(config.model_copy(update={"pretrained": False}), seed=0)
+    model.backbone.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def check_backbone(name):
+    """Raise InputError with the nearest known names where timm has no model `name` (with or without a ".tag")."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise InputError(f"backbone: timm has no model {name!r}{_near(architecture, timm.list_models())}")
+    if tag and name not in (tags := timm.list_models(f"{architecture}.*", pretrained=True)):
+        raise InputError(f"backbone: timm has no weights {name!r}{_near(name, tags)}")
+
+
+def _near(name, known):
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f", did you mean {' or '.join(map(repr, close))}?" if close else "; see timm.list_models()"
+
+
+def _create(config, seed, **weights):
+    """Call timm.create_model with the six outputs and the channels of `config`, seeded."""
+    sized = {}
+    known = timm.get_pretrained_cfg(config.backbone)
+    if known is not None and known.fixed_input_size:  # most transformers
+        if config.image_size is None:
+            raise InputError(f"backbone {config.backbone!r} needs one fixed size of image: set image_size in the recipe")
+        sized["img_size"] = config.image_size
+    torch.manual_seed(seed)
+    return timm.create_model(
+        config.backbone, num_classes=len(LABELS), in_chans=config.in_channels, drop_rate=config.dropout, **sized, **weights
+    )
+
+
+def _pretrained(config, seed):
+    """Build the backbone with its pretrained weights, from a local file or by download; the last layer stays random."""
+    if config.pretrained is True:
+        source, weights = "timm's own weights", {"pretrained": True}
+        advice = "give a local file (pretrained: path/to/file.safetensors) or train from scratch (pretrained: false)"
+    else:
+        source, path = f"weights {config.pretrained}", Path(config.pretrained)
+        advice = f"it should be a .safetensors or .pth file of a timm {config.backbone}"
+        if not path.is_file():
+            raise InputError(f"pretrained: {path} is not a file; {advice}")
+        # custom_load: some backbones' own weights are .npz, which a local file of timm's own format is not
+        weights = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path), "custom_load": False}}
+    try:
+        backbone = _create(config, seed, **weights)
+    except InputError:
+        raise
+    except Exception as error:  # the kinds are timm's, huggingface_hub's, httpx', safetensors' and torch's
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"backbone {config.backbone!r} could not take {source} ({reason}); {advice}") from error
+    if left := _untouched(backbone, _create(config, seed)):
+        raise InputError(f"backbone {config.backbone!r}: {source} hold nothing for {left[0]} and {len(left) - 1} more; {advice}")
+    return backbone
+
+
+def _untouched(backbone, fresh):
+    """Names of weights that loading left random: timm only logs them. Biases and norms may be equal by chance."""
+    last = {id(p) for p in backbone.get_classifier().parameters()}
+    before = dict(fresh.named_parameters())
+    named = [(name, p) for name, p in backbone.named_parameters() if p.ndim > 1 and id(p) not in last]
+    return [name for name, p in named if torch.equal(p, before[name])]

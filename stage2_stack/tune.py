@@ -1,0 +1,138 @@
+"""Optuna looks for one configuration per label and outer fold, on the other folds only."""
+
+import warnings
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+from scipy.special import expit
+from sklearn.model_selection import StratifiedGroupKFold
+
+from ct.metrics import log_loss, patient_bootstrap
+from ct.seeds import derive_seed
+from stage2_stack.boost import boosted_logit, fit_booster, make_dataset
+from stage2_stack.calibrate import fit_platt
+
+SPACE = {
+    "learning_rate": FloatDistribution(0.02, 0.2, log=True),
+    "num_leaves": IntDistribution(3, 31, log=True),
+    "min_data_in_leaf": IntDistribution(5, 100, log=True),
+    "feature_fraction": FloatDistribution(0.1, 1.0),
+    "bagging_fraction": FloatDistribution(0.5, 1.0),
+    "lambda_l2": FloatDistribution(0.1, 100.0, log=True),
+}
+FIRST = {  # trial 0: shallow, slow and strongly regularised, a fair guess for any label
+    "learning_rate": 0.05,
+    "num_leaves": 7,
+    "min_data_in_leaf": 20,
+    "feature_fraction": 0.4,
+    "bagging_fraction": 0.8,
+    "lambda_l2": 10.0,
+}
+INSTEAD = "calibrated mean of the CNNs instead"
+
+
+def why_not_stacked(y, patients, needed):
+    """Return why a label can't be stacked on these rows, or "" where it can. y: (n,) 0 and 1; patients: (n,)."""
+    positive, negative = (len(set(patients[y == value])) for value in (1, 0))
+    if not positive:
+        return "no positives in the training folds; their smoothed prior instead"
+    if min(positive, negative) >= needed:
+        return ""
+    which = "positives" if positive < needed else "negatives"
+    few = min(positive, negative)
+    return f"{which} in {few} patient{'s' * (few != 1)} of the training folds, fewer than {needed}; {INSTEAD}"
+
+
+def inner_folds(y, fold, patients, seed):
+    """Return the inner fold of each row of an outer training set, (n,): its outer fold, or, where only one is left (K = 2),
+    one of three by patient."""
+    if len(set(fold)) > 1:
+        return fold
+    inner = np.empty(len(y), dtype=np.int8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # fewer positives than folds: fine here
+        for j, (_, held_out) in enumerate(StratifiedGroupKFold(3, shuffle=True, random_state=seed).split(y, y, patients)):
+            inner[held_out] = j
+    return inner
+
+
+class InnerFolds:
+    """One label's inner cross-validation on one outer training set: what a configuration would score.
+
+    X: (n, f) float32 rows of the outer training set alone; raw: (n,) mean stage-one logits; y: (n,) 0 and 1; inner: (n,)
+    """
+
+    def __init__(self, X, raw, y, inner, names, config, seed):
+        self.y, self.config, self.seed = y, config, seed
+        self.base, self.parts = np.empty(len(y)), []
+        for j in np.unique(inner):
+            fit, held_out = inner != j, inner == j
+            base = fit_platt(raw[fit], y[fit]).logit(raw)  # cross-fitted, as the final one is
+            self.base[held_out] = base[held_out]
+            train = make_dataset(X[fit], y[fit], base[fit], names)
+            valid = make_dataset(X[held_out], y[held_out], base[held_out], names, reference=train)
+            self.parts.append((held_out, X[held_out], train, valid))
+
+    def evaluate(self, params):
+        """Return (loss, rounds): the smallest mean log loss over the rounds of boosting, and where it lies."""
+        longest, threads = self.config.max_rounds, self.config.threads
+        curves = [fit_booster(train, params, longest, self.seed, threads, valid)[1] for _, _, train, valid in self.parts]
+        curve = np.average(curves, axis=0, weights=[held_out.sum() for held_out, *_ in self.parts])
+        return float(curve.min()), int(np.argmin(curve)) + 1
+
+    def gain(self, params, rounds):
+        """Return, for each row, the loss of the calibrated stage one minus that of the stacker, (n,)."""
+        boosted = np.empty(len(self.y))
+        for held_out, X, train, _ in self.parts:
+            booster, _ = fit_booster(train, params, rounds, self.seed, self.config.threads)
+            boosted[held_out] = boosted_logit(booster, X, self.base[held_out], self.config.threads)
+        return log_loss(self.y, expit(self.base)) - log_loss(self.y, expit(boosted))
+
+
+def run_trials(study, folds, trials, seed, progress=None):
+    """Bring an optuna study to `trials` finished trials, continuing where an earlier call stopped.
+
+    The sampler's seed is a function of `seed` and of the number of finished trials, and a trial that a killed process left
+    running is failed and run again, so that an interrupted study ends with the same trials as an unbroken one.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    for number in range(len(_finished(study)), trials):
+        if number == 0:
+            loss, rounds = folds.evaluate(FIRST)
+            study.add_trial(create_trial(params=FIRST, distributions=SPACE, value=loss, user_attrs={"rounds": rounds}))
+        else:
+            study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, "trial", number), n_startup_trials=5)
+            trial = study.ask(SPACE)
+            loss, rounds = folds.evaluate(trial.params)
+            trial.set_user_attr("rounds", rounds)
+            study.tell(trial, loss)
+        if progress:
+            progress(number + 1, study.best_value)
+
+
+def best_config(study, folds, patients, trials):
+    """Return {"stacked", "why", "rounds", "params", "trials", "inner_loss", "inner_calibrated"} of a finished study.
+
+    Only the first `trials` finished trials count. A label is stacked where the best trial's gain over the calibrated stage
+    one on the inner folds is beyond doubt: its 95 % interval over patients (n,) excludes zero.
+    """
+    best = min(_finished(study)[:trials], key=lambda trial: trial.value)
+    gain = folds.gain(best.params, best.user_attrs["rounds"])
+    low, _ = patient_bootstrap(gain, patients, seed=folds.seed)
+    calibrated = float(log_loss(folds.y, expit(folds.base)).mean())
+    return {
+        "stacked": low > 0,
+        "why": "" if low > 0 else f"its gain on the inner folds, {gain.mean():.4f}, is not beyond doubt (from {low:.4f}); {INSTEAD}",
+        "rounds": best.user_attrs["rounds"],
+        "trials": len(_finished(study)[:trials]),
+        "inner_loss": best.value,
+        "inner_calibrated": calibrated,
+        "params": best.params,
+    }
+
+
+def _finished(study):
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
