@@ -14,7 +14,7 @@ class Verbs:
     """From head-CT DICOM slices to six hemorrhage probabilities per slice, in two stages."""
 
     def demo(self, *, run="runs/demo", studies=48, seed=0):
-        """Make example data and bring the whole pipeline over it: synth, new and all. Repeated, it continues.
+        """Make example data and run everything on them: synth, new, all. Repeated, it continues.
 
         Args:
             run: the run folder; the example data go to the folder of this name with "-data" behind it
@@ -24,7 +24,7 @@ class Verbs:
         return Plan("demo", {"run": run, "studies": studies, "seed": seed})
 
     def synth(self, *, out, studies=48, seed=0):
-        """Write an example competition: DICOM files with planted bleeds, labels and a sample submission.
+        """Write an example competition: DICOM files with planted bleeds. Needs --out.
 
         Args:
             out: a new folder
@@ -34,7 +34,7 @@ class Verbs:
         return Plan("synth", {"out": out, "studies": studies, "seed": seed})
 
     def new(self, *, run, recipe, data, labels=None, sample=None, seed=None, allow_unlabelled=None, missing=None):
-        """Make a run folder from a recipe and a data source.
+        """Make a run folder. Needs --run, --recipe and --data; every later verb needs --run.
 
         Args:
             run: the folder to make
@@ -75,7 +75,7 @@ class Verbs:
         return Plan("features", {"run": run})
 
     def tune(self, *, run, trials=None, workers=None):
-        """Search LightGBM's settings with optuna, for each label and outer fold; continues where it stopped.
+        """Search LightGBM's settings with optuna; continues where it stopped.
 
         Args:
             run: the run folder
@@ -194,9 +194,7 @@ def overview():
     """Return what `python run.py` alone prints."""
     lines = [inspect.getdoc(Verbs), "", "  python run.py VERB --flag=value ...", ""]
     for name, verb in VERBS.items():
-        flags = [p for p in inspect.signature(verb).parameters.values() if p.name != "self"]
-        shown = " ".join(f"--{p.name}" for p in flags if p.default is p.empty)
-        lines.append(f"  {name:8} {shown:22} {inspect.getdoc(verb).splitlines()[0]}")
+        lines.append(f"  {name:9} {inspect.getdoc(verb).splitlines()[0]}")
     lines += ["", "To begin: python run.py demo. A verb's flags: python run.py VERB --help. Not a medical device."]
     return "\n".join(lines)
 

@@ -40,6 +40,8 @@ def draw_bleed(rng, kind, anatomy, length):
     heights = np.array(anatomy.heights)
     low, high = HEIGHTS[kind]
     inside = np.flatnonzero((heights >= low) & (heights <= high))
+    if not len(inside):  # a head cut in few slices
+        inside = [np.abs(heights - (low + high) / 2).argmin()]
     side = rng.choice([-1, 1])
     thick = {"epidural": (13, 24), "subdural": (5.5, 12), "intraparenchymal": (8, 17)}.get(kind, (0, 1))
     wide = {"epidural": (0.40, 0.65), "subdural": (0.8, 1.4), "subarachnoid": (0.9, 1.8)}.get(kind, (0, 1))
@@ -85,11 +87,15 @@ def paint(rng, anatomy, bleed, weights, faintest=0.4):
 
 
 def plant(rng, anatomy, kind, length):
-    """Draw a bleed of `kind` over about `length` slices, three at least, and paint it. Returns its weights (see `lay`)."""
+    """Draw a bleed of `kind` over about `length` slices and paint it. Returns its weights (see `lay`).
+
+    It can be seen in three slices at least, or in one of a head that is cut in fewer than eight.
+    """
+    fewest = min(3, max(1, len(anatomy.hu) // 4))
     for _ in range(50):  # a few end up where there is no room: no sulci, no ventricle, too near to an end
         bleed = draw_bleed(rng, kind, anatomy, length)
         weights = lay(anatomy, bleed)
-        if visible(weights, anatomy.pixel_mm).sum() >= 3:
+        if visible(weights, anatomy.pixel_mm).sum() >= fewest:
             paint(rng, anatomy, bleed, weights)
             return weights
     raise AssertionError(f"no room for {kind} blood in a head cut at {anatomy.heights}")

@@ -190,9 +190,9 @@ def read_hu(path):
         twelve = dataset.BitsStored == 12 and dataset.PixelRepresentation == 0
     if twelve and slope == 1 and intercept > -100 and wraps_at_12_bits(stored):
         return (stored.astype(np.int16) + np.int16(1000)) % np.int16(4096) - np.int16(1000), True
-    lowest, highest = int(stored.min()) + intercept, int(stored.max()) + intercept
-    if slope == 1 and intercept == int(intercept) and lowest >= -32768 and max(highest, highest - intercept) <= 32767:
-        return stored.astype(np.int16) + np.int16(intercept), False  # nearly every file: no wider type is needed
+    extremes = intercept, int(stored.min()) + intercept, int(stored.max()) + intercept
+    if slope == 1 and intercept == int(intercept) and min(extremes) >= -32768 and max(extremes) <= 32767:
+        return stored.astype(np.int16) + np.int16(intercept), False  # nearly every file: needs no wider type
     return np.rint(stored * slope + intercept).clip(-32768, 32767).astype(np.int16), False
 
 

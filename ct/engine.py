@@ -1,7 +1,9 @@
 """Runs independent jobs on the processes of this machine. The only module that knows how."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 
@@ -22,9 +24,20 @@ def run_jobs(function, jobs, workers=None):
         for job in jobs:
             yield function(*job)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent)
     try:
         for future in [pool.submit(function, *job) for job in jobs]:
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _die_with_parent():
+    """Let this worker end when its parent does: after a SIGKILL it would go on and write beside the one that resumes."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

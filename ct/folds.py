@@ -15,7 +15,8 @@ def assign_folds(slices, k, seed):
     Train slices get 0 ... k-1: no patient in two, and the mixture of the 32 label patterns alike in all. A test slice gets
     its patient's fold where the patient is also in train, else -1. Unlabelled slices count as a pattern of their own.
 
-    Raises InputError where train has fewer than k patients.
+    Where no pattern has k slices, only the numbers of slices are balanced.
+    Raises InputError where train has fewer than k patients, or so few that a fold stays empty.
     """
     train = (slices["split"] == "train").to_numpy()
     patients = slices["patient_id"].to_numpy(object)
@@ -23,13 +24,17 @@ def assign_folds(slices, k, seed):
     if count < k:
         raise InputError(f"folds.k = {k} but train holds {count} patients; lower folds.k in the recipe")
     known = slices[list(LABELS)].to_numpy()[train]
-    pattern = np.where(np.isnan(known).any(axis=1), -1, np.nan_to_num(known) @ (1 << np.arange(len(LABELS))))
+    pattern = np.where(np.isnan(known).any(axis=1), -1, np.nan_to_num(known) @ (1 << np.arange(len(LABELS)))).astype(int)
+    if np.unique(pattern, return_counts=True)[1].max() < k:
+        pattern[:] = 0
     fold = np.full(len(slices), -1, dtype=np.int8)
     splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
     train_fold = np.empty(train.sum(), dtype=np.int8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of each pattern with fewer slices than folds: rare ones are the rule
-        for number, (_, held_out) in enumerate(splitter.split(known, pattern.astype(int), patients[train])):
+        for number, (_, held_out) in enumerate(splitter.split(known, pattern, patients[train])):
+            if not len(held_out):
+                raise InputError(f"fold {number} got none of train's {count} patients; lower folds.k = {k} in the recipe")
             train_fold[held_out] = number
     fold[train] = train_fold
     of_patient = dict(zip(patients[train], train_fold, strict=True))

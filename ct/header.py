@@ -28,7 +28,7 @@ def pseudonym(identifier, key):
     """
     if COMPETITION_ID.fullmatch(identifier):
         return identifier
-    return hmac.new(key, identifier.encode(), hashlib.sha256).hexdigest()[:12]
+    return hmac.new(key, identifier.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:12]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def split_row_id(ids):
     ids: string array-like (n,). Returns two object arrays (n,); a row without a known label has None as its label.
     """
     parts = pd.Series(ids, dtype=str).str.rsplit("_", n=1, expand=True).reindex(columns=[0, 1])
-    return parts[0].to_numpy(object), parts[1].where(parts[1].isin(LABELS), None).to_numpy(object)
+    return parts[0].to_numpy(object), parts[1].astype(object).where(parts[1].isin(LABELS), None).to_numpy(object)
 
 
 def read_labels(path):

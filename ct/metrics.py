@@ -14,7 +14,7 @@ def log_loss(y, p, clip=KAGGLE_CLIP):
     if y.shape != p.shape:
         raise ValueError(f"labels have the shape {y.shape}, probabilities {p.shape}")
     if np.isnan(y).any() or np.isnan(p).any():
-        raise ValueError(f"{np.isnan(y).sum()} labels and {np.isnan(p).sum()} probabilities are NaN; a score needs all of them")
+        raise ValueError(f"{np.isnan(y).sum()} labels and {np.isnan(p).sum()} probabilities are NaN; a score needs them all")
     if p.size and (p.min() < 0 or p.max() > 1):
         raise ValueError(f"probabilities run from {p.min()} to {p.max()}, outside [0, 1]")
     p = np.clip(p, clip, 1 - clip)
@@ -27,20 +27,25 @@ def weighted_log_loss(y, p):
 
 
 def auc(y, p):
-    """Return the area under the ROC curve of y (n,) and p (n,), or None where y has only one class: it is undefined then."""
+    """Return the area under the ROC curve of y (n,) and p (n,), or None where y has only one class: it is undefined then.
+
+    Raises ValueError where either has a NaN.
+    """
     y = np.asarray(y)
+    if np.isnan(y).any() or np.isnan(p).any():
+        raise ValueError(f"{np.isnan(y).sum()} labels and {np.isnan(p).sum()} probabilities are NaN; an AUC needs all of them")
     return float(roc_auc_score(y, p)) if 0 < y.sum() < len(y) else None
 
 
 def reliability(y, p, bins=10):
-    """Return (mean probability, share of positives, count) of `bins` groups of equal size along p; empty groups are left out."""
+    """Return (mean probability, share of positives, count) of `bins` groups of equal size along p, without empty ones."""
     order = np.argsort(p, kind="stable")
     groups = [g for g in np.array_split(order, bins) if len(g)]
     return tuple(np.array([f(g) for g in groups]) for f in (lambda g: p[g].mean(), lambda g: y[g].mean(), len))
 
 
-def patient_bootstrap(values, patients, repeats=1000, seed=0):
-    """95 % interval of the mean of `values` over slices when whole patients are drawn with replacement.
+def patient_bootstrap(values, patients, repeats=1000, seed=0, level=0.95):
+    """Interval of the mean of `values` over slices when whole patients are drawn with replacement, 95 % unless `level` differs.
 
     values:   (n,) or (n, m), such as the difference of two losses
     patients: (n,) the patient of each row
@@ -54,7 +59,7 @@ def patient_bootstrap(values, patients, repeats=1000, seed=0):
     np.add.at(sums, code, values)
     draws = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=repeats)
     means = (draws @ sums) / (draws @ sizes).reshape(-1, *([1] * (values.ndim - 1)))
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return (float(low), float(high)) if values.ndim == 1 else (low, high)
 
 

@@ -1,8 +1,8 @@
 """The pixel cache: every slice as a small square of HU, compressed in shards, read by threads.
 
-    shard-00000.blosc2 ...   the compressed slices of SHARD rows of the slice table, one after the other
-    index.parquet            slice_id -> shard, offset, length in bytes; an unreadable slice has length 0
-    pixels.json              the size, and the shards' digests
+shard-00000.blosc2 ...   the compressed slices of SHARD rows of the slice table, one after the other
+index.parquet            slice_id -> shard, offset, length in bytes; an unreadable slice has length 0
+pixels.json              the size, and the shards' digests
 """
 
 import hashlib
@@ -120,7 +120,8 @@ def measure(hu, spacing):
 def shrink(hu, size):
     """Return a slice as int16 (size, size), clipped to what a scanner tells apart, padded with air to a square, resampled.
 
-    hu: int16 (rows, cols). Smaller by the mean over areas, larger by bilinear interpolation.
+    hu: int16 (rows, cols). Smaller by means over areas (where `size` does not divide the side, weighted: Pillow's BOX would
+    take one pixel here and two there), larger by bilinear interpolation.
     """
     square = pad_to_square(np.clip(hu, LOWEST, HIGHEST))
     side = len(square)
@@ -128,7 +129,7 @@ def shrink(hu, size):
         return _block_mean(square, side // size)
     from PIL import Image
 
-    how = Image.Resampling.BOX if size < side else Image.Resampling.BILINEAR
+    how = Image.Resampling.HAMMING if size < side else Image.Resampling.BILINEAR
     image = Image.fromarray(square.astype(np.float32)).resize((size, size), how)
     return np.rint(np.asarray(image)).astype(np.int16)
 
@@ -149,8 +150,12 @@ def _block_mean(square, factor):
     """Return the means of blocks of factor x factor pixels, rounded; summing slices is far quicker than numpy's mean."""
     if factor == 1:
         return np.ascontiguousarray(square)
-    rows = sum(square[i::factor].astype(np.int32) for i in range(factor))
-    total = sum(rows[:, i::factor] for i in range(factor))
+    rows = square[::factor].astype(np.int32)
+    for i in range(1, factor):
+        rows += square[i::factor]
+    total = rows[:, ::factor].astype(np.float32)  # exact: whole numbers below 2**24
+    for i in range(1, factor):
+        total += rows[:, i::factor]
     return np.rint(total / factor**2).astype(np.int16)
 
 
@@ -215,4 +220,4 @@ class PixelCache:
                     os.close(file)
                 blosc2.decompress2(blob, dst=target, dparams=params)
             except (OSError, RuntimeError, ValueError) as error:
-                raise InputError(f"{path} is damaged or gone ({error}); run the ingest stage again with --force") from error
+                raise InputError(f"{path} is damaged or gone ({error}); remove {self.folder} and run ingest") from error

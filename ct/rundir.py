@@ -14,7 +14,7 @@ Every write goes to a `.part` name first and is renamed, so nothing that looks f
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,17 @@ from ct.errors import InputError
 
 @contextmanager
 def replacing(path):
-    """Give a `.part` path to write a file or folder to; it takes the name `path` when the block ends without an error."""
+    """Give a `.part` path to write a file or folder to; it becomes `path` when the block ends, or goes on an error."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     discard(part)
-    yield part
+    try:
+        yield part
+    except BaseException:
+        with suppress(OSError):  # a worker may still write into it; the error that brought us here matters more
+            discard(part)
+        raise
     if part.is_dir():
         discard(path)
     os.replace(part, path)

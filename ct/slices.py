@@ -78,7 +78,7 @@ def order_slices(table):
 
 
 def _gaps(position, starts):
-    """Distances (n,), mm, of each slice from the one before and the one after in its series; starts: the series' first rows."""
+    """Distances (n,), mm, of each slice from those before and after it in its series; starts: the series' first rows."""
     below = np.diff(position, prepend=np.nan).astype(np.float32)
     below[starts] = np.nan
     return {"gap_below_mm": below, "gap_above_mm": np.append(below[1:], np.float32("nan"))[: len(below)]}

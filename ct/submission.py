@@ -39,9 +39,11 @@ def fill_submission(slice_id, label, probs):
     """
     row = probs.index.get_indexer(slice_id)
     if (bad := row < 0).any():
-        raise InputError(f"no prediction for slice {slice_id[bad][0]} of the sample file ({bad.sum() // len(LABELS)} such slices)")
-    column = pd.Index(probs.columns).get_indexer(label)
-    value = probs.to_numpy(np.float64)[row, column]
+        raise InputError(
+            f"no prediction for {slice_id[bad][0]} of the sample file, nor for {len(set(slice_id[bad])) - 1} more slices"
+        )
+    column = pd.Index(LABELS).get_indexer(label)
+    value = probs[list(LABELS)].to_numpy(np.float64)[row, column]
     if (bad := ~((value >= 0) & (value <= 1))).any():
         raise InputError(f"{slice_id[bad][0]}_{label[bad][0]} has the probability {value[bad][0]}; it should lie in [0, 1]")
     return np.clip(value, SMALLEST, 1 - SMALLEST)

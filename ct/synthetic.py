@@ -95,8 +95,8 @@ def _check(out, studies, size, slices):
         raise InputError(f"studies is {studies}; an example competition needs at least 2, one for train and one for test")
     if size < 32:
         raise InputError(f"size is {size}; below 32 pixels no anatomy is left")
-    if not 12 <= slices[0] <= slices[1]:
-        raise InputError(f"slices is {tuple(slices)}; it should be (fewest, most) with at least 12")
+    if not 5 <= slices[0] <= slices[1]:
+        raise InputError(f"slices is {tuple(slices)}; it should be (fewest, most) with at least 5")
 
 
 def plan_competition(studies, seed):
@@ -161,7 +161,8 @@ def make_study(plan, seed, size=256, slices=(20, 28)):
     labels[:, 5] = labels[:, :5].max(1)
     add_mimics(rng, anatomy)
     add_noise(rng, anatomy)
-    spoilt = rng.choice(np.arange(4, len(position) - 4), plan.defects + plan.truncated, replace=False).tolist()
+    ends = min(4, len(position) // 3)
+    spoilt = rng.choice(np.arange(ends, len(position) - ends), plan.defects + plan.truncated, replace=False).tolist()
     return Study(
         plan=plan,
         ids=[_name(rng, 9) for _ in position],

@@ -15,7 +15,7 @@ def to_logits(probs, clip):
 
 
 def mean_logits(predictions, clip):
-    """Return the mean over models of the logits, float32 (n, 6). predictions: {model: (n, 6) probabilities, NaN if unknown}."""
+    """Return the mean over models of the logits, float32 (n, 6). predictions: {model: (n, 6) probabilities, NaN if unknown}"""
     return np.mean([to_logits(p, clip) for p in predictions.values()], axis=0, dtype=np.float32)
 
 

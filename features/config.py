@@ -1,6 +1,6 @@
 """What stage two looks at."""
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from ct.config import Config
 
@@ -9,7 +9,7 @@ class FeatureConfig(Config):
     """Which features are built."""
 
     reach: int = Field(3, ge=0, le=20)  # neighbours on each side whose logits enter one by one
-    smooth_mm: tuple[float, ...] = (3.0, 8.0)  # widths of the Gaussian means along the slice normal, mm
+    smooth_mm: tuple[PositiveFloat, ...] = (3.0, 8.0)  # widths of the Gaussian means along the slice normal, mm
     study: bool = True  # summaries over the whole study
     geometry: bool = True  # place in the series, spacing, tilt, areas and HU of the pixels
     clip: float = Field(1e-5, gt=0, lt=0.1)  # probabilities are clipped this far from 0 and 1 before their logit is taken

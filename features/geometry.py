@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ct.slices import SERIES
+
 GEOMETRY = {  # name -> what it is; nothing here identifies a patient, a site or a scanner
     "position_rel": "height in the series, 0 lowest slice, 1 highest",
     "from_bottom_mm": "mm from the lowest slice of the series",
@@ -21,7 +23,7 @@ GEOMETRY = {  # name -> what it is; nothing here identifies a patient, a site or
 def geometry_features(slices):
     """Return the columns GEOMETRY of the slice table (n rows), float32 (n, 12), and their names; NaN where unknown."""
     position = slices["position_mm"].to_numpy()
-    by_series = slices.groupby(["split", "series_id"], sort=False, observed=True)["position_mm"]
+    by_series = slices.groupby(list(SERIES), sort=False, observed=True)["position_mm"]
     low, high = by_series.transform("min").to_numpy(), by_series.transform("max").to_numpy()
     length = np.where(high > low, high - low, np.nan)  # one-slice series: no height
     derived = {

@@ -10,11 +10,11 @@ def series_starts(slices):
 
 
 def shift(values, slices, step):
-    """Return `values` (n, c) of the slice `step` places above (below, if negative) in the same series; NaN past its ends."""
+    """Return `values`, floats (n, c), of the slice `step` places above (if negative: below) in the same series; past an end NaN."""
     first, end = series_starts(slices)
     source = np.arange(len(values)) + step
     inside = (source >= first) & (source < end)
-    shifted = np.full(values.shape, np.nan, dtype=np.float32)
+    shifted = np.full(values.shape, np.nan, dtype=values.dtype)
     shifted[inside] = values[source[inside]]
     return shifted
 
@@ -47,7 +47,7 @@ def smooth_features(slices, logits, names, widths_mm):
     for width in widths_mm:
         total, weight = np.zeros(logits.shape), np.zeros(logits.shape)
         for step in range(-12, 13):
-            distance = shift(position, slices, step) - position
+            distance = np.round(shift(position, slices, step) - position, 3)  # so that no rounding decides about the cut
             with np.errstate(under="ignore"):
                 w = np.where(np.abs(distance) <= 3 * width, np.exp(-0.5 * (distance / width) ** 2), 0)
             value = shift(logits, slices, step)

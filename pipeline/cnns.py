@@ -22,14 +22,13 @@ def train(run, receipt):
             folder = run.dir.fold(config.name, k)
             part = {"model": config.model_dump(mode="json"), "seed": run.recipe.seed, "fold": k}
             why, job = run.job(folder / "train.json", "train", part, receipt.values["read"])
+            names = ("weights.safetensors", "held_out.parquet", "held_out_embeddings.npy", "curve.json")
+            job.made = [folder / name for name in names]
             if why:
                 with job:
                     _train_one(run, config, k, slices, fold, cache)
-                    job.made = [folder / name for name in ("weights.safetensors", "held_out.parquet", "curve.json")]
-                    job.made.append(folder / "held_out_embeddings.npy")
             run.say(f"  {config.name} fold {k}: {_last_line(folder)}{'' if why else ', kept'}")
-            receipt.made += [folder / "train.json", folder / "weights.safetensors", folder / "curve.json"]
-            receipt.made += [folder / "held_out.parquet", folder / "held_out_embeddings.npy"]
+            receipt.made += job.made
         write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, slices))
         receipt.made.append(run.dir.oof(config.name))
 
@@ -44,17 +43,11 @@ def predict(run, receipt):
             part = {"model": config.model_dump(mode="json"), "fold": k}
             read = {name: digest for name, digest in receipt.values["read"].items() if _concerns(name, config.name, k)}
             why, job = run.job(folder / "predict.json", "predict", part, read)
-            made = [folder / "test.parquet", folder / "test_embeddings.npy"]
+            job.made = [folder / "test.parquet", folder / "test_embeddings.npy"]
             if why:
-                with job, run.bar(len(rows), f"{config.name} fold {k}", "slice") as bar:
-                    model = load_model(config, load_file(folder / "weights.safetensors"))
-                    probs, embeddings = predict_slices(
-                        model, slices, rows, cache.read, config, lambda step, _: bar.reach(min(step * config.batch, len(rows)))
-                    )
-                    write_table(made[0], pd.DataFrame(probs, index=slices.index[rows], columns=list(LABELS)))
-                    write_array(made[1], embeddings)
-                    job.made = made
-            receipt.made += [*made, folder / "predict.json"]
+                with job:
+                    _predict_one(run, config, k, slices, rows, cache)
+            receipt.made += job.made
     run.say(f"  {len(rows)} test slices, {len(run.recipe.stage1.models)} CNNs x {run.recipe.folds.k} folds")
 
 
@@ -72,13 +65,26 @@ def _train_one(run, config, k, slices, fold, cache):
         save_file(result.state, path)
     write_table(folder / "held_out.parquet", pd.DataFrame(result.probs, index=slices.index[result.rows], columns=list(LABELS)))
     write_array(folder / "held_out_embeddings.npy", result.embeddings)
-    write_json(folder / "curve.json", result.curve)
+    write_json(folder / "curve.json", [{name: value for name, value in line.items() if name != "seconds"} for line in result.curve])
+
+
+def _predict_one(run, config, k, slices, rows, cache):
+    folder = run.dir.fold(config.name, k)
+    model = load_model(config, load_file(folder / "weights.safetensors"))
+    with run.bar(len(rows), f"{config.name} fold {k}", "slice") as bar:
+
+        def progress(step, steps):
+            bar.reach(min(step * config.batch, len(rows)))
+
+        probs, embeddings = predict_slices(model, slices, rows, cache.read, config, progress)
+    write_table(folder / "test.parquet", pd.DataFrame(probs, index=slices.index[rows], columns=list(LABELS)))
+    write_array(folder / "test_embeddings.npy", embeddings)
 
 
 def _last_line(folder):
     last = read_json(folder / "curve.json")[-1]
     seen = "no labels" if last["held_out_loss"] is None else f"{last['held_out_loss']:.4f}"
-    seconds = sum(line["seconds"] for line in read_json(folder / "curve.json"))
+    seconds = read_json(folder / "train.json")["seconds"]
     return f"{last['epoch']} epochs, train loss {last['train_loss']:.4f}, held-out weighted log loss {seen}, {seconds:.0f} s"
 
 

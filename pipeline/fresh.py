@@ -91,7 +91,7 @@ class Receipt:
     def __init__(self, root, path, stage, part, read):
         self.root, self.path = root, path
         self.values = {"stage": stage, "recipe": part, "read": read}
-        self.made, self.notes = [], {}
+        self.made = []
 
     def __enter__(self):
         self.start = time.perf_counter()
@@ -104,7 +104,6 @@ class Receipt:
         self.seconds = time.perf_counter() - self.start
         self.values |= {
             "made": stamp_files(self.root, self.made),
-            "notes": self.notes,
             "seconds": round(self.seconds, 2),
             "peak_memory_mb": peak_memory_mb(),
             "versions": versions(),

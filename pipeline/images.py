@@ -34,7 +34,8 @@ def ingest(run, receipt):
         facts = write_cache(part, found.root, slices, run.recipe.pixels.size, run.workers, bar.reach)
     slices = slices.join(facts[list(PIXEL_COLUMNS)])
     unreadable = slices[~slices["readable"]]
-    pixels = unreadable[["path", "split"]].reset_index().assign(kind="pixels", reason=facts.loc[unreadable.index, "reason"].array)
+    pixels = unreadable[["path", "split"]].reset_index()
+    pixels = pixels.assign(kind="pixels", reason=facts.loc[unreadable.index, "reason"].array)
     quarantine = pd.concat([quarantine, pixels])[["path", "slice_id", "split", "kind", "reason"]]
     counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates}
 
@@ -50,7 +51,8 @@ def ingest(run, receipt):
 def check_apart(slices):
     """Raise InputError where the same slice lies in train and test."""
     if (twice := slices.index.duplicated()).any():
-        raise InputError(f"slice {slices.index[twice][0]} is in train and in test ({slices['path'][twice].iloc[0]}); remove one")
+        path = slices["path"][twice].iloc[0]
+        raise InputError(f"slice {slices.index[twice][0]} is in train and in test ({path}); remove one of them")
 
 
 def join_labels(slices, labels, quarantine, labels_csv, allow_unlabelled):

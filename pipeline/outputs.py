@@ -7,7 +7,7 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import read_table, replacing
 from ct.submission import check_submission, fill_submission, kaggle_command, read_sample, write_submission
-from pipeline.stacking import stage_one, training_prior
+from pipeline.tables import stage_one, training_prior
 from report.page import write_report
 
 

@@ -1,26 +1,18 @@
-"""The stages `features`, `tune` and `stack`: from the CNNs' opinions to the final probabilities."""
+"""The stages `features` and `stack`: from the CNNs' opinions to the final probabilities."""
 
 import lightgbm as lgb
 import numpy as np
-import optuna
 import pandas as pd
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from scipy.special import expit
 
-from ct.engine import run_jobs
 from ct.labels import LABELS
 from ct.metrics import compare, score_table
-from ct.rundir import RunDir, discard, read_array, read_json, read_table, replacing, write_array, write_json, write_table, write_text
+from ct.rundir import read_array, read_json, read_table, replacing, write_array, write_json, write_table, write_text
 from ct.seeds import derive_seed
-from features.build import build_features, describe, mean_logits
-from pipeline.fresh import Receipt, why_stale
+from features.build import build_features, describe
+from pipeline.tables import load_rows, load_test_fold, route
 from stage2_stack.boost import boosted_logit, fit_booster, gain_share, make_dataset
-from stage2_stack.calibrate import cross_fit, fit_platt, smoothed_prior
-from stage2_stack.config import StackConfig
-from stage2_stack.tune import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
-
-MAIN = len(LABELS)  # the first columns of X are the CNNs' mean logits
+from stage2_stack.calibrate import cross_fit
 
 
 def features(run, receipt):
@@ -39,71 +31,6 @@ def features(run, receipt):
     write_json(folder / "names.json", {name: describe(name) for name in names})
     receipt.made = [folder]
     run.say(f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices x {len(per_fold)} folds")
-
-
-def tune(run, receipt):
-    """Find one configuration per label and outer fold, each on the other folds only."""
-    config, k_folds = run.recipe.stage2, run.recipe.folds.k
-    jobs = [(str(run.dir.root), label, k, config.model_dump(), run.recipe.seed, receipt.values["read"])
-            for label in LABELS for k in range(k_folds)]  # fmt: skip
-    configs = {label: [] for label in LABELS}
-    with run.bar(len(jobs), "tuning", "study") as bar:
-        for (_, label, k, *_), found in zip(jobs, run_jobs(tune_one, jobs, run.workers), strict=True):
-            configs[label].append({"fold": k, **found})
-            bar.set_postfix_str(f"{label} fold {k}: {_inner(found)}", refresh=False)
-            bar.update()
-    write_json(run.dir.stage2 / "configs.json", configs)
-    receipt.made = [run.dir.stage2 / "configs.json"]
-    for label in LABELS:
-        for found in configs[label]:
-            run.say(f"  {label} fold {found['fold']}: {_inner(found)}")
-
-
-def tune_one(root, label, k, config, seed, read):
-    """Tune one label on the rows outside fold `k`, in a process of its own. Returns best_config's dict."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    run, config = RunDir(root), StackConfig(**config)
-    path = run.stage2 / "tune" / f"{label}-fold{k}"
-    part = {"stage2": config.model_dump(), "seed": seed, "label": label, "fold": k}
-    result, job = path.with_suffix(".json"), path.with_suffix(".receipt.json")
-    if not why_stale(run.root, job, part, read):
-        return read_json(result)
-    with Receipt(run.root, job, "tune", part, read) as receipt:
-        X, y, fold, patients, names = load_rows(run)
-        rows = (fold != k) & ~np.isnan(y).any(axis=1)
-        y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
-        why = why_not_stacked(y, patients, config.positive_patients)
-        if why:
-            found = {"stacked": False, "why": why, "rounds": 0, "trials": 0, "inner_loss": None,
-                     "inner_calibrated": None, "params": {}}  # fmt: skip
-        else:
-            seed = derive_seed(seed, "tune", label, k)
-            rows_X = np.ascontiguousarray(X[rows])
-            inner = inner_folds(y, fold, patients, seed)
-            folds = InnerFolds(rows_X, rows_X[:, LABELS.index(label)], y, inner, names, config, seed)
-            study = open_study(path.with_suffix(".journal"), part, read)
-            run_trials(study, folds, config.trials, seed)
-            found = best_config(study, folds, patients, config.trials)
-        write_json(result, found)
-        receipt.made = [result]
-    return found
-
-
-def open_study(path, part, read):
-    """Open the optuna study of one label and fold: a file that a second call continues, unless its inputs have changed.
-
-    The number of trials is not among the inputs: asking for more continues the same study.
-    """
-    inputs = {**part, "stage2": {k: v for k, v in part["stage2"].items() if k != "trials"}, "read": read}
-    marker = path.with_suffix(".inputs.json")
-    if not marker.exists() or read_json(marker) != inputs:
-        discard(path)
-        write_json(marker, inputs)
-    discard(path.with_name(path.name + ".lock"))  # left by a killed process; the run folder's lock keeps others out
-    if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
-        path.write_bytes(text[: text.rfind(b"\n") + 1])  # a line that a killed process did not finish
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    return optuna.create_study(study_name="tune", storage=storage, direction="minimize", load_if_exists=True)
 
 
 def stack(run, receipt):
@@ -138,55 +65,6 @@ def stack(run, receipt):
     scores = _score(run, y, known, oof, calibrated, patients)
     write_json(run.dir.stage2 / "scores.json", scores)
     receipt.made += [boosters, run.dir.stage2 / "scores.json"]
-
-
-def route(per_fold, test_fold):
-    """Return the final test probabilities (n, 6): the mean over folds, or the patient's own fold where one is also in train.
-
-    per_fold: (K, n, 6); test_fold: (n,) the fold in train of each slice's patient, -1 where it has none
-    """
-    final = per_fold.mean(axis=0)
-    own = np.flatnonzero(test_fold >= 0)
-    final[own] = per_fold[test_fold[own], own]
-    return final
-
-
-def load_rows(run):
-    """Return X (n, f), y (n, 6), fold (n,), patients (n,) of the train slices, and the names of the features."""
-    slices = read_table(run.slices)
-    train = (slices["split"] == "train").to_numpy()
-    fold = read_table(run.folds)["fold"].reindex(slices.index).to_numpy()[train]
-    y, patients = slices.loc[train, list(LABELS)].to_numpy(np.float64), slices.loc[train, "patient_id"].to_numpy(object)
-    names = list(read_json(run.stage2 / "features" / "names.json"))
-    return read_array(run.stage2 / "features" / "train.npy"), y, fold, patients, names
-
-
-def load_test_fold(run):
-    """Return the fold in train of each test slice's patient, (n,); -1 where the patient is not in train."""
-    slices = read_table(run.slices)
-    return read_table(run.folds)["fold"].reindex(slices.index).to_numpy()[(slices["split"] == "test").to_numpy()]
-
-
-def stage_one(run, models, k_folds, clip):
-    """Return the calibrated mean of the CNNs on the test slices, a table of (n, 6), from what `train` and `predict` made."""
-    slices, fold = read_table(run.slices), read_table(run.folds)["fold"]
-    train, test = (slices[slices["split"] == split] for split in ("train", "test"))
-    y, fold = train[list(LABELS)].to_numpy(np.float64), fold.reindex(train.index).to_numpy()
-    known = ~np.isnan(y).any(axis=1)
-    raw = mean_logits({m: read_table(run.oof(m)).reindex(train.index).to_numpy() for m in models}, clip)
-    per_fold = np.empty((k_folds, len(test), len(LABELS)))
-    for k in range(k_folds):
-        fit = known & (fold != k)
-        opinions = {m: read_table(run.fold(m, k) / "test.parquet").reindex(test.index).to_numpy() for m in models}
-        for j, logit in enumerate(mean_logits(opinions, clip).T):
-            per_fold[k, :, j] = expit(fit_platt(raw[fit, j], y[fit, j]).logit(logit))
-    return pd.DataFrame(route(per_fold, load_test_fold(run)), index=test.index, columns=list(LABELS))
-
-
-def training_prior(run):
-    """Return the smoothed share of positives of each label among the labelled train slices, {label: probability}."""
-    y = read_table(run.slices).query("split == 'train'")[list(LABELS)].dropna()
-    return {label: smoothed_prior(y[label].to_numpy()) for label in LABELS}
 
 
 def _fit(run, X, y, base, names, found, label, k):
@@ -234,9 +112,3 @@ def _score(run, y, known, oof, calibrated, patients):
 
 def _auc(score):
     return "undefined" if score["auc"] is None else f"{score['auc']:.3f}"
-
-
-def _inner(found):
-    if found["stacked"]:
-        return f"{found['trials']} trials, inner loss {found['inner_calibrated']:.4f} -> {found['inner_loss']:.4f}"
-    return f"not stacked: {found['why']}"

@@ -35,7 +35,7 @@ STAGES = {
         Stage("predict", ("ingest", "train"), ("folds", "stage1"), "cnns:predict", "stage1/<model>/fold<k>/test.parquet"),
         Stage("features", ("ingest", "train", "predict"), ("folds.k", "stage1", "features"), "stacking:features",
               "stage2/features/"),
-        Stage("tune", ("ingest", "folds", "features"), ("seed", "folds.k", "stage2"), "stacking:tune", "stage2/configs.json"),
+        Stage("tune", ("ingest", "folds", "features"), ("seed", "folds.k", "stage2"), "tuning:tune", "stage2/configs.json"),
         Stage("stack", ("ingest", "folds", "features", "tune"), ("seed", "folds.k", "stage2"), "stacking:stack",
               "stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json"),
         Stage("submit", ("sample", "ingest", "stack"), ("data.sample", "data.missing"), "outputs:submit", "submission.csv"),
@@ -158,14 +158,17 @@ def state(run):
     return states
 
 
-def run_stage(run, name, force_why=""):
-    """Bring one stage up to date. Returns whether it had to work. Raises InputError where a stage that it reads is not fresh."""
+def run_stage(run, name):
+    """Bring one stage up to date. Returns whether it had to work.
+
+    Raises InputError where a stage that it reads is not fresh.
+    """
     stage = STAGES[name]
     states = state(run)
     for read in stage.reads:
         if read in STAGES and states[read][0] != "fresh":
             raise InputError(f"{name} reads what {read} makes, and {read} is {_phrase(states[read])}; run `{read}` or `all`")
-    why = force_why or run.why_stale(stage)
+    why = run.why_stale(stage)
     if not why:
         run.say(f"{name}: fresh, nothing to do")
         return False

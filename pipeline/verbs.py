@@ -17,9 +17,9 @@ from pipeline.stages import STAGES, Run, progress_bar, run_all, run_stage, state
 
 def execute(verb, options):
     """Do what the verb says."""
-    special = {"demo": demo, "synth": synth, "new": new, "status": status, "all": everything, "submit": submit, "features": features}
-    if verb in special:
-        special[verb](options)
+    special = (demo, synth, new, status, features, submit)
+    if own := {"all": everything, **{f.__name__: f for f in special}}.get(verb):
+        own(options)
         return
     with opened(options) as run:
         run_stage(run, verb)
@@ -45,7 +45,7 @@ def new(options):
 
     run = RunDir(options.run)
     if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
-        raise InputError(f"--run={options.run} is there already; continue it with `all --run={options.run}`, or name a new folder")
+        raise InputError(f"--run={options.run} is there already; continue it with `all`, or name a new folder")
     recipe = load_recipe(find_recipe(options.recipe))
     data = {
         "data.source": _absolute(options.data),

@@ -7,17 +7,20 @@ import numpy as np
 import yaml
 
 from ct.labels import LABELS
-from ct.pixels import PixelCache
 from ct.rundir import write_text
-from ct.windows import apply_window, window_bounds
 from report import plots
-from report.read import read_run, scrub, typical_series
+from report.read import read_run, scrub, thumbnails, typical_series
 
 SHOWN_FEATURES = 20
 SHOWN_FAULTS = 100  # rows of the quarantine; the rest is counted
 SHOWN_PATIENTS = 40
 SHOWN_SLICES = 64  # of a study; a longer one shows every second, third, ...
-KINDS = {"header": "header does not read: left out", "pixels": "pixels do not read: stage one is blank there"}
+FATES = {  # of a file in quarantine
+    ("header", "train"): "train, header does not read: left out",
+    ("header", "test"): "test, header does not read: given the training prior",
+    ("pixels", "train"): "train, pixels do not read: stage one is blank there",
+    ("pixels", "test"): "test, pixels do not read: stage one is blank there",
+}
 
 
 def write_report(run, progress=None):
@@ -34,7 +37,7 @@ def write_report(run, progress=None):
         tell(section)
         context[section] = function(art)
     tell("studies")
-    context["studies"] = studies(art, _thumbnails(run, art))
+    context["studies"] = studies(art, thumbnails(run, art))
     write_text(run.report, _environment().get_template("page.html").render(context))
     return run.report
 
@@ -47,7 +50,7 @@ def _environment():
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "span": time_span, "count": lambda n: f"{n:,}"}
+    environment.filters |= {"percent": percent, "span": time_span, "moment": moment, "count": lambda n: f"{n:,}"}
     return environment
 
 
@@ -62,6 +65,11 @@ def time_span(seconds):
         return f"{seconds:.1f} s"
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     return f"{minutes} min {seconds % 60:02.0f} s" if not hours else f"{hours} h {minutes % 60:02d} min"
+
+
+def moment(time):
+    """An ISO time as text, to the minute: "2026-01-02 03:04 UTC"; empty where there is none."""
+    return f"{time[:10]} {time[11:16]}{' UTC' * time.endswith(('+00:00', 'Z'))}" if time else ""
 
 
 def summary(art):
@@ -84,14 +92,16 @@ def summary(art):
     gain = art.scores["gain"]["weighted"]
     verdict = "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "unclear"
     ladder = [{"name": name, "loss": loss, "width": 100 * loss / worst} for name, loss in losses.items()]
-    return found | {"ladder": ladder, "gain": gain, "verdict": verdict}
+    better = [m for m, s in art.scores["models"].items() if s["weighted"]["loss"] < losses["stage two"]]
+    return found | {"ladder": ladder, "gain": gain, "verdict": verdict, "better_alone": better}
 
 
 def table(art):
     """Return a row per label, the weighted one first: losses, AUCs, gain, and why a label is not stacked."""
     if art.scores is None:
         return []
-    reach = max(max(abs(g["low"]), abs(g["high"])) for g in art.scores["gain"].values())
+    gains = art.scores["gain"].values()
+    start, stop = min(0, *(g["low"] for g in gains)), max(0, *(g["high"] for g in gains))
     rows = []
     for label in ("weighted", *LABELS):
         gain = art.scores["gain"][label]
@@ -102,48 +112,44 @@ def table(art):
                 "after": art.scores["stage_two"][label],
                 "models": {m: s[label] for m, s in art.scores["models"].items()},
                 "gain": gain,
-                "whisker": plots.whisker(gain["gain"], gain["low"], gain["high"], reach),
-                "note": "" if label == "weighted" else _stacking((art.configs or {}).get(label, [])),
+                "whisker": plots.whisker(gain["gain"], gain["low"], gain["high"], start, stop),
+                "note": None if label == "weighted" else _stacking((art.configs or {}).get(label, [])),
             }
         )
     return rows
 
 
 def _stacking(folds):
-    """Return why a label is not stacked in some or all folds, as a line of text; empty where it is stacked in all."""
+    """Return {"head": in how many folds a label is not stacked, "why": [(fold numbers, reason)]}; None where it is in all."""
     dropped = [f for f in folds if not f["stacked"]]
     if not dropped:
-        return ""
-    reasons = list(dict.fromkeys(scrub(f["why"]) for f in dropped))
-    where = "not stacked" if len(dropped) == len(folds) else f"stacked in {len(folds) - len(dropped)} of {len(folds)} folds"
-    return f"{where}: {'; '.join(reasons)}"
-
-
-def _opinions(art, wanted):
-    """Return the labels (n, 6) of the labelled train rows and {CSS class: probabilities (n, 6)} of the wanted opinions."""
-    rows = art.labelled
-    found = {k: t.reindex(rows.index)[list(LABELS)].to_numpy(float) for k, t in art.opinions().items() if k in wanted}
-    return rows[list(LABELS)].to_numpy(float), found
+        return None
+    reasons = {}
+    for found in dropped:
+        reasons.setdefault(scrub(found["why"]), []).append(str(found["fold"]))
+    head = "not stacked" if len(dropped) == len(folds) else f"stacked in {len(folds) - len(dropped)} of {len(folds)} folds"
+    return {"head": head, "why": [(", ".join(numbers), reason) for reason, numbers in reasons.items()]}
 
 
 def calibration(art):
     """Return (label, reliability panel) of each label."""
-    truth, found = _opinions(art, ("raw", "calibrated", "final"))
-    return [(n, plots.reliability_panel(n, truth[:, j], {k: p[:, j] for k, p in found.items()})) for j, n in enumerate(LABELS) if found]
+    truth, found = art.opinions(("raw", "calibrated", "final"))
+    columns = [(label, truth[:, j], {kind: p[:, j] for kind, p in found.items()}) for j, label in enumerate(LABELS)]
+    return [(label, plots.reliability_panel(label, y, opinions)) for label, y, opinions in columns if found]
 
 
 def roc(art):
-    """Return (label, ROC panel or None where undefined, its AUC before, after) of each label."""
-    truth, found = _opinions(art, ("calibrated", "final") if art.final is not None else ("raw",))
+    """Return per label its ROC panel, None where undefined, and its AUC before and after stage two."""
+    truth, found = art.opinions(art.compared)
     scores = art.scores or {"calibrated": {}, "stage_two": {}}
     return [
         {
-            "label": name,
-            "panel": plots.roc_panel(name, truth[:, j], {k: p[:, j] for k, p in found.items()}),
-            "before": scores["calibrated"].get(name, {}).get("auc"),
-            "after": scores["stage_two"].get(name, {}).get("auc"),
+            "label": label,
+            "panel": plots.roc_panel(label, truth[:, j], {kind: p[:, j] for kind, p in found.items()}),
+            "before": scores["calibrated"].get(label, {}).get("auc"),
+            "after": scores["stage_two"].get(label, {}).get("auc"),
         }
-        for j, name in enumerate(LABELS)
+        for j, label in enumerate(LABELS)
         if found
     ]
 
@@ -160,8 +166,9 @@ def importances(art):
     shares = art.importances.reindex(columns=list(LABELS)).fillna(0)
     order = shares.mean(axis=1).sort_values(ascending=False, kind="stable")
     best = shares.loc[order[order > 0].index[:SHOWN_FEATURES]]
-    top = best.to_numpy().max() if len(best) else 1
-    return [(name, [(float(v), 100 * float(v) / top) for v in row]) for name, row in zip(best.index, best.to_numpy(), strict=True)]
+    top = max(best.to_numpy().max(initial=0), 1e-12)
+    rows = zip(best.index, best.to_numpy(), strict=True)
+    return [(name, [(float(share), 100 * float(share) / top) for share in row]) for name, row in rows]
 
 
 def balance(art):
@@ -200,11 +207,11 @@ def data(art):
     """Return the quarantined files, the counts by kind and split, and the other facts that ingest found."""
     faults = art.quarantine
     counts = faults.groupby(["kind", "split"]).size() if len(faults) else {}
-    facts = {k: len(v) if isinstance(v, list) else v for k, v in art.ingest.items()}
+    facts = {k: len(v) if isinstance(v, list) else v for k, v in art.ingest.items()} | {"quarantined": len(faults)}
     return {
         "faults": faults.head(SHOWN_FAULTS).to_dict("records"),
         "more": max(0, len(faults) - SHOWN_FAULTS),
-        "counts": [(KINDS.get(kind, kind), split, int(n)) for (kind, split), n in dict(counts).items()],
+        "counts": [(FATES.get(key, ", ".join(key)), int(n)) for key, n in dict(counts).items()],
         "facts": facts,
         "patients": art.ingest.get("patients_in_both_sets", [])[:SHOWN_PATIENTS],
         "more_patients": max(0, facts.get("patients_in_both_sets", 0) - SHOWN_PATIENTS),
@@ -227,41 +234,29 @@ SECTIONS = {
 }
 
 
-def _thumbnails(run, art):
-    """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1], or None without a pixel cache."""
-    if not run.pixels.exists():
-        return None
-    cache = PixelCache(run.pixels)
-    low, high = window_bounds("brain")
-    return lambda ids: apply_window(cache.read(art.slices.index.get_indexer(ids)), low, high)
+def studies(art, pictures):
+    """Return the strips of the studies worth a look. pictures: a function from slice ids to pictures, or None."""
+    return [_strip(art, reason, ids, pictures) for reason, ids in typical_series(art)]
 
 
-def studies(art, thumbnails):
-    """Return the strips: why each was chosen, its thumbnails, and a lane for each label that matters in it."""
-    strips = []
-    found = art.opinions()
-    kinds = ("calibrated", "final") if "final" in found else ("raw",)
-    for reason, ids in typical_series(art):
-        step = -(-len(ids) // SHOWN_SLICES)
-        rows = art.slices.loc[ids[::step]]
-        truth = rows[list(LABELS)].to_numpy(float)
-        opinions = {kind: found[kind].reindex(rows.index)[list(LABELS)].to_numpy(float) for kind in kinds}
-        lanes = [
-            (label, plots.lane(label, truth[:, j], {kind: p[:, j] for kind, p in opinions.items()}))
-            for label in plots.relevant_labels(truth, opinions.values())
-            for j in [LABELS.index(label)]
-        ]
-        strips.append(
-            {
-                "study": rows["study_id"].iloc[0],
-                "reason": reason,
-                "fold": rows["fold"].iloc[0],
-                "step": step,
-                "slices": len(ids),
-                "width": len(rows),
-                "lanes": lanes,
-                "found": [label for j, label in enumerate(LABELS) if j and (truth[:, j] == 1).any()],
-                "picture": plots.montage(thumbnails(rows.index)) if thumbnails else None,
-            }
-        )
-    return strips
+def _strip(art, reason, ids, pictures):
+    """Return one strip: why it was chosen, its thumbnails, and a lane for each label that matters in it."""
+    step = -(-len(ids) // SHOWN_SLICES)
+    rows = art.slices.loc[ids[::step]]
+    truth, found = art.opinions(art.compared, rows)
+    lanes = [
+        (label, plots.lane(label, truth[:, j], {kind: p[:, j] for kind, p in found.items()}))
+        for j, label in enumerate(LABELS)
+        if label == "any" or plots.worth_a_lane(truth[:, j], [p[:, j] for p in found.values()])
+    ]
+    return {
+        "study": rows["study_id"].iloc[0],
+        "reason": reason,
+        "fold": rows["fold"].iloc[0],
+        "step": step,
+        "slices": len(ids),
+        "width": len(rows),
+        "lanes": lanes,
+        "found": [label for j, label in enumerate(LABELS) if j and (truth[:, j] == 1).any()],
+        "picture": plots.montage(pictures(rows.index)) if pictures else None,
+    }

@@ -11,7 +11,6 @@ from markupsafe import Markup, escape
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from ct.labels import LABELS
 from ct.metrics import reliability
 
 WIDTH, HEIGHT = 320, 250  # of a panel, in its own units; the page scales it
@@ -72,7 +71,8 @@ def reliability_panel(label, truth, opinions):
 def _groups(truth, p):
     """Return mean prediction and share of positives of the slices under LOW together, and of equal groups of the others."""
     low = p < LOW
-    found = reliability(truth[low], p[low], bins=1), reliability(truth[~low], p[~low], bins=int(np.clip((~low).sum() // 20, 1, 8)))
+    bins = int(np.clip((~low).sum() // 40, 1, 8))  # of 40 slices at least: fewer are noise
+    found = reliability(truth[low], p[low], bins=1), reliability(truth[~low], p[~low], bins)
     return [np.concatenate([part[i] for part in found]) for i in (0, 1)]
 
 
@@ -125,12 +125,12 @@ def nice_ticks(low, high, count=4):
     return [round(k * step, 12) for k in range(int(np.floor(low / step)), int(np.ceil(high / step)) + 1)]
 
 
-def whisker(gain, low, high, reach):
-    """Return a line from `low` to `high` with a dot at `gain`, on an axis from -reach to reach with a mark at 0."""
-    at = [80 + 74 * v / (reach or 1) for v in (low, gain, high)]
+def whisker(gain, low, high, start, stop):
+    """Return a line from `low` to `high` with a dot at `gain` and a mark at 0, on an axis from `start` to `stop`."""
+    zero, *at = [8 + 144 * (v - start) / ((stop - start) or 1) for v in (0, low, gain, high)]
     kind = "better" if low > 0 else "worse" if high < 0 else "unclear"
     return Markup(
-        f'<svg class="whisker {kind}" viewBox="0 0 160 18" aria-hidden="true"><path class="zero" d="M80 0V18"/>'
+        f'<svg class="whisker {kind}" viewBox="0 0 160 18" aria-hidden="true"><path class="zero" d="M{zero:.1f} 0V18"/>'
         f'<path class="span" d="M{at[0]:.1f} 9H{at[2]:.1f}"/><circle cx="{at[1]:.1f}" cy="9" r="4"/></svg>'
     )
 
@@ -166,7 +166,8 @@ def _along(p, height):
     parts, drawing = [], False
     for i, value in enumerate(p):
         if np.isfinite(value):
-            parts.append(f"{'L' if drawing else 'M'}{i + 0.5} {height - 2 - value * (height - 4):.1f}" + ("" if drawing else "h0"))
+            y = height - 2 - value * (height - 4)
+            parts.append(f"L{i + 0.5} {y:.1f}" if drawing else f"M{i + 0.5} {y:.1f}h0")
         drawing = bool(np.isfinite(value))
     return "".join(parts)
 
@@ -193,7 +194,6 @@ def _extent(profile):
     return slice(max(0, bright[0] - margin), min(len(profile), bright[-1] + 1 + margin))
 
 
-def relevant_labels(truth, opinions):
-    """Return the labels worth a lane: `any`, and those labelled or suspected (SUSPECTED and more) somewhere in (n, 6) arrays."""
-    suspected = np.nanmax(np.concatenate([np.nan_to_num(truth), *(np.nan_to_num(p) for p in opinions)]), axis=0) >= SUSPECTED
-    return [label for j, label in enumerate(LABELS) if j == 0 or suspected[j]]
+def worth_a_lane(truth, opinions):
+    """Say whether a label is labelled or suspected on some slice. truth: (n,); opinions: list of (n,); NaN counts as no."""
+    return (truth == 1).any() or any((p >= SUSPECTED).any() for p in opinions)

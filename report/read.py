@@ -7,10 +7,13 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.special import expit, logit
 
 from ct import rundir
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
 from ct.metrics import log_loss
+from ct.pixels import PixelCache
+from ct.windows import apply_window, window_bounds
 
 STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
 PATH_KEYS = {"source", "labels", "sample"}  # of the recipe's `data`: only their last part is anybody's business
@@ -26,8 +29,8 @@ class Artifacts:
     quarantine: pd.DataFrame
     ingest: dict
     curves: dict  # model -> fold -> list of epochs
-    raw: pd.DataFrame | None  # mean of the CNNs, out of fold
-    raw_test: pd.DataFrame | None  # mean of the CNNs and folds
+    raw: pd.DataFrame | None  # mean of the CNNs, out of fold; NaN where a slice is unreadable
+    raw_test: pd.DataFrame | None  # mean of the CNNs, then of the folds
     calibrated: pd.DataFrame | None
     calibrated_test: pd.DataFrame | None
     final: pd.DataFrame | None
@@ -48,10 +51,20 @@ class Artifacts:
         known = self.slices[list(LABELS)].notna().all(axis=1)
         return self.slices[known & (self.slices["split"] == "train")]
 
-    def opinions(self):
-        """Return {"raw" | "calibrated" | "final": table} of the out-of-fold tables that are there, in that order."""
-        tables = {"raw": self.raw, "calibrated": self.calibrated, "final": self.final}
-        return {name: table for name, table in tables.items() if table is not None}
+    @property
+    def compared(self):
+        """The two opinions that stand beside each other, or the only one that is there."""
+        return ("raw",) if self.final is None else ("calibrated", "final")
+
+    def opinions(self, kinds, rows=None):
+        """Return the labels (n, 6) and {kind: probabilities (n, 6)} of those kinds that are there, NaN where unknown.
+
+        kinds: of "raw", "calibrated", "final"; rows: of the slice table, the labelled ones of train if None
+        """
+        rows = self.labelled if rows is None else rows
+        tables = {kind: table for kind in kinds if (table := getattr(self, kind)) is not None}
+        found = {kind: table.reindex(rows.index)[list(LABELS)].to_numpy(np.float64) for kind, table in tables.items()}
+        return rows[list(LABELS)].to_numpy(np.float64), found
 
 
 def read_run(run):
@@ -59,16 +72,19 @@ def read_run(run):
     recipe = yaml.safe_load(rundir.needed(run.recipe).read_text())
     slices = rundir.read_table(run.slices)
     folds = _table(run.folds)
+    slices = slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index))
     models = [m["name"] for m in recipe.get("stage1", {}).get("models", [])]
     numbers = range(int(recipe.get("folds", {}).get("k", 0)))
+    clip = (recipe.get("features") or {}).get("clip", 1e-5)
+    per_fold = [_together([_table(run.fold(m, k) / "test.parquet") for m in models], clip) for k in numbers]
     return Artifacts(
         recipe=without_paths(recipe),
-        slices=slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index)),
+        slices=slices,
         quarantine=_quarantine(run.quarantine),
         ingest=rundir.read_json(run.ingest),
         curves={m: _curves(run, m, numbers) for m in models},
-        raw=_mean(_table(run.oof(m)) for m in models),
-        raw_test=_mean(_table(run.fold(m, k) / "test.parquet") for m in models for k in numbers),
+        raw=_together([_table(run.oof(m)) for m in models], clip),
+        raw_test=_route(per_fold, slices["fold"]),
         calibrated=_table(run.stage2 / "calibrated.parquet"),
         calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
         final=_table(run.stage2 / "oof.parquet"),
@@ -125,6 +141,15 @@ def typical_series(art):
     return [(reason, list(places.get_group(series).index)) for series, reason in picks.items()]
 
 
+def thumbnails(run, art):
+    """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1], or None without a pixel cache."""
+    if not run.pixels.exists():
+        return None
+    cache = PixelCache(run.pixels)
+    low, high = window_bounds("brain")
+    return lambda ids: apply_window(cache.read(art.slices.index.get_indexer(ids)), low, high)
+
+
 def _pick(rows):
     """Return {series: reason} of up to six series."""
     groups = rows.groupby("series_id", sort=True)
@@ -173,11 +198,22 @@ def _curves(run, model, numbers):
     return {k: curve for k, curve in found.items() if curve}
 
 
-def _mean(tables):
-    """Mean of the tables that are there, cell by cell over those that are not NaN; None where no table is there."""
-    tables = [t[list(LABELS)] for t in tables if t is not None]
-    if not tables:
+def _together(tables, clip):
+    """Return the CNNs' common opinion, the mean of their logits as in stage two, (n, 6) in [0, 1]; None where one lacks."""
+    if not tables or any(table is None for table in tables):
         return None
-    total = sum(t.reindex(tables[0].index).fillna(0) for t in tables)
-    count = sum(t.reindex(tables[0].index).notna().astype(np.float64) for t in tables)
-    return total / count.where(count > 0)
+    index = tables[0].index
+    logits = [logit(table.reindex(index)[list(LABELS)].to_numpy(np.float64).clip(clip, 1 - clip)) for table in tables]
+    return pd.DataFrame(expit(np.mean(logits, axis=0)), index, list(LABELS))
+
+
+def _route(per_fold, fold):
+    """Return the mean over folds of tables (n, 6), that of the own fold where `fold` >= 0; None where one table lacks."""
+    if not per_fold or any(table is None for table in per_fold):
+        return None
+    index = per_fold[0].index
+    values = np.stack([table.reindex(index).to_numpy() for table in per_fold])
+    fold, mean = fold.reindex(index).to_numpy(), values.mean(axis=0)
+    own = np.flatnonzero(fold >= 0)
+    mean[own] = values[fold[own].astype(int), own]
+    return pd.DataFrame(mean, index, list(LABELS))

@@ -3,6 +3,7 @@
 from pydantic import Field, StrictBool, field_validator
 
 from ct.config import Config
+from ct.errors import InputError
 from ct.windows import window_bounds
 
 
@@ -38,7 +39,10 @@ class CnnConfig(Config):
     @classmethod
     def _windows_exist(cls, windows):
         for spec in windows:
-            window_bounds(spec)
+            try:
+                window_bounds(spec)
+            except InputError as error:
+                raise ValueError(error) from None  # pydantic adds where it stands
         return windows
 
     @property

@@ -117,15 +117,16 @@ def best_config(study, folds, patients, trials):
     """Return {"stacked", "why", "rounds", "params", "trials", "inner_loss", "inner_calibrated"} of a finished study.
 
     Only the first `trials` finished trials count. A label is stacked where the best trial's gain over the calibrated stage
-    one on the inner folds is beyond doubt: its 95 % interval over patients (n,) excludes zero.
+    one on the inner folds is beyond doubt: its interval over patients (n,) lies above zero.
     """
     best = min(_finished(study)[:trials], key=lambda trial: trial.value)
     gain = folds.gain(best.params, best.user_attrs["rounds"])
-    low, _ = patient_bootstrap(gain, patients, seed=folds.seed)
+    low, _ = patient_bootstrap(gain, patients, seed=folds.seed, level=folds.config.confidence)
     calibrated = float(log_loss(folds.y, expit(folds.base)).mean())
+    doubt = f"its gain on the inner folds, {gain.mean():+.4f}, is not beyond doubt (from {low:+.4f} up); {INSTEAD}"
     return {
         "stacked": low > 0,
-        "why": "" if low > 0 else f"its gain on the inner folds, {gain.mean():.4f}, is not beyond doubt (from {low:.4f}); {INSTEAD}",
+        "why": "" if low > 0 else doubt,
         "rounds": best.user_attrs["rounds"],
         "trials": len(_finished(study)[:trials]),
         "inner_loss": best.value,

@@ -87,6 +87,9 @@ def test_blood_is_where_its_name_says(bled):
         assert wide > 1.3 if kind == "subdural" else wide < 1.3
     elif kind == "intraventricular":
         assert anatomy.ventricles[mask].min() > 0.4
+        here = anatomy.ventricles[weights.any((1, 2))] > 0.5
+        y = np.broadcast_to(anatomy.y, mask.shape)
+        assert y[mask].mean() > np.broadcast_to(anatomy.y, here.shape)[here].mean() + 5  # it sinks to the back
     elif kind == "subarachnoid":
         assert anatomy.csf[mask].min() > 0.15 and anatomy.ventricles[mask].max() < 0.6
     else:
@@ -121,6 +124,14 @@ def test_a_run_tapers_and_too_little_blood_is_none():
     assert area[area > 0].min() >= VISIBLE_MM2
     assert area[13] > 1.3 * area[10] > 0 and area[13] > 1.3 * area[16] > 0
     assert not lay(anatomy, dataclasses.replace(bleed, thick=0.1)).any()
+
+
+def test_only_the_longest_stretch_stays():
+    anatomy, rng = head(8)
+    bleed = dataclasses.replace(draw_bleed(rng, "subdural", anatomy, 9), middle=13.0)
+    whole = np.flatnonzero(lay(anatomy, bleed).any((1, 2)))
+    anatomy.brain[11] = 0  # a slice without room for blood, near the lower end of the run
+    assert np.flatnonzero(lay(anatomy, bleed).any((1, 2))).tolist() == [k for k in whole if k > 11]
 
 
 def test_mimics_are_of_one_slice():

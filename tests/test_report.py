@@ -2,12 +2,13 @@
 
 import html.parser
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import report.page
+import report.read
 from ct import metrics, rundir
 from ct.errors import InputError
 from ct.labels import LABELS, SUBTYPES
@@ -16,7 +17,8 @@ from report import plots, read, write_report
 
 FOLDS = 3
 MODELS = ("resnet", "vgg")
-SECTIONS = "summary labels studies calibration roc learning features folds test-set data provenance".split()
+SECTIONS = ["summary", "labels", "studies", "calibration", "roc", "learning", "features", "folds", "test-set", "data"]
+SECTIONS.append("provenance")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SECRET = "/home/somebody/secret place"
 
@@ -72,7 +74,13 @@ def make_run(root, studies=15, slices=8, seed=0):
     make_stage_two(rng, run, train, test)
     for stage, seconds in zip(read.STAGES, (12.5, 0.2, 800, 90, 4, 130, 9, 0.4), strict=True):
         facts = {"stage": stage, "seconds": seconds, "peak_memory_mb": 512.25, "versions": {"numpy": "2.4.6", "torch": "2.9"}}
-        facts |= {"commit": "0123abc", "recipe": {}, "read": {"root": SECRET}, "made": {}, "finished": "2026-01-02T03:04:05"}
+        facts |= {
+            "commit": "0123abc+",
+            "recipe": {},
+            "read": {"root": SECRET},
+            "made": {},
+            "finished": "2026-01-02T03:04:05+00:00",
+        }
         rundir.write_json(run.receipt(stage), facts)
     return run
 
@@ -95,7 +103,7 @@ def make_recipe():
 def make_faults(run, table):
     """Write the quarantine and ingest's facts."""
     faults = [
-        ("train/ID_6431af929.dcm", "ID_6431af929", "train", "header", "<script>alert(1)</script> & \"no header\""),
+        ("train/ID_6431af929.dcm", "ID_6431af929", "train", "header", '<script>alert(1)</script> & "no header"'),
         ("test/x.dcm", table.index[-1], "test", "pixels", f"{SECRET.replace(' ', '_')}/rsna/test/x.dcm: 12 of 524288 bytes"),
     ]
     columns = ["path", "slice_id", "split", "kind", "reason"]
@@ -211,12 +219,19 @@ class FakePixels:
         return np.repeat(np.asarray(slice_numbers, np.int16) % 80, 32 * 32).reshape(-1, 32, 32)
 
 
+@pytest.fixture(scope="module")
+def fabricated(tmp_path_factory):
+    """A whole run, made once; nobody writes to it."""
+    return make_run(tmp_path_factory.mktemp("report") / "demo")
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A whole run, with a stand-in for the pixels."""
-    made = make_run(tmp_path / "runs" / "demo")
+def run(fabricated, tmp_path, monkeypatch):
+    """A copy of the whole run, with a stand-in for the pixels."""
+    shutil.copytree(fabricated.root, tmp_path / "runs" / "demo")
+    made = rundir.RunDir(tmp_path / "runs" / "demo")
     made.pixels.mkdir()
-    monkeypatch.setattr(report.page, "PixelCache", FakePixels)
+    monkeypatch.setattr(report.read, "PixelCache", FakePixels)
     return made
 
 
@@ -226,3 +241,272 @@ def page_of(run):
     assert path == run.report
     text = path.read_text()
     return text, Page(text)
+
+
+def signed(value):
+    """A gain as the page shows it, with a minus that is as wide as a plus."""
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def test_the_page_is_whole(run):
+    """Every section is there once and in order, tags are balanced, headings do not skip a level, ids are unique."""
+    text, page = page_of(run)
+    assert page.sections == SECTIONS
+    assert page.lang == "en" and page.headings[0] == 1 and page.headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert len(page.ids) == len(set(page.ids))
+    assert set(page.scopes) <= {"row", "col", "colgroup"} and "row" in page.scopes
+    assert {link[1:] for link in page.links if link.startswith("#")} == set(SECTIONS) - {"summary"} <= set(page.ids)
+    assert "has not run" not in text and "Not a medical device" in text
+    assert "out of fold: scored patients were never seen by the models or the tuning" in text
+
+
+def test_nothing_outside_is_asked_for(run):
+    """All pictures lie in the page, have an alternative text, and no script runs."""
+    text, page = page_of(run)
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.links)
+    assert not re.search(r"<script|@import|url\(|https?://", text)
+    assert page.images and all(image["alt"] for image in page.images)
+    assert len(text) < 6e6
+
+
+def test_the_table_says_what_the_scores_say(run):
+    """Every figure of the table is that of scores.json, to four decimals."""
+    _, page = page_of(run)
+    scores = rundir.read_json(run.stage2 / "scores.json")
+    for label in ("weighted", *LABELS):
+        before, after, gain = scores["calibrated"][label], scores["stage_two"][label], scores["gain"][label]
+        row = page.row(label)
+        assert row[1:3] == [f"{before['loss']:.4f}", f"{after['loss']:.4f}"]
+        assert row[3:5] == [signed(gain["gain"]), f"{signed(gain['low'])} to {signed(gain['high'])}"]
+        if label != "weighted":
+            assert row[6:8] == [f"{s['auc']:.4f}" if s["auc"] is not None else "undefined" for s in (before, after)]
+            assert row[8] == str(after["positives"])
+    assert page.row("epidural")[6:8] == ["undefined", "undefined"]
+
+
+def test_each_cnn_has_its_scores(run):
+    """The second table holds loss and AUC of each CNN."""
+    _, page = page_of(run)
+    scores = rundir.read_json(run.stage2 / "scores.json")["models"]
+    row = next(r for r in page.rows if [c.strip() for c in r[:1]] == ["subdural"] and len(r) == 1 + 2 * len(MODELS))
+    expected = [f"{scores[model]['subdural'][key]:.4f}" for model in MODELS for key in ("loss", "auc")]
+    assert [cell.strip() for cell in row[1:]] == expected
+
+
+def test_the_first_screen_gives_the_verdict(run):
+    """The headline holds final loss, gain and interval, and turns when stage two is worse."""
+    text, _ = page_of(run)
+    scores = rundir.read_json(run.stage2 / "scores.json")
+    assert f'<span class="big">{scores["stage_two"]["weighted"]["loss"]:.4f}</span>' in text
+    assert "Stage two is better" in text and signed(scores["gain"]["weighted"]["low"]) in text
+    scores["gain"]["weighted"] = {"gain": -0.01, "low": -0.02, "high": -0.001}
+    rundir.write_json(run.stage2 / "scores.json", scores)
+    assert "Stage two is <b>worse</b>" in page_of(run)[0]
+    scores["gain"]["weighted"] = {"gain": 0.01, "low": -0.02, "high": 0.03}
+    rundir.write_json(run.stage2 / "scores.json", scores)
+    assert "cannot be told apart" in page_of(run)[0] and "Better than stage two" not in text
+    scores["models"]["vgg"]["weighted"]["loss"] = 0.0
+    rundir.write_json(run.stage2 / "scores.json", scores)
+    assert "Better than stage two: vgg alone." in page_of(run)[0]
+
+
+def test_labels_that_are_not_stacked_say_why(run):
+    """A label dropped in all folds and one dropped in some give their reasons; the others have none."""
+    _, page = page_of(run)
+    notes = [" ".join(row[0].split()) for row in page.rows if len(row) == 1]
+    assert notes == [
+        "epidural: not stacked: fewer than 10 positives <b>in all</b>",
+        "subdural: stacked in 2 of 3 folds: calibrated stage one was as good on the inner folds",
+    ]
+
+
+def test_reasons_that_differ_are_listed_by_fold(run):
+    """They unfold, as there may be one a fold."""
+    configs = rundir.read_json(run.stage2 / "configs.json")
+    for found, why in zip(configs["any"], ("too few", "no gain", "too few"), strict=True):
+        found |= {"stacked": False, "why": why}
+    rundir.write_json(run.stage2 / "configs.json", configs)
+    _, page = page_of(run)
+    note = next(" ".join(row[0].split()) for row in page.rows if len(row) == 1)
+    assert note == "any: not stacked: whyfold 0, 2: too fewfold 1: no gain"
+
+
+def test_text_from_outside_is_escaped(run):
+    """A reason that holds a script stays text."""
+    text, page = page_of(run)
+    assert "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<b>in all" not in text
+    assert page.row("train/ID_6431af929.dcm")[1:] == ['<script>alert(1)</script> & "no header"', "train", "header"]
+
+
+def test_no_path_of_the_machine_is_shown(run):
+    """Neither the data's folder, nor that of the run, nor those in receipts and reasons."""
+    text, _ = page_of(run)
+    assert str(run.root.parent) not in text and "somebody" not in text and "/home" not in text
+    assert "source: rsna" in text and "labels: train.csv" in text and "…/x.dcm: 12 of 524288 bytes" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot open /data/x/y.dcm", "cannot open …/y.dcm"),
+        (r"C:\scans\new\y.dcm: no pixels", "…/y.dcm: no pixels"),
+        ("train/y.dcm has 1/2 of it", "train/y.dcm has 1/2 of it"),
+    ],
+)
+def test_scrub(text, shown):
+    """Absolute paths lose their folders, relative ones and fractions stay."""
+    assert read.scrub(text) == shown
+
+
+def test_patients_in_both_sets_are_named(run):
+    """The test patient who is also in train is named, and the fates of quarantined files are counted."""
+    text, page = page_of(run)
+    assert "<code>ID_00000000</code>" in text and "finished 2026-01-02 03:04 UTC" in text
+    assert "<code>0123abc+</code> (+: files were changed since)." in text
+    assert "<b>1</b> train, header does not read: left out" in text
+    assert "<b>2</b> files in quarantine" in text
+
+
+def test_folds_and_prevalence(run):
+    """Sizes and shares are those of the tables."""
+    _, page = page_of(run)
+    table = rundir.read_table(run.slices).join(rundir.read_table(run.folds))
+    rows = table[(table["split"] == "train") & (table["fold"] == 1)]
+    shares = [f"{100 * rows[label].mean():.2f} %" for label in LABELS]
+    assert page.row("fold 1")[1:] == [str(len(rows)), str(rows["patient_id"].nunique()), *shares]
+    final = rundir.read_table(run.stage2 / "test.parquet")["any"].mean()
+    row = next(r for r in page.rows if r[0].strip() == "any" and len(r) == 6 and "%" in r[1])
+    assert row[4].strip() == f"{100 * final:.2f} %"
+
+
+def test_features_are_the_twenty_greatest(run):
+    """Ordered by the mean share over the labels."""
+    _, page = page_of(run)
+    shares = rundir.read_table(run.stage2 / "importances.parquet")
+    expected = list(shares.mean(axis=1).sort_values(ascending=False).index[:20])
+    assert [row[0].strip() for row in page.rows if row[0].strip() in set(shares.index)] == expected
+
+
+def test_stage_one_alone(run):
+    """Without stage two its sections say so in a line and the others are as they were."""
+    rundir.discard(run.stage2)
+    for stage in ("features", "tune", "stack", "submit"):
+        run.receipt(stage).unlink()
+    text, page = page_of(run)
+    assert page.sections == SECTIONS
+    assert text.count("Stage two has not run yet") >= 4 and "mean of the CNNs" in text
+    assert page.images and "stage two</li>" not in text
+
+
+def test_ingest_alone(run):
+    """A run that has only read its data has a page too."""
+    for path in (run.stage1, run.stage2, run.folds, run.pixels, run.root / "receipts"):
+        rundir.discard(path)
+    text, page = page_of(run)
+    assert page.sections == SECTIONS and not page.images
+    for sentence in ("No out-of-fold predictions", "No learning curves", "folds have not been made", "No receipts"):
+        assert sentence in text
+
+
+def test_nothing_at_all(tmp_path):
+    """An empty folder is refused with the file that lacks."""
+    with pytest.raises(InputError, match="recipe.yaml is not there"):
+        write_report(rundir.RunDir(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "path,slice_id,split,kind,reason\n"])
+def test_empty_quarantine(run, content):
+    """Nothing in quarantine is said as such."""
+    run.quarantine.write_text(content)
+    text, _ = page_of(run)
+    assert "Empty: every file read." in text and "<b>0</b> files in quarantine" in text
+
+
+def test_no_test_set_and_unlabelled_slices(run):
+    """A run without test slices, and train slices without labels, which no score may count."""
+    table = rundir.read_table(run.slices)
+    table.iloc[:5, table.columns.get_indexer(list(LABELS))] = np.nan
+    rundir.write_table(run.slices, table[table["split"] == "train"])
+    for path in run.root.rglob("*test.parquet"):
+        path.unlink()
+    text, page = page_of(run)
+    assert "No predictions on a test set yet" in text and page.sections == SECTIONS
+
+
+def test_the_same_run_gives_the_same_bytes(run):
+    """And the sections are told as they begin."""
+    told = []
+    first = write_report(run, told.append).read_bytes()
+    assert first == write_report(run).read_bytes()
+    assert told[0] == "reading the run" and told[-1] == "studies"
+
+
+def test_strips_are_whole_series_in_order(run):
+    """Each strip is one series of train from bottom to top; the worst, a negative one and some positive ones are there."""
+    art = read.read_run(run)
+    found = read.typical_series(art)
+    assert 4 <= len(found) <= 6
+    assert len({ids[0] for _, ids in found}) == len(found)
+    for reason, ids in found:
+        rows = art.slices.loc[ids]
+        assert rows["series_id"].nunique() == 1 and list(rows["place"]) == list(range(8)) and set(rows["split"]) == {"train"}
+        bleeding = [label for label in SUBTYPES if label in reason]
+        assert (rows[bleeding] == 1).any().all() and not (reason == "no bleeding" and rows["any"].any())
+    y, p = (art.labelled[list(LABELS)], art.final.loc[art.labelled.index])
+    losses = (metrics.log_loss(y, p) @ metrics.WEIGHTS).reshape(-1, 8).mean(axis=1)
+    worst = next(ids for reason, ids in found if "greatest loss" in reason)
+    assert worst[0] == art.labelled.index[8 * losses.argmax()]
+
+
+def test_the_common_opinion_of_the_cnns(run):
+    """It is the mean of logits; a test patient who is also in train gets that of the patient's own fold alone."""
+    art = read.read_run(run)
+    two = [rundir.read_table(run.oof(model)).iloc[7].to_numpy(float).clip(1e-5, 1 - 1e-5) for model in MODELS]
+    odds = np.sqrt(two[0] / (1 - two[0]) * two[1] / (1 - two[1]))
+    np.testing.assert_allclose(art.raw.iloc[7], odds / (1 + odds), rtol=1e-6)
+    assert art.raw.iloc[3].isna().all()
+    folds = [read._together([rundir.read_table(run.fold(m, k) / "test.parquet") for m in MODELS], 1e-5) for k in range(FOLDS)]
+    both = art.slices.index[(art.slices["split"] == "test") & (art.slices["patient_id"] == "ID_00000000")]
+    others = art.raw_test.index.difference(both)
+    assert len(both) == 8
+    pd.testing.assert_frame_equal(art.raw_test.loc[both], folds[0].loc[both])
+    pd.testing.assert_frame_equal(art.raw_test.loc[others], sum(folds).loc[others] / FOLDS)
+
+
+def test_lane_draws_labels_and_probabilities_in_place():
+    """The labelled slice is shaded at its own place, a gap breaks the curve, and 1 is above 0."""
+    picture = plots.lane("any", np.array([0, 1, np.nan, 0]), {"final": np.array([0.0, 1.0, np.nan, 0.5])})
+    assert picture.count("<rect") == 1 and '<rect x="1" y="0" width="1"' in picture
+    assert '<path class="final" d="M0.5 38.0h0L1.5 2.0M3.5 20.0h0"/>' in picture
+
+
+def test_reliability_groups():
+    """Slices under the bound are one dot; the others keep their means."""
+    p = np.concatenate([np.full(60, 0.01), np.full(40, 0.6), np.full(40, 0.8)])
+    y = np.concatenate([np.zeros(57), np.ones(3), np.ones(20), np.zeros(20), np.ones(40)])
+    predicted, observed = plots._groups(y, p)
+    np.testing.assert_allclose(predicted, [0.01, 0.6, 0.8])
+    np.testing.assert_allclose(observed, [0.05, 0.5, 1.0])
+
+
+def test_roc_of_one_class_is_not_drawn():
+    """Nor is that of a label without positives."""
+    assert plots.roc_panel("any", np.zeros(4), {"final": np.linspace(0, 1, 4)}) is None
+    assert "<svg" in plots.roc_panel("any", np.array([0, 1, 0, 1]), {"final": np.linspace(0, 1, 4)})
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.53), (0.031, 0.032), (1, 1), (1, 30), (0, 0)])
+def test_ticks_are_round_and_enclose(low, high):
+    """They reach over both ends and are few."""
+    ticks = plots.nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high and len(ticks) <= 7
+
+
+def test_montage_crops_the_air_around():
+    """A bright disc in the dark is cut out of it; a dark picture is kept whole."""
+    grid = np.hypot(*np.mgrid[-32:32, -32:32])
+    assert plots._extent((grid < 16).max(axis=0)) == slice(15, 50)
+    assert plots._extent(np.zeros(64)) == slice(0, 64)
+    assert plots.montage(np.zeros((2, 64, 64))).startswith("data:image/jpeg;base64,")

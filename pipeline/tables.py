@@ -1,0 +1,59 @@
+"""Joins what the stages left in a run folder, by slice id, into the arrays that stage two works on."""
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from ct.labels import LABELS
+from ct.rundir import read_array, read_json, read_table
+from features.build import mean_logits
+from stage2_stack.calibrate import fit_platt, smoothed_prior
+
+
+def load_rows(run):
+    """Return X (n, f), y (n, 6), fold (n,), patients (n,) of the train slices, and the names of the features."""
+    slices = read_table(run.slices)
+    train = (slices["split"] == "train").to_numpy()
+    fold = read_table(run.folds)["fold"].reindex(slices.index).to_numpy()[train]
+    y, patients = slices.loc[train, list(LABELS)].to_numpy(np.float64), slices.loc[train, "patient_id"].to_numpy(object)
+    names = list(read_json(run.stage2 / "features" / "names.json"))
+    return read_array(run.stage2 / "features" / "train.npy"), y, fold, patients, names
+
+
+def load_test_fold(run):
+    """Return the fold in train of each test slice's patient, (n,); -1 where the patient is not in train."""
+    slices = read_table(run.slices)
+    return read_table(run.folds)["fold"].reindex(slices.index).to_numpy()[(slices["split"] == "test").to_numpy()]
+
+
+def route(per_fold, test_fold):
+    """Return the final test probabilities (n, 6): the mean over folds, or the patient's own fold where one is also in train.
+
+    per_fold: (K, n, 6); test_fold: (n,) the fold in train of each slice's patient, -1 where it has none
+    """
+    final = per_fold.mean(axis=0)
+    own = np.flatnonzero(test_fold >= 0)
+    final[own] = per_fold[test_fold[own], own]
+    return final
+
+
+def stage_one(run, models, k_folds, clip):
+    """Return the calibrated mean of the CNNs on the test slices, a table of (n, 6), from what `train` and `predict` made."""
+    slices, fold = read_table(run.slices), read_table(run.folds)["fold"]
+    train, test = (slices[slices["split"] == split] for split in ("train", "test"))
+    y, fold = train[list(LABELS)].to_numpy(np.float64), fold.reindex(train.index).to_numpy()
+    known = ~np.isnan(y).any(axis=1)
+    raw = mean_logits({m: read_table(run.oof(m)).reindex(train.index).to_numpy() for m in models}, clip)
+    per_fold = np.empty((k_folds, len(test), len(LABELS)))
+    for k in range(k_folds):
+        fit = known & (fold != k)
+        opinions = {m: read_table(run.fold(m, k) / "test.parquet").reindex(test.index).to_numpy() for m in models}
+        for j, logit in enumerate(mean_logits(opinions, clip).T):
+            per_fold[k, :, j] = expit(fit_platt(raw[fit, j], y[fit, j]).logit(logit))
+    return pd.DataFrame(route(per_fold, load_test_fold(run)), index=test.index, columns=list(LABELS))
+
+
+def training_prior(run):
+    """Return the smoothed share of positives of each label among the labelled train slices, {label: probability}."""
+    y = read_table(run.slices).query("split == 'train'")[list(LABELS)].dropna()
+    return {label: smoothed_prior(y[label].to_numpy()) for label in LABELS}

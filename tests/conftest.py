@@ -1,0 +1,53 @@
+"""What several tests share: the real data, a micro competition, and the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["OMP_NUM_THREADS"] = "1"  # LightGBM and torch on one thread each: they fight on a busy box
+MICRO = {"studies": 8, "seed": 5, "size": 64, "slices": (5, 5)}  # 40 slices
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real slices and tables; tests that need it skip where it is missing."""
+    folder = Path(os.environ.get("ICH_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: set ICH_REAL_DATA to their folder ({folder} is not there)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory):
+    """A micro competition: 40 DICOM slices in Kaggle's layout. Not to be changed; copy it first."""
+    from ct.synthetic import write_competition
+
+    folder = tmp_path_factory.mktemp("competition") / "data"
+    write_competition(folder, **MICRO)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, competition):
+    """A run folder of the recipe `micro`, brought to its end. Not to be changed; copy it first."""
+    import run
+
+    folder = tmp_path_factory.mktemp("run") / "r"
+    assert run.main(["new", f"--run={folder}", "--recipe=micro", f"--data={competition}"]) == 0
+    assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def command():
+    """Run the command line in a process of its own, from any folder. Returns the finished process."""
+
+    def call(*words, cwd=None):
+        words = [sys.executable, str(ROOT / "run.py"), *map(str, words)]
+        return subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd)
+
+    return call

@@ -1,0 +1,50 @@
+"""Jobs on processes: the same results and order with any number of workers."""
+
+import os
+import time
+
+import pytest
+
+from ct.engine import cores, run_jobs
+
+
+def work(number, seconds=0.0):
+    time.sleep(seconds)
+    return number * number, os.getpid()
+
+
+def fail(number):
+    if number == 1:
+        raise KeyError(f"job {number}")
+    return number
+
+
+def test_order_and_results_do_not_depend_on_the_workers():
+    jobs = [(n, 0.1 if n == 0 else 0.0) for n in range(6)]  # the first ends last
+    alone, together = (list(run_jobs(work, jobs, workers)) for workers in (1, 2))
+    assert [value for value, _ in alone] == [value for value, _ in together] == [0, 1, 4, 9, 16, 25]
+    assert {pid for _, pid in alone} == {os.getpid()}
+    assert os.getpid() not in {pid for _, pid in together}
+
+
+def test_an_error_of_a_job_comes_through_and_ends_the_rest():
+    for workers in (1, 2):
+        results = run_jobs(fail, [(n,) for n in range(4)], workers)
+        assert next(results) == 0
+        with pytest.raises(KeyError, match="job 1"):
+            next(results)
+        assert list(results) == []
+
+
+def test_one_worker_is_lazy():
+    results = run_jobs(work, iter([(1,), ("not a number", None)]), workers=1)
+    assert next(results)[0] == 1
+
+
+def test_no_jobs():
+    assert list(run_jobs(work, [], 4)) == []
+    assert list(run_jobs(work, [], None)) == []
+
+
+def test_cores():
+    assert 1 <= cores() <= os.cpu_count()

@@ -1,0 +1,288 @@
+"""The whole pipeline on 40 slices: what it leaves, what it does again, and what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import run
+from ct.labels import KAGGLE_ORDER, LABELS
+from ct.rundir import read_array, read_table
+from pipeline.stages import STAGES, Run, state
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A finished run that may be changed."""
+    return shutil.copytree(finished, tmp_path / "r")
+
+
+@pytest.fixture
+def data(competition, tmp_path):
+    """A competition that may be changed."""
+    return shutil.copytree(competition, tmp_path / "data")
+
+
+def new(folder, data, *more):
+    return run.main(["new", f"--run={folder}", "--recipe=micro", f"--data={data}", *more])
+
+
+def error(capsys):
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def rewrite(path, change):
+    rows = pd.read_csv(path, dtype=str)
+    change(rows).to_csv(path, index=False)
+
+
+def test_a_run_leaves_exactly_these_files(finished):
+    fold = ["curve.json", "held_out.parquet", "held_out_embeddings.npy", "predict.json", "test.parquet"]
+    fold += ["test_embeddings.npy", "train.json", "weights.safetensors"]
+    expected = {".lock", "key", "recipe.yaml", "ingest.json", "slices.parquet", "quarantine.csv", "folds.parquet"}
+    expected |= {"pixels/index.parquet", "pixels/shard-00000.blosc2", "submission.csv", "report.html"}
+    expected |= {f"receipts/{name}.json" for name in STAGES} | {"stage1/resnet/oof.parquet"}
+    expected |= {f"stage1/resnet/fold{k}/{name}" for k in (0, 1) for name in fold}
+    expected |= {f"stage2/features/{name}" for name in ("names.json", "test.npy", "train.npy")}
+    tables = ("calibrated", "calibrated_test", "importances", "oof", "test")
+    expected |= {f"stage2/{name}.parquet" for name in tables}
+    expected |= {f"stage2/{name}.json" for name in ("calibration", "configs", "scores")}
+    found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    more = {name for name in found if name.startswith(("stage2/tune/", "stage2/boosters/"))}
+    assert {name for name in found - more if not name.startswith("pixels/")} == {
+        name for name in expected if not name.startswith("pixels/")
+    }
+    assert any(name.endswith(".journal") for name in more), "at least one label is tuned"
+    assert any(name.endswith(".txt") for name in more), "at least one label is stacked"
+    assert not [name for name in found if name.endswith((".part", ".pkl"))]
+
+
+def test_tables_are_complete_and_joined_by_slice_id(finished):
+    slices, fold = read_table(finished / "slices.parquet"), read_table(finished / "folds.parquet")
+    train = slices.index[slices["split"] == "train"]
+    test = slices.index[slices["split"] == "test"]
+    assert (len(train), len(test)) == (35, 5)
+    assert fold.index.equals(slices.index)
+    for name in ("oof", "calibrated"):
+        table = read_table(finished / "stage2" / f"{name}.parquet")
+        assert table.index.equals(train) and list(table) == list(LABELS)
+        assert ((table > 0) & (table < 1)).all(axis=None)
+    assert read_table(finished / "stage2" / "test.parquet").index.equals(test)
+    raw = read_table(finished / "stage1" / "resnet" / "oof.parquet")
+    assert raw.index.equals(train)
+    unreadable = slices.index[~slices["readable"]]
+    assert len(unreadable) == 1  # the truncated file keeps its row, fold and place; its opinion is blank
+    assert raw.index[raw.isna().any(axis=1)].equals(unreadable)
+    for k in (0, 1):
+        held_out = read_table(finished / f"stage1/resnet/fold{k}/held_out.parquet")
+        assert set(held_out.index) == set(train[fold.loc[train, "fold"] == k])
+        assert read_array(finished / f"stage1/resnet/fold{k}/held_out_embeddings.npy").shape[0] == len(held_out)
+    assert read_array(finished / "stage2/features/train.npy").dtype == np.float32
+
+
+def test_submission_has_the_rows_of_the_sample_in_their_order(finished, competition):
+    sample = pd.read_csv(competition / "stage_2_sample_submission.csv")
+    made = pd.read_csv(finished / "submission.csv")
+    assert list(made["ID"]) == list(sample["ID"])
+    assert made["Label"].between(0, 1, inclusive="neither").all()
+    assert list(made["ID"][:6].str.split("_").str[-1]) == list(KAGGLE_ORDER)
+    final = read_table(finished / "stage2" / "test.parquet")
+    slice_id, label = made["ID"][7].rsplit("_", 1)
+    assert made["Label"][7] == pytest.approx(final.loc[slice_id, label], abs=1e-8)
+
+
+def test_patient_in_both_sets_is_routed_to_his_own_fold(finished):
+    """A test patient who is also in train, in fold j, gets fold j's CNN and stacker alone."""
+    slices, fold = read_table(finished / "slices.parquet"), read_table(finished / "folds.parquet")["fold"]
+    test = slices.index[slices["split"] == "test"]
+    own = fold[test]
+    assert (own >= 0).all()  # the one test study is of the patient in both sets
+    assert json.loads((finished / "ingest.json").read_text())["patients_in_both_sets"] == [slices.loc[test[0], "patient_id"]]
+    k = int(own.iloc[0])
+    logit = np.log(1 / read_table(finished / f"stage1/resnet/fold{k}/test.parquet").astype(np.float64) - 1) * -1
+    platt = json.loads((finished / "stage2/calibration.json").read_text())["epidural"][k]
+    expected = 1 / (1 + np.exp(-(platt["slope"] * logit["epidural"] + platt["intercept"])))
+    np.testing.assert_allclose(read_table(finished / "stage2/calibrated_test.parquet")["epidural"], expected, rtol=1e-4)
+
+
+def test_again_does_nothing(copy, capsys):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert run.main(["all", f"--run={copy}"]) == 0
+    assert "everything is fresh" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_status_says_what_is_stale_and_why(copy, capsys):
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["features"]["reach"] = 2
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    states = state(Run(copy))
+    assert {name for name, (kind, _) in states.items() if kind == "fresh"} == {"ingest", "folds", "train", "predict"}
+    assert "features.reach: 1 -> 2" in states["features"][1]
+    assert states["tune"] == ("stale", "features is to be made again")
+    assert run.main(["tune", f"--run={copy}"]) == 1
+    assert "run `features` or `all`" in error(capsys)
+    (copy / "stage1/resnet/fold1/weights.safetensors").unlink()
+    assert state(Run(copy))["train"] == ("stale", "stage1/resnet/fold1/weights.safetensors is gone")
+    assert run.main(["all", f"--run={copy}", "--workers=1"]) == 0
+    out = capsys.readouterr().out
+    assert "resnet fold 0: 2 epochs" in out and ", kept" in out  # only the lost fold was trained again
+    assert "predict: fresh" in out  # its weights came out the same
+    assert "features.reach: 1 -> 2" in out
+
+
+def test_more_trials_continue_the_same_studies(copy, capsys):
+    journal = next((copy / "stage2/tune").glob("*.journal"))
+    before = journal.read_text()
+    assert run.main(["tune", f"--run={copy}", "--trials=4", "--workers=1"]) == 0
+    out = capsys.readouterr().out
+    assert "stage2.trials: 3 -> 4" in out and "4 trials" in out
+    assert journal.read_text().startswith(before) and len(journal.read_text()) > len(before)
+    assert yaml.safe_load((copy / "recipe.yaml").read_text())["stage2"]["trials"] == 4
+
+
+def test_stage_one_alone_makes_its_own_submission(copy, capsys):
+    assert run.main(["submit", f"--run={copy}", "--stage=one"]) == 0
+    one = pd.read_csv(copy / "submission-stage-one.csv")
+    calibrated = read_table(copy / "stage2/calibrated_test.parquet")
+    slice_id, label = one["ID"].str.rsplit("_", n=1).str[0], one["ID"].str.rsplit("_", n=1).str[1]
+    expected = [calibrated.loc[s, column] for s, column in zip(slice_id, label, strict=True)]
+    np.testing.assert_allclose(one["Label"], expected, atol=1e-6)
+    assert "kaggle competitions submit -c rsna-intracranial-hemorrhage-detection" in capsys.readouterr().out
+
+
+def test_new_refuses_an_existing_run(copy, data, capsys):
+    assert new(copy, data) == 1
+    assert "is there already" in error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda d: [p.unlink() for p in d.glob("*.csv")], "stage_2_train.csv"),
+        (lambda d: shutil.rmtree(d / "stage_2_train"), "stage_2_train"),
+        (lambda d: [p.unlink() for p in (d / "stage_2_train").iterdir()], "stage_2_train"),
+        (lambda d: [shutil.rmtree(d / s) for s in ("stage_2_train", "stage_2_test")] + [p.unlink() for p in d.iterdir()], "empty"),
+        (lambda d: rewrite(d / "stage_2_sample_submission.csv", lambda r: r.iloc[:-1]), "has 5 rows instead of 6"),
+        (lambda d: rewrite(d / "stage_2_sample_submission.csv", lambda r: r.rename(columns={"ID": "id"})), "lacks the column ID"),
+    ],
+)  # fmt: skip
+def test_new_refuses_bad_data_and_leaves_nothing(data, tmp_path, capsys, spoil, says):
+    spoil(data)
+    assert new(tmp_path / "r", data) == 1
+    assert says in error(capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r["stage1"]["models"][0].update(backbone="resnet10x"), "resnet10"),
+        (lambda r: r["stage2"].update(trails=3), "unknown key 'stage2.trails', did you mean 'trials'?"),
+        (lambda r: r["stage1"]["models"][0].update(epoch=3), "did you mean 'epochs'?"),
+        (lambda r: r["stage1"]["models"][0].update(windows=["brian"]), "brain"),
+        (lambda r: r["stage1"]["models"][0].update(pretrained="weights/none.safetensors"), "is not a file"),
+        (lambda r: r["folds"].update(k=1), "folds.k = 1"),
+        (lambda r: r.pop("stage1"), "'stage1' is missing"),
+        (lambda r: r["stage1"]["models"].append(r["stage1"]["models"][0]), "two models are called 'resnet'"),
+    ],
+)
+def test_new_refuses_a_bad_recipe_and_leaves_nothing(competition, finished, tmp_path, capsys, change, says):
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    change(recipe)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["new", f"--run={tmp_path / 'r'}", f"--recipe={tmp_path / 'mine.yaml'}", f"--data={competition}"]) == 1
+    assert says in error(capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
+
+
+def test_new_refuses_a_recipe_that_is_not_there(competition, tmp_path, capsys):
+    assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=mirco", f"--data={competition}"]) == 1
+    assert "did you mean 'micro'?" in error(capsys)
+
+
+def test_a_folder_that_cannot_be_written(competition, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert new(tmp_path / "file" / "r", competition) == 1
+    assert str(tmp_path / "file") in error(capsys)
+    assert run.main(["synth", f"--out={tmp_path / 'file' / 'x'}", "--studies=2"]) == 1
+    assert str(tmp_path / "file") in error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r.iloc[1:], "1 train slices lack labels, the first {first} (epidural)"),
+        (lambda r: pd.concat([r, r.iloc[:1].assign(Label=str(1 - int(r["Label"][0])))]), "{first}_epidural is both 0 and 1"),
+        (lambda r: r.assign(Label=["2", *r["Label"][1:]]), "has the label '2'; labels are 0 or 1"),
+        (lambda r: r.assign(ID="ID_f" + r["ID"].str[3:]), "is among the train files"),
+        (lambda r: r.assign(ID=["oops", *r["ID"][1:]]), "'oops' does not end in one of"),
+    ],
+)
+def test_ingest_refuses_bad_labels_and_leaves_nothing(data, tmp_path, capsys, change, says):
+    first = pd.read_csv(data / "stage_2_train.csv")["ID"][0].rsplit("_", 1)[0]
+    rewrite(data / "stage_2_train.csv", change)
+    assert new(tmp_path / "r", data) == 0
+    capsys.readouterr()
+    assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
+    assert says.format(first=first) in error(capsys)
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "key", "recipe.yaml"]
+
+
+def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path, capsys):
+    labels = pd.read_csv(data / "stage_2_train.csv", dtype=str)
+    ids = labels["ID"].str.rsplit("_", n=1).str[0].unique()
+    test_id = next((data / "stage_2_test").iterdir())
+    stranger = labels.iloc[:6].assign(ID="ID_00000dead_" + labels["ID"][:6].str.rsplit("_", n=1).str[1])
+    pd.concat([labels[6:], labels[6:9], stranger]).to_csv(data / "stage_2_train.csv", index=False)
+    (data / "stage_2_train" / f"{ids[1]}.dcm").write_bytes(b"no DICOM at all")
+    test_id.write_bytes(test_id.read_bytes()[:200])
+    assert new(tmp_path / "r", data, "--allow-unlabelled") == 0
+    assert run.main(["all", f"--run={tmp_path / 'r'}", "--workers=1"]) == 0
+    out = capsys.readouterr().out
+    counts = json.loads((tmp_path / "r" / "ingest.json").read_text())
+    assert counts["unlabelled"] == 1 and counts["duplicate_label_rows"] == 3 and counts["labels_without_file"] == 1
+    assert counts["quarantined"] == 2 and counts["unreadable"] == 1
+    slices = read_table(tmp_path / "r" / "slices.parquet")
+    assert slices.loc[ids[0], list(LABELS)].isna().all() and ids[1] not in slices.index
+    fold = read_table(tmp_path / "r" / "folds.parquet")["fold"]
+    assert fold[ids[0]] >= 0  # left out after the folds are made
+    quarantine = pd.read_csv(tmp_path / "r" / "quarantine.csv")
+    assert set(quarantine["kind"]) == {"header", "pixels"}
+    assert f"stage_2_train/{ids[1]}.dcm" in set(quarantine["path"])
+    assert str(tmp_path) not in quarantine.to_csv()
+    assert "1 quarantined and 0 fileless slices got the training prior" in out
+    made = pd.read_csv(tmp_path / "r" / "submission.csv").set_index("ID")["Label"]
+    known = slices.loc[slices["split"] == "train", "any"].dropna()
+    assert made[f"{test_id.stem}_any"] == pytest.approx((known.sum() + 1) / (len(known) + 2), abs=1e-6)
+
+
+def test_a_sample_row_without_a_file_is_refused_unless_the_prior_may_stand_in(copy, data, capsys):
+    missing = next((data / "stage_2_test").iterdir())
+    sample = pd.read_csv(data / "stage_2_sample_submission.csv")
+    stranger = sample.iloc[:6].assign(ID="ID_00000dead_" + sample["ID"][:6].str.rsplit("_", n=1).str[1])
+    pd.concat([sample, stranger]).to_csv(data / "stage_2_sample_submission.csv", index=False)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["data"]["sample"] = str(data / "stage_2_sample_submission.csv")
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before = (copy / "submission.csv").read_bytes()
+    assert run.main(["submit", f"--run={copy}"]) == 1
+    assert "ID_00000dead" in error(capsys)
+    assert (copy / "submission.csv").read_bytes() == before
+    assert run.main(["submit", f"--run={copy}", "--missing=prior"]) == 0
+    made = pd.read_csv(copy / "submission.csv")
+    assert len(made) == 36 and made["ID"].iloc[-1] == "ID_00000dead_any"
+    assert missing.exists()
+
+
+def test_one_process_at_a_time(copy, capsys):
+    from filelock import FileLock
+
+    with FileLock(copy / ".lock"):
+        assert run.main(["all", f"--run={copy}"]) == 1
+    assert "another process is at work" in error(capsys)

@@ -1,0 +1,177 @@
+"""The pixel cache: resampling, measures, shards, threads."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_dicom import slice_bytes, write_slice
+
+from ct import pixels
+from ct.dicom import read_hu
+from ct.errors import InputError
+from ct.pixels import AIR, PixelCache, measure, pad_to_square, shrink, write_cache
+from ct.slices import PIXEL_COLUMNS
+
+
+def test_shrinking_takes_the_mean_of_blocks():
+    hu = np.array([[0, 4, 10, 10], [0, 0, 10, 11], [-5, -5, 0, 1], [-5, -6, 1, 1]], np.int16)
+    assert shrink(hu, 2).tolist() == [[1, 10], [-5, 1]]  # 1, 10.25, -5.25, 0.75
+    assert shrink(hu, 4).tolist() == hu.tolist()
+    assert shrink(hu, 1).tolist() == [[2]]  # 27 / 16
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_block_means_like_numpys(factor):
+    hu = np.random.default_rng(0).integers(-1024, 3072, (24, 24), dtype=np.int16)
+    size = 24 // factor
+    want = np.rint(hu.reshape(size, factor, size, factor).mean(axis=(1, 3)))
+    np.testing.assert_array_equal(shrink(hu, size), want)
+
+
+def test_hu_are_clipped_before_they_are_averaged():
+    assert shrink(np.array([[-3024, 0], [0, 32767]], np.int16), 1).tolist() == [[round((-1024 + 3071) / 4)]]
+    assert shrink(np.array([[-3024, 0], [0, 32767]], np.int16), 2).tolist() == [[-1024, 0], [0, 3071]]
+
+
+@pytest.mark.parametrize(("side", "size"), [(7, 5), (64, 24), (512, 224), (5, 8), (3, 12)])
+def test_other_sizes_keep_level_place_and_direction(side, size):
+    flat = np.full((side, side), 37, np.int16)
+    assert (shrink(flat, size) == 37).all()
+    y, x = np.mgrid[:side, :side]
+    ramp = (5 * y - 2 * x).astype(np.int16)
+    got = shrink(ramp, size).astype(float)
+    assert got.shape == (size, size) and abs(got.mean() - ramp.mean()) < 1
+    centre = (np.arange(size) + 0.5) * side / size - 0.5  # where the new pixels' centres lie among the old
+    inner = slice(size // 4, -(size // 4))
+    want = 5 * centre[inner, None] - 2 * centre[None, inner]
+    np.testing.assert_allclose(got[inner, inner], want, atol=1.5)
+
+
+@pytest.mark.parametrize(("shape", "top", "left"), [((2, 5), 1, 0), ((4, 1), 0, 1)])
+def test_padding_is_air_around_the_middle(shape, top, left):
+    hu = np.arange(1, np.prod(shape) + 1, dtype=np.int16).reshape(shape)
+    square = pad_to_square(hu)
+    assert square.shape == (max(shape),) * 2
+    np.testing.assert_array_equal(square[top : top + shape[0], left : left + shape[1]], hu)
+    assert (square == AIR).sum() == square.size - hu.size
+
+
+def test_measures_by_hand():
+    hu = np.array([[-2000, -1, 0, 80], [81, 50, 49, 300], [301, 1000, 3000, -1000]], np.int16)
+    padding, brain, skull, mean, std, blood = measure(hu, 5.0)  # a pixel has 0.25 cm2
+    assert (padding, brain, skull) == (-2000, 4 * 0.25, 3 * 0.25)
+    assert mean == pytest.approx(44.75) and std == pytest.approx(np.std([0, 80, 50, 49])) and blood == 0.5
+    assert measure(hu, np.nan)[1:3] == (4, 3)
+
+
+def test_a_slice_without_brain_has_no_mean():
+    padding, brain, skull, *tissue = measure(np.full((4, 4), -1000, np.int16), 0.5)
+    assert (padding, brain, skull) == (-1000, 0, 0) and np.isnan(tissue).all()
+
+
+def test_large_slices_are_measured_on_a_grid_at_the_same_scale():
+    hu = np.full((512, 256), -1000, np.int16)
+    hu[100:300, 50:150] = 30
+    hu[300:320, 50:150] = 900
+    assert measure(hu, 0.5)[1:4] == pytest.approx((200 * 100 * 0.0025, 20 * 100 * 0.0025, 30))
+
+
+@pytest.fixture
+def source(tmp_path):
+    """(root, slices): seven slices of differing shape, of which the fourth has no pixels and the last the wrong intercept."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "root"
+    shapes = [(32, 32), (32, 20), (16, 32), (32, 32), (64, 64), (50, 50), (32, 32)]
+    for i, shape in enumerate(shapes):
+        stored, tags = rng.integers(0, 2500, shape), {}
+        if i == 6:
+            stored, tags = np.full(shape, 3096), {"signed": False, "bits": 12, "RescaleIntercept": 0}
+        write_slice(root / f"{i}.dcm", stored, **tags)
+    (root / "3.dcm").write_bytes(slice_bytes(np.zeros((32, 32)))[:-100])
+    table = pd.DataFrame({"path": [f"{i}.dcm" for i in range(7)], "pixel_spacing_mm": np.float32(0.5)})
+    table.index = pd.Index([f"ID_{i}" for i in range(7)], name="slice_id")
+    return root, table
+
+
+@pytest.fixture
+def cache(source, tmp_path, monkeypatch):
+    """(PixelCache of three shards, facts, what it should hold (7, 16, 16))."""
+    monkeypatch.setattr(pixels, "SHARD", 3)
+    root, table = source
+    facts = write_cache(tmp_path / "cache", root, table, 16, workers=1)
+    want = [np.full((16, 16), AIR) if i == 3 else shrink(read_hu(root / f"{i}.dcm")[0], 16) for i in range(7)]
+    return PixelCache(tmp_path / "cache"), facts, np.array(want)
+
+
+def test_what_is_written_is_read(cache):
+    opened, _, want = cache
+    got = opened.read(np.arange(7))
+    assert got.dtype == np.int16 and opened.size == 16 and len(opened) == 7
+    np.testing.assert_array_equal(got, want)
+    assert opened.slice_ids.tolist() == [f"ID_{i}" for i in range(7)]
+    assert sorted(p.name for p in opened.folder.iterdir()) == [
+        "index.parquet",
+        "pixels.json",
+        *[f"shard-0000{i}.blosc2" for i in range(3)],
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_any_order_any_number_of_threads(cache, threads):
+    opened, _, want = cache
+    numbers = np.array([6, 0, 0, 3, 5, 2, 6, 1, 4])
+    out = np.full((9, 16, 16), 12345, np.int16)
+    assert opened.read(numbers, out, threads) is out
+    np.testing.assert_array_equal(out, want[numbers])
+    assert opened.read(numbers[:0], threads=threads).shape == (0, 16, 16)
+
+
+@pytest.mark.parametrize("number", [-1, 7])
+def test_numbers_out_of_range_are_refused(cache, number):
+    with pytest.raises(IndexError, match=f"{number}"):
+        cache[0].read([0, number])
+
+
+@pytest.mark.parametrize(
+    "out", [np.empty((1, 16, 16), np.int16), np.empty((2, 16, 16)), np.empty((2, 16, 32), np.int16)[:, :, ::2]]
+)
+def test_an_unfit_buffer_is_refused(cache, out):
+    with pytest.raises(ValueError, match="out must be"):
+        cache[0].read([0, 1], out)
+
+
+def test_facts(cache, source):
+    _, facts, _ = cache
+    assert facts.index.equals(source[1].index) and list(facts.columns) == [*PIXEL_COLUMNS, "reason"]
+    assert facts["readable"].tolist() == [True] * 3 + [False] + [True] * 3
+    assert facts["repaired_intercept"].tolist() == [False] * 6 + [True]
+    assert facts["reason"].tolist() == [""] * 3 + ["truncated pixel data: 1948 of 2048 bytes"] + [""] * 3
+    assert facts.loc["ID_3", list(PIXEL_COLUMNS)[2:]].isna().all()
+    hu = read_hu(source[0] / "4.dcm")[0]
+    assert facts.loc["ID_4", "skull_cm2"] == pytest.approx((hu > 300).sum() * 0.0025)
+    assert facts["readable"].dtype == bool and facts["padding_hu"].dtype == np.float32
+
+
+def test_the_same_bytes_with_one_worker_and_two(cache, source, tmp_path):
+    done = []
+    facts = write_cache(tmp_path / "again", *source, 16, workers=2, progress=done.append)
+    assert done == [3, 6, 7]
+    pd.testing.assert_frame_equal(facts, cache[1])
+    for file in cache[0].folder.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_damaged_cache_is_named(cache):
+    opened = cache[0]
+    shard = opened.folder / "shard-00001.blosc2"
+    shard.write_bytes(shard.read_bytes()[:-20])
+    opened.read([0, 6])
+    with pytest.raises(InputError, match="shard-00001.blosc2 is damaged"):
+        opened.read([5])
+    shard.unlink()
+    with pytest.raises(InputError, match="shard-00001.blosc2 is damaged or gone"):
+        opened.read([0, 4])
+
+
+def test_a_cache_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"pixels.json is not there"):
+        PixelCache(tmp_path)

@@ -1,0 +1,72 @@
+"""The command line stops at a wrong word before any work, and says which word was meant."""
+
+import pytest
+
+import run
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["trian", "--run=r"], 2, "no verb 'trian', did you mean 'train'?"),
+        (["tune", "--run=r", "--trails=3"], 2, "no flag --trails, did you mean '--trials'?"),
+        (["train"], 2, "train needs --run"),
+        (["new", "--run=r"], 2, "new needs --recipe, --data"),
+        (["tune", "r"], 2, "unexpected 'r'"),
+        (["tune", "--run=r", "3"], 2, "unexpected '3'"),
+        (["tune", "-r", "x"], 2, "unexpected '-r'"),
+        (["tune", "--run=a", "--run=b"], 2, "--run is given twice"),
+        (["tune", "--run=r", "--trials"], 1, "trials = 'True'"),
+        (["tune", "--run=r", "--trials=1.5"], 1, "trials = '1.5'"),
+        (["tune", "--run=r", "--trials=0"], 1, "greater than or equal to 1"),
+        (["submit", "--run=r", "--stage=three"], 1, "stage = 'three'"),
+        (["new", "--run=r", "--recipe=x", "--data=d", "--allow-unlabelled=maybe"], 1, "allow_unlabelled = 'maybe'"),
+        (["train", "--run=1e3"], 1, "--run=1e3: no such run"),  # fire alone would make it the number 1000.0
+        (["synth", "--out", "x", "--studies=1"], 1, "studies = '1'"),
+    ],
+)
+def test_wrong_words_stop_before_any_work(words, status, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(words) == status
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_alone_it_prints_every_verb(capsys):
+    assert run.main([]) == 0
+    out = capsys.readouterr().out
+    for verb in run.VERBS:
+        assert f"\n  {verb} " in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("verb", run.VERBS)
+def test_help_describes_every_flag(verb, capsys):
+    assert run.main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    flags = [p.replace("_", "-") for p in run.inspect.signature(run.VERBS[verb]).parameters if p != "self"]
+    assert all(f"  --{flag} " in out for flag in flags)
+
+
+@pytest.mark.parametrize("flag", ["--allow-unlabelled", "--allow_unlabelled", "--allow-unlabelled=true"])
+def test_flags_reach_the_plan_checked_and_typed(flag, monkeypatch):
+    seen = []
+    monkeypatch.setattr("pipeline.verbs.execute", lambda verb, options: seen.append((verb, options)))
+    assert run.main(["all", "--run", "0,1", "--trials=7", flag]) == 0
+    verb, options = seen[0]
+    assert verb == "all"
+    assert options.model_dump() == {
+        "run": "0,1", "trials": 7, "workers": None, "missing": None, "allow_unlabelled": True,
+    }  # fmt: skip
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def interrupted(verb, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.verbs.execute", interrupted)
+    assert run.main(["status", "--run=r"]) == 130
+    assert "the same command continues" in capsys.readouterr().err
