@@ -45,7 +45,7 @@ def reliability(y, p, bins=10):
 
 
 def patient_bootstrap(values, patients, repeats=1000, seed=0, level=0.95):
-    """Interval of the mean of `values` over slices when whole patients are drawn with replacement, 95 % unless `level` differs.
+    """Interval of the mean of `values` over slices when whole patients are drawn with replacement, 95 % unless `level` says.
 
     values:   (n,) or (n, m), such as the difference of two losses
     patients: (n,) the patient of each row

@@ -3,9 +3,16 @@
 import numpy as np
 
 from ct.labels import LABELS
+from ct.slices import check_table
 from features.geometry import GEOMETRY, geometry_features
 from features.neighbours import neighbour_features, smooth_features
-from features.study import study_features
+from features.study import STUDY_KINDS, study_features
+
+SCOPES = {  # what a stacker may look at; little data does better with less
+    "context": "the logits of the label itself and of `any`: of the slice, its neighbours and their Gaussian means",
+    "study": "these, the study's summaries of both, and the geometry",
+    "all": "every feature, those of the other labels, too",
+}
 
 
 def to_logits(probs, clip):
@@ -27,7 +34,9 @@ def build_features(slices, predictions, config):
     config:      FeatureConfig
 
     Returns X (n, f) float32 and the f names, in an order that depends on the config and the models' names alone.
+    Raises ValueError where the table is not sorted or a series is not whole: neighbours would cross series.
     """
+    check_table(slices)
     logits = {model: to_logits(p, config.clip) for model, p in predictions.items()}
     mean = np.mean(list(logits.values()), axis=0, dtype=np.float32)
     parts = [(mean, list(LABELS))]
@@ -42,6 +51,16 @@ def build_features(slices, predictions, config):
         parts.append(geometry_features(slices))
     names = [name for _, part in parts for name in part]
     return np.concatenate([columns for columns, _ in parts], axis=1, dtype=np.float32), names
+
+
+def scope_columns(names, label, scope):
+    """Return the column numbers of the features that the stacker of `label` looks at, int array, in the order of `names`."""
+    if scope == "all":
+        return np.arange(len(names))
+    own = [i for i, name in enumerate(names) if name.partition("_")[0] in (label, "any") and name not in GEOMETRY]
+    if scope == "study":
+        return np.array(sorted(own + [i for i, name in enumerate(names) if name in GEOMETRY]))
+    return np.array([i for i in own if not names[i].endswith(STUDY_KINDS)])
 
 
 def describe(name):

@@ -10,7 +10,7 @@ def series_starts(slices):
 
 
 def shift(values, slices, step):
-    """Return `values`, floats (n, c), of the slice `step` places above (if negative: below) in the same series; past an end NaN."""
+    """Return the floats `values` (n, c) `step` places above (negative: below) in the same series; NaN past its ends."""
     first, end = series_starts(slices)
     source = np.arange(len(values)) + step
     inside = (source >= first) & (source < end)

@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 
+STUDY_KINDS = ("study_max", "study_mean", "study_std", "study_top3", "peak_mm")
+
 
 def study_features(slices, logits, names):
     """Summaries of the logits over each slice's study, the same for all slices of a study but for the distance to the peak.
@@ -22,10 +24,9 @@ def study_features(slices, logits, names):
     columns = np.full((len(logits), 5 * logits.shape[1]), np.nan, dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of all-NaN studies; NaN is the right answer there
-        for start, end in zip(starts, [*starts[1:], len(logits)], strict=True):
+        for start, end in zip(starts, [*starts[1:], len(logits)], strict=False):
             columns[start:end] = _summary(logits[start:end], position[start:end])
-    kinds = ("study_max", "study_mean", "study_std", "study_top3", "peak_mm")
-    return columns, [f"{name}_{kind}" for kind in kinds for name in names]
+    return columns, [f"{name}_{kind}" for kind in STUDY_KINDS for name in names]
 
 
 def _summary(logits, position):

@@ -65,7 +65,9 @@ def _train_one(run, config, k, slices, fold, cache):
         save_file(result.state, path)
     write_table(folder / "held_out.parquet", pd.DataFrame(result.probs, index=slices.index[result.rows], columns=list(LABELS)))
     write_array(folder / "held_out_embeddings.npy", result.embeddings)
-    write_json(folder / "curve.json", [{name: value for name, value in line.items() if name != "seconds"} for line in result.curve])
+    write_json(
+        folder / "curve.json", [{name: value for name, value in line.items() if name != "seconds"} for line in result.curve]
+    )
 
 
 def _predict_one(run, config, k, slices, rows, cache):

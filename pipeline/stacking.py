@@ -1,18 +1,14 @@
 """The stages `features` and `stack`: from the CNNs' opinions to the final probabilities."""
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from ct.labels import LABELS
 from ct.metrics import compare, score_table
 from ct.rundir import read_array, read_json, read_table, replacing, write_array, write_json, write_table, write_text
-from ct.seeds import derive_seed
 from features.build import build_features, describe
 from pipeline.tables import load_rows, load_test_fold, route
-from stage2_stack.boost import boosted_logit, fit_booster, gain_share, make_dataset
-from stage2_stack.calibrate import cross_fit
+from stage2_stack.stack import fit_stack
 
 
 def features(run, receipt):
@@ -36,54 +32,48 @@ def features(run, receipt):
 def stack(run, receipt):
     """Fit the stackers, one per label and fold; write out-of-fold and test probabilities of both stages, and the scores."""
     X, y, fold, patients, names = load_rows(run.dir)
-    test_X, test_fold = read_array(run.dir.stage2 / "features" / "test.npy"), load_test_fold(run.dir)
-    configs, known = read_json(run.dir.stage2 / "configs.json"), ~np.isnan(y).any(axis=1)
-    boosters = run.dir.stage2 / "boosters"
-    oof, calibrated = np.full(y.shape, np.nan), np.full(y.shape, np.nan)
-    test, calibrated_test = (np.full((len(test_X), *test_X.shape[1:2], len(LABELS)), np.nan) for _ in range(2))
-    gains, platts = {label: np.zeros(len(names)) for label in LABELS}, {}
-    with replacing(boosters) as part, run.bar(len(LABELS) * len(test_X), "stacking", "booster") as bar:
-        part.mkdir()
+    test_X, configs = read_array(run.dir.stage2 / "features" / "test.npy"), read_json(run.dir.stage2 / "configs.json")
+    known, made = ~np.isnan(y).any(axis=1), {}
+    with run.bar(len(LABELS), "stacking", "label") as bar:
         for j, label in enumerate(LABELS):
-            base, fitted = cross_fit(X[:, j], y[:, j], fold, len(test_X))
-            calibrated[:, j], platts[label] = expit(base), [platt._asdict() for platt in fitted]
-            for k, (platt, found) in enumerate(zip(fitted, configs[label], strict=True)):
-                calibrated_test[k, :, j] = expit(platt.logit(test_X[k][:, j]))
-                fit, held = known & (fold != k), fold == k
-                if not found["stacked"]:
-                    oof[held, j], test[k, :, j] = calibrated[held, j], calibrated_test[k, :, j]
-                else:
-                    booster = _fit(run, X[fit], y[fit, j], platt.logit(X[fit, j]), names, found, label, k)
-                    oof[held, j] = expit(boosted_logit(booster, X[held], base[held]))
-                    test[k, :, j] = expit(boosted_logit(booster, test_X[k], platt.logit(test_X[k][:, j])))
-                    gains[label] += gain_share(booster) / len(test_X)
-                    write_text(part / f"{label}-fold{k}.txt", booster.model_to_string())
-                bar.update()
-    tables = {"oof": oof, "calibrated": calibrated,
-              "test": route(test, test_fold), "calibrated_test": route(calibrated_test, test_fold)}  # fmt: skip
-    _write_stack(run, receipt, tables, platts, pd.DataFrame(gains, index=names))
+            labelled = np.where(known, y[:, j], np.nan)
+            config, seed = run.recipe.stage2, run.recipe.seed
+            made[label] = fit_stack(X, labelled, fold, test_X, names, label, configs[label], config, seed)
+            bar.update()
+    calibrated, oof = (np.column_stack([getattr(made[label], part) for label in LABELS]) for part in ("calibrated", "oof"))
+    receipt.made += _write_tables(run.dir, made, calibrated, oof)
+    receipt.made += _write_models(run.dir, made, names)
     scores = _score(run, y, known, oof, calibrated, patients)
     write_json(run.dir.stage2 / "scores.json", scores)
-    receipt.made += [boosters, run.dir.stage2 / "scores.json"]
+    receipt.made.append(run.dir.stage2 / "scores.json")
 
 
-def _fit(run, X, y, base, names, found, label, k):
-    data = make_dataset(X, y, base, names)
-    seed = derive_seed(run.recipe.seed, "tune", label, k)
-    booster, _ = fit_booster(data, found["params"], found["rounds"], seed, run.recipe.stage2.threads)
-    return lgb.Booster(model_str=booster.model_to_string())  # predicts as what is kept on disk will
+def _write_tables(run, made, calibrated, oof):
+    """Write the four tables of final probabilities. Returns their paths."""
+    slices, test_fold = read_table(run.slices), load_test_fold(run)
+    test = {
+        name: route(np.stack([getattr(made[label], part) for label in LABELS], axis=2), test_fold)
+        for name, part in (("test", "test"), ("calibrated_test", "calibrated_test"))
+    }
+    paths = []
+    for name, values in {"calibrated": calibrated, "oof": oof, **test}.items():
+        index = slices.index[slices["split"] == ("test" if name in test else "train")]
+        paths.append(run.stage2 / f"{name}.parquet")
+        write_table(paths[-1], pd.DataFrame(values, index=index, columns=list(LABELS)))
+    return paths
 
 
-def _write_stack(run, receipt, tables, platts, gains):
-    slices = read_table(run.dir.slices)
-    for name, values in tables.items():
-        index = slices.index[slices["split"] == ("test" if "test" in name else "train")]
-        path = run.dir.stage2 / f"{name}.parquet"
-        write_table(path, pd.DataFrame(values, index=index, columns=list(LABELS)))
-        receipt.made.append(path)
-    write_json(run.dir.stage2 / "calibration.json", platts)
-    write_table(run.dir.stage2 / "importances.parquet", gains.rename_axis("feature"))
-    receipt.made += [run.dir.stage2 / "calibration.json", run.dir.stage2 / "importances.parquet"]
+def _write_models(run, made, names):
+    """Write boosters, calibrations and importances. Returns their paths."""
+    with replacing(run.stage2 / "boosters") as part:
+        part.mkdir()
+        for label in LABELS:
+            for k, booster in made[label].boosters.items():
+                write_text(part / f"{label}-fold{k}.txt", booster.model_to_string())
+    write_json(run.stage2 / "calibration.json", {label: [p._asdict() for p in made[label].platts] for label in LABELS})
+    gains = pd.DataFrame({label: made[label].gain for label in LABELS}, index=names).rename_axis("feature")
+    write_table(run.stage2 / "importances.parquet", gains)
+    return [run.stage2 / name for name in ("boosters", "calibration.json", "importances.parquet")]
 
 
 def _score(run, y, known, oof, calibrated, patients):

@@ -52,9 +52,8 @@ def tune_one(root, label, k, config, seed, read):
                      "inner_calibrated": None, "params": {}}  # fmt: skip
         else:
             seed = derive_seed(seed, "tune", label, k)
-            rows_X = np.ascontiguousarray(X[rows])
             inner = inner_folds(y, fold, patients, seed)
-            folds = InnerFolds(rows_X, rows_X[:, LABELS.index(label)], y, inner, names, config, seed)
+            folds = InnerFolds(np.ascontiguousarray(X[rows]), y, inner, names, label, config, seed)
             study = open_study(path.with_suffix(".journal"), part, read)
             run_trials(study, folds, config.trials, seed)
             found = best_config(study, folds, patients, config.trials)

@@ -28,7 +28,7 @@ class CnnConfig(Config):
     rotate: float = Field(15.0, ge=0, le=180)  # degrees, uniform in ± this
     scale: float = Field(0.1, ge=0, lt=1)  # zoom, uniform in 1 ± this
     shift: float = Field(0.05, ge=0, le=0.5)  # of the width and height, uniform in ± this
-    hu_shift: float = Field(2.0, ge=0)  # HU added to a whole slice, standard deviation
+    hu_shift: float = Field(0.0, ge=0)  # HU added to a whole slice, standard deviation
     hu_noise: float = Field(0.0, ge=0)  # HU added to each pixel, standard deviation
 
     threads: int = Field(2, ge=1)  # torch's on the CPU; here and not from the machine, since results depend on them

@@ -83,25 +83,33 @@ def _create(config, seed, **weights):
 def _pretrained(config, seed):
     """Build the backbone with its pretrained weights, from a local file or by download; the last layer stays random."""
     if config.pretrained is True:
-        source, weights = "timm's own weights", {"pretrained": True}
+        source = "timm's own weights"
         advice = "give a local file (pretrained: path/to/file.safetensors) or train from scratch (pretrained: false)"
     else:
-        source, path = f"weights {config.pretrained}", Path(config.pretrained)
-        advice = f"it should be a .safetensors or .pth file of a timm {config.backbone}"
-        if not path.is_file():
-            raise InputError(f"pretrained: {path} is not a file; {advice}")
-        # custom_load: some backbones' own weights are .npz, which a local file of timm's own format is not
-        weights = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path), "custom_load": False}}
+        source = f"the weights {config.pretrained}"
+        advice = f"it should be a .safetensors or .pth file of timm's {config.backbone}"
+        if not Path(config.pretrained).is_file():
+            raise InputError(f"pretrained: {config.pretrained} is not a file; {advice}")
     try:
-        backbone = _create(config, seed, **weights)
+        overlay = None if config.pretrained is True else _local(config.pretrained)
+        backbone = _create(config, seed, pretrained=True, pretrained_cfg_overlay=overlay)
     except InputError:
         raise
-    except Exception as error:  # the kinds are timm's, huggingface_hub's, httpx', safetensors' and torch's
+    except Exception as error:  # the kinds are timm's, huggingface_hub's, httpx's, safetensors' and torch's
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"backbone {config.backbone!r} could not take {source} ({reason}); {advice}") from error
     if left := _untouched(backbone, _create(config, seed)):
-        raise InputError(f"backbone {config.backbone!r}: {source} hold nothing for {left[0]} and {len(left) - 1} more; {advice}")
+        raise InputError(f"backbone {config.backbone!r}: {source} lack {len(left)} of its arrays, first {left[0]}; {advice}")
     return backbone
+
+
+def _local(path):
+    """What timm needs to take the weights from a file: it fits them to the channels and leaves out the last layer."""
+    weights = timm.models.load_state_dict(path, weights_only=True)  # older timm would unpickle anything otherwise
+    if not weights:
+        raise ValueError("it is empty")  # timm would look for a download
+    # custom_load: some backbones' own weights are .npz, which a local file is not
+    return {"state_dict": weights, "custom_load": False}
 
 
 def _untouched(backbone, fresh):

@@ -48,7 +48,8 @@ def train_fold(slices, fold, k, read_hu, config, seed, progress=None):
     curve = []
     with torch_as_set(config):
         model = build_model(config, derive_seed(seed, "weights", k), labels[train].mean(axis=0))
-        trainer = Trainer(model.to(device), config, len(batches(train, config.batch, order)), derive_seed(seed, "change", k))
+        steps = len(batches(train, config.batch, torch.Generator()))  # of an epoch
+        trainer = Trainer(model.to(device), config, steps, derive_seed(seed, "change", k))
         for epoch in range(1, config.epochs + 1):
             start, losses = time.perf_counter(), []
             epoch_order = batches(train, config.batch, order)

@@ -4,17 +4,19 @@ import warnings
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from scipy.special import expit
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
+from features.build import SCOPES, scope_columns
 from stage2_stack.boost import boosted_logit, fit_booster, make_dataset
 from stage2_stack.calibrate import fit_platt
 
 SPACE = {
+    "scope": CategoricalDistribution(tuple(SCOPES)),
     "learning_rate": FloatDistribution(0.02, 0.2, log=True),
     "num_leaves": IntDistribution(3, 31, log=True),
     "min_data_in_leaf": IntDistribution(5, 100, log=True),
@@ -23,6 +25,7 @@ SPACE = {
     "lambda_l2": FloatDistribution(0.1, 100.0, log=True),
 }
 FIRST = {  # trial 0: shallow, slow and strongly regularised, a fair guess for any label
+    "scope": "context",
     "learning_rate": 0.05,
     "num_leaves": 7,
     "min_data_in_leaf": 20,
@@ -40,7 +43,7 @@ def why_not_stacked(y, patients, needed):
         return "no positives in the training folds; their smoothed prior instead"
     if min(positive, negative) >= needed:
         return ""
-    which = "positives" if positive < needed else "negatives"
+    which = "positives" if positive <= negative else "negatives"
     few = min(positive, negative)
     return f"{which} in {few} patient{'s' * (few != 1)} of the training folds, fewer than {needed}; {INSTEAD}"
 
@@ -61,34 +64,55 @@ def inner_folds(y, fold, patients, seed):
 class InnerFolds:
     """One label's inner cross-validation on one outer training set: what a configuration would score.
 
-    X: (n, f) float32 rows of the outer training set alone; raw: (n,) mean stage-one logits; y: (n,) 0 and 1; inner: (n,)
+    X: (n, f) float32 rows of the outer training set alone, columns `names`; y: (n,) 0 and 1; inner: (n,) inner folds
     """
 
-    def __init__(self, X, raw, y, inner, names, config, seed):
-        self.y, self.config, self.seed = y, config, seed
-        self.base, self.parts = np.empty(len(y)), []
+    def __init__(self, X, y, inner, names, label, config, seed):
+        self.X, self.y, self.names, self.label = X, y, list(names), label
+        self.config, self.seed = config, seed
+        self.splits, self.base, self.datasets = [], np.empty(len(y)), {}
+        raw = X[:, self.names.index(label)]
         for j in np.unique(inner):
             fit, held_out = inner != j, inner == j
             base = fit_platt(raw[fit], y[fit]).logit(raw)  # cross-fitted, as the final one is
             self.base[held_out] = base[held_out]
-            train = make_dataset(X[fit], y[fit], base[fit], names)
-            valid = make_dataset(X[held_out], y[held_out], base[held_out], names, reference=train)
-            self.parts.append((held_out, X[held_out], train, valid))
+            self.splits.append((fit, held_out, base))
 
     def evaluate(self, params):
         """Return (loss, rounds): the smallest mean log loss over the rounds of boosting, and where it lies."""
+        params, _, sets = self._data(params)
         longest, threads = self.config.max_rounds, self.config.threads
-        curves = [fit_booster(train, params, longest, self.seed, threads, valid)[1] for _, _, train, valid in self.parts]
-        curve = np.average(curves, axis=0, weights=[held_out.sum() for held_out, *_ in self.parts])
+        curves = [fit_booster(train, params, longest, self.seed, threads, valid)[1] for train, valid in sets]
+        curve = np.average(curves, axis=0, weights=[held_out.sum() for _, held_out, _ in self.splits])
         return float(curve.min()), int(np.argmin(curve)) + 1
 
     def gain(self, params, rounds):
         """Return, for each row, the loss of the calibrated stage one minus that of the stacker, (n,)."""
+        params, columns, sets = self._data(params)
         boosted = np.empty(len(self.y))
-        for held_out, X, train, _ in self.parts:
+        for (_, held_out, base), (train, _) in zip(self.splits, sets, strict=True):
             booster, _ = fit_booster(train, params, rounds, self.seed, self.config.threads)
-            boosted[held_out] = boosted_logit(booster, X, self.base[held_out], self.config.threads)
+            rows = self.X[np.ix_(held_out, columns)]
+            boosted[held_out] = boosted_logit(booster, rows, base[held_out], self.config.threads)
         return log_loss(self.y, expit(self.base)) - log_loss(self.y, expit(boosted))
+
+    def _data(self, params):
+        """Return LightGBM's parameters, the columns in scope, and each split's Datasets: binned once a scope."""
+        params, scope = split_scope(params)
+        columns = scope_columns(self.names, self.label, scope)
+        if scope not in self.datasets:
+            X, names = self.X[:, columns], [self.names[i] for i in columns]
+            self.datasets[scope] = []
+            for fit, held_out, base in self.splits:
+                train = make_dataset(X[fit], self.y[fit], base[fit], names)
+                valid = make_dataset(X[held_out], self.y[held_out], base[held_out], names, reference=train)
+                self.datasets[scope].append((train, valid))
+        return params, columns, self.datasets[scope]
+
+
+def split_scope(params):
+    """Split a trial's parameters into LightGBM's own and the scope of the features."""
+    return {name: value for name, value in params.items() if name != "scope"}, params["scope"]
 
 
 def run_trials(study, folds, trials, seed, progress=None):

@@ -22,7 +22,7 @@ def six(slice_id, *positive):
 
 def test_order_and_weights():
     assert LABELS == ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
-    assert SUBTYPES == LABELS[1:]
+    assert ("any", *SUBTYPES) == LABELS
     assert KAGGLE_ORDER == ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
     assert dict(zip(LABELS, WEIGHTS, strict=True)) == {"any": 2 / 7} | dict.fromkeys(SUBTYPES, 1 / 7)
 
@@ -62,6 +62,12 @@ def test_a_missing_row_is_nan(tmp_path):
     table, _ = read_labels(write(tmp_path / "l.csv", rows))
     assert table.loc["ID_0"].notna().all()
     assert table.columns[table.loc["ID_1"].isna()].to_list() == ["any", "subdural"]
+
+
+def test_a_label_that_the_whole_file_lacks_is_nan(tmp_path):
+    rows = [row for row in six("ID_0", "any") + six("ID_1") if not row[0].endswith("_epidural")]
+    table, _ = read_labels(write(tmp_path / "l.csv", rows))
+    assert list(table.columns) == list(LABELS) and table["epidural"].isna().all() and table["subdural"].notna().all()
 
 
 @pytest.mark.parametrize("value", ["2", "-1", "0.5", "", "nan", "yes", "inf", "True"])

@@ -78,7 +78,7 @@ def test_a_bad_probability_is_named(sample, probs, value):
 
 def test_a_slice_without_prediction_is_named(sample, probs):
     _, slice_id, label = read_sample(sample)
-    with pytest.raises(InputError, match=r"no prediction for slice ID_877923b8b of the sample file \(2 such slices\)"):
+    with pytest.raises(InputError, match="no prediction for ID_877923b8b"):
         fill_submission(slice_id, label, probs.drop(["ID_877923b8b", "ID_42c898c9c"]))
 
 
@@ -90,7 +90,10 @@ DEFECTS = {  # what is done to the rows, and what the message must name
     "missing row": (lambda r: r[:5] + r[6:], r"row 6 is ID_877923b8b_epidural, the sample has ID_28fbab7eb_any there"),
     "missing last row": (lambda r: r[:-1], r"has 23 rows, the sample 24; the first difference is ID_42c898c9c_any"),
     "extra row": (lambda r: [*r, ("ID_x_any", 0.5)], r"has 25 rows, the sample 24; the first difference is ID_x_any"),
-    "swapped rows": (lambda r: [*r[:2], r[3], r[2], *r[4:]], r"row 3 is ID_28fbab7eb_intraventricular, the sample has \S+mal"),
+    "swapped rows": (
+        lambda r: [*r[:2], r[3], r[2], *r[4:]],
+        r"row 3 is ID_28fbab7eb_subarachnoid, the sample has \S+ventricular",
+    ),
     "repeated row": (lambda r: [*r[:2], r[1], *r[2:]], r"row 3 is ID_28fbab7eb_intraparenchymal, the sample has ID_28fbab7eb"),
     "unknown label": (lambda r: [("ID_28fbab7eb_chronic", 0.5), *r[1:]], r"row 1 is ID_28fbab7eb_chronic, the sample has"),
     "NaN": (lambda r: replace(r, 7, "nan"), r"ID_877923b8b_intraparenchymal is 'nan'"),
@@ -147,4 +150,7 @@ def test_errors_of_the_sample_are_named(tmp_path, sample):
 
 def test_kaggle_command():
     command = kaggle_command("a b/submission.csv", "ICH-Stack demo")
-    assert command == 'kaggle competitions submit -c rsna-intracranial-hemorrhage-detection -f "a b/submission.csv" -m "ICH-Stack demo"'
+    assert (
+        command
+        == 'kaggle competitions submit -c rsna-intracranial-hemorrhage-detection -f "a b/submission.csv" -m "ICH-Stack demo"'
+    )

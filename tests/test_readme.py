@@ -1,0 +1,88 @@
+"""Every command of the README is one that works."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from conftest import ROOT
+
+import run
+from pipeline.plan import OPTIONS
+from pipeline.recipe import RECIPES, find_recipe, load_recipe
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
+PYTHON = ".venv/bin/python run.py "
+
+
+def test_every_command_is_accounted_for():
+    rest = [line for line in COMMANDS if not line.startswith(PYTHON)]
+    assert rest == ["make demo", 'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]"']
+    makefile = (ROOT / "Makefile").read_text()
+    assert "-m venv .venv" in makefile and '--editable ".[dev]"' in makefile  # make does the same
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(PYTHON)])
+def test_words_are_known_and_values_fit(line):
+    verb, *words = shlex.split(line.removeprefix(PYTHON))
+    run.check_words([verb, *words])
+    given = dict(word[2:].replace("-", "_").split("=", 1) for word in words)
+    if verb in OPTIONS:
+        OPTIONS[verb].model_validate(given)
+    if "recipe" in given:
+        load_recipe(find_recipe(given["recipe"]))
+
+
+def test_every_recipe_is_listed_and_loads():
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert sorted(re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]* \|$", README, re.M)[-len(names) :]) == names
+    for name in names:
+        assert load_recipe(find_recipe(name)).name == name
+
+
+def test_pictures_and_linked_files_are_there():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of what git tracks or would, with this environment."""
+    folder = tmp_path_factory.mktemp("clone") / "ich-stack"
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+@pytest.mark.slow
+def test_make_demo(clone):
+    """`make demo` ends well, and stage two is worth its while."""
+    import json
+
+    done = subprocess.run(["make", "demo"], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    demo = clone / "runs" / "demo"
+    assert (demo / "submission.csv").is_file() and (demo / "report.html").is_file()
+    scores = json.loads((demo / "stage2" / "scores.json").read_text())
+    assert scores["stage_two"]["weighted"]["loss"] < scores["calibrated"]["weighted"]["loss"]
+    again = subprocess.run(["make", "demo"], cwd=clone, capture_output=True, text=True, check=True)
+    assert "everything is fresh" in again.stdout
+
+
+@pytest.mark.slow
+def test_the_commands_in_their_order(clone, real_data):
+    """All lines run one after the other; the mini competition stands for Kaggle's data."""
+    with tarfile.open(real_data / "rsna_mini.tar.xz") as archive:
+        archive.extractall(clone / "rsna-intracranial-hemorrhage-detection", filter="data")
+    for line in COMMANDS:
+        if line.startswith(PYTHON):
+            done = subprocess.run(line, shell=True, cwd=clone, capture_output=True, text=True, check=False)  # noqa: S602
+            assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"

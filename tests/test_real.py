@@ -1,0 +1,69 @@
+"""The mini competition of real slices, from end to end with the recipe `small`."""
+
+import json
+import tarfile
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import run
+from ct.labels import LABELS
+from ct.rundir import read_table
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory, real_data):
+    """A finished run of `small` on the mini competition."""
+    folder = tmp_path_factory.mktemp("mini")
+    with tarfile.open(real_data / "rsna_mini.tar.xz") as archive:
+        archive.extractall(folder / "data", filter="data")
+    assert run.main(["new", f"--run={folder / 'r'}", "--recipe=small", f"--data={folder / 'data'}"]) == 0
+    assert run.main(["all", f"--run={folder / 'r'}"]) == 0
+    return folder / "r"
+
+
+def test_every_slice_is_indexed_in_anatomical_order(mini):
+    slices = read_table(mini / "slices.parquet")
+    assert len(slices) == 350 and slices["study_id"].nunique() == 10
+    assert (slices["split"] == "train").sum() == 280
+    assert slices["readable"].all()
+    for _, study in slices.groupby(["study_id", "series_id"]):
+        assert study["position_mm"].is_monotonic_increasing
+        assert list(study["place"]) == list(range(len(study)))
+        # along the body axis the skull base comes before the vertex: there is less skull at the top
+        assert study["skull_cm2"].iloc[:5].mean() > study["skull_cm2"].iloc[-2:].mean()
+    assert slices[list(LABELS)].sum().to_dict() == {
+        "any": 69, "epidural": 0, "intraparenchymal": 47, "intraventricular": 7, "subarachnoid": 31, "subdural": 21,
+    }  # fmt: skip
+
+
+def test_rare_labels_are_not_stacked_and_say_so(mini):
+    slices = read_table(mini / "slices.parquet")
+    train = slices[slices["split"] == "train"]
+    configs, scores = (json.loads((mini / "stage2" / f"{name}.json").read_text()) for name in ("configs", "scores"))
+    for label in LABELS:
+        if train.loc[train[label] == 1, "patient_id"].nunique() < 3:
+            assert not any(found["stacked"] for found in configs[label])
+            assert all("positives" in found["why"] for found in configs[label])
+    assert scores["stage_two"]["epidural"]["auc"] is None
+    epidural = read_table(mini / "stage2" / "oof.parquet")["epidural"]
+    fold = read_table(mini / "folds.parquet")["fold"].reindex(epidural.index)
+    for k, part in epidural.groupby(fold):  # the training folds' smoothed prior, never 0
+        np.testing.assert_allclose(part, 1 / ((fold != k).sum() + 2), rtol=1e-6)
+
+
+def test_submission_and_report(mini):
+    assert len(pd.read_csv(mini / "submission.csv")) == 420
+    page = (mini / "report.html").read_text()
+    assert "undefined" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_again_is_quick(mini, command):
+    start = time.perf_counter()
+    done = command("all", f"--run={mini}")
+    assert done.returncode == 0 and "everything is fresh" in done.stdout
+    assert time.perf_counter() - start < 10
