@@ -1,6 +1,7 @@
 """Checked settings: every table of options of the program is one of these."""
 
 import difflib
+import json
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,12 +20,15 @@ def nearest(word, known):
     return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(map(str, known))}"
 
 
-def check(kind, values, where):
+def check(kind, values, where, strict=False):
     """Build the Config class `kind` from the mapping `values`, or raise InputError with one line about the first fault.
 
-    where: the file or verb that the values come from, for the message.
+    where: the file or verb that the values come from, for the message. strict: no "3" or true for a number; for files, whose
+    values have types, unlike the command line's.
     """
     try:
+        if strict:
+            return kind.model_validate_json(json.dumps(values, default=str), strict=True)
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]

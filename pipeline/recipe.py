@@ -76,7 +76,7 @@ def load_recipe(path):
         raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
-    return check(Recipe, values, path)
+    return check(Recipe, values, path, strict=True)
 
 
 def find_recipe(name):
@@ -103,4 +103,4 @@ def with_changes(recipe, changes):
         for key in path:
             inner = inner[key]
         inner[last] = value
-    return check(Recipe, values, "recipe")
+    return check(Recipe, values, "recipe", strict=True)

@@ -12,7 +12,7 @@ from ct.seeds import derive_seed
 from pipeline.fresh import Receipt, why_stale
 from pipeline.tables import load_rows
 from stage2_stack.config import StackConfig
-from stage2_stack.tune import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
+from stage2_stack.tune import SPACE, InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
 
 
 def tune(run, receipt):
@@ -67,7 +67,8 @@ def open_study(path, part, read):
 
     The number of trials is not among the inputs: asking for more continues the same study.
     """
-    inputs = {**part, "stage2": {k: v for k, v in part["stage2"].items() if k != "trials"}, "read": read}
+    settings = {name: value for name, value in part["stage2"].items() if name != "trials"}
+    inputs = {**part, "stage2": settings, "space": {name: repr(where) for name, where in SPACE.items()}, "read": read}
     marker = path.with_suffix(".inputs.json")
     if not marker.exists() or read_json(marker) != inputs:
         discard(path)

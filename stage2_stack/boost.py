@@ -14,10 +14,16 @@ FIXED = {
 }
 
 
-def make_dataset(X, y, base, names, reference=None):
+def make_dataset(X, y, base, names, reference=None, threads=1):
     """Build LightGBM's Dataset of X (n, f) float32, labels y (n,) of 0 and 1, and starting logits `base` (n,)."""
     data = lgb.Dataset(
-        X, label=y, init_score=base, feature_name=list(names), reference=reference, params=FIXED, free_raw_data=False
+        X,
+        label=y,
+        init_score=base,
+        feature_name=list(names),
+        reference=reference,
+        free_raw_data=False,
+        params={**FIXED, "num_threads": threads},
     )
     return data.construct()
 

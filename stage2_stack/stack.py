@@ -43,7 +43,8 @@ def fit_stack(X, y, fold, test_X, names, label, configs, config, seed):
         params, scope = split_scope(found["params"])
         columns = scope_columns(names, label, scope)
         fit, held = np.flatnonzero(known & (fold != k)), np.flatnonzero(fold == k)
-        data = make_dataset(X[np.ix_(fit, columns)], y[fit], platts[k].logit(X[fit, raw]), [names[i] for i in columns])
+        start, seen = platts[k].logit(X[fit, raw]), [names[i] for i in columns]
+        data = make_dataset(X[np.ix_(fit, columns)], y[fit], start, seen, threads=config.threads)
         booster, _ = fit_booster(data, params, found["rounds"], derive_seed(seed, "tune", label, k), config.threads)
         boosters[k] = lgb.Booster(model_str=booster.model_to_string())  # predicts as what is kept on disk will
         oof[held] = boosted_logit(boosters[k], X[np.ix_(held, columns)], base[held])

@@ -50,13 +50,14 @@ def why_not_stacked(y, patients, needed):
 
 def inner_folds(y, fold, patients, seed):
     """Return the inner fold of each row of an outer training set, (n,): its outer fold, or, where only one is left (K = 2),
-    one of three by patient."""
+    one of three (of two, where there are no more patients) by patient."""
     if len(set(fold)) > 1:
         return fold
     inner = np.empty(len(y), dtype=np.int8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # fewer positives than folds: fine here
-        for j, (_, held_out) in enumerate(StratifiedGroupKFold(3, shuffle=True, random_state=seed).split(y, y, patients)):
+        splitter = StratifiedGroupKFold(min(3, len(set(patients))), shuffle=True, random_state=seed)
+        for j, (_, held_out) in enumerate(splitter.split(y, y, patients)):
             inner[held_out] = j
     return inner
 
@@ -104,8 +105,8 @@ class InnerFolds:
             X, names = self.X[:, columns], [self.names[i] for i in columns]
             self.datasets[scope] = []
             for fit, held_out, base in self.splits:
-                train = make_dataset(X[fit], self.y[fit], base[fit], names)
-                valid = make_dataset(X[held_out], self.y[held_out], base[held_out], names, reference=train)
+                train = make_dataset(X[fit], self.y[fit], base[fit], names, None, self.config.threads)
+                valid = make_dataset(X[held_out], self.y[held_out], base[held_out], names, train, self.config.threads)
                 self.datasets[scope].append((train, valid))
         return params, columns, self.datasets[scope]
 

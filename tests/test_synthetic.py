@@ -60,7 +60,10 @@ def studies_of(files):
 def test_layout_is_kaggles(example):
     out, _, calls = example
     assert sorted(p.name for p in out.iterdir()) == [
-        "stage_2_sample_submission.csv", "stage_2_test", "stage_2_train", "stage_2_train.csv",
+        "stage_2_sample_submission.csv",
+        "stage_2_test",
+        "stage_2_train",
+        "stage_2_train.csv",
     ]
     assert not out.with_name("competition.part").exists()
     assert calls == [(i, STUDIES) for i in range(1, STUDIES + 1)]
