@@ -13,7 +13,7 @@ from pipeline.plan import Plan, unpack
 class Verbs:
     """From head-CT DICOM slices to six hemorrhage probabilities per slice, in two stages."""
 
-    def demo(self, *, run="runs/demo", studies=48, seed=0):
+    def demo(self, *, run="runs/demo", studies=60, seed=0):
         """Make example data and run everything on them: synth, new, all. Repeated, it continues.
 
         Args:
@@ -23,7 +23,7 @@ class Verbs:
         """
         return Plan("demo", {"run": run, "studies": studies, "seed": seed})
 
-    def synth(self, *, out, studies=48, seed=0):
+    def synth(self, *, out, studies=60, seed=0):
         """Write an example competition: DICOM files with planted bleeds. Needs --out.
 
         Args:

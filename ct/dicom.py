@@ -30,7 +30,7 @@ CHUNK = 256  # headers a job
 FLOATS = ("pixel_spacing_mm", "slope", "intercept", "bits_stored", "pixel_representation", "window_center", "window_width")
 DTYPES = dict.fromkeys(["rows", "cols"], np.int32) | dict.fromkeys(FLOATS, np.float32)
 NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian)
-FASTEST = {  # measured, see FACTS.md
+FASTEST = {  # the fastest of the installed decoders of each syntax, as measured on one core
     uid.RLELossless: "pylibjpeg",
     uid.JPEGLSLossless: "pyjpegls",
     uid.JPEGLSNearLossless: "pyjpegls",

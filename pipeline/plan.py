@@ -11,7 +11,7 @@ class SynthOptions(Config):
     """`synth`."""
 
     out: str = Field(min_length=1)
-    studies: int = Field(48, ge=2)
+    studies: int = Field(60, ge=2)
     seed: int = Field(0, ge=0)
 
 
@@ -25,7 +25,7 @@ class DemoOptions(RunOptions):
     """`demo`."""
 
     run: str = "runs/demo"
-    studies: int = Field(48, ge=2)
+    studies: int = Field(60, ge=2)
     seed: int = Field(0, ge=0)
 
 

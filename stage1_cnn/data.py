@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ct.slices import SERIES
 from ct.windows import apply_window, window_bounds
 
 AIR_HU = -1000.0  # what augmentation shows beyond the edge of a slice
@@ -17,12 +18,12 @@ AHEAD = 2  # batches that are read while one is trained on
 def neighbour_rows(slices, reach):
     """Row numbers of each slice and of its `reach` neighbours on each side, in the order of `place`.
 
-    slices: (n rows) with `series_id`, `split`, `place` and `readable`, in any order
+    slices: (n rows) with SERIES, `place` and `readable`, in any order
     Returns (n, 2 * reach + 1) int64; the middle column is the slice itself. Neighbours are of the same series and split. Past
     either end the end slice is repeated, and an unreadable neighbour is replaced by the slice itself: a CNN has no NaN.
     """
     n = len(slices)
-    series = slices.groupby(["series_id", "split"], sort=False, observed=True).ngroup().to_numpy()
+    series = slices.groupby(list(SERIES), sort=False, observed=True).ngroup().to_numpy()
     order = np.lexsort((slices["place"].to_numpy(), series))  # rows, series after series
     _, first, size = np.unique(series[order], return_index=True, return_counts=True)
     first, last = np.repeat(first, size), np.repeat(first + size - 1, size)
