@@ -26,10 +26,11 @@ def file_digest(path):
 
 
 def tree_digest(root, files):
-    """Return a digest of the names and sizes of files below `root`, without reading them."""
+    """Return a digest of the names, sizes and times of files below `root`, without reading them."""
     digest = hashlib.blake2b(digest_size=16)
     for name in files:
-        digest.update(f"{name}\0{os.stat(os.path.join(root, name)).st_size}\n".encode())
+        stat = os.stat(os.path.join(root, name))
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

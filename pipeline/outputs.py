@@ -62,4 +62,5 @@ def write_probs(run, probs, path):
 
 def report(run, receipt):
     """Write report.html."""
-    receipt.made = [write_report(run.dir)]
+    with run.bar(None, "report", "section") as bar:
+        receipt.made = [write_report(run.dir, lambda section: bar.update())]

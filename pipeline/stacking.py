@@ -16,13 +16,16 @@ def features(run, receipt):
     slices, models = read_table(run.dir.slices), [config.name for config in run.recipe.stage1.models]
     folder = run.dir.stage2 / "features"
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
-    opinions = {model: read_table(run.dir.oof(model)).reindex(train.index).to_numpy() for model in models}
-    X, names = build_features(train, opinions, run.recipe.features)
-    write_array(folder / "train.npy", X)
     per_fold = []
-    for k in range(run.recipe.folds.k):
-        opinions = {m: read_table(run.dir.fold(m, k) / "test.parquet").reindex(test.index).to_numpy() for m in models}
-        per_fold.append(build_features(test, opinions, run.recipe.features)[0])
+    with run.bar(1 + run.recipe.folds.k, "features", "table") as bar:
+        opinions = {model: read_table(run.dir.oof(model)).reindex(train.index).to_numpy() for model in models}
+        X, names = build_features(train, opinions, run.recipe.features)
+        write_array(folder / "train.npy", X)
+        bar.update()
+        for k in range(run.recipe.folds.k):
+            opinions = {m: read_table(run.dir.fold(m, k) / "test.parquet").reindex(test.index).to_numpy() for m in models}
+            per_fold.append(build_features(test, opinions, run.recipe.features)[0])
+            bar.update()
     write_array(folder / "test.npy", np.stack(per_fold))
     write_json(folder / "names.json", {name: describe(name) for name in names})
     receipt.made = [folder]

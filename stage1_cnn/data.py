@@ -49,7 +49,7 @@ def batches(rows, batch, generator=None):
 def read_batch(read_hu, table_rows):
     """Read the slices `table_rows` (b, c), each distinct one once. Returns an int16 tensor (b, c, S, S) in HU."""
     distinct, inverse = np.unique(table_rows, return_inverse=True)
-    # numpy gathers, not torch: in read_ahead's thread torch would open a second OpenMP pool, which halves the speed of training
+    # numpy gathers, not torch: in read_ahead's thread torch would open a second OpenMP pool, and training take twice as long
     return torch.from_numpy(np.asarray(read_hu(distinct))[inverse.reshape(table_rows.shape)])
 
 

@@ -13,6 +13,8 @@ from ct.labels import KAGGLE_ORDER, LABELS
 from ct.rundir import read_array, read_table
 from pipeline.stages import STAGES, Run, state
 
+SAMPLE = "stage_2_sample_submission.csv"
+
 
 @pytest.fixture
 def copy(finished, tmp_path):
@@ -34,6 +36,11 @@ def error(capsys):
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1, err
     return err
+
+
+def emptied(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
 def rewrite(path, change):
@@ -86,7 +93,7 @@ def test_tables_are_complete_and_joined_by_slice_id(finished):
 
 
 def test_submission_has_the_rows_of_the_sample_in_their_order(finished, competition):
-    sample = pd.read_csv(competition / "stage_2_sample_submission.csv")
+    sample = pd.read_csv(competition / SAMPLE)
     made = pd.read_csv(finished / "submission.csv")
     assert list(made["ID"]) == list(sample["ID"])
     assert made["Label"].between(0, 1, inclusive="neither").all()
@@ -167,9 +174,9 @@ def test_new_refuses_an_existing_run(copy, data, capsys):
         (lambda d: [p.unlink() for p in d.glob("*.csv")], "stage_2_train.csv"),
         (lambda d: shutil.rmtree(d / "stage_2_train"), "stage_2_train"),
         (lambda d: [p.unlink() for p in (d / "stage_2_train").iterdir()], "stage_2_train"),
-        (lambda d: [shutil.rmtree(d / s) for s in ("stage_2_train", "stage_2_test")] + [p.unlink() for p in d.iterdir()], "empty"),
-        (lambda d: rewrite(d / "stage_2_sample_submission.csv", lambda r: r.iloc[:-1]), "has 5 rows instead of 6"),
-        (lambda d: rewrite(d / "stage_2_sample_submission.csv", lambda r: r.rename(columns={"ID": "id"})), "lacks the column ID"),
+        (emptied, "is empty"),
+        (lambda d: rewrite(d / SAMPLE, lambda r: r.iloc[:-1]), "has 5 rows instead of 6"),
+        (lambda d: rewrite(d / SAMPLE, lambda r: r.rename(columns={"ID": "id"})), "lacks the column ID"),
     ],
 )  # fmt: skip
 def test_new_refuses_bad_data_and_leaves_nothing(data, tmp_path, capsys, spoil, says):
@@ -264,11 +271,11 @@ def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path
 
 def test_a_sample_row_without_a_file_is_refused_unless_the_prior_may_stand_in(copy, data, capsys):
     missing = next((data / "stage_2_test").iterdir())
-    sample = pd.read_csv(data / "stage_2_sample_submission.csv")
+    sample = pd.read_csv(data / SAMPLE)
     stranger = sample.iloc[:6].assign(ID="ID_00000dead_" + sample["ID"][:6].str.rsplit("_", n=1).str[1])
-    pd.concat([sample, stranger]).to_csv(data / "stage_2_sample_submission.csv", index=False)
+    pd.concat([sample, stranger]).to_csv(data / SAMPLE, index=False)
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
-    recipe["data"]["sample"] = str(data / "stage_2_sample_submission.csv")
+    recipe["data"]["sample"] = str(data / SAMPLE)
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     before = (copy / "submission.csv").read_bytes()
     assert run.main(["submit", f"--run={copy}"]) == 1
