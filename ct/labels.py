@@ -52,7 +52,7 @@ def read_id_csv(path):
     if not path.is_file():
         raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label")
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a csv file: {error}") from error
     if missing := {"ID", "Label"} - set(rows.columns):

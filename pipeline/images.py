@@ -78,7 +78,8 @@ def join_labels(slices, labels, quarantine, labels_csv, allow_unlabelled):
     if len(lacking) and not allow_unlabelled:
         missing = [label for label in LABELS if not known.loc[lacking[0], label]]
         raise InputError(
-            f"{len(lacking)} train slices lack labels, the first {lacking[0]} ({', '.join(missing)}); complete {labels_csv}, "
+            f"{len(lacking)} train slices lack labels, the first {lacking[0]} ({', '.join(missing)}) of the file "
+            f"{slices.loc[lacking[0], 'path']}; complete {labels_csv}, "
             "or leave such slices out of training with --allow-unlabelled"
         )
     slices.loc[lacking, list(LABELS)] = np.nan

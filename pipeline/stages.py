@@ -44,6 +44,9 @@ STAGES = {
 }  # fmt: skip
 
 
+GIVEN = {"source": "the DICOM files and the label csv", "sample": "the sample submission"}
+
+
 class Bar(tqdm):
     """A progress bar that can be told how far it is."""
 
@@ -173,6 +176,7 @@ def run_stage(run, name):
         run.say(f"{name}: fresh, nothing to do")
         return False
     run.say(f"{name}: {why}" if why != "not made yet" else f"{name}:")
+    run.say(f"  reads {'; '.join(STAGES[read].makes if read in STAGES else GIVEN[read] for read in stage.reads)}")
     module, function = stage.function.split(":")
     receipt = Receipt(run.dir.root, run.dir.receipt(name), name, run.part(stage.keys), run.read(stage))
     with receipt:
