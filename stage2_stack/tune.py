@@ -141,23 +141,33 @@ def run_trials(study, folds, trials, seed, progress=None):
 def best_config(study, folds, patients, trials):
     """Return {"stacked", "why", "rounds", "params", "trials", "inner_loss", "inner_calibrated"} of a finished study.
 
-    Only the first `trials` finished trials count. A label is stacked where the best trial's gain over the calibrated stage
-    one on the inner folds is beyond doubt: its interval over patients (n,) lies above zero.
+    Only the first `trials` finished trials count. The best one is taken where its gain over trial 0, the fair guess, is beyond
+    doubt on the inner folds, else trial 0: with few patients the best of many trials is the luckiest. A label is stacked where
+    the gain of the one taken over the calibrated stage one is beyond doubt. Beyond doubt: the interval over patients (n,) at
+    the level of the config lies above zero.
     """
-    best = min(_finished(study)[:trials], key=lambda trial: trial.value)
-    gain = folds.gain(best.params, best.user_attrs["rounds"])
-    low, _ = patient_bootstrap(gain, patients, seed=folds.seed, level=folds.config.confidence)
-    calibrated = float(log_loss(folds.y, expit(folds.base)).mean())
+    finished = _finished(study)[:trials]
+    first, best = finished[0], min(finished, key=lambda trial: trial.value)
+    taken, gain = first, folds.gain(first.params, first.user_attrs["rounds"])
+    if best.number != first.number:
+        best_gain = folds.gain(best.params, best.user_attrs["rounds"])
+        if _low(folds, best_gain - gain, patients) > 0:
+            taken, gain = best, best_gain
+    low = _low(folds, gain, patients)
     doubt = f"its gain on the inner folds, {gain.mean():+.4f}, is not beyond doubt (from {low:+.4f} up); {INSTEAD}"
     return {
         "stacked": low > 0,
         "why": "" if low > 0 else doubt,
-        "rounds": best.user_attrs["rounds"],
-        "trials": len(_finished(study)[:trials]),
-        "inner_loss": best.value,
-        "inner_calibrated": calibrated,
-        "params": best.params,
+        "rounds": taken.user_attrs["rounds"],
+        "trials": len(finished),
+        "inner_loss": taken.value,
+        "inner_calibrated": float(log_loss(folds.y, expit(folds.base)).mean()),
+        "params": taken.params,
     }
+
+
+def _low(folds, gain, patients):
+    return patient_bootstrap(gain, patients, seed=folds.seed, level=folds.config.confidence)[0]
 
 
 def _finished(study):
