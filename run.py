@@ -13,15 +13,15 @@ from pipeline.plan import Plan, unpack
 class Verbs:
     """From head-CT DICOM slices to six hemorrhage probabilities per slice, in two stages."""
 
-    def demo(self, *, run="runs/demo", studies=60, seed=0):
+    def demo(self, *, run="runs/demo", studies=None, seed=None):
         """Make example data and run everything on them: synth, new, all. Repeated, it continues.
 
         Args:
             run: the run folder; the example data go to the folder of this name with "-data" behind it
-            studies: head-CT studies to make
-            seed: of the data and of the training
+            studies: head-CT studies to make; 60 if not given
+            seed: of the data and of the training; 0 if not given
         """
-        return Plan("demo", {"run": run, "studies": studies, "seed": seed})
+        return Plan("demo", _but_self(locals()))
 
     def synth(self, *, out, studies=60, seed=0):
         """Write an example competition: DICOM files with planted bleeds. Needs --out.

@@ -22,11 +22,11 @@ class RunOptions(Config):
 
 
 class DemoOptions(RunOptions):
-    """`demo`."""
+    """`demo`. None: as the run was made, or the defaults of `synth` for a new one."""
 
     run: str = "runs/demo"
-    studies: int = Field(60, ge=2)
-    seed: int = Field(0, ge=0)
+    studies: int | None = Field(None, ge=2)
+    seed: int | None = Field(None, ge=0)
 
 
 class NewOptions(RunOptions):

@@ -70,12 +70,16 @@ def new(options):
 
 def demo(options: DemoOptions):
     """Bring synth, new and all into one run; continues where it is."""
-    data = f"{options.run}-data"
+    data, given = f"{options.run}-data", options.model_dump(include={"studies", "seed"}, exclude_none=True)
     if not Path(data).exists():
-        synth(SynthOptions(out=data, studies=options.studies, seed=options.seed))
+        synth(SynthOptions(out=data, **given))
     if not RunDir(options.run).recipe.exists():
         new(NewOptions(run=options.run, recipe="demo", data=data, seed=options.seed))
     with opened(options) as run:
+        if options.seed not in (None, run.recipe.seed):
+            raise InputError(
+                f"{options.run} was made with --seed={run.recipe.seed}; leave --seed out, or give another --run=DIR"
+            )
         _all(run)
 
 

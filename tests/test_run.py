@@ -70,3 +70,17 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr("pipeline.verbs.execute", interrupted)
     assert run.main(["status", "--run=r"]) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def test_demo_is_not_continued_with_another_seed(capsys, tmp_path, monkeypatch):
+    from pipeline import verbs
+    from pipeline.recipe import find_recipe, load_recipe, save_recipe
+
+    (tmp_path / "d-data").mkdir()
+    save_recipe(tmp_path / "d" / "recipe.yaml", load_recipe(find_recipe("demo")))
+    monkeypatch.setattr(verbs, "_all", lambda run: print("worked"))
+    assert run.main(["demo", f"--run={tmp_path / 'd'}", "--seed=7"]) == 1
+    assert "was made with --seed=0" in capsys.readouterr().err
+    for same in ([], ["--seed=0"]):
+        assert run.main(["demo", f"--run={tmp_path / 'd'}", *same]) == 0
+        assert capsys.readouterr().out == "worked\n"

@@ -329,3 +329,33 @@ def test_a_label_without_positives_is_not_tuned(tmp_path):
     make_run(tmp_path)
     found = tune_one(str(tmp_path), "epidural", 0, StackConfig(trials=2).model_dump(), 0, {})
     assert not found["stacked"] and found["why"].startswith("no positives") and found["trials"] == 0
+
+
+class Scripted:
+    """Stands for InnerFolds: each configuration's gain over the calibrated stage one is given beforehand."""
+
+    def __init__(self, gains, patients):
+        self.gains, self.patients = gains, patients
+        self.y, self.base, self.seed = np.zeros(len(patients)), np.zeros(len(patients)), 0
+        self.config = StackConfig(confidence=0.95)
+
+    def gain(self, params, rounds):
+        return self.gains[rounds]
+
+
+@pytest.mark.parametrize(
+    ("first", "best", "taken", "stacked"),
+    [
+        ([0.1] * 20, [0.1] * 10 + [0.3] * 10, 2, True),  # better for ten patients, worse for none
+        ([0.1] * 20, [-0.4, *[0.08] * 18, 3.0], 1, True),  # the best on average, by one lucky patient
+        ([-0.1] * 20, [-0.2, *[-0.11] * 18, 9.0], 1, False),  # and the fair guess does not earn its place
+    ],
+)
+def test_a_lucky_trial_is_not_taken_over_the_fair_guess(first, best, taken, stacked):
+    study = optuna.create_study()
+    for rounds, value in ((1, 0.5), (2, 0.4)):
+        trial = optuna.trial.create_trial(params=FIRST, distributions=SPACE, value=value, user_attrs={"rounds": rounds})
+        study.add_trial(trial)
+    folds = Scripted({1: np.array(first), 2: np.array(best)}, patients := np.arange(20))
+    found = best_config(study, folds, patients, 2)
+    assert (found["rounds"], found["stacked"], found["trials"]) == (taken, stacked, 2)
