@@ -70,9 +70,9 @@ def new(options):
 
 def demo(options: DemoOptions):
     """Bring synth, new and all into one run; continues where it is."""
-    data, given = f"{options.run}-data", options.model_dump(include={"studies", "seed"}, exclude_none=True)
+    data = f"{options.run}-data"
     if not Path(data).exists():
-        synth(SynthOptions(out=data, **given))
+        synth(SynthOptions(out=data, **options.model_dump(include={"studies", "seed"}, exclude_none=True)))
     if not RunDir(options.run).recipe.exists():
         new(NewOptions(run=options.run, recipe="demo", data=data, seed=options.seed))
     with opened(options) as run:
