@@ -22,7 +22,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -48,12 +48,13 @@ class Verbs:
         """
         return Plan("new", _but_self(locals()))
 
-    def ingest(self, *, run, allow_unlabelled=None, workers=None):
+    def ingest(self, *, run, allow_unlabelled=None, missing=None, workers=None):
         """Read headers and pixels into the slice table and the pixel cache.
 
         Args:
             run: the run folder
             allow_unlabelled: leave train slices without all six labels out of training (kept in the run's recipe)
+            missing: as for submit
             workers: processes; the number of cores if not given
         """
         return Plan("ingest", _but_self(locals()))
@@ -146,9 +147,8 @@ def main(argv=None):
         sys.stdout = None
         return 1
     except OSError as error:
-        if error.filename is None:
-            raise
-        return _fail(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", 1)
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{(error.strerror or str(error)).lower()}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues, what is finished is kept", 130)
     return 0

@@ -38,7 +38,7 @@ def check(kind, values, where, strict=False):
             raise InputError(f"{where}: unknown key {path!r}{nearest(first['loc'][-1], known)}") from None
         if first["type"] == "missing":
             raise InputError(f"{where}: {path!r} is missing") from None
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict)
         raise InputError(f"{where}: {path} = {first['input']!r}: {message[0].lower() + message[1:]}") from None
 
 
@@ -51,3 +51,11 @@ def _fields_at(kind, loc):
         inner = [annotation, *getattr(annotation, "__args__", ())]
         kind = next(k for k in inner if isinstance(k, type) and issubclass(k, Config))
     return sorted(kind.model_fields)
+
+
+def _hint(value, strict):
+    """Return what to write instead of a number that YAML takes for text, such as 3e-3 (it wants a point and a sign)."""
+    try:
+        return f"; YAML takes it for text, write {float(value)!r}" if strict and isinstance(value, str) else ""
+    except ValueError:
+        return ""

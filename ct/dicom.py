@@ -111,7 +111,10 @@ def _folders(folder):
 
 def list_files(folder):
     """Return the paths of all files below `folder`, relative to it, with forward slashes, sorted; dot files are left out."""
-    return sorted(_walk(folder))
+    files = sorted(_walk(folder))
+    if bad := next((name for name in files if not name.isprintable()), None):  # bytes that are no UTF-8 come as surrogates
+        raise InputError(f"{folder} holds a file whose name cannot be kept in a table, {bad!r}; rename it")
+    return files
 
 
 def _walk(folder, prefix="", around=()):

@@ -3,8 +3,12 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from ct.errors import InputError
 
 
 def cores():
@@ -24,17 +28,22 @@ def run_jobs(function, jobs, workers=None):
         for job in jobs:
             yield function(*job)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         for future in [pool.submit(function, *job) for job in jobs]:
             yield future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process was killed, perhaps for want of memory; try again with fewer: --workers=1"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _die_with_parent():
+def _begin():
     """Let this worker end when its parent does: after a SIGKILL it would go on and write beside the one that resumes."""
     parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent says so, once, and ends
 
     def watch():
         multiprocessing.connection.wait([parent.sentinel])

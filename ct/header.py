@@ -13,6 +13,7 @@ from pydicom import uid
 from pydicom.config import disable_value_validation
 
 COMPETITION_ID = re.compile(r"ID_[0-9a-f]+")
+OWN_PATH = r"stage_[12]_(?:train|test)/ID_[0-9a-f]+(?:\.\w+)?"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # that a data set without a preamble may begin with
 
 
@@ -29,6 +30,17 @@ def pseudonym(identifier, key):
     if COMPETITION_ID.fullmatch(identifier):
         return identifier
     return hmac.new(key, identifier.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:12]
+
+
+def public_paths(paths, slice_ids):
+    """Return paths as tables and reports may hold them: as they are, if made of the competition's own names, else with the
+    slice's pseudonym for all that lies below train or test: folders and files of one's own may be named after people.
+
+    paths: Series of relative paths; slice_ids: (n,). Returns an object array (n,).
+    """
+    own = paths.str.fullmatch(OWN_PATH).to_numpy(bool)
+    hidden = paths.str.split("/", n=1).str[0].to_numpy(object) + "/" + np.asarray(slice_ids, object)
+    return np.where(own, paths.to_numpy(object), hidden)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ def read_labels(path):
     that contradict each other.
     """
     rows = read_id_csv(path)
+    if rows.empty:
+        raise InputError(f"{path} has no rows; it should have six a slice")
     rows["slice_id"], rows["label"] = split_row_id(rows["ID"])
     if (bad := rows["label"].isna()).any():
         raise InputError(f"{path}: row {rows['ID'][bad].iloc[0]!r} does not end in one of {', '.join(KAGGLE_ORDER)}")

@@ -44,7 +44,7 @@ def replacing(path):
 
 def discard(path):
     """Remove the file or folder `path` if it is there."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ intercept defect, a truncated file, a patient who is in both sets, file names th
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from ct.bleeds import add_mimics, add_noise, plant, visible
 from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, SUBTYPES
 from ct.phantom import Anatomy, draw_head
+from ct.rundir import replacing, write_json
 
+MADE_WITH = "synth.json"  # beside the data: the studies and the seed that they were made with
 BLEEDING = 0.58  # share of studies
 BLEEDS_EACH = 1.4  # of a bleeding study, on average
 LAYOUTS = {"half_low": 0.2, "half_high": 0.2, "gap": 0.07, "double": 0.03}  # share of studies, at least one each
@@ -60,31 +61,28 @@ def write_competition(out, studies, seed, size=256, slices=(20, 28), progress=No
     """Write an example competition of `studies` studies, about one in six of them in the test set, below the folder `out`.
 
     Images are size x size pixels; a study has slices[0] to slices[1] slices. The same arguments give the same bytes.
-    `progress` is called with (done, studies) after each study. Everything is written to `out`.part, renamed at the end.
+    `progress` is called with (done, studies) after each study. The file MADE_WITH says what it was made with.
     Returns counts: `studies`, `train_slices`, `test_slices`, `positive_slices` and `positive_studies` per label (train only),
     and names: `truncated` (an id), `defects` (ids), `shared_patient`.
     Raises InputError where `out` is not empty, or for fewer than 2 studies or 32 pixels.
     """
     out = Path(out)
     _check(out, studies, size, slices)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    for folder in ("stage_2_train", "stage_2_test"):
-        (part / folder).mkdir(parents=True)
     plans, labels = plan_competition(studies, seed), {True: {}, False: {}}
     summary = _empty_summary(plans)
-    for plan in plans:
-        study = make_study(plan, seed, size, slices)
-        write_study(study, part / ("stage_2_test" if plan.test else "stage_2_train"))
-        labels[plan.test].update(zip(study.ids, study.labels.tolist(), strict=True))
-        _count(summary, study)
-        if progress:
-            progress(plan.number + 1, studies)
-    _write_csv(part / "stage_2_train.csv", labels[False])
-    _write_csv(part / "stage_2_sample_submission.csv", {i: [0.5] * 6 for i in labels[True]})
-    if out.exists():
-        out.rmdir()
-    os.replace(part, out)
+    with replacing(out) as part:
+        for folder in ("stage_2_train", "stage_2_test"):
+            (part / folder).mkdir(parents=True)
+        for plan in plans:
+            study = make_study(plan, seed, size, slices)
+            write_study(study, part / ("stage_2_test" if plan.test else "stage_2_train"))
+            labels[plan.test].update(zip(study.ids, study.labels.tolist(), strict=True))
+            _count(summary, study)
+            if progress:
+                progress(plan.number + 1, studies)
+        _write_csv(part / "stage_2_train.csv", labels[False])
+        _write_csv(part / "stage_2_sample_submission.csv", {i: [0.5] * 6 for i in labels[True]})
+        write_json(part / MADE_WITH, {"studies": studies, "seed": seed})
     return summary
 
 

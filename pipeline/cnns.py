@@ -1,7 +1,7 @@
 """The stages `train` and `predict`: one job a CNN and fold; a job that is done is not done again."""
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
@@ -15,8 +15,9 @@ from stage1_cnn.train import train_fold
 
 def train(run, receipt):
     """Train every CNN on every fold but one; keep weights, learning curve, and what it thinks of the fold it never saw."""
-    slices, fold = read_table(run.dir.slices), read_table(run.dir.folds)["fold"].to_numpy()
-    cache = PixelCache(run.dir.pixels)
+    slices = read_table(run.dir.slices)
+    fold = read_table(run.dir.folds)["fold"].reindex(slices.index).to_numpy()
+    cache = _open_cache(run, slices)
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)
@@ -36,7 +37,8 @@ def train(run, receipt):
 def predict(run, receipt):
     """Show the test slices to every fold's CNN; each one's opinion is kept apart."""
     slices = read_table(run.dir.slices)
-    cache, rows = PixelCache(run.dir.pixels), (slices["split"] == "test").to_numpy().nonzero()[0]
+    cache, rows = _open_cache(run, slices), (slices["split"] == "test").to_numpy().nonzero()[0]
+    run.dir.submission_one.unlink(missing_ok=True)  # it was made from other opinions
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)
@@ -51,6 +53,14 @@ def predict(run, receipt):
     run.say(f"  {len(rows)} test slices, {len(run.recipe.stage1.models)} CNNs x {run.recipe.folds.k} folds")
 
 
+def _open_cache(run, slices):
+    """Open the pixel cache, whose rows must be those of the slice table."""
+    cache = PixelCache(run.dir.pixels)
+    if list(cache.slice_ids) != list(slices.index):
+        raise ValueError("the pixel cache holds other slices than the slice table")
+    return cache
+
+
 def _train_one(run, config, k, slices, fold, cache):
     folder = run.dir.fold(config.name, k)
     with run.bar(None, f"{config.name} fold {k}", "step") as bar:
@@ -62,7 +72,7 @@ def _train_one(run, config, k, slices, fold, cache):
 
         result = train_fold(slices, fold, k, cache.read, config, derive_seed(run.recipe.seed, config.name, k), progress)
     with replacing(folder / "weights.safetensors") as path:
-        save_file(result.state, path)
+        path.write_bytes(save(result.state))
     write_table(folder / "held_out.parquet", pd.DataFrame(result.probs, index=slices.index[result.rows], columns=list(LABELS)))
     write_array(folder / "held_out_embeddings.npy", result.embeddings)
     write_json(

@@ -8,21 +8,37 @@ import datetime
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import resource
 import subprocess
 import time
 from pathlib import Path
 
-from ct.rundir import read_json, write_json
+from ct.rundir import write_json
 
 PACKAGES = ("torch", "timm", "pydicom", "lightgbm", "optuna", "scikit-learn", "pandas", "numpy")
 
 
 def file_digest(path):
-    """Return the blake2b digest of a file's bytes, hexadecimal."""
+    """Return the blake2b digest of a file's bytes, hexadecimal; an unchanged file is read once a process."""
+    stat = os.stat(path)
+    return _digest_once(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _digest_once(path, size, mtime_ns):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def read_receipt(path):
+    """Return the receipt at `path`, or None where there is none that reads."""
+    try:
+        known = json.loads(Path(path).read_text())
+    except (FileNotFoundError, ValueError):  # ValueError: cut off, or no text
+        return None
+    return known if isinstance(known, dict) and {"recipe", "read", "made"} <= set(known) else None
 
 
 def tree_digest(root, files):
@@ -30,7 +46,7 @@ def tree_digest(root, files):
     digest = hashlib.blake2b(digest_size=16)
     for name in files:
         stat = os.stat(os.path.join(root, name))
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -75,9 +91,9 @@ def why_stale(root, receipt, part, read):
 
     part: its part of the recipe now; read: {name: digest} of its inputs now
     """
-    if not receipt.is_file():
+    known = read_receipt(receipt)
+    if known is None:
         return "not made yet"
-    known = read_json(receipt)
     if line := first_difference(known["recipe"], part):
         return f"recipe changed, {line}"
     for name in sorted({*known["read"], *read}):
@@ -96,11 +112,14 @@ class Receipt:
 
     def __enter__(self):
         self.start = time.perf_counter()
-        self.path.unlink(missing_ok=True)  # from here on what it made is in doubt
+        self.before = read_receipt(self.path)
+        self.path.unlink(missing_ok=True)  # from here on what it made is in doubt: it may be killed
         return self
 
     def __exit__(self, kind, error, trace):
         if kind is not None:
+            if self.before and not changed_file(self.root, self.before["made"]):  # it failed before it touched anything
+                write_json(self.path, self.before)
             return
         self.seconds = time.perf_counter() - self.start
         self.values |= {

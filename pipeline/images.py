@@ -3,30 +3,25 @@
 import numpy as np
 import pandas as pd
 
-from ct.dicom import list_files, pseudonym, read_headers
+from ct.dicom import list_files, read_headers
 from ct.errors import InputError
 from ct.folds import assign_folds, check_folds
+from ct.header import pseudonym, public_paths
 from ct.labels import LABELS, read_labels
 from ct.pixels import write_cache
 from ct.rundir import read_table, replacing, write_json, write_table
 from ct.slices import PIXEL_COLUMNS, order_slices
+from pipeline.tables import match_sample
 
 
 def ingest(run, receipt):
     """Read headers, labels and pixels of the source into slices.parquet, quarantine.csv, pixels/ and ingest.json."""
-    found, key = run.find_source(), run.dir.key.read_bytes()
-    tables, bad = [], []
-    for split, folder in (("train", found.train_dir), ("test", found.test_dir)):
-        files = list_files(folder)
-        with run.bar(len(files), f"{split} headers", "file") as bar:
-            table, quarantine = read_headers(folder, files, key, run.workers, bar.reach)
-        tables.append(table.assign(split=split, path=f"{folder.name}/" + table["path"]))
-        bad.append(quarantine.assign(split=split, path=f"{folder.name}/" + quarantine["path"]))
-    slices, quarantine = pd.concat(tables), pd.concat(bad, ignore_index=True)
+    found, key, data = run.find_source(), run.dir.key.read_bytes(), run.recipe.data
+    labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
+    slices, quarantine = read_sets(run, found, key)
     check_apart(slices)
-    labels, duplicates = read_labels(found.labels_csv)
-    labels.index = [pseudonym(slice_id, key) for slice_id in labels.index]
-    slices, counts = join_labels(slices, labels, quarantine, found.labels_csv, run.recipe.data.allow_unlabelled)
+    slices, counts = join_labels(slices, labels, quarantine, found.labels_csv, key, data.allow_unlabelled)
+    match_sample(found.sample_csv, key, slices.index[slices["split"] == "test"], quarantine, data.missing)
     slices = order_slices(slices)
 
     with replacing(run.dir.pixels) as part, run.bar(len(slices), "pixels", "slice") as bar:
@@ -39,13 +34,25 @@ def ingest(run, receipt):
     quarantine = pd.concat([quarantine, pixels])[["path", "slice_id", "split", "kind", "reason"]]
     counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates}
 
-    write_table(run.dir.slices, slices)
+    write_table(run.dir.slices, slices.assign(path=public_paths(slices["path"], slices.index)))
     with replacing(run.dir.quarantine) as part:
         quarantine.sort_values("path").to_csv(part, index=False)
     write_json(run.dir.ingest, counts)
     receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
     for line in describe(counts):
         run.say(f"  {line}")
+
+
+def read_sets(run, found, key):
+    """Read the headers of train and test. Returns (header table with `split`, quarantine), paths relative to the source."""
+    tables, bad = [], []
+    for split, folder in (("train", found.train_dir), ("test", found.test_dir)):
+        files = list_files(folder)
+        with run.bar(len(files), f"{split} headers", "file") as bar:
+            table, quarantine = read_headers(folder, files, key, run.workers, bar.reach)
+        tables.append(table.assign(split=split, path=f"{folder.name}/" + table["path"]))
+        bad.append(quarantine.assign(split=split, path=f"{folder.name}/" + quarantine["path"]))
+    return pd.concat(tables), pd.concat(bad, ignore_index=True)
 
 
 def check_apart(slices):
@@ -55,21 +62,24 @@ def check_apart(slices):
         raise InputError(f"slice {slices.index[twice][0]} is in train and in test ({path}); remove one of them")
 
 
-def join_labels(slices, labels, quarantine, labels_csv, allow_unlabelled):
+def join_labels(slices, labels, quarantine, labels_csv, key, allow_unlabelled):
     """Give the train slices their labels.
 
-    slices: header table indexed by slice_id; labels: read_labels' table; quarantine: the files that were left out
+    slices: header table indexed by slice_id; labels: read_labels' table; quarantine: the files that were left out; key: of the
+    pseudonyms
     Returns (slices with the six LABELS, counts). Raises InputError where no label belongs to any file,
     or train slices lack labels and `allow_unlabelled` is false.
     """
     train = slices.index[slices["split"] == "train"]
     if train.empty:
         raise InputError(f"no file of train has a header that reads; the first: {_first_reason(quarantine)}")
+    names = labels.index
+    labels = labels.set_axis([pseudonym(name, key) for name in names])
     of_file = labels.index.isin(set(train) | set(quarantine.loc[quarantine["split"] == "train", "slice_id"]))
     if not of_file.any():
         raise InputError(
-            f"none of the {len(labels)} slices of {labels_csv} is among the train files (it has {labels.index[0]}, "
-            f"the files {train[0]}); give the right file with `new --labels=FILE`"
+            f"none of the {len(labels)} slices of {labels_csv} is among the train files (it has {names[0]}, the files "
+            f"{slices.loc[train[0], 'path']}); give the right file with `new --labels=FILE`"
         )
     slices = slices.join(labels.reindex(train))
     slices[list(LABELS)] = slices[list(LABELS)].astype(np.float32)
@@ -99,6 +109,7 @@ def summary(slices, quarantine):
         "unreadable": int((quarantine["kind"] == "pixels").sum()),
         "repaired_intercept": int(slices["repaired_intercept"].sum()),
         "patients_in_both_sets": both,
+        "their_test_studies": sorted(of["test"].loc[of["test"]["patient_id"].isin(both), "study_id"].unique()),
     }
 
 
@@ -109,8 +120,8 @@ def describe(counts):
         f"{counts['test_slices']} test slices of {counts['test_studies']}"
     ]
     notes = {
-        "quarantined": "files left out, their header does not read (quarantine.csv)",
-        "unreadable": "slices kept without pixels, which do not decode (quarantine.csv)",
+        "quarantined": "files left out (quarantine.csv says why)",
+        "unreadable": "slices kept without pixels, which do not decode (quarantine.csv says why)",
         "repaired_intercept": "slices with the 12-bit intercept defect, mended",
         "duplicate_label_rows": "identical duplicate rows of the label csv dropped",
         "labels_without_file": "labelled slices without a file, ignored",

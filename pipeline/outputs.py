@@ -2,12 +2,10 @@
 
 import pandas as pd
 
-from ct.dicom import pseudonym
-from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import read_table, replacing
-from ct.submission import check_submission, fill_submission, kaggle_command, read_sample, write_submission
-from pipeline.tables import stage_one, training_prior
+from ct.submission import check_submission, fill_submission, kaggle_command, write_submission
+from pipeline.tables import match_sample, stage_one, training_prior
 from report.page import write_report
 
 
@@ -31,31 +29,19 @@ def write_probs(run, probs, path):
     probs: table indexed by slice id, columns LABELS. Quarantined test slices get the training prior; so do slices of the
     sample that have no file, where the recipe says `missing: prior`.
     """
-    ids, slice_id, label = read_sample(run.find_source().sample_csv)
-    key = run.dir.key.read_bytes()
-    alias = {slice_: pseudonym(slice_, key) for slice_ in pd.unique(pd.Series(slice_id))}
-    slice_id = pd.Series(slice_id).map(alias).to_numpy(object)
-    wanted = pd.Index(list(alias.values()))
-    quarantine = pd.read_csv(run.dir.quarantine, dtype=str, keep_default_na=False)
-    left_out = set(quarantine.loc[(quarantine["kind"] == "header") & (quarantine["split"] == "test"), "slice_id"])
-    lacking = wanted.difference(probs.index, sort=False)
-    fileless = [slice_ for slice_ in lacking if slice_ not in left_out]
-    if fileless and run.recipe.data.missing != "prior":
-        original = next(name for name, short in alias.items() if short == fileless[0])
-        raise InputError(
-            f"{len(fileless)} slices of the sample file have no DICOM file, the first is {original}; give the sample that "
-            "belongs to the data (`new --sample=FILE`), or fill such rows with the training prior (--missing=prior)"
-        )
-    if len(lacking):
+    key, quarantine = run.dir.key.read_bytes(), pd.read_csv(run.dir.quarantine, dtype=str, keep_default_na=False)
+    sample = match_sample(run.find_sample(), key, probs.index, quarantine, run.recipe.data.missing)
+    ids, slice_id, label, quarantined, fileless = sample
+    if lacking := quarantined + fileless:
         prior = training_prior(run.dir)
         probs = pd.concat([probs, pd.DataFrame(prior, index=lacking)[list(LABELS)]])
     with replacing(path) as part:
         write_submission(part, ids, fill_submission(slice_id, label, probs))
         check_submission(part, ids)
-    run.say(f"  {len(ids)} rows, {len(wanted)} slices, in the order of the sample file")
-    if len(lacking):
-        run.say(f"  {len(lacking) - len(fileless)} quarantined and {len(fileless)} fileless slices got the training prior")
-    if unused := len(probs.index.difference(wanted)):
+    run.say(f"  {len(ids)} rows, {len(set(slice_id))} slices, in the order of the sample file")
+    if lacking:
+        run.say(f"  {len(quarantined)} quarantined and {len(fileless)} fileless slices got the training prior")
+    if unused := len(probs.index.difference(slice_id)):
         run.say(f"  {unused} test slices are not in the sample file and were left out")
     run.say(f"  to send it: {kaggle_command(path, f'ICH-Stack {run.recipe.name}')}")
 

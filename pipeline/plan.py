@@ -1,50 +1,60 @@
 """The options of each verb, checked before any work."""
 
-from typing import Literal
+import os
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ct.config import Config, check
+
+
+def _clean(path):
+    return os.path.normpath(os.path.expanduser(path))
+
+
+Folder = Annotated[str, Field(min_length=1), AfterValidator(_clean)]  # without ~ and a "/" at its end
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's range
 
 
 class SynthOptions(Config):
     """`synth`."""
 
-    out: str = Field(min_length=1)
+    out: Folder
     studies: int = Field(60, ge=2)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class RunOptions(Config):
     """Every verb that works on a run folder."""
 
-    run: str = Field(min_length=1)
+    run: Folder
 
 
 class DemoOptions(RunOptions):
     """`demo`. None: as the run was made, or the defaults of `synth` for a new one."""
 
-    run: str = "runs/demo"
+    run: Folder = "runs/demo"
     studies: int | None = Field(None, ge=2)
-    seed: int | None = Field(None, ge=0)
+    seed: Seed | None = None
 
 
 class NewOptions(RunOptions):
-    """`new`."""
+    """`new`. None: as the recipe says."""
 
     recipe: str = Field(min_length=1)
     data: str = Field(min_length=1)
     labels: str | None = None
     sample: str | None = None
-    seed: int | None = Field(None, ge=0)
-    allow_unlabelled: bool = False
-    missing: Literal["refuse", "prior"] = "refuse"
+    seed: Seed | None = None
+    allow_unlabelled: bool | None = None
+    missing: Literal["refuse", "prior"] | None = None
 
 
 class IngestOptions(RunOptions):
     """`ingest`. An option of None leaves the recipe as it is."""
 
     allow_unlabelled: bool | None = None
+    missing: Literal["refuse", "prior"] | None = None
     workers: int | None = Field(None, ge=1)
 
 
@@ -64,8 +74,6 @@ class SubmitOptions(RunOptions):
 
 class AllOptions(IngestOptions, TuneOptions):
     """`all`."""
-
-    missing: Literal["refuse", "prior"] | None = None
 
 
 OPTIONS = {

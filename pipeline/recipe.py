@@ -56,7 +56,7 @@ class Recipe(Config):
     """Everything that decides what a run makes."""
 
     name: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     data: DataConfig = DataConfig()
     folds: FoldConfig = FoldConfig()
     pixels: PixelConfig = PixelConfig()
@@ -72,8 +72,10 @@ def load_recipe(path):
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is not there; a run folder is made by `new --run=DIR --recipe=NAME --data=DIR`") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}: {error.problem}" if mark else f": {error}"
+        raise InputError(f"{path} is not YAML{where}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
     return check(Recipe, values, path, strict=True)

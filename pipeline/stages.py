@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ct.errors import InputError
-from ct.rundir import RunDir, needed, read_json
-from pipeline.fresh import Receipt, file_digest, first_difference, tree_digest, why_stale
+from ct.rundir import RunDir, needed
+from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, tree_digest, why_stale
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
 
 
@@ -30,7 +30,7 @@ STAGES = {
         Stage("ingest", ("source",), ("data.source", "data.labels", "data.allow_unlabelled", "pixels"), "images:ingest",
               "slices.parquet, quarantine.csv, pixels/"),
         Stage("folds", ("ingest",), ("seed", "folds"), "images:folds", "folds.parquet"),
-        Stage("train", ("ingest", "folds"), ("seed", "folds", "stage1"), "cnns:train",
+        Stage("train", ("ingest", "folds", "weights"), ("seed", "folds", "stage1"), "cnns:train",
               "stage1/<model>/fold<k>/, stage1/<model>/oof.parquet"),
         Stage("predict", ("ingest", "train"), ("folds", "stage1"), "cnns:predict", "stage1/<model>/fold<k>/test.parquet"),
         Stage("features", ("ingest", "train", "predict"), ("folds.k", "stage1", "features"), "stacking:features",
@@ -39,12 +39,14 @@ STAGES = {
         Stage("stack", ("ingest", "folds", "features", "tune"), ("seed", "folds.k", "stage2"), "stacking:stack",
               "stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json"),
         Stage("submit", ("sample", "ingest", "stack"), ("data.sample", "data.missing"), "outputs:submit", "submission.csv"),
-        Stage("report", ("ingest", "folds", "train", "predict", "tune", "stack"), ("name",), "outputs:report", "report.html"),
+        Stage("report", ("ingest", "folds", "train", "predict", "tune", "stack"),
+              ("name", "seed", "data", "folds", "pixels", "stage1", "features", "stage2"), "outputs:report", "report.html"),
     )
 }  # fmt: skip
 
 
-GIVEN = {"source": "the DICOM files and the label csv", "sample": "the sample submission"}
+GIVEN = {"source": "the DICOM files and the label csv", "sample": "the sample submission", "weights": "local weights, if any"}
+COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit and report depend on them
 
 
 class Bar(tqdm):
@@ -95,15 +97,14 @@ class Run:
 
     def read(self, stage):
         """Return {name: digest} of everything that a stage reads, as it is now."""
+        given = {"source": self._source_digests, "sample": self._sample_digest, "weights": self._weight_digests}
         digests = {}
         for name in stage.reads:
-            if name == "source":
-                digests |= self._source_digests()
-            elif name == "sample":
-                digests |= self._sample_digest()
-            elif self.dir.receipt(name).is_file():
-                made = read_json(self.dir.receipt(name))["made"]
-                digests |= {path: known["digest"] for path, known in made.items()}
+            if name in given:
+                digests |= given[name]()
+            elif known := read_receipt(self.dir.receipt(name)):
+                skip = () if stage.name in ("submit", "report") else COUNTS
+                digests |= {path: made["digest"] for path, made in known["made"].items() if path not in skip}
         return digests
 
     def why_stale(self, stage):
@@ -121,12 +122,16 @@ class Run:
         data = self.recipe.data
         return find_competition(data.source, data.labels, data.sample)
 
+    def find_sample(self):
+        """Return the path of the sample submission, which may lie elsewhere than the slices."""
+        return Path(self.recipe.data.sample) if self.recipe.data.sample else self.find_source().sample_csv
+
     def _source_digests(self):
         """Digest the source once per process. A source that was moved away after it was read counts as unchanged."""
         if self._source is None:
-            receipt = self.dir.receipt("ingest")
-            if not Path(self.recipe.data.source).exists() and receipt.is_file():
-                self._source = read_json(receipt)["read"]
+            known = read_receipt(self.dir.receipt("ingest"))
+            if known and not Path(self.recipe.data.source).exists():
+                self._source = known["read"]
             else:
                 from ct.dicom import list_files
 
@@ -139,10 +144,16 @@ class Run:
         return self._source
 
     def _sample_digest(self):
-        receipt = self.dir.receipt("submit")
-        if not Path(self.recipe.data.source).exists() and not self.recipe.data.sample and receipt.is_file():
-            return {"sample csv": read_json(receipt)["read"]["sample csv"]}
-        return {"sample csv": file_digest(needed(self.find_source().sample_csv))}
+        """Digest the sample submission; where it was moved away, it counts as unchanged."""
+        if self.recipe.data.sample or Path(self.recipe.data.source).exists():
+            return {"sample csv": file_digest(needed(self.find_sample()))}
+        known = read_receipt(self.dir.receipt("submit"))
+        return {"sample csv": known["read"]["sample csv"]} if known else {}
+
+    def _weight_digests(self):
+        """Digest the local weights that CNNs begin with."""
+        paths = [config.pretrained for config in self.recipe.stage1.models if isinstance(config.pretrained, str)]
+        return {f"weights {Path(path).name}": file_digest(path) for path in paths if Path(path).is_file()}
 
 
 def state(run):

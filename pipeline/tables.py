@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from ct.errors import InputError
+from ct.header import pseudonym
 from ct.labels import LABELS
 from ct.rundir import read_array, read_json, read_table
+from ct.submission import read_sample
 from features.build import mean_logits
 from stage2_stack.calibrate import fit_platt, smoothed_prior
 
@@ -17,13 +20,40 @@ def load_rows(run):
     fold = read_table(run.folds)["fold"].reindex(slices.index).to_numpy()[train]
     y, patients = slices.loc[train, list(LABELS)].to_numpy(np.float64), slices.loc[train, "patient_id"].to_numpy(object)
     names = list(read_json(run.stage2 / "features" / "names.json"))
-    return read_array(run.stage2 / "features" / "train.npy"), y, fold, patients, names
+    X = read_array(run.stage2 / "features" / "train.npy")
+    if X.shape != (len(y), len(names)):
+        raise ValueError(f"features are of shape {X.shape}, slices and names say {(len(y), len(names))}")
+    return X, y, fold, patients, names
 
 
 def load_test_fold(run):
     """Return the fold in train of each test slice's patient, (n,); -1 where the patient is not in train."""
     slices = read_table(run.slices)
     return read_table(run.folds)["fold"].reindex(slices.index).to_numpy()[(slices["split"] == "test").to_numpy()]
+
+
+def match_sample(sample_csv, key, predicted, quarantine, missing):
+    """Match the rows of a sample submission with the test slices.
+
+    key: bytes, of the pseudonyms; predicted: Index of the test slices; quarantine: table; missing: "refuse" or "prior"
+
+    Returns (ids, slice_id, label, quarantined, fileless): the row ids as in the file, their slices' names in the tables and
+    their labels, (n,) each, and the slices without a prediction, whose file is quarantined or not there at all.
+    Raises InputError for slices without any file, unless the prior may stand in for them.
+    """
+    ids, names, label = read_sample(sample_csv)
+    alias = {name: pseudonym(name, key) for name in pd.unique(pd.Series(names))}
+    left_out = set(quarantine.loc[(quarantine["kind"] == "header") & (quarantine["split"] == "test"), "slice_id"])
+    lacking = pd.Index(list(alias.values())).difference(predicted, sort=False)
+    fileless = [slice_id for slice_id in lacking if slice_id not in left_out]
+    if fileless and missing != "prior":
+        first = next(name for name, slice_id in alias.items() if slice_id == fileless[0])
+        raise InputError(
+            f"{len(fileless)} slices of the sample file {sample_csv} have no DICOM file, the first is {first}; give the "
+            "sample that belongs to the data (`new --sample=FILE`), or let the training prior stand in (--missing=prior)"
+        )
+    quarantined = [slice_id for slice_id in lacking if slice_id in left_out]
+    return ids, pd.Series(names).map(alias).to_numpy(object), label, quarantined, fileless
 
 
 def route(per_fold, test_fold):

@@ -1,5 +1,7 @@
 """The stage `tune`: one optuna study a label and outer fold, each in a process of its own, each continued where it stopped."""
 
+import json
+
 import numpy as np
 import optuna
 from optuna.storages import JournalStorage
@@ -7,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from ct.engine import run_jobs
 from ct.labels import LABELS
-from ct.rundir import RunDir, discard, read_json, write_json
+from ct.rundir import RunDir, discard, read_json, write_json, write_text
 from ct.seeds import derive_seed
 from pipeline.fresh import Receipt, why_stale
 from pipeline.tables import load_rows
@@ -65,17 +67,26 @@ def tune_one(root, label, k, config, seed, read):
 def open_study(path, part, read):
     """Open the optuna study of one label and fold: a file that a second call continues, unless its inputs have changed.
 
-    The number of trials is not among the inputs: asking for more continues the same study.
+    The number of trials is not among the inputs: asking for more continues the same study. A store that does not read any more
+    is begun anew.
     """
-    settings = {name: value for name, value in part["stage2"].items() if name != "trials"}
+    settings = {"max_rounds": part["stage2"]["max_rounds"]}  # the others decide before or after the trials
     inputs = {**part, "stage2": settings, "space": {name: repr(where) for name, where in SPACE.items()}, "read": read}
     marker = path.with_suffix(".inputs.json")
-    if not marker.exists() or read_json(marker) != inputs:
+    if not marker.exists() or marker.read_text() != json.dumps(inputs):
         discard(path)
-        write_json(marker, inputs)
+        write_text(marker, json.dumps(inputs))
     discard(path.with_name(path.name + ".lock"))  # left by a killed process; the run folder's lock keeps others out
     if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
         path.write_bytes(text[: text.rfind(b"\n") + 1])  # a line that a killed process did not finish
+    try:
+        return _load_study(path)
+    except ValueError:  # damaged within
+        discard(path)
+        return _load_study(path)
+
+
+def _load_study(path):
     storage = JournalStorage(JournalFileBackend(str(path)))
     return optuna.create_study(study_name="tune", storage=storage, direction="minimize", load_if_exists=True)
 

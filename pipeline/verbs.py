@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ct.errors import InputError
-from ct.rundir import RunDir, read_json, replacing
+from ct.rundir import RunDir, read_json
 from pipeline.plan import IN_RECIPE, DemoOptions, NewOptions, SynthOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
 from pipeline.stages import STAGES, Run, progress_bar, run_all, run_stage, state
@@ -47,39 +47,41 @@ def new(options):
     if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
         raise InputError(f"--run={options.run} is there already; continue it with `all`, or name a new folder")
     recipe = load_recipe(find_recipe(options.recipe))
-    data = {
+    given = {
         "data.source": _absolute(options.data),
         "data.labels": _absolute(options.labels),
         "data.sample": _absolute(options.sample),
-        "data.allow_unlabelled": options.allow_unlabelled or recipe.data.allow_unlabelled,
+        "data.allow_unlabelled": options.allow_unlabelled,
         "data.missing": options.missing,
+        "seed": options.seed,
     }
-    recipe = with_changes(recipe, data | ({} if options.seed is None else {"seed": options.seed}))
+    recipe = with_changes(recipe, {name: value for name, value in given.items() if value is not None})
     found = find_competition(recipe.data.source, recipe.data.labels, recipe.data.sample)
     read_sample(found.sample_csv)
     recipe = _check_models(recipe)
-    with replacing(run.root) as part:
-        part.mkdir(parents=True)
-        made = RunDir(part)
-        save_recipe(made.recipe, recipe)
-        made.key.write_bytes(secrets.token_bytes(32))
-        made.key.chmod(0o600)
+    run.root.mkdir(parents=True, exist_ok=True)
+    run.key.write_bytes(secrets.token_bytes(32))
+    run.key.chmod(0o600)
+    save_recipe(run.recipe, recipe)
     print(f"new: {options.run} with the recipe {recipe.name}, data in {options.data}")
     print(f"  next: python run.py all --run={options.run}")
 
 
 def demo(options: DemoOptions):
     """Bring synth, new and all into one run; continues where it is."""
+    from ct.synthetic import MADE_WITH
+
     data = f"{options.run}-data"
+    given = options.model_dump(include={"studies", "seed"}, exclude_none=True)
     if not Path(data).exists():
-        synth(SynthOptions(out=data, **options.model_dump(include={"studies", "seed"}, exclude_none=True)))
+        synth(SynthOptions(out=data, **given))
+    made = read_json(Path(data) / MADE_WITH)
+    for name, value in given.items():
+        if made[name] != value:
+            raise InputError(f"{data} was made with --{name}={made[name]}; leave --{name} out, or give another --run=DIR")
     if not RunDir(options.run).recipe.exists():
-        new(NewOptions(run=options.run, recipe="demo", data=data, seed=options.seed))
+        new(NewOptions(run=options.run, recipe="demo", data=data, seed=made["seed"]))
     with opened(options) as run:
-        if options.seed not in (None, run.recipe.seed):
-            raise InputError(
-                f"{options.run} was made with --seed={run.recipe.seed}; leave --seed out, or give another --run=DIR"
-            )
         _all(run)
 
 
@@ -148,7 +150,7 @@ def _all(run):
 
 def _check_models(recipe):
     """Check the backbones and local weights of a recipe, whose paths become absolute."""
-    from stage1_cnn.model import check_backbone
+    from stage1_cnn.model import check_backbone, try_model
 
     models = []
     for config in recipe.stage1.models:
@@ -158,6 +160,7 @@ def _check_models(recipe):
             values["pretrained"] = _absolute(config.pretrained)
             if not Path(values["pretrained"]).is_file():
                 raise InputError(f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file")
+        try_model(config, recipe.pixels.size)
         models.append(values)
     return with_changes(recipe, {"stage1.models": models})
 

@@ -215,6 +215,8 @@ def data(art):
         "facts": facts,
         "patients": art.ingest.get("patients_in_both_sets", [])[:SHOWN_PATIENTS],
         "more_patients": max(0, facts.get("patients_in_both_sets", 0) - SHOWN_PATIENTS),
+        "studies": art.ingest.get("their_test_studies", [])[:SHOWN_PATIENTS],
+        "more_studies": max(0, facts.get("their_test_studies", 0) - SHOWN_PATIENTS),
     }
 
 

@@ -10,6 +10,7 @@ import yaml
 from scipy.special import expit, logit
 
 from ct import rundir
+from ct.header import public_paths
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
 from ct.metrics import log_loss
 from ct.pixels import PixelCache
@@ -190,7 +191,7 @@ def _quarantine(path):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=columns)
-    return table.assign(path=table["path"].map(scrub), reason=table["reason"].map(scrub))
+    return table.assign(path=public_paths(table["path"], table["slice_id"]), reason=table["reason"].map(scrub))
 
 
 def _curves(run, model, numbers):

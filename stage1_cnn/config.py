@@ -49,8 +49,3 @@ class CnnConfig(Config):
     def in_channels(self):
         """Channels of the CNN's input: each window of each slice."""
         return len(self.windows) * (2 * self.neighbours + 1)
-
-    @property
-    def augments(self):
-        """Whether training changes the slices at all."""
-        return self.flip or any((self.rotate, self.scale, self.shift, self.hu_shift, self.hu_noise))

@@ -45,6 +45,23 @@ def build_model(config, seed, prevalence=None):
     return Cnn(backbone)
 
 
+def try_model(config, size):
+    """Show the CNN of `config` (without any download) one black picture of `size` pixels a side, as training would.
+
+    Raises InputError where its backbone does not take it: better before the slices are read than after.
+    """
+    model, size = build_model(config.model_copy(update={"pretrained": False}), seed=0).eval(), config.image_size or size
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, config.in_channels, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"backbone {config.backbone!r} does not take pictures of {size} x {size} pixels ({reason}); "
+            "set image_size to what it was made for, or choose another"
+        ) from None
+
+
 def load_model(config, state):
     """Build the CNN of `config` without any download and give it the weights `state` of FoldResult. All must fit."""
     model = build_model(config.model_copy(update={"pretrained": False}), seed=0)

@@ -49,10 +49,22 @@ def test_what_was_made_is_watched(tmp_path):
     assert why_stale(tmp_path, receipt, PART, READ) == "not made yet"
 
 
-def test_a_failed_job_leaves_no_receipt(tmp_path):
+def test_a_failed_job_leaves_no_receipt_unless_it_touched_nothing(tmp_path):
     receipt = job(tmp_path, PART, READ)
-    with pytest.raises(RuntimeError), Receipt(tmp_path, receipt, "job", PART, READ):
+    with pytest.raises(RuntimeError), Receipt(tmp_path, receipt, "job", PART, {"in.txt": "d9"}):
+        assert not receipt.exists()  # a kill at this point leaves none
         raise RuntimeError
+    assert why_stale(tmp_path, receipt, PART, READ) == ""
+    with pytest.raises(RuntimeError), Receipt(tmp_path, receipt, "job", PART, READ):
+        (tmp_path / "out.txt").write_text("half")
+        raise RuntimeError
+    assert why_stale(tmp_path, receipt, PART, READ) == "not made yet"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1", '{"recipe": 1}'])
+def test_a_damaged_receipt_is_none(tmp_path, text):
+    receipt = job(tmp_path, PART, READ)
+    receipt.write_text(text)
     assert why_stale(tmp_path, receipt, PART, READ) == "not made yet"
 
 

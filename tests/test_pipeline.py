@@ -11,6 +11,7 @@ import yaml
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.rundir import read_array, read_table
+from pipeline.recipe import find_recipe
 from pipeline.stages import STAGES, Run, state
 
 SAMPLE = "stage_2_sample_submission.csv"
@@ -270,7 +271,6 @@ def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path
 
 
 def test_a_sample_row_without_a_file_is_refused_unless_the_prior_may_stand_in(copy, data, capsys):
-    missing = next((data / "stage_2_test").iterdir())
     sample = pd.read_csv(data / SAMPLE)
     stranger = sample.iloc[:6].assign(ID="ID_00000dead_" + sample["ID"][:6].str.rsplit("_", n=1).str[1])
     pd.concat([sample, stranger]).to_csv(data / SAMPLE, index=False)
@@ -284,7 +284,6 @@ def test_a_sample_row_without_a_file_is_refused_unless_the_prior_may_stand_in(co
     assert run.main(["submit", f"--run={copy}", "--missing=prior"]) == 0
     made = pd.read_csv(copy / "submission.csv")
     assert len(made) == 36 and made["ID"].iloc[-1] == "ID_00000dead_any"
-    assert missing.exists()
 
 
 def test_one_process_at_a_time(copy, capsys):
@@ -293,3 +292,90 @@ def test_one_process_at_a_time(copy, capsys):
     with FileLock(copy / ".lock"):
         assert run.main(["all", f"--run={copy}"]) == 1
     assert "another process is at work" in error(capsys)
+
+
+def test_ones_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
+    """UIDs and names of one's own studies reach no table, cache, report or log; the submission has the sample's own ids."""
+    import pydicom
+
+    new_id, folder = {}, data / "stage_2_train" / "DOE_JANE"
+    folder.mkdir()
+    for number, path in enumerate(sorted(data.glob("stage_2_*/*.dcm"))):
+        dataset = pydicom.dcmread(path)
+        new_id[path.stem] = dataset.SOPInstanceUID = f"1.2.752.24.7.{number}"
+        dataset.PatientID = f"DOE-{dataset.PatientID}"
+        dataset.PatientName, dataset.PatientBirthDate = "DOE^JANE", "19521107"
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"1.2.752.24.8.{dataset.StudyInstanceUID}", "1.2.752.24.9"
+        where = folder if path.parent.name == "stage_2_train" else path.parent
+        path.unlink()
+        dataset.save_as(where / f"{new_id[path.stem]}.dcm")
+    for name in ("stage_2_train.csv", SAMPLE):
+        rewrite(data / name, lambda r: r.assign(ID=[new_id[i] + "_" + k for i, k in r["ID"].str.rsplit("_", n=1)]))
+    (folder / "scan.txt").write_text("no DICOM")
+    assert new(tmp_path / "r", data) == 0
+    assert run.main(["all", f"--run={tmp_path / 'r'}", "--workers=1"]) == 0
+    out = capsys.readouterr().out
+    sample = pd.read_csv(data / SAMPLE)
+    assert list(pd.read_csv(tmp_path / "r" / "submission.csv")["ID"]) == list(sample["ID"])
+    slices = read_table(tmp_path / "r" / "slices.parquet")
+    assert slices.index.str.fullmatch("[0-9a-f]{12}").all() and len(slices) == 40
+    assert len(json.loads((tmp_path / "r" / "ingest.json").read_text())["patients_in_both_sets"]) == 1
+    for secret in ("1.2.752", "DOE", "JANE", "19521107"):
+        assert secret not in out
+        for path in (p for p in (tmp_path / "r").rglob("*") if p.is_file()):
+            named = path.name in ("quarantine.csv", "submission.csv")  # the file to look for; the sample's own ids
+            assert named or secret.encode() not in path.read_bytes(), (secret, path)
+    for path in (tmp_path / "r").rglob("*.parquet"):  # compressed: look inside
+        assert (
+            not read_table(path)
+            .reset_index()
+            .astype(str)
+            .apply(lambda c: c.str.contains("1.2.752", regex=False))
+            .any(axis=None)
+        )
+
+
+def test_the_source_may_be_moved_away(copy, tmp_path, capsys):
+    """What was read of it stays as it is; only what still needs it complains."""
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["data"]["source"] = str(tmp_path / "gone")
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["status", f"--run={copy}"]) == 0
+    (copy / "receipts" / "submit.json").unlink()
+    assert run.main(["status", f"--run={copy}"]) == 0
+    out = capsys.readouterr().out
+    assert "submit    missing" in out
+
+
+def test_counts_for_people_retrain_nothing(copy, data, capsys):
+    """A duplicate row of the label csv changes ingest.json, but neither slices nor pixels."""
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["data"]["source"] = str(data)
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    rewrite(data / "stage_2_train.csv", lambda r: pd.concat([r, r.iloc[:1]]))
+    assert run.main(["all", f"--run={copy}", "--workers=1"]) == 0
+    out = capsys.readouterr().out
+    for stage in ("folds", "train", "predict", "features", "tune", "stack"):
+        assert f"{stage}: fresh" in out
+    assert "1 identical duplicate rows" in out
+
+
+def test_a_recipes_own_data_section_is_kept(competition, tmp_path):
+    recipe = yaml.safe_load(find_recipe("micro").read_text())
+    recipe["data"] = {"missing": "prior", "allow_unlabelled": True}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["new", f"--recipe={tmp_path / 'mine.yaml'}", f"--data={competition}"]
+    assert run.main([*words, f"--run={tmp_path / 'a'}"]) == 0
+    assert run.main([*words, f"--run={tmp_path / 'b'}", "--missing=refuse", "--allow-unlabelled=false"]) == 0
+    made = [yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())["data"] for name in "ab"]
+    assert (made[0]["missing"], made[0]["allow_unlabelled"]) == ("prior", True)
+    assert (made[1]["missing"], made[1]["allow_unlabelled"]) == ("refuse", False)
+
+
+def test_new_refuses_a_backbone_that_does_not_take_the_pictures(competition, finished, tmp_path, capsys):
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    recipe["stage1"]["models"][0]["backbone"] = "test_vit"  # made for 160 x 160 pixels, and no others
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["new", f"--run={tmp_path / 'r'}", f"--recipe={tmp_path / 'mine.yaml'}", f"--data={competition}"]) == 1
+    assert "image_size" in error(capsys)
+    assert not (tmp_path / "r").exists()

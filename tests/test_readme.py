@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -58,7 +59,11 @@ def clone(tmp_path_factory):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / ".venv").mkdir()  # a stand-in of its own: make must not install the copy into the real one
+    for entry in Path(sys.prefix).iterdir():
+        if entry.name != "ready":
+            (folder / ".venv" / entry.name).symlink_to(entry)
+    (folder / ".venv" / "ready").touch()
     return folder
 
 

@@ -103,7 +103,7 @@ def make_recipe():
 def make_faults(run, table):
     """Write the quarantine and ingest's facts."""
     faults = [
-        ("train/ID_6431af929.dcm", "ID_6431af929", "train", "header", '<script>alert(1)</script> & "no header"'),
+        ("stage_2_train/ID_6431af929.dcm", "ID_6431af929", "train", "header", '<script>alert(1)</script> & "no header"'),
         ("test/x.dcm", table.index[-1], "test", "pixels", f"{SECRET.replace(' ', '_')}/rsna/test/x.dcm: 12 of 524288 bytes"),
     ]
     columns = ["path", "slice_id", "split", "kind", "reason"]
@@ -111,7 +111,12 @@ def make_faults(run, table):
     splits = table["split"].value_counts()
     facts = {"train_slices": int(splits["train"]), "test_slices": int(splits["test"]), "train_studies": 15, "test_studies": 5}
     facts |= {"quarantined": 1, "unreadable": 1, "repaired_intercept": 3, "duplicate_label_rows": 4}
-    facts |= {"labels_without_file": 0, "unlabelled": 0, "patients_in_both_sets": ["ID_00000000"], "ignored_files": 2}
+    facts |= {
+        "labels_without_file": 0,
+        "unlabelled": 0,
+        "patients_in_both_sets": ["ID_00000000"],
+        "their_test_studies": ["ID_s7"],
+    }
     rundir.write_json(run.ingest, facts)
 
 
@@ -337,7 +342,7 @@ def test_text_from_outside_is_escaped(run):
     text, page = page_of(run)
     assert "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<b>in all" not in text
-    assert page.row("train/ID_6431af929.dcm")[1:] == ['<script>alert(1)</script> & "no header"', "train", "header"]
+    assert page.row("stage_2_train/ID_6431af929.dcm")[1:] == ['<script>alert(1)</script> & "no header"', "train", "header"]
 
 
 def test_no_path_of_the_machine_is_shown(run):

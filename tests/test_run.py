@@ -72,15 +72,17 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     assert "the same command continues" in capsys.readouterr().err
 
 
-def test_demo_is_not_continued_with_another_seed(capsys, tmp_path, monkeypatch):
+def test_demo_is_not_continued_with_other_data(capsys, tmp_path, monkeypatch):
+    from ct.rundir import write_json
     from pipeline import verbs
     from pipeline.recipe import find_recipe, load_recipe, save_recipe
 
-    (tmp_path / "d-data").mkdir()
+    write_json(tmp_path / "d-data" / "synth.json", {"studies": 60, "seed": 0})
     save_recipe(tmp_path / "d" / "recipe.yaml", load_recipe(find_recipe("demo")))
     monkeypatch.setattr(verbs, "_all", lambda run: print("worked"))
-    assert run.main(["demo", f"--run={tmp_path / 'd'}", "--seed=7"]) == 1
-    assert "was made with --seed=0" in capsys.readouterr().err
-    for same in ([], ["--seed=0"]):
-        assert run.main(["demo", f"--run={tmp_path / 'd'}", *same]) == 0
+    for flag, says in (("--seed=7", "was made with --seed=0"), ("--studies=8", "was made with --studies=60")):
+        assert run.main(["demo", f"--run={tmp_path / 'd'}", flag]) == 1
+        assert says in capsys.readouterr().err
+    for same in ([], ["--seed=0"], ["--studies=60", "--seed=0"]):
+        assert run.main(["demo", f"--run={tmp_path / 'd'}/", *same]) == 0  # with or without a slash
         assert capsys.readouterr().out == "worked\n"

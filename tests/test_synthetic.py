@@ -64,6 +64,7 @@ def test_layout_is_kaggles(example):
         "stage_2_test",
         "stage_2_train",
         "stage_2_train.csv",
+        "synth.json",
     ]
     assert not out.with_name("competition.part").exists()
     assert calls == [(i, STUDIES) for i in range(1, STUDIES + 1)]
@@ -236,4 +237,4 @@ def test_an_empty_folder_is_used(tmp_path):
     (tmp_path / "empty.part" / "left by a run that was killed").write_text("")
     summary = write_competition(tmp_path / "empty", 2, 0, 32, slices=(12, 14))
     assert len(list((tmp_path / "empty").rglob("*.dcm"))) == summary["train_slices"] + summary["test_slices"]
-    assert len(list((tmp_path / "empty").iterdir())) == 4
+    assert len(list((tmp_path / "empty").iterdir())) == 5
