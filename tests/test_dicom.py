@@ -458,3 +458,10 @@ def test_the_zoos_headers():
     rsna = table.loc["ID_000000e27"]
     assert (rsna["patient_id"], rsna["intercept"], rsna["window_center"]) == ("ID_52c1ab5a", -1024, 40)
     assert set(table["path"]) | set(bad["path"]) == set(list_files(ZOO))
+
+
+def test_a_file_name_that_no_table_can_hold_is_refused(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/gr\xf6sse.dcm", "wb"):
+        pass
+    with pytest.raises(InputError, match="whose name cannot be kept in a table.*rename it"):
+        list_files(tmp_path)

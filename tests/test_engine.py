@@ -6,6 +6,7 @@ import time
 import pytest
 
 from ct.engine import cores, run_jobs
+from ct.errors import InputError
 
 
 def work(number, seconds=0.0):
@@ -48,3 +49,12 @@ def test_no_jobs():
 
 def test_cores():
     assert 1 <= cores() <= os.cpu_count()
+
+
+def die(n):
+    os._exit(9)
+
+
+def test_a_killed_worker_is_one_line():
+    with pytest.raises(InputError, match="a worker process was killed.*--workers=1"):
+        list(run_jobs(die, [(0,), (1,)], 2))
