@@ -34,7 +34,7 @@ def files(example):
 
 
 def hounsfield(ds):
-    """Pixels in HU by pydicom's own decoder, the intercept defect repaired as DESIGN.md says."""
+    """Pixels in HU by pydicom's own decoder, the intercept defect repaired by its known rule."""
     px = ds.pixel_array.astype(np.int64)
     if ds.RescaleIntercept in (0, 1):
         px = px + 1000
