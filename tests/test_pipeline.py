@@ -294,6 +294,7 @@ def test_one_process_at_a_time(copy, capsys):
     assert "another process is at work" in error(capsys)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # the example's own ids are no UIDs
 def test_ones_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
     """UIDs and names of one's own studies reach no table, cache, report or log; the submission has the sample's own ids."""
     import pydicom
