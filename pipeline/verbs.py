@@ -44,7 +44,8 @@ def new(options):
     from ct.submission import read_sample
 
     run = RunDir(options.run)
-    if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+    unfinished = {run.key.name, run.recipe.name + ".part"}  # what a killed `new` may leave; nothing depends on it yet
+    if run.root.exists() and (not run.root.is_dir() or any(path.name not in unfinished for path in run.root.iterdir())):
         raise InputError(f"--run={options.run} is there already; continue it with `all`, or name a new folder")
     recipe = load_recipe(find_recipe(options.recipe))
     given = {

@@ -164,6 +164,15 @@ def test_stage_one_alone_makes_its_own_submission(copy, capsys):
     assert "kaggle competitions submit -c rsna-intracranial-hemorrhage-detection" in capsys.readouterr().out
 
 
+def test_new_makes_good_what_a_killed_one_left(competition, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "key").write_bytes(b"half")
+    (tmp_path / "r" / "recipe.yaml.part").write_text("name: mi")
+    assert new(tmp_path / "r", competition) == 0
+    assert len((tmp_path / "r" / "key").read_bytes()) == 32
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["key", "recipe.yaml"]
+
+
 def test_new_refuses_an_existing_run(copy, data, capsys):
     assert new(copy, data) == 1
     assert "is there already" in error(capsys)
