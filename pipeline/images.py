@@ -8,8 +8,8 @@ from ct.errors import InputError
 from ct.folds import assign_folds, check_folds
 from ct.header import pseudonym, public_paths
 from ct.labels import LABELS, read_labels
-from ct.pixels import write_cache
 from ct.rundir import read_table, replacing, write_json, write_table
+from ct.shards import write_cache
 from ct.slices import PIXEL_COLUMNS, order_slices
 from pipeline.tables import match_sample
 

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from ct.labels import LABELS
-from stage1_cnn.data import batches, neighbour_rows, read_ahead, to_channels
+from stage1_cnn.data import neighbour_rows, read_ahead
+from stage1_cnn.images import to_channels
+from stage1_cnn.order import batches
 
 
 def predict(model, slices, rows, read_hu, config, progress=None):

@@ -13,8 +13,10 @@ from ct.errors import InputError
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
-from stage1_cnn.data import augment, batches, neighbour_rows, read_ahead, resize, to_channels
+from stage1_cnn.data import neighbour_rows, read_ahead
+from stage1_cnn.images import augment, resize, to_channels
 from stage1_cnn.model import build_model
+from stage1_cnn.order import batches
 from stage1_cnn.predict import mixed_precision, pick_device, predict, torch_as_set
 
 CLIP = 1.0  # the gradient of all weights together is scaled down to this norm

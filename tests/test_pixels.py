@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from tiny_dicom import slice_bytes, write_slice
 
-from ct import pixels
+from ct import shards
 from ct.dicom import read_hu
 from ct.errors import InputError
-from ct.pixels import AIR, PixelCache, measure, pad_to_square, shrink, write_cache
+from ct.pixels import AIR, PixelCache
+from ct.shards import measure, pad_to_square, shrink, write_cache
 from ct.slices import PIXEL_COLUMNS
 
 
@@ -95,7 +96,7 @@ def source(tmp_path):
 @pytest.fixture
 def cache(source, tmp_path, monkeypatch):
     """(PixelCache of three shards, facts, what it should hold (7, 16, 16))."""
-    monkeypatch.setattr(pixels, "SHARD", 3)
+    monkeypatch.setattr(shards, "SHARD", 3)
     root, table = source
     facts = write_cache(tmp_path / "cache", root, table, 16, workers=1)
     want = [np.full((16, 16), AIR) if i == 3 else shrink(read_hu(root / f"{i}.dcm")[0], 16) for i in range(7)]
