@@ -63,15 +63,20 @@ def progress_bar(total, text, unit):
     return Bar(total=total, desc=f"  {text}", unit=unit, delay=2, mininterval=pause, leave=False, dynamic_ncols=True)
 
 
+def no_bar(total, text, unit):
+    """Return a progress bar that never shows itself."""
+    return Bar(total=total, disable=True)
+
+
 class Run:
     """A run folder with its recipe, and a voice: what a stage's function gets."""
 
-    def __init__(self, root, say=print):
+    def __init__(self, root, say=print, bar=None):
         self.dir = RunDir(root)
         if not self.dir.root.is_dir():
             raise InputError(f"--run={root}: no such run; make one with `new --run={root} --recipe=NAME --data=DIR`")
         self.say = say
-        self.bar = progress_bar
+        self.bar = bar or progress_bar
         self.workers = None  # processes; None: one a core
         self.recipe: Recipe = load_recipe(self.dir.recipe)
         self._source = None

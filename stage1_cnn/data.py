@@ -37,7 +37,7 @@ def read_batch(read_hu, table_rows):
     return torch.from_numpy(np.asarray(read_hu(distinct))[inverse.reshape(table_rows.shape)])
 
 
-def read_ahead(read_hu, table_rows, order):
+def read_ahead(read_hu, table_rows, order, device=None):
     """Yield (rows, HU tensor) for each array of row numbers in `order`, reading the next ones in a thread meanwhile."""
     with ThreadPoolExecutor(1) as thread:
         waiting = deque()
