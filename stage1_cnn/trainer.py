@@ -28,7 +28,7 @@ class Trainer:
     def __init__(self, model, config, steps, seed, say):
         self.model = model.to(memory_format=torch.channels_last)
         self.config, self.seed, self.say, self.device = config, seed, say, next(model.parameters()).device
-        self.steps, self.done, self.lr = steps * config.epochs, 0, 0.0
+        self.steps, self.done = steps * config.epochs, 0
         self.micro = config.batch  # slices that go through the CNN at once; halved where the memory does not hold them
         self.optimizer = torch.optim.AdamW(param_groups_weight_decay(model, config.weight_decay), lr=config.lr, fused=True)
         half = autocast_type(config, self.device) == torch.float16
@@ -46,9 +46,8 @@ class Trainer:
         total: slices of this step in all ranks together; b where there is one
         Returns the mean loss of this rank's slices, the metric: a scalar tensor that the device may still be working on.
         """
-        self.lr = learning_rate(self.done, self.steps, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = learning_rate(self.done, self.steps, self.config)
         self.model.train()
         while (loss := self._gradients(hu, labels, total)) is None:
             self._halve()
@@ -110,6 +109,11 @@ class Trainer:
             f"  {self.config.name}: out of memory, from here on {smaller} slices at once; a step still has "
             f"{self.config.batch * self.config.accumulate}, but batch norm sees {smaller}"
         )
+
+    @property
+    def lr(self):
+        """The learning rate of the last step."""
+        return learning_rate(self.done - 1, self.steps, self.config)
 
     def kept(self):
         """Return the Cnn whose weights are kept: the moving average where there is one."""
