@@ -30,7 +30,7 @@ def predict(model, slices, rows, read_hu, config, progress=None):
     embeddings = np.full((len(rows), model.width), np.nan, np.float16)
     order = batches(seen, config.batch)
     with torch_as_set(config), torch.inference_mode():
-        for step, (at, hu) in enumerate(read_ahead(read_hu, table_rows[rows], order), 1):
+        for step, (at, hu) in enumerate(read_ahead(read_hu, table_rows[rows], order, device), 1):
             with mixed_precision(config, device):
                 logits, embedding = model(to_channels(hu.to(device), config))
             probs[at] = torch.sigmoid(logits).cpu().numpy()

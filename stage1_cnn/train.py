@@ -55,7 +55,7 @@ def train_fold(slices, fold, k, read_hu, config, seed, progress=None):
         for epoch in range(1, config.epochs + 1):
             start, losses = time.perf_counter(), []
             epoch_order = batches(train, config.batch, order)
-            for rows, hu in read_ahead(read_hu, table_rows, epoch_order):
+            for rows, hu in read_ahead(read_hu, table_rows, epoch_order, device):
                 losses.append(trainer.step(hu.to(device), torch.from_numpy(labels[rows]).to(device)))
                 if not math.isfinite(losses[-1]):
                     raise InputError(_not_a_number(slices, rows, config, epoch))
