@@ -89,7 +89,7 @@ def make_data(folder):
         with tarfile.open(REAL) as archive:
             archive.extractall(folder / "data", [m for m in archive if m.name.endswith(".dcm")], filter="data")
     else:
-        write_competition(folder / "data", studies=12, seed=0, size=512, slices=(STUDY, STUDY))
+        write_competition(folder / "data", studies=8, seed=0, size=512, slices=(STUDY, STUDY))
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.dcm"))
     names = pd.Index([f"{copy}-{path}" for copy in range(COPIES) for path in paths], name="slice_id")
     table = pd.DataFrame({"path": paths * COPIES, "pixel_spacing_mm": 0.5}, index=names)
