@@ -1,5 +1,6 @@
 """From the pixel cache to batches in HU."""
 
+import contextlib
 import threading
 import time
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from cnn_slices import SIZE, make_slices, reader
 
-from stage1_cnn.data import AHEAD, neighbour_rows, read_ahead
+from stage1_cnn.data import AHEAD, _CudaBatch, neighbour_rows, read_ahead
 from stage1_cnn.order import batches
 
 
@@ -47,7 +48,7 @@ def test_each_slice_of_a_batch_is_read_once():
     calls = []
     table_rows = np.array([[5, 5, 6], [0, 1, 2], [1, 2, 3], [7, 7, 7]])
     got = copies(reader(hu, calls), table_rows, [np.array([0, 1, 2]), np.array([3, 0])])
-    assert calls == [[0, 1, 2, 3, 5, 6], [5, 6, 7]]
+    assert sorted(calls) == [[0, 1, 2, 3, 5, 6], [5, 6, 7]]
     for (_, pictures), rows in zip(got, [[0, 1, 2], [3, 0]], strict=True):
         assert pictures.dtype == np.int16 and (pictures == hu[table_rows[rows]]).all()
 
@@ -112,6 +113,39 @@ def test_read_ahead_leaves_no_thread_behind():
         break
     assert threading.active_count() == before
     assert len(calls) <= AHEAD + 1
+
+
+class StandIn:
+    """A stream or an event of a GPU that is not there: it notes what it is asked for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *_):
+        self.log = []
+
+    def __getattr__(self, name):
+        return lambda *with_what: self.log.append((name, *with_what))
+
+
+def test_what_a_gpu_is_asked_for(monkeypatch):
+    """Where there is no GPU: the memory is written only after the copy from it, and the consumer waits for its batch."""
+    slices, hu = make_slices(2, 4)
+    here, empty = StandIn(), torch.empty
+    for name in ("Stream", "Event"):
+        monkeypatch.setattr(torch.cuda, name, StandIn)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: stream.log.append(("keeps", tensor)))
+    table_rows, order = neighbour_rows(slices, 1), [np.array([3, 1]), np.array([7])]
+    batch = _CudaBatch(reader(hu, batch_log := []), SIZE, "cuda")
+    for turn, rows in enumerate(order, 1):
+        batch.read(table_rows[rows])
+        got = batch.hand_over()
+        assert (got.numpy() == hu[table_rows[rows]]).all() and len(batch_log) == turn
+        assert batch.copied.log == [("synchronize",), ("record",)] * turn
+        assert here.log[-2] == ("wait_event", batch.copied) and here.log[-1][0] == "keeps" and here.log[-1][1] is got
+        assert batch.hu is None  # nothing else holds the consumer's tensor
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
