@@ -101,13 +101,13 @@ def verdict(study, bench, k, trials):
     innocent = f"chosen without fold {k}'s patients: fold {k}'s score is innocent of the choice, the others' are not wholly"
     pruned = sum(trial.state == TrialState.PRUNED for trial in done)
     if not best:
-        return [f"nothing beat the recipe's {done[0].value:.4f} in {len(done)} trials, {pruned} of them pruned", innocent]
+        return [f"nothing beat the recipe's {done[0].value:.4f} in {len(done)} trials, {pruned} of them pruned or failed", innocent]
     patients = bench.slices["patient_id"].to_numpy(object)[bench.split[1]]
     labels = bench.slices[list(LABELS)].to_numpy()[bench.split[1]]
     gain = compare(labels, *(_opinions(bench, number) for number in (0, best)), patients, bench.seed)["weighted"]
     count, values = len(set(patients)), done[best].user_attrs["values"]
     lines = [
-        f"best of {len(done)} trials, {pruned} of them pruned: trial {best} with {done[best].value:.4f}; "
+        f"best of {len(done)} trials, {pruned} of them pruned or failed: trial {best} with {done[best].value:.4f}; "
         f"the recipe's own {done[0].value:.4f}",
         f"gain {gain['gain']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f} over {count} patients, 95 %); "
         "a part of it is the luck of the best of many",

@@ -132,8 +132,12 @@ def _repeat(study, trial, same, number):
     """Tell of a trial what came of trial `number` with the same values."""
     for epoch, loss in same.intermediate_values.items():
         trial.report(loss, epoch)
-    trial.set_user_attr("why", same.user_attrs.get("why", f"as trial {number}, {same.value:.4f}"))
-    study.tell(trial, same.value if same.state == TrialState.COMPLETE else None, state=same.state)
+    if same.state == TrialState.COMPLETE:
+        trial.set_user_attr("why", f"as trial {number}, {same.value:.4f}")
+        study.tell(trial, same.value)
+    else:
+        trial.set_user_attr("why", same.user_attrs["why"])
+        study.tell(trial, state=TrialState.PRUNED)
 
 
 def _train(bench, config, number, keep, epoch=None):

@@ -323,6 +323,16 @@ def test_what_was_tried_is_not_trained_again(tmp_path, made_up):
     assert any("as trial 0" in line and "the recipe's own values" in line for line in said)
 
 
+def test_what_died_is_not_tried_again_either(tmp_path, made_up):
+    def die(asked, config):
+        if asked > 1:
+            raise InputError("does not fit")
+
+    train, (bench, said) = made_up(die), make_bench(tmp_path, space={"windows": (["brain"], ["bone"])})
+    run_trials(study_of(tmp_path), bench, 8)
+    assert train.asked == 2 and sum("failed: does not fit" in line for line in said) > 1
+
+
 def test_searching_epochs_nothing_is_pruned(tmp_path, made_up):
     made_up()
     bench, _ = make_bench(tmp_path, space=SPACE | {"epochs": Range(low=2, high=6)})
@@ -355,7 +365,7 @@ def decided(folder, better, patients=8):
 
 def test_what_is_beyond_doubt_is_to_be_adopted_and_the_recipe_takes_it(tmp_path):
     lines = decided(tmp_path, np.full(8, 1.0))
-    assert lines[0].startswith("best of 2 trials, 0 of them pruned: trial 1 with 0.6000; the recipe's own 0.7000")
+    assert lines[0].startswith("best of 2 trials, 0 of them pruned or failed: trial 1 with 0.6000; the recipe's own 0.7000")
     gain = np.log(2) - np.log1p(np.exp(-1.0))
     assert lines[1].startswith(f"gain {gain:+.4f} ({gain:+.4f} to {gain:+.4f} over 8 patients, 95 %)")
     assert lines[2] == "to adopt, in the entry of a under stage1.models:"
