@@ -70,7 +70,7 @@ def inner_split(slices, fold, k, seed):
     count = part["patient_id"].nunique()
     if count < 2:
         raise InputError(f"search: {count} patients are outside fold {k}, 2 are needed; add data, or raise folds.k")
-    train, held = fold_rows(part, assign_folds(part, min(PARTS, count), seed), 0)
+    train, held = fold_rows(part, _assign_parts(part, min(PARTS, count), seed), 0)
     known = (part[list(LABELS)].notna().all(axis=1) & part["readable"]).to_numpy(bool)
     held = held[known[held]]
     if not len(held):
@@ -101,7 +101,8 @@ def verdict(study, bench, k, trials):
     innocent = f"chosen without fold {k}'s patients: fold {k}'s score is innocent of the choice, the others' are not wholly"
     pruned = sum(trial.state == TrialState.PRUNED for trial in done)
     if not best:
-        return [f"nothing beat the recipe's {done[0].value:.4f} in {len(done)} trials, {pruned} of them pruned or failed", innocent]
+        none = f"nothing beat the recipe's {done[0].value:.4f} in {len(done)} trials, {pruned} of them pruned or failed"
+        return [none, innocent]
     patients = bench.slices["patient_id"].to_numpy(object)[bench.split[1]]
     labels = bench.slices[list(LABELS)].to_numpy()[bench.split[1]]
     gain = compare(labels, *(_opinions(bench, number) for number in (0, best)), patients, bench.seed)["weighted"]
@@ -129,6 +130,16 @@ def _entry(recipe, name):
     if name is not None and name not in models:
         raise InputError(f"search: --model={name}: the recipe has no such CNN{nearest(name, models)}")
     return models[name or next(iter(models))]
+
+
+def _assign_parts(slices, parts, seed):
+    """Return the part of every slice, by patient: fewer `parts` where so few patients leave one empty."""
+    try:
+        return assign_folds(slices, parts, seed)
+    except InputError:
+        if parts > 2:
+            return _assign_parts(slices, parts - 1, seed)
+        raise InputError("search: the patients outside the fold are too few to hold some out; add data") from None
 
 
 def _opinions(bench, number):

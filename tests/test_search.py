@@ -192,6 +192,13 @@ def test_many_held_out_slices_are_thinned(monkeypatch):
     assert len(whole) > 20 and 5 <= len(thin) <= 10 and set(thin) < set(whole)
 
 
+def test_few_patients_are_split_all_the_same():
+    for seed in range(40):
+        slices, _ = make_slices(5, 3, seed)
+        train, held = inner_split(slices, np.repeat([0, 0, 1, 1, 1], 3), 0, seed)
+        assert len(set(slices["patient_id"].iloc[train])) >= 1 and len(held)
+
+
 def test_two_patients_are_needed():
     slices, _ = make_slices(3, 4)
     with pytest.raises(InputError, match="1 patients are outside fold 0, 2 are needed"):
