@@ -85,6 +85,19 @@ class Verbs:
         """
         return Plan("tune", _but_self(locals()))
 
+    def search(self, *, run, stage="one", model=None, fold=None, trials=None, timeout=None):
+        """Search a CNN's settings with optuna; changes nothing, continues where it stopped.
+
+        Args:
+            run: the run folder
+            stage: "one" for a CNN's settings within the recipe's search.space; "two" does what tune does
+            model: the CNN's name; not needed where the recipe has one
+            fold: whose patients are left out of the search; 0 if not given
+            trials: in all, with those of earlier calls; 20 if not given (stage two: as for tune)
+            timeout: seconds after which no further trial begins
+        """
+        return Plan("search", _but_self(locals()))
+
     def stack(self, *, run):
         """Fit the stackers and score both stages out of fold."""
         return Plan("stack", {"run": run})

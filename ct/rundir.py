@@ -6,6 +6,7 @@
     stage1/<model>/fold<k>/  stage1/<model>/oof.parquet   train, predict
     stage2/...                                        features, tune, stack
     submission.csv  report.html                       submit, report
+    search/<model>-fold<k>.journal                    search
     receipts/<stage>.json                             what each stage read and made, with which part of the recipe
 
 Every write goes to a `.part` name first and is renamed, so nothing that looks finished is not.
@@ -160,3 +161,7 @@ class RunDir:
     def oof(self, model):
         """Return the path of one CNN's out-of-fold probabilities, (n, 6) indexed by slice id."""
         return self.stage1 / model / "oof.parquet"
+
+    def search(self, model, k):
+        """Return the folder of the search of one CNN's settings without fold `k`; its journal lies beside it."""
+        return self.root / "search" / f"{model}-fold{k}"

@@ -3,7 +3,7 @@
 import os
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from ct.config import Config, check
 
@@ -65,6 +65,23 @@ class TuneOptions(RunOptions):
     workers: int | None = Field(None, ge=1)
 
 
+class SearchOptions(RunOptions):
+    """`search`. None: the recipe's only CNN, fold 0, 20 trials, no end of time; with stage two as for `tune`."""
+
+    stage: Literal["one", "two"] = "one"
+    model: str | None = None
+    fold: int | None = Field(None, ge=0)
+    trials: int | None = Field(None, ge=1)
+    timeout: int | None = Field(None, ge=1)
+
+    @field_validator("model", "fold", "timeout")
+    @classmethod
+    def _of_stage_one(cls, value, info):
+        if info.data.get("stage") == "two":
+            raise ValueError("only for --stage=one; --stage=two is `tune`, which searches every label and fold")
+        return value
+
+
 class SubmitOptions(RunOptions):
     """`submit`."""
 
@@ -82,6 +99,7 @@ OPTIONS = {
     "new": NewOptions,
     "ingest": IngestOptions,
     "tune": TuneOptions,
+    "search": SearchOptions,
     "submit": SubmitOptions,
     "all": AllOptions,
 }

@@ -11,6 +11,7 @@ from ct.errors import InputError
 from ct.rundir import write_yaml
 from features.config import FeatureConfig
 from stage1_cnn.config import CnnConfig
+from stage1_cnn.space import SearchConfig
 from stage2_stack.config import StackConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -64,6 +65,7 @@ class Recipe(Config):
     stage1: StageOneConfig
     features: FeatureConfig = FeatureConfig()
     stage2: StackConfig = StackConfig()
+    search: SearchConfig = SearchConfig()
 
 
 def load_recipe(path):

@@ -56,7 +56,10 @@ def tune_one(root, label, k, config, seed, read):
             seed = derive_seed(seed, "tune", label, k)
             inner = inner_folds(y, fold, patients, seed)
             folds = InnerFolds(np.ascontiguousarray(X[rows]), y, inner, names, label, config, seed)
-            study = open_study(path.with_suffix(".journal"), part, read)
+            settings = {"max_rounds": config.max_rounds}  # the others decide before or after the trials
+            space = {name: repr(where) for name, where in SPACE.items()}
+            same = {**part, "stage2": settings, "space": space, "read": read}
+            study = open_study(path.with_suffix(".journal"), same)
             run_trials(study, folds, config.trials, seed)
             found = best_config(study, folds, patients, config.trials)
         write_json(result, found)
@@ -64,14 +67,12 @@ def tune_one(root, label, k, config, seed, read):
     return found
 
 
-def open_study(path, part, read):
-    """Open the optuna study of one label and fold: a file that a second call continues, unless its inputs have changed.
+def open_study(path, inputs):
+    """Open an optuna study that minimises: a file that a second call continues, unless its inputs have changed.
 
-    The number of trials is not among the inputs: asking for more continues the same study. A store that does not read any more
-    is begun anew.
+    inputs: plain values, all that a trial's outcome depends on. The number of trials is not among them: asking for more
+    continues the same study. A store that does not read any more is begun anew.
     """
-    settings = {"max_rounds": part["stage2"]["max_rounds"]}  # the others decide before or after the trials
-    inputs = {**part, "stage2": settings, "space": {name: repr(where) for name, where in SPACE.items()}, "read": read}
     marker = path.with_suffix(".inputs.json")
     if not marker.exists() or marker.read_text() != json.dumps(inputs):
         discard(path)

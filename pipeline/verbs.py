@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from ct.errors import InputError
 from ct.rundir import RunDir, read_json
-from pipeline.plan import IN_RECIPE, DemoOptions, NewOptions, SynthOptions
+from pipeline.plan import IN_RECIPE, DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
 from pipeline.stages import STAGES, Run, no_bar, progress_bar, run_all, run_stage, state
 
@@ -36,7 +36,7 @@ def execute(verb, options):
 
 
 def _execute(verb, options):
-    special = (demo, synth, new, status, features, submit)
+    special = (demo, synth, new, status, features, submit, search)
     if own := {"all": everything, **{f.__name__: f for f in special}}.get(verb):
         own(options)
         return
@@ -125,16 +125,26 @@ def submit(options):
         if options.stage == "two":
             run_stage(run, "submit")
             return
-        states = state(run)
-        for name in ("ingest", "folds", "train", "predict"):
-            if states[name][0] != "fresh":
-                raise InputError(f"submit --stage=one reads what {name} makes, which is {states[name][0]}; run `{name}` first")
+        _check_fresh(run, "submit --stage=one", ("ingest", "folds", "train", "predict"))
         from pipeline.outputs import submit_stage_one
 
         start = time.perf_counter()
         print("submit: the calibrated mean of the CNNs")
         submit_stage_one(run)
         print(f"  made {run.dir.submission_one.name} in {time.perf_counter() - start:.1f} s")
+
+
+def search(options):
+    """Look for better settings of one CNN; for stage two that is `tune`."""
+    if options.stage == "two":
+        with opened(TuneOptions(run=options.run, trials=options.trials)) as run:
+            run_stage(run, "tune")
+        return
+    with opened(RunOptions(run=options.run)) as run:  # its trials are not the recipe's, which are of stage two
+        _check_fresh(run, "search", ("ingest", "folds"))
+        from pipeline.search import search_cnn
+
+        search_cnn(run, options.model, options.fold or 0, options.trials or 20, options.timeout)
 
 
 def status(options):
@@ -158,6 +168,16 @@ def opened(options):
             yield run
     except Timeout:
         raise InputError(f"--run={root}: another process is at work on this run; wait for it") from None
+
+
+def _check_fresh(run, verb, stages):
+    """Raise InputError where one of the stages whose work a verb reads is not fresh."""
+    states = state(run)
+    for name in stages:
+        kind, why = states[name]
+        if kind != "fresh":
+            because = f" ({why})" if kind == "stale" else ""
+            raise InputError(f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` first")
 
 
 def _all(run):

@@ -20,6 +20,10 @@ import run
         (["tune", "--run=r", "--trials=1.5"], 1, "trials = '1.5'"),
         (["tune", "--run=r", "--trials=0"], 1, "greater than or equal to 1"),
         (["submit", "--run=r", "--stage=three"], 1, "stage = 'three'"),
+        (["search", "--run=r", "--stage=three"], 1, "stage = 'three'"),
+        (["search", "--run=r", "--stage=two", "--fold=1"], 1, "fold = '1': only for --stage=one"),
+        (["search", "--run=r", "--timeout=soon"], 1, "timeout = 'soon'"),
+        (["search", "--run=r", "--modle=a"], 2, "no flag --modle, did you mean '--model'?"),
         (["new", "--run=r", "--recipe=x", "--data=d", "--allow-unlabelled=maybe"], 1, "allow_unlabelled = 'maybe'"),
         (["train", "--run=1e3"], 1, "--run=1e3: no such run"),  # fire alone would make it the number 1000.0
         (["synth", "--out", "x", "--studies=1"], 1, "studies = '1'"),
