@@ -120,8 +120,7 @@ def _run_trial(study, bench, number):
     except optuna.TrialPruned as pruned:
         trial.set_user_attr("why", str(pruned))
         study.tell(trial, state=TrialState.PRUNED)
-    # ValueError: weights that became NaN in an epoch's last step show only in its score, which refuses them
-    except (InputError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+    except (InputError, MemoryError, torch.OutOfMemoryError) as error:
         trial.set_user_attr("why", f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         study.tell(trial, state=TrialState.PRUNED)  # not failed: it is not run again, and the sampler shuns it
     else:

@@ -155,6 +155,8 @@ class Course:
         if len(watched) and here().rank == 0:
             model, config = self.trainer.kept(), self.trainer.config
             probs, _ = predict(model, self.table_rows[watched], self._readable(watched), self.read_hu, config)
+            if not np.isfinite(probs).all():  # the epoch's last step spoilt the weights, after its own loss was known
+                raise _spoilt(state, config)
             loss = weighted_log_loss(self.labels[watched], probs)
         line = {"epoch": state["epoch"], "lr": self.trainer.lr, "train_loss": state["loss_sum"] / steps}
         return {**line, "held_out_loss": loss, "seconds": self.seconds}
@@ -190,6 +192,18 @@ def _not_a_number(slice_ids, loss, state, config):
     first = ", ".join(batch["slice_ids"][:3])
     return NotANumber(
         f"{config.name}: the loss is {loss} in epoch {batch['epoch']}, step {batch['step']}, at a batch with the slices "
-        f"{first} and {max(0, len(slice_ids) - 3)} more; lower lr (now {config.lr:g}), or set precision: fp32",
+        f"{first} and {max(0, len(slice_ids) - 3)} more; {_remedy(config)}",
         batch,
     )
+
+
+def _spoilt(state, config):
+    batch = {"epoch": state["epoch"], "step": state["step"], "loss": "", "slice_ids": []}
+    return NotANumber(
+        f"{config.name}: the weights are no numbers after epoch {state['epoch']}, spoilt by its last step; {_remedy(config)}",
+        batch,
+    )
+
+
+def _remedy(config):
+    return f"lower lr (now {config.lr:g}), or set precision: fp32"

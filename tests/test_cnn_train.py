@@ -147,6 +147,28 @@ def test_a_loss_that_is_not_a_number_names_its_slices(monkeypatch):
     assert set(batch["slice_ids"]) <= set(slices.index[fold == 1])
 
 
+def test_weights_that_are_no_numbers_stop_it_too():
+    slices, hu, fold = data()
+
+    def spoil(checkpoint):
+        raise AssertionError("saved")
+
+    step = Trainer.step
+
+    def last(self, hu, labels, total):
+        loss = step(self, hu, labels, total)
+        with torch.no_grad():
+            self.model.backbone.get_classifier().bias.fill_(float("nan"))
+        return loss
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(NotANumber, match="no numbers after epoch 1, spoilt by its last"),
+    ):
+        patch.setattr(Trainer, "step", last)
+        train(slices, hu, fold, 0, config(batch=20), hooks=Hooks(save=spoil))
+
+
 EVERYTHING = {"epochs": 2, "dropout": 0.3, "neighbours": 1, "hu_shift": 2, "hu_noise": 1, "erase": 0.5, "reverse": True,
               "mixup": 0.4, "positive_share": 0.5, "ema": 0.9, "batch": 6, "accumulate": 2}  # fmt: skip
 
