@@ -102,7 +102,8 @@ def fit(inputs, name, k, same):
             trained = train_cnn(inputs.slices, split, inputs.cache.read, config, seed, hooks, checkpoint)
         except NotANumber as error:
             write_json(folder / "not_a_number.json", error.batch)
-            raise NotANumber(f"{error}; {folder / 'not_a_number.json'} names them all", error.batch) from None
+            names_all = f"; {folder / 'not_a_number.json'} names them all" if error.batch["slice_ids"] else ""
+            raise NotANumber(f"{error}{names_all}", error.batch) from None
     if ranks.here().rank == 0:
         discard(folder / "not_a_number.json")
         with replacing(folder / "weights.safetensors") as path:
