@@ -298,7 +298,7 @@ def test_more_trials_continue_and_fewer_do_nothing(tmp_path, made_up, unbroken):
     assert train.asked == 0
 
 
-@pytest.mark.parametrize("error", [NotANumber("the loss is nan", {}), InputError("does not fit"), MemoryError()])
+@pytest.mark.parametrize("error", [NotANumber("the loss is nan", {}), InputError("does not fit"), MemoryError("no room")])
 def test_a_trial_that_dies_for_its_settings_is_told_and_the_search_goes_on(tmp_path, made_up, error):
     def die(asked, config):
         if config.lr > 0.004:
