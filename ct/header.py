@@ -2,23 +2,43 @@
 
 import hashlib
 import hmac
+import io
 import math
+import operator
+import os
 import re
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom import uid
 from pydicom.config import disable_value_validation
+from pydicom.datadict import dictionary_VR
+from pydicom.filereader import data_element_generator
+from pydicom.tag import Tag
+
+from ct.source import OnDisk, Unreadable
 
 COMPETITION_ID = re.compile(r"ID_[0-9a-f]+")
 OWN_PATH = r"stage_[12]_(?:train|test)/ID_[0-9a-f]+(?:\.\w+)?"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # that a data set without a preamble may begin with
-
-
-class Unreadable(Exception):
-    """A file that cannot be used: one short line with the reason, without paths and without values of identifying tags."""
+HEADS = (4096, 65536)  # bytes in which a header is looked for before the file is read as a whole; RSNA's have 700
+IMPLICIT = {  # the usual transfer syntaxes: whether their VRs are implicit
+    str(syntax): syntax.is_implicit_VR
+    for syntax in uid.AllTransferSyntaxes
+    if syntax.is_little_endian and not syntax.is_deflated
+}
+KEYWORDS = (
+    "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns ImagePositionPatient "
+    "ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept BitsAllocated BitsStored PixelRepresentation "
+    "WindowCenter WindowWidth NumberOfFrames SamplesPerPixel"
+)
+TAGS = {keyword: (int(Tag(keyword)), dictionary_VR(keyword)) for keyword in KEYWORDS.split()}  # all that is read of a header
+WANTED = {tag for tag, _ in TAGS.values()}
+ONE = (int, float, str)  # types of a tag's value that is but one
+PIXELS = {int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")}
 
 
 def pseudonym(identifier, key):
@@ -51,28 +71,43 @@ def quiet():
         yield
 
 
-def open_dataset(path, pixels=True):
+def open_dataset(file, pixels=True):
     """Read a DICOM file, with or without its preamble (PS3.10 section 7.1), as a pydicom data set.
 
-    Its file meta information always names a transfer syntax. Call it inside `quiet()`. Raises Unreadable.
+    file: a path or a file of a source. Its file meta information always names a transfer syntax. Call it inside `quiet()`.
+    Raises Unreadable.
     """
+    with _one_reason(), _as_file(file).open("rb") as stream:
+        _refuse_others(stream.read(132))
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+    return dataset
+
+
+@contextmanager
+def _one_reason():
+    """Turn whatever goes wrong while a file is opened into Unreadable."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(132)
-            if not head:
-                raise Unreadable("empty file")
-            if head[128:] != b"DICM" and head[:2] not in FIRST_GROUPS:
-                raise Unreadable("not a DICOM file")
-            file.seek(0)
-            dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=True)
+        yield
     except Unreadable:
         raise
     except Exception as error:  # a damaged file makes the parser raise nearly anything: struct.error, zlib.error, OSError, ...
         why = getattr(error, "strerror", None)  # only the system's own errors have one
         raise Unreadable(f"cannot be opened: {why}" if why else "damaged or truncated header") from None
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
-    return dataset
+
+
+def _refuse_others(head):
+    """Raise Unreadable where these first bytes, at least 132 of them, are no DICOM file's."""
+    if not head:
+        raise Unreadable("empty file")
+    if head[128:132] != b"DICM" and head[:2] not in FIRST_GROUPS:
+        raise Unreadable("not a DICOM file")
+
+
+def _as_file(file):
+    return OnDisk(os.fspath(file)) if isinstance(file, str | Path) else file
 
 
 def _guess_syntax(dataset):
@@ -83,37 +118,92 @@ def _guess_syntax(dataset):
     return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
 
 
-def read_header(path, key):
+class _NotPlain(Exception):
+    """A header, or a value in it, that is left to pydicom's own reading."""
+
+
+def _plain_elements(file):
+    """Return (elements, transfer syntax) of the usual file's header: pydicom's raw elements of TAGS by their tags, as ints.
+
+    They come from the generator that dcmread itself reads with; most of dcmread's time goes into objects that nobody asks for
+    here. Raises _NotPlain for other files: without preamble, big endian, deflated, without pixels; Unreadable.
+    """
+    for count in HEADS:
+        with _one_reason():
+            head, whole = file.head(count)
+            _refuse_others(head)
+        if head[128:132] != b"DICM":
+            raise _NotPlain
+        try:
+            if found := _walk_header(head):
+                return found
+        except Exception:  # as in `_one_reason`: dcmread is to say what it is
+            raise _NotPlain from None
+        if whole:
+            raise _NotPlain
+    raise _NotPlain
+
+
+def _walk_header(head):
+    """Return (elements, transfer syntax) of a file that begins with `head`; None where the pixels are not reached in it."""
+    reached = []
+    stream = io.BytesIO(head)
+    stream.seek(132)
+    meta = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
+    elements = {number: element for element in meta if (number := int(element.tag)) in WANTED}
+    syntax = _value(elements, "TransferSyntaxUID")
+    if head[stream.tell() : stream.tell() + 2] == b"\0\0":  # a command set, encoded in its own way
+        raise _NotPlain
+    body = data_element_generator(
+        stream, IMPLICIT[syntax], True, lambda tag, vr, length: tag in PIXELS and not reached.append(tag)
+    )
+    elements |= {number: element for element in body if (number := int(element.tag)) in WANTED}
+    return (elements, syntax) if reached else None
+
+
+def read_header(file, key):
     """Read one slice's header.
 
-    path: the file; key: bytes, of the pseudonyms
+    file: a path or a file of a source; key: bytes, of the pseudonyms
 
     Returns a dict: HEADER_COLUMNS without split and path, `slice_id`, `ipp` (3,) mm, the centre of the first pixel in patient
     coordinates, and `iop` (6,), the directions along a row and down a column (PS3.3 section C.7.6.2.1.1).
     Raises Unreadable where the file is no single grey slice or lacks a tag that places it.
     """
     with quiet():
-        dataset = open_dataset(path, pixels=False)
-        refuse_other_images(dataset)
-        spacing = optional_number(dataset, "PixelSpacing")
-        return {
-            "slice_id": pseudonym(_text(dataset, "SOPInstanceUID"), key),
-            "patient_id": pseudonym(_text(dataset, "PatientID"), key),
-            "study_id": pseudonym(_text(dataset, "StudyInstanceUID"), key),
-            "series_id": pseudonym(_text(dataset, "SeriesInstanceUID"), key),
-            "rows": positive_int(dataset, "Rows"),
-            "cols": positive_int(dataset, "Columns"),
-            "ipp": numbers(dataset, "ImagePositionPatient", 3),
-            "iop": _orientation(dataset),
-            "pixel_spacing_mm": spacing if spacing > 0 else np.nan,
-            "slope": optional_number(dataset, "RescaleSlope"),
-            "intercept": optional_number(dataset, "RescaleIntercept"),
-            "bits_stored": optional_number(dataset, "BitsStored"),
-            "pixel_representation": optional_number(dataset, "PixelRepresentation"),
-            "window_center": optional_number(dataset, "WindowCenter"),
-            "window_width": optional_number(dataset, "WindowWidth"),
-            "transfer_syntax": str(dataset.file_meta.TransferSyntaxUID),
-        }
+        return header_facts(_as_file(file), key)
+
+
+def header_facts(file, key):
+    """Do the same as `read_header`, for a file of a source and inside `quiet()`, which is slow to enter."""
+    try:
+        return _facts(*_plain_elements(file), key)
+    except (_NotPlain, Unreadable):  # pydicom's own reading has the last word
+        dataset = open_dataset(file, pixels=False)
+        return _facts(dataset, str(dataset.file_meta.TransferSyntaxUID), key)
+
+
+def _facts(dataset, syntax, key):
+    refuse_other_images(dataset)
+    spacing = optional_number(dataset, "PixelSpacing")
+    return {
+        "slice_id": pseudonym(_text(dataset, "SOPInstanceUID"), key),
+        "patient_id": pseudonym(_text(dataset, "PatientID"), key),
+        "study_id": pseudonym(_text(dataset, "StudyInstanceUID"), key),
+        "series_id": pseudonym(_text(dataset, "SeriesInstanceUID"), key),
+        "rows": positive_int(dataset, "Rows"),
+        "cols": positive_int(dataset, "Columns"),
+        "ipp": numbers(dataset, "ImagePositionPatient", 3),
+        "iop": _orientation(dataset),
+        "pixel_spacing_mm": spacing if spacing > 0 else np.nan,
+        "slope": optional_number(dataset, "RescaleSlope"),
+        "intercept": optional_number(dataset, "RescaleIntercept"),
+        "bits_stored": optional_number(dataset, "BitsStored"),
+        "pixel_representation": optional_number(dataset, "PixelRepresentation"),
+        "window_center": optional_number(dataset, "WindowCenter"),
+        "window_width": optional_number(dataset, "WindowWidth"),
+        "transfer_syntax": syntax,
+    }
 
 
 def refuse_other_images(dataset):
@@ -137,12 +227,37 @@ def rescale(dataset):
 
 
 def _value(dataset, keyword):
-    """Return a tag's value, None where it is missing or empty. Raises Unreadable where it cannot be converted."""
+    """Return a tag's value, None where it is missing or empty. Raises Unreadable where it cannot be converted.
+
+    dataset: pydicom's, or the raw elements of `_plain_elements`; for a value of these that is not plain, raises _NotPlain
+    """
+    if isinstance(dataset, dict):
+        tag, vr = TAGS[keyword]
+        raw = dataset.get(tag)
+        return _plain_value(raw, vr) if raw is not None and raw.value else None
     try:
         value = dataset.get(keyword)
     except Exception:  # text in a numeric tag, a binary number of the wrong length
         raise Unreadable(f"{keyword} is malformed") from None
     return None if value is None or value == "" else value
+
+
+def _plain_value(raw, vr):
+    """Return the value of a raw element that is plainly of its usual VR (PS3.5 section 6.2), as pydicom would, only faster."""
+    bytes_ = raw.value
+    try:
+        if raw.VR not in (None, vr):
+            raise _NotPlain
+        if vr == "DS":
+            values = [float(text) for text in bytes_.split(b"\\")]  # float takes the spaces that may stand around it
+            return values if len(values) > 1 else values[0]
+        if vr == "US" and len(bytes_) == 2:
+            return int.from_bytes(bytes_, "little")
+        if vr in ("UI", "LO") and b"\\" not in bytes_ and b"\x1b" not in bytes_:  # one value, no change of alphabet
+            return bytes_.decode("ascii").rstrip(" \0") or None
+    except ValueError:
+        raise _NotPlain from None
+    raise _NotPlain
 
 
 def _text(dataset, keyword):
@@ -155,21 +270,27 @@ def _text(dataset, keyword):
 
 def numbers(dataset, keyword, count):
     """Return a needed tag's `count` finite numbers, float64 (count,)."""
+    return np.array(_floats(dataset, keyword, count))
+
+
+def _floats(dataset, keyword, count):
     value = _value(dataset, keyword)
     if value is None:
         raise Unreadable(f"{keyword} is missing or empty")
     try:
-        array = np.atleast_1d(np.asarray(value, np.float64))
+        if type(value) in (int, float):
+            value = [value]
+        values = value if type(value) is list else np.atleast_1d(np.asarray(value, np.float64)).tolist()
     except (TypeError, ValueError):
         raise Unreadable(f"{keyword} is malformed") from None
-    if array.shape != (count,) or not np.isfinite(array).all():
+    if len(values) != count or not all(map(math.isfinite, values)):
         raise Unreadable(f"{keyword} is not {count} numbers")
-    return array
+    return values
 
 
 def positive_int(dataset, keyword):
     """Return a needed tag's value, a whole number above 0."""
-    number = numbers(dataset, keyword, 1)[0]
+    [number] = _floats(dataset, keyword, 1)
     if number < 1 or number != int(number):
         raise Unreadable(f"{keyword} is {number:g}, not a whole number above 0")
     return int(number)
@@ -177,19 +298,19 @@ def positive_int(dataset, keyword):
 
 def _orientation(dataset):
     """Return ImageOrientationPatient (6,); raises Unreadable unless it holds two directions that span a plane."""
-    iop = numbers(dataset, "ImageOrientationPatient", 6)
+    iop = _floats(dataset, "ImageOrientationPatient", 6)
     row, col = iop[:3], iop[3:]
-    along = abs(row @ col) / (math.sqrt((row @ row) * (col @ col)) or 1e-9)  # the cosine between them
-    if not (row.any() and col.any()) or along > 0.5:
+    rows, cols, both = (sum(map(operator.mul, a, b)) for a, b in ((row, row), (col, col), (row, col)))
+    if rows * cols == 0 or abs(both) > 0.5 * math.sqrt(rows * cols):  # the cosine between them
         raise Unreadable("ImageOrientationPatient holds no two perpendicular directions")
-    return iop
+    return np.array(iop)
 
 
 def optional_number(dataset, keyword):
     """Return a tag's first value as a float; NaN where it is missing, empty or malformed."""
     try:
         value = _value(dataset, keyword)
-        first = value if isinstance(value, int | float | str) or value is None else value[0]
+        first = value if value is None or isinstance(value, ONE) else value[0]
         return float("nan" if first is None or first == "" else first)
     except (Unreadable, TypeError, ValueError, IndexError):
         return np.nan

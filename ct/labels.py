@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ct.errors import InputError
+from ct.source import Unreadable
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 SUBTYPES = LABELS[1:]
@@ -49,12 +50,18 @@ def read_labels(path):
 
 
 def read_id_csv(path):
-    """Read a csv with the columns ID and Label as text. Raises InputError where it is not one."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label")
+    """Read a csv with the columns ID and Label as text. Raises InputError where it is not one.
+
+    path: a path, or a file of a zip archive (`source.InZip`)
+    """
+    path = Path(path) if isinstance(path, str) else path
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with path.open("rb") as file:
+            rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label") from None
+    except Unreadable as error:
+        raise InputError(f"{path} is {error}; download the zip again, or name another csv with --labels or --sample") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a csv file: {error}") from error
     if missing := {"ID", "Label"} - set(rows.columns):

@@ -13,10 +13,12 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 from tiny_dicom import NAME, REAL_DATA, make_dataset, slice_bytes, write_slice
 
 from ct import dicom
-from ct.dicom import find_competition, list_files, pseudonym, read_header, read_headers, read_hu
+from ct.competition import find_competition
+from ct.dicom import read_headers, read_hu
 from ct.errors import InputError
-from ct.header import Unreadable, quiet
+from ct.header import pseudonym, quiet, read_header
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
+from ct.source import Unreadable, list_files
 
 KEY = b"key"
 ZOO = REAL_DATA / "dicom_zoo"
