@@ -84,8 +84,8 @@ class InZip(NamedTuple):
             raise Unreadable(f"compressed in the zip archive by method {self.method}; only stored and deflated files are read")
         file = os.open(self.archive, os.O_RDONLY)
         try:
-            local = os.pread(file, LOCAL_HEADER, self.offset)
-            if len(local) < LOCAL_HEADER or local[:4] != b"PK\x03\x04":
+            local = os.pread(file, LOCAL_HEADER, max(self.offset, 0))  # below 0 where the archive has lost its beginning
+            if self.offset < 0 or len(local) < LOCAL_HEADER or local[:4] != b"PK\x03\x04":
                 raise Unreadable("damaged in the zip archive: no header where it should begin")
             name, extra = int.from_bytes(local[26:28], "little"), int.from_bytes(local[28:30], "little")
             return os.pread(file, min(count, self.packed), self.offset + LOCAL_HEADER + name + extra)
