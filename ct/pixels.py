@@ -6,16 +6,21 @@ pixels.json              the size, and the shards' digests
 """
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from ct.engine import cores
 from ct.errors import InputError
 from ct.rundir import read_json, read_table
 
 SHARD = 512  # slices
 AIR = -1000  # HU
+OPEN_SHARDS = 256  # at most, of one cache: a system often allows a process 1,024 descriptors, and all of RSNA has 1,707 shards
+MOST_THREADS = 8  # eight decode 256 px faster than any GPU trains on them
 
 
 def shard_path(folder, number):
@@ -24,12 +29,13 @@ def shard_path(folder, number):
 
 
 class PixelCache:
-    """The slices of one cache, by their row in the slice table.
+    """The slices of one cache, by their row in the slice table. Several threads may read at once; it survives a fork.
 
+    threads: that decode together, at most (the cores, up to MOST_THREADS, if None); what is read never depends on them.
     size: pixels a side; slice_ids: (n,) in the order of the slice table.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, threads=None):
         import blosc2
 
         blosc2.set_releasegil(True)  # so that threads decode side by side
@@ -38,17 +44,22 @@ class PixelCache:
         index = read_table(self.folder / "index.parquet")
         self.slice_ids = index.index.to_numpy()
         self._shard, self._offset, self._length = (index[name].to_numpy() for name in ("shard", "offset", "length"))
+        self._threads = threads or min(cores(), MOST_THREADS)
+        self._pool = None, None  # the process that it belongs to, and the ThreadPoolExecutor
+        self._open = lru_cache(OPEN_SHARDS)(partial(_Shard, self.folder))
+        self._scratch = threading.local()
 
     def __len__(self):
         return len(self._length)
 
-    def read(self, slice_numbers, out=None, threads=2):
+    def read(self, slice_numbers, out=None):
         """Read slices into `out`, or a new array.
 
         slice_numbers: int (n,), rows of the slice table; out: int16 (n, size, size), C-contiguous
 
         Returns int16 (n, size, size) in HU; AIR everywhere in an unreadable slice. Raises IndexError for a number out of
-        range (negative ones too), InputError for a damaged cache.
+        range (negative ones too), ValueError for an unfit `out`, InputError for a damaged cache; nothing writes to `out` any
+        more then.
         """
         numbers = np.asarray(slice_numbers, np.int64)
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self)):
@@ -58,30 +69,70 @@ class PixelCache:
             out = np.empty(shape, np.int16)
         if out.shape != shape or out.dtype != np.int16 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous int16 {shape}, not {out.dtype} {out.shape}")
-        shares = [slice(i, None, threads) for i in range(min(threads, len(numbers)))]
-        if len(shares) > 1:
-            with ThreadPoolExecutor(len(shares)) as pool:
-                list(pool.map(lambda share: self._decode(numbers[share], out[share]), shares))
-        else:
+        if self._threads == 1 or len(numbers) < 2:
             self._decode(numbers, out)
+            return out
+        step = -(-len(numbers) // self._threads)
+        pool = self._pool_here()
+        futures = [pool.submit(self._decode, numbers[i : i + step], out[i : i + step]) for i in range(0, len(numbers), step)]
+        failed = [error for future in futures if (error := future.exception())]  # waits for all: they write to `out`
+        if failed:
+            raise failed[0]
         return out
+
+    def close(self):
+        """End the threads and close the shards; a later read opens them again. An unused cache does so by itself."""
+        (_, pool), self._pool = self._pool, (None, None)
+        if pool:
+            pool.shutdown()
+        self._open.cache_clear()
+
+    def _pool_here(self):
+        """Return the threads of this process; those of the process that forked it did not come along."""
+        process, pool = self._pool
+        if process != os.getpid():
+            pool = ThreadPoolExecutor(self._threads)
+            self._pool = os.getpid(), pool
+        return pool
 
     def _decode(self, numbers, out):
         """Decode the slices `numbers` into `out`, one after the other."""
         import blosc2
 
-        params = blosc2.DParams(nthreads=1)
-        for number, target in zip(numbers, out, strict=True):
-            if not self._length[number]:
+        scratch = self._scratch_here()
+        places = (column[numbers].tolist() for column in (self._shard, self._offset, self._length))
+        for shard, offset, length, target in zip(*places, out, strict=True):
+            if not length:
                 target[:] = AIR
                 continue
-            path = shard_path(self.folder, self._shard[number])
+            blob = scratch[:length]
             try:
-                file = os.open(path, os.O_RDONLY)
-                try:
-                    blob = os.pread(file, self._length[number], self._offset[number])
-                finally:
-                    os.close(file)
-                blosc2.decompress2(blob, dst=target, dparams=params)
+                self._open(shard).read_into(blob, offset)
+                if blosc2.get_cbuffer_sizes(blob)[:2] != (target.nbytes, length):
+                    raise ValueError("not a slice")  # blosc2 would write as many bytes as the blob claims to hold
+                blosc2.decompress2(blob, dst=target, nthreads=1)
             except (OSError, RuntimeError, ValueError) as error:
+                path = shard_path(self.folder, shard)
                 raise InputError(f"{path} is damaged or gone ({error}); remove {self.folder} and run ingest") from error
+
+    def _scratch_here(self):
+        """Return this thread's memory for one compressed slice."""
+        if not hasattr(self._scratch, "memory"):
+            self._scratch.memory = memoryview(bytearray(int(self._length.max(initial=0))))
+        return self._scratch.memory
+
+
+class _Shard:
+    """An open shard. It closes with its last holder: others may push it out of the open ones while a thread reads it."""
+
+    def __init__(self, folder, number):
+        self.file = os.open(shard_path(folder, number), os.O_RDONLY)
+
+    def read_into(self, memory, offset):
+        """Fill `memory` with the bytes from `offset` on. Raises ValueError where there are too few."""
+        if os.preadv(self.file, [memory], offset) < len(memory):
+            raise ValueError("it ends too early")
+
+    def __del__(self):
+        if hasattr(self, "file"):
+            os.close(self.file)

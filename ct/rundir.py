@@ -94,6 +94,24 @@ def read_array(path):
     return np.load(needed(path), mmap_mode="r", allow_pickle=False)
 
 
+def join_arrays(path, parts):
+    """Write the arrays of the .npy files `parts`, one after the other along the first axis, as one .npy file.
+
+    Memory holds one of them at a time.
+    """
+    shapes = [read_array(part) for part in parts]
+    rows = sum(len(array) for array in shapes)
+    with replacing(path) as target:
+        whole = np.lib.format.open_memmap(target, "w+", shapes[0].dtype, (rows, *shapes[0].shape[1:]))
+        at = 0
+        for part in parts:
+            array = read_array(part)
+            whole[at : at + len(array)] = array
+            at += len(array)
+        whole.flush()
+        del whole
+
+
 def write_json(path, value):
     """Write plain values as JSON, keys in their order; NaN becomes null."""
     with replacing(path) as part:

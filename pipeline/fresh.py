@@ -50,6 +50,12 @@ def tree_digest(root, files):
     return digest.hexdigest()
 
 
+def inputs_digest(part, read):
+    """Return a digest of a job's part of the recipe and of what it reads, for what it leaves before it is done."""
+    text = json.dumps([part, read], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def stamp(path):
     """Return {"digest", "size", "mtime_ns"} of a file; the last two spare reading it again."""
     stat = path.stat()

@@ -43,6 +43,7 @@ class StageOneConfig(Config):
     """The CNNs of stage one."""
 
     models: tuple[CnnConfig, ...] = Field(min_length=1)
+    tensorboard: bool = False  # write each training's scalars to stage1/<model>/fold<k>/tensorboard (extra `track`)
 
     @field_validator("models")
     @classmethod

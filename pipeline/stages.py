@@ -54,7 +54,7 @@ class Bar(tqdm):
 
     def reach(self, done, *_, kept=False):
         """Show `done` of the total as done; kept: by an earlier run, so that it says nothing about the pace of this one."""
-        if kept:
+        if kept and not self.disable:
             self.initial = self.last_print_n = self.n = done
             self.start_t = self.last_print_t = self._time()
         self.update(done - self.n)
@@ -66,15 +66,20 @@ def progress_bar(total, text, unit):
     return Bar(total=total, desc=f"  {text}", unit=unit, delay=2, mininterval=pause, leave=False, dynamic_ncols=True)
 
 
+def no_bar(total, text, unit):
+    """Return a progress bar that never shows itself."""
+    return Bar(total=total, disable=True)
+
+
 class Run:
     """A run folder with its recipe, and a voice: what a stage's function gets."""
 
-    def __init__(self, root, say=print):
+    def __init__(self, root, say=print, bar=None):
         self.dir = RunDir(root)
         if not self.dir.root.is_dir():
             raise InputError(f"--run={root}: no such run; make one with `new --run={root} --recipe=NAME --data=DIR`")
         self.say = say
-        self.bar = progress_bar
+        self.bar = bar or progress_bar
         self.workers = None  # processes; None: one a core
         self.recipe: Recipe = load_recipe(self.dir.recipe)
         self._source = None

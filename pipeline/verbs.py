@@ -12,11 +12,30 @@ from ct.errors import InputError
 from ct.rundir import RunDir, read_json
 from pipeline.plan import IN_RECIPE, DemoOptions, NewOptions, SynthOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
-from pipeline.stages import STAGES, Run, progress_bar, run_all, run_stage, state
+from pipeline.stages import STAGES, Run, no_bar, progress_bar, run_all, run_stage, state
+
+TOGETHER = ("train", "predict")  # the verbs that several processes can do
 
 
 def execute(verb, options):
-    """Do what the verb says."""
+    """Do what the verb says, under torchrun in all its processes together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _execute(verb, options)
+        return
+    if verb not in TOGETHER:
+        raise InputError(f"torchrun is for {' and '.join(TOGETHER)}; run `{verb}` without it")
+    from pipeline.jobs import follow
+    from stage1_cnn.ranks import joined, tell
+
+    with joined() as here:
+        if here.rank:
+            follow(lambda: Run(options.run, say=lambda line: None, bar=no_bar))
+        else:
+            _execute(verb, options)
+            tell(None)
+
+
+def _execute(verb, options):
     special = (demo, synth, new, status, features, submit)
     if own := {"all": everything, **{f.__name__: f for f in special}}.get(verb):
         own(options)
@@ -152,8 +171,10 @@ def _all(run):
 
 def _check_models(recipe):
     """Check the backbones and local weights of a recipe, whose paths become absolute."""
+    from pipeline.scalars import check_scalars
     from stage1_cnn.model import check_backbone, try_model
 
+    check_scalars(recipe.stage1.tensorboard)
     models = []
     for config in recipe.stage1.models:
         check_backbone(config.backbone)

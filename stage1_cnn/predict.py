@@ -6,38 +6,51 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from ct.errors import InputError
 from ct.labels import LABELS
-from stage1_cnn.data import neighbour_rows, read_ahead
-from stage1_cnn.images import to_channels
+from stage1_cnn.data import read_ahead
+from stage1_cnn.images import to_channels, views
 from stage1_cnn.order import batches
 
 
-def predict(model, slices, rows, read_hu, config, progress=None):
-    """Six probabilities and the embedding of the slices in the rows `rows` of the table.
+def predict(model, table_rows, readable, read_hu, config, progress=None):
+    """Six probabilities and the embedding of some slices, the mean over the plain view and those of `config.tta`.
 
-    rows: int (n,) row numbers of `slices`, whose other rows serve as neighbours
-    read_hu(numbers) -> int16 (m, S, S) in HU for m row numbers of `slices`
-    progress(step, steps), after each batch
+    table_rows: int (n, c), row numbers of each slice and its neighbours, as of `neighbour_rows`; readable: bool (n,)
+    read_hu(numbers, out=None) -> int16 (m, S, S) in HU for m row numbers; progress(slices), after each batch of so many
 
-    Returns probs (n, 6) float32 in [0, 1], columns LABELS, and embeddings (n, d) float16, in the order of `rows`; unreadable
-    slices are NaN in both. The results do not depend on the size of the batches, but for the last bits.
+    Returns probs (n, 6) float32 in [0, 1], columns LABELS, and embeddings (n, d) float16, in the order of `table_rows`;
+    unreadable slices are NaN in both. The results do not depend on the size of the batches, but for the last bits.
+    Raises InputError where a single slice does not fit into the device's memory.
     """
-    table_rows, device = neighbour_rows(slices, config.neighbours), pick_device()
+    device, seen = pick_device(), np.flatnonzero(readable)
     model = model.eval().to(device, memory_format=torch.channels_last)
-    rows = np.asarray(rows)
-    seen = np.flatnonzero(slices["readable"].to_numpy(bool)[rows])
-    probs = np.full((len(rows), len(LABELS)), np.nan, np.float32)
-    embeddings = np.full((len(rows), model.width), np.nan, np.float16)
-    order = batches(seen, config.batch)
+    probs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
+    embeddings = np.full((len(table_rows), model.width), np.nan, np.float16)
+    done, batch = 0, config.batch
     with torch_as_set(config), torch.inference_mode():
-        for step, (at, hu) in enumerate(read_ahead(read_hu, table_rows[rows], order), 1):
-            with mixed_precision(config, device):
-                logits, embedding = model(to_channels(hu.to(device), config))
-            probs[at] = torch.sigmoid(logits).cpu().numpy()
-            embeddings[at] = embedding.clamp(-65504, 65504).cpu().numpy()  # the range of float16
-            if progress:
-                progress(step, len(order))
+        while done < len(seen):
+            try:
+                for at, hu in read_ahead(read_hu, table_rows, batches(seen[done:], batch), device):
+                    logits, embedding = _look(model, hu, config)
+                    probs[at] = torch.sigmoid(logits).cpu().numpy()
+                    embeddings[at] = embedding.clamp(-65504, 65504).cpu().numpy()  # the range of float16
+                    done += len(at)
+                    if progress:
+                        progress(len(at))
+            except torch.OutOfMemoryError:
+                batch //= 2
+            if not batch:
+                raise InputError(f"{config.name}: one slice does not fit into the memory of {device}; lower image_size")
     return probs, embeddings
+
+
+def _look(model, hu, config):
+    """Return the logits (b, 6) and embeddings (b, d) of a batch in HU, each the mean over the views."""
+    with mixed_precision(config, hu.device):
+        seen = [model(to_channels(view, config)) for view in views(hu, config)]
+    logits, embedding = (torch.stack(parts).mean(dim=0) for parts in zip(*seen, strict=True))
+    return logits, embedding
 
 
 def pick_device():
@@ -45,9 +58,19 @@ def pick_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def autocast_type(config, device):
+    """Return the type in which the CNN computes on `device`, or None for float32."""
+    if config.precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[config.precision]
+
+
 def mixed_precision(config, device):
-    """Context in which the CNN computes in bfloat16, where `config` and the device want it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.amp and device.type == "cuda")
+    """Context in which the CNN computes in the type that `config` and the device want."""
+    kind = autocast_type(config, device)
+    return torch.autocast(device.type, dtype=kind, enabled=kind is not None)
 
 
 @contextmanager

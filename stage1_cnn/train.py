@@ -1,4 +1,4 @@
-"""Trains one CNN on all folds but one and shows it the fold that it never saw."""
+"""Trains one CNN on some slices and watches it on others."""
 
 import math
 import time
@@ -6,77 +6,90 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
 
 from ct.errors import InputError
-from ct.labels import LABELS, WEIGHTS
+from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
+from stage1_cnn.checkpoint import Checkpoint, on_cpu
 from stage1_cnn.data import neighbour_rows, read_ahead
-from stage1_cnn.images import augment, resize, to_channels
-from stage1_cnn.model import build_model
-from stage1_cnn.order import batches
-from stage1_cnn.predict import mixed_precision, pick_device, predict, torch_as_set
+from stage1_cnn.model import Cnn, build_model
+from stage1_cnn.order import LEAST, balanced, shuffled, training_steps
+from stage1_cnn.predict import pick_device, predict, torch_as_set
+from stage1_cnn.ranks import here
+from stage1_cnn.trainer import Trainer
 
-CLIP = 1.0  # the gradient of all weights together is scaled down to this norm
+WATCHED = 10_000  # held-out slices at most that the learning curve is made of
 
 
 @dataclass(frozen=True)
-class FoldResult:
-    """What training leaves of one fold."""
+class Hooks:
+    """What training tells as it goes; each is called with what its comment says."""
 
-    state: dict  # weights of the backbone: name -> contiguous CPU tensor; a plain timm state dict
-    curve: list  # one dict an epoch: epoch, lr, train_loss, held_out_loss (None without held-out labels), seconds
-    rows: np.ndarray  # (h,) row numbers of the held-out slices, labelled or not
-    probs: np.ndarray  # (h, 6) float32, columns LABELS; NaN where the slice is unreadable
-    embeddings: np.ndarray  # (h, d) float16; NaN likewise
+    progress: callable = None  # (epoch, step, steps, loss) after each step; both count from 1
+    epoch: callable = None  # (a line of the curve) after each epoch; what it raises ends the training
+    save: callable = None  # (Checkpoint) after each epoch, and every `pause` seconds
+    say: callable = print  # (one line) where something happens that the user should know
+    pause: float = 600.0  # seconds between two checkpoints
 
 
-def train_fold(slices, fold, k, read_hu, config, seed, progress=None):
-    """Train the CNN of `config` on every fold but `k`, then predict fold `k`.
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves."""
 
-    slices: slice table (n rows) with the LABELS, float32. Slices that lack a label or are unreadable are not trained on.
-    fold: int (n,), aligned with `slices`. read_hu(numbers) -> int16 (m, S, S) in HU for m row numbers of `slices`
-    progress(epoch, step, steps, loss), after each step; both count from 1
+    model: Cnn  # with the weights of the last epoch, or their moving average where the config asks for one
+    curve: list  # a dict an epoch: epoch, lr, train_loss, held_out_loss (None without held-out labels), seconds
+    micro: int  # slices that went through the CNN at once in the end: fewer than `config.batch` where memory ran out
 
-    Everything random derives from `seed` and `k`: a fold gives the same weights alone or after others. Raises ValueError where
-    a patient is in fold `k` and in another, InputError for too few slices to train on and for a loss that is not a number.
+    def state(self):
+        """Return the weights as a plain timm state dict of contiguous CPU tensors."""
+        return on_cpu(self.model.backbone.state_dict())
+
+
+class NotANumber(InputError):
+    """The loss of a batch is NaN or infinite. batch: {"epoch", "step", "loss", "slice_ids"}."""
+
+    def __init__(self, message, batch):
+        super().__init__(message)
+        self.batch = batch
+
+
+def train_cnn(slices, split, read_hu, config, seed, hooks=None, checkpoint=None):
+    """Train the CNN of `config` and return it, with its learning curve.
+
+    slices: slice table (n rows) with the LABELS, float32; split: (train, held) row numbers, as of `fold_rows`
+    read_hu(numbers, out=None) -> int16 (m, S, S) in HU for m row numbers of `slices`
+    checkpoint: what an interrupted training of the same slices, config and seed saved last: it goes on from there
+
+    Everything random derives from `seed`, the epoch and the step: a training gives the same weights alone or after others, in
+    one piece or continued. Among several ranks each takes its share of every batch, and all end with the same weights.
+    Raises InputError for too few slices, NotANumber for a loss that is none.
     """
-    train, held = fold_rows(slices, fold, k)
-    table_rows = neighbour_rows(slices, config.neighbours)
-    labels = slices[list(LABELS)].to_numpy(np.float32)
-    device, order = pick_device(), torch.Generator().manual_seed(derive_seed(seed, "order", k))
-    curve = []
+    (train, held), hooks = split, hooks or Hooks()
+    check_enough(train, config, here().world)
+    labels, device = slices[list(LABELS)].to_numpy(np.float32), pick_device()
     with torch_as_set(config):
-        model = build_model(config, derive_seed(seed, "weights", k), labels[train].mean(axis=0))
-        steps = len(batches(train, config.batch, torch.Generator()))  # of an epoch
-        trainer = Trainer(model.to(device), config, steps, derive_seed(seed, "change", k))
-        for epoch in range(1, config.epochs + 1):
-            start, losses = time.perf_counter(), []
-            epoch_order = batches(train, config.batch, order)
-            for rows, hu in read_ahead(read_hu, table_rows, epoch_order):
-                losses.append(trainer.step(hu.to(device), torch.from_numpy(labels[rows]).to(device)))
-                if not math.isfinite(losses[-1]):
-                    raise InputError(_not_a_number(slices, rows, config, epoch))
-                if progress:
-                    progress(epoch, len(losses), len(epoch_order), losses[-1])
-            probs, embeddings = predict(model, slices, held, read_hu, config)
-            # for the learning curve only: an epoch chosen by it would make the held-out predictions optimistic
-            scored = np.isfinite(probs).all(axis=1) & np.isfinite(labels[held]).all(axis=1)
-            held_out = weighted_log_loss(labels[held][scored], probs[scored]) if scored.any() else None
-            seconds = time.perf_counter() - start
-            entry = {"epoch": epoch, "lr": trainer.lr, "train_loss": float(np.mean(losses))}
-            curve.append({**entry, "held_out_loss": held_out, "seconds": seconds})
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.backbone.state_dict().items()}
-    return FoldResult(state, curve, held, probs, embeddings)
+        model = build_model(config, derive_seed(seed, "weights"), labels[train].mean(axis=0)).to(device)
+        steps = len(_epoch_steps(slices, train, config, seed, 1))
+        trainer = Trainer(model, config, steps, derive_seed(seed, "change"), hooks.say)
+        course = Course(slices, labels, neighbour_rows(slices, config.neighbours), read_hu, trainer, hooks)
+        state = course.resume(checkpoint) if checkpoint else {"epoch": 1, "step": 0, "loss_sum": 0.0, "curve": []}
+        while state["epoch"] <= config.epochs:
+            order = _epoch_steps(slices, train, config, seed, state["epoch"])
+            course.run_epoch(order, state)
+            entry = course.look_back(held, state, len(order))
+            state = {"epoch": state["epoch"] + 1, "step": 0, "loss_sum": 0.0, "curve": [*state["curve"], entry]}
+            course.save(state)
+            if hooks.epoch:
+                hooks.epoch(entry)
+    return Trained(trainer.kept(), state["curve"], trainer.micro)
 
 
 def fold_rows(slices, fold, k):
     """Return the row numbers (training, held out) for fold `k`; only slices of the train split are in either.
 
     Training slices are readable, have all six labels and are in another fold; held out are all of fold `k`.
-    Raises ValueError where a patient has slices in both, InputError for fewer than two training slices.
+    Raises ValueError where a patient has slices in both.
     """
     of_train = (slices["split"] == "train").to_numpy()
     fold = np.asarray(fold)
@@ -86,62 +99,97 @@ def fold_rows(slices, fold, k):
     patients = slices["patient_id"].to_numpy(object)
     if leak := set(patients[train]) & set(patients[held]):
         raise ValueError(f"patient {min(leak)} is in fold {k} and among its training slices; the folds leak")
-    if len(train) < 2:
-        raise InputError(f"fold {k} leaves {len(train)} readable slices with labels to train on; lower folds.k or add data")
     return train, held
 
 
-class Trainer:
-    """One model in training on the device it lies on: optimizer, learning rate, augmentation.
-
-    steps: of one epoch. seed: of augmentation and dropout
-    """
-
-    def __init__(self, model, config, steps, seed):
-        self.model, self.config, self.device = model, config, next(model.parameters()).device
-        self.model.to(memory_format=torch.channels_last)
-        self.steps, self.done, self.lr = steps * config.epochs, 0, 0.0
-        self.optimizer = torch.optim.AdamW(param_groups_weight_decay(model, config.weight_decay), lr=config.lr)
-        self.weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=self.device)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-        torch.manual_seed(seed)  # dropout draws from torch's own generators
-
-    def step(self, hu, labels):
-        """Learn from a batch: HU int16 (b, c, S, S), labels float32 (b, 6). Returns the loss, the metric of this batch."""
-        self.model.train()
-        self.lr = learning_rate(self.done, self.steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
-        with torch.no_grad():
-            hu = resize(hu.float(), self.config.image_size)
-            images = to_channels(augment(hu, self.config, self.generator), self.config)
-        with mixed_precision(self.config, self.device):
-            logits, _ = self.model(images)
-        loss = weighted_bce(logits, labels, self.weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.done += 1
-        return loss.item()
+def check_enough(train, config, world):
+    """Raise InputError where there are too few slices for a single step on `world` processes."""
+    if len(train) < LEAST * world:
+        raise InputError(
+            f"{config.name}: {len(train)} readable slices with labels to train on, {LEAST * world} are needed; "
+            "lower folds.k or add data"
+        )
 
 
-def weighted_bce(logits, labels, weights):
-    """Return the competition's weighted log loss of logits and labels, both (b, 6), as a scalar tensor."""
-    return (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights).sum(dim=1).mean()
+class Course:
+    """One training under way: what it reads, and the Trainer it feeds. The methods change the Trainer and `state`."""
+
+    def __init__(self, slices, labels, table_rows, read_hu, trainer, hooks):
+        self.slices, self.labels, self.table_rows, self.read_hu = slices, labels, table_rows, read_hu
+        self.trainer, self.hooks, self.saved, self.seconds = trainer, hooks, time.monotonic(), 0.0
+
+    def run_epoch(self, order, state):
+        """Learn from the steps of `order` (row numbers each) that `state` has not yet behind it."""
+        ranks, waiting, start = here(), None, time.perf_counter()
+        todo = order[state["step"] :]
+        shares = [rows[ranks.rank :: ranks.world] for rows in todo]
+        reading = read_ahead(self.read_hu, self.table_rows, shares, self.trainer.device)
+        for rows, (share, hu) in zip(todo, reading, strict=True):
+            labels = torch.from_numpy(self.labels[share]).to(self.trainer.device, non_blocking=True)
+            loss = self.trainer.step(hu, labels, len(rows))
+            if waiting:  # only now: to ask for this step's loss would leave the device idle while the next is prepared
+                self._note(*waiting, state, len(order))
+            waiting = share, loss
+            if time.monotonic() - self.saved > self.hooks.pause:
+                self._note(*waiting, state, len(order))
+                waiting = None
+                self.save(state)
+        if waiting:
+            self._note(*waiting, state, len(order))
+        self.seconds = time.perf_counter() - start
+
+    def _note(self, rows, loss, state, steps):
+        """Take down the loss of the step after `state`."""
+        loss = float(loss)
+        if not math.isfinite(loss):
+            raise _not_a_number(self.slices.index[rows], loss, state, self.trainer.config)
+        state["step"] += 1
+        state["loss_sum"] += loss
+        if self.hooks.progress:
+            self.hooks.progress(state["epoch"], state["step"], steps, loss)
+
+    def look_back(self, held, state, steps):
+        """Return the curve's line of an epoch. It is for people: an epoch chosen by it would flatter the held-out opinions."""
+        loss, labelled = None, held[np.isfinite(self.labels[held]).all(axis=1) & self._readable(held)]
+        watched = labelled[:: max(1, math.ceil(len(labelled) / WATCHED))]
+        if len(watched) and here().rank == 0:
+            model, config = self.trainer.kept(), self.trainer.config
+            probs, _ = predict(model, self.table_rows[watched], self._readable(watched), self.read_hu, config)
+            loss = weighted_log_loss(self.labels[watched], probs)
+        line = {"epoch": state["epoch"], "lr": self.trainer.lr, "train_loss": state["loss_sum"] / steps}
+        return {**line, "held_out_loss": loss, "seconds": self.seconds}
+
+    def save(self, state):
+        """Hand a checkpoint to the hook."""
+        if self.hooks.save and here().rank == 0:
+            self.hooks.save(Checkpoint(self.trainer.tensors(), {**state, **self.trainer.numbers()}))
+        self.saved = time.monotonic()
+
+    def resume(self, checkpoint):
+        """Bring the Trainer to where a checkpoint was taken. Returns its `state`."""
+        self.trainer.load(checkpoint.tensors, checkpoint.state)
+        return {name: checkpoint.state[name] for name in ("epoch", "step", "loss_sum", "curve")}
+
+    def _readable(self, rows):
+        return self.slices["readable"].to_numpy(bool)[rows]
 
 
-def learning_rate(step, steps, config):
-    """Return the learning rate of `step` (0 ... steps - 1): a straight warm-up, then half a cosine down to 0."""
-    rising = round(config.warmup * steps)
-    if step < rising:
-        return config.lr * (step + 1) / rising
-    return config.lr * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+def _epoch_steps(slices, train, config, seed, epoch):
+    """Return the row numbers of each step of an epoch."""
+    seed = derive_seed(seed, "order", epoch)
+    if config.positive_share is None:
+        rows = shuffled(train, seed)
+    else:
+        positive = (slices[list(LABELS)].to_numpy()[train] > 0).any(axis=1)
+        rows = balanced(train, positive, slices["study_id"].to_numpy(object)[train], config.positive_share, seed)
+    return training_steps(rows, config.batch * config.accumulate * here().world, LEAST * here().world)
 
 
-def _not_a_number(slices, rows, config, epoch):
-    names = ", ".join(map(str, slices.index[rows[:3]]))
-    return (
-        f"{config.name}: the loss is not a number in epoch {epoch}, at a batch with the slices {names} and "
-        f"{len(rows) - min(3, len(rows))} more; lower lr (now {config.lr:g}), or set amp: false"
+def _not_a_number(slice_ids, loss, state, config):
+    batch = {"epoch": state["epoch"], "step": state["step"] + 1, "loss": str(loss), "slice_ids": [str(i) for i in slice_ids]}
+    first = ", ".join(batch["slice_ids"][:3])
+    return NotANumber(
+        f"{config.name}: the loss is {loss} in epoch {batch['epoch']}, step {batch['step']}, at a batch with the slices "
+        f"{first} and {max(0, len(slice_ids) - 3)} more; lower lr (now {config.lr:g}), or set precision: fp32",
+        batch,
     )

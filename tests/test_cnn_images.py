@@ -6,7 +6,7 @@ import torch
 
 from ct.windows import window_bounds
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.images import AIR_HU, MEAN, STD, augment, resize, to_channels
+from stage1_cnn.images import AIR_HU, MEAN, STD, augment, mix, resize, to_channels, views
 
 STILL = {"flip": False, "rotate": 0, "scale": 0, "shift": 0, "hu_shift": 0, "hu_noise": 0}
 
@@ -107,3 +107,48 @@ def test_augment_repeats_with_the_seed():
     changes = config(flip=True, rotate=20, scale=0.1, shift=0.1, hu_shift=3, hu_noise=1)
     assert torch.equal(augment(head(), changes, generator(3)), augment(head(), changes, generator(3)))
     assert not torch.equal(augment(head(), changes, generator(3)), augment(head(), changes, generator(4)))
+
+
+def test_reverse_turns_the_neighbours_of_half_of_the_slices_round():
+    hu = torch.arange(5.0).view(1, 5, 1, 1).expand(60, 5, 4, 4)
+    got = augment(hu, config(reverse=True, neighbours=2), generator())[:, :, 0, 0]
+    back = (got == torch.arange(4.0, -1, -1)).all(dim=1)
+    assert ((got == torch.arange(5.0)).all(dim=1) != back).all()
+    assert 15 < back.sum() < 45
+
+
+def test_erase_blackens_one_rectangle_in_its_share_of_the_slices():
+    hu = torch.full((200, 2, 32, 32), 30.0)
+    got = augment(hu, config(erase=0.5), generator())
+    gone = got == AIR_HU
+    assert torch.equal(gone[:, 0], gone[:, 1])  # the neighbours with it
+    area = gone[:, 0].float().mean(dim=(1, 2))
+    assert 70 < (area > 0).sum() < 130
+    assert area[area > 0].min() > 0.01 and area.max() < 0.24
+    for one in gone[:, 0][area > 0]:
+        rows, columns = one.any(dim=1), one.any(dim=0)
+        assert one.sum() == rows.sum() * columns.sum()  # a full rectangle
+    assert torch.equal(got[~gone], hu[~gone])
+
+
+def test_mixup_mixes_pictures_and_labels_by_one_share():
+    images, labels = torch.arange(4.0).view(4, 1, 1, 1), torch.eye(4)[:, :3]
+    mixed, truth = mix(images, labels, 1.0, seed=2)
+    share = truth[0, 0].item()
+    assert 0 < share < 1
+    assert mixed.flatten().tolist() == pytest.approx(
+        [(1 - share) * 3, share + (1 - share) * 2, 2 * share + 1 - share, 3 * share]
+    )
+    assert torch.allclose(truth, share * labels + (1 - share) * labels.flip(0))
+    assert torch.equal(mix(images, labels, 1.0, 2)[0], mixed) and not torch.equal(mix(images, labels, 1.0, 3)[0], mixed)
+    shares = [mix(images, labels, 0.2, seed)[1][0, 0].item() for seed in range(300)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.06) and np.std(shares) == pytest.approx(np.sqrt(0.25 / 1.4), rel=0.1)
+
+
+def test_views_are_the_plain_one_and_those_asked_for():
+    hu = torch.arange(24.0).view(1, 2, 3, 4)
+    plain, mirrored, back = views(hu, config(tta=("flip", "reverse")))
+    assert torch.equal(plain, hu)
+    assert mirrored[0, 0, 0].tolist() == [3, 2, 1, 0]
+    assert torch.equal(back[:, 0], hu[:, 1]) and torch.equal(back[:, 1], hu[:, 0])
+    assert len(views(hu, config())) == 1

@@ -1,6 +1,7 @@
-"""Training: what it learns from, what it refuses, and that it repeats."""
+"""Training: what it learns from, what it refuses, and that it repeats, in one piece or continued."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from cnn_slices import make_slices, reader
-from safetensors.torch import load, save
 
 from ct.errors import InputError
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import weighted_log_loss
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import load_model
+from stage1_cnn.data import neighbour_rows
+from stage1_cnn.model import Cnn, build_model
 from stage1_cnn.predict import predict
-from stage1_cnn.train import fold_rows, learning_rate, train_fold, weighted_bce
+from stage1_cnn.train import Hooks, NotANumber, fold_rows, train_cnn
+from stage1_cnn.trainer import Trainer, learning_rate, weighted_bce
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def config(**values):
@@ -30,6 +34,11 @@ def data(patients=10, each=4):
     """Slices, pictures, and two folds by patient."""
     slices, hu = make_slices(patients, each)
     return slices, hu, (np.arange(len(slices)) // each) % 2
+
+
+def train(slices, hu, fold, k, config, seed=0, hooks=None, checkpoint=None):
+    """Train on every fold but `k`."""
+    return train_cnn(slices, fold_rows(slices, fold, k), reader(hu), config, seed, hooks, checkpoint)
 
 
 def digest(state):
@@ -49,17 +58,17 @@ def test_training_rows_are_readable_labelled_and_of_other_folds():
 
 
 def test_a_patient_on_both_sides_raises_the_alarm():
-    slices, hu, fold = data()
+    slices, _, fold = data()
     fold[0] = 1
     with pytest.raises(ValueError, match="patient ID_00 is in fold 1"):
-        train_fold(slices, fold, 1, reader(hu), config(), seed=0)
+        fold_rows(slices, fold, 1)
 
 
 def test_nothing_to_train_on_is_the_user_s_to_mend():
     slices, hu, fold = data(2)
     slices[list(LABELS)] = np.float32(np.nan)
-    with pytest.raises(InputError, match="fold 1 leaves 0"):
-        train_fold(slices, fold, 1, reader(hu), config(), seed=0)
+    with pytest.raises(InputError, match="0 readable slices with labels"):
+        train(slices, hu, fold, 1, config())
 
 
 def test_the_loss_is_the_metric():
@@ -82,41 +91,38 @@ def test_the_rate_rises_then_falls_to_nearly_nothing():
 
 def test_a_planted_blob_is_learned():
     slices, hu, fold = data(40)
-    result = train_fold(slices, fold, 0, reader(hu), config(epochs=6), seed=0)  # 30 steps
-    losses = [epoch["train_loss"] for epoch in result.curve]
+    trained = train(slices, hu, fold, 0, config(epochs=6))  # 30 steps
+    losses = [epoch["train_loss"] for epoch in trained.curve]
     assert losses[-1] < 0.5 * losses[0]
-    labels = slices[list(LABELS)].to_numpy()[result.rows]
-    assert result.curve[-1]["held_out_loss"] == pytest.approx(weighted_log_loss(labels, result.probs), rel=1e-5)
-    assert result.probs[labels == 1].mean() > result.probs[labels == 0].mean() + 0.3
+    held = np.flatnonzero(fold == 0)
+    labels = slices[list(LABELS)].to_numpy()[held]
+    probs, _ = predict(trained.model, held[:, None], np.ones(len(held), bool), reader(hu), config())
+    assert trained.curve[-1]["held_out_loss"] == pytest.approx(weighted_log_loss(labels, probs), rel=1e-5)
+    assert probs[labels == 1].mean() > probs[labels == 0].mean() + 0.3
 
 
-def test_what_it_returns():
+def test_what_it_tells_and_reads():
     slices, hu, fold = data()
     slices.iloc[2, slices.columns.get_loc("readable")] = False
     slices.iloc[3, [slices.columns.get_loc(label) for label in LABELS]] = np.nan
-    seen, calls = [], []
-    result = train_fold(slices, fold, 0, reader(hu, calls), config(epochs=2, neighbours=1), 0, lambda *at: seen.append(at[:3]))
-    assert result.rows.tolist() == np.flatnonzero(fold == 0).tolist()
-    assert np.flatnonzero(np.isnan(result.probs).all(axis=1)).tolist() == [2]
-    assert np.flatnonzero(np.isnan(result.embeddings).all(axis=1)).tolist() == [2]
-    assert np.isfinite(result.probs[3]).all()  # unlabelled, but seen
+    told, lines, calls = [], [], []
+    hooks = Hooks(lambda *at: told.append(at), lines.append)
+    trained = train_cnn(slices, fold_rows(slices, fold, 0), reader(hu, calls), config(epochs=2, neighbours=1), 0, hooks)
     assert 2 not in {number for call in calls for number in call}
-    assert seen == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
-    assert [list(epoch) for epoch in result.curve] == [["epoch", "lr", "train_loss", "held_out_loss", "seconds"]] * 2
-    assert np.isfinite([list(epoch.values()) for epoch in result.curve]).all()
-    model = load_model(config(neighbours=1), load(save(result.state)))
-    probs, embeddings = predict(model, slices, result.rows, reader(hu), config(neighbours=1))
-    np.testing.assert_array_equal(probs, result.probs)
-    np.testing.assert_array_equal(embeddings, result.embeddings)
+    assert [at[:3] for at in told] == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
+    assert lines == trained.curve
+    assert trained.curve[1]["train_loss"] == pytest.approx((told[2][3] + told[3][3]) / 2)
+    assert [list(epoch) for epoch in trained.curve] == [["epoch", "lr", "train_loss", "held_out_loss", "seconds"]] * 2
+    assert np.isfinite([list(epoch.values()) for epoch in trained.curve]).all()
+    assert trained.micro == 16
 
 
 def test_held_out_labels_do_not_reach_the_weights():
     slices, hu, fold = data()
-    first = train_fold(slices, fold, 0, reader(hu), config(), seed=0)
+    first = train(slices, hu, fold, 0, config())
     slices.loc[slices.index[fold == 0], list(LABELS)] = np.float32(np.nan)
-    hidden = train_fold(slices, fold, 0, reader(hu), config(), seed=0)
-    assert digest(first.state) == digest(hidden.state)
-    np.testing.assert_array_equal(first.probs, hidden.probs)
+    hidden = train(slices, hu, fold, 0, config())
+    assert digest(first.state()) == digest(hidden.state())
     assert hidden.curve[-1]["held_out_loss"] is None
 
 
@@ -126,39 +132,140 @@ def test_small_and_odd_training_sets_work(patients):
     fold[:] = np.arange(len(slices)) // 4 == 0
     if patients == 9:
         slices, hu, fold = slices.iloc[:21], hu[:21], fold[:21]
-    result = train_fold(slices, fold, 1, reader(hu), config(), seed=0)
-    assert np.isfinite(result.probs).all()
+    assert np.isfinite(train(slices, hu, fold, 1, config()).curve[0]["held_out_loss"])
 
 
 def test_a_loss_that_is_not_a_number_names_its_slices(monkeypatch):
     slices, hu, fold = data()
-    monkeypatch.setattr("stage1_cnn.train.weighted_bce", lambda logits, labels, weights: logits.sum() * float("nan"))
-    with pytest.raises(InputError, match=r"not a number in epoch 1, at a batch with the slices s\d+, s\d+, s\d+ and 13 more"):
-        train_fold(slices, fold, 0, reader(hu), config(), seed=0)
+    monkeypatch.setattr("stage1_cnn.trainer.weighted_bce", lambda logits, labels, weights: logits.sum() * float("nan"))
+    with pytest.raises(
+        NotANumber, match=r"is nan in epoch 1, step 1, at a batch with the slices s\d+, s\d+, s\d+ and 13"
+    ) as error:
+        train(slices, hu, fold, 0, config())
+    batch = error.value.batch
+    assert (batch["epoch"], batch["step"], batch["loss"], len(batch["slice_ids"])) == (1, 1, "nan", 16)
+    assert set(batch["slice_ids"]) <= set(slices.index[fold == 1])
 
+
+EVERYTHING = {"epochs": 2, "dropout": 0.3, "neighbours": 1, "hu_shift": 2, "hu_noise": 1, "erase": 0.5, "reverse": True,
+              "mixup": 0.4, "positive_share": 0.5, "ema": 0.9, "batch": 6, "accumulate": 2}  # fmt: skip
 
 FRESH = """
 import sys; sys.path.insert(0, "tests")
-from test_cnn_train import data, digest, full, reader, train_fold
+from test_cnn_train import EVERYTHING, config, data, digest, train
 slices, hu, fold = data()
-result = train_fold(slices, fold, 1, reader(hu), full(), seed=3)
-print(digest(result.state), digest({"p": __import__("torch").from_numpy(result.probs)}))
+print(digest(train(slices, hu, fold, 1, config(**EVERYTHING), seed=3).state()))
 """
 
 
-def full():
-    """Everything random at once: dropout, all augmentation, a shuffled order."""
-    return config(epochs=2, dropout=0.3, neighbours=1, hu_shift=2, hu_noise=1)
-
-
-def test_a_fold_is_the_same_bits_after_other_work_and_in_a_fresh_process():
+def test_a_training_is_the_same_bits_after_other_work_and_in_a_fresh_process():
     slices, hu, fold = data()
-    other = train_fold(slices, fold, 0, reader(hu), full(), seed=3)
+    other = train(slices, hu, fold, 0, config(**EVERYTHING), seed=3)
     torch.randn(100)
     torch.manual_seed(99)
-    result = train_fold(slices, fold, 1, reader(hu), full(), seed=3)
-    root = Path(__file__).resolve().parent.parent
-    fresh = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True, cwd=root)
-    assert fresh.stdout.split() == [digest(result.state), digest({"p": torch.from_numpy(result.probs)})]
-    assert digest(other.state) != digest(result.state)
-    assert digest(train_fold(slices, fold, 1, reader(hu), full(), seed=4).state) != digest(result.state)
+    state = train(slices, hu, fold, 1, config(**EVERYTHING), seed=3).state()
+    fresh = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert fresh.stdout.split() == [digest(state)]
+    assert digest(other.state()) != digest(state)
+    assert digest(train(slices, hu, fold, 1, config(**EVERYTHING), seed=4).state()) != digest(state)
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"precision": "bf16"}, {"precision": "fp16", "ema": 0.5}], ids=str)
+def test_continued_from_any_step_it_ends_with_the_same_bits(changes):
+    slices, hu, fold = data()
+    changed, saved = config(**{"batch": 6, "epochs": 2} | changes), []
+    whole = train(slices, hu, fold, 0, changed, hooks=Hooks(save=saved.append, pause=0.0))
+    assert len(saved) >= 6  # after every step and every epoch
+    assert {(c.state["epoch"], c.state["step"]) for c in saved} >= {(1, 1), (2, 0), (2, 1), (3, 0)}
+    for checkpoint in saved:
+        json.dumps(checkpoint.state)  # plain values
+        again = train(slices, hu, fold, 0, changed, checkpoint=checkpoint)
+        assert digest(again.state()) == digest(whole.state())
+        assert _timeless(again.curve) == _timeless(whole.curve)
+
+
+def _timeless(curve):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in curve]
+
+
+STILL = {"flip": False, "rotate": 0, "scale": 0, "shift": 0}
+NO_BATCH_NORM = {"backbone": "test_convnext", "image_size": 64, **STILL}  # layer norm: a slice alone or in a batch is the same
+
+
+def test_accumulated_batches_are_one_large_batch():
+    slices, hu, fold = data()
+    large = train(slices, hu, fold, 0, config(batch=12, epochs=2, **NO_BATCH_NORM)).state()
+    small = train(slices, hu, fold, 0, config(batch=4, accumulate=3, epochs=2, **NO_BATCH_NORM)).state()
+    for name, value in large.items():
+        torch.testing.assert_close(small[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_the_moving_average_is_kept():
+    slices, hu, fold = data()
+    plain, saved = train(slices, hu, fold, 0, config(batch=4)).state(), []
+    averaged = train(slices, hu, fold, 0, config(batch=4, ema=0.5), hooks=Hooks(save=saved.append, pause=0.0)).state()
+    assert digest(plain) != digest(averaged)
+    name = "stem.conv1.weight" if "stem.conv1.weight" in plain else next(n for n in plain if n.endswith("weight"))
+    steps = [c.tensors[f"model.backbone.{name}"] for c in saved[:-1]]  # the last one repeats the last step's
+    mean = steps[0]  # the first step replaces what there was
+    for number, value in enumerate(steps[1:], 2):
+        decay = min(0.5, 1 - number ** (-2 / 3))
+        mean = decay * mean + (1 - decay) * value
+    torch.testing.assert_close(averaged[name], mean)
+
+
+class Narrow(Cnn):
+    """A Cnn on a device whose memory holds three slices."""
+
+    def forward(self, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(images)
+
+
+def test_out_of_memory_halves_what_goes_through_at_once_and_says_so(monkeypatch):
+    slices, hu, fold = data()
+    monkeypatch.setattr("stage1_cnn.train.build_model", lambda *args: Narrow(build_model(*args).backbone))
+    monkeypatch.setattr("stage1_cnn.train.predict", lambda model, rows, *rest: (np.full((len(rows), 6), 0.5), None))
+    said, saved = [], []
+    hooks = Hooks(say=said.append, save=saved.append)
+    narrow = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM), hooks=hooks)
+    assert narrow.micro == 2 and saved[-1].state["micro"] == 2
+    assert [line.split(", ")[1].split(" slices")[0] for line in said] == ["from here on 4", "from here on 2"]
+    assert "batch norm sees 2" in said[-1]
+    monkeypatch.undo()
+    wide = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM)).state()
+    for name, value in narrow.state().items():  # the same slices a step, the same weights
+        torch.testing.assert_close(value, wide[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_where_not_even_two_slices_fit_it_says_what_to_lower(monkeypatch):
+    slices, hu, fold = data()
+    monkeypatch.setattr(Narrow, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr("stage1_cnn.train.build_model", lambda *args: Narrow(build_model(*args).backbone))
+    with pytest.raises(InputError, match="2 slices do not fit into the memory of cpu; lower batch"):
+        train(slices, hu, fold, 0, config(), hooks=Hooks(say=lambda line: None))
+
+
+def test_no_step_ever_takes_a_single_slice_at_once():
+    sizes = []
+    model = build_model(config(), 0)
+    trainer = Trainer(model, config(batch=4), 1, 0, print)
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    for n in (2, 3, 5, 7, 9):
+        trainer.step(torch.zeros(n, 1, 32, 32, dtype=torch.int16), torch.zeros(n, 6), n)
+    assert min(sizes) >= 2 and sum(sizes) == 26
+
+
+@pytest.mark.slow
+def test_a_compiled_training_learns_the_same():
+    slices, hu, fold = data()
+    plain = train(slices, hu, fold, 0, config(batch=10)).curve
+    compiled = train(slices, hu, fold, 0, config(batch=10, compile=True)).curve
+    assert compiled[-1]["train_loss"] == pytest.approx(plain[-1]["train_loss"], rel=0.02)
+
+
+def test_neighbours_past_the_end_repeat_the_end_in_training_too():
+    slices, hu, fold = data()
+    assert neighbour_rows(slices, 1)[0].tolist() == [0, 0, 1]
+    assert np.isfinite(train(slices, hu, fold, 0, config(neighbours=1)).curve[0]["train_loss"])

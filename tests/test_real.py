@@ -1,16 +1,18 @@
 """The mini competition of real slices, from end to end with the recipe `small`."""
 
 import json
+import shutil
 import tarfile
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from test_resume import kill_in
 
 import run
 from ct.labels import LABELS
-from ct.rundir import read_table
+from ct.rundir import read_array, read_table
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +62,32 @@ def test_submission_and_report(mini):
     assert len(pd.read_csv(mini / "submission.csv")) == 420
     page = (mini / "report.html").read_text()
     assert "undefined" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_out_of_fold_opinions_are_complete(mini):
+    slices, fold = read_table(mini / "slices.parquet"), read_table(mini / "folds.parquet")["fold"]
+    train = slices.index[slices["split"] == "train"]
+    for model in ("resnet10t", "mobilenet"):
+        oof = read_table(mini / "stage1" / model / "oof.parquet")
+        assert oof.index.equals(train) and oof.notna().all(axis=None) and ((oof > 0) & (oof < 1)).all(axis=None)
+        for k in range(3):
+            held_out = read_table(mini / "stage1" / model / f"fold{k}" / "held_out.parquet")
+            assert set(held_out.index) == set(train[fold[train] == k])
+            assert held_out.equals(oof.loc[held_out.index])
+            embeddings = read_array(mini / "stage1" / model / f"fold{k}" / "held_out_embeddings.npy")
+            assert len(embeddings) == len(held_out) and embeddings.dtype == np.float16 and np.isfinite(embeddings).all()
+
+
+def test_killed_in_training_again_and_again_it_ends_the_same(mini, tmp_path):
+    folder = shutil.copytree(mini, tmp_path / "r")
+    shutil.rmtree(folder / "stage1")
+    for name in ("train", "predict"):
+        (folder / "receipts" / f"{name}.json").unlink()
+    assert all(kill_in(folder, "train", wait) for wait in (6, 15, 25, 40))
+    assert run.main(["train", f"--run={folder}"]) == 0
+    for path in sorted((mini / "stage1").rglob("*")):
+        if path.suffix in (".parquet", ".npy", ".safetensors") and not path.name.startswith("test"):
+            assert path.read_bytes() == (folder / path.relative_to(mini)).read_bytes(), path.name
 
 
 def test_again_is_quick(mini, command):

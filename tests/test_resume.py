@@ -15,7 +15,7 @@ from tiny_zip import pack
 import ct.dicom
 import ct.shards
 import run
-from pipeline.stages import STAGES, Bar
+from pipeline.stages import STAGES, Bar, no_bar
 
 
 def kill_in(folder, stage, wait):
@@ -124,6 +124,7 @@ def test_the_bar_does_not_count_what_was_done_before():
         bar.reach(40, kept=True)
         bar.reach(50)
         assert (bar.n, bar.initial) == (50, 40) and bar.format_dict["initial"] == 40
+    no_bar(100, "", "slice").reach(40, kept=True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,242 @@
+"""The work of stage one: interrupted and continued, watched, and done by several processes together."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from safetensors.torch import load_file
+
+import run
+from ct.rundir import read_array, read_table
+from pipeline import jobs
+from pipeline.stages import Run, state
+
+FOLD = "stage1/resnet/fold0"
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def untrained(finished, tmp_path):
+    """A run like `finished` before `train`."""
+    folder = shutil.copytree(finished, tmp_path / "r")
+    shutil.rmtree(folder / "stage1")
+    for name in ("train", "predict"):
+        (folder / "receipts" / f"{name}.json").unlink()
+    return folder
+
+
+def same_weights(a, b):
+    a, b = (load_file(folder / FOLD / "weights.safetensors") for folder in (a, b))
+    return list(a) == list(b) and all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def cut_after(monkeypatch, steps):
+    """Let training write a checkpoint after every step, and end at its `steps`-th."""
+    real = jobs.train_cnn
+
+    def train(slices, split, read_hu, config, seed, hooks, checkpoint):
+        left = [steps]
+
+        def progress(*at):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Cut
+            hooks.progress(*at)
+
+        often = jobs.Hooks(progress, hooks.epoch, hooks.save, hooks.say, pause=0.0)
+        return real(slices, split, read_hu, config, seed, often, checkpoint)
+
+    monkeypatch.setattr(jobs, "train_cnn", train)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_training_cut_within_a_fold_is_continued(untrained, finished, monkeypatch, capsys, steps):
+    cut_after(monkeypatch, steps)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    assert (untrained / FOLD / "checkpoint.safetensors").is_file()
+    assert not (untrained / FOLD / "weights.safetensors").exists()
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert f"resnet fold 0: continues in epoch {1 + steps // 2}, after {steps} steps" in capsys.readouterr().out
+    assert same_weights(untrained, finished)
+    assert (untrained / FOLD / "curve.json").read_bytes() == (finished / FOLD / "curve.json").read_bytes()
+    assert read_table(untrained / "stage1/resnet/oof.parquet").equals(read_table(finished / "stage1/resnet/oof.parquet"))
+    assert not list(untrained.rglob("checkpoint.safetensors"))
+
+
+def test_a_checkpoint_of_another_training_is_not_continued(untrained, monkeypatch, capsys):
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    recipe = yaml.safe_load((untrained / "recipe.yaml").read_text())
+    recipe["stage1"]["models"][0]["lr"] = 0.001
+    (untrained / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert "continues" not in capsys.readouterr().out
+
+
+def test_a_prediction_cut_between_its_parts_is_continued(untrained, finished, monkeypatch):
+    monkeypatch.setattr(jobs, "PART", 4)  # 19 and 16 slices are held out
+    real, calls = jobs.predict_slices, []
+
+    def cut(model, table_rows, *rest):
+        if len(calls) == 3:
+            raise Cut
+        calls.append(len(table_rows))
+        return real(model, table_rows, *rest)
+
+    monkeypatch.setattr(jobs, "predict_slices", cut)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    parts = next((untrained / FOLD).glob("held_out-*.part"))
+    assert len(list(parts.glob("*.parquet"))) == 3 and not (untrained / FOLD / "held_out.parquet").exists()
+    rows = len(read_table(finished / FOLD / "held_out.parquet"))
+    calls[:] = []
+    monkeypatch.setattr(jobs, "predict_slices", lambda *words: calls.append(len(words[1])) or real(*words))
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert sum(calls[: -(-rows // 4) - 3]) == rows - 12  # of fold 0 only what was missing
+    for k in (0, 1):
+        a, b = (folder / f"stage1/resnet/fold{k}" for folder in (untrained, finished))
+        np.testing.assert_allclose(read_table(a / "held_out.parquet"), read_table(b / "held_out.parquet"), atol=1e-6)
+        np.testing.assert_allclose(
+            read_array(a / "held_out_embeddings.npy"), read_array(b / "held_out_embeddings.npy"), atol=1e-3
+        )
+    assert not list(untrained.rglob("*.part"))
+
+
+def test_parts_made_with_other_weights_are_dropped(untrained, monkeypatch):
+    old = untrained / FOLD / "held_out-000000000000-000000000000.part"
+    old.mkdir(parents=True)
+    (old / "00000.parquet").write_text("of other weights")
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert not old.exists()
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_slices_of_its_batch(untrained, monkeypatch, capsys):
+    nan = float("nan")
+    monkeypatch.setattr("stage1_cnn.trainer.weighted_bce", lambda logits, labels, weights: logits.sum() * nan)
+    assert run.main(["train", f"--run={untrained}"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "not_a_number.json names them all" in err
+    batch = json.loads((untrained / FOLD / "not_a_number.json").read_text())
+    assert (batch["epoch"], batch["step"], len(batch["slice_ids"])) == (1, 1, 8)
+    assert set(batch["slice_ids"]) <= set(read_table(untrained / "slices.parquet").index)
+    monkeypatch.undo()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert not (untrained / FOLD / "not_a_number.json").exists()
+
+
+def test_what_another_try_would_not_repeat_is_in_the_receipt(untrained, monkeypatch):
+    class Micro:
+        def __init__(self, trained):
+            self.model, self.curve, self.micro, self.state = trained.model, trained.curve, 4, trained.state
+
+    real = jobs.train_cnn
+    monkeypatch.setattr(jobs, "train_cnn", lambda *words: Micro(real(*words)))
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert json.loads((untrained / FOLD / "train.json").read_text())["not_repeatable"] == ["batch cut to 4 for memory"]
+
+
+def test_scalars_for_tensorboard(untrained):
+    pytest.importorskip("tensorboard", reason="the extra `track` is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = yaml.safe_load((untrained / "recipe.yaml").read_text())
+    recipe["stage1"]["tensorboard"] = True
+    (untrained / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    events = EventAccumulator(str(untrained / FOLD / "tensorboard")).Reload()
+    curve = json.loads((untrained / FOLD / "curve.json").read_text())
+    for name in ("train_loss", "held_out_loss", "lr"):
+        found = events.Scalars(f"epoch/{name}")
+        assert [(e.step, e.value) for e in found] == [(row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in curve]
+    steps = events.Scalars("loss/step")
+    assert [e.step for e in steps] == list(range(1, len(steps) + 1))
+    half = len(steps) // 2
+    assert np.mean([e.value for e in steps[:half]]) == pytest.approx(curve[0]["train_loss"], rel=1e-5)
+
+
+def test_without_tensorboard_the_recipe_that_asks_for_it_is_refused(finished, competition, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.scalars.find_spec", lambda name: None)
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    recipe["stage1"]["tensorboard"] = True
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["new", f"--run={tmp_path / 'r'}", f"--recipe={tmp_path / 'mine.yaml'}", f"--data={competition}"]) == 1
+    assert "pip install -e '.[track]'" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def together(*words, count=2):
+    """Run a script in several processes that torchrun starts."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--"]
+    return subprocess.run([*start, *map(str, words)], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_same_files_as_one(untrained, finished):
+    for verb in ("train", "predict"):
+        done = together(ROOT / "run.py", verb, f"--run={untrained}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count(f"{verb}:") == 1  # only one of them speaks
+    for name in ("train", "predict"):
+        assert state(Run(untrained))[name][0] == "fresh"
+    files = [{str(p.relative_to(f)) for p in (f / "stage1").rglob("*") if p.is_file()} for f in (untrained, finished)]
+    assert files[0] == files[1]
+    for name in (
+        "oof.parquet",
+        "fold0/held_out.parquet",
+        "fold1/held_out.parquet",
+        "fold0/test.parquet",
+        "fold1/test.parquet",
+    ):
+        mine, one = (read_table(folder / "stage1/resnet" / name) for folder in (untrained, finished))
+        assert mine.index.equals(one.index) and mine.isna().equals(one.isna())
+    again = together(ROOT / "run.py", "train", f"--run={untrained}")
+    assert again.returncode == 0 and "fresh, nothing to do" in again.stdout
+
+
+@pytest.mark.slow
+def test_what_is_not_for_several_processes_says_so(finished):
+    done = together(ROOT / "run.py", "stack", f"--run={finished}")
+    assert done.returncode != 0
+    assert "error: torchrun is for train and predict; run `stack` without it" in done.stderr
+
+
+SHARED = """
+import sys; sys.path[:0] = ["tests", "."]
+from safetensors.torch import save_file
+from test_cnn_train import NO_BATCH_NORM, config, data, train
+from stage1_cnn.ranks import here, joined
+slices, hu, fold = data()
+with joined():
+    trained = train(slices, hu, fold, 0, config(batch=6, epochs=2, lr=1e-3, **NO_BATCH_NORM))
+    save_file(trained.state(), f"{sys.argv[1]}/{here().rank}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
+    from test_cnn_train import NO_BATCH_NORM, config, data, train
+
+    (tmp_path / "shared.py").write_text(SHARED)
+    done = together(tmp_path / "shared.py", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
+    slices, hu, fold = data()  # 20 training slices: one full step of 12, one of 8
+    one = train(slices, hu, fold, 0, config(batch=12, epochs=2, lr=1e-3, **NO_BATCH_NORM)).state()
+    before = train(slices, hu, fold, 0, config(batch=12, epochs=2, lr=1e-9, **NO_BATCH_NORM)).state()
+    for name, value in one.items():
+        assert bool((ours[0][name] == ours[1][name]).all())
+        assert float((ours[0][name] - value).abs().max()) <= 0.05 * float((value - before[name]).abs().max()) + 1e-6, name
