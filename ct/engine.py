@@ -9,6 +9,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from ct.errors import InputError
 
@@ -38,7 +39,8 @@ def run_jobs(function, jobs, workers=None):
     waiting = collections.deque()
     try:
         for job in jobs:
-            waiting.append(pool.submit(function, *job))
+            with _uninterrupted():
+                waiting.append(pool.submit(function, *job))
             if len(waiting) == AHEAD * len(first):
                 yield waiting.popleft().result()
         while waiting:
@@ -49,6 +51,16 @@ def run_jobs(function, jobs, workers=None):
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _uninterrupted():
+    """Hold Ctrl-C back. Processes that begin meanwhile never see it: one that is still importing would print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin():

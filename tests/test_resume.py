@@ -174,6 +174,21 @@ def test_workers_end_with_their_parent():
         os.unlink(path)
 
 
+def test_ctrl_c_is_seen_by_the_parent_alone(tmp_path):
+    """A worker that is interrupted while it starts would print a traceback of its own."""
+    (tmp_path / "jobs.py").write_text(
+        "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.engine import run_jobs\nif __name__ == '__main__':\n"
+        "    list(run_jobs(time.sleep, [(0.5,)] * 50, 2))\n"
+    )
+    words = [sys.executable, str(tmp_path / "jobs.py"), str(ROOT)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        while parent.poll() is None and len(_children(parent.pid)) < 3:  # two workers, and the tracker of shared resources
+            time.sleep(0.01)
+        os.killpg(parent.pid, signal.SIGINT)
+        said = parent.communicate()[1]
+    assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt"), said
+
+
 def _children(pid):
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
     return [int(word) for word in listed.split()]
