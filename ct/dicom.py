@@ -8,8 +8,9 @@ import pandas as pd
 from pydicom import uid
 from pydicom.pixels import pixel_array
 
+from ct.elements import numbers, open_dataset, positive_int, quiet
 from ct.engine import run_jobs
-from ct.header import header_facts, numbers, open_dataset, positive_int, pseudonym, quiet, refuse_other_images, rescale
+from ct.header import header_facts, pseudonym, refuse_other_images, rescale
 from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
 from ct.source import Folder, Unreadable

@@ -2,43 +2,29 @@
 
 import hashlib
 import hmac
-import io
 import math
 import operator
-import os
 import re
-import warnings
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
-import pydicom
-from pydicom import uid
-from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_VR
-from pydicom.filereader import data_element_generator
-from pydicom.tag import Tag
 
-from ct.source import OnDisk, Unreadable
+from ct.elements import (
+    NotPlain,
+    as_file,
+    needed_text,
+    numbers,
+    open_dataset,
+    optional_number,
+    plain_elements,
+    positive_int,
+    quiet,
+    value_of,
+)
+from ct.source import Unreadable
 
 COMPETITION_ID = re.compile(r"ID_[0-9a-f]+")
 OWN_PATH = r"stage_[12]_(?:train|test)/ID_[0-9a-f]+(?:\.\w+)?"
-FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # that a data set without a preamble may begin with
-HEADS = (4096, 65536)  # bytes in which a header is looked for before the file is read as a whole; RSNA's have 700
-IMPLICIT = {  # the usual transfer syntaxes: whether their VRs are implicit
-    str(syntax): syntax.is_implicit_VR
-    for syntax in uid.AllTransferSyntaxes
-    if syntax.is_little_endian and not syntax.is_deflated
-}
-KEYWORDS = (
-    "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns ImagePositionPatient "
-    "ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept BitsAllocated BitsStored PixelRepresentation "
-    "WindowCenter WindowWidth NumberOfFrames SamplesPerPixel"
-)
-TAGS = {keyword: (int(Tag(keyword)), dictionary_VR(keyword)) for keyword in KEYWORDS.split()}  # all that is read of a header
-WANTED = {tag for tag, _ in TAGS.values()}
-ONE = (int, float, str)  # types of a tag's value that is but one
-PIXELS = {int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")}
 
 
 def pseudonym(identifier, key):
@@ -63,104 +49,6 @@ def public_paths(paths, slice_ids):
     return np.where(own, paths.to_numpy(object), hidden)
 
 
-@contextmanager
-def quiet():
-    """Let pydicom read without checking values (three times as fast) and without warnings, which quote paths and values."""
-    with disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def open_dataset(file, pixels=True):
-    """Read a DICOM file, with or without its preamble (PS3.10 section 7.1), as a pydicom data set.
-
-    file: a path or a file of a source. Its file meta information always names a transfer syntax. Call it inside `quiet()`.
-    Raises Unreadable.
-    """
-    with _one_reason(), _as_file(file).open("rb") as stream:
-        _refuse_others(stream.read(132))
-        stream.seek(0)
-        dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
-    return dataset
-
-
-@contextmanager
-def _one_reason():
-    """Turn whatever goes wrong while a file is opened into Unreadable."""
-    try:
-        yield
-    except Unreadable:
-        raise
-    except Exception as error:  # a damaged file makes the parser raise nearly anything: struct.error, zlib.error, OSError, ...
-        why = getattr(error, "strerror", None)  # only the system's own errors have one
-        raise Unreadable(f"cannot be opened: {why}" if why else "damaged or truncated header") from None
-
-
-def _refuse_others(head):
-    """Raise Unreadable where these first bytes, at least 132 of them, are no DICOM file's."""
-    if not head:
-        raise Unreadable("empty file")
-    if head[128:132] != b"DICM" and head[:2] not in FIRST_GROUPS:
-        raise Unreadable("not a DICOM file")
-
-
-def _as_file(file):
-    return OnDisk(os.fspath(file)) if isinstance(file, str | Path) else file
-
-
-def _guess_syntax(dataset):
-    """Return the transfer syntax that a data set without file meta information was read as."""
-    implicit, little = dataset.original_encoding
-    if implicit:
-        return uid.ImplicitVRLittleEndian
-    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-
-
-class _NotPlain(Exception):
-    """A header, or a value in it, that is left to pydicom's own reading."""
-
-
-def _plain_elements(file):
-    """Return (elements, transfer syntax) of the usual file's header: pydicom's raw elements of TAGS by their tags, as ints.
-
-    They come from the generator that dcmread itself reads with; most of dcmread's time goes into objects that nobody asks for
-    here. Raises _NotPlain for other files: without preamble, big endian, deflated, without pixels; Unreadable.
-    """
-    for count in HEADS:
-        with _one_reason():
-            head, whole = file.head(count)
-            _refuse_others(head)
-        if head[128:132] != b"DICM":
-            raise _NotPlain
-        try:
-            if found := _walk_header(head):
-                return found
-        except Exception:  # as in `_one_reason`: dcmread is to say what it is
-            raise _NotPlain from None
-        if whole:
-            raise _NotPlain
-    raise _NotPlain
-
-
-def _walk_header(head):
-    """Return (elements, transfer syntax) of a file that begins with `head`; None where the pixels are not reached in it."""
-    reached = []
-    stream = io.BytesIO(head)
-    stream.seek(132)
-    meta = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
-    elements = {number: element for element in meta if (number := int(element.tag)) in WANTED}
-    syntax = _value(elements, "TransferSyntaxUID")
-    if head[stream.tell() : stream.tell() + 2] == b"\0\0":  # a command set, encoded in its own way
-        raise _NotPlain
-    body = data_element_generator(
-        stream, IMPLICIT[syntax], True, lambda tag, vr, length: tag in PIXELS and not reached.append(tag)
-    )
-    elements |= {number: element for element in body if (number := int(element.tag)) in WANTED}
-    return (elements, syntax) if reached else None
-
-
 def read_header(file, key):
     """Read one slice's header.
 
@@ -171,26 +59,26 @@ def read_header(file, key):
     Raises Unreadable where the file is no single grey slice or lacks a tag that places it.
     """
     with quiet():
-        return header_facts(_as_file(file), key)
+        return header_facts(as_file(file), key)
 
 
 def header_facts(file, key):
     """Do the same as `read_header`, for a file of a source and inside `quiet()`, which is slow to enter."""
-    try:
-        return _facts(*_plain_elements(file), key)
-    except (_NotPlain, Unreadable):  # pydicom's own reading has the last word
-        dataset = open_dataset(file, pixels=False)
-        return _facts(dataset, str(dataset.file_meta.TransferSyntaxUID), key)
+    if plain := plain_elements(file):
+        with suppress(NotPlain, Unreadable):  # pydicom's own reading has the last word
+            return _facts(*plain, key)
+    dataset = open_dataset(file, pixels=False)
+    return _facts(dataset, str(dataset.file_meta.TransferSyntaxUID), key)
 
 
 def _facts(dataset, syntax, key):
     refuse_other_images(dataset)
     spacing = optional_number(dataset, "PixelSpacing")
     return {
-        "slice_id": pseudonym(_text(dataset, "SOPInstanceUID"), key),
-        "patient_id": pseudonym(_text(dataset, "PatientID"), key),
-        "study_id": pseudonym(_text(dataset, "StudyInstanceUID"), key),
-        "series_id": pseudonym(_text(dataset, "SeriesInstanceUID"), key),
+        "slice_id": pseudonym(needed_text(dataset, "SOPInstanceUID"), key),
+        "patient_id": pseudonym(needed_text(dataset, "PatientID"), key),
+        "study_id": pseudonym(needed_text(dataset, "StudyInstanceUID"), key),
+        "series_id": pseudonym(needed_text(dataset, "SeriesInstanceUID"), key),
         "rows": positive_int(dataset, "Rows"),
         "cols": positive_int(dataset, "Columns"),
         "ipp": numbers(dataset, "ImagePositionPatient", 3),
@@ -218,7 +106,7 @@ def refuse_other_images(dataset):
 
 def rescale(dataset):
     """Return RescaleSlope and RescaleIntercept (PS3.3 section C.11.1.1.2); 1 and 0 where the file has not both."""
-    if _value(dataset, "RescaleSlope") is None or _value(dataset, "RescaleIntercept") is None:
+    if value_of(dataset, "RescaleSlope") is None or value_of(dataset, "RescaleIntercept") is None:
         return 1.0, 0.0
     slope, intercept = numbers(dataset, "RescaleSlope", 1)[0], numbers(dataset, "RescaleIntercept", 1)[0]
     if slope == 0:
@@ -226,91 +114,11 @@ def rescale(dataset):
     return slope, intercept
 
 
-def _value(dataset, keyword):
-    """Return a tag's value, None where it is missing or empty. Raises Unreadable where it cannot be converted.
-
-    dataset: pydicom's, or the raw elements of `_plain_elements`; for a value of these that is not plain, raises _NotPlain
-    """
-    if isinstance(dataset, dict):
-        tag, vr = TAGS[keyword]
-        raw = dataset.get(tag)
-        return _plain_value(raw, vr) if raw is not None and raw.value else None
-    try:
-        value = dataset.get(keyword)
-    except Exception:  # text in a numeric tag, a binary number of the wrong length
-        raise Unreadable(f"{keyword} is malformed") from None
-    return None if value is None or value == "" else value
-
-
-def _plain_value(raw, vr):
-    """Return the value of a raw element that is plainly of its usual VR (PS3.5 section 6.2), as pydicom would, only faster."""
-    bytes_ = raw.value
-    try:
-        if raw.VR not in (None, vr):
-            raise _NotPlain
-        if vr == "DS":
-            values = [float(text) for text in bytes_.split(b"\\")]  # float takes the spaces that may stand around it
-            return values if len(values) > 1 else values[0]
-        if vr == "US" and len(bytes_) == 2:
-            return int.from_bytes(bytes_, "little")
-        if vr in ("UI", "LO") and b"\\" not in bytes_ and b"\x1b" not in bytes_:  # one value, no change of alphabet
-            return bytes_.decode("ascii").rstrip(" \0") or None
-    except ValueError:
-        raise _NotPlain from None
-    raise _NotPlain
-
-
-def _text(dataset, keyword):
-    """Return a needed tag's value as text."""
-    value = _value(dataset, keyword)
-    if value is None or not (text := str(value).strip(" \0")):
-        raise Unreadable(f"{keyword} is missing or empty")
-    return text
-
-
-def numbers(dataset, keyword, count):
-    """Return a needed tag's `count` finite numbers, float64 (count,)."""
-    return np.array(_floats(dataset, keyword, count))
-
-
-def _floats(dataset, keyword, count):
-    value = _value(dataset, keyword)
-    if value is None:
-        raise Unreadable(f"{keyword} is missing or empty")
-    try:
-        if type(value) in (int, float):
-            value = [value]
-        values = value if type(value) is list else np.atleast_1d(np.asarray(value, np.float64)).tolist()
-    except (TypeError, ValueError):
-        raise Unreadable(f"{keyword} is malformed") from None
-    if len(values) != count or not all(map(math.isfinite, values)):
-        raise Unreadable(f"{keyword} is not {count} numbers")
-    return values
-
-
-def positive_int(dataset, keyword):
-    """Return a needed tag's value, a whole number above 0."""
-    [number] = _floats(dataset, keyword, 1)
-    if number < 1 or number != int(number):
-        raise Unreadable(f"{keyword} is {number:g}, not a whole number above 0")
-    return int(number)
-
-
 def _orientation(dataset):
     """Return ImageOrientationPatient (6,); raises Unreadable unless it holds two directions that span a plane."""
-    iop = _floats(dataset, "ImageOrientationPatient", 6)
-    row, col = iop[:3], iop[3:]
+    iop = numbers(dataset, "ImageOrientationPatient", 6)
+    row, col = iop[:3].tolist(), iop[3:].tolist()
     rows, cols, both = (sum(map(operator.mul, a, b)) for a, b in ((row, row), (col, col), (row, col)))
     if rows * cols == 0 or abs(both) > 0.5 * math.sqrt(rows * cols):  # the cosine between them
         raise Unreadable("ImageOrientationPatient holds no two perpendicular directions")
-    return np.array(iop)
-
-
-def optional_number(dataset, keyword):
-    """Return a tag's first value as a float; NaN where it is missing, empty or malformed."""
-    try:
-        value = _value(dataset, keyword)
-        first = value if value is None or isinstance(value, ONE) else value[0]
-        return float("nan" if first is None or first == "" else first)
-    except (Unreadable, TypeError, ValueError, IndexError):
-        return np.nan
+    return iop

@@ -16,8 +16,9 @@ from tiny_zip import pack
 from ct import dicom, header
 from ct.competition import find_competition
 from ct.dicom import read_headers, read_hu
+from ct.elements import NotPlain, open_dataset, plain_elements, quiet
 from ct.errors import InputError
-from ct.header import pseudonym, quiet, read_header
+from ct.header import pseudonym, read_header
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
 from ct.source import OnDisk, Unreadable, list_files, open_zip
 
@@ -226,11 +227,13 @@ def quick_is_slow(path):
     """Whether the quick reading took the file; where it did, its facts are those of dcmread's data set."""
     with quiet():
         try:
-            elements, syntax = header._plain_elements(OnDisk(str(path)))
-            quick = header._facts(elements, syntax, KEY)
-        except (header._NotPlain, Unreadable):
+            plain = plain_elements(OnDisk(str(path)))
+            quick = header._facts(*plain, KEY) if plain else None
+        except (NotPlain, Unreadable):
             return False
-        dataset = header.open_dataset(path, pixels=False)
+        if quick is None:
+            return False
+        dataset = open_dataset(path, pixels=False)
         slow = header._facts(dataset, str(dataset.file_meta.TransferSyntaxUID), KEY)
     for name, value in slow.items():
         np.testing.assert_array_equal(quick[name], value, err_msg=f"{path}: {name}")
@@ -254,7 +257,7 @@ def test_quick_headers_are_as_dcmreads(tmp_path, tags, quick):
     path = write_slice(tmp_path / "a", **tags)
     assert quick_is_slow(path) == quick
     with quiet():
-        dataset = header.open_dataset(path, pixels=False)
+        dataset = open_dataset(path, pixels=False)
         want = header._facts(dataset, str(dataset.file_meta.TransferSyntaxUID), KEY)
     for name, value in read_header(path, KEY).items():
         np.testing.assert_array_equal(value, want[name], err_msg=name)

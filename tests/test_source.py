@@ -6,13 +6,16 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_dicom import slice_bytes, write_slice
+from pydicom.dataset import Dataset
+from tiny_dicom import make_dataset, slice_bytes, write_slice
 from tiny_zip import edit_entry, pack
 
-from ct import shards
+from ct import elements, shards
 from ct.competition import find_competition
 from ct.dicom import read_headers, read_hu
+from ct.elements import quiet
 from ct.errors import InputError
+from ct.header import read_header
 from ct.labels import read_labels
 from ct.shards import write_cache
 from ct.slices import order_slices
@@ -131,6 +134,22 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
     assert table.index.tolist() == list(lengths) and bad.empty and (table["rows"] == 512).all()
     assert asked == [4096, 4096, 65536, 4096, 65536]
     assert [os.path.basename(str(file)) for file in whole] == ["ID_2.dcm"]
+
+
+def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monkeypatch):
+    dataset = make_dataset()
+    with quiet():
+        dataset.ReferencedImageSequence = [Dataset() for _ in range(300)]
+        for number, item in enumerate(dataset.ReferencedImageSequence):
+            item.ReferencedSOPInstanceUID = f"1.2.{number:020d}"
+            item.is_undefined_length_sequence_item = True
+        dataset["ReferencedImageSequence"].is_undefined_length = True
+        dataset.save_as(tmp_path / "a", enforce_file_format=True)
+    assert os.path.getsize(tmp_path / "a") > 3 * 4096
+    monkeypatch.setattr(OnDisk, "open", lambda self, mode="rb": pytest.fail("the whole file was opened"))
+    for dull in range(130):  # wherever the first piece ends
+        monkeypatch.setattr(elements, "HEADS", (4096 + dull, 65536))
+        assert read_header(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
 
 
 def test_head_tells_whether_it_is_all(tmp_path):
