@@ -33,15 +33,18 @@ class Verbs:
         """
         return Plan("synth", {"out": out, "studies": studies, "seed": seed})
 
-    def new(self, *, run, recipe, data, labels=None, sample=None, seed=None, allow_unlabelled=None, missing=None):
+    def new(
+        self, *, run, recipe, data, labels=None, sample=None, train_slices=None, seed=None, allow_unlabelled=None, missing=None
+    ):
         """Make a run folder. Needs --run, --recipe and --data; every later verb needs --run.
 
         Args:
             run: the folder to make
             recipe: a name from recipes/, or a YAML file
-            data: a folder laid out as Kaggle's: stage_2_train/, stage_2_test/ and the two csv files
+            data: a folder laid out as Kaggle's: stage_2_train/, stage_2_test/ and the two csv files; or Kaggle's zip, as it is
             labels: the label csv, if it is elsewhere
             sample: the sample submission, if it is elsewhere
+            train_slices: take that many train slices at most, as whole patients; all if not given
             seed: instead of the recipe's
             allow_unlabelled: leave train slices without all six labels out of training
             missing: sample rows without a file: "refuse", or "prior" for the training prior

@@ -1,8 +1,6 @@
-"""From a folder of DICOM files to the slices' headers, and from one file to HU."""
+"""From DICOM files to the slices' headers, many at a time, and from one file to HU."""
 
-import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +8,16 @@ import pandas as pd
 from pydicom import uid
 from pydicom.pixels import pixel_array
 
+from ct.elements import numbers, open_dataset, positive_int, quiet
 from ct.engine import run_jobs
-from ct.errors import InputError
-from ct.header import (
-    Unreadable,
-    numbers,
-    open_dataset,
-    positive_int,
-    pseudonym,
-    quiet,
-    read_header,
-    refuse_other_images,
-    rescale,
-)
+from ct.header import header_facts, pseudonym, refuse_other_images, rescale
+from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
+from ct.source import Folder, Unreadable
 
-STAGES = ("stage_2", "stage_1")  # of the competition; the second supersedes the first
-CHUNK = 256  # headers a job
+CHUNK = 1024  # headers a job
+TEXT = pd.Series([""], dtype=str).dtype  # pandas' own for text: of arrow's strings since pandas 3
+TEXTS = ("patient_id", "study_id", "series_id", "path", "transfer_syntax")
 FLOATS = ("pixel_spacing_mm", "slope", "intercept", "bits_stored", "pixel_representation", "window_center", "window_width")
 DTYPES = dict.fromkeys(["rows", "cols"], np.int32) | dict.fromkeys(FLOATS, np.float32)
 NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian)
@@ -39,117 +30,46 @@ FASTEST = {  # the fastest of the installed decoders of each syntax, as measured
     uid.JPEGLossless: "gdcm",
     uid.JPEGLosslessSV1: "gdcm",
 }
+CHUNK_COLUMNS = (*TEXTS[:4], *DTYPES, *TEXTS[4:], *POSITION, *ORIENTATION, "reason")
+NOTHING = dict.fromkeys(DTYPES, 0) | dict.fromkeys((*TEXTS, "slice_id"), "") | {"ipp": [np.nan] * 3, "iop": [np.nan] * 6}
 AIR_STORED = 4096 - 1000  # what air becomes where -1000 HU wraps round in twelve bits
 
 
-@dataclass(frozen=True)
-class Competition:
-    """Where the parts of a competition lie."""
-
-    root: Path
-    train_dir: Path
-    test_dir: Path
-    labels_csv: Path
-    sample_csv: Path
-
-
-def find_competition(data, labels=None, sample=None):
-    """Find the parts of a competition laid out as Kaggle's, in `data` or below it while one folder alone leads there.
-
-    data: folder; labels, sample: csv files that lie elsewhere, or None
-
-    Returns a Competition. Raises InputError, one line, for whatever is missing.
-    """
-    root, stage = _descend(Path(data))
-    found = Competition(
-        root=root,
-        train_dir=root / f"{stage}_train",
-        test_dir=root / f"{stage}_test",
-        labels_csv=Path(labels) if labels else root / f"{stage}_train.csv",
-        sample_csv=Path(sample) if sample else root / f"{stage}_sample_submission.csv",
-    )
-    for folder in (found.train_dir, found.test_dir):
-        if not folder.is_dir():
-            raise InputError(f"{root} has no folder {folder.name}; the DICOM files of that part belong there")
-        if next(_walk(folder), None) is None:
-            raise InputError(f"{folder} holds no files; unpack the DICOM files of that part into it")
-    for file, flag in ((found.labels_csv, "labels"), (found.sample_csv, "sample")):
-        if not file.is_file():
-            raise InputError(f"{file} does not exist or is no file; put it there or name it with --{flag}")
-    return found
-
-
-def _descend(data):
-    """Return the folder at or below `data` that holds a stage's train folder, and the stage's name."""
-    if not data.exists():
-        raise InputError(f"{data} does not exist; --data names the folder that holds {STAGES[0]}_train")
-    if not data.is_dir():
-        raise InputError(f"{data} is a file; --data names a folder: unpack it first if it is an archive")
-    folder = data
-    while True:
-        for stage in STAGES:
-            if (folder / f"{stage}_train").is_dir():
-                return folder, stage
-        inner = _folders(folder)
-        good = [f for f in inner if any((f / f"{stage}_train").is_dir() for stage in STAGES)]
-        if len(good) > 1 or (not good and len(inner) != 1):
-            break
-        folder = (good or inner)[0]
-    if len(good) > 1:
-        raise InputError(f"{folder} holds several competitions ({good[0].name}, {good[1].name}, ...); name one with --data")
-    if not any(data.iterdir()):
-        raise InputError(f"{data} is empty; it should hold {STAGES[0]}_train")
-    if any(data.name.startswith(stage) for stage in STAGES):
-        raise InputError(f"{data} holds no {STAGES[0]}_train; name the folder around it, {data.parent}")
-    raise InputError(f"{folder} holds no folder {STAGES[0]}_train; --data names the folder that holds it")
-
-
-def _folders(folder):
-    """Return the folders in `folder`, sorted, without hidden ones and those that archivers on a Mac leave behind."""
-    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__")))
-
-
-def list_files(folder):
-    """Return the paths of all files below `folder`, relative to it, with forward slashes, sorted; dot files are left out."""
-    files = sorted(_walk(folder))
-    if bad := next((name for name in files if not name.isprintable()), None):  # bytes that are no UTF-8 come as surrogates
-        raise InputError(f"{folder} holds a file whose name cannot be kept in a table, {bad!r}; rename it")
-    return files
-
-
-def _walk(folder, prefix="", around=()):
-    """Yield the paths of the files below `folder`, each after `prefix`; links that lead back `around` are not followed."""
-    if (here := os.path.realpath(folder)) in around:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_file():
-                yield prefix + entry.name
-            elif entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*around, here))
-
-
-def read_headers(root, files, key, workers=None, progress=None):
+def read_headers(source, files, key, workers=None, progress=None, parts=None):
     """Read the headers of many files.
 
-    root: folder; files: paths relative to it; key: bytes, of the pseudonyms; progress: called with the number of files done
+    source: a folder's path or a source; files: names in it; key: bytes, of the pseudonyms; progress: called with the number of
+    files done, and `kept=True` for those that were done before; parts: folder where each chunk's headers are kept, so that a
+    second call does not read them again (that source and key are the same is the caller's to see to), or None
 
-    Returns (table, quarantine), both in the order of the sorted paths. table: indexed by slice_id, HEADER_COLUMNS without
+    Returns (table, quarantine), both in the order of the sorted names. table: indexed by slice_id, HEADER_COLUMNS without
     split, and the columns POSITION (mm) and ORIENTATION. quarantine: path, slice_id (the pseudonym of the file's name without
     its suffix), kind ("header"), reason.
     """
-    files = sorted(files)
-    jobs = [(str(root), files[i : i + CHUNK], key) for i in range(0, len(files), CHUNK)]
-    good, bad, done = [_header_table([])], [], 0
-    for (_, chunk, _), (table, refused) in zip(jobs, run_jobs(_read_chunk, jobs, workers), strict=True):
-        good.append(table)
-        bad += refused
-        done += len(chunk)
+    source, files = Folder(source) if isinstance(source, str | Path) else source, sorted(files)
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    paths = [parts and Path(parts) / f"{number:05d}.parquet" for number in range(len(chunks))]
+    tables = [_kept_chunk(path, names) for path, names in zip(paths, chunks, strict=True)]
+    missing = [number for number, table in enumerate(tables) if table is None]
+    done = len(files) - sum(len(chunks[number]) for number in missing)
+    if progress and done:
+        progress(done, kept=True)
+    jobs = ((source.take(chunks[number]), chunks[number], key, paths[number]) for number in missing)
+    for number, table in zip(missing, run_jobs(_read_chunk, jobs, workers), strict=True):
+        tables[number] = table
+        done += len(table)
         if progress:
             progress(done)
-    table = pd.concat(good)
+    table = pd.concat(tables) if tables else _header_table([], [])
+    tables.clear()  # a million rows twice are a third of a gigabyte
+    return _set_apart(table, key)
+
+
+def _set_apart(table, key):
+    """Split what the chunks hold into the good headers and the quarantine of those refused and of second copies."""
+    refused = (table["reason"] != "").to_numpy()
+    bad = list(zip(table["path"][refused], table["reason"][refused], strict=True))
+    table = table.drop(columns="reason")[~refused]
     twice = table.index.duplicated()
     first = table["path"][~twice]
     for slice_id, path in table["path"][twice].items():
@@ -158,35 +78,55 @@ def read_headers(root, files, key, workers=None, progress=None):
     return table[~twice], pd.DataFrame(rows, columns=["path", "slice_id", "kind", "reason"], dtype=str)
 
 
-def _read_chunk(root, files, key):
-    """Read some headers. Returns their table and a list of (path, reason) of the files that were refused."""
-    good, bad = [], []
-    for path in files:
-        try:
-            good.append({**read_header(os.path.join(root, path), key), "path": path})
-        except Unreadable as error:
-            bad.append((path, str(error)))
-    return _header_table(good), bad
+def _kept_chunk(path, names):
+    """Return the table of a chunk that was read before, or None."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        table = read_table(path)
+    except (OSError, ValueError):  # damaged
+        return None
+    return table if list(table.columns) == list(CHUNK_COLUMNS) and table["path"].tolist() == names else None
 
 
-def _header_table(headers):
+def _read_chunk(files, names, key, path):
+    """Read some headers. Returns their table, in which `reason` tells the files that were refused; it is kept at `path`."""
+    headers, reasons = [], []
+    with quiet():
+        for file, name in zip(files, names, strict=True):
+            try:
+                headers.append(header_facts(file, key))
+                reasons.append("")
+            except Unreadable as error:
+                headers.append(dict(NOTHING))
+                reasons.append(str(error))
+            headers[-1]["path"] = name
+    table = _header_table(headers, reasons)
+    if path:
+        write_table(path, table)
+    return table
+
+
+def _header_table(headers, reasons):
     """Turn a list of headers into a table indexed by slice_id."""
-    names = ["slice_id", "patient_id", "study_id", "series_id", "path", *DTYPES, "transfer_syntax"]
-    table = pd.DataFrame({name: [h[name] for h in headers] for name in names})
-    table = table.astype({name: DTYPES.get(name, str) for name in names})
-    table[list(POSITION)] = np.array([h["ipp"] for h in headers], np.float64).reshape(-1, 3)
-    table[list(ORIENTATION)] = np.array([h["iop"] for h in headers], np.float64).reshape(-1, 6)
-    return table.set_index("slice_id")
+    columns = {name: pd.array([h[name] for h in headers], dtype=TEXT) for name in TEXTS}
+    columns |= {name: np.array([h[name] for h in headers], dtype) for name, dtype in DTYPES.items()}
+    for names, vectors in ((POSITION, "ipp"), (ORIENTATION, "iop")):
+        array = np.array([h[vectors] for h in headers], np.float64).reshape(-1, len(names))
+        columns |= dict(zip(names, array.T, strict=True))
+    columns["reason"] = pd.array(reasons, dtype=TEXT)
+    index = pd.Index(pd.array([h["slice_id"] for h in headers], dtype=TEXT), name="slice_id")
+    return pd.DataFrame(columns, index=index, columns=list(CHUNK_COLUMNS))
 
 
-def read_hu(path):
-    """Decode one slice.
+def read_hu(file):
+    """Decode one slice, of a path or a file of a source.
 
     Returns (hu, repaired): int16 (rows, cols) in HU, rounded and clipped to int16, and whether the intercept was mended (see
     `wraps_at_12_bits`). Raises Unreadable.
     """
     with quiet():
-        dataset = open_dataset(path)
+        dataset = open_dataset(file)
         refuse_other_images(dataset)
         stored = _stored(dataset)
         slope, intercept = rescale(dataset)

@@ -1,5 +1,7 @@
 """Runs independent jobs on the processes of this machine. The only module that knows how."""
 
+import collections
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -7,8 +9,11 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from ct.errors import InputError
+
+AHEAD = 4  # jobs that wait or are done but not fetched, for each worker
 
 
 def cores():
@@ -19,25 +24,43 @@ def cores():
 def run_jobs(function, jobs, workers=None):
     """Yield `function(*job)` for each of `jobs`, in their order, on `workers` processes (the machine's cores if None).
 
-    With one worker or one job everything runs in this process. `function` must be importable by name. Its results depend on
-    the jobs alone, never on the number of workers. Processes are spawned, not forked: a fork after OpenMP ran can hang.
+    With one worker or one job everything runs in this process. Jobs are taken as they are needed, a few ahead. `function` must
+    be importable by name. Its results depend on the jobs alone, never on the number of workers. Processes are spawned, not
+    forked: a fork after OpenMP ran can hang.
     """
-    jobs = list(jobs)
-    workers = min(workers or cores(), len(jobs))
-    if workers <= 1:
+    jobs = iter(jobs)
+    first = list(itertools.islice(jobs, workers or cores()))
+    jobs = itertools.chain(first, jobs)
+    if len(first) <= 1:
         for job in jobs:
             yield function(*job)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    pool = ProcessPoolExecutor(len(first), mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    waiting = collections.deque()
     try:
-        for future in [pool.submit(function, *job) for job in jobs]:
-            yield future.result()
+        for job in jobs:
+            with _uninterrupted():
+                waiting.append(pool.submit(function, *job))
+            if len(waiting) == AHEAD * len(first):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool:
         raise InputError(
             "a worker process was killed, perhaps for want of memory; try again with fewer: --workers=1"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _uninterrupted():
+    """Hold Ctrl-C back. Processes that begin meanwhile never see it: one that is still importing would print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin():

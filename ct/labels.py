@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ct.errors import InputError
+from ct.source import Unreadable
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 SUBTYPES = LABELS[1:]
@@ -33,28 +34,37 @@ def read_labels(path):
     rows = read_id_csv(path)
     if rows.empty:
         raise InputError(f"{path} has no rows; it should have six a slice")
-    rows["slice_id"], rows["label"] = split_row_id(rows["ID"])
-    if (bad := rows["label"].isna()).any():
-        raise InputError(f"{path}: row {rows['ID'][bad].iloc[0]!r} does not end in one of {', '.join(KAGGLE_ORDER)}")
-    value = pd.to_numeric(rows["Label"], errors="coerce")
-    if (bad := ~value.isin([0, 1])).any():
+    ids, value = rows["ID"], pd.to_numeric(rows["Label"], errors="coerce").to_numpy(np.float32)
+    label = np.full(len(ids), -1, np.int8)  # its place in LABELS
+    for number, name in enumerate(LABELS):
+        label[ids.str.endswith(f"_{name}").to_numpy(bool)] = number
+    if (bad := label < 0).any():
+        raise InputError(f"{path}: row {ids[bad].iloc[0]!r} does not end in one of {', '.join(KAGGLE_ORDER)}")
+    if (bad := ~np.isin(value, [0, 1])).any():
         where = rows[bad].iloc[0]
         raise InputError(f"{path}: {where['ID']} has the label {where['Label']!r}; labels are 0 or 1")
-    rows["value"] = value.astype(np.float32)
-    kept = rows.drop_duplicates(["slice_id", "label", "value"])
-    if (bad := kept.duplicated(["slice_id", "label"])).any():
-        raise InputError(f"{path}: {kept['ID'][bad].iloc[0]} is both 0 and 1; remove the wrong row")
-    table = kept.pivot(index="slice_id", columns="label", values="value").reindex(columns=list(LABELS))
-    return table.rename_axis(columns=None), len(rows) - len(kept)
+    row, slice_id = pd.factorize(ids.str.replace("_[^_]*$", "", regex=True))  # not `split_row_id`: its objects would fill 1 GB
+    table = np.full((len(slice_id), len(LABELS)), np.nan, np.float32)
+    table[row, label] = value
+    if (bad := table[row, label] != value).any():  # of two rows, another has been written over it
+        raise InputError(f"{path}: {ids[bad].iloc[0]} is both 0 and 1; remove the wrong row")
+    table = pd.DataFrame(table, index=pd.Index(slice_id, name="slice_id"), columns=list(LABELS)).sort_index()
+    return table, len(rows) - int(table.notna().to_numpy().sum())
 
 
 def read_id_csv(path):
-    """Read a csv with the columns ID and Label as text. Raises InputError where it is not one."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label")
+    """Read a csv with the columns ID and Label as text. Raises InputError where it is not one.
+
+    path: a path, or a file of a zip archive (`source.InZip`)
+    """
+    path = Path(path) if isinstance(path, str) else path
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with path.open("rb") as file:
+            rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label") from None
+    except Unreadable as error:
+        raise InputError(f"{path} is {error}; download the zip again, or name another csv with --labels or --sample") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a csv file: {error}") from error
     if missing := {"ID", "Label"} - set(rows.columns):

@@ -9,7 +9,8 @@
     search/<model>-fold<k>.journal                    search
     receipts/<stage>.json                             what each stage read and made, with which part of the recipe
 
-Every write goes to a `.part` name first and is renamed, so nothing that looks finished is not.
+Every write goes to a `.part` name first and is renamed, so nothing that looks finished is not. What an interrupted ingest has
+done so far waits in `ingest.part/` for the next.
 """
 
 import json
@@ -41,6 +42,27 @@ def replacing(path):
     if part.is_dir():
         discard(path)
     os.replace(part, path)
+
+
+@contextmanager
+def resuming(path, inputs):
+    """Give the work folder `path`, for pieces of work that are worth keeping when the rest is interrupted.
+
+    inputs: plain values that decide what the pieces hold. What a killed or failed process left in the folder is there again
+    where its inputs were the same, and else thrown away. The folder goes when the block ends without an error.
+    """
+    path = Path(path)
+    marker = path / "inputs.json"
+    try:
+        same = read_json(marker) == json.loads(json.dumps(_plain(inputs)))
+    except (InputError, ValueError):  # there is none, or half a one
+        same = False
+    if not same:
+        discard(path)
+        path.mkdir(parents=True)
+        write_json(marker, inputs)
+    yield path
+    discard(path)
 
 
 def discard(path):
@@ -143,6 +165,7 @@ class RunDir:
         self.quarantine = self.root / "quarantine.csv"
         self.ingest = self.root / "ingest.json"
         self.pixels = self.root / "pixels"
+        self.ingest_work = self.root / "ingest.part"
         self.folds = self.root / "folds.parquet"
         self.stage1 = self.root / "stage1"
         self.stage2 = self.root / "stage2"

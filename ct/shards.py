@@ -1,7 +1,7 @@
 """Writes the pixel cache: decodes every slice once, measures it, shrinks it and packs it into shards."""
 
 import hashlib
-import os
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,40 +9,82 @@ import pandas as pd
 
 from ct.dicom import read_hu
 from ct.engine import run_jobs
-from ct.header import Unreadable
 from ct.pixels import AIR, SHARD, shard_path
-from ct.rundir import replacing, write_json, write_table
+from ct.rundir import discard, read_table, replacing, write_json, write_table
 from ct.slices import PIXEL_COLUMNS
+from ct.source import Folder, Unreadable
 
 LOWEST, HIGHEST = -1024, 3071  # HU: twelve bits, all that a CT scanner tells apart
 BLOCK_BYTES = 32768  # fixed: left to blosc2 it would follow the processor's cache, and the bytes with it
 
 
-def write_cache(folder, root, slices, size, workers=None, progress=None):
+def write_cache(folder, source, slices, size, workers=None, progress=None, records=None):
     """Decode all slices once: write them at `size` x `size` to `folder`, and measure them at full resolution.
 
-    folder: made if needed; root: the folder that the paths are relative to; slices: the slice table, with path and
-    pixel_spacing_mm; progress: called with the number of slices done
+    folder: made if needed; source: a folder's path or a source; slices: the slice table, with path, a name in the source, and
+    pixel_spacing_mm; progress: called with the number of slices done, and `kept=True` for those that were done before;
+    records: folder for what is known of each shard, so that a second call keeps those that are whole (that the source is the
+    same is the caller's to see to), or None
 
     Returns a DataFrame indexed like `slices` with PIXEL_COLUMNS and `reason`, empty where the slice is readable.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs, facts, digests = [], [], []
-    for first in range(0, len(slices), SHARD):
-        part = slices.iloc[first : first + SHARD]
-        files = [os.path.join(root, path) for path in part["path"]]
-        jobs.append((shard_path(folder, len(jobs)), files, part["pixel_spacing_mm"].tolist(), size))
-    lengths = []
-    for shard_lengths, shard_facts, digest in run_jobs(_write_shard, jobs, workers):
-        lengths += shard_lengths
-        facts += shard_facts
-        digests.append(digest)
+    folder, source = Path(folder), Folder(source) if isinstance(source, str | Path) else source
+    parts = [slices[["path", "pixel_spacing_mm"]].iloc[first : first + SHARD] for first in range(0, len(slices), SHARD)]
+    paths = [shard_path(folder, number) for number in range(len(parts))]
+    notes = [records and Path(records) / f"{path.stem}.parquet" for path in paths]
+    _clear(folder, paths)
+    known = _kept_shards(paths, parts, size, notes, workers)
+    missing = [number for number, record in enumerate(known) if record is None]
+    done = len(slices) - sum(len(parts[number]) for number in missing)
+    if progress and done:
+        progress(done, kept=True)
+    jobs = ((paths[n], source.take(parts[n]["path"].tolist()), parts[n], size, notes[n]) for n in missing)
+    for number, record in zip(missing, run_jobs(_write_shard, jobs, workers), strict=True):
+        known[number] = record
+        done += len(record)
         if progress:
-            progress(len(lengths))
-    write_table(folder / "index.parquet", _index(slices.index, lengths))
+            progress(done)
+    record = pd.concat(known) if known else _record([], slices.iloc[:0], "", "")
+    write_table(folder / "index.parquet", _index(slices.index, record["length"]))
+    digests = [record["blake2b"].iloc[0] for record in known]
     write_json(folder / "pixels.json", {"size": size, "slices": len(slices), "blake2b": digests})
-    return _facts_table(facts, slices.index)
+    return record[[*PIXEL_COLUMNS, "reason"]].set_axis(slices.index)
+
+
+def _clear(folder, paths):
+    """Make `folder`, or remove from it what is none of the shards `paths`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in set(folder.iterdir()) - set(paths):
+        discard(path)
+
+
+def _kept_shards(paths, parts, size, notes, workers):
+    """Return the record of each shard that is there and whole, None for the others."""
+    known = [None] * len(paths)
+    there = [number for number, note in enumerate(notes) if note and note.is_file() and paths[number].is_file()]
+    jobs = ((paths[number], _job_digest(parts[number], size), notes[number]) for number in there)
+    for number, record in zip(there, run_jobs(_kept_shard, jobs, workers), strict=True):
+        known[number] = record
+    return known
+
+
+def _kept_shard(path, job, note):
+    """Return the record of a shard if it tells of this job and of the bytes that are there, else None."""
+    try:
+        record = read_table(note)
+    except (OSError, ValueError):  # damaged
+        return None
+    if record["job"].iloc[0] != job:
+        return None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return record if digest == record["blake2b"].iloc[0] else None
+
+
+def _job_digest(part, size):
+    """Return a digest of all that a shard depends on but the files themselves."""
+    text = json.dumps([size, BLOCK_BYTES, part.index.tolist(), part["path"].tolist(), part["pixel_spacing_mm"].tolist()])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _index(slice_ids, lengths):
@@ -55,14 +97,16 @@ def _index(slice_ids, lengths):
     return pd.DataFrame(table, index=slice_ids)
 
 
-def _facts_table(facts, slice_ids):
-    table = pd.DataFrame(facts, columns=[*PIXEL_COLUMNS, "reason"], index=slice_ids)
-    flags = dict.fromkeys(["readable", "repaired_intercept"], bool)
-    return table.astype({**dict.fromkeys(PIXEL_COLUMNS, np.float32), **flags, "reason": str})
+def _record(rows, slice_ids, job, digest):
+    """Return what is known of a shard: one row a slice, its length in bytes and its facts; the digests of job and shard."""
+    table = pd.DataFrame(rows, columns=["length", *PIXEL_COLUMNS, "reason"], index=slice_ids)
+    kinds = dict.fromkeys(PIXEL_COLUMNS, np.float32) | dict.fromkeys(["readable", "repaired_intercept"], bool)
+    table = table.assign(job=job, blake2b=digest)
+    return table.astype({"length": np.int32, **kinds, **dict.fromkeys(["reason", "job", "blake2b"], str)})
 
 
-def _write_shard(path, files, spacings, size):
-    """Write one shard. Returns the slices' lengths in bytes, their facts, and the shard's digest."""
+def _write_shard(path, files, part, size, note):
+    """Write one shard. Returns its record, which is kept at `note`."""
     import blosc2
 
     params = blosc2.CParams(
@@ -73,21 +117,22 @@ def _write_shard(path, files, spacings, size):
         blocksize=BLOCK_BYTES,
         nthreads=1,
     )
-    lengths, facts, digest = [], [], hashlib.blake2b(digest_size=16)
-    with replacing(path) as part, open(part, "wb") as shard:
-        for file, spacing in zip(files, spacings, strict=True):
+    rows, digest = [], hashlib.blake2b(digest_size=16)
+    with replacing(path) as unfinished, open(unfinished, "wb") as shard:
+        for file, spacing in zip(files, part["pixel_spacing_mm"].tolist(), strict=True):
             try:
                 hu, repaired = read_hu(file)
             except Unreadable as error:
-                lengths.append(0)
-                facts.append((False, False, *[np.nan] * (len(PIXEL_COLUMNS) - 2), str(error)))
+                rows.append((0, False, False, *[np.nan] * (len(PIXEL_COLUMNS) - 2), str(error)))
                 continue
             blob = blosc2.compress2(shrink(hu, size), cparams=params)
             shard.write(blob)
             digest.update(blob)
-            lengths.append(len(blob))
-            facts.append((True, repaired, *measure(hu, spacing), ""))
-    return lengths, facts, digest.hexdigest()
+            rows.append((len(blob), True, repaired, *measure(hu, spacing), ""))
+    record = _record(rows, part.index, _job_digest(part, size), digest.hexdigest())
+    if note:
+        write_table(note, record)
+    return record
 
 
 def measure(hu, spacing):

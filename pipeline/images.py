@@ -1,58 +1,106 @@
 """The stages `ingest` and `folds`: from DICOM files to the slice table, the pixel cache and the folds."""
 
+import hashlib
+import os
+
 import numpy as np
 import pandas as pd
 
-from ct.dicom import list_files, read_headers
+from ct.dicom import read_headers
 from ct.errors import InputError
 from ct.folds import assign_folds, check_folds
 from ct.header import pseudonym, public_paths
 from ct.labels import LABELS, read_labels
-from ct.rundir import read_table, replacing, write_json, write_table
+from ct.rundir import read_table, replacing, resuming, write_json, write_table
 from ct.shards import write_cache
 from ct.slices import PIXEL_COLUMNS, order_slices
+from pipeline.fresh import versions
 from pipeline.tables import match_sample
 
 
 def ingest(run, receipt):
-    """Read headers, labels and pixels of the source into slices.parquet, quarantine.csv, pixels/ and ingest.json."""
+    """Read headers, labels and pixels of the source into slices.parquet, quarantine.csv, pixels/ and ingest.json.
+
+    What is read stays in a work folder until all is done, so that an interrupted ingest goes on where it was.
+    """
     found, key, data = run.find_source(), run.dir.key.read_bytes(), run.recipe.data
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
-    slices, quarantine = read_sets(run, found, key)
-    check_apart(slices)
-    slices, counts = join_labels(slices, labels, quarantine, found.labels_csv, key, data.allow_unlabelled)
-    match_sample(found.sample_csv, key, slices.index[slices["split"] == "test"], quarantine, data.missing)
-    slices = order_slices(slices)
+    files = {name: digest for name, digest in receipt.values["read"].items() if name != "label csv"}
+    with resuming(run.dir.ingest_work, {"source": data.source, "files": files, "versions": versions()}) as work:
+        slices, quarantine = read_sets(run, found, key, work)
+        check_apart(slices)
+        on_disk = train_ids(slices, quarantine)
+        slices, left_out = take_patients(slices, data.train_slices)
+        slices, counts = join_labels(slices, labels, on_disk, found.labels_csv, key, data.allow_unlabelled)
+        match_sample(found.sample_csv, key, slices.index[slices["split"] == "test"], quarantine, data.missing)
+        slices = order_slices(slices)
+        slices, quarantine = read_pixels(run, found.source, slices, quarantine, work)
+        counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates} | left_out
 
-    with replacing(run.dir.pixels) as part, run.bar(len(slices), "pixels", "slice") as bar:
-        part.mkdir()
-        facts = write_cache(part, found.root, slices, run.recipe.pixels.size, run.workers, bar.reach)
-    slices = slices.join(facts[list(PIXEL_COLUMNS)])
-    unreadable = slices[~slices["readable"]]
-    pixels = unreadable[["path", "split"]].reset_index()
-    pixels = pixels.assign(kind="pixels", reason=facts.loc[unreadable.index, "reason"].array)
-    quarantine = pd.concat([quarantine, pixels])[["path", "slice_id", "split", "kind", "reason"]]
-    counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates}
-
-    write_table(run.dir.slices, slices.assign(path=public_paths(slices["path"], slices.index)))
-    with replacing(run.dir.quarantine) as part:
-        quarantine.sort_values("path").to_csv(part, index=False)
-    write_json(run.dir.ingest, counts)
+        write_table(run.dir.slices, slices.assign(path=public_paths(slices["path"], slices.index)))
+        with replacing(run.dir.quarantine) as part:
+            quarantine.sort_values("path").to_csv(part, index=False)
+        write_json(run.dir.ingest, counts)
+        with replacing(run.dir.pixels) as part:
+            os.replace(work / "pixels", part)
     receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
     for line in describe(counts):
         run.say(f"  {line}")
 
 
-def read_sets(run, found, key):
+def read_sets(run, found, key, work):
     """Read the headers of train and test. Returns (header table with `split`, quarantine), paths relative to the source."""
     tables, bad = [], []
     for split, folder in (("train", found.train_dir), ("test", found.test_dir)):
-        files = list_files(folder)
+        files = found.source.files(folder.name)
         with run.bar(len(files), f"{split} headers", "file") as bar:
-            table, quarantine = read_headers(folder, files, key, run.workers, bar.reach)
-        tables.append(table.assign(split=split, path=f"{folder.name}/" + table["path"]))
-        bad.append(quarantine.assign(split=split, path=f"{folder.name}/" + quarantine["path"]))
+            table, quarantine = read_headers(found.source, files, key, run.workers, bar.reach, work / f"{split}-headers")
+        tables.append(table.assign(split=split))
+        bad.append(quarantine.assign(split=split))
     return pd.concat(tables), pd.concat(bad, ignore_index=True)
+
+
+def read_pixels(run, source, slices, quarantine, work):
+    """Write the pixel cache to the work folder. Returns the slices with PIXEL_COLUMNS, and the quarantine with those that
+    don't decode.
+    """
+    with run.bar(len(slices), "pixels", "slice") as bar:
+        size, records = run.recipe.pixels.size, work / "shards"
+        facts = write_cache(work / "pixels", source, slices, size, run.workers, bar.reach, records)
+    slices = slices.join(facts[list(PIXEL_COLUMNS)])
+    unreadable = slices[~slices["readable"]]
+    pixels = unreadable[["path", "split"]].reset_index()
+    pixels = pixels.assign(kind="pixels", reason=facts.loc[unreadable.index, "reason"].array)
+    return slices, pd.concat([quarantine, pixels])[["path", "slice_id", "split", "kind", "reason"]]
+
+
+def train_ids(slices, quarantine):
+    """Return the slice ids of all files of train, those left out included. Raises InputError where no header reads."""
+    train = slices.index[slices["split"] == "train"]
+    if train.empty:
+        raise InputError(f"no file of train has a header that reads; the first: {_first_reason(quarantine)}")
+    return set(train) | set(quarantine.loc[quarantine["split"] == "train", "slice_id"])
+
+
+def take_patients(slices, train_slices):
+    """Take `train_slices` train slices at most (all for None), as whole patients, and all of test.
+
+    The order of the patients is that of the blake2b digests of their ids, so that a larger number takes the same and more.
+    Returns (slices, counts). Raises InputError where nothing is left.
+    """
+    if train_slices is None:
+        return slices, {"slices_not_taken": 0, "patients_not_taken": 0}
+    train = slices["split"] == "train"
+    size = slices.loc[train, "patient_id"].value_counts()
+    order = sorted(size.index, key=lambda patient: hashlib.blake2b(patient.encode(), digest_size=16).digest())
+    taken = size[order].cumsum() <= train_slices
+    if not taken.any():
+        raise InputError(
+            f"data.train_slices = {train_slices} takes no patient whole, the first has {size[order[0]]} slices; "
+            "raise it in recipe.yaml"
+        )
+    kept = slices[~train | slices["patient_id"].isin(taken.index[taken])]
+    return kept, {"slices_not_taken": len(slices) - len(kept), "patients_not_taken": int((~taken).sum())}
 
 
 def check_apart(slices):
@@ -62,20 +110,19 @@ def check_apart(slices):
         raise InputError(f"slice {slices.index[twice][0]} is in train and in test ({path}); remove one of them")
 
 
-def join_labels(slices, labels, quarantine, labels_csv, key, allow_unlabelled):
+def join_labels(slices, labels, on_disk, labels_csv, key, allow_unlabelled):
     """Give the train slices their labels.
 
-    slices: header table indexed by slice_id; labels: read_labels' table; quarantine: the files that were left out; key: of the
-    pseudonyms
+    slices: header table indexed by slice_id; labels: read_labels' table; on_disk: set of the slice ids of all train files, the
+    ones that were left out included; key: of the pseudonyms
+
     Returns (slices with the six LABELS, counts). Raises InputError where no label belongs to any file,
     or train slices lack labels and `allow_unlabelled` is false.
     """
     train = slices.index[slices["split"] == "train"]
-    if train.empty:
-        raise InputError(f"no file of train has a header that reads; the first: {_first_reason(quarantine)}")
     names = labels.index
     labels = labels.set_axis([pseudonym(name, key) for name in names])
-    of_file = labels.index.isin(set(train) | set(quarantine.loc[quarantine["split"] == "train", "slice_id"]))
+    of_file = labels.index.isin(on_disk)
     if not of_file.any():
         raise InputError(
             f"none of the {len(labels)} slices of {labels_csv} is among the train files (it has {names[0]}, the files "
@@ -120,6 +167,7 @@ def describe(counts):
         f"{counts['test_slices']} test slices of {counts['test_studies']}"
     ]
     notes = {
+        "slices_not_taken": f"train slices of {counts['patients_not_taken']} patients not taken (data.train_slices)",
         "quarantined": "files left out (quarantine.csv says why)",
         "unreadable": "slices kept without pixels, which do not decode (quarantine.csv says why)",
         "repaired_intercept": "slices with the 12-bit intercept defect, mended",

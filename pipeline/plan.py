@@ -45,6 +45,7 @@ class NewOptions(RunOptions):
     data: str = Field(min_length=1)
     labels: str | None = None
     sample: str | None = None
+    train_slices: int | None = Field(None, ge=1)
     seed: Seed | None = None
     allow_unlabelled: bool | None = None
     missing: Literal["refuse", "prior"] | None = None

@@ -20,9 +20,10 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 class DataConfig(Config):
     """Where the slices come from and what may be missing."""
 
-    source: str = ""  # folder laid out as Kaggle's
-    labels: str | None = None  # label csv, if not in the folder
-    sample: str | None = None  # sample submission, if not in the folder
+    source: str = ""  # folder laid out as Kaggle's, or Kaggle's zip
+    labels: str | None = None  # label csv, if not in there
+    sample: str | None = None  # sample submission, if not in there
+    train_slices: int | None = Field(None, ge=1)  # take that many train slices at most, as whole patients; None: all
     allow_unlabelled: bool = False  # leave train slices without all six labels out of training, after folds
     missing: Literal["refuse", "prior"] = "refuse"  # sample rows without any file: stop, or give them the training prior
 

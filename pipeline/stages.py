@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ct.errors import InputError
-from ct.rundir import RunDir, needed
+from ct.rundir import RunDir
 from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, tree_digest, why_stale
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
 
@@ -27,8 +27,8 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("ingest", ("source",), ("data.source", "data.labels", "data.allow_unlabelled", "pixels"), "images:ingest",
-              "slices.parquet, quarantine.csv, pixels/"),
+        Stage("ingest", ("source",), ("data.source", "data.labels", "data.train_slices", "data.allow_unlabelled", "pixels"),
+              "images:ingest", "slices.parquet, quarantine.csv, pixels/"),
         Stage("folds", ("ingest",), ("seed", "folds"), "images:folds", "folds.parquet"),
         Stage("train", ("ingest", "folds", "weights"), ("seed", "folds", "stage1"), "cnns:train",
               "stage1/<model>/fold<k>/, stage1/<model>/oof.parquet"),
@@ -52,8 +52,11 @@ COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit
 class Bar(tqdm):
     """A progress bar that can be told how far it is."""
 
-    def reach(self, done, *_):
-        """Show `done` of the total as done."""
+    def reach(self, done, *_, kept=False):
+        """Show `done` of the total as done; kept: by an earlier run, so that it says nothing about the pace of this one."""
+        if kept and not self.disable:
+            self.initial = self.last_print_n = self.n = done
+            self.start_t = self.last_print_t = self._time()
         self.update(done - self.n)
 
 
@@ -121,24 +124,34 @@ class Run:
         return why_stale(self.dir.root, path, part, read), Receipt(self.dir.root, path, stage, part, read)
 
     def find_source(self):
-        """Return the dicom.Competition of the recipe's data section."""
-        from ct.dicom import find_competition
+        """Return the competition.Competition of the recipe's data section."""
+        from ct.competition import find_competition
 
         data = self.recipe.data
         return find_competition(data.source, data.labels, data.sample)
 
     def find_sample(self):
-        """Return the path of the sample submission, which may lie elsewhere than the slices."""
-        return Path(self.recipe.data.sample) if self.recipe.data.sample else self.find_source().sample_csv
+        """Return the sample submission, a path or a file of a zip; it may lie elsewhere than the slices."""
+        from ct.competition import find_elsewhere
+
+        elsewhere = self.recipe.data.sample
+        return find_elsewhere(elsewhere, "sample") if elsewhere else self.find_source().sample_csv
 
     def _source_digests(self):
         """Digest the source once per process. A source that was moved away after it was read counts as unchanged."""
         if self._source is None:
             known = read_receipt(self.dir.receipt("ingest"))
-            if known and not Path(self.recipe.data.source).exists():
+            source, labels = Path(self.recipe.data.source), self.recipe.data.labels
+            if known and not source.exists():
                 self._source = known["read"]
+            elif source.is_file():
+                from ct.competition import find_elsewhere
+
+                self._source = {"zip archive": _zip_digest(source)}
+                if labels:
+                    self._source["label csv"] = file_digest(find_elsewhere(labels, "labels"))
             else:
-                from ct.dicom import list_files
+                from ct.source import list_files
 
                 found = self.find_source()
                 self._source = {
@@ -150,8 +163,11 @@ class Run:
 
     def _sample_digest(self):
         """Digest the sample submission; where it was moved away, it counts as unchanged."""
-        if self.recipe.data.sample or Path(self.recipe.data.source).exists():
-            return {"sample csv": file_digest(needed(self.find_sample()))}
+        source = Path(self.recipe.data.source)
+        if source.is_file() and not self.recipe.data.sample:
+            return {"sample csv": _zip_digest(source)}
+        if self.recipe.data.sample or source.exists():
+            return {"sample csv": file_digest(self.find_sample())}
         known = read_receipt(self.dir.receipt("submit"))
         return {"sample csv": known["read"]["sample csv"]} if known else {}
 
@@ -159,6 +175,11 @@ class Run:
         """Digest the local weights that CNNs begin with."""
         paths = [config.pretrained for config in self.recipe.stage1.models if isinstance(config.pretrained, str)]
         return {f"weights {Path(path).name}": file_digest(path) for path in paths if Path(path).is_file()}
+
+
+def _zip_digest(path):
+    """Digest a zip's size and time alone: to read its directory of a million names takes seconds."""
+    return tree_digest(path.parent, [path.name])
 
 
 def state(run):

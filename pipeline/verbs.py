@@ -59,7 +59,7 @@ def synth(options):
 
 def new(options):
     """Make a run folder from a recipe and a data source."""
-    from ct.dicom import find_competition
+    from ct.competition import find_competition
     from ct.submission import read_sample
 
     run = RunDir(options.run)
@@ -71,6 +71,7 @@ def new(options):
         "data.source": _absolute(options.data),
         "data.labels": _absolute(options.labels),
         "data.sample": _absolute(options.sample),
+        "data.train_slices": options.train_slices,
         "data.allow_unlabelled": options.allow_unlabelled,
         "data.missing": options.missing,
         "seed": options.seed,

@@ -11,12 +11,16 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_rescale
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 from tiny_dicom import NAME, REAL_DATA, make_dataset, slice_bytes, write_slice
+from tiny_zip import pack
 
-from ct import dicom
-from ct.dicom import find_competition, list_files, pseudonym, read_header, read_headers, read_hu
+from ct import dicom, header
+from ct.competition import find_competition
+from ct.dicom import read_headers, read_hu
+from ct.elements import NotPlain, open_dataset, plain_elements, quiet
 from ct.errors import InputError
-from ct.header import Unreadable, quiet
+from ct.header import pseudonym, read_header
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
+from ct.source import OnDisk, Unreadable, list_files, open_zip
 
 KEY = b"key"
 ZOO = REAL_DATA / "dicom_zoo"
@@ -219,6 +223,46 @@ def test_reading_leaves_pydicoms_settings_alone(tmp_path):
     assert pydicom.config.settings.reading_validation_mode == before
 
 
+def quick_is_slow(path):
+    """Whether the quick reading took the file; where it did, its facts are those of dcmread's data set."""
+    with quiet():
+        try:
+            plain = plain_elements(OnDisk(str(path)))
+            quick = header._facts(*plain, KEY) if plain else None
+        except (NotPlain, Unreadable):
+            return False
+        if quick is None:
+            return False
+        dataset = open_dataset(path, pixels=False)
+        slow = header._facts(dataset, str(dataset.file_meta.TransferSyntaxUID), KEY)
+    for name, value in slow.items():
+        np.testing.assert_array_equal(quick[name], value, err_msg=f"{path}: {name}")
+    return True
+
+
+@pytest.mark.parametrize(
+    ("tags", "quick"),
+    [
+        ({}, True),
+        ({"PatientID": " DOE-1 ", "WindowCenter": [40, 400], "RescaleSlope": "1.0 ", "NumberOfFrames": None}, True),
+        ({"PixelSpacing": "", "WindowWidth": "", "RescaleIntercept": None}, True),
+        ({"SpecificCharacterSet": "ISO_IR 192", "PatientID": "Jönsson"}, False),
+        ({"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientID": "\x1b$B;3ED\x1b(B"}, False),
+        ({"SeriesInstanceUID": ["1.2", "1.3"]}, False),
+        ({"NumberOfFrames": 1}, False),
+        ({"WindowCenter": ["40", ""]}, False),
+    ],
+)
+def test_quick_headers_are_as_dcmreads(tmp_path, tags, quick):
+    path = write_slice(tmp_path / "a", **tags)
+    assert quick_is_slow(path) == quick
+    with quiet():
+        dataset = open_dataset(path, pixels=False)
+        want = header._facts(dataset, str(dataset.file_meta.TransferSyntaxUID), KEY)
+    for name, value in read_header(path, KEY).items():
+        np.testing.assert_array_equal(value, want[name], err_msg=name)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Five good files, one of them twice, and two bad ones."""
@@ -264,6 +308,31 @@ def test_read_headers_does_not_depend_on_chunks_and_workers(folder, monkeypatch)
     for a, b in zip(whole, parts, strict=True):
         pd.testing.assert_frame_equal(a, b)
     assert done == [3, 6, 8]
+
+
+def test_chunks_that_were_read_are_not_read_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom, "CHUNK", 3)
+    names = list_files(folder)
+    want = read_headers(folder, names, KEY, workers=1)
+    read, done = [], []
+    facts = dicom.header_facts
+    monkeypatch.setattr(dicom, "header_facts", lambda file, key: read.append(os.path.basename(file.path)) or facts(file, key))
+
+    def again(files=names):
+        read.clear()
+        done.clear()
+        return read_headers(folder, files, KEY, 1, lambda n, kept=False: done.append((n, kept)), tmp_path / "parts")
+
+    for unread, told in ((names, [(3, False), (6, False), (8, False)]), ([], [(8, True)])):
+        for a, b in zip(again(), want, strict=True):
+            pd.testing.assert_frame_equal(a, b)
+        assert read == [os.path.basename(name) for name in unread] and done == told
+    (tmp_path / "parts" / "00001.parquet").write_bytes(b"half a chunk")
+    (tmp_path / "parts" / "00002.parquet").unlink()
+    for a, b in zip(again(), want, strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    assert len(read) == 5 and done == [(3, True), (6, False), (8, False)]
+    assert len(again(names[1:])[0]) == 5 and len(read) == 7  # other files, other chunks
 
 
 def test_read_headers_of_nothing(tmp_path):
@@ -355,7 +424,7 @@ def refused(path):
     with pytest.raises(Unreadable) as error:
         read_hu(path)
     reason = str(error.value)
-    assert "\n" not in reason and len(reason) < 160 and str(path.parent) not in reason
+    assert "\n" not in reason and len(reason) < 160 and os.path.dirname(str(path)) not in reason
     return reason
 
 
@@ -444,6 +513,25 @@ def test_the_zoos_copies_of_one_slice_agree():
     for name in ("CT2_RLE", "CT2_JPLL", "CT2_JLSL", "CT2_J2KR"):
         np.testing.assert_array_equal(read_hu(ZOO / name)[0], plain, err_msg=name)
     assert 0 < np.abs(read_hu(ZOO / "CT2_JLSN")[0] - plain.astype(int)).max() <= 10
+
+
+@needs_zoo
+def test_the_zoo_reads_from_a_zip_as_from_a_folder(tmp_path):
+    source = open_zip(pack(ZOO, tmp_path / "zoo.zip", "zoo/")).below("zoo")
+    names = list_files(ZOO)
+    assert source.names == names
+    for a, b in zip(read_headers(ZOO, names, KEY, workers=1), read_headers(source, names, KEY, workers=1), strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    for name in names:
+        if name in UNDECODABLE:
+            assert refused(source.file(name)) == UNDECODABLE[name]
+        else:
+            np.testing.assert_array_equal(read_hu(source.file(name))[0], read_hu(ZOO / name)[0], err_msg=name)
+
+
+@needs_zoo
+def test_the_zoos_headers_are_as_dcmreads():
+    assert sum(quick_is_slow(file) for file in sorted(ZOO.iterdir())) >= 10
 
 
 @needs_zoo

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ct.engine import cores, run_jobs
+from ct.engine import AHEAD, cores, run_jobs
 from ct.errors import InputError
 
 
@@ -40,6 +40,13 @@ def test_an_error_of_a_job_comes_through_and_ends_the_rest():
 def test_one_worker_is_lazy():
     results = run_jobs(work, iter([(1,), ("not a number", None)]), workers=1)
     assert next(results)[0] == 1
+
+
+def test_jobs_are_taken_only_a_few_ahead():
+    taken = []
+    results = run_jobs(work, ((taken.append(n) or n,) for n in range(50)), workers=2)
+    assert next(results)[0] == 0 and len(taken) <= 2 * AHEAD
+    assert [value for value, _ in results] == [n * n for n in range(1, 50)]
 
 
 def test_no_jobs():

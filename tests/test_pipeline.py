@@ -1,16 +1,22 @@
 """The whole pipeline on 40 slices: what it leaves, what it does again, and what it refuses."""
 
+import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tiny_zip import pack
 
+import ct.competition
+import ct.shards
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.rundir import read_array, read_table
+from pipeline.images import take_patients
 from pipeline.recipe import find_recipe
 from pipeline.stages import STAGES, Run, state
 
@@ -248,7 +254,8 @@ def test_ingest_refuses_bad_labels_and_leaves_nothing(data, tmp_path, capsys, ch
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
     assert says.format(first=first) in error(capsys)
-    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "key", "recipe.yaml"]
+    left = {path.name for path in (tmp_path / "r").iterdir()} - {"ingest.part"}  # the headers that were read
+    assert left == {".lock", "key", "recipe.yaml"}
 
 
 def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path, capsys):
@@ -355,6 +362,89 @@ def test_the_source_may_be_moved_away(copy, tmp_path, capsys):
     assert run.main(["status", f"--run={copy}"]) == 0
     out = capsys.readouterr().out
     assert "submit    missing" in out
+
+
+def test_a_zip_ends_in_the_same_submission_as_its_folder(competition, finished, tmp_path, capsys, monkeypatch):
+    archive, r = pack(competition, tmp_path / "kaggle.zip", "rsna/"), tmp_path / "r"
+    before = os.stat(archive)
+    assert new(r, archive) == 0
+    assert run.main(["all", f"--run={r}", "--workers=1"]) == 0
+    assert (r / "submission.csv").read_bytes() == (finished / "submission.csv").read_bytes()
+    for name in ("slices.parquet", "quarantine.csv", "ingest.json", *(f"pixels/{p.name}" for p in (r / "pixels").iterdir())):
+        assert (r / name).read_bytes() == (finished / name).read_bytes(), name
+    files = [{str(p.relative_to(root)) for p in root.rglob("*")} for root in (r, finished)]
+    assert files[0] == files[1] and not [name for name in files[0] if name.endswith(".part")]
+    assert os.stat(archive).st_mtime_ns == before.st_mtime_ns and sorted(os.listdir(tmp_path)) == ["kaggle.zip", "r"]
+
+    def refuse(path):
+        raise AssertionError("the directory of a zip takes seconds to read, and nothing asked for it")
+
+    monkeypatch.setattr(ct.competition, "open_zip", refuse)
+    assert run.main(["all", f"--run={r}"]) == 0 and run.main(["status", f"--run={r}"]) == 0
+    assert "everything is fresh" in capsys.readouterr().out
+    os.utime(archive, (1, 1))
+    states = state(Run(r))
+    assert states["ingest"] == ("stale", "zip archive changed") and states["submit"][0] == "stale"
+
+
+def test_csv_files_beside_a_zip(competition, tmp_path, capsys):
+    (tmp_path / "sample.csv").write_bytes((competition / SAMPLE).read_bytes())
+    (tmp_path / "labels.csv").write_bytes((competition / "stage_2_train.csv").read_bytes())
+    archive, r = pack(competition, tmp_path / "kaggle.zip"), tmp_path / "r"
+    assert new(r, archive, f"--labels={tmp_path / 'labels.csv'}", f"--sample={tmp_path / 'sample.csv'}") == 0
+    assert run.main(["ingest", f"--run={r}", "--workers=1"]) == 0
+    rewrite(tmp_path / "labels.csv", lambda rows: rows[::-1])
+    assert state(Run(r))["ingest"] == ("stale", "label csv changed")
+    (tmp_path / "labels.csv").unlink()
+    capsys.readouterr()
+    assert run.main(["status", f"--run={r}"]) == 1
+    assert "labels.csv does not exist or is no file; put it there or name it with --labels" in error(capsys)
+
+
+def test_half_a_zip_is_refused_by_new(competition, tmp_path, capsys):
+    archive = pack(competition, tmp_path / "kaggle.zip")
+    archive.write_bytes(archive.read_bytes()[:-99])
+    assert new(tmp_path / "r", archive) == 1
+    assert "no whole zip archive" in error(capsys) and not (tmp_path / "r").exists()
+
+
+def test_train_slices_takes_whole_patients_and_says_so(competition, finished, tmp_path, capsys, monkeypatch):
+    whole = read_table(finished / "slices.parquet")
+    read, hu = [], ct.shards.read_hu
+    monkeypatch.setattr(ct.shards, "read_hu", lambda file: read.append(file) or hu(file))
+    assert new(tmp_path / "r", competition, "--train-slices=17") == 0
+    assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 0
+    slices = read_table(tmp_path / "r" / "slices.parquet")
+    train, sizes = slices[slices["split"] == "train"], whole[whole["split"] == "train"].groupby("patient_id").size()
+    assert 0 < len(train) <= 17 and len(read) == len(slices)  # the pixels of the others are not read
+    assert train.groupby("patient_id").size().eq(sizes).sum() == train["patient_id"].nunique()
+    assert (slices["split"] == "test").sum() == (whole["split"] == "test").sum()
+    order = sorted(sizes.index, key=lambda p: hashlib.blake2b(p.encode(), digest_size=16).digest())
+    taken = train["patient_id"].nunique()
+    assert set(train["patient_id"]) == set(order[:taken]) and len(train) + sizes[order[taken]] > 17
+    counts = json.loads((tmp_path / "r" / "ingest.json").read_text())
+    assert counts["slices_not_taken"] == 35 - len(train) and counts["patients_not_taken"] == len(sizes) - taken
+    assert counts["labels_without_file"] == 0 and counts["train_slices"] == len(train)
+    said = f"{35 - len(train)} train slices of {len(sizes) - taken} patients not taken (data.train_slices)"
+    assert said in capsys.readouterr().out
+    recipe = yaml.safe_load((tmp_path / "r" / "recipe.yaml").read_text())
+    recipe["data"]["train_slices"] = 3
+    (tmp_path / "r" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert state(Run(tmp_path / "r"))["ingest"] == ("stale", "recipe changed, data.train_slices: 17 -> 3")
+    assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
+    assert "data.train_slices = 3 takes no patient whole" in error(capsys)
+
+
+def test_more_train_slices_take_the_same_patients_and_more():
+    rows = [(f"ID_{p}", f"P{p}", "train") for p in range(50) for _ in range(1 + p % 7)]
+    slices = pd.DataFrame(rows, columns=["slice_id", "patient_id", "split"])
+    before = set()
+    for number in (10, 40, 41, 100, 191, 1000):
+        kept, counts = take_patients(slices, number)
+        assert before <= set(kept["patient_id"]) and len(kept) <= number
+        assert counts["slices_not_taken"] == len(slices) - len(kept)
+        before = set(kept["patient_id"])
+    assert len(kept) == len(slices) and take_patients(slices, None)[0] is slices
 
 
 def test_counts_for_people_retrain_nothing(copy, data, capsys):

@@ -168,6 +168,44 @@ def test_the_same_bytes_with_one_worker_and_two(cache, source, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+def test_a_second_call_makes_only_what_is_missing_or_damaged(cache, source, tmp_path, monkeypatch):
+    whole, facts, _ = cache
+    decoded, done = [], []
+    monkeypatch.setattr(shards, "read_hu", lambda file: decoded.append(os.path.basename(file.path)) or read_hu(file))
+
+    def again(size=16, table=source[1]):
+        decoded.clear()
+        done.clear()
+        return write_cache(
+            tmp_path / "c", source[0], table, size, 1, lambda n, kept=False: done.append((n, kept)), tmp_path / "records"
+        )
+
+    def assert_like_unbroken(made):
+        pd.testing.assert_frame_equal(made, facts)
+        assert {p.name: p.read_bytes() for p in (tmp_path / "c").iterdir()} == {
+            p.name: p.read_bytes() for p in whole.folder.iterdir()
+        }
+
+    assert_like_unbroken(again())
+    assert len(decoded) == 7 and done == [(3, False), (6, False), (7, False)]
+    assert_like_unbroken(again())
+    assert decoded == [] and done == [(7, True)]
+    shard = tmp_path / "c" / "shard-00001.blosc2"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    (tmp_path / "c" / "shard-00007.blosc2.part").write_text("of a killed worker")
+    assert_like_unbroken(again())
+    assert decoded == ["3.dcm", "4.dcm", "5.dcm"] and done == [(4, True), (7, False)]
+    (tmp_path / "records" / "shard-00002.parquet").write_bytes(b"half a rec")
+    assert_like_unbroken(again())
+    assert decoded == ["6.dcm"]
+    again(size=8)
+    assert len(decoded) == 7
+    again(size=8, table=source[1][:4])  # the second shard is another, the third goes
+    assert decoded == ["3.dcm"] and not (tmp_path / "c" / "shard-00002.blosc2").exists()
+    again(size=8, table=source[1][:4].assign(pixel_spacing_mm=np.float32(0.4)))  # its facts are others
+    assert len(decoded) == 4
+
+
 def test_a_shard_that_ends_too_early_is_named(cache):
     opened = cache[0]
     shard = opened.folder / "shard-00001.blosc2"

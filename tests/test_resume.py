@@ -1,5 +1,6 @@
 """Killed in the middle of any stage, and run again: the same submission, byte for byte."""
 
+import io
 import os
 import shutil
 import signal
@@ -9,9 +10,12 @@ import time
 
 import pytest
 from conftest import ROOT
+from tiny_zip import pack
 
+import ct.dicom
+import ct.shards
 import run
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Bar, no_bar
 
 
 def kill_in(folder, stage, wait):
@@ -39,6 +43,88 @@ def test_killed_while_training(fresh, finished):
     assert not (fresh / "receipts/train.json").exists()
     assert run.main(["all", f"--run={fresh}", "--workers=1"]) == 0
     assert (fresh / "submission.csv").read_bytes() == (finished / "submission.csv").read_bytes()
+
+
+class Watch:
+    """Counts the headers and slices that are read, and interrupts the reading at one of them."""
+
+    def __init__(self, monkeypatch):
+        self.stop = {"header": None, "pixels": None}
+        self.read = {"header": 0, "pixels": 0}
+        for kind, module, name in (("header", ct.dicom, "header_facts"), ("pixels", ct.shards, "read_hu")):
+            monkeypatch.setattr(module, name, self.watched(kind, getattr(module, name)))
+
+    def watched(self, kind, function):
+        def call(*arguments):
+            if self.read[kind] == self.stop[kind]:
+                raise KeyboardInterrupt
+            self.read[kind] += 1
+            return function(*arguments)
+
+        return call
+
+    def run(self, words, **stop):
+        """Run the command line. Returns (its status, headers read, slices read)."""
+        self.read, self.stop = {"header": 0, "pixels": 0}, {"header": None, "pixels": None} | stop
+        return run.main(words), *self.read.values()
+
+
+def tables(folder):
+    """{name: bytes} of what `ingest` leaves, and nothing else may lie there."""
+    made = ["slices.parquet", "quarantine.csv", "ingest.json", *(f"pixels/{p.name}" for p in (folder / "pixels").iterdir())]
+    assert not [path for path in folder.rglob("*") if ".part" in path.name]
+    return {name: (folder / name).read_bytes() for name in made}
+
+
+@pytest.mark.parametrize("source", ["folder", "zip"])
+def test_an_interrupted_ingest_does_only_what_is_missing(competition, tmp_path, monkeypatch, capsys, source):
+    """35 train and 5 test slices, one of them without pixels, in chunks and shards of 8."""
+    monkeypatch.setattr(ct.dicom, "CHUNK", 8)
+    monkeypatch.setattr(ct.shards, "SHARD", 8)
+    data = shutil.copytree(competition, tmp_path / "data") if source == "folder" else pack(competition, tmp_path / "data.zip")
+    for name in "ab":
+        assert run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={data}"]) == 0
+    watch, words = Watch(monkeypatch), ["ingest", f"--run={tmp_path / 'b'}", "--workers=1"]
+    assert watch.run(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == (0, 40, 40)
+    want = tables(tmp_path / "a")
+    assert len(list((tmp_path / "a" / "pixels").glob("shard-*"))) == 5
+    assert watch.run(words, header=20) == (130, 20, 0)
+    assert watch.run(words, header=10) == (130, 10, 0)  # two chunks of 8 were kept, and now three
+    assert watch.run(words, pixels=17) == (130, 40 - 24, 17)
+    assert "the same command continues" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "slices.parquet").exists()
+    if source == "folder":
+        assert watch.run(words) == (0, 0, 40 - 16)
+        assert tables(tmp_path / "b") == want
+        return
+    os.utime(data, (1, 1))  # another source: nothing of the old one is used
+    assert watch.run(words, pixels=9) == (130, 40, 9)
+    recipe = tmp_path / "b" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("size: 32", "size: 48"))
+    assert watch.run(words, pixels=39) == (130, 0, 39)  # the headers stay, the pixels don't
+    recipe.write_text(recipe.read_text().replace("size: 48", "size: 32"))
+    assert watch.run(words) == (0, 0, 40)
+    assert tables(tmp_path / "b") == want
+    assert watch.run(words) == (0, 0, 0) and "ingest: fresh" in capsys.readouterr().out
+
+
+def test_a_refused_label_does_not_cost_the_headers_twice(competition, tmp_path, monkeypatch):
+    data = shutil.copytree(competition, tmp_path / "data")
+    labels = (data / "stage_2_train.csv").read_text()
+    (data / "stage_2_train.csv").write_text(labels[: labels.rindex("ID_")])  # the last row is lost
+    watch = Watch(monkeypatch)
+    assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={data}"]) == 0
+    assert watch.run(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == (1, 40, 0)
+    (data / "stage_2_train.csv").write_text(labels)
+    assert watch.run(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == (0, 0, 40)
+
+
+def test_the_bar_does_not_count_what_was_done_before():
+    with Bar(total=100, disable=False, file=io.StringIO()) as bar:
+        bar.reach(40, kept=True)
+        bar.reach(50)
+        assert (bar.n, bar.initial) == (50, 40) and bar.format_dict["initial"] == 40
+    no_bar(100, "", "slice").reach(40, kept=True)
 
 
 @pytest.mark.slow
@@ -86,6 +172,21 @@ def test_workers_end_with_their_parent():
         assert [pid for pid in children if os.path.exists(f"/proc/{pid}") and _state(pid) != "Z"] == []
     finally:
         os.unlink(path)
+
+
+def test_ctrl_c_is_seen_by_the_parent_alone(tmp_path):
+    """A worker that is interrupted while it starts would print a traceback of its own."""
+    (tmp_path / "jobs.py").write_text(
+        "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.engine import run_jobs\nif __name__ == '__main__':\n"
+        "    list(run_jobs(time.sleep, [(0.5,)] * 50, 2))\n"
+    )
+    words = [sys.executable, str(tmp_path / "jobs.py"), str(ROOT)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        while parent.poll() is None and len(_children(parent.pid)) < 3:  # two workers, and the tracker of shared resources
+            time.sleep(0.01)
+        os.killpg(parent.pid, signal.SIGINT)
+        said = parent.communicate()[1]
+    assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt"), said
 
 
 def _children(pid):

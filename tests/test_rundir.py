@@ -10,7 +10,7 @@ import yaml
 
 from ct import rundir
 from ct.errors import InputError
-from ct.rundir import RunDir, discard, needed, replacing
+from ct.rundir import RunDir, discard, needed, replacing, resuming
 
 
 class Broken(Exception):
@@ -100,6 +100,25 @@ def test_what_a_killed_process_left_is_thrown_away(tmp_path):
     (tmp_path / "t.txt.part").write_text("half")
     rundir.write_text(tmp_path / "t.txt", "whole")
     assert (tmp_path / "t.txt").read_text() == "whole" and names(tmp_path) == ["boosters", "t.txt"]
+
+
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+def test_resuming_keeps_unfinished_work_while_its_inputs_are_the_same(tmp_path, error):
+    inputs = {"source": "d1", "size": 64, "nested": {"a": (1, 2), "b": None}}
+    with pytest.raises(error), resuming(tmp_path / "w.part", inputs) as work:
+        (work / "piece").write_text("one")
+        raise error
+    with pytest.raises(error), resuming(tmp_path / "w.part", inputs) as work:
+        assert (work / "piece").read_text() == "one"
+        raise error
+    with pytest.raises(error), resuming(tmp_path / "w.part", inputs | {"size": 65}) as work:
+        assert names(work) == ["inputs.json"]
+        (work / "piece").write_text("two")
+        raise error
+    (tmp_path / "w.part" / "inputs.json").write_text('{"size"')  # a disk that was full
+    with resuming(tmp_path / "w.part", inputs | {"size": 65}) as work:
+        assert names(work) == ["inputs.json"]
+    assert names(tmp_path) == []
 
 
 def test_discard(tmp_path):

@@ -1,0 +1,91 @@
+"""A competition laid out as Kaggle's: its parts, in a folder or in a zip archive."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ct.errors import InputError
+from ct.source import Folder, InZip, Zip, open_zip
+
+STAGES = ("stage_2", "stage_1")  # of the competition; the second supersedes the first
+
+
+@dataclass(frozen=True)
+class Competition:
+    """Where the parts of a competition lie. In a zip the paths go on inside it."""
+
+    source: Folder | Zip  # of the folder that holds the two parts
+    root: Path  # that folder
+    train_dir: Path
+    test_dir: Path
+    labels_csv: Path | InZip
+    sample_csv: Path | InZip
+
+
+def find_competition(data, labels=None, sample=None):
+    """Find the parts of a competition laid out as Kaggle's, in `data` or below it while one folder alone leads there.
+
+    data: folder or zip archive; labels, sample: csv files that lie elsewhere, or None
+
+    Returns a Competition. Raises InputError, one line, for whatever is missing.
+    """
+    source, stage = _descend(Path(data))
+    folders = source.folders()
+    for folder in (f"{stage}_train", f"{stage}_test"):
+        if folder not in folders:
+            raise InputError(f"{source.root} has no folder {folder}; the DICOM files of that part belong there")
+        if not source.holds(folder):
+            raise InputError(f"{source.root / folder} holds no files; the DICOM files of that part belong there")
+    return Competition(
+        source=source,
+        root=source.root,
+        train_dir=source.root / f"{stage}_train",
+        test_dir=source.root / f"{stage}_test",
+        labels_csv=_find_csv(source, f"{stage}_train.csv", labels, "labels"),
+        sample_csv=_find_csv(source, f"{stage}_sample_submission.csv", sample, "sample"),
+    )
+
+
+def _find_csv(source, name, elsewhere, flag):
+    if elsewhere:
+        return find_elsewhere(elsewhere, flag)
+    if (found := source.file(name)) is None:
+        raise InputError(f"{source.root / name} does not exist or is no file; put it there or name it with --{flag}")
+    return found
+
+
+def find_elsewhere(path, flag):
+    """Return the Path of a csv file that a flag named. Raises InputError where it is no file."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist or is no file; put it there or name it with --{flag}")
+    return Path(path)
+
+
+def _descend(data):
+    """Return the source at or below `data` that holds a stage's train folder, and the stage's name."""
+    if not data.exists():
+        raise InputError(f"{data} does not exist; --data names the folder or zip that holds {STAGES[0]}_train")
+    source = whole = Folder(data) if data.is_dir() else open_zip(data)
+    while True:
+        if stage := _stage(source):
+            return source, stage
+        inner = source.folders()
+        good = [folder for folder in inner if _stage(source.below(folder))]
+        if len(good) > 1 or (not good and len(inner) != 1):
+            break
+        source = source.below((good or inner)[0])
+    if len(good) > 1:
+        raise InputError(f"{source.root} holds several competitions ({good[0]}, {good[1]}, ...); name one with --data")
+    if not (any(data.iterdir()) if data.is_dir() else whole.names):
+        raise InputError(f"{data} is empty; it should hold {STAGES[0]}_train")
+    if data.is_dir() and any(data.name.startswith(stage) for stage in STAGES):
+        raise InputError(f"{data} holds no {STAGES[0]}_train; name the folder around it, {data.parent}")
+    zips = sorted(data.glob("*.zip")) if data.is_dir() else []
+    raise InputError(
+        f"{source.root} holds no folder {STAGES[0]}_train; "
+        + (f"the zip needs no unpacking: --data={zips[0]}" if zips else "--data names the folder or zip that holds it")
+    )
+
+
+def _stage(source):
+    folders = set(source.folders())
+    return next((stage for stage in STAGES if f"{stage}_train" in folders), None)

@@ -1,0 +1,248 @@
+"""Where the slices lie: a folder, or a zip archive that is read in place. Nothing is ever unpacked to disk.
+
+A source names its files relative to itself, with forward slashes. What it hands out for a file, OnDisk or InZip, is read in
+any process, without the source: the archive's directory is read once, by `open_zip`. Of a zip (PKWARE's APPNOTE.TXT, section
+4.3) stored and deflated members are read, zip64 included.
+"""
+
+import io
+import os
+import zipfile
+from bisect import bisect_left
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from isal import isal_zlib
+
+from ct.errors import InputError
+
+WHERE = np.dtype(  # of a zip's members: where its local header begins, bytes in the archive and unpacked, ...
+    [("offset", "i8"), ("packed", "i8"), ("size", "i8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")]
+)
+ENCRYPTED = 1  # bit of the flags
+LOCAL_HEADER = 30  # bytes, before the name and the extra field
+
+
+class Unreadable(Exception):
+    """A file that cannot be used: one short line with the reason, without paths and without values of identifying tags."""
+
+
+class OnDisk(NamedTuple):
+    """A file of a folder."""
+
+    path: str
+
+    def head(self, count):
+        """Return (bytes, whole): the first `count` bytes, and whether that is all. Raises OSError."""
+        with open(self.path, "rb", buffering=0) as file:
+            head = file.read(count)
+        return head, len(head) < count
+
+    def open(self, mode="rb"):
+        """Open it for reading bytes. Raises OSError."""
+        return open(self.path, mode)
+
+    def __str__(self):
+        return self.path
+
+
+class InZip(NamedTuple):
+    """A member of a zip archive; the fields after its name are those of WHERE."""
+
+    archive: str
+    name: str
+    offset: int
+    packed: int
+    size: int
+    crc: int
+    method: int
+    flags: int
+
+    def head(self, count):
+        """Return (bytes, whole): about the first `count` bytes, and whether that is all, which then is checked.
+
+        Raises Unreadable, OSError.
+        """
+        packed = self._packed(count)  # deflated, `count` bytes hold at least about as many; where not, `whole` is false
+        head = self._inflate(packed, count) if self.method == zipfile.ZIP_DEFLATED else packed
+        if len(head) < self.size:
+            return head, False
+        return self._checked(head), True
+
+    def open(self, mode="rb"):
+        """Read all of it, check it, and return it as a file of bytes. Raises Unreadable, OSError."""
+        packed = self._packed(self.packed)
+        whole = self._inflate(packed, self.size + 1) if self.method == zipfile.ZIP_DEFLATED else packed
+        return io.BytesIO(self._checked(whole))
+
+    def _packed(self, count):
+        """Return the first `count` bytes as they lie in the archive."""
+        if self.flags & ENCRYPTED:
+            raise Unreadable("encrypted in the zip archive")
+        if self.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Unreadable(f"compressed in the zip archive by method {self.method}; only stored and deflated files are read")
+        file = os.open(self.archive, os.O_RDONLY)
+        try:
+            local = os.pread(file, LOCAL_HEADER, max(self.offset, 0))  # below 0 where the archive has lost its beginning
+            if self.offset < 0 or len(local) < LOCAL_HEADER or local[:4] != b"PK\x03\x04":
+                raise Unreadable("damaged in the zip archive: no header where it should begin")
+            name, extra = int.from_bytes(local[26:28], "little"), int.from_bytes(local[28:30], "little")
+            return os.pread(file, min(count, self.packed), self.offset + LOCAL_HEADER + name + extra)
+        finally:
+            os.close(file)
+
+    def _inflate(self, packed, count):
+        try:
+            return isal_zlib.decompressobj(wbits=-15).decompress(packed, count) if packed else b""
+        except isal_zlib.error:
+            raise Unreadable("damaged in the zip archive: cannot be inflated") from None
+
+    def _checked(self, whole):
+        if len(whole) != self.size:
+            raise Unreadable(f"damaged in the zip archive: {min(len(whole), self.size + 1)} of {self.size} bytes")
+        if isal_zlib.crc32(whole) != self.crc:
+            raise Unreadable("damaged in the zip archive: its checksum is another")
+        return whole
+
+    def __str__(self):
+        return f"{self.archive}/{self.name}"
+
+
+class Folder:
+    """A folder as a source; iterated, it hands out the files that `take` chose.
+
+    root: Path; names: relative to it
+    """
+
+    def __init__(self, root, names=()):
+        self.root, self.names = Path(root), names
+
+    def folders(self):
+        """Return the names of the folders in it, sorted, without hidden ones and those that a Mac's archiver leaves behind."""
+        with os.scandir(self.root) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith((".", "__")) and entry.is_dir())
+
+    def below(self, folder):
+        """Return the source that one of its folders is."""
+        return Folder(self.root / folder)
+
+    def holds(self, folder):
+        """Return whether a file lies below `folder`; hidden ones do not count."""
+        return next(_walk(self.root / folder), None) is not None
+
+    def file(self, name):
+        """Return the path of a file in it, or None where it is not there."""
+        path = self.root / name
+        return path if path.is_file() else None
+
+    def files(self, folder):
+        """Return the names of all files below `folder`, sorted."""
+        return [f"{folder}/{name}" for name in list_files(self.root / folder)]
+
+    def take(self, names):
+        """Return the source with these files, to be iterated."""
+        return Folder(self.root, names)
+
+    def __iter__(self):
+        root = str(self.root)
+        return (OnDisk(os.path.join(root, name)) for name in self.names)
+
+
+def list_files(folder):
+    """Return the paths of all files below `folder`, relative to it, with forward slashes, sorted; dot files are left out."""
+    return _printable(folder, sorted(_walk(folder)))
+
+
+def _printable(where, names):
+    if bad := next((name for name in names if not name.isprintable()), None):  # bytes that are no UTF-8 come as surrogates
+        raise InputError(f"{where} holds a file whose name cannot be kept in a table, {bad!r}; rename it")
+    return names
+
+
+def _walk(folder, prefix="", around=()):
+    """Yield the paths of the files below `folder`, each after `prefix`; links that lead back `around` are not followed."""
+    if (here := os.path.realpath(folder)) in around:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_file():
+                yield prefix + entry.name
+            elif entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*around, here))
+
+
+class Zip:
+    """A zip archive, or a folder inside one, as a source; the same methods as Folder's.
+
+    path: of the archive; names: of its files below `inside` and relative to that, sorted; where: (n,) of the dtype WHERE
+    """
+
+    def __init__(self, path, inside, names, where):
+        self.path, self.inside, self.names, self.where = str(path), inside, names, where
+        self.root = Path(path) / inside
+
+    def folders(self):
+        """Return the names of the folders in it, sorted, without hidden ones and those that a Mac's archiver leaves behind."""
+        first = {name.partition("/")[0] for name in self.names if "/" in name}
+        return sorted(name for name in first if not name.startswith("__"))
+
+    def below(self, folder):
+        """Return the source that one of its folders is."""
+        begin, end = self._range(folder)
+        names = [name[len(folder) + 1 :] for name in self.names[begin:end]]
+        return Zip(self.path, f"{self.inside}{folder}/", names, self.where[begin:end])
+
+    def holds(self, folder):
+        """Return whether a file lies below `folder`."""
+        begin, end = self._range(folder)
+        return begin < end
+
+    def file(self, name):
+        """Return a file in it, or None where it is not there."""
+        return next(iter(self.take([name])), None) if self._row(name) is not None else None
+
+    def files(self, folder):
+        """Return the names of all files below `folder`, sorted."""
+        begin, end = self._range(folder)
+        return _printable(self.root, self.names[begin:end])
+
+    def take(self, names):
+        """Return the source with these files, to be iterated."""
+        return Zip(self.path, self.inside, names, self.where[[self._row(name) for name in names]])
+
+    def __iter__(self):
+        return (InZip(self.path, self.inside + name, *row) for name, row in zip(self.names, self.where.tolist(), strict=True))
+
+    def _row(self, name):
+        row = bisect_left(self.names, name)
+        return row if row < len(self.names) and self.names[row] == name else None
+
+    def _range(self, folder):
+        """Return the first and last but one row of the files below `folder`, which follow one another."""
+        return bisect_left(self.names, folder + "/"), bisect_left(self.names, folder + "0")  # "0" is what follows "/"
+
+
+def open_zip(path):
+    """Read the directory of a zip archive: once, and at the size of Kaggle's it takes seconds. Returns a Zip.
+
+    Left out are folders, hidden files, and names that are absolute or lead upwards. Raises InputError.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {info.filename: info for info in archive.infolist() if _is_plain(info.filename)}  # of two, the last
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # ValueError: a name that is no UTF-8
+        raise InputError(
+            f"{path} is a file, but no whole zip archive ({error}); --data names a folder or Kaggle's zip: "
+            "if this should be the zip, download it again"
+        ) from None
+    names = sorted(found)
+    infos = map(found.pop, names)  # a million ZipInfo are a gigabyte: none is kept
+    rows = ((i.header_offset, i.compress_size, i.file_size, i.CRC, i.compress_type, i.flag_bits) for i in infos)
+    return Zip(path, "", names, np.fromiter(rows, WHERE, len(names)))
+
+
+def _is_plain(name):
+    return not any(part == "" or part.startswith(".") for part in name.split("/"))  # a folder's name ends in "/"
