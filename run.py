@@ -34,14 +34,16 @@ class Verbs:
         return Plan("synth", {"out": out, "studies": studies, "seed": seed})
 
     def new(
-        self, *, run, recipe, data, labels=None, sample=None, train_slices=None, seed=None, allow_unlabelled=None, missing=None
-    ):
-        """Make a run folder. Needs --run, --recipe and --data; every later verb needs --run.
+        self, *, run, recipe, data=None, slices=None, labels=None, sample=None, train_slices=None, seed=None,
+        allow_unlabelled=None, missing=None,
+    ):  # fmt: skip
+        """Make a run folder. Needs --run, --recipe and --data or --slices; every later verb needs --run.
 
         Args:
             run: the folder to make
             recipe: a name from recipes/, or a YAML file
             data: a folder laid out as Kaggle's: stage_2_train/, stage_2_test/ and the two csv files; or Kaggle's zip, as it is
+            slices: instead of data, for stage two alone: a csv or parquet table of slices, their geometry and labels
             labels: the label csv, if it is elsewhere
             sample: the sample submission, if it is elsewhere
             train_slices: take that many train slices at most, as whole patients; all if not given
@@ -73,6 +75,19 @@ class Verbs:
     def predict(self, *, run):
         """Show the test slices to the CNNs of each fold."""
         return Plan("predict", {"run": run})
+
+    def import_predictions(self, *, run, name, oof=None, test=None, trust_oof=False, remove=False):
+        """Take in the predictions of a model that was trained elsewhere.
+
+        Args:
+            run: the run folder
+            name: what to call the model; the same name again replaces it
+            oof: csv or parquet, its out-of-fold predictions: slice id and six labels, or ID,Label; with `fold` if at hand
+            test: likewise its predictions on the test slices; with `fold`, one row a slice and fold
+            trust_oof: take predictions that look as if the model had been trained on those very slices
+            remove: take the model out of the run again
+        """
+        return Plan("import-predictions", _but_self(locals()))
 
     def features(self, *, run):
         """Build neighbour, study and geometry features, and list them."""
@@ -136,7 +151,7 @@ class Verbs:
         return Plan("status", {"run": run})
 
 
-VERBS = {name: verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
+VERBS = {name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
 for _verb in VERBS.values():
     fire.decorators.SetParseFn(str)(_verb)  # pydantic reads the values: fire would make --run=1e3 a number
 
@@ -144,6 +159,7 @@ for _verb in VERBS.values():
 def main(argv=None):
     """Run the command line. Returns the exit status: 0, 1 for wrong input, 2 for a wrong word, 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    argv[:1] = [verb.replace("_", "-") for verb in argv[:1]]  # fire takes both spellings
     try:
         if not argv or argv[0] in ("help", "--help", "-h"):
             print(overview())
@@ -210,7 +226,7 @@ def overview():
     """Return what `python run.py` alone prints."""
     lines = [inspect.getdoc(Verbs), "", "  python run.py VERB --flag=value ...", ""]
     for name, verb in VERBS.items():
-        lines.append(f"  {name:9} {inspect.getdoc(verb).splitlines()[0]}")
+        lines.append(f"  {name:18} {inspect.getdoc(verb).splitlines()[0]}")
     lines += ["", "To begin: python run.py demo. A verb's flags: python run.py VERB --help. Not a medical device."]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ct.errors import InputError
@@ -50,3 +51,34 @@ def check_folds(slices, fold):
     pairs = slices.loc[train, ["patient_id"]].assign(fold=fold[train]).drop_duplicates()
     if (twice := pairs["patient_id"].duplicated()).any():
         raise InputError(f"patient {pairs['patient_id'][twice].iloc[0]} is in two folds; folds are made by patient")
+
+
+def spread_folds(slices, given, k):
+    """Return the fold of every slice, int8 (n,), from folds that were made elsewhere.
+
+    given: Series of numbers 0 ... k-1, indexed by slice id, of at least one slice of each patient of train
+
+    Test slices as in `assign_folds`. Raises InputError for another number of folds than k, or a patient in two or in none.
+    """
+    count = int(given.max()) + 1
+    if count != k:
+        raise InputError(f"folds.k = {k}, but the folds that were given are {count}; set folds.k to {count} in recipe.yaml")
+    of_patient = patient_folds(slices["patient_id"].reindex(given.index).dropna(), given)
+    train = (slices["split"] == "train").to_numpy()
+    fold = slices["patient_id"].map(of_patient).fillna(-1).to_numpy(np.int8)
+    if (bad := train & (fold < 0)).any():
+        raise InputError(f"patient {slices['patient_id'][bad].iloc[0]} has no fold among those that were given; give one")
+    return fold
+
+
+def patient_folds(patients, fold):
+    """Return {patient: fold} as a Series. patients, fold: Series with an index in common.
+
+    Raises InputError where a patient is in two folds.
+    """
+    pairs = pd.DataFrame({"patient": patients, "fold": fold.reindex(patients.index)}).dropna().drop_duplicates()
+    if (twice := pairs["patient"].duplicated()).any():
+        patient = pairs["patient"][twice].iloc[0]
+        both = " and ".join(f"{number:.0f}" for number in pairs["fold"][pairs["patient"] == patient][:2])
+        raise InputError(f"patient {patient} is in two folds, {both}; folds are made by patient")
+    return pairs.set_index("patient")["fold"]

@@ -4,6 +4,8 @@
     slices.parquet  quarantine.csv  pixels/           ingest
     folds.parquet                                     folds
     stage1/<model>/fold<k>/  stage1/<model>/oof.parquet   train, predict
+    given_folds.parquet                               ingest, from a slice list with folds of its own
+    imports/<name>/  imports/folds.parquet            import-predictions; the folds that came with the first of them
     stage2/...                                        features, tune, stack
     submission.csv  report.html                       submit, report
     search/<model>-fold<k>.journal                    search
@@ -24,6 +26,8 @@ import pandas as pd
 import yaml
 
 from ct.errors import InputError
+
+NAME = r"^[A-Za-z0-9_-]+$"  # of a model: it is a folder's name
 
 
 @contextmanager
@@ -167,6 +171,9 @@ class RunDir:
         self.pixels = self.root / "pixels"
         self.ingest_work = self.root / "ingest.part"
         self.folds = self.root / "folds.parquet"
+        self.given_folds = self.root / "given_folds.parquet"
+        self.imports = self.root / "imports"
+        self.imported_folds = self.imports / "folds.parquet"
         self.stage1 = self.root / "stage1"
         self.stage2 = self.root / "stage2"
         self.submission = self.root / "submission.csv"
@@ -184,6 +191,28 @@ class RunDir:
     def oof(self, model):
         """Return the path of one CNN's out-of-fold probabilities, (n, 6) indexed by slice id."""
         return self.stage1 / model / "oof.parquet"
+
+    def imported(self, name):
+        """Return the folder of an imported model."""
+        return self.imports / name
+
+    def imported_oof(self, name):
+        """Return the path of an imported model's out-of-fold probabilities, (n, 6) indexed by slice id."""
+        return self.imported(name) / "oof.parquet"
+
+    def imported_tests(self, name, count):
+        """Return the paths of an imported model's opinions of the test slices: 1 that all folds share, or `count`, one a fold."""
+        names = ["test.parquet"] if count == 1 else [f"test-fold{k}.parquet" for k in range(count)]
+        return [self.imported(name) / file for file in names]
+
+    def imported_test(self, name, k):
+        """Return the path of the imported model's opinion of the test slices that stacker `k` reads."""
+        shared, own = self.imported_tests(name, 1)[0], self.imported_tests(name, k + 2)[k]
+        return shared if shared.exists() else own
+
+    def imported_notes(self, name):
+        """Return the path of what there is to know of an imported model."""
+        return self.imported(name) / "import.json"
 
     def search(self, model, k):
         """Return the folder of the search of one CNN's settings without fold `k`; its journal lies beside it."""

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ct.dicom import read_headers
 from ct.errors import InputError
-from ct.folds import assign_folds, check_folds
+from ct.folds import assign_folds, check_folds, spread_folds
+from ct.given import read_slice_list
 from ct.header import pseudonym, public_paths
 from ct.labels import LABELS, read_labels
-from ct.rundir import read_table, replacing, resuming, write_json, write_table
+from ct.rundir import discard, read_table, replacing, resuming, write_json, write_table
 from ct.shards import write_cache
 from ct.slices import PIXEL_COLUMNS, order_slices
 from pipeline.fresh import versions
@@ -23,6 +25,9 @@ def ingest(run, receipt):
 
     What is read stays in a work folder until all is done, so that an interrupted ingest goes on where it was.
     """
+    if run.recipe.data.slices:
+        ingest_list(run, receipt)
+        return
     found, key, data = run.find_source(), run.dir.key.read_bytes(), run.recipe.data
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
     files = {name: digest for name, digest in receipt.values["read"].items() if name != "label csv"}
@@ -44,6 +49,39 @@ def ingest(run, receipt):
         with replacing(run.dir.pixels) as part:
             os.replace(work / "pixels", part)
     receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
+    for line in describe(counts):
+        run.say(f"  {line}")
+
+
+def ingest_list(run, receipt):
+    """Make the same of a slice list, which has no pixels: all slices count as readable, and what pixels tell is NaN."""
+    key, data = run.dir.key.read_bytes(), run.recipe.data
+    slices, counts = take_patients(read_slice_list(data.slices, key), data.train_slices)
+    known = slices[list(LABELS)].notna().all(axis=1)
+    lacking = slices.index[(slices["split"] == "train") & ~known]
+    if len(lacking) and not data.allow_unlabelled:
+        raise InputError(
+            f"{len(lacking)} slices have some labels and lack others, the first {lacking[0]}; complete {data.slices}, "
+            "or leave such slices out of training with --allow-unlabelled"
+        )
+    slices.loc[lacking, list(LABELS)] = np.nan
+    facts = dict.fromkeys(PIXEL_COLUMNS, np.float32("nan")) | {"readable": True, "repaired_intercept": False}
+    quarantine = pd.DataFrame(columns=["path", "slice_id", "split", "kind", "reason"], dtype=str)
+    if data.sample:
+        match_sample(Path(data.sample), key, slices.index[slices["split"] == "test"], quarantine, data.missing)
+    discard(run.dir.given_folds)
+    if "fold" in slices:
+        fold = slices.pop("fold")
+        check_folds(slices, fold.fillna(-1).to_numpy())
+        write_table(run.dir.given_folds, pd.DataFrame({"fold": fold[slices["split"] == "train"].astype(np.int8)}))
+        receipt.made.append(run.dir.given_folds)
+    slices = order_slices(slices).assign(**facts)
+    counts |= summary(slices, quarantine) | {"unlabelled": len(lacking)}
+    write_table(run.dir.slices, slices)
+    with replacing(run.dir.quarantine) as part:
+        quarantine.to_csv(part, index=False)
+    write_json(run.dir.ingest, counts)
+    receipt.made += [run.dir.slices, run.dir.quarantine, run.dir.ingest]
     for line in describe(counts):
         run.say(f"  {line}")
 
@@ -175,16 +213,21 @@ def describe(counts):
         "labels_without_file": "labelled slices without a file, ignored",
         "unlabelled": "train slices without all six labels, left out of training",
     }
-    lines += [f"{counts[name]} {text}" for name, text in notes.items() if counts[name]]
+    lines += [f"{counts[name]} {text}" for name, text in notes.items() if counts.get(name)]
     if both := counts["patients_in_both_sets"]:
         lines.append(f"{len(both)} patients are in train and test: {', '.join(both[:3])}{' ...' * (len(both) > 3)}")
     return lines
 
 
 def folds(run, receipt):
-    """Assign the folds."""
+    """Assign the folds, or take those that were given."""
     slices = read_table(run.dir.slices)
-    fold = assign_folds(slices, run.recipe.folds.k, run.recipe.seed)
+    given = next((path for path in (run.dir.given_folds, run.dir.imported_folds) if path.exists()), None)
+    if given:
+        fold = spread_folds(slices, read_table(given)["fold"], run.recipe.folds.k)
+        run.say("  as they were given")
+    else:
+        fold = assign_folds(slices, run.recipe.folds.k, run.recipe.seed)
     check_folds(slices, fold)
     write_table(run.dir.folds, pd.DataFrame({"fold": fold}, index=slices.index))
     receipt.made = [run.dir.folds]

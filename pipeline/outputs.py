@@ -2,24 +2,41 @@
 
 import pandas as pd
 
+from ct.errors import InputError
 from ct.labels import LABELS
-from ct.rundir import read_table, replacing
+from ct.rundir import discard, read_table, replacing
 from ct.submission import check_submission, fill_submission, kaggle_command, write_submission
 from pipeline.tables import match_sample, stage_one, training_prior
 from report.page import write_report
 
 
 def submit(run, receipt):
-    """Write submission.csv from stage two's test probabilities."""
-    write_probs(run, read_table(run.dir.stage2 / "test.parquet"), run.dir.submission)
+    """Write submission.csv from stage two's test probabilities, where there are any and a sample file says in which rows."""
+    probs = read_table(run.dir.stage2 / "test.parquet")
+    if why := why_nothing_to_submit(run, probs):
+        discard(run.dir.submission)
+        run.say(f"  {why}")
+        return
+    write_probs(run, probs, run.dir.submission)
     receipt.made = [run.dir.submission]
 
 
+def why_nothing_to_submit(run, probs):
+    """Return why there is no submission to write, or "". probs: table of the test slices."""
+    if not run.recipe.data.slices:
+        return ""
+    if probs.empty:
+        return "there is nothing to submit: the slice list has no test slices"
+    if not run.recipe.data.sample:
+        return "there is nothing to submit: no sample file (`new --sample=FILE`); stage2/test.parquet holds the probabilities"
+    return ""
+
+
 def submit_stage_one(run):
-    """Write submission-stage-one.csv from the calibrated mean of the CNNs."""
-    recipe = run.recipe
-    models = [config.name for config in recipe.stage1.models]
-    probs = stage_one(run.dir, models, recipe.folds.k, recipe.features.clip)
+    """Write submission-stage-one.csv from the calibrated mean of the CNNs and the imported models."""
+    probs = stage_one(run)
+    if why := why_nothing_to_submit(run, probs):
+        raise InputError(f"submit --stage=one: {why}")
     write_probs(run, probs, run.dir.submission_one)
 
 

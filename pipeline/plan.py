@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from ct.config import Config, check
+from ct.rundir import NAME
 
 
 def _clean(path):
@@ -42,13 +43,23 @@ class NewOptions(RunOptions):
     """`new`. None: as the recipe says."""
 
     recipe: str = Field(min_length=1)
-    data: str = Field(min_length=1)
+    data: str | None = Field(None, min_length=1)
     labels: str | None = None
     sample: str | None = None
+    slices: str | None = Field(None, min_length=1, validate_default=True)
     train_slices: int | None = Field(None, ge=1)
     seed: Seed | None = None
     allow_unlabelled: bool | None = None
     missing: Literal["refuse", "prior"] | None = None
+
+    @field_validator("slices")
+    @classmethod
+    def _one_source(cls, slices, info):
+        if (slices is None) == (info.data.get("data") is None):
+            raise ValueError("give one of --data (the images) and --slices (a table of slices, for stage two alone)")
+        if slices is not None and info.data.get("labels") is not None:
+            raise ValueError("--labels is for --data; a slice list has its labels in its own columns")
+        return slices
 
 
 class IngestOptions(RunOptions):
@@ -90,6 +101,26 @@ class SubmitOptions(RunOptions):
     missing: Literal["refuse", "prior"] | None = None
 
 
+class ImportOptions(RunOptions):
+    """`import-predictions`."""
+
+    name: str = Field(pattern=NAME)
+    remove: bool = False
+    test: str | None = None
+    trust_oof: bool = False
+    oof: str | None = Field(None, validate_default=True)
+
+    @field_validator("oof")
+    @classmethod
+    def _import_or_remove(cls, oof, info):
+        given = [flag for flag in ("test", "trust_oof") if info.data.get(flag)] + ["oof"] * (oof is not None)
+        if info.data.get("remove") and given:
+            raise ValueError(f"--remove goes without --{given[0].replace('_', '-')}")
+        if oof is None and not info.data.get("remove"):
+            raise ValueError("import-predictions needs --oof, a table of out-of-fold predictions (or --remove)")
+        return oof
+
+
 class AllOptions(IngestOptions, TuneOptions):
     """`all`."""
 
@@ -102,6 +133,7 @@ OPTIONS = {
     "tune": TuneOptions,
     "search": SearchOptions,
     "submit": SubmitOptions,
+    "import-predictions": ImportOptions,
     "all": AllOptions,
 }
 IN_RECIPE = {  # options that are fields of the recipe: given to a later verb, they change the run's recipe for good

@@ -1,14 +1,14 @@
 """A recipe: one YAML a pipeline, checked. `new` writes the resolved one into the run folder."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, field_validator
 
 from ct.config import Config, check, nearest
 from ct.errors import InputError
-from ct.rundir import write_yaml
+from ct.rundir import NAME, write_yaml
 from features.config import FeatureConfig
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.space import SearchConfig
@@ -23,6 +23,7 @@ class DataConfig(Config):
     source: str = ""  # folder laid out as Kaggle's, or Kaggle's zip
     labels: str | None = None  # label csv, if not in there
     sample: str | None = None  # sample submission, if not in there
+    slices: str | None = None  # a table of slices instead of images, for stage two alone; "" until `new --slices` names it
     train_slices: int | None = Field(None, ge=1)  # take that many train slices at most, as whole patients; None: all
     allow_unlabelled: bool = False  # leave train slices without all six labels out of training, after folds
     missing: Literal["refuse", "prior"] = "refuse"  # sample rows without any file: stop, or give them the training prior
@@ -43,7 +44,8 @@ class PixelConfig(Config):
 class StageOneConfig(Config):
     """The CNNs of stage one."""
 
-    models: tuple[CnnConfig, ...] = Field(min_length=1)
+    models: tuple[CnnConfig, ...] = ()
+    imports: tuple[Annotated[str, Field(pattern=NAME)], ...] = ()  # models trained elsewhere, by `import-predictions`
     tensorboard: bool = False  # write each training's scalars to stage1/<model>/fold<k>/tensorboard (extra `track`)
 
     @field_validator("models")
@@ -53,6 +55,14 @@ class StageOneConfig(Config):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two models are called {twice.pop()!r}; a name is a folder, give each its own")
         return models
+
+    @field_validator("imports")
+    @classmethod
+    def _imported_once(cls, imports, info):
+        names = [*imports, *(model.name for model in info.data.get("models", ()))]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two models are called {twice.pop()!r}; give the imported one another --name")
+        return imports
 
 
 class Recipe(Config):
@@ -67,6 +77,16 @@ class Recipe(Config):
     features: FeatureConfig = FeatureConfig()
     stage2: StackConfig = StackConfig()
     search: SearchConfig = SearchConfig()
+
+    @field_validator("stage1")
+    @classmethod
+    def _some_opinions(cls, stage1, info):
+        slices = info.data["data"].slices if "data" in info.data else None
+        if not (stage1.models or stage1.imports or slices is not None):
+            raise ValueError("stage1.models is empty; name a CNN, or import a model's predictions (recipe stack_only)")
+        if stage1.models and slices:
+            raise ValueError("stage1.models has CNNs, which need images; with --slices take the recipe stack_only")
+        return stage1
 
 
 def load_recipe(path):

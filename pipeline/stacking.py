@@ -7,24 +7,22 @@ from ct.labels import LABELS
 from ct.metrics import compare, score_table
 from ct.rundir import read_array, read_json, read_table, replacing, write_array, write_json, write_table, write_text
 from features.build import build_features, describe
-from pipeline.tables import load_rows, load_test_fold, route
+from pipeline.tables import load_rows, load_test_fold, opinions, route
 from stage2_stack.stack import fit_stack
 
 
 def features(run, receipt):
     """Build X of the train slices from out-of-fold opinions, and of the test slices once per fold's CNNs."""
-    slices, models = read_table(run.dir.slices), [config.name for config in run.recipe.stage1.models]
+    slices = read_table(run.dir.slices)
     folder = run.dir.stage2 / "features"
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
     per_fold = []
     with run.bar(1 + run.recipe.folds.k, "features", "table") as bar:
-        opinions = {model: read_table(run.dir.oof(model)).reindex(train.index).to_numpy() for model in models}
-        X, names = build_features(train, opinions, run.recipe.features)
+        X, names = build_features(train, opinions(run, train.index), run.recipe.features)
         write_array(folder / "train.npy", X)
         bar.update()
         for k in range(run.recipe.folds.k):
-            opinions = {m: read_table(run.dir.fold(m, k) / "test.parquet").reindex(test.index).to_numpy() for m in models}
-            per_fold.append(build_features(test, opinions, run.recipe.features)[0])
+            per_fold.append(build_features(test, opinions(run, test.index, k), run.recipe.features)[0])
             bar.update()
     write_array(folder / "test.npy", np.stack(per_fold))
     write_json(folder / "names.json", {name: describe(name) for name in names})
@@ -83,9 +81,8 @@ def _score(run, y, known, oof, calibrated, patients):
     """Return scores.json, and say its main lines. An unreadable slice has no CNN's opinion: the calibrated prior stands in."""
     y, index = y[known].astype(int), read_table(run.dir.slices).query("split == 'train'").index[known]
     models = {}
-    for config in run.recipe.stage1.models:
-        raw = read_table(run.dir.oof(config.name)).reindex(index).to_numpy(np.float64)
-        models[config.name] = score_table(y, np.where(np.isnan(raw), calibrated[known], raw))
+    for name, raw in opinions(run, index).items():
+        models[name] = score_table(y, np.where(np.isnan(raw), calibrated[known], raw.astype(np.float64)))
     scores = {
         "rows": int(known.sum()),
         "patients": len(set(patients[known])),

@@ -24,28 +24,36 @@ class Stage:
     makes: str  # for people
 
 
+CNNS = ("stage1.models", "stage1.tensorboard")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("ingest", ("source",), ("data.source", "data.labels", "data.train_slices", "data.allow_unlabelled", "pixels"),
+        Stage("ingest", ("source",),
+              ("data.source", "data.labels", "data.slices", "data.train_slices", "data.allow_unlabelled", "pixels"),
               "images:ingest", "slices.parquet, quarantine.csv, pixels/"),
-        Stage("folds", ("ingest",), ("seed", "folds"), "images:folds", "folds.parquet"),
-        Stage("train", ("ingest", "folds", "weights"), ("seed", "folds", "stage1"), "cnns:train",
+        Stage("folds", ("ingest", "given folds"), ("seed", "folds"), "images:folds", "folds.parquet"),
+        Stage("train", ("ingest", "folds", "weights"), ("seed", "folds", *CNNS), "cnns:train",
               "stage1/<model>/fold<k>/, stage1/<model>/oof.parquet"),
-        Stage("predict", ("ingest", "train"), ("folds", "stage1"), "cnns:predict", "stage1/<model>/fold<k>/test.parquet"),
-        Stage("features", ("ingest", "train", "predict"), ("folds.k", "stage1", "features"), "stacking:features",
-              "stage2/features/"),
+        Stage("predict", ("ingest", "train"), ("folds", *CNNS), "cnns:predict", "stage1/<model>/fold<k>/test.parquet"),
+        Stage("features", ("ingest", "train", "predict", "imports"), ("folds.k", *CNNS, "stage1.imports", "features"),
+              "stacking:features", "stage2/features/"),
         Stage("tune", ("ingest", "folds", "features"), ("seed", "folds.k", "stage2"), "tuning:tune", "stage2/configs.json"),
         Stage("stack", ("ingest", "folds", "features", "tune"), ("seed", "folds.k", "stage2"), "stacking:stack",
               "stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json"),
         Stage("submit", ("sample", "ingest", "stack"), ("data.sample", "data.missing"), "outputs:submit", "submission.csv"),
-        Stage("report", ("ingest", "folds", "train", "predict", "tune", "stack"),
+        Stage("report", ("ingest", "folds", "train", "predict", "imports", "tune", "stack"),
               ("name", "seed", "data", "folds", "pixels", "stage1", "features", "stage2"), "outputs:report", "report.html"),
     )
 }  # fmt: skip
 
 
-GIVEN = {"source": "the DICOM files and the label csv", "sample": "the sample submission", "weights": "local weights, if any"}
+GIVEN = {
+    "source": "the DICOM files and the label csv, or the slice list",
+    "sample": "the sample submission",
+    "weights": "local weights, if any",
+    "given folds": "folds that were given, if any",
+    "imports": "imported predictions, if any",
+}
 COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit and report depend on them
 
 
@@ -105,7 +113,13 @@ class Run:
 
     def read(self, stage):
         """Return {name: digest} of everything that a stage reads, as it is now."""
-        given = {"source": self._source_digests, "sample": self._sample_digest, "weights": self._weight_digests}
+        given = {
+            "source": self._source_digests,
+            "sample": self._sample_digest,
+            "weights": self._weight_digests,
+            "given folds": lambda: self._file_digests([self.dir.given_folds, self.dir.imported_folds]),
+            "imports": lambda: self._file_digests(self._imported_files()),
+        }
         digests = {}
         for name in stage.reads:
             if name in given:
@@ -141,9 +155,13 @@ class Run:
         """Digest the source once per process. A source that was moved away after it was read counts as unchanged."""
         if self._source is None:
             known = read_receipt(self.dir.receipt("ingest"))
-            source, labels = Path(self.recipe.data.source), self.recipe.data.labels
+            source, labels = Path(self.recipe.data.slices or self.recipe.data.source), self.recipe.data.labels
             if known and not source.exists():
                 self._source = known["read"]
+            elif self.recipe.data.slices:
+                from ct.competition import find_elsewhere
+
+                self._source = {"slice list": file_digest(find_elsewhere(source, "slices"))}
             elif source.is_file():
                 from ct.competition import find_elsewhere
 
@@ -162,7 +180,9 @@ class Run:
         return self._source
 
     def _sample_digest(self):
-        """Digest the sample submission; where it was moved away, it counts as unchanged."""
+        """Digest the sample submission; where it was moved away, it counts as unchanged. A slice list need not have one."""
+        if self.recipe.data.slices and not self.recipe.data.sample:
+            return {}
         source = Path(self.recipe.data.source)
         if source.is_file() and not self.recipe.data.sample:
             return {"sample csv": _zip_digest(source)}
@@ -175,6 +195,13 @@ class Run:
         """Digest the local weights that CNNs begin with."""
         paths = [config.pretrained for config in self.recipe.stage1.models if isinstance(config.pretrained, str)]
         return {f"weights {Path(path).name}": file_digest(path) for path in paths if Path(path).is_file()}
+
+    def _imported_files(self):
+        folders = [self.dir.imported(name) for name in self.recipe.stage1.imports]
+        return [path for folder in folders for path in sorted(folder.glob("*"))]
+
+    def _file_digests(self, paths):
+        return {str(path.relative_to(self.dir.root)): file_digest(path) for path in paths if path.is_file()}
 
 
 def _zip_digest(path):
@@ -217,8 +244,11 @@ def run_stage(run, name):
     module, function = stage.function.split(":")
     receipt = Receipt(run.dir.root, run.dir.receipt(name), name, run.part(stage.keys), run.read(stage))
     with receipt:
-        getattr(importlib.import_module(f"pipeline.{module}"), function)(run, receipt)
-    run.say(f"  made {stage.makes} in {receipt.seconds:.1f} s")
+        if module == "cnns" and not run.recipe.stage1.models:  # nor is there a need of torch
+            run.say("  the recipe has no CNNs")
+        else:
+            getattr(importlib.import_module(f"pipeline.{module}"), function)(run, receipt)
+    run.say(f"  made {stage.makes if receipt.made else 'nothing'} in {receipt.seconds:.1f} s")
     return True
 
 

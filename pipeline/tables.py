@@ -67,20 +67,49 @@ def route(per_fold, test_fold):
     return final
 
 
-def stage_one(run, models, k_folds, clip):
-    """Return the calibrated mean of the CNNs on the test slices, a table of (n, 6), from what `train` and `predict` made."""
-    slices, fold = read_table(run.slices), read_table(run.folds)["fold"]
+def opinions(run, index, k=None):
+    """Return {model: probabilities (n, 6)} of the CNNs and the imported models, NaN where unknown.
+
+    run: pipeline.stages.Run; index: the slices; k: None for out-of-fold probabilities of train slices, else the number of the
+    fold whose models' opinion of test slices is wanted
+
+    Raises InputError where there is no model at all, or one has not said anything about the test slices.
+    """
+    cnns, imports = [config.name for config in run.recipe.stage1.models], run.recipe.stage1.imports
+    paths = {name: run.dir.oof(name) if k is None else run.dir.fold(name, k) / "test.parquet" for name in cnns}
+    paths |= {name: run.dir.imported_oof(name) if k is None else run.dir.imported_test(name, k) for name in imports}
+    if not paths:
+        raise InputError("there are no opinions to stack: import a model's with `import-predictions --name=NAME --oof=FILE`")
+    for name in imports:
+        if not paths[name].exists() and (k is None or len(index)):
+            what = "out-of-fold predictions" if k is None else f"predictions for the {len(index)} test slices of fold {k}"
+            flag = "--oof" if k is None else "--test"
+            raise InputError(
+                f"the imported model {name} has no {what}; give them with `import-predictions --name={name}` {flag}"
+            )
+    columns = list(LABELS)
+    return {  # of no test slices there need not be a table
+        name: read_table(path).reindex(index)[columns].to_numpy()
+        if len(index) or path.exists()
+        else np.empty((0, len(LABELS)))
+        for name, path in paths.items()
+    }
+
+
+def stage_one(run):
+    """Return the calibrated mean of the models on the test slices, a table of (n, 6). run: pipeline.stages.Run"""
+    k_folds, clip = run.recipe.folds.k, run.recipe.features.clip
+    slices, fold = read_table(run.dir.slices), read_table(run.dir.folds)["fold"]
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
     y, fold = train[list(LABELS)].to_numpy(np.float64), fold.reindex(train.index).to_numpy()
     known = ~np.isnan(y).any(axis=1)
-    raw = mean_logits({m: read_table(run.oof(m)).reindex(train.index).to_numpy() for m in models}, clip)
+    raw = mean_logits(opinions(run, train.index), clip)
     per_fold = np.empty((k_folds, len(test), len(LABELS)))
     for k in range(k_folds):
         fit = known & (fold != k)
-        opinions = {m: read_table(run.fold(m, k) / "test.parquet").reindex(test.index).to_numpy() for m in models}
-        for j, logit in enumerate(mean_logits(opinions, clip).T):
+        for j, logit in enumerate(mean_logits(opinions(run, test.index, k), clip).T):
             per_fold[k, :, j] = expit(fit_platt(raw[fit, j], y[fit, j]).logit(logit))
-    return pd.DataFrame(route(per_fold, load_test_fold(run)), index=test.index, columns=list(LABELS))
+    return pd.DataFrame(route(per_fold, load_test_fold(run.dir)), index=test.index, columns=list(LABELS))
 
 
 def training_prior(run):

@@ -37,7 +37,7 @@ def execute(verb, options):
 
 def _execute(verb, options):
     special = (demo, synth, new, status, features, submit, search)
-    if own := {"all": everything, **{f.__name__: f for f in special}}.get(verb):
+    if own := {"all": everything, "import-predictions": import_table, **{f.__name__: f for f in special}}.get(verb):
         own(options)
         return
     with opened(options) as run:
@@ -59,9 +59,6 @@ def synth(options):
 
 def new(options):
     """Make a run folder from a recipe and a data source."""
-    from ct.competition import find_competition
-    from ct.submission import read_sample
-
     run = RunDir(options.run)
     unfinished = {run.key.name, run.recipe.name + ".part"}  # what a killed `new` may leave; nothing depends on it yet
     if run.root.exists() and (not run.root.is_dir() or any(path.name not in unfinished for path in run.root.iterdir())):
@@ -71,21 +68,23 @@ def new(options):
         "data.source": _absolute(options.data),
         "data.labels": _absolute(options.labels),
         "data.sample": _absolute(options.sample),
+        "data.slices": _absolute(options.slices),
         "data.train_slices": options.train_slices,
         "data.allow_unlabelled": options.allow_unlabelled,
         "data.missing": options.missing,
         "seed": options.seed,
     }
     recipe = with_changes(recipe, {name: value for name, value in given.items() if value is not None})
-    found = find_competition(recipe.data.source, recipe.data.labels, recipe.data.sample)
-    read_sample(found.sample_csv)
-    recipe = _check_models(recipe)
+    recipe = _check_models(_check_source(recipe))
     run.root.mkdir(parents=True, exist_ok=True)
     run.key.write_bytes(secrets.token_bytes(32))
     run.key.chmod(0o600)
     save_recipe(run.recipe, recipe)
-    print(f"new: {options.run} with the recipe {recipe.name}, data in {options.data}")
-    print(f"  next: python run.py all --run={options.run}")
+    print(f"new: {options.run} with the recipe {recipe.name}, data in {options.data or options.slices}")
+    if recipe.stage1.models:
+        print(f"  next: python run.py all --run={options.run}")
+    else:
+        print(f"  next: python run.py import-predictions --run={options.run} --name=NAME --oof=FILE")
 
 
 def demo(options: DemoOptions):
@@ -120,6 +119,25 @@ def features(options):
             print(f"  {name:32} {about}")
 
 
+def import_table(options):
+    """Take a model's predictions into the run, or put them out of it."""
+    from pipeline.imports import import_predictions, remove_import
+
+    with opened(RunOptions(run=options.run)) as run:
+        if options.remove:
+            remove_import(run, options.name)
+            return
+        if run.recipe.stage1.models:
+            _check_fresh(run, "import-predictions", ("ingest",))
+        else:
+            run_stage(run, "ingest")
+        print(f"import-predictions: {options.name}")
+        import_predictions(run, options.name, options.oof, options.test, options.trust_oof)
+        if not run.recipe.stage1.models:
+            for name in ("folds", "train", "predict"):
+                run_stage(run, name)
+
+
 def submit(options):
     """Write the submission of stage two, or of stage one alone."""
     with opened(options) as run:
@@ -142,6 +160,8 @@ def search(options):
             run_stage(run, "tune")
         return
     with opened(RunOptions(run=options.run)) as run:  # its trials are not the recipe's, which are of stage two
+        if not run.recipe.stage1.models:
+            raise InputError("search: the recipe has no CNNs; --stage=two searches the settings of stage two")
         _check_fresh(run, "search", ("ingest", "folds"))
         from pipeline.search import search_cnn
 
@@ -151,7 +171,8 @@ def search(options):
 def status(options):
     """Show what is fresh, stale and missing, and why."""
     run = Run(options.run)
-    print(f"{options.run}: recipe {run.recipe.name}, seed {run.recipe.seed}, data in {run.recipe.data.source}")
+    data = run.recipe.data
+    print(f"{options.run}: recipe {run.recipe.name}, seed {run.recipe.seed}, data in {data.slices or data.source}")
     for name, (kind, why) in state(run).items():
         print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
 
@@ -186,11 +207,33 @@ def _all(run):
     made = run_all(run)
     took = f"in {time.perf_counter() - start:.0f} s"
     print(f"all: {', '.join(made)} made {took}" if made else f"all: everything is fresh, looked through {took}")
-    print(f"  {run.dir.submission}\n  {run.dir.report}")
+    for path in (run.dir.submission, run.dir.report):
+        if path.exists():
+            print(f"  {path}")
+
+
+def _check_source(recipe):
+    """Check the data that a recipe names. Returns it, with the number of folds that a slice list gives."""
+    from ct.competition import find_competition, find_elsewhere
+    from ct.given import read_slice_list
+    from ct.submission import read_sample
+
+    data = recipe.data
+    if not data.slices:
+        read_sample(find_competition(data.source, data.labels, data.sample).sample_csv)
+        return recipe
+    if data.sample:
+        read_sample(find_elsewhere(data.sample, "sample"))
+    slices = read_slice_list(data.slices, b"")  # the names are forgotten again
+    if "fold" not in slices:
+        return recipe
+    return with_changes(recipe, {"folds.k": int(slices["fold"].max()) + 1})
 
 
 def _check_models(recipe):
     """Check the backbones and local weights of a recipe, whose paths become absolute."""
+    if not recipe.stage1.models:
+        return recipe
     from pipeline.scalars import check_scalars
     from stage1_cnn.model import check_backbone, try_model
 

@@ -17,7 +17,7 @@ from ct.pixels import PixelCache
 from ct.windows import apply_window, window_bounds
 
 STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
-PATH_KEYS = {"source", "labels", "sample"}  # of the recipe's `data`: only their last part is anybody's business
+PATH_KEYS = {"source", "labels", "sample", "slices"}  # of the recipe's `data`: only their last part is anybody's business
 ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+")
 
 
@@ -30,8 +30,9 @@ class Artifacts:
     quarantine: pd.DataFrame
     ingest: dict
     curves: dict  # model -> fold -> list of epochs
-    raw: pd.DataFrame | None  # mean of the CNNs, out of fold; NaN where a slice is unreadable
-    raw_test: pd.DataFrame | None  # mean of the CNNs, then of the folds
+    imports: dict  # imported model -> list of notes
+    raw: pd.DataFrame | None  # mean of the CNNs and imported models, out of fold; NaN where a slice is unreadable
+    raw_test: pd.DataFrame | None  # mean of the models, then of the folds
     calibrated: pd.DataFrame | None
     calibrated_test: pd.DataFrame | None
     final: pd.DataFrame | None
@@ -74,17 +75,21 @@ def read_run(run):
     slices = rundir.read_table(run.slices)
     folds = _table(run.folds)
     slices = slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index))
-    models = [m["name"] for m in recipe.get("stage1", {}).get("models", [])]
+    stage1 = recipe.get("stage1", {})
+    models, imports = [m["name"] for m in stage1.get("models", [])], stage1.get("imports", [])
     numbers = range(int(recipe.get("folds", {}).get("k", 0)))
     clip = (recipe.get("features") or {}).get("clip", 1e-5)
-    per_fold = [_together([_table(run.fold(m, k) / "test.parquet") for m in models], clip) for k in numbers]
+    oof = [run.oof(m) for m in models] + [run.imported_oof(m) for m in imports]
+    tests = [[run.fold(m, k) / "test.parquet" for m in models] + [run.imported_test(m, k) for m in imports] for k in numbers]
+    per_fold = [_together([_table(path) for path in paths], clip) for paths in tests]
     return Artifacts(
         recipe=without_paths(recipe),
         slices=slices,
         quarantine=_quarantine(run.quarantine),
         ingest=rundir.read_json(run.ingest),
         curves={m: _curves(run, m, numbers) for m in models},
-        raw=_together([_table(run.oof(m)) for m in models], clip),
+        imports={m: (_json(run.imported_notes(m)) or {}).get("notes", []) for m in imports},
+        raw=_together([_table(path) for path in oof], clip),
         raw_test=_route(per_fold, slices["fold"]),
         calibrated=_table(run.stage2 / "calibrated.parquet"),
         calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
