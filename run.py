@@ -37,7 +37,7 @@ class Verbs:
         self, *, run, recipe, data=None, slices=None, labels=None, sample=None, train_slices=None, seed=None,
         allow_unlabelled=None, missing=None,
     ):  # fmt: skip
-        """Make a run folder. Needs --run, --recipe and --data or --slices; every later verb needs --run.
+        """Make a run folder. Needs --recipe and --data or --slices, and, as all that follow, --run.
 
         Args:
             run: the folder to make

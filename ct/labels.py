@@ -19,8 +19,12 @@ def split_row_id(ids):
 
     ids: string array-like (n,). Returns two object arrays (n,); a row without a known label has None as its label.
     """
-    parts = pd.Series(ids, dtype=str).str.rsplit("_", n=1, expand=True).reindex(columns=[0, 1])
-    return parts[0].to_numpy(object), parts[1].astype(object).where(parts[1].isin(LABELS), None).to_numpy(object)
+    slice_id, label, known = [], [], {name: name for name in LABELS}  # all rows share six texts
+    for text in np.asarray(ids, object):  # several times as fast as pandas' own splitting
+        before, found, after = text.rpartition("_")
+        slice_id.append(before if found else text)
+        label.append(known.get(after) if found else None)
+    return np.array(slice_id, object), np.array(label, object)
 
 
 def read_labels(path):
@@ -66,7 +70,7 @@ def read_id_csv(path):
     except Unreadable as error:
         raise InputError(f"{path} is {error}; download the zip again, or name another csv with --labels or --sample") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a csv file: {error}") from error
+        raise InputError(f"{path} is not a csv file: {str(error).strip()}") from error
     if missing := {"ID", "Label"} - set(rows.columns):
         raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {', '.join(rows.columns)}")
     return rows

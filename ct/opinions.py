@@ -15,8 +15,8 @@ def read_opinions(path, flag):
 
     path: wide, one of ID_COLUMNS and the six LABELS; or long, `ID,Label` with six rows a slice; either with `fold` or without
 
-    Returns a DataFrame, a row a slice, or a slice and fold: `slice_id` as the file has it, LABELS float64 in [0, 1], and `fold`
-    where given (float). Raises InputError that names the first row that does not fit.
+    Returns a DataFrame, a row a slice, or a slice and fold: `slice_id` as the file has it, LABELS float64 in [0, 1], `fold` if
+    given. Raises InputError that names the first row that does not fit.
     """
     where = f"--{flag}={path}"
     given = read_given(path, flag)

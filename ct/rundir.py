@@ -201,7 +201,7 @@ class RunDir:
         return self.imported(name) / "oof.parquet"
 
     def imported_tests(self, name, count):
-        """Return the paths of an imported model's opinions of the test slices: 1 that all folds share, or `count`, one a fold."""
+        """Return the paths of an imported model's opinions of the test slices, one a fold, or, of 1, all folds'."""
         names = ["test.parquet"] if count == 1 else [f"test-fold{k}.parquet" for k in range(count)]
         return [self.imported(name) / file for file in names]
 

@@ -84,16 +84,10 @@ def opinions(run, index, k=None):
         if not paths[name].exists() and (k is None or len(index)):
             what = "out-of-fold predictions" if k is None else f"predictions for the {len(index)} test slices of fold {k}"
             flag = "--oof" if k is None else "--test"
-            raise InputError(
-                f"the imported model {name} has no {what}; give them with `import-predictions --name={name}` {flag}"
-            )
-    columns = list(LABELS)
-    return {  # of no test slices there need not be a table
-        name: read_table(path).reindex(index)[columns].to_numpy()
-        if len(index) or path.exists()
-        else np.empty((0, len(LABELS)))
-        for name, path in paths.items()
-    }
+            raise InputError(f"the imported model {name} has no {what}; import it again, with {flag}")
+    if not len(index):  # of no test slices there need not be a table
+        return {name: np.empty((0, len(LABELS)), np.float32) for name in paths}
+    return {name: read_table(path).reindex(index)[list(LABELS)].to_numpy() for name, path in paths.items()}
 
 
 def stage_one(run):
