@@ -27,8 +27,12 @@ def read_opinions(path, flag):
         need_columns(given, [column, *LABELS], where)
         table = given[[column, *LABELS, *(["fold"] if "fold" in given else [])]].rename(columns={column: "slice_id"})
         table = table.assign(slice_id=table["slice_id"].astype(str))
+    said = table[list(LABELS)]
+    table = table[
+        (said.notna() & (said != "")).any(axis=1)
+    ]  # a row that says nothing counts as none, as of slices without pixels
     if table.empty:
-        raise InputError(f"{where} has no rows")
+        raise InputError(f"{where} has no rows with probabilities")
     p = np.column_stack([pd.to_numeric(table[label], errors="coerce").to_numpy(np.float64) for label in LABELS])
     if (bad := ~((p >= 0) & (p <= 1))).any():  # NaN, too
         row, j = np.argwhere(bad)[0]

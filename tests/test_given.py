@@ -126,6 +126,13 @@ def test_wide_and_long_say_the_same(tmp_path, wide, name):
     np.testing.assert_allclose(read_opinions(tmp_path / "i.parquet", "oof")[list(LABELS)].to_numpy(), expected)
 
 
+def test_a_row_without_any_number_counts_as_none(tmp_path, wide):
+    wide.loc[1, list(LABELS)] = np.nan  # as our own tables have it for slices whose pixels do not decode
+    for name in ("p.csv", "p.parquet"):
+        found = read_opinions(written(wide, tmp_path / name), "oof")
+        assert list(found["slice_id"]) == ["1.2.0", "1.2.2", "1.2.3"] and list(found.index) == [0, 1, 2]
+
+
 def test_a_row_a_slice_and_fold(tmp_path, wide):
     both = pd.concat([wide.assign(fold=0), wide.assign(fold=1, any=0.5)])
     found = read_opinions(written(both, tmp_path / "p.csv"), "test")
@@ -144,7 +151,7 @@ def test_a_row_a_slice_and_fold(tmp_path, wide):
         (lambda w: w.assign(subdural=[0, np.nan, 0, 0]), "subdural of slice 1.2.1 is ''"),
         (lambda w: w.assign(subdural=["0", "high", "0", "0"]), "subdural of slice 1.2.1 is 'high'"),
         (lambda w: w.assign(fold=[0, 1, np.nan, 0]), "slice 1.2.2 has no fold"),
-        (lambda w: w[:0], "has no rows"),
+        (lambda w: w[:0], "has no rows with probabilities"),
         (lambda w: long_of(w)[1:], "row 1.2.0_epidural is missing"),
         (lambda w: pd.concat([long_of(w), long_of(w)[3:4]]), "row 1.2.0_subarachnoid occurs twice"),
         (lambda w: long_of(w).replace("1.2.0_any", "1.2.0_none"), "row '1.2.0_none' does not end in one of"),
