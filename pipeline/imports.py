@@ -69,6 +69,7 @@ def remove_import(run, name):
         raise InputError(f"--name={name}: the run has no such imported model{what}")
     run.change_recipe({"stage1.imports": [other for other in known if other != name]})
     discard(run.dir.imported(name))
+    discard(run.dir.submission_one)  # it was made from other opinions
     run.say(f"  {name} is removed")
 
 
@@ -178,6 +179,7 @@ def _same_folds(fold, of_run):
 
 def _keep(run, name, oof, test_index, tables, notes):
     """Write the tables and the notes, all or nothing, and list the name in the recipe."""
+    discard(run.dir.submission_one)  # it was made from other opinions
     with replacing(run.dir.imported(name)) as part:
         part.mkdir()
         write_table(part / run.dir.imported_oof(name).name, oof)
