@@ -23,6 +23,7 @@ class DataConfig(Config):
     labels: str | None = None  # label csv, if not in the folder
     sample: str | None = None  # sample submission, if not in the folder
     allow_unlabelled: bool = False  # leave train slices without all six labels out of training, after folds
+    train_slices: int | None = Field(None, ge=1)  # take at most so many train slices, as whole patients; None: all
     missing: Literal["refuse", "prior"] = "refuse"  # sample rows without any file: stop, or give them the training prior
 
 
