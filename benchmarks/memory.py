@@ -34,7 +34,9 @@ FOLDS, BATCH, QUICK_STEPS = 5, 64, 60
 RECIPE = f"""name: memory
 folds: {{k: {FOLDS}}}
 pixels: {{size: 64}}
-stage1: {{models: [{{name: tiny, backbone: test_resnet, windows: [brain], epochs: 1, batch: {BATCH}, threads: 1}}]}}
+stage1:
+  models:
+    - {{name: tiny, backbone: test_resnet, windows: [brain], image_size: 32, epochs: 1, batch: {BATCH}, threads: 1}}
 """
 SAME = "0" * 32  # a digest of what the measured job depends on: nothing is ever continued
 

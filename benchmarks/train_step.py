@@ -56,7 +56,7 @@ class Case:
     bars: dict
 
 
-CPU = Case("cpu", "resnet18", 16, "fp32", 1, (150, 600), {(PATH, IMAGES): 0.95})
+CPU = Case("cpu", "resnet18", 16, "fp32", 1, (110, 600), {(PATH, IMAGES): 0.95})
 GPU = Case("cuda", "resnet50", 64, "bf16", 40, (60, 180), {(PATH, HU): 0.95, (PATH, IMAGES): 0.9})
 
 

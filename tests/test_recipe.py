@@ -1,5 +1,7 @@
 """Recipes are checked where they are read, and changed only with a check."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,3 +107,4 @@ def test_the_large_recipes_run(name, competition, tmp_path):
     for model in models:
         oof = pd.read_parquet(tmp_path / "r" / "stage1" / model["name"] / "oof.parquet")
         assert len(oof) and np.isfinite(oof.to_numpy()).any(axis=1).mean() > 0.9
+    shutil.rmtree(tmp_path / "r")  # gigabytes, which pytest would keep
