@@ -6,7 +6,8 @@ from tiny_tables import random_table, slice_table
 
 from ct.labels import LABELS
 from ct.slices import check_table
-from features.neighbours import neighbour_features, series_starts, shift, smooth_features
+from features.neighbours import neighbour_features, shift, smooth_features
+from features.series import series_starts
 
 NAN = np.nan
 
