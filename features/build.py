@@ -42,9 +42,9 @@ def build_features(slices, predictions, config, chain=None, probes=None, out=Non
     probes:      {model name: (n, 6) logits by features/embeddings.py}, where config.probe
     out:         float32 (n, f) to write to, such as a memory map; None: a new array
 
-    Returns X (n, f) float32, each column in one piece of memory unless `out` is otherwise (LightGBM bins rows and columns alike,
-    and a scope's columns are read alone), and the f names, in an order that depends on the config and the models' names alone.
-    Labels and folds reach X through `chain` and `probes` alone.
+    Returns X (n, f) float32, each column in one piece of memory unless `out` is otherwise (LightGBM takes both alike), and the
+    f names, in an order that depends on the config and the models' names alone. Labels and folds reach X through `chain` and
+    `probes` alone.
     Raises ValueError where the table is not sorted or a series is not whole (neighbours would cross series), or where the
     config wants columns that were not given, or does not want those that were.
     """

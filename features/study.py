@@ -56,7 +56,8 @@ def other_study_features(slices, logits, names):
     for distance in range(1, np.bincount(group).max() if len(group) else 0):
         pairs = np.flatnonzero(group[order[distance:]] == group[order[:-distance]])
         one, two = order[pairs], order[pairs + distance]
-        heard[:, one], heard[:, two] = np.fmax(heard[:, one], said[:, two]), np.fmax(heard[:, two], said[:, one])
+        for own, other in ((one, two), (two, one)):  # one after the other: a study may be in both
+            heard[:, own] = np.fmax(heard[:, own], said[:, other])
     return np.repeat(heard, sizes, axis=1).T, [f"{name}_{kind}" for kind in OTHER_KINDS for name in names]
 
 

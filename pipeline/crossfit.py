@@ -13,7 +13,7 @@ from features.embeddings import cross_fit_probe
 
 @contextmanager
 def new_array(path, shape):
-    """Give a float32 memory map to fill, of two dimensions column by column; it becomes the file `path` when the block ends."""
+    """Give a float32 memory map to fill, column by column if it has two dimensions; it is `path` once the block ends."""
     with replacing(path) as part:
         if 0 in shape:  # nothing to map
             with open(part, "wb") as file:
