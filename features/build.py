@@ -198,7 +198,9 @@ def describe(name):
     label, kind, model = _parts(name)
     caught, about = next((found, about) for pattern, about in KINDS.items() if (found := re.fullmatch(pattern, kind)))
     words = [f"{word} slice{'s' * (word != '1')}" if word.isdigit() and "mm" not in kind else word for word in caught.groups()]
-    whose = f" by {model}" if model and kind != "probe" else f", of {model}" if model else ""
-    if not whose and kind in ("", "probe"):
-        whose = ", mean over the CNNs"
-    return about.format(label, *words) + whose + (f" ({BEST_MM[label]:g} mm)" if kind == "smooth_best" else "")
+    end = f", of {model}" if model else ", mean over the CNNs"
+    if kind not in ("", "probe") or (model and not kind):
+        label, end = label + f" by {model}" * bool(model), ""
+    if kind == "smooth_best":
+        end = f" ({BEST_MM[label]:g} mm)"
+    return about.format(label, *words) + end
