@@ -4,7 +4,8 @@
 
 Prints one table; exits with 1 where a bar is missed. The geometry and labels are those of real studies, repeated under new
 names (stage_two/labelled_studies.csv.gz in ICH_REAL_DATA or ../shared/data; made-up series where it is missing); opinions are
-the labels in noise. Each figure comes from a process of its own; its memory is that process's peak, the matrix included.
+the labels in noise. Each figure comes from a process of its own; its memory is that process's peak, the matrix included. Growth
+and the comparison with pandas are of processor seconds: on a shared machine the clock tells of its other users.
 """
 
 import argparse
@@ -56,25 +57,25 @@ def main():
         table, origin = real_studies()
         table.to_parquet(path := Path(folder) / "studies.parquet")
         print(f"{cores()} cores; geometry of {origin}; {len(MODELS)} CNNs, reach {ALL.reach}")
-        print("slices   columns  seconds  (chain)  CPU seconds  us a slice  memory")
+        print("slices   columns  seconds  (chain)  CPU seconds  CPU us a slice  memory")
         for count in (whole // 4, whole // 2, whole):
             found = measure("all", count, path)
-            cost.append(1e6 * found["seconds"] / found["slices"])
+            cost.append(1e6 * found["cpu"] / found["slices"])
             print(f"{found['slices']:7,}  {found['columns']:7}  {found['seconds']:7.1f}  {found['chain']:7.1f}  "
-                  f"{found['cpu']:11.1f}  {cost[-1]:10.1f}  {found['memory']:3.1f} GB", flush=True)  # fmt: skip
+                  f"{found['cpu']:11.1f}  {cost[-1]:14.1f}  {found['memory']:3.1f} GB", flush=True)  # fmt: skip
         other = measure("pandas", SIXTEENTH, path)
     times = other["pandas"] / other["ours"]
-    print(f"{other['columns']} of these columns for {other['slices']:,} slices: {other['ours']:.1f} s, "
-          f"pandas {other['pandas']:.1f} s, {times:.1f} times as long; the values agree")  # fmt: skip
+    print(f"{other['columns']} of these columns for {other['slices']:,} slices: {other['ours']:.2f} CPU s, "
+          f"pandas {other['pandas']:.2f}, {times:.1f} times as long; the values agree")  # fmt: skip
     for kind, seconds in other["kinds"].items():
-        print(f"  pandas {kind}: {seconds:.1f} s")
+        print(f"  pandas, {kind}: {seconds:.2f} CPU s")
     share = whole / SLICES
     missed += [text for bad, text in (
         (found["seconds"] > SECONDS * share, f"{found['seconds']:.1f} s, the bar is {SECONDS * share:g}"),
         (found["memory"] > MEMORY_GB, f"{found['memory']:.1f} GB, the bar is {MEMORY_GB:g}"),
         (found["columns"] < COLUMNS, f"{found['columns']} columns, the bar is {COLUMNS}"),
         (times < TIMES_PANDAS, f"pandas takes {times:.1f} times as long, the bar is {TIMES_PANDAS:g}"),
-        (max(cost) > GROWTH * min(cost), f"{min(cost):.1f} to {max(cost):.1f} us a slice, the bar is {GROWTH:g} times"),
+        (max(cost) > GROWTH * min(cost), f"{min(cost):.1f} to {max(cost):.1f} CPU us a slice, the bar is {GROWTH:g} times"),
     ) if bad]  # fmt: skip
     print("\n".join(missed) if missed else "every bar is met")
     return 1 if missed else 0
@@ -99,17 +100,17 @@ def measure_all(slices):
 
 
 def measure_pandas(slices):
-    """Build the matrix of BY_PANDAS both ways, twice each, and compare them; the shorter time counts."""
+    """Build the matrix of BY_PANDAS both ways, three times each, and compare them; the shortest time of each counts."""
     opinions, _, _ = make_opinions(slices)
     ours, theirs, kinds = [], [], {}
-    for _ in range(2):
-        start = time.perf_counter()
+    for _ in range(3):
+        start = time.process_time()
         X, names = build_features(slices, opinions, BY_PANDAS)
-        ours.append(time.perf_counter() - start)
-        start = time.perf_counter()
+        ours.append(time.process_time() - start)
+        start = time.process_time()
         table = by_pandas(slices, opinions, kinds)
         expected = table.to_numpy(np.float32)
-        theirs.append(time.perf_counter() - start)
+        theirs.append(time.process_time() - start)
     if len(names) != table.shape[1]:
         raise AssertionError(f"columns differ: {sorted(set(names) ^ set(table.columns))[:5]}")
     for i, name in enumerate(table.columns):
@@ -130,9 +131,9 @@ def by_pandas(slices, opinions, kinds):
     parts = [mean, own, spread.add_suffix("_spread")]
 
     def timed(kind, made):
-        before = time.perf_counter()
+        before = time.process_time()
         parts.extend(made())
-        kinds[kind] = time.perf_counter() - before
+        kinds[kind] = min(kinds.get(kind, np.inf), time.process_time() - before)
 
     steps = [step for distance in range(1, BY_PANDAS.reach + 1) for step in (-distance, distance)]
     models = [own[[f"{label}_by_{model}" for label in LABELS]].set_axis(list(LABELS), axis=1) for model in each]

@@ -19,7 +19,8 @@ from features.series import by_place
 NEAREST_MM = 0.1  # slices nearer than this count as so far apart: two at one place may still have different labels
 USUAL_MM = 5.0  # distance of the pseudo-counts
 STRONGEST = 30.0  # logit beyond which an opinion says no more
-TEMPERS = (0.2, 0.4, 0.6, 0.8, 1.0)  # tried first; then one a step of 0.1 below and above the best
+TEMPERS, FINER = (0.2, 0.4, 0.6, 0.8, 1.0), np.float32(0.1)  # tried first; then those so much below and above the best
+ROWS = 32_768  # walked at once, about
 
 
 class Chain(NamedTuple):
@@ -34,43 +35,54 @@ class Chain(NamedTuple):
     rate: float  # 1 / mm; 1 / rate is how far a slice's state is remembered
 
     def evidence(self, logits):
-        """Return the log likelihood ratio that raw logits stand for; 0 where there is none."""
+        """Return the log likelihood ratio, float32, that raw logits stand for; 0 where there is none."""
         ratio = self.slope * np.asarray(logits, np.float64) + self.intercept - self.prior
-        return self.temper * np.where(np.isnan(ratio), 0, np.clip(ratio, -STRONGEST, STRONGEST))
+        return (self.temper * np.where(np.isnan(ratio), 0, np.clip(ratio, -STRONGEST, STRONGEST))).astype(np.float32)
 
 
 class Walk:
-    """The series of a slice table, ready to be walked up and down, all labels at once."""
+    """Some series of a slice table, ready to be walked up and down, all labels at once."""
 
-    def __init__(self, slices, first, share, rate):
-        """slices: (n rows) slice table, sorted; first, share, rate: (c,) of the chains."""
-        self.order, self.bounds = by_place(slices)
-        self.first, share = np.reshape(first, (-1, 1)), np.reshape(share, (-1, 1))
-        kept = np.exp(-np.reshape(rate, (-1, 1)) * gaps_below(slices)[self.order])
-        self.up, self.down = share * (1 - kept), (1 - share) * (1 - kept)  # from 0 to 1 and from 1 to 0, from the slice below
-        self.kept = kept
+    def __init__(self, places, chains):
+        """places: {"place", "series_slices", "position_mm"} of (n,) rows, series whole; chains: c of Chain."""
+        self.order, self.bounds = by_place(places)
+        first, share, rate = (np.array([[getattr(chain, name)] for chain in chains]) for name in ("first", "share", "rate"))
+        self.first = (first / (1 - first)).astype(np.float32)
+        anew = -np.expm1(-rate * gaps_below(places)[self.order])  # from the slice below; float64, as it may be next to 0
+        chances = share * anew, 1 - (1 - share) * anew, 1 - share * anew, (1 - share) * anew
+        self.rise, self.stay_1, self.stay_0, self.fall = (chance.astype(np.float32) for chance in chances)
 
-    def posterior(self, evidence):
-        """Return the posterior logits (n, c) of the evidence (n, c), log likelihood ratios."""
-        weight = np.exp(evidence.T[:, self.order])
+    def posterior(self, weight):
+        """Return the posterior odds (c, n) given likelihood ratios (c, n), both float32 and in the order of the walk.
+
+        Nothing is subtracted here, so that float32 is precise enough; STRONGEST keeps it in range.
+        """
         steps = list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
-        forward, backward = np.empty_like(weight), np.ones_like(weight)
+        found, later = np.empty_like(weight), np.ones_like(weight)
         for p, (start, end) in enumerate(steps):  # odds of the state given the slices up to here
-            up, down, kept = (part[:, start:end] for part in (self.up, self.down, self.kept))
-            if p == 0:
-                odds = self.first / (1 - self.first)
-            else:
-                before = forward[:, steps[p - 1][0] :][:, : end - start]
-                odds = (up + (up + kept) * before) / (down + kept + down * before)
-            np.multiply(weight[:, start:end], odds, out=forward[:, start:end])
+            here, odds = slice(start, end), self.first
+            if p:
+                before = found[:, steps[p - 1][0] :][:, : end - start]
+                odds = (self.rise[:, here] + self.stay_1[:, here] * before) / (
+                    self.stay_0[:, here] + self.fall[:, here] * before
+                )
+            np.multiply(weight[:, here], odds, out=found[:, here])
         for p in range(len(steps) - 1, 0, -1):  # how much likelier the slices above are if this one is positive
-            start, end = steps[p]
-            up, down, kept = (part[:, start:end] for part in (self.up, self.down, self.kept))
-            above = weight[:, start:end] * backward[:, start:end]
-            backward[:, steps[p - 1][0] :][:, : end - start] = (down + (up + kept) * above) / (down + kept + up * above)
-        found = np.empty_like(weight)
-        found[:, self.order] = np.log(forward) + np.log(backward)
-        return found.T
+            here, below = slice(*steps[p]), steps[p - 1][0]
+            above = weight[:, here] * later[:, here]
+            ratio = (self.fall[:, here] + self.stay_1[:, here] * above) / (self.stay_0[:, here] + self.rise[:, here] * above)
+            later[:, below : below + ratio.shape[1]] = ratio
+        found *= later
+        return found
+
+
+def walks(slices, chains):
+    """Yield (rows, Walk) of about ROWS rows of whole series at a time: what a walk touches stays in the processor's cache."""
+    places = {name: np.asarray(slices[name]) for name in ("place", "series_slices", "position_mm")}
+    starts = np.append(np.flatnonzero(places["place"] == 0), len(places["place"]))
+    bounds = np.unique(starts[np.searchsorted(starts, np.append(np.arange(0, starts[-1], ROWS), starts[-1]))])
+    for rows in map(slice, bounds[:-1], bounds[1:]):
+        yield rows, Walk({name: values[rows] for name, values in places.items()}, chains)
 
 
 def gaps_below(slices):
@@ -82,9 +94,11 @@ def gaps_below(slices):
 
 def chain_logits(slices, logits, chains):
     """Return the posterior logits, float32 (n, c), of raw logits (n, c) by c chains."""
-    evidence = np.column_stack([chain.evidence(column) for chain, column in zip(chains, logits.T, strict=True)])
-    walk = Walk(slices, *np.transpose([(chain.first, chain.share, chain.rate) for chain in chains]))
-    return walk.posterior(evidence).astype(np.float32)
+    found = np.empty(logits.shape, np.float32)
+    for rows, walk in walks(slices, chains):
+        evidence = np.stack([chain.evidence(x) for chain, x in zip(chains, logits[rows][walk.order].T, strict=True)])
+        found[rows][walk.order] = np.log(walk.posterior(np.exp(evidence))).T
+    return found
 
 
 def cross_fit_chain(slices, logits, y, fold, folds):
@@ -114,22 +128,37 @@ def fit_chains(slices, logits, y):
     for x, labels in zip(logits.T, y.T, strict=True):
         prior = logit(_share(labels))
         plain.append(Chain(*_calibration(x, labels, prior), prior, 1.0, _share(labels[lowest]), *_rates(slices, labels)))
-    walk = Walk(slices, *np.transpose([(chain.first, chain.share, chain.rate) for chain in plain]))
-    whole = np.column_stack([chain.evidence(x) for chain, x in zip(plain, logits.T, strict=True)])
-    known = ~np.isnan(y)
-    sign, count = np.where(known, 1 - 2 * np.nan_to_num(y), 0), np.maximum(known.sum(axis=0), 1)
+    tempers = _best_tempers(slices, logits, y, plain)
+    return [chain._replace(temper=round(float(temper), 1)) for chain, temper in zip(plain, tempers, strict=True)]
 
-    def loss(temper):
-        return np.where(known, np.logaddexp(0, sign * walk.posterior(whole * temper)), 0).sum(axis=0) / count
 
-    tried = [np.full(len(plain), temper) for temper in TEMPERS]
-    losses = [loss(temper) for temper in tried]
-    best = np.take_along_axis(np.array(tried), np.argmin(losses, axis=0)[None], axis=0)[0]
-    for near in (np.round(best - 0.1, 1), np.minimum(np.round(best + 0.1, 1), 1.0)):
+def _best_tempers(slices, logits, y, chains):
+    """Return the temper (c,) of each chain whose posteriors have the least log loss on the labelled rows."""
+    ready = []
+    for rows, walk in walks(slices, chains):
+        evidence = np.stack([chain.evidence(x) for chain, x in zip(chains, logits[rows][walk.order].T, strict=True)])
+        labels = y[rows][walk.order].T
+        ready.append((walk, evidence, labels == 1, ~np.isnan(labels)))
+
+    def loss(tempers):
+        total = np.zeros(len(chains))
+        for walk, evidence, positive, known in ready:
+            wrong = walk.posterior(np.exp(tempers[:, None] * evidence))  # odds of the other label than the true one
+            np.divide(1, wrong, out=wrong, where=positive)
+            total += np.log(1 + wrong).sum(axis=1, where=known, dtype=np.float64)
+        return total
+
+    tried = [np.full(len(chains), temper, np.float32) for temper in TEMPERS]
+    losses = [loss(tempers) for tempers in tried]
+
+    def best():
+        return np.take_along_axis(np.array(tried), np.argmin(losses, axis=0)[None], axis=0)[0]
+
+    coarse = best()
+    for near in (coarse - FINER, np.minimum(coarse + FINER, 1)):
         tried.append(near)
         losses.append(loss(near))
-    best = np.take_along_axis(np.array(tried), np.argmin(losses, axis=0)[None], axis=0)[0]
-    return [chain._replace(temper=float(temper)) for chain, temper in zip(plain, best, strict=True)]
+    return best()
 
 
 def _share(labels):
@@ -138,7 +167,7 @@ def _share(labels):
     return float((labels[known].sum() + 1) / (known.sum() + 2))
 
 
-def _calibration(x, labels, prior, bins=2000):
+def _calibration(x, labels, prior, bins=1000):
     """Slope (0 or more) and intercept of a logistic regression of the labels on x, drawn a little to slope 1.
 
     It sees a histogram of x: with so fine a one the answer is the same, and the number of rows does not matter.
@@ -154,10 +183,21 @@ def _calibration(x, labels, prior, bins=2000):
 
     def loss(weights):
         z = weights[0] * middle + weights[1]
-        return ((rows * np.logaddexp(0, z) - positive * z).sum() + 2 * (weights[0] - 1) ** 2) / len(x)
+        return (rows * np.logaddexp(0, z) - positive * z).sum() + 2 * (weights[0] - 1) ** 2, z
 
-    slope, intercept = _least(loss, [1.0, 0.0], [(0, None), (None, None)])
-    return slope, intercept
+    weights, (now, z) = np.array([1.0, 0.0]), loss([1.0, 0.0])
+    for _ in range(50):  # Newton's steps, halved until the loss falls; it is convex
+        p = expit(z)
+        off, bend = rows * p - positive, rows * p * (1 - p)
+        slope = np.array([(off * middle).sum() + 4 * (weights[0] - 1), off.sum()])
+        a, b, c = (bend * middle**2).sum() + 4, (bend * middle).sum(), bend.sum() + 1e-9
+        step = np.array([c * slope[0] - b * slope[1], a * slope[1] - b * slope[0]]) / (a * c - b * b)
+        while (tried := loss(weights - step))[0] > now and np.abs(step).max() > 1e-7:
+            step /= 2
+        weights, (now, z) = weights - step, tried
+        if np.abs(step).max() < 1e-6:
+            break
+    return (float(weights[0]), float(weights[1])) if weights[0] > 0 else (0.0, prior)
 
 
 def _rates(slices, labels):
@@ -178,11 +218,6 @@ def _rates(slices, labels):
         logs = rise * np.log(up) + fall * np.log(down) + stay_0 * np.log1p(-up) + stay_1 * np.log1p(-down)
         return -logs.sum() / len(gap)
 
-    share, rate = _least(loss, [logit(_share(labels)), np.log(0.03)], [(-14, 14), (-9, 2)])
+    start, bounds = [logit(_share(labels)), np.log(0.03)], [(-14, 14), (-9, 2)]
+    share, rate = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-4, "fatol": 1e-8}).x
     return float(expit(share)), float(np.exp(rate))
-
-
-def _least(loss, start, bounds):
-    """Return the two numbers of least loss. Nelder and Mead's way: two dimensions need no BLAS, which is slow to wake."""
-    precise = {"xatol": 1e-6, "fatol": 1e-10, "maxiter": 400}
-    return map(float, minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=precise).x)
