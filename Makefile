@@ -16,6 +16,7 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/features.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

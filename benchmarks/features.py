@@ -4,8 +4,9 @@
 
 Prints one table; exits with 1 where a bar is missed. The geometry and labels are those of real studies, repeated under new
 names (stage_two/labelled_studies.csv.gz in ICH_REAL_DATA or ../shared/data; made-up series where it is missing); opinions are
-the labels in noise. Each figure comes from a process of its own; its memory is that process's peak, the matrix included. Growth
-and the comparison with pandas are of processor seconds: on a shared machine the clock tells of its other users.
+the labels in noise. Each figure comes from a process of its own (of two, where it is short), after a small build that wakes the
+libraries; its memory is that process's peak, the matrix included. Growth and the comparison with pandas are of processor
+seconds: on a shared machine the clock tells of its other users.
 """
 
 import argparse
@@ -59,7 +60,8 @@ def main():
         print(f"{cores()} cores; geometry of {origin}; {len(MODELS)} CNNs, reach {ALL.reach}")
         print("slices   columns  seconds  (chain)  CPU seconds  CPU us a slice  memory")
         for count in (whole // 4, whole // 2, whole):
-            found = measure("all", count, path)
+            tries = [measure("all", count, path) for _ in range(1 if count == SLICES else 2)]
+            found = min(tries, key=lambda tried: tried["cpu"])
             cost.append(1e6 * found["cpu"] / found["slices"])
             print(f"{found['slices']:7,}  {found['columns']:7}  {found['seconds']:7.1f}  {found['chain']:7.1f}  "
                   f"{found['cpu']:11.1f}  {cost[-1]:14.1f}  {found['memory']:3.1f} GB", flush=True)  # fmt: skip
@@ -89,12 +91,14 @@ def measure(what, count, path):
 
 def measure_all(slices):
     """Build all of ALL; the chain is fitted six times, as it is in a run."""
-    opinions, y, fold = make_opinions(slices)
-    start, cpu = time.perf_counter(), time.process_time()
-    chain, _ = cross_fit_chain(slices, mean_logits(opinions, ALL.clip), y, fold, FOLDS)
-    chained = time.perf_counter() - start
-    X, names = build_features(slices, opinions, ALL, chain)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    few = slices[: np.flatnonzero(slices["place"].to_numpy() == 0)[50]]
+    for table in (few, slices):
+        opinions, y, fold = make_opinions(table)
+        start, cpu = time.perf_counter(), time.process_time()
+        chain, _ = cross_fit_chain(table, mean_logits(opinions, ALL.clip), y, fold, FOLDS)
+        chained = time.perf_counter() - start
+        X, names = build_features(table, opinions, ALL, chain)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {"slices": len(X), "columns": len(set(names)), "seconds": seconds, "chain": chained, "cpu": cpu, "memory": memory}
 

@@ -18,6 +18,7 @@ SCOPES = {  # what a stacker may look at; little data does better with less
     "study": "these, the summaries of both over all below, all above and the study, and the geometry",
     "all": "every feature, those of the other labels, too",
 }
+PLACES = ("study_id", "split", "place", "series_slices", "position_mm")  # columns that every family may read
 BLOCK = 16_384  # rows that are built at once, about: so much of a family fits into the processor's cache
 
 
@@ -115,9 +116,6 @@ def _families(slices, said, config):
     if config.study:
         yield study_features(slices, mean, LABELS)
     yield geometry_features(slices, _switched_on(config))
-
-
-PLACES = ("study_id", "split", "place", "series_slices", "position_mm")
 
 
 def _places(slices, config):

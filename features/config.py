@@ -1,12 +1,14 @@
 """What stage two looks at."""
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, field_validator
 
 from ct.config import Config
 
 
 class FeatureConfig(Config):
-    """Which features are built. The defaults suit a small run; with thousands of studies a rich set pays, such as
+    """Which features are built. The defaults suit a small run; the rich set, for thousands of studies, is
 
     features: {reach: 10, model_reach: 10, difference_reach: 10, smooth_mm: [2.5, 5, 10, 20], smooth_best: true,
                rolling: [1, 2, 4], cumulative: true, chain: true, probe: true, place: true}
@@ -17,7 +19,7 @@ class FeatureConfig(Config):
     difference_reach: int = Field(0, ge=0, le=20)  # neighbours on each side whose difference to the slice enters
     smooth_mm: tuple[PositiveFloat, ...] = (3.0, 8.0)  # widths of the Gaussian means along the slice normal, mm
     smooth_best: bool = False  # a Gaussian mean of each label's own width (features/neighbours.py: BEST_MM)
-    rolling: tuple[PositiveInt, ...] = ()  # slices on each side within which the smallest and largest logit are sought
+    rolling: tuple[Annotated[int, Field(ge=1, le=20)], ...] = ()  # smallest and largest logit within so many slices
     cumulative: bool = False  # mean and spread of all that lies below a slice, and above
     chain: bool = False  # posterior logit of a two-state Markov chain along the series, fitted on the other folds' labels
     probe: bool = False  # logits of a linear probe of the CNNs' embeddings, fitted on other patients' labels

@@ -5,6 +5,8 @@ import pytest
 from scipy.special import expit, logit
 from tiny_tables import random_table, slice_table
 
+from ct.config import check
+from ct.errors import InputError
 from ct.labels import LABELS
 from features import build as module
 from features.build import SCOPES, build_features, describe, feature_names, mean_logits, scope_columns, to_logits
@@ -169,6 +171,14 @@ def test_fitted_columns_are_given_where_they_are_wanted_and_only_there(case, fit
     np.testing.assert_array_equal(by_name["epidural_chain"], fitted["chain"][:, 1])
     np.testing.assert_array_equal(by_name["any_probe_by_vgg"], fitted["probes"]["vgg"][:, 0])
     np.testing.assert_allclose(by_name["any_probe"], np.mean([p[:, 0] for p in fitted["probes"].values()], axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"reach": 21}, {"model_reach": -1}, {"rolling": [0]}, {"rolling": [2, 2]}, {"smooth_mm": [5, 5.0]}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        check(FeatureConfig, wrong, "r.yaml")
 
 
 def test_what_betrays_a_scanner_is_behind_a_switch(case):
