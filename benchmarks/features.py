@@ -4,8 +4,8 @@
 
 Prints one table; exits with 1 where a bar is missed. The geometry and labels are those of real studies, repeated under new
 names (stage_two/labelled_studies.csv.gz in ICH_REAL_DATA or ../shared/data; made-up series where it is missing); opinions are
-the labels in noise. Each figure comes from a process of its own (of two, where it is short), after a small build that wakes the
-libraries; its memory is that process's peak, the matrix included. Growth and the comparison with pandas are of processor
+the labels in noise. Each figure comes from a process of its own (of two, where it is short), after a small build that wakes
+the libraries; its memory is that process's peak, the matrix included. Growth and the comparison with pandas are of processor
 seconds: on a shared machine the clock tells of its other users.
 """
 
