@@ -5,31 +5,32 @@ import pandas as pd
 
 from ct.labels import LABELS
 from ct.metrics import compare, score_table
-from ct.rundir import read_array, read_json, read_table, replacing, write_array, write_json, write_table, write_text
-from features.build import build_features, describe
+from ct.rundir import read_array, read_json, read_table, replacing, write_json, write_table, write_text
+from features.build import build_features, describe, feature_names
+from pipeline.crossfit import cross_fitted, new_array, read_opinions
 from pipeline.tables import load_rows, load_test_fold, route
 from stage2_stack.stack import fit_stack
 
 
 def features(run, receipt):
     """Build X of the train slices from out-of-fold opinions, and of the test slices once per fold's CNNs."""
-    slices, models = read_table(run.dir.slices), [config.name for config in run.recipe.stage1.models]
+    slices, config, k_folds = read_table(run.dir.slices), run.recipe.features, run.recipe.folds.k
     folder = run.dir.stage2 / "features"
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
-    per_fold = []
-    with run.bar(1 + run.recipe.folds.k, "features", "table") as bar:
-        opinions = {model: read_table(run.dir.oof(model)).reindex(train.index).to_numpy() for model in models}
-        X, names = build_features(train, opinions, run.recipe.features)
-        write_array(folder / "train.npy", X)
+    names = feature_names([model.name for model in run.recipe.stage1.models], config)
+    with run.bar(1 + k_folds, "features", "table") as bar:
+        opinions = read_opinions(run, train.index)
+        fitted, fitted_test = cross_fitted(run, train, test, opinions, folder)
+        with new_array(folder / "train.npy", (len(train), len(names))) as X:
+            build_features(train, opinions, config, **fitted, out=X)
         bar.update()
-        for k in range(run.recipe.folds.k):
-            opinions = {m: read_table(run.dir.fold(m, k) / "test.parquet").reindex(test.index).to_numpy() for m in models}
-            per_fold.append(build_features(test, opinions, run.recipe.features)[0])
-            bar.update()
-    write_array(folder / "test.npy", np.stack(per_fold))
+        with new_array(folder / "test.npy", (k_folds, len(test), len(names))) as X:
+            for k in range(k_folds):
+                build_features(test, read_opinions(run, test.index, k), config, **fitted_test[k], out=X[k])
+                bar.update()
     write_json(folder / "names.json", {name: describe(name) for name in names})
     receipt.made = [folder]
-    run.say(f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices x {len(per_fold)} folds")
+    run.say(f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices x {k_folds} folds")
 
 
 def stack(run, receipt):

@@ -33,7 +33,7 @@ STAGES = {
         Stage("train", ("ingest", "folds", "weights"), ("seed", "folds", "stage1"), "cnns:train",
               "stage1/<model>/fold<k>/, stage1/<model>/oof.parquet"),
         Stage("predict", ("ingest", "train"), ("folds", "stage1"), "cnns:predict", "stage1/<model>/fold<k>/test.parquet"),
-        Stage("features", ("ingest", "train", "predict"), ("folds.k", "stage1", "features"), "stacking:features",
+        Stage("features", ("ingest", "folds", "train", "predict"), ("folds.k", "stage1", "features"), "stacking:features",
               "stage2/features/"),
         Stage("tune", ("ingest", "folds", "features"), ("seed", "folds.k", "stage2"), "tuning:tune", "stage2/configs.json"),
         Stage("stack", ("ingest", "folds", "features", "tune"), ("seed", "folds.k", "stage2"), "stacking:stack",
