@@ -15,7 +15,9 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)
-	$(BIN)/python benchmarks/demo.py
+	@missed=; for name in demo ingest loader train_step memory features; do \
+	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; \
+	done; test -z "$$missed" || { echo "missed:$$missed"; exit 1; }
 
 lint: $(READY)
 	$(BIN)/ruff check .

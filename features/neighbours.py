@@ -2,37 +2,62 @@
 
 import numpy as np
 
+BEST_MM = {  # width of the Gaussian mean that served each label best in public solutions, in slices of about 5 mm
+    "any": 0.7 * 5,
+    "epidural": 2.9 * 5,
+    "intraparenchymal": 0.6 * 5,
+    "intraventricular": 0.55 * 5,
+    "subarachnoid": 1.1 * 5,
+    "subdural": 1.5 * 5,
+}
+FURTHEST = 12  # slices that a Gaussian mean looks at on each side
 
-def series_starts(slices):
-    """Return the first and one-past-last row of each row's series, int (n,) each; the table is sorted by series and place."""
-    first = np.arange(len(slices)) - slices["place"].to_numpy(np.int64)
-    return first, first + slices["series_slices"].to_numpy(np.int64)
+
+def outside(slices, step):
+    """Return whether the slice `step` places above (negative: below) is past an end of the series, bool (n,)."""
+    target = np.asarray(slices["place"]) + step
+    return (target < 0) | (target >= np.asarray(slices["series_slices"]))
 
 
 def shift(values, slices, step):
     """Return the floats `values` (n, c) `step` places above (negative: below) in the same series; NaN past its ends."""
-    first, end = series_starts(slices)
-    source = np.arange(len(values)) + step
-    inside = (source >= first) & (source < end)
-    shifted = np.full(values.shape, np.nan, dtype=values.dtype)
-    shifted[inside] = values[source[inside]]
-    return shifted
+    columns = values.T
+    shifted = np.empty(columns.shape, columns.dtype)
+    here, there = _overlap(len(values), step)
+    shifted[:, here] = columns[:, there]
+    np.copyto(shifted, np.nan, where=outside(slices, step))
+    return shifted.T
 
 
-def neighbour_features(slices, logits, names, reach):
+def steps_within(reach):
+    """Return the steps to the neighbours within `reach`, the nearest first: -1, 1, -2, 2, ..."""
+    return [step for distance in range(1, reach + 1) for step in (-distance, distance)]
+
+
+def neighbour_features(slices, logits, names, reach, by=""):
     """Stage-one logits of the slices within `reach` of each slice, in the same series.
 
     slices: (n rows) the slice table, sorted by series and `place`, which rises along the slice normal
     logits: (n, c) float32
     names:  the c columns' names
+    by:     ends the names, as "_by_vgg" does
 
     Returns (n, 2 * c * reach) float32 and its names: "any_z-1" is the slice below, "any_z+2" two above. Past an end: NaN.
     """
-    steps = [s for distance in range(1, reach + 1) for s in (-distance, distance)]
-    if not steps:
-        return np.empty((len(logits), 0), np.float32), []
-    columns = np.concatenate([shift(logits, slices, step) for step in steps], axis=1)
-    return columns, [f"{name}_z{step:+d}" for step in steps for name in names]
+    steps = steps_within(reach)
+    columns = [shift(logits, slices, step) for step in steps]
+    return beside(columns, len(logits)), [f"{name}_z{step:+d}{by}" for step in steps for name in names]
+
+
+def difference_features(slices, logits, names, reach):
+    """How much the logit of a slice exceeds that of each slice within `reach`, in the same series.
+
+    Returns (n, 2 * c * reach) float32 and its names: "any_dz+1" is the slice's logit minus that of the one above. Past an end,
+    and where one of both is unknown: NaN.
+    """
+    steps = steps_within(reach)
+    columns = [logits - shift(logits, slices, step) for step in steps]
+    return beside(columns, len(logits)), [f"{name}_dz{step:+d}" for step in steps for name in names]
 
 
 def smooth_features(slices, logits, names, widths_mm):
@@ -42,20 +67,46 @@ def smooth_features(slices, logits, names, widths_mm):
 
     Returns (n, c * len(widths_mm)) float32 and its names: "any_smooth5mm". A series without any logit: NaN.
     """
-    position = slices["position_mm"].to_numpy()[:, None]
-    columns = []
-    for width in widths_mm:
-        total, weight = np.zeros(logits.shape), np.zeros(logits.shape)
-        for step in range(-12, 13):
-            distance = np.round(shift(position, slices, step) - position, 3)  # so that no rounding decides about the cut
-            with np.errstate(under="ignore"):
-                w = np.where(np.abs(distance) <= 3 * width, np.exp(-0.5 * (distance / width) ** 2), 0)
-            value = shift(logits, slices, step)
-            known = ~np.isnan(value)
-            total += np.where(known, w * np.where(known, value, 0), 0)
-            weight += w * known
-        with np.errstate(invalid="ignore"):
-            columns.append((total / weight).astype(np.float32))
-    if not columns:
-        return np.empty((len(logits), 0), np.float32), []
-    return np.concatenate(columns, axis=1), [f"{name}_smooth{width:g}mm" for width in widths_mm for name in names]
+    columns = _gaussian_means(slices, logits, widths_mm)
+    return beside(columns, len(logits)), [f"{name}_smooth{width:g}mm" for width in widths_mm for name in names]
+
+
+def best_smooth_features(slices, logits, names):
+    """The Gaussian mean of each label at its own width BEST_MM, (n, c) float32, and the names: "any_smooth_best"."""
+    columns = [_gaussian_means(slices, logits[:, [j]], [BEST_MM[name]])[0] for j, name in enumerate(names)]
+    return beside(columns, len(logits)), [f"{name}_smooth_best" for name in names]
+
+
+def beside(columns, rows):
+    """Return arrays (n, c) side by side, float32 (n, sum of c), each column in one piece of memory; `rows` is n."""
+    return np.concatenate([np.empty((0, rows), np.float32), *(part.T for part in columns)], dtype=np.float32).T
+
+
+def _gaussian_means(slices, logits, widths_mm):
+    """Return one array (n, c) a width."""
+    rows, position = len(logits), np.asarray(slices["position_mm"])
+    known = ~np.isnan(logits.T)
+    value = np.where(known, logits.T, 0).astype(np.float64)
+    if (known == known[:1]).all():  # nearly always: a slice is readable or not, for all labels
+        known = known[:1]
+    total = [np.zeros(value.shape) for _ in widths_mm]
+    weight = [np.zeros(known.shape) for _ in widths_mm]
+    for step in range(-FURTHEST, FURTHEST + 1):
+        here, there = _overlap(rows, step)
+        distance = np.round(position[there] - position[here], 3)  # so that no rounding decides about the cut
+        distance[outside(slices, step)[here]] = np.inf
+        for width, sums, weights in zip(widths_mm, total, weight, strict=True):
+            near = np.abs(distance) <= 3 * width
+            if near.any():
+                w = np.exp(-0.5 * (np.where(near, distance, 0) / width) ** 2) * near
+                sums[:, here] += w * value[:, there]
+                weights[:, here] += w * known[:, there]
+    with np.errstate(invalid="ignore"):
+        return [(sums / weights).T.astype(np.float32) for sums, weights in zip(total, weight, strict=True)]
+
+
+def _overlap(rows, step):
+    """Return which of `rows` rows have another `step` rows on, and which rows those are, as Python's slices."""
+    low = max(0, -step)
+    high = max(low, rows - max(0, step))
+    return slice(low, high), slice(low + step, high + step)

@@ -11,7 +11,7 @@ from pipeline.jobs import Inputs, order
 
 def train(run, receipt):
     """Train every CNN on every fold but one; keep weights, learning curve, and what it thinks of the fold it never saw."""
-    inputs, slices = Inputs(run), read_table(run.dir.slices)
+    inputs, slices, unlike = Inputs(run), read_table(run.dir.slices), []
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)
@@ -22,14 +22,18 @@ def train(run, receipt):
             if why:
                 with job:
                     same = inputs_digest(part, receipt.values["read"])
-                    if unlike := order(inputs, "fit", config.name, k, same):
-                        job.values["not_repeatable"] = unlike
+                    if reasons := order(inputs, "fit", config.name, k, same):
+                        job.values["not_repeatable"] = reasons
                     order(inputs, "look", config.name, k, "held_out", same)
                     inputs.forget_checkpoint(config.name, k)
             run.say(f"  {config.name} fold {k}: {_last_line(folder)}{'' if why else ', kept'}")
             receipt.made += job.made
+            reasons = read_json(folder / "train.json").get("not_repeatable", [])
+            unlike += [f"{config.name} fold {k}: {reason}" for reason in reasons]
         write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, slices))
         receipt.made.append(run.dir.oof(config.name))
+    if unlike:
+        receipt.values["not_repeatable"] = unlike
 
 
 def predict(run, receipt):

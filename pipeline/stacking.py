@@ -5,29 +5,32 @@ import pandas as pd
 
 from ct.labels import LABELS
 from ct.metrics import compare, score_table
-from ct.rundir import read_array, read_json, read_table, replacing, write_array, write_json, write_table, write_text
-from features.build import build_features, describe
+from ct.rundir import read_array, read_json, read_table, replacing, write_json, write_table, write_text
+from features.build import build_features, describe, feature_names
+from pipeline.crossfit import cross_fitted, new_array
 from pipeline.tables import load_rows, load_test_fold, opinions, route
 from stage2_stack.stack import fit_stack
 
 
 def features(run, receipt):
     """Build X of the train slices from out-of-fold opinions, and of the test slices once per fold's CNNs."""
-    slices = read_table(run.dir.slices)
+    slices, config, k_folds = read_table(run.dir.slices), run.recipe.features, run.recipe.folds.k
     folder = run.dir.stage2 / "features"
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
-    per_fold = []
-    with run.bar(1 + run.recipe.folds.k, "features", "table") as bar:
-        X, names = build_features(train, opinions(run, train.index), run.recipe.features)
-        write_array(folder / "train.npy", X)
+    said = opinions(run, train.index)
+    names = feature_names(list(said), config)
+    with run.bar(1 + k_folds, "features", "table") as bar:
+        fitted, fitted_test = cross_fitted(run, train, test, said, folder)
+        with new_array(folder / "train.npy", (len(train), len(names))) as X:
+            build_features(train, said, config, **fitted, out=X)
         bar.update()
-        for k in range(run.recipe.folds.k):
-            per_fold.append(build_features(test, opinions(run, test.index, k), run.recipe.features)[0])
-            bar.update()
-    write_array(folder / "test.npy", np.stack(per_fold))
+        with new_array(folder / "test.npy", (k_folds, len(test), len(names))) as X:
+            for k in range(k_folds):
+                build_features(test, opinions(run, test.index, k), config, **fitted_test[k], out=X[k])
+                bar.update()
     write_json(folder / "names.json", {name: describe(name) for name in names})
     receipt.made = [folder]
-    run.say(f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices x {len(per_fold)} folds")
+    run.say(f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices x {k_folds} folds")
 
 
 def stack(run, receipt):

@@ -221,13 +221,14 @@ def data(art):
 
 
 def provenance(art):
-    """Return the recipe as text, and the versions and commits of all receipts."""
+    """Return the recipe as text, the versions and commits of all receipts, and what a second training may not repeat."""
     versions = {name: version for r in art.receipts.values() for name, version in (r.get("versions") or {}).items()}
     return {
         "recipe": yaml.safe_dump(art.recipe, sort_keys=False, width=100, allow_unicode=True),
         "versions": sorted(versions.items()),
         "commits": sorted({r["commit"] for r in art.receipts.values() if r.get("commit")}),
         "seconds": sum(r.get("seconds") or 0 for r in art.receipts.values()),
+        "not_repeatable": art.receipts.get("train", {}).get("not_repeatable", []),
     }
 
 

@@ -35,7 +35,7 @@ def augment(hu, config, generator):
         cos, sin = torch.cos(turn) / zoom, torch.sin(turn) / zoom
         rows = [mirror * cos, -mirror * sin, across, sin, cos, along]  # of the map from the output to the input
         grid = F.affine_grid(torch.stack(rows, 1).view(b, 2, 3), list(hu.shape), align_corners=False)
-        hu = F.grid_sample(hu - AIR_HU, grid, align_corners=False) + AIR_HU  # grid_sample pads with 0
+        hu = F.grid_sample(hu - AIR_HU, grid, align_corners=False).add_(AIR_HU)  # grid_sample pads with 0
     if config.reverse and hu.shape[1] > 1:
         hu = torch.where(_each(uniform(0, 1) < 0.5), hu.flip(1), hu)
     if config.erase:
@@ -43,7 +43,7 @@ def augment(hu, config, generator):
     if config.hu_shift:
         hu = hu + torch.randn(b, 1, 1, 1, generator=generator, device=hu.device) * config.hu_shift
     if config.hu_noise:
-        hu = hu + torch.randn(hu.shape, generator=generator, device=hu.device) * config.hu_noise
+        hu = torch.randn(hu.shape, generator=generator, device=hu.device).mul_(config.hu_noise).add_(hu)
     return hu
 
 
@@ -86,7 +86,8 @@ def to_channels(hu, config):
     and STD. Channel i * w + j is slice i through window j: the windows of one slice stand together, so that the three colours
     of pretrained weights, which timm repeats for more channels, meet the same windows in each slice.
     """
-    hu = resize(hu.float(), config.image_size)
-    seen = [apply_window(hu, *window_bounds(spec)) for spec in config.windows]
-    images = (torch.stack(seen, dim=2).flatten(1, 2) - MEAN) / STD
-    return images.contiguous(memory_format=torch.channels_last)
+    hu = resize(hu.float(), config.image_size).permute(0, 2, 3, 1)  # (b, S', S', c)
+    images = torch.empty((*hu.shape, len(config.windows)), device=hu.device)  # channels last: each window goes to its place
+    for number, spec in enumerate(config.windows):
+        images[..., number] = apply_window(hu, *window_bounds(spec))
+    return images.sub_(MEAN).div_(STD).flatten(3).permute(0, 3, 1, 2)

@@ -3,13 +3,14 @@
 import numpy as np
 from tiny_tables import random_table, slice_table
 
-from features.geometry import GEOMETRY, geometry_features
+from ct.slices import COLUMNS
+from features.geometry import DERIVED, GEOMETRY, METADATA, PLACE, SCANNER, SWITCHES, geometry_features, source_columns
 
 NAN = np.nan
 
 
 def column(table, name):
-    columns, names = geometry_features(table)
+    columns, names = geometry_features(table, [switch for switch, columns in SWITCHES.items() if name in columns])
     return columns[:, names.index(name)]
 
 
@@ -54,4 +55,31 @@ def test_heights_do_not_depend_on_where_the_table_starts():
 
 def test_nothing_in_it_tells_a_site_or_a_scanner():
     telling = ("id", "path", "padding", "intercept", "bits", "window", "syntax", "split", "rows", "cols", "spacing_mm")
-    assert not [name for name in GEOMETRY for word in telling if word == name or (word in name.split("_"))]
+    assert not [name for name in [*GEOMETRY, *PLACE] for word in telling if word == name or (word in name.split("_"))]
+
+
+def test_nothing_in_the_list_identifies_and_all_of_it_is_in_the_slice_table():
+    assert not set(METADATA) & {"patient_id", "study_id", "series_id", "slice_id", "path", "split", "transfer_syntax", "place"}
+    made_of = set(source_columns(SWITCHES))
+    assert made_of <= set(COLUMNS) and set(METADATA) - set(DERIVED) <= made_of
+    assert len(METADATA) == sum(len(columns) for columns in SWITCHES.values())  # none in two
+
+
+def test_more_of_the_place():
+    table = slice_table(("train", "a", [-10, -5, 2.5, 10]), ("train", "b", [7]), brain_cm2=[20, NAN, 80, 40, 0])
+    assert column(table, "position_mm").tolist() == [-10, -5, 2.5, 10, 7]
+    assert column(table, "to_end_mm").tolist() == [0, 5, 7.5, 0, 0]
+    np.testing.assert_allclose(column(table, "brain_share"), [0.25, NAN, 1, 0.5, NAN])
+
+
+def test_padding_group():
+    table = slice_table(("train", "a", [0, 5, 10, 15, 20]), padding_hu=[-1024, -1500, -2000, -3024, NAN])
+    np.testing.assert_array_equal(column(table, "padded"), [0, 1, 1, 1, NAN])
+
+
+def test_what_tells_a_scanner_is_taken_as_it_is():
+    held = {name: np.float64([3 + i, 4 + i]) for i, name in enumerate(SCANNER)} | {"repaired_intercept": [True, False]}
+    columns, names = geometry_features(slice_table(("train", "a", [0, 5]), **held), ["scanner"])
+    assert names == list(SCANNER) and columns.dtype == np.float32
+    for name, values in zip(names, columns.T, strict=True):
+        assert values.tolist() == [float(value) for value in held[name]], name

@@ -177,7 +177,8 @@ def test_an_import_is_removed_but_not_the_last_opinions(copy, capsys):
 
 
 def test_without_test_slices_there_is_nothing_to_submit(tmp_path, capsys):
-    r = make(tmp_path / "t", TRAIN)
+    rich = {"chain": True, "cumulative": True, "rolling": [1], "other_studies": True, "place": True, "smooth_best": True}
+    r = make(tmp_path / "t", TRAIN, features=RECIPE["features"] | rich)
     assert take(r, "one", guesses(TRAIN, 1)) == 0
     assert run.main(["all", f"--run={r}", "--workers=1"]) == 0
     out = capsys.readouterr().out
@@ -193,6 +194,15 @@ def test_without_test_predictions_features_asks_for_them(fresh, capsys):
     assert "`features` will ask" in capsys.readouterr().out
     assert run.main(["features", f"--run={fresh}"]) == 1
     assert f"one has no predictions for the {len(TEST)} test slices" in error(capsys)
+
+
+def test_a_probe_of_an_imported_model_is_refused_and_the_chain_is_not(copy, capsys):
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    for name, says in (("probe", "which imported models lack"), ("chain", "")):
+        (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"features": recipe["features"] | {name: True}}))
+        assert run.main(["features", f"--run={copy}"]) == bool(says)
+        assert says in capsys.readouterr().err
+    assert "any_chain" in json.loads((copy / "stage2/features/names.json").read_text())
 
 
 def test_slicewise_folds_are_refused_by_the_patients_name(fresh, capsys):

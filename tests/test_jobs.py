@@ -147,6 +147,11 @@ def test_what_another_try_would_not_repeat_is_in_the_receipt(untrained, monkeypa
     monkeypatch.setattr(jobs, "train_cnn", lambda *words: Micro(real(*words)))
     assert run.main(["train", f"--run={untrained}"]) == 0
     assert json.loads((untrained / FOLD / "train.json").read_text())["not_repeatable"] == ["batch cut to 4 for memory"]
+    whole = json.loads((untrained / "receipts/train.json").read_text())["not_repeatable"]
+    assert whole == [f"resnet fold {k}: batch cut to 4 for memory" for k in (0, 1)]
+    (untrained / "receipts/report.json").unlink()  # the weights came out the same
+    assert run.main(["all", f"--run={untrained}", "--workers=1"]) == 0
+    assert f"may end with other numbers: {'; '.join(whole)}." in (untrained / "report.html").read_text()
 
 
 def test_scalars_for_tensorboard(untrained):

@@ -6,7 +6,8 @@ from tiny_tables import random_table, slice_table
 
 from ct.labels import LABELS
 from ct.slices import check_table
-from features.neighbours import neighbour_features, series_starts, shift, smooth_features
+from features.neighbours import BEST_MM, best_smooth_features, difference_features, neighbour_features, shift, smooth_features
+from features.series import series_starts
 
 NAN = np.nan
 
@@ -89,6 +90,37 @@ def test_neighbours_against_a_slow_loop(seed):
     columns, names = neighbour_features(table, logits, ("a", "b", "c"), 3)
     assert columns.shape == (len(table), len(names)) == (len(table), 18)
     np.testing.assert_array_equal(columns, slow_neighbours(table, logits, 3).astype(np.float32))
+
+
+def test_names_say_whose_neighbours_they_are(pair):
+    table, logits = pair
+    columns, names = neighbour_features(table, logits.astype(np.float32), ("any", "epidural"), 1, "_by_vgg")
+    assert names == ["any_z-1_by_vgg", "epidural_z-1_by_vgg", "any_z+1_by_vgg", "epidural_z+1_by_vgg"]
+    np.testing.assert_array_equal(columns, neighbour_features(table, logits.astype(np.float32), ("a", "b"), 1)[0])
+
+
+def test_differences_are_the_slice_less_its_neighbour(pair):
+    table, logits = pair
+    logits = (logits**2).astype(np.float32)
+    logits[5] = NAN
+    columns, names = difference_features(table, logits, ("any", "epidural"), 2)
+    assert names[::2] == ["any_dz-1", "any_dz+1", "any_dz-2", "any_dz+2"] and columns.dtype == np.float32
+    by_name = dict(zip(names, columns.T, strict=True))
+    np.testing.assert_array_equal(by_name["any_dz-1"], [NAN, 121 - 100, 144 - 121, NAN, NAN, NAN, NAN])
+    np.testing.assert_array_equal(by_name["any_dz+1"], [100 - 121, 121 - 144, NAN, NAN, NAN, NAN, NAN])
+    np.testing.assert_array_equal(by_name["any_dz+2"], [100 - 144, NAN, NAN, NAN, 900 - 1024, NAN, NAN])
+
+
+def test_each_label_is_smoothed_at_its_own_width():
+    rng = np.random.default_rng(0)
+    table = random_table(rng)
+    logits = rng.normal(size=(len(table), len(LABELS))).astype(np.float32)
+    columns, names = best_smooth_features(table, logits, LABELS)
+    assert names == [f"{label}_smooth_best" for label in LABELS] and set(BEST_MM) == set(LABELS)
+    for j, label in enumerate(LABELS):
+        expected, _ = smooth_features(table, logits[:, [j]], (label,), (BEST_MM[label],))
+        np.testing.assert_array_equal(columns[:, j], expected[:, 0])
+    assert BEST_MM["epidural"] == pytest.approx(14.5) and BEST_MM["intraventricular"] == pytest.approx(2.75)  # slices of 5 mm
 
 
 def test_series_starts(pair):
