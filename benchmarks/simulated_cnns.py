@@ -3,10 +3,11 @@
     python benchmarks/simulated_cnns.py [--quick]      prints what the baselines make of them; --quick: seed 0 alone
 
 Family "runs". Every lesion run (maximal consecutive positives of a label in a series) and every phantom run (which the
-annotator turned down) has a diagnosability q. Candidates draw q from a U-shaped Beta(a, b) and are real with probability q; so the real
-ones, which the labels give, draw theirs from Beta(a + 1, b), and b / a phantoms for each of them draw from Beta(a, b + 1). A
-phantom lies where a real run could: at the height and with the length of one, in a series with the same company. All that a
-picture shows of a run is q: no context can tell a real from a phantom run of one q, and that part of the loss stays.
+annotator turned down) has a diagnosability q. Candidates draw q from a U-shaped Beta(a, b) and are real with probability q; so
+the real ones, which the labels give, draw theirs from Beta(a + 1, b), and b / a phantoms for each of them draw from
+Beta(a, b + 1). A phantom lies where a real run could: at the height and with the length of one, in a series with the same
+company. All that a picture shows of a run is q: no context can tell a real from a phantom run of one q, and that part of the
+loss stays.
 
 Family "noise". No runs: the blurred label, dimmed or feigned by smooth random functions of z, and slice noise. Nothing is a
 chain.
