@@ -60,9 +60,10 @@ class IngestOptions(RunOptions):
 
 
 class TuneOptions(RunOptions):
-    """`tune`."""
+    """`tune`. None: as the recipe says, without an end of time."""
 
     trials: int | None = Field(None, ge=1)
+    timeout: int | None = Field(None, ge=1)
     workers: int | None = Field(None, ge=1)
 
 
@@ -90,8 +91,10 @@ class SubmitOptions(RunOptions):
     missing: Literal["refuse", "prior"] | None = None
 
 
-class AllOptions(IngestOptions, TuneOptions):
+class AllOptions(IngestOptions):
     """`all`."""
+
+    trials: int | None = Field(None, ge=1)
 
 
 OPTIONS = {

@@ -8,9 +8,9 @@ from scipy.special import expit
 
 from ct.seeds import derive_seed
 from features.build import scope_columns
-from stage2_stack.boost import boosted_logit, fit_booster, gain_share, make_dataset
+from stage2_stack.boost import Bins, boosted_logit, fit_booster, gain_share
 from stage2_stack.calibrate import cross_fit
-from stage2_stack.tune import split_scope
+from stage2_stack.space import split_scope
 
 
 @dataclass
@@ -33,7 +33,7 @@ def fit_stack(X, y, fold, test_X, names, label, configs, config, seed):
     test_X: (K, m, f), fold k's CNNs' view of the test rows; configs: K dicts as of tune.best_config
     config: StackConfig; seed: of the recipe. Returns Stacked.
     """
-    raw, known = names.index(label), ~np.isnan(y)
+    raw, known, bins = names.index(label), ~np.isnan(y), Bins(X, names, config.threads)
     base, platts = cross_fit(X[:, raw], y, fold, len(test_X))
     test_base = np.stack([platt.logit(rows[:, raw]) for platt, rows in zip(platts, test_X, strict=True)])
     oof, test, boosters, gain = base.copy(), test_base.copy(), {}, np.zeros(len(names))
@@ -43,8 +43,7 @@ def fit_stack(X, y, fold, test_X, names, label, configs, config, seed):
         params, scope = split_scope(found["params"])
         columns = scope_columns(names, label, scope)
         fit, held = np.flatnonzero(known & (fold != k)), np.flatnonzero(fold == k)
-        start, seen = platts[k].logit(X[fit, raw]), [names[i] for i in columns]
-        data = make_dataset(X[np.ix_(fit, columns)], y[fit], start, seen, threads=config.threads)
+        data = bins.rows(columns, fit, y[fit], platts[k].logit(X[fit, raw]))
         booster, _ = fit_booster(data, params, found["rounds"], derive_seed(seed, "tune", label, k), config.threads)
         boosters[k] = lgb.Booster(model_str=booster.model_to_string())  # predicts as what is kept on disk will
         oof[held] = boosted_logit(boosters[k], X[np.ix_(held, columns)], base[held])
