@@ -70,7 +70,8 @@ def tune_one(root, label, k, config, seed, read, share=None):
         bins, y, fold, patients = _rows(root, json.dumps(read), config.threads)
         rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
         y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
-        why = why_not_stacked(y, patients, config.positive_patients)
+        why = "" if "lightgbm" in config.components else "lightgbm is not among stage2.components"
+        why = why or why_not_stacked(y, patients, config.positive_patients)
         if why:
             found = {"stacked": False, "why": why, "rounds": 0, "trials": 0, "inner_loss": None,
                      "inner_calibrated": None, "params": {}}  # fmt: skip

@@ -57,24 +57,26 @@ def relabel(data, y, base):
     return data
 
 
-def fit_booster(data, params, rounds, seed, threads, valid=None):
-    """Boost `rounds` rounds on a Dataset. Returns (booster, curve): the log loss on `valid` after each round, or None."""
-    record = {}
-    callbacks = [lgb.record_evaluation(record)] if valid is not None else []
+def fit_booster(data, params, rounds, seed, threads, valid=()):
+    """Boost `rounds` rounds on a Dataset.
+
+    valid: v Datasets. Returns (booster, curves): the log loss on each after each round, (v, rounds).
+    """
+    record, names = {}, [f"valid{number}" for number in range(len(valid))]
     booster = lgb.train(
         {**FIXED, **params, "seed": seed, "num_threads": threads},
         data,
         num_boost_round=rounds,
-        valid_sets=[valid] if valid is not None else None,
-        valid_names=["valid"] if valid is not None else None,
-        callbacks=callbacks,
+        valid_sets=list(valid),
+        valid_names=names,
+        callbacks=[lgb.record_evaluation(record)] if names else [],
     )
-    return booster, np.array(record["valid"]["binary_logloss"]) if valid is not None else None
+    return booster, np.array([record[name]["binary_logloss"] for name in names]).reshape(len(names), rounds)
 
 
-def boosted_logit(booster, X, base, threads=1):
-    """Return the logits (n,) of rows X (n, f) whose starting logits are `base` (n,)."""
-    return base + booster.predict(X, raw_score=True, num_threads=threads)
+def boosted_logit(booster, X, base, threads=1, rounds=None):
+    """Return the logits (n,) of rows X (n, f) whose starting logits are `base` (n,), after `rounds` rounds (None: all)."""
+    return base + booster.predict(X, raw_score=True, num_threads=threads, num_iteration=rounds or -1)
 
 
 def gain_share(booster):

@@ -73,8 +73,8 @@ class InnerFolds:
         params, _, sets = self._data(params)
         total, start, seen = np.zeros(self.config.max_rounds), 0.0, 0
         for step, ((_, held_out, _), (train, valid)) in enumerate(zip(self.splits, sets, strict=True), 1):
-            _, curve = fit_booster(train, params, self.config.max_rounds, self.seed, self.config.threads, valid)
-            total, seen = total + curve * len(held_out), seen + len(held_out)
+            _, curves = fit_booster(train, params, self.config.max_rounds, self.seed, self.config.threads, [valid])
+            total, seen = total + curves[0] * len(held_out), seen + len(held_out)
             start += log_loss(self.y[held_out], expit(self.base[held_out])).sum()
             if report:
                 report(step, float((total.min() - start) / seen))

@@ -26,14 +26,14 @@ def problem(seed=0, n=600):
 def fit(X, y, base, rounds=20, seed=1, threads=1, valid=None, **params):
     bins = Bins(X if valid is None else np.vstack([X, valid[0]]), NAMES)
     data = bins.rows(ALL, np.arange(len(X)), y, base)
-    valid = None if valid is None else bins.rows(ALL, np.arange(len(X), len(bins.X)), *valid[1:])
+    valid = () if valid is None else [bins.rows(ALL, np.arange(len(X), len(bins.X)), *valid[1:])]
     return fit_booster(data, FIRST | params, rounds, seed, threads, valid)
 
 
 def test_it_learns_what_the_base_does_not_know():
     X, y, base = problem(0)
-    booster, curve = fit(X, y, base, rounds=60)
-    assert curve is None
+    booster, curves = fit(X, y, base, rounds=60)
+    assert len(curves) == 0
     X, y, base = problem(1)
     assert log_loss(y, expit(boosted_logit(booster, X, base))) < log_loss(y, expit(base)) - 0.03
     above = boosted_logit(booster, np.float32([[2, 0, 0, 0], [-2, 0, 0, 0]]), np.zeros(2))
@@ -60,11 +60,14 @@ def test_the_base_is_added_exactly_once():
 
 def test_the_curve_is_the_log_loss_of_the_valid_rows_after_each_round():
     X, y, base = problem(4)
-    booster, curve = fit(X[:400], y[:400], base[:400], rounds=15, valid=(X[400:], y[400:], base[400:]))
-    assert curve.shape == (15,)
+    booster, curves = fit(X[:400], y[:400], base[:400], rounds=15, valid=(X[400:], y[400:], base[400:]))
+    assert curves.shape == (1, 15)
     for rounds in (1, 7, 15):
         p = expit(base[400:] + booster.predict(X[400:], raw_score=True, num_iteration=rounds))
-        assert curve[rounds - 1] == pytest.approx(log_loss(y[400:], p), abs=1e-6)
+        assert curves[0, rounds - 1] == pytest.approx(log_loss(y[400:], p), abs=1e-6)
+    np.testing.assert_array_equal(
+        boosted_logit(booster, X, base, rounds=7), base + booster.predict(X, raw_score=True, num_iteration=7)
+    )
     shorter, _ = fit(
         X[:400], y[:400], base[:400], rounds=7, valid=(X[400:], y[400:], base[400:])
     )  # fewer rounds are the beginning of more

@@ -65,7 +65,7 @@ def test_a_run_leaves_exactly_these_files(finished):
     expected |= {f"stage2/features/{name}" for name in ("names.json", "test.npy", "train.npy")}
     tables = ("calibrated", "calibrated_test", "importances", "oof", "test")
     expected |= {f"stage2/{name}.parquet" for name in tables}
-    expected |= {f"stage2/{name}.json" for name in ("calibration", "configs", "scores")}
+    expected |= {f"stage2/{name}.json" for name in ("blend", "calibration", "configs", "scores")}
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     more = {name for name in found if name.startswith(("stage2/tune/", "stage2/boosters/"))}
     assert {name for name in found - more if not name.startswith("pixels/")} == {
