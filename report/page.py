@@ -113,10 +113,17 @@ def table(art):
                 "models": {m: s[label] for m, s in art.scores["models"].items()},
                 "gain": gain,
                 "whisker": plots.whisker(gain["gain"], gain["low"], gain["high"], start, stop),
-                "note": None if label == "weighted" else _stacking((art.configs or {}).get(label, [])),
+                "note": None
+                if label == "weighted"
+                else _stacking((art.scores.get("blend") or art.configs or {}).get(label, [])),
             }
         )
     return rows
+
+
+def ladder(art):
+    """Return the rungs from the mean of the CNNs to the blend, as scores.json has them: one a component; [] without any."""
+    return [] if art.scores is None else art.scores.get("ladder", [])
 
 
 def _stacking(folds):
@@ -233,7 +240,8 @@ def provenance(art):
 
 
 SECTIONS = {
-    f.__name__: f for f in (summary, table, calibration, roc, learning, importances, balance, prevalence, data, provenance)
+    f.__name__: f
+    for f in (summary, table, ladder, calibration, roc, learning, importances, balance, prevalence, data, provenance)
 }
 
 
