@@ -102,7 +102,7 @@ def table(art):
         return []
     gains = art.scores["gain"].values()
     start, stop = min(0, *(g["low"] for g in gains)), max(0, *(g["high"] for g in gains))
-    rows = []
+    decided, rows = art.scores.get("blend") or art.configs or {}, []
     for label in ("weighted", *LABELS):
         gain = art.scores["gain"][label]
         rows.append(
@@ -113,9 +113,7 @@ def table(art):
                 "models": {m: s[label] for m, s in art.scores["models"].items()},
                 "gain": gain,
                 "whisker": plots.whisker(gain["gain"], gain["low"], gain["high"], start, stop),
-                "note": None
-                if label == "weighted"
-                else _stacking((art.scores.get("blend") or art.configs or {}).get(label, [])),
+                "note": None if label == "weighted" else _stacking(decided.get(label, [])),
             }
         )
     return rows

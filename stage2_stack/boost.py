@@ -35,7 +35,7 @@ class Bins:
 
     def values(self, columns, rows):
         """Return the raw values (m, c) of some rows and columns."""
-        return self.X[rows][:, columns]
+        return self.X[rows] if len(columns) == len(self.names) else self.X[np.ix_(rows, columns)]
 
     def _binned(self, columns):
         key = np.asarray(columns).tobytes()
