@@ -2,11 +2,12 @@
 
     python benchmarks/boosting.py [--quick] [--rows=N]
 
-Six labels x 5 folds, a booster each: 300 features, 200 rounds, 63 leaves, a third of the features a tree, 2 threads. Ours bins
-the matrix once, takes each fold's rows of it once, and gives them another label six times. Plain calls `lgb.train` thirty
-times, each on a Dataset of its own, with the choice between rows and columns left to LightGBM and with `force_col_wise`. Binning and
-boosting are timed apart. 752,803 rows; --quick takes a sixteenth. Rows and labels are made up: neighbours of noisy logits, and
-NaN at the ends of series. Each way has a process of its own, after a small fit that wakes the library.
+Six labels x 5 folds, a booster each: 300 features, 200 rounds, 63 leaves, a third of the features a tree, 2 threads. Ours
+bins the matrix once, takes each fold's rows of it once, and gives them another label six times. Plain calls `lgb.train`
+thirty times, each on a Dataset of its own, with the choice between rows and columns left to LightGBM and with
+`force_col_wise`. Binning and boosting are timed apart. 752,803 rows; --quick takes a sixteenth. Rows and labels are made up:
+neighbours of noisy logits, and NaN at the ends of series. Each way has a process of its own, after a small fit that wakes
+the library.
 
 With --fits=N plain fits but N of the thirty models, five folds of one label after the other, and its seconds are scaled up;
 ours always fits all. --quick fits ten.
