@@ -93,12 +93,13 @@ class Verbs:
         """Build neighbour, study and geometry features, and list them."""
         return Plan("features", {"run": run})
 
-    def tune(self, *, run, trials=None, workers=None):
+    def tune(self, *, run, trials=None, timeout=None, workers=None):
         """Search LightGBM's settings with optuna; continues where it stopped.
 
         Args:
             run: the run folder
             trials: of each search (kept in the run's recipe)
+            timeout: seconds, shared by the searches, after which no further trial begins
             workers: processes; the number of cores if not given
         """
         return Plan("tune", _but_self(locals()))

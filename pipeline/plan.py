@@ -71,9 +71,10 @@ class IngestOptions(RunOptions):
 
 
 class TuneOptions(RunOptions):
-    """`tune`."""
+    """`tune`. None: as the recipe says, without an end of time."""
 
     trials: int | None = Field(None, ge=1)
+    timeout: int | None = Field(None, ge=1)
     workers: int | None = Field(None, ge=1)
 
 
@@ -121,8 +122,10 @@ class ImportOptions(RunOptions):
         return oof
 
 
-class AllOptions(IngestOptions, TuneOptions):
+class AllOptions(IngestOptions):
     """`all`."""
+
+    trials: int | None = Field(None, ge=1)
 
 
 OPTIONS = {

@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from ct.labels import LABELS
-from ct.metrics import compare, score_table
+from ct.labels import LABELS, WEIGHTS
+from ct.metrics import compare, log_loss, patient_bootstrap, score_table
 from ct.rundir import read_array, read_json, read_table, replacing, write_json, write_table, write_text
 from features.build import build_features, describe, feature_names
 from pipeline.crossfit import cross_fitted, new_array
 from pipeline.tables import load_rows, load_test_fold, opinions, route
-from stage2_stack.stack import fit_stack
+from stage2_stack.config import COMPONENTS
+from stage2_stack.stack import Rows, fit_stack
 
 
 def features(run, receipt):
@@ -34,20 +35,20 @@ def features(run, receipt):
 
 
 def stack(run, receipt):
-    """Fit the stackers, one per label and fold; write out-of-fold and test probabilities of both stages, and the scores."""
+    """Fit and blend the components, per label and fold; write out-of-fold and test probabilities, and the scores."""
     X, y, fold, patients, names = load_rows(run.dir)
     test_X, configs = read_array(run.dir.stage2 / "features" / "test.npy"), read_json(run.dir.stage2 / "configs.json")
-    known, made = ~np.isnan(y).any(axis=1), {}
-    with run.bar(len(LABELS), "stacking", "label") as bar:
-        for j, label in enumerate(LABELS):
-            labelled = np.where(known, y[:, j], np.nan)
-            config, seed = run.recipe.stage2, run.recipe.seed
-            made[label] = fit_stack(X, labelled, fold, test_X, names, label, configs[label], config, seed)
-            bar.update()
+    with run.bar(len(LABELS) + 2, "stacking", "step") as bar:
+        rows = Rows(X, y, fold, patients, names)
+        made = fit_stack(rows, test_X, configs, run.recipe.stage2, run.recipe.seed, bar.update)
+    known = ~np.isnan(y).any(axis=1)
     calibrated, oof = (np.column_stack([getattr(made[label], part) for label in LABELS]) for part in ("calibrated", "oof"))
     receipt.made += _write_tables(run.dir, made, calibrated, oof)
     receipt.made += _write_models(run.dir, made, names)
     scores = _score(run, y, known, oof, calibrated, patients)
+    scores["ladder"] = ladder(made, y, known, patients, run.recipe.seed)
+    scores["blend"] = {label: [_blend_facts(k, blend) for k, blend in enumerate(made[label].blends)] for label in LABELS}
+    _say_ladder(run.say, scores["ladder"])
     write_json(run.dir.stage2 / "scores.json", scores)
     receipt.made.append(run.dir.stage2 / "scores.json")
 
@@ -68,16 +69,18 @@ def _write_tables(run, made, calibrated, oof):
 
 
 def _write_models(run, made, names):
-    """Write boosters, calibrations and importances. Returns their paths."""
+    """Write boosters, calibrations, weights and importances. Returns their paths."""
     with replacing(run.stage2 / "boosters") as part:
         part.mkdir()
         for label in LABELS:
-            for k, booster in made[label].boosters.items():
-                write_text(part / f"{label}-fold{k}.txt", booster.model_to_string())
-    write_json(run.stage2 / "calibration.json", {label: [p._asdict() for p in made[label].platts] for label in LABELS})
+            for name, booster in made[label].boosters.items():
+                write_text(part / f"{name}.txt", booster.model_to_string())
+    calibration = {label: [blend.platts["raw"]._asdict() for blend in made[label].blends] for label in LABELS}
+    write_json(run.stage2 / "calibration.json", calibration)
+    write_json(run.stage2 / "blend.json", {label: [_blend_values(b) for b in made[label].blends] for label in LABELS})
     gains = pd.DataFrame({label: made[label].gain for label in LABELS}, index=names).rename_axis("feature")
     write_table(run.stage2 / "importances.parquet", gains)
-    return [run.stage2 / name for name in ("boosters", "calibration.json", "importances.parquet")]
+    return [run.stage2 / name for name in ("boosters", "calibration.json", "blend.json", "importances.parquet")]
 
 
 def _score(run, y, known, oof, calibrated, patients):
@@ -105,3 +108,59 @@ def _score(run, y, known, oof, calibrated, patients):
 
 def _auc(score):
     return "undefined" if score["auc"] is None else f"{score['auc']:.3f}"
+
+
+RUNGS = {  # component -> what it is, and what was tuned on what, beside the calibration on the other folds
+    "raw": ("mean of the CNNs", "nothing more"),
+    "smooth": ("smoothed", "widths that served public solutions"),
+    "chain": ("chain", "rates and temper on the other folds"),
+    "lightgbm": ("LightGBM, a label each", "optuna on the other folds, each fold its own search"),
+    "pooled": ("LightGBM, pooled", "rounds on the other folds' nested predictions"),
+    "blend": ("blend", "weights and what is kept on the other folds' nested predictions"),
+}
+
+
+def ladder(made, y, known, patients, seed):
+    """Return the rungs from the calibrated mean of the CNNs to the blend, on the held-out rows that are labelled.
+
+    made: {label: Stacked}; y: (n, 6); known: bool (n,); patients: (n,)
+
+    Returns a list of {"component", "name", "tuned_on", "loss": {label or "weighted": loss}, "gain": {likewise: {"gain",
+    "low", "high"}}}, the gain over the first rung, with its 95 % interval. A label that a component says nothing of counts
+    with the calibrated mean of the CNNs.
+    """
+    y, patients, rungs = y[known], patients[known], []
+    has = {name for label in LABELS for name in made[label].rungs}
+    start = log_loss(y, np.column_stack([made[label].rungs["raw"] for label in LABELS])[known])
+    for component in (*(name for name in COMPONENTS if name in has), "blend"):
+        said = [made[label].oof if component == "blend" else made[label].rungs.get(component, made[label].calibrated)
+                for label in LABELS]  # fmt: skip
+        losses = log_loss(y, np.column_stack(said)[known])
+        gain = np.column_stack([(start - losses) @ WEIGHTS, start - losses])
+        low, high = patient_bootstrap(gain, patients, seed=seed)
+        columns = enumerate(("weighted", *LABELS))
+        name, tuned_on = RUNGS[component]
+        rungs.append({
+            "component": component, "name": name, "tuned_on": tuned_on,
+            "loss": {"weighted": float(losses.mean(axis=0) @ WEIGHTS),
+                     **dict(zip(LABELS, losses.mean(axis=0).tolist(), strict=True))},
+            "gain": {n: {"gain": float(gain[:, j].mean()), "low": float(low[j]), "high": float(high[j])} for j, n in columns},
+        })  # fmt: skip
+    return rungs
+
+
+def _say_ladder(say, rungs):
+    for rung in rungs:
+        gain = rung["gain"]["weighted"]
+        say(f"  {rung['name']:24} weighted log loss {rung['loss']['weighted']:.4f}, gain {gain['gain']:+.4f} "
+            f"[{gain['low']:+.4f}, {gain['high']:+.4f}]; tuned on: {rung['tuned_on']}")  # fmt: skip
+
+
+def _blend_facts(k, blend):
+    return {"fold": k, "stacked": blend.last is not None, "why": blend.why, "weights": blend.weights, "gains": blend.gains}
+
+
+def _blend_values(blend):
+    """Return a blend as plain values: what its logits are made of."""
+    platts = {name: platt._asdict() for name, platt in blend.platts.items() if name in blend.weights}
+    return {"calibrations": platts, "weights": blend.weights, "last": blend.last and blend.last._asdict()}

@@ -89,6 +89,7 @@ class Run:
         self.say = say
         self.bar = bar or progress_bar
         self.workers = None  # processes; None: one a core
+        self.timeout = None  # seconds of tuning; None: as long as it takes
         self.recipe: Recipe = load_recipe(self.dir.recipe)
         self._source = None
 

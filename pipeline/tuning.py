@@ -1,42 +1,64 @@
 """The stage `tune`: one optuna study a label and outer fold, each in a process of its own, each continued where it stopped."""
 
+import functools
+import hashlib
 import json
+import math
+import threading
+import time
+import warnings
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 
-from ct.engine import run_jobs
+from ct.engine import cores, run_jobs
 from ct.labels import LABELS
 from ct.rundir import RunDir, discard, read_json, write_json, write_text
 from ct.seeds import derive_seed
 from pipeline.fresh import Receipt, why_stale
 from pipeline.tables import load_rows
+from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig
-from stage2_stack.tune import SPACE, InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
+from stage2_stack.space import space_of
+from stage2_stack.tune import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
+
+HEARTBEAT, GRACE = 30, 120  # seconds between signs of life of a trial in a database, and without one until it counts as dead
 
 
 def tune(run, receipt):
     """Find one configuration per label and outer fold, each on the other folds only."""
     config, k_folds = run.recipe.stage2, run.recipe.folds.k
-    jobs = [(str(run.dir.root), label, k, config.model_dump(), run.recipe.seed, receipt.values["read"])
-            for label in LABELS for k in range(k_folds)]  # fmt: skip
+    end, total = time.time() + run.timeout if run.timeout else None, len(LABELS) * k_folds
+    at_once = min(run.workers or cores(), total)
+    jobs = [(str(run.dir.root), label, k, config.model_dump(), run.recipe.seed, receipt.values["read"],
+             end and (end, min(1, at_once / (total - j * k_folds - k))))
+            for j, label in enumerate(LABELS) for k in range(k_folds)]  # fmt: skip
     configs = {label: [] for label in LABELS}
-    with run.bar(len(jobs), "tuning", "study") as bar:
+    with run.bar(len(jobs), "tuning", "study") as bar, _best_so_far(run.dir.stage2 / "tune", bar):
         for (_, label, k, *_), found in zip(jobs, run_jobs(tune_one, jobs, run.workers), strict=True):
             configs[label].append({"fold": k, **found})
-            bar.set_postfix_str(f"{label} fold {k}: {_inner(found)}", refresh=False)
             bar.update()
     write_json(run.dir.stage2 / "configs.json", configs)
     receipt.made = [run.dir.stage2 / "configs.json"]
     for label in LABELS:
         for found in configs[label]:
             run.say(f"  {label} fold {found['fold']}: {_inner(found)}")
+    cut = [found["trials"] for label in LABELS for found in configs[label] if 0 < found["trials"] < config.trials]
+    if cut:
+        receipt.values["not_repeatable"] = [f"tune --timeout={run.timeout}"]
+        run.say(f"  the time was up in {len(cut)} studies, the shortest after {min(cut)} of {config.trials} trials; "
+                f"`tune --trials={config.trials + 1}` continues them")  # fmt: skip
 
 
-def tune_one(root, label, k, config, seed, read):
-    """Tune one label on the rows outside fold `k`, in a process of its own. Returns best_config's dict."""
+def tune_one(root, label, k, config, seed, read, share=None):
+    """Tune one label on the rows outside fold `k`, in a process of its own. Returns best_config's dict.
+
+    share: (time.time() at which all must be done, this job's share of what is left when it begins), or None
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run, config = RunDir(root), StackConfig(**config)
     path = run.stage2 / "tune" / f"{label}-fold{k}"
@@ -45,26 +67,86 @@ def tune_one(root, label, k, config, seed, read):
     if not why_stale(run.root, job, part, read):
         return read_json(result)
     with Receipt(run.root, job, "tune", part, read) as receipt:
-        X, y, fold, patients, names = load_rows(run)
-        rows = (fold != k) & ~np.isnan(y).any(axis=1)
+        bins, y, fold, patients = _rows(root, json.dumps(read), config.threads)
+        rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
         y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
-        why = why_not_stacked(y, patients, config.positive_patients)
+        why = "" if "lightgbm" in config.components else "lightgbm is not among stage2.components"
+        why = why or why_not_stacked(y, patients, config.positive_patients)
         if why:
             found = {"stacked": False, "why": why, "rounds": 0, "trials": 0, "inner_loss": None,
                      "inner_calibrated": None, "params": {}}  # fmt: skip
         else:
             seed = derive_seed(seed, "tune", label, k)
             inner = inner_folds(y, fold, patients, seed)
-            folds = InnerFolds(np.ascontiguousarray(X[rows]), y, inner, names, label, config, seed)
+            folds = InnerFolds(bins, rows, y, inner, label, config, seed)
             settings = {"max_rounds": config.max_rounds}  # the others decide before or after the trials
-            space = {name: repr(where) for name, where in SPACE.items()}
+            space = {name: repr(where) for name, where in space_of(label).items()}
             same = {**part, "stage2": settings, "space": space, "read": read}
-            study = open_study(path.with_suffix(".journal"), same)
-            run_trials(study, folds, config.trials, seed)
+            url, journal = config.storage, path.with_suffix(".journal")
+            study = open_shared(url, path.name, same) if url else open_study(journal, same)
+            run_trials(study, folds, config.trials, seed, space_of(label), _teller(path, config.trials),
+                       _deadline(share), bool(url))  # fmt: skip
             found = best_config(study, folds, patients, config.trials)
+            discard(path.with_suffix(".now"))
         write_json(result, found)
         receipt.made = [result]
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _rows(root, read, threads):
+    """Return (bins, y, fold, patients) of the train slices; one process bins a label's columns once for all its jobs.
+
+    read: the digests of what they are made of, as text: other features at the same place are other bins
+    """
+    X, y, fold, patients, names = load_rows(RunDir(root))
+    return Bins(X, names, threads), y, fold, patients
+
+
+def _deadline(share):
+    """Return the time.time() after which a job that begins now begins no trial."""
+    now = time.time()
+    return now + (share[0] - now) * share[1] if share else math.inf
+
+
+def _teller(path, trials):
+    """Return a function that leaves beside a study how far it is."""
+    return lambda number, best: write_text(path.with_suffix(".now"), f"{path.name}: trial {number} of {trials}, {best:.4f}")
+
+
+@contextmanager
+def _best_so_far(folder, bar):
+    """Show beside a bar what the study that moved last has found so far."""
+    over = threading.Event()
+
+    def look():
+        while not over.wait(2):
+            with suppress(OSError):  # a study that ends takes its line away
+                told = max(folder.glob("*.now"), key=lambda path: path.stat().st_mtime, default=None)
+                if told:
+                    bar.set_postfix_str(f"{told.read_text()} at best", refresh=False)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def open_shared(url, name, inputs):
+    """Open an optuna study that minimises in a database, which several machines may work on.
+
+    url: as optuna takes it; name: what is tuned; inputs: as of open_study, other ones are another study. A trial whose process
+    shows no sign of life is failed and tried again by whoever is next.
+    """
+    digest = hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=8).hexdigest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        again = {"heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(max_retry=3)}
+        storage = RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE, **again)
+    return optuna.create_study(study_name=f"{name}-{digest}", storage=storage, direction="minimize", load_if_exists=True)
 
 
 def open_study(path, inputs):

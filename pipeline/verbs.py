@@ -187,6 +187,7 @@ def opened(options):
             changes = {IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None}
             run.change_recipe(changes)
             run.workers = getattr(options, "workers", None)
+            run.timeout = getattr(options, "timeout", None)
             yield run
     except Timeout:
         raise InputError(f"--run={root}: another process is at work on this run; wait for it") from None

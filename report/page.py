@@ -102,7 +102,7 @@ def table(art):
         return []
     gains = art.scores["gain"].values()
     start, stop = min(0, *(g["low"] for g in gains)), max(0, *(g["high"] for g in gains))
-    rows = []
+    decided, rows = art.scores.get("blend") or art.configs or {}, []
     for label in ("weighted", *LABELS):
         gain = art.scores["gain"][label]
         rows.append(
@@ -113,10 +113,15 @@ def table(art):
                 "models": {m: s[label] for m, s in art.scores["models"].items()},
                 "gain": gain,
                 "whisker": plots.whisker(gain["gain"], gain["low"], gain["high"], start, stop),
-                "note": None if label == "weighted" else _stacking((art.configs or {}).get(label, [])),
+                "note": None if label == "weighted" else _stacking(decided.get(label, [])),
             }
         )
     return rows
+
+
+def ladder(art):
+    """Return the rungs from the mean of the CNNs to the blend, as scores.json has them: one a component; [] without any."""
+    return [] if art.scores is None else art.scores.get("ladder", [])
 
 
 def _stacking(folds):
@@ -233,7 +238,8 @@ def provenance(art):
 
 
 SECTIONS = {
-    f.__name__: f for f in (summary, table, calibration, roc, learning, importances, balance, prevalence, data, provenance)
+    f.__name__: f
+    for f in (summary, table, ladder, calibration, roc, learning, importances, balance, prevalence, data, provenance)
 }
 
 

@@ -103,11 +103,16 @@ def read_run(run):
 
 
 def without_paths(value, key=None):
-    """Return a recipe with every absolute path, and the paths of its `data`, cut down to the last part."""
+    """Return a recipe with every absolute path, and the paths of its `data`, cut down to the last part.
+
+    Of a database's URL, which may hold a password, the kind is left.
+    """
     if isinstance(value, dict):
         return {k: without_paths(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return [without_paths(v, key) for v in value]
+    if isinstance(value, str) and "://" in value:
+        return f"{value.partition('://')[0]}://…"
     if isinstance(value, str) and (key in PATH_KEYS or value.startswith(("/", "~", "\\")) or value[1:3] in (":\\", ":/")):
         return last_part(value)
     return value

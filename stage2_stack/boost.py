@@ -14,38 +14,69 @@ FIXED = {
 }
 
 
-def make_dataset(X, y, base, names, reference=None, threads=1):
-    """Build LightGBM's Dataset of X (n, f) float32, labels y (n,) of 0 and 1, and starting logits `base` (n,)."""
-    data = lgb.Dataset(
-        X,
-        label=y,
-        init_score=base,
-        feature_name=list(names),
-        reference=reference,
-        free_raw_data=False,
-        params={**FIXED, "num_threads": threads},
-    )
-    return data.construct()
+class Bins:
+    """A matrix of features that is binned once a set of columns, for all labels, folds, seeds and trials.
+
+    The edges of the bins see the values of all rows, those of the scored fold, too, but never a label. A Dataset whose labels
+    are set afterwards gives the same model, byte for byte, as one that is built with them.
+    """
+
+    def __init__(self, X, names, threads=1):
+        """X: (n, f) float32, columns `names`; it may be a memory map."""
+        self.X, self.names, self.threads, self._made = X, list(names), threads, {}
+
+    def rows(self, columns, rows, y, base):
+        """Return LightGBM's Dataset of some rows and columns.
+
+        columns: int (c,); rows: int (m,), rising; y: (m,) labels of 0 and 1; base: (m,) starting logits
+        """
+        part = self._binned(columns).subset(np.asarray(rows, np.int32), params=self._params())
+        return relabel(part.construct(), y, base)
+
+    def values(self, columns, rows):
+        """Return the raw values (m, c) of some rows and columns."""
+        return self.X[rows] if len(columns) == len(self.names) else self.X[np.ix_(rows, columns)]
+
+    def _binned(self, columns):
+        key = np.asarray(columns).tobytes()
+        if key not in self._made:
+            names, whole = [self.names[i] for i in columns], len(columns) == len(self.names)
+            data = self.X if whole else self.X[:, columns]
+            none = np.zeros(len(self.X), np.float32)
+            self._made[key] = lgb.Dataset(data, none, feature_name=names, params=self._params()).construct()
+        return self._made[key]
+
+    def _params(self):
+        return {**FIXED, "num_threads": self.threads}
 
 
-def fit_booster(data, params, rounds, seed, threads, valid=None):
-    """Boost `rounds` rounds on a Dataset. Returns (booster, curve): the log loss on `valid` after each round, or None."""
-    record = {}
-    callbacks = [lgb.record_evaluation(record)] if valid is not None else []
+def relabel(data, y, base):
+    """Give a Dataset that is built other labels (m,) of 0 and 1 and starting logits (m,). Returns it."""
+    data.set_label(y)
+    data.set_init_score(base)
+    return data
+
+
+def fit_booster(data, params, rounds, seed, threads, valid=()):
+    """Boost `rounds` rounds on a Dataset.
+
+    valid: v Datasets. Returns (booster, curves): the log loss on each after each round, (v, rounds).
+    """
+    record, names = {}, [f"valid{number}" for number in range(len(valid))]
     booster = lgb.train(
         {**FIXED, **params, "seed": seed, "num_threads": threads},
         data,
         num_boost_round=rounds,
-        valid_sets=[valid] if valid is not None else None,
-        valid_names=["valid"] if valid is not None else None,
-        callbacks=callbacks,
+        valid_sets=list(valid),
+        valid_names=names,
+        callbacks=[lgb.record_evaluation(record)] if names else [],
     )
-    return booster, np.array(record["valid"]["binary_logloss"]) if valid is not None else None
+    return booster, np.array([record[name]["binary_logloss"] for name in names]).reshape(len(names), rounds)
 
 
-def boosted_logit(booster, X, base, threads=1):
-    """Return the logits (n,) of rows X (n, f) whose starting logits are `base` (n,)."""
-    return base + booster.predict(X, raw_score=True, num_threads=threads)
+def boosted_logit(booster, X, base, threads=1, rounds=None):
+    """Return the logits (n,) of rows X (n, f) whose starting logits are `base` (n,), after `rounds` rounds (None: all)."""
+    return base + booster.predict(X, raw_score=True, num_threads=threads, num_iteration=rounds or -1)
 
 
 def gain_share(booster):

@@ -1,15 +1,30 @@
 """Settings of stage two."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from ct.config import Config
+
+COMPONENTS = ("raw", "smooth", "chain", "lightgbm", "pooled")
 
 
 class StackConfig(Config):
     """How the stackers are tuned and fitted."""
 
+    components: tuple[Literal[COMPONENTS], ...] = COMPONENTS  # what is blended; smooth and chain where the features have them
+    seeds: int = Field(1, ge=1)  # boosters of one kind and fold, alike but for their seed, whose logits are averaged
+    any_at_least_largest: bool = True  # `any` is raised to the largest subtype where it lies below
     trials: int = Field(20, ge=1)  # optuna trials for each label and outer fold
+    storage: str = ""  # optuna's store, as a database URL that several machines may share; empty: files in the run folder
     max_rounds: int = Field(200, ge=1)  # longest boosting that a trial looks at
     positive_patients: int = Field(3, ge=2)  # a label with fewer among the training folds is not stacked
     confidence: float = Field(0.95, ge=0, lt=1)  # it is stacked where this interval of its inner gain lies above zero
     threads: int = Field(1, ge=1)  # of one LightGBM fit; fits run side by side on all cores anyway
+
+    @field_validator("components")
+    @classmethod
+    def _with_the_cnns(cls, components):
+        if "raw" not in components or len(set(components)) < len(components):
+            raise ValueError("raw, the mean of the CNNs, is always one of them, and none is named twice")
+        return components

@@ -1,53 +1,237 @@
-"""Fits the stackers of one label: stacker k from the rows outside fold k, to score fold k and its CNNs' test opinions."""
+"""Fits stage two: what each component says, nested and held out, then a blend of them for each label and outer fold.
 
-from dataclasses import dataclass
+Stacker k is fitted on the rows outside fold k, to score fold k and its CNNs' test opinions.
+"""
 
-import lightgbm as lgb
+from dataclasses import dataclass, field
+
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
+from ct.labels import LABELS, SUBTYPES
 from ct.seeds import derive_seed
 from features.build import scope_columns
-from stage2_stack.boost import boosted_logit, fit_booster, gain_share, make_dataset
-from stage2_stack.calibrate import cross_fit
-from stage2_stack.tune import split_scope
+from stage2_stack.blend import fit_blend, raw_alone
+from stage2_stack.boost import Bins
+from stage2_stack.nested import Nest, View, column_opinion, fit_nested
+from stage2_stack.pooled import PARAMS, pooled_gain, pooled_matrix, pooled_names
+from stage2_stack.space import split_scope
+from stage2_stack.tune import INSTEAD, why_not_stacked
+
+COLUMNS = {"raw": "", "smooth": "_smooth_best", "chain": "_chain"}  # components that are a feature as it is
+
+
+@dataclass
+class Rows:
+    """The train slices, as stage two sees them."""
+
+    X: np.ndarray  # (n, f) float32; it may be a memory map
+    y: np.ndarray  # (n, 6) 0, 1 or NaN; a row that lacks one label is predicted, but not learned from
+    fold: np.ndarray  # (n,) 0 ... K-1
+    patients: np.ndarray  # (n,)
+    names: list  # f names of the columns of X
 
 
 @dataclass
 class Stacked:
-    """What the stackers of one label leave."""
+    """What the stackers of one label leave; probabilities are in [0, 1]."""
 
-    platts: list  # K Platt: stage one's calibration, fitted without fold k
-    calibrated: np.ndarray  # (n,) calibrated stage one, out of fold, in [0, 1]
+    blends: list  # K Blend, each made without its fold
+    calibrated: np.ndarray  # (n,) calibrated stage one, out of fold
     oof: np.ndarray  # (n,) stage two, out of fold; where fold k is not stacked, the calibrated stage one
     calibrated_test: np.ndarray  # (K, m) likewise on the test rows, fold k by stacker k
     test: np.ndarray  # (K, m)
-    boosters: dict  # k -> Booster, of the folds that are stacked
-    gain: np.ndarray  # (f,) mean over folds of each feature's share of the gain
+    rungs: dict  # component -> (n,) what it says alone, out of fold, calibrated; or the calibrated stage one
+    nested: np.ndarray  # (K, n) logits of stage two outside fold k, by models that saw neither the row's fold nor fold k
+    boosters: dict = field(default_factory=dict)  # name of a file -> Booster, of the components that have a weight
+    gain: np.ndarray | None = None  # (f,) mean over folds of each feature's share of the gain
 
 
-def fit_stack(X, y, fold, test_X, names, label, configs, config, seed):
-    """Fit one label's stackers.
+def fit_stack(rows, test_X, configs, config, seed, progress=None):
+    """Fit the stackers of all labels.
 
-    X: (n, f) float32, columns `names`; y: (n,) 0, 1 or NaN where unlabelled; fold: (n,) 0 ... K-1
-    test_X: (K, m, f), fold k's CNNs' view of the test rows; configs: K dicts as of tune.best_config
-    config: StackConfig; seed: of the recipe. Returns Stacked.
+    rows: Rows; test_X: (K, m, f), fold k's CNNs' view of the test rows; configs: {label: K dicts as of tune.best_config};
+    config: StackConfig; seed: of the recipe; progress: called after each label, the pooled booster and `any`
+
+    Returns {label: Stacked}.
     """
-    raw, known = names.index(label), ~np.isnan(y)
-    base, platts = cross_fit(X[:, raw], y, fold, len(test_X))
-    test_base = np.stack([platt.logit(rows[:, raw]) for platt, rows in zip(platts, test_X, strict=True)])
-    oof, test, boosters, gain = base.copy(), test_base.copy(), {}, np.zeros(len(names))
-    for k, found in enumerate(configs):
-        if not found["stacked"]:
-            continue
-        params, scope = split_scope(found["params"])
-        columns = scope_columns(names, label, scope)
-        fit, held = np.flatnonzero(known & (fold != k)), np.flatnonzero(fold == k)
-        start, seen = platts[k].logit(X[fit, raw]), [names[i] for i in columns]
-        data = make_dataset(X[np.ix_(fit, columns)], y[fit], start, seen, threads=config.threads)
-        booster, _ = fit_booster(data, params, found["rounds"], derive_seed(seed, "tune", label, k), config.threads)
-        boosters[k] = lgb.Booster(model_str=booster.model_to_string())  # predicts as what is kept on disk will
-        oof[held] = boosted_logit(boosters[k], X[np.ix_(held, columns)], base[held])
-        test[k] = boosted_logit(boosters[k], test_X[k][:, columns], test_base[k])
-        gain[columns] += gain_share(booster) / len(configs)
-    return Stacked(platts, expit(base), expit(oof), expit(test_base), expit(test), boosters, gain)
+    progress = progress or (lambda: None)
+    known = ~np.isnan(rows.y).any(axis=1)
+    some = np.nan_to_num(rows.y[:, 0])
+    nest = Nest(rows.fold, known, rows.patients, some, len(test_X), derive_seed(seed, "stack"))
+    case = Case(rows, nest, Bins(rows.X, rows.names, config.threads), test_X, configs, config, seed)
+    own = {}
+    for label in LABELS:
+        own[label] = own_components(case, label)
+        progress()
+    pool = pooled_subtypes(case) if "pooled" in config.components else None
+    made = {}
+    for number, label in enumerate(SUBTYPES):
+        opinions, boosted = own[label]
+        if pool:
+            opinions["pooled"] = pool.opinions[number]
+        made[label] = blended(case, label, opinions, {"lightgbm": boosted, "pooled": pool})
+    progress()
+    opinions, boosted = own["any"]
+    fed = fed_any(case, made) if "pooled" in config.components else None
+    if fed:
+        opinions["pooled"] = fed.opinions[0]
+    made["any"] = blended(case, "any", opinions, {"lightgbm": boosted, "pooled": fed})
+    progress()
+    if config.any_at_least_largest:
+        for part in ("oof", "test"):
+            largest = np.max([getattr(made[label], part) for label in SUBTYPES], axis=0)
+            setattr(made["any"], part, np.maximum(getattr(made["any"], part), largest))
+    return {label: made[label] for label in LABELS}
+
+
+@dataclass
+class Case:
+    """What all components are fitted from; as of fit_stack."""
+
+    rows: Rows
+    nest: Nest
+    bins: Bins
+    test_X: np.ndarray
+    configs: dict
+    config: object
+    seed: int
+
+    def y(self, label):
+        """Return the labels (n,) of the rows that are learned from, NaN elsewhere."""
+        return np.where(self.nest.known, self.rows.y[:, LABELS.index(label)], np.nan)
+
+    def raw(self, *labels):
+        """Return the CNNs' mean logits of some labels: (c, n), and of the test rows (K, c, m)."""
+        columns = [self.rows.names.index(label) for label in labels]
+        return self.rows.X[:, columns].T, np.transpose(self.test_X[:, :, columns], (0, 2, 1))
+
+    def why_not(self, label, k):
+        """Return why a label can't be stacked without fold k, or ""."""
+        fit = self.nest.last(k).fit
+        return why_not_stacked(self.y(label)[fit], self.rows.patients[fit], self.config.positive_patients)
+
+
+def own_components(case, label):
+    """Return ({component: Opinion}, Boosted or None) of what sees one label's features alone."""
+    opinions, names = {}, case.rows.names
+    for component, kind in COLUMNS.items():
+        if component in case.config.components and label + kind in names:
+            column = names.index(label + kind)
+            opinions[component] = column_opinion(case.nest, case.rows.X[:, column], case.test_X[:, :, column])
+    settings = [_own_settings(found) if "lightgbm" in case.config.components else None for found in case.configs[label]]
+    if not any(settings):
+        return opinions, None
+    (raw, test_raw), y = case.raw(label), case.y(label)[None]
+    scopes = {wanted["scope"]: scope_columns(names, label, wanted["scope"]) for wanted in settings if wanted}
+    seen = {scope: View(case.bins, columns, raw, y) for scope, columns in scopes.items()}
+    scope_of = [wanted["scope"] if wanted else next(iter(scopes)) for wanted in settings]
+    test = [View(Bins(case.test_X[k], names, case.config.threads), scopes[scope], test_raw[k], None)
+            for k, scope in enumerate(scope_of)]  # fmt: skip
+    seed = derive_seed(case.seed, "lightgbm", label)
+    boosted = fit_nested(case.nest, [seen[scope] for scope in scope_of], test, settings, case.config, seed)
+    opinions["lightgbm"] = boosted.opinions[0]
+    columns = {k: scopes[scope] for k, scope in enumerate(scope_of)}
+    return opinions, boosted._replace(gain={k: _spread(gain, columns[k], names) for k, gain in boosted.gain.items()})
+
+
+def pooled_subtypes(case):
+    """Return the Boosted of the five subtypes together, in the order SUBTYPES; None where no fold has what to learn from."""
+    settings = _where(case, SUBTYPES)
+    if not any(settings):
+        return None
+    (raw, test_raw), y = case.raw(*SUBTYPES), np.stack([case.y(label) for label in SUBTYPES])
+    names, threads = pooled_names(case.rows.names), case.config.threads
+    columns = np.arange(len(names))
+    view = View(Bins(pooled_matrix(case.rows.X, case.rows.names), names, threads), columns, raw, y)
+    test = [View(Bins(pooled_matrix(case.test_X[k], case.rows.names), names, threads), columns, test_raw[k], None)
+            for k in range(len(case.test_X))]  # fmt: skip
+    return fit_nested(case.nest, [view] * len(test), test, settings, case.config, derive_seed(case.seed, "pooled"))
+
+
+def fed_any(case, made):
+    """Return the Boosted of `any`, which sees the finished subtypes beside its own features; None where there is no use.
+
+    made: {subtype: Stacked}. For fold k a row's subtypes are those by stackers that saw neither its fold nor fold k.
+    """
+    settings = _where(case, ["any"])
+    if not any(settings):
+        return None
+    (raw, test_raw), y, fold = case.raw("any"), case.y("any")[None], case.rows.fold
+    own = scope_columns(case.rows.names, "any", "study")
+    names = [*(case.rows.names[i] for i in own), *(f"{label}_finished" for label in SUBTYPES)]
+    columns, views, test = np.arange(len(names)), [], []
+    for k in range(len(case.test_X)):
+        held_out = [np.where(fold == k, logit(made[label].oof), made[label].nested[k]) for label in SUBTYPES]
+        on_test = [logit(made[label].test[k]) for label in SUBTYPES]
+        seen, seen_test = (np.column_stack(each).astype(np.float32) for each in (held_out, on_test))
+        views.append(View(Bins(np.hstack([case.rows.X[:, own], seen]), names, case.config.threads), columns, raw, y))
+        test.append(View(Bins(np.hstack([case.test_X[k][:, own], seen_test]), names), columns, test_raw[k], None))
+    boosted = fit_nested(case.nest, views, test, settings, case.config, derive_seed(case.seed, "pooled", "any"))
+    return boosted._replace(gain={k: _spread(gain[: len(own)], own, case.rows.names) for k, gain in boosted.gain.items()})
+
+
+def blended(case, label, opinions, boosted):
+    """Blend the opinions on one label, for each fold on the rows of the others. Returns Stacked.
+
+    opinions: {component: Opinion}; boosted: {component: Boosted or None}
+    """
+    y, fold, k_folds = case.y(label), case.rows.fold, case.nest.k_folds
+    blends = [_blend(case, label, opinions, k) for k in range(k_folds)]
+    nested = np.full((k_folds, len(y)), np.nan)
+    oof, test = np.full(len(y), np.nan), np.empty(opinions["raw"].test.shape)
+    base, base_test, rungs = oof.copy(), test.copy(), {name: oof.copy() for name in opinions}
+    for k, blend in enumerate(blends):
+        held, others = fold == k, fold != k
+        nested[k, others] = blend.logit({name: opinion.nested[k, others] for name, opinion in opinions.items()})
+        oof[held] = blend.logit({name: opinion.oof[held] for name, opinion in opinions.items()})
+        test[k] = blend.logit({name: opinion.test[k] for name, opinion in opinions.items()})
+        raw = blend.platts["raw"]
+        base[held], base_test[k] = raw.logit(opinions["raw"].oof[held]), raw.logit(opinions["raw"].test[k])
+        for name, opinion in opinions.items():
+            platt = blend.platts.get(name)
+            rungs[name][held] = base[held] if platt is None else platt.logit(opinion.oof[held])
+    rungs = {name: expit(logits) for name, logits in rungs.items()}
+    made = Stacked(blends, expit(base), expit(oof), expit(base_test), expit(test), rungs, nested)
+    made.gain = np.zeros(len(case.rows.names))
+    for k, blend in enumerate(blends):
+        used = {name: found for name, found in boosted.items() if found and name in blend.weights}
+        for name, found in used.items():
+            of_all = name == "pooled" and label != "any"
+            gain = pooled_gain(found.gain[k], case.rows.names, label) if of_all else found.gain[k]
+            made.gain += gain / len(used) / k_folds
+            stem = f"{name}-fold{k}" if of_all else f"{name}-{label}-fold{k}"
+            made.boosters |= {f"{stem}-seed{s}": booster for s, booster in enumerate(found.boosters[k])}
+    return made
+
+
+def _blend(case, label, opinions, k):
+    """Return the Blend of one label for fold k."""
+    fit, y = case.nest.last(k).fit, case.y(label)
+    why = case.why_not(label, k)
+    if why:
+        return raw_alone(opinions["raw"].nested[k, fit], y[fit], why)
+    said = {name: opinion.nested[k, fit] for name, opinion in opinions.items()}
+    said = {name: logits for name, logits in said.items() if name == "raw" or not np.isnan(logits).all()}
+    blend = fit_blend(said, y[fit], case.rows.patients[fit], case.config.confidence, derive_seed(case.seed, "blend", label, k))
+    return blend._replace(why=f"{blend.why}; {INSTEAD}") if blend.why else blend
+
+
+def _own_settings(found):
+    """Return the settings of a label's own booster, None where tuning saw no use in one. found: as of tune.best_config"""
+    if not found["stacked"]:
+        return None
+    params, scope = split_scope(found["params"])
+    return {"params": params, "rounds": found["rounds"], "scope": scope}
+
+
+def _where(case, labels):
+    """Return the pooled settings of the folds in which one of the labels at least can be stacked, None for the others."""
+    usable = [any(not case.why_not(label, k) for label in labels) for k in range(case.nest.k_folds)]
+    return [{"params": PARAMS, "rounds": None} if use else None for use in usable]
+
+
+def _spread(gain, columns, names):
+    whole = np.zeros(len(names))
+    whole[columns] = gain
+    return whole

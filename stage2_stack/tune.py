@@ -1,38 +1,24 @@
 """Optuna looks for one configuration per label and outer fold, on the other folds only."""
 
+import math
+import time
 import warnings
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from scipy.special import expit
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
-from features.build import SCOPES, scope_columns
-from stage2_stack.boost import boosted_logit, fit_booster, make_dataset
+from features.build import scope_columns
+from stage2_stack.boost import boosted_logit, fit_booster
 from stage2_stack.calibrate import fit_platt
+from stage2_stack.space import FIRST, SPACE, split_scope, suggest
 
-SPACE = {
-    "scope": CategoricalDistribution(tuple(SCOPES)),
-    "learning_rate": FloatDistribution(0.02, 0.2, log=True),
-    "num_leaves": IntDistribution(3, 31, log=True),
-    "min_data_in_leaf": IntDistribution(5, 100, log=True),
-    "feature_fraction": FloatDistribution(0.1, 1.0),
-    "bagging_fraction": FloatDistribution(0.5, 1.0),
-    "lambda_l2": FloatDistribution(0.1, 100.0, log=True),
-}
-FIRST = {  # trial 0: shallow, slow and strongly regularised, a fair guess for any label
-    "scope": "context",
-    "learning_rate": 0.05,
-    "num_leaves": 7,
-    "min_data_in_leaf": 20,
-    "feature_fraction": 0.4,
-    "bagging_fraction": 0.8,
-    "lambda_l2": 10.0,
-}
+STARTUP = 5  # trials before the sampler and the pruner have seen enough to have an opinion
+KEPT = 60.0  # per cent of the earlier trials that one must be among after each inner fold, or it ends
 INSTEAD = "calibrated mean of the CNNs instead"
 
 
@@ -65,27 +51,34 @@ def inner_folds(y, fold, patients, seed):
 class InnerFolds:
     """One label's inner cross-validation on one outer training set: what a configuration would score.
 
-    X: (n, f) float32 rows of the outer training set alone, columns `names`; y: (n,) 0 and 1; inner: (n,) inner folds
+    bins: boost.Bins of all rows; rows: int (n,), rising, those of the outer training set; y: (n,) 0 and 1; inner: (n,) folds
     """
 
-    def __init__(self, X, y, inner, names, label, config, seed):
-        self.X, self.y, self.names, self.label = X, y, list(names), label
+    def __init__(self, bins, rows, y, inner, label, config, seed):
+        self.bins, self.rows, self.y, self.label = bins, rows, y, label
         self.config, self.seed = config, seed
         self.splits, self.base, self.datasets = [], np.empty(len(y)), {}
-        raw = X[:, self.names.index(label)]
+        raw = bins.X[rows, bins.names.index(label)]
         for j in np.unique(inner):
-            fit, held_out = inner != j, inner == j
+            fit, held_out = np.flatnonzero(inner != j), np.flatnonzero(inner == j)
             base = fit_platt(raw[fit], y[fit]).logit(raw)  # cross-fitted, as the final one is
             self.base[held_out] = base[held_out]
             self.splits.append((fit, held_out, base))
 
-    def evaluate(self, params):
-        """Return (loss, rounds): the smallest mean log loss over the rounds of boosting, and where it lies."""
+    def evaluate(self, params, report=None):
+        """Return (loss, rounds): the smallest mean log loss over the rounds of boosting, and where it lies.
+
+        report: called after each fold with its number from 1 and the loss so far less that of the calibrated stage one
+        """
         params, _, sets = self._data(params)
-        longest, threads = self.config.max_rounds, self.config.threads
-        curves = [fit_booster(train, params, longest, self.seed, threads, valid)[1] for train, valid in sets]
-        curve = np.average(curves, axis=0, weights=[held_out.sum() for _, held_out, _ in self.splits])
-        return float(curve.min()), int(np.argmin(curve)) + 1
+        total, start, seen = np.zeros(self.config.max_rounds), 0.0, 0
+        for step, ((_, held_out, _), (train, valid)) in enumerate(zip(self.splits, sets, strict=True), 1):
+            _, curves = fit_booster(train, params, self.config.max_rounds, self.seed, self.config.threads, [valid])
+            total, seen = total + curves[0] * len(held_out), seen + len(held_out)
+            start += log_loss(self.y[held_out], expit(self.base[held_out])).sum()
+            if report:
+                report(step, float((total.min() - start) / seen))
+        return float(total.min() / seen), int(np.argmin(total)) + 1
 
     def gain(self, params, rounds):
         """Return, for each row, the loss of the calibrated stage one minus that of the stacker, (n,)."""
@@ -93,49 +86,72 @@ class InnerFolds:
         boosted = np.empty(len(self.y))
         for (_, held_out, base), (train, _) in zip(self.splits, sets, strict=True):
             booster, _ = fit_booster(train, params, rounds, self.seed, self.config.threads)
-            rows = self.X[np.ix_(held_out, columns)]
-            boosted[held_out] = boosted_logit(booster, rows, base[held_out], self.config.threads)
+            values = self.bins.values(columns, self.rows[held_out])
+            boosted[held_out] = boosted_logit(booster, values, base[held_out], self.config.threads)
         return log_loss(self.y, expit(self.base)) - log_loss(self.y, expit(boosted))
 
     def _data(self, params):
-        """Return LightGBM's parameters, the columns in scope, and each split's Datasets: binned once a scope."""
+        """Return LightGBM's parameters, the columns in scope, and each split's Datasets."""
         params, scope = split_scope(params)
-        columns = scope_columns(self.names, self.label, scope)
+        columns = scope_columns(self.bins.names, self.label, scope)
         if scope not in self.datasets:
-            X, names = self.X[:, columns], [self.names[i] for i in columns]
-            self.datasets[scope] = []
-            for fit, held_out, base in self.splits:
-                train = make_dataset(X[fit], self.y[fit], base[fit], names, None, self.config.threads)
-                valid = make_dataset(X[held_out], self.y[held_out], base[held_out], names, train, self.config.threads)
-                self.datasets[scope].append((train, valid))
+            self.datasets[scope] = [
+                tuple(self.bins.rows(columns, self.rows[part], self.y[part], base[part]) for part in (fit, held_out))
+                for fit, held_out, base in self.splits
+            ]
         return params, columns, self.datasets[scope]
 
 
-def split_scope(params):
-    """Split a trial's parameters into LightGBM's own and the scope of the features."""
-    return {name: value for name, value in params.items() if name != "scope"}, params["scope"]
-
-
-def run_trials(study, folds, trials, seed, progress=None):
+def run_trials(study, folds, trials, seed, space=SPACE, progress=None, deadline=math.inf, shared=False):
     """Bring an optuna study to `trials` finished trials, continuing where an earlier call stopped.
 
     The sampler's seed is a function of `seed` and of the number of finished trials, and a trial that a killed process left
     running is failed and run again, so that an interrupted study ends with the same trials as an unbroken one.
+
+    space: {setting: distribution}; deadline: of time.time(), after which no trial begins but the first; progress: called with
+    the number of finished trials and the smallest loss; shared: other machines work on the study, too, and optuna's heartbeat
+    alone says which trials are dead
     """
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-    for number in range(len(_finished(study)), trials):
-        if number == 0:
-            loss, rounds = folds.evaluate(FIRST)
-            study.add_trial(create_trial(params=FIRST, distributions=SPACE, value=loss, user_attrs={"rounds": rounds}))
+    if not shared:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
+    study.pruner = optuna.pruners.PercentilePruner(KEPT, n_startup_trials=STARTUP)
+    while (number := len(finished(study))) < trials:
+        if number and time.time() > deadline:
+            return
+        if number:
+            study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, "trial", number), n_startup_trials=STARTUP)
+            study.optimize(lambda trial: _try(trial, folds, space), n_trials=1)
         else:
-            study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, "trial", number), n_startup_trials=5)
-            trial = study.ask(SPACE)
-            loss, rounds = folds.evaluate(trial.params)
-            trial.set_user_attr("rounds", rounds)
-            study.tell(trial, loss)
+            _try_first(study, folds, space)
         if progress:
             progress(number + 1, study.best_value)
+
+
+def finished(study):
+    """Return the finished trials of a study, those that were pruned, too."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _try(trial, folds, space):
+    """Return the loss of the settings that a trial draws; it is pruned once it is clearly worse than those before."""
+
+    def report(step, loss):
+        trial.report(loss, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    loss, rounds = folds.evaluate(suggest(trial, space), report)
+    trial.set_user_attr("rounds", rounds)
+    return loss
+
+
+def _try_first(study, folds, space):
+    """Add the fair guess, once it is done: a killed process leaves nothing of it."""
+    steps = {}
+    loss, rounds = folds.evaluate(FIRST, steps.__setitem__)
+    first = {"params": FIRST, "distributions": space, "intermediate_values": steps, "user_attrs": {"rounds": rounds}}
+    study.add_trial(create_trial(value=loss, **first))
 
 
 def best_config(study, folds, patients, trials):
@@ -146,8 +162,9 @@ def best_config(study, folds, patients, trials):
     the gain of the one taken over the calibrated stage one is beyond doubt. Beyond doubt: the interval over patients (n,) at
     the level of the config lies above zero.
     """
-    finished = _finished(study)[:trials]
-    first, best = finished[0], min(finished, key=lambda trial: trial.value)
+    tried = finished(study)[:trials]
+    first, *others = [trial for trial in tried if trial.state == TrialState.COMPLETE]
+    best = min([first, *others], key=lambda trial: trial.value)
     taken, gain = first, folds.gain(first.params, first.user_attrs["rounds"])
     if best.number != first.number:
         best_gain = folds.gain(best.params, best.user_attrs["rounds"])
@@ -159,7 +176,7 @@ def best_config(study, folds, patients, trials):
         "stacked": low > 0,
         "why": "" if low > 0 else doubt,
         "rounds": taken.user_attrs["rounds"],
-        "trials": len(finished),
+        "trials": len(tried),
         "inner_loss": taken.value,
         "inner_calibrated": float(log_loss(folds.y, expit(folds.base)).mean()),
         "params": taken.params,
@@ -168,7 +185,3 @@ def best_config(study, folds, patients, trials):
 
 def _low(folds, gain, patients):
     return patient_bootstrap(gain, patients, seed=folds.seed, level=folds.config.confidence)[0]
-
-
-def _finished(study):
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -6,10 +6,11 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
-from stage2_stack.boost import boosted_logit, fit_booster, gain_share, make_dataset
-from stage2_stack.tune import FIRST
+from stage2_stack.boost import FIXED, Bins, boosted_logit, fit_booster, gain_share, relabel
+from stage2_stack.space import FIRST
 
 NAMES = ("any_z-1", "any_smooth2.5mm", "tilt_deg", "blood_share")
+ALL = np.arange(len(NAMES))
 
 
 def problem(seed=0, n=600):
@@ -23,15 +24,16 @@ def problem(seed=0, n=600):
 
 
 def fit(X, y, base, rounds=20, seed=1, threads=1, valid=None, **params):
-    data = make_dataset(X, y, base, NAMES)
-    valid = None if valid is None else make_dataset(*valid, NAMES, reference=data)
+    bins = Bins(X if valid is None else np.vstack([X, valid[0]]), NAMES)
+    data = bins.rows(ALL, np.arange(len(X)), y, base)
+    valid = () if valid is None else [bins.rows(ALL, np.arange(len(X), len(bins.X)), *valid[1:])]
     return fit_booster(data, FIRST | params, rounds, seed, threads, valid)
 
 
 def test_it_learns_what_the_base_does_not_know():
     X, y, base = problem(0)
-    booster, curve = fit(X, y, base, rounds=60)
-    assert curve is None
+    booster, curves = fit(X, y, base, rounds=60)
+    assert len(curves) == 0
     X, y, base = problem(1)
     assert log_loss(y, expit(boosted_logit(booster, X, base))) < log_loss(y, expit(base)) - 0.03
     above = boosted_logit(booster, np.float32([[2, 0, 0, 0], [-2, 0, 0, 0]]), np.zeros(2))
@@ -58,12 +60,17 @@ def test_the_base_is_added_exactly_once():
 
 def test_the_curve_is_the_log_loss_of_the_valid_rows_after_each_round():
     X, y, base = problem(4)
-    booster, curve = fit(X[:400], y[:400], base[:400], rounds=15, valid=(X[400:], y[400:], base[400:]))
-    assert curve.shape == (15,)
+    booster, curves = fit(X[:400], y[:400], base[:400], rounds=15, valid=(X[400:], y[400:], base[400:]))
+    assert curves.shape == (1, 15)
     for rounds in (1, 7, 15):
         p = expit(base[400:] + booster.predict(X[400:], raw_score=True, num_iteration=rounds))
-        assert curve[rounds - 1] == pytest.approx(log_loss(y[400:], p), abs=1e-6)
-    shorter, _ = fit(X[:400], y[:400], base[:400], rounds=7)  # fewer rounds are the beginning of more
+        assert curves[0, rounds - 1] == pytest.approx(log_loss(y[400:], p), abs=1e-6)
+    np.testing.assert_array_equal(
+        boosted_logit(booster, X, base, rounds=7), base + booster.predict(X, raw_score=True, num_iteration=7)
+    )
+    shorter, _ = fit(
+        X[:400], y[:400], base[:400], rounds=7, valid=(X[400:], y[400:], base[400:])
+    )  # fewer rounds are the beginning of more
     assert boosted_logit(shorter, X, base) == pytest.approx(
         base + booster.predict(X, raw_score=True, num_iteration=7), abs=1e-12
     )
@@ -102,7 +109,7 @@ def test_the_text_model_round_trips_exactly(tmp_path):
 
 def test_min_data_in_leaf_can_be_lowered_on_a_dataset_that_is_built():
     X, y, base = problem(9)
-    data = make_dataset(X, y, base, NAMES)
+    data = Bins(X, NAMES).rows(ALL, np.arange(len(X)), y, base)
     few, _ = fit_booster(data, FIRST | {"min_data_in_leaf": 100}, 5, 1, 1)
     many, _ = fit_booster(data, FIRST | {"min_data_in_leaf": 2, "num_leaves": 31}, 5, 1, 1)
     fresh, _ = fit(X, y, base, rounds=5, min_data_in_leaf=2, num_leaves=31)
@@ -133,3 +140,30 @@ def test_gain_share():
     assert share.shape == (4,) and share.sum() == pytest.approx(1) and share.argmax() == 0 and share[0] > 0.5
     nothing = gain_share(fit(np.zeros_like(X), y, base)[0])
     assert nothing.tolist() == [0, 0, 0, 0]
+
+
+def test_binned_once_is_as_binned_for_each_label_and_fold():
+    X, y, base = problem(11)
+    bins, other = Bins(X, NAMES), 1 - y
+    whole = lgb.Dataset(X, label=y, init_score=base, feature_name=list(NAMES), params=FIXED)
+    plain, _ = fit_booster(whole, FIRST, 8, 1, 1)
+    shared, _ = fit_booster(bins.rows(ALL, np.arange(600), y, base), FIRST, 8, 1, 1)
+    np.testing.assert_array_equal(boosted_logit(plain, X, base), boosted_logit(shared, X, base))
+    rows = np.flatnonzero(np.arange(600) % 3 != 1)
+    fold = bins.rows(ALL, rows, other[rows], base[rows])
+    fit_booster(fold, FIRST, 3, 1, 1)
+    again, _ = fit_booster(relabel(fold, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
+    first, _ = fit_booster(Bins(X, NAMES).rows(ALL, rows, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
+    assert again.model_to_string() == first.model_to_string()
+
+
+def test_columns_are_binned_alone_and_rows_cannot_be_told_from_labels():
+    X, y, base = problem(12)
+    bins, two = Bins(X, NAMES), np.array([0, 2])
+    data = bins.rows(two, np.arange(300), y[:300], base[:300])
+    booster, _ = fit_booster(data, FIRST, 5, 1, 1)
+    assert booster.feature_name() == ["any_z-1", "tilt_deg"]
+    flipped = np.where(np.arange(600) < 300, y, 1 - y)  # the labels of rows that it does not learn from
+    other, _ = fit_booster(Bins(X, NAMES).rows(two, np.arange(300), flipped[:300], base[:300]), FIRST, 5, 1, 1)
+    assert other.model_to_string() == booster.model_to_string()
+    np.testing.assert_array_equal(bins.values(two, [5, 1]), X[[5, 1]][:, two])

@@ -65,7 +65,7 @@ def test_a_run_leaves_exactly_these_files(finished):
     expected |= {f"stage2/features/{name}" for name in ("names.json", "test.npy", "train.npy")}
     tables = ("calibrated", "calibrated_test", "importances", "oof", "test")
     expected |= {f"stage2/{name}.parquet" for name in tables}
-    expected |= {f"stage2/{name}.json" for name in ("calibration", "configs", "scores")}
+    expected |= {f"stage2/{name}.json" for name in ("blend", "calibration", "configs", "scores")}
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     more = {name for name in found if name.startswith(("stage2/tune/", "stage2/boosters/"))}
     assert {name for name in found - more if not name.startswith("pixels/")} == {
@@ -158,6 +158,54 @@ def test_more_trials_continue_the_same_studies(copy, capsys):
     assert "stage2.trials: 3 -> 4" in out and "4 trials" in out
     assert journal.read_text().startswith(before) and len(journal.read_text()) > len(before)
     assert yaml.safe_load((copy / "recipe.yaml").read_text())["stage2"]["trials"] == 4
+
+
+def test_tuning_ends_when_its_time_is_up(copy, capsys):
+    assert run.main(["tune", f"--run={copy}", "--trials=300", "--timeout=1", "--workers=1"]) == 0
+    assert "the time was up in" in capsys.readouterr().out
+    receipt = json.loads((copy / "receipts/tune.json").read_text())
+    assert receipt["not_repeatable"] == ["tune --timeout=1"]
+    configs = json.loads((copy / "stage2/configs.json").read_text())
+    tried = [found["trials"] for folds in configs.values() for found in folds if found["trials"]]
+    assert tried and max(tried) < 300 and min(tried) >= 3  # those of before are kept
+    assert not list((copy / "stage2/tune").glob("*.now"))
+
+
+def test_what_is_kept_of_stage_two_is_what_it_says(finished):
+    """Booster, calibrations and weights on disk give the out-of-fold probabilities, and the ladder is of these tables."""
+    import lightgbm as lgb
+
+    from ct.metrics import weighted_log_loss
+    from stage2_stack.calibrate import Platt
+
+    blends = json.loads((finished / "stage2/blend.json").read_text())
+    names = list(json.loads((finished / "stage2/features/names.json").read_text()))
+    slices, oof = read_table(finished / "slices.parquet"), read_table(finished / "stage2/oof.parquet")
+    fold = read_table(finished / "folds.parquet")["fold"].reindex(oof.index).to_numpy()
+    X, checked = read_array(finished / "stage2/features/train.npy"), 0
+    y, known = slices.loc[oof.index, list(LABELS)].to_numpy(np.float64), slices.loc[oof.index, LABELS[0]].notna().to_numpy()
+    calibration = json.loads((finished / "stage2/calibration.json").read_text())
+    for label in LABELS:
+        for k, blend in enumerate(blends[label]):
+            raw = X[fold == k, names.index(label)]
+            start = Platt(**calibration[label][k]).logit(raw)
+            said = {"raw": raw}
+            if "lightgbm" in blend["weights"]:
+                booster = lgb.Booster(model_file=finished / f"stage2/boosters/lightgbm-{label}-fold{k}-seed0.txt")
+                columns = [names.index(name) for name in booster.feature_name()]
+                said["lightgbm"] = start + booster.predict(X[fold == k][:, columns], raw_score=True)
+                checked += 1
+            parts = [w * Platt(**blend["calibrations"][name]).logit(said[name]) for name, w in blend["weights"].items()]
+            logits = sum(parts) if blend["last"] is None else Platt(**blend["last"]).logit(sum(parts))
+            p = 1 / (1 + np.exp(-logits))
+            p = np.maximum(p, oof.loc[fold == k, list(LABELS[1:])].max(axis=1)) if label == "any" else p
+            np.testing.assert_allclose(oof.loc[fold == k, label], p, rtol=1e-12)
+    assert checked
+    rungs = json.loads((finished / "stage2/scores.json").read_text())["ladder"]
+    assert [rung["component"] for rung in rungs] == ["raw", "lightgbm", "blend"]
+    calibrated = read_table(finished / "stage2/calibrated.parquet").to_numpy()
+    for rung, table in ((rungs[0], calibrated), (rungs[2], oof.to_numpy())):
+        assert rung["loss"]["weighted"] == pytest.approx(weighted_log_loss(y[known], table[known]), rel=1e-12)
 
 
 def test_stage_one_alone_makes_its_own_submission(copy, capsys):

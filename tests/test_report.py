@@ -151,6 +151,7 @@ def make_stage_two(rng, run, train, test):
     scores = {"rows": len(y), "patients": len(set(patients)), "models": cnns}
     scores |= {"calibrated": metrics.score_table(y, made["calibrated"]), "stage_two": metrics.score_table(y, made["oof"])}
     scores |= {"gain": metrics.compare(y, made["calibrated"], made["oof"], patients)}
+    scores["ladder"] = [make_rung(name, scores, part) for name, part in (("CNNs", "calibrated"), ("blend", "stage_two"))]
     rundir.write_json(run.stage2 / "scores.json", scores)
     names = [f"{label}_{place}" for label in LABELS for place in ("z-2", "z-1", "z+0", "z+1", "z+2", "study_max")]
     shares = pd.DataFrame(rng.dirichlet(np.full(len(names), 0.3), len(LABELS)).T, names, list(LABELS)).rename_axis("feature")
@@ -160,6 +161,15 @@ def make_stage_two(rng, run, train, test):
     configs["epidural"] = [{"fold": k, "stacked": False, "why": why, "rounds": 0} for k in range(FOLDS)]
     configs["subdural"][1] |= {"stacked": False, "why": "calibrated stage one was as good on the inner folds"}
     rundir.write_json(run.stage2 / "configs.json", configs)
+
+
+def make_rung(name, scores, part):
+    """A rung of the ladder."""
+    names = ("weighted", *LABELS)
+    nothing = dict.fromkeys(names, {"gain": 0.0, "low": 0.0, "high": 0.0})
+    gain = nothing if part == "calibrated" else scores["gain"]
+    loss = {label: scores[part][label]["loss"] for label in names}
+    return {"component": name.lower(), "name": name, "tuned_on": f"what {name} needs", "loss": loss, "gain": gain}
 
 
 class Page(html.parser.HTMLParser):
@@ -288,6 +298,35 @@ def test_the_table_says_what_the_scores_say(run):
             assert row[6:8] == [f"{s['auc']:.4f}" if s["auc"] is not None else "undefined" for s in (before, after)]
             assert row[8] == str(after["positives"])
     assert page.row("epidural")[6:8] == ["undefined", "undefined"]
+
+
+def test_the_ladder_has_a_row_for_each_component(run):
+    """Losses per label and weighted, the gain with its interval, and what it was tuned on; a run without one has no table."""
+    _, page = page_of(run)
+    scores = rundir.read_json(run.stage2 / "scores.json")
+    for name, part in (("CNNs", "calibrated"), ("blend", "stage_two")):
+        row = page.row(name)
+        assert row[1] == f"{scores[part]['weighted']['loss']:.4f}" and row[-1] == f"what {name} needs"
+        assert row[4:-1] == [f"{scores[part][label]['loss']:.4f}" for label in LABELS]
+    gain = scores["gain"]["weighted"]
+    assert page.row("blend")[2:4] == [signed(gain["gain"]), f"{signed(gain['low'])} to {signed(gain['high'])}"]
+    del scores["ladder"]
+    rundir.write_json(run.stage2 / "scores.json", scores)
+    assert not any(row[:1] == ["blend"] for row in page_of(run)[1].rows)
+
+
+def test_the_blend_says_why_a_label_is_not_stacked(run):
+    """It decides; what tuning thought of one component does not count."""
+    scores = rundir.read_json(run.stage2 / "scores.json")
+    facts = {label: [{"fold": k, "stacked": label != "any", "why": "in doubt"} for k in range(FOLDS)] for label in LABELS}
+    rundir.write_json(run.stage2 / "scores.json", {**scores, "blend": facts})
+    notes = [" ".join(row[0].split()) for row in page_of(run)[1].rows if len(row) == 1]
+    assert notes == ["any: not stacked: in doubt"]
+
+
+def test_of_a_database_only_the_kind_is_shown():
+    recipe = {"stage2": {"storage": "postgresql://me:secret@host/db"}}
+    assert read.without_paths(recipe) == {"stage2": {"storage": "postgresql://…"}}
 
 
 def test_each_cnn_has_its_scores(run):

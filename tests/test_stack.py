@@ -1,87 +1,192 @@
-"""The stackers of one label: stacker k knows nothing of fold k's labels, and reads its own fold's test opinions alone."""
+"""Stage two as a whole: stacker k knows nothing of fold k's labels, and reads its own fold's test opinions alone."""
 
 import numpy as np
 import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
+from ct.labels import LABELS, SUBTYPES, WEIGHTS
+from ct.metrics import log_loss as loss_of
+from pipeline.stacking import ladder
 from stage2_stack.calibrate import cross_fit
 from stage2_stack.config import StackConfig
-from stage2_stack.stack import fit_stack
-from stage2_stack.tune import FIRST
+from stage2_stack.space import FIRST
+from stage2_stack.stack import Rows, fit_stack
 
 K = 3
-NAMES = ["subdural", "any", "any_z+1", "tilt_deg"]
+KINDS = ("", "_smooth_best", "_chain", "_z+1")
+NAMES = [*(f"{label}{kind}" for kind in KINDS for label in LABELS), "tilt_deg"]
 STACKED = {"stacked": True, "params": FIRST | {"feature_fraction": 1.0}, "rounds": 15}
 LEFT = {"stacked": False, "params": {}, "rounds": 0}
+CONFIGS = {label: [STACKED] * K for label in LABELS}
 
 
-@pytest.fixture
+def make_case(seed=0, n=600, shuffled=False):
+    """Rows of which the neighbour tells more than the slice itself; test rows as each fold's CNNs see them.
+
+    shuffled: labels are those of another patient, so that nothing tells them
+    """
+    rng = np.random.default_rng(seed)
+    subtypes = rng.random((n // 4, 5)) < (0.15, 0.3, 0.2, 0.3, 0.3)
+    y = np.repeat(np.column_stack([subtypes.any(axis=1), subtypes]), 4, axis=0).astype(float)
+    X, test_X = (rng.normal(size=shape).astype(np.float32) for shape in ((n, len(NAMES)), (K, 8, len(NAMES))))
+    for i, strength in enumerate((1.0, 1.2, 1.4, 2.0)):
+        X[:, 6 * i : 6 * i + 6] += strength * y
+    patients = np.repeat(np.arange(n // 4), 4)
+    if shuffled:
+        y = np.repeat(y[::4][rng.permutation(n // 4)], 4, axis=0)
+    return Rows(X, y, rng.permutation(np.arange(n // 4) % K)[patients], patients, NAMES), test_X
+
+
+@pytest.fixture(scope="module")
 def case():
-    """Rows of which the neighbour tells more than the slice itself; test rows as each fold's CNNs see them."""
-    rng = np.random.default_rng(0)
-    y = (rng.random(600) < 0.3).astype(float)
-    X, test_X = rng.normal(size=(600, 4)).astype(np.float32), rng.normal(size=(K, 8, 4)).astype(np.float32)
-    X[:, 1] += y
-    X[:, 2] += 2 * y
-    return X, y, np.repeat(np.arange(K), 200), test_X
+    return make_case()
 
 
-def stack(case, configs=(STACKED,) * K, y=None, test_X=None):
-    X, own_y, fold, own_test = case
-    test_X = own_test if test_X is None else test_X
-    return fit_stack(X, own_y if y is None else y, fold, test_X, NAMES, "any", configs, StackConfig(threads=1), 0)
+def stack(case, configs=CONFIGS, y=None, test_X=None, seed=0, **config):
+    rows, own_test = case
+    rows = rows if y is None else Rows(rows.X, y, rows.fold, rows.patients, rows.names)
+    settings = StackConfig(**{"threads": 1, "max_rounds": 10, **config})
+    return fit_stack(rows, own_test if test_X is None else test_X, configs, settings, seed)
 
 
-def test_it_beats_the_calibrated_stage_one(case):
-    found, y = stack(case), case[1]
-    base, platts = cross_fit(case[0][:, 1], y, case[2], K)
-    np.testing.assert_array_equal(found.calibrated, expit(base))
-    assert found.platts == platts and sorted(found.boosters) == [0, 1, 2]
-    assert log_loss(y, found.oof) < log_loss(y, found.calibrated) - 0.05
-    assert found.gain.sum() == pytest.approx(1) and found.gain.argmax() == 2
-    assert found.gain[0] == found.gain[3] == 0  # out of the scope "context"
-    assert found.oof.shape == (600,) and found.test.shape == found.calibrated_test.shape == (K, 8)
+@pytest.fixture(scope="module")
+def whole(case):
+    return stack(case)
 
 
-@pytest.mark.parametrize("k", range(K))
-def test_labels_of_a_fold_never_reach_its_scores_nor_its_stacker(case, k):
-    _, y, fold, _ = case
-    before, after = stack(case), stack(case, y=np.where(fold == k, 1 - y, y))
-    for name in ("oof", "calibrated"):
-        one, two = getattr(before, name), getattr(after, name)
-        np.testing.assert_array_equal(one[fold == k], two[fold == k])
-        assert (one[fold != k] != two[fold != k]).mean() > 0.9  # the test would see a leak
-    np.testing.assert_array_equal(before.test[k], after.test[k])
-    np.testing.assert_array_equal(before.calibrated_test[k], after.calibrated_test[k])
+def test_it_beats_the_calibrated_stage_one(case, whole):
+    rows, _ = case
+    for j, label in enumerate(LABELS):
+        found = whole[label]
+        base, platts = cross_fit(rows.X[:, NAMES.index(label)], rows.y[:, j], rows.fold, K)
+        np.testing.assert_array_equal(found.calibrated, expit(base))
+        assert [blend.platts["raw"] for blend in found.blends] == platts
+        assert log_loss(rows.y[:, j], found.oof) < log_loss(rows.y[:, j], found.calibrated) - 0.05
+        assert found.oof.shape == (600,) and found.test.shape == found.calibrated_test.shape == (K, 8)
+        assert set(found.rungs) == {"raw", "smooth", "chain", "lightgbm", "pooled"}
+        assert NAMES[found.gain.argmax()].endswith("_z+1")
+        assert 0.2 < found.gain.sum() <= 1 + 1e-9  # finished subtypes and `other_1` are no feature of X
+        for name, kind in (("raw", ""), ("smooth", "_smooth_best"), ("chain", "_chain")):
+            alone, _ = cross_fit(rows.X[:, NAMES.index(label + kind)], rows.y[:, j], rows.fold, K)
+            np.testing.assert_array_equal(found.rungs[name], expit(alone))
+    files = {name for found in whole.values() for name in found.boosters}
+    assert "lightgbm-epidural-fold0-seed0" in files and "pooled-fold2-seed0" in files and "pooled-any-fold1-seed0" in files
 
 
-@pytest.mark.parametrize("k", range(K))
-def test_stacker_k_reads_the_opinions_of_fold_k_alone(case, k):
-    other = case[3].copy()
-    other[k] += 1
-    before, after = stack(case), stack(case, test_X=other)
-    for name in ("test", "calibrated_test"):
-        changed = (getattr(before, name) != getattr(after, name)).any(axis=1)
-        assert changed.tolist() == [fold == k for fold in range(K)]
-    np.testing.assert_array_equal(before.oof, after.oof)
+def test_any_is_at_least_the_largest_subtype_where_asked(case, whole):
+    largest = np.max([whole[label].oof for label in SUBTYPES], axis=0)
+    assert (whole["any"].oof >= largest).all()
+    plain = stack(case, any_at_least_largest=False)
+    assert (plain["any"].oof < largest).any()
+    np.testing.assert_array_equal(whole["any"].oof, np.maximum(plain["any"].oof, largest))
+    on_test = np.max([whole[label].test for label in SUBTYPES], axis=0)
+    np.testing.assert_array_equal(whole["any"].test, np.maximum(plain["any"].test, on_test))
+    for label in SUBTYPES:
+        np.testing.assert_array_equal(whole[label].oof, plain[label].oof)
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_labels_of_a_fold_never_reach_its_scores_nor_its_stacker(case, whole, k):
+    rows, _ = case
+    held = rows.fold == k
+    after = stack(case, y=np.where(held[:, None], 1 - rows.y, rows.y))
+    for label in LABELS:
+        one, two = whole[label], after[label]
+        assert one.blends[k] == two.blends[k]
+        for name in ("oof", "calibrated"):
+            np.testing.assert_array_equal(getattr(one, name)[held], getattr(two, name)[held])
+            assert (getattr(one, name)[~held] != getattr(two, name)[~held]).mean() > 0.9  # the test would see a leak
+        for name, alone in one.rungs.items():
+            np.testing.assert_array_equal(alone[held], two.rungs[name][held])
+        np.testing.assert_array_equal(one.test[k], two.test[k])
+        np.testing.assert_array_equal(one.calibrated_test[k], two.calibrated_test[k])
+
+
+def test_stacker_k_reads_the_opinions_of_fold_k_alone(case, whole):
+    other = case[1].copy()
+    other[1] += 1
+    after = stack(case, test_X=other)
+    for label in LABELS:
+        for name in ("test", "calibrated_test"):
+            changed = (getattr(whole[label], name) != getattr(after[label], name)).any(axis=1)
+            assert changed.tolist() == [False, True, False]
+        np.testing.assert_array_equal(whole[label].oof, after[label].oof)
 
 
 def test_a_fold_that_is_not_stacked_gets_the_calibrated_stage_one(case):
-    found, fold = stack(case, (STACKED, LEFT, STACKED)), case[2]
-    whole = stack(case)
-    np.testing.assert_array_equal(found.oof[fold == 1], found.calibrated[fold == 1])
+    rows, _ = case
+    components = {"components": ("raw", "lightgbm"), "any_at_least_largest": False}
+    before = stack(case, **components)
+    after = stack(case, {**CONFIGS, "subdural": [STACKED, LEFT, STACKED]}, **components)
+    found = after["subdural"]
+    np.testing.assert_array_equal(found.oof[rows.fold == 1], found.calibrated[rows.fold == 1])
     np.testing.assert_array_equal(found.test[1], found.calibrated_test[1])
-    np.testing.assert_array_equal(found.oof[fold != 1], whole.oof[fold != 1])
-    assert sorted(found.boosters) == [0, 2]
+    np.testing.assert_array_equal(found.oof[rows.fold != 1], before["subdural"].oof[rows.fold != 1])
+    assert sorted(found.boosters) == ["lightgbm-subdural-fold0-seed0", "lightgbm-subdural-fold2-seed0"]
+    assert found.blends[1].why and not found.blends[0].why
+
+
+def test_a_label_with_positives_in_few_patients_keeps_the_calibrated_stage_one(case):
+    rows, _ = case
+    y = rows.y.copy()
+    y[rows.patients > 4, 1] = 0
+    found = stack(case, y=y, positive_patients=6, any_at_least_largest=False)["epidural"]
+    np.testing.assert_array_equal(found.oof, found.calibrated)
+    assert all("the training folds" in blend.why for blend in found.blends) and not found.boosters
 
 
 def test_unlabelled_rows_are_predicted_but_not_learned_from(case):
-    X, y, fold, test_X = case
+    rows, _ = case
     lost = np.arange(600) % 7 == 0
-    y = np.where(lost, np.nan, y)
+    y = np.where(lost[:, None] & (np.arange(6) == 2), np.nan, rows.y)  # they lack one label, and count for none
     found = stack(case, y=y)
-    assert np.isfinite(found.oof).all()
-    kept = fit_stack(X[~lost], y[~lost], fold[~lost], test_X, NAMES, "any", (STACKED,) * K, StackConfig(), 0)
-    np.testing.assert_array_equal(found.oof[~lost], kept.oof)
-    np.testing.assert_array_equal(found.test, kept.test)
+    assert all(np.isfinite(found[label].oof).all() for label in LABELS)
+    for k in range(K):  # bagging takes four of five
+        root = found["any"].boosters[f"lightgbm-any-fold{k}-seed0"].dump_model(num_iteration=1)["tree_info"][0]
+        expected = 0.8 * ((rows.fold != k) & ~lost).sum()
+        assert root["tree_structure"]["internal_count"] == pytest.approx(expected, rel=0.02)
+    base, _ = cross_fit(rows.X[:, NAMES.index("any")], np.where(lost, np.nan, rows.y[:, 0]), rows.fold, K)
+    np.testing.assert_array_equal(found["any"].calibrated, expit(base))
+
+
+def test_the_ladder_is_of_the_tables(case, whole):
+    rows, _ = case
+    known = np.arange(600) % 5 > 0
+    rungs = ladder(whole, rows.y, known, rows.patients, 0)
+    assert [rung["component"] for rung in rungs] == ["raw", "smooth", "chain", "lightgbm", "pooled", "blend"]
+    for rung in rungs:
+        part = rung["component"]
+        said = [whole[label].oof if part == "blend" else whole[label].rungs[part] for label in LABELS]
+        losses = loss_of(rows.y[known], np.column_stack(said)[known]).mean(axis=0)
+        assert list(rung["loss"].values()) == pytest.approx([losses @ WEIGHTS, *losses])
+        for name, loss in rung["loss"].items():
+            gain = rung["gain"][name]
+            assert gain["gain"] == pytest.approx(rungs[0]["loss"][name] - loss)
+            assert gain["low"] <= gain["gain"] <= gain["high"] and rung["tuned_on"]
+    assert rungs[0]["gain"]["weighted"] == {"gain": 0, "low": 0, "high": 0}
+    losses = [rung["loss"]["weighted"] for rung in rungs]
+    assert losses[0] > losses[1] > losses[2] > losses[3] > losses[5] == min(losses)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_labels_shuffled_by_study_leave_nothing_to_gain(seed):
+    """An alarm for leaks: what is reported of labels that nothing tells is not below the base rate's loss."""
+    rows, test_X = make_case(seed, shuffled=True)
+    found = stack((rows, test_X), any_at_least_largest=False)
+    for j, label in enumerate(LABELS):
+        y = rows.y[:, j]
+        base = log_loss(y, np.full(600, y.mean()))
+        assert all(log_loss(y, said) > base - 0.01 for said in (found[label].oof, *found[label].rungs.values())), label
+        assert sum(blend.last is not None for blend in found[label].blends) <= 1
+
+
+def test_the_same_seed_gives_the_same_bytes(case, whole):
+    again, other = stack(case), stack(case, seed=1)
+    for label in LABELS:
+        for name in ("oof", "test", "calibrated", "nested"):
+            assert getattr(again[label], name).tobytes() == getattr(whole[label], name).tobytes()
+        assert {n: b.model_to_string() for n, b in again[label].boosters.items()} == {
+            n: b.model_to_string() for n, b in whole[label].boosters.items()
+        }
+    assert (other["any"].oof != whole["any"].oof).any()

@@ -15,10 +15,12 @@ from ct.labels import LABELS
 from ct.metrics import patient_bootstrap
 from ct.rundir import RunDir, write_array, write_json, write_table
 from features.neighbours import neighbour_features
-from pipeline.tuning import tune_one
+from pipeline.tuning import open_shared, tune_one
+from stage2_stack.boost import Bins
 from stage2_stack.calibrate import fit_platt
 from stage2_stack.config import StackConfig
-from stage2_stack.tune import FIRST, SPACE, InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
+from stage2_stack.space import FIRST, RARE, SPACE, space_of
+from stage2_stack.tune import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 NAN = np.nan
@@ -46,21 +48,29 @@ def scrolling(seed, permuted=False, studies=60, slices=20, k=4):
     return X, y, fold, table["patient_id"].to_numpy(object), ["any", *names]
 
 
+def inner_of(X, y, fold, names, config, seed=0):
+    return InnerFolds(Bins(X, names), np.arange(len(y)), y, fold, "any", config, seed)
+
+
 def make_folds(seed=0, permuted=False, **config):
     X, y, fold, patients, names = scrolling(seed, permuted)
-    return InnerFolds(X, y, fold, names, "any", StackConfig(threads=1, **config), seed), patients
+    return inner_of(X, y, fold, names, StackConfig(threads=1, **config), seed), patients
 
 
 class MadeUp:
     """Folds whose loss is a function of the settings alone; counts how often it is asked."""
 
     def __init__(self):
-        self.asked = 0
+        self.asked = self.folds = 0
 
-    def evaluate(self, params):
+    def evaluate(self, params, report=None):
         self.asked += 1
         loss = 0.3 + 0.1 * np.log(params["learning_rate"] / 0.07) ** 2 + 0.05 * (params["feature_fraction"] - 0.7) ** 2
-        return float(loss + 0.001 * params["num_leaves"]), params["num_leaves"] + 1
+        loss = float(loss + 0.001 * params["num_leaves"])
+        for step in (1, 2, 3):
+            self.folds += 1
+            report(step, loss + step)  # the folds differ in how hard they are
+        return loss, params["num_leaves"] + 1
 
 
 def open_study(path):
@@ -69,7 +79,8 @@ def open_study(path):
 
 
 def finished(study):
-    return [(t.params, t.value, t.user_attrs) for t in study.get_trials(states=(TrialState.COMPLETE,))]
+    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [(t.params, t.value, t.user_attrs, t.intermediate_values) for t in ended]
 
 
 # --- neighbours help where they should
@@ -97,7 +108,7 @@ def test_with_slices_permuted_inside_studies_there_is_nothing_to_find(seed):
 def test_the_base_is_cross_fitted():
     X, y, fold, _, names = scrolling(2)
     X = np.column_stack([np.random.default_rng(0).normal(size=len(y)).astype(np.float32), X])  # "any" need not come first
-    raw, folds = X[:, 1], InnerFolds(X, y, fold, ["subdural", *names], "any", StackConfig(), 0)
+    raw, folds = X[:, 1], inner_of(X, y, fold, ["subdural", *names], StackConfig())
     for k in range(4):
         expected = fit_platt(raw[fold != k], y[fold != k]).logit(raw[fold == k])
         np.testing.assert_array_equal(folds.base[fold == k], expected)
@@ -120,7 +131,7 @@ def test_labels_of_an_inner_fold_do_not_reach_its_own_predictions():
     flipped = np.where(fold == 1, 1 - y, y)
     losses = []
     for labels in (y, flipped):
-        folds = InnerFolds(X, labels, fold, names, "any", StackConfig(), 0)
+        folds = inner_of(X, labels, fold, names, StackConfig())
         gain = folds.gain(FIRST, 10)
         p = expit(folds.base)
         own = -(labels * np.log(p) + (1 - labels) * np.log1p(-p)) - gain  # the stacker's loss of each row
@@ -133,10 +144,8 @@ def test_a_configuration_sees_the_features_in_its_scope_alone():
     X, y, fold, _, names = scrolling(5)
     rng = np.random.default_rng(0)
     telling = (y[:, None] + rng.normal(0, 0.1, (len(y), 2))).astype(np.float32)  # of another label, and of the geometry
-    folds = InnerFolds(
-        np.hstack([X, telling]), y, fold, [*names, "subdural_z+1", "tilt_deg"], "any", StackConfig(max_rounds=9), 0
-    )
-    without = InnerFolds(X, y, fold, names, "any", StackConfig(max_rounds=9), 0)
+    folds = inner_of(np.hstack([X, telling]), y, fold, [*names, "subdural_z+1", "tilt_deg"], StackConfig(max_rounds=9))
+    without = inner_of(X, y, fold, names, StackConfig(max_rounds=9))
     losses = {
         scope: folds.evaluate(FIRST | {"scope": scope, "feature_fraction": 1.0})[0] for scope in ("context", "study", "all")
     }
@@ -187,8 +196,9 @@ def test_trials_stay_inside_the_space_and_start_with_a_fair_guess(tmp_path):
     run_trials(study, MadeUp(), 8, seed=5)
     trials = finished(study)
     assert len(trials) == 8 and trials[0][0] == FIRST and set(FIRST) == set(SPACE)
-    for params, _, attrs in trials:
-        assert attrs["rounds"] == params["num_leaves"] + 1
+    for params, loss, attrs, steps in trials:
+        assert attrs.get("rounds") == (params["num_leaves"] + 1 if len(steps) == 3 else None)
+        assert list(steps.values()) == pytest.approx([loss + n for n in (1, 2, 3)] if len(steps) == 3 else [loss])
         for name, distribution in SPACE.items():
             allowed = getattr(distribution, "choices", None)
             assert params[name] in allowed if allowed else distribution.low <= params[name] <= distribution.high
@@ -226,10 +236,10 @@ def test_an_interrupted_study_ends_with_the_same_trials(tmp_path, unbroken, afte
 
 def test_an_error_inside_a_trial_leaves_one_that_is_run_again(tmp_path, unbroken):
     class Dies(MadeUp):
-        def evaluate(self, params):
+        def evaluate(self, params, report=None):
             if self.asked == 3:
                 raise MemoryError
-            return super().evaluate(params)
+            return super().evaluate(params, report)
 
     with pytest.raises(MemoryError):
         run_trials(open_study(tmp_path / "j"), Dies(), 9, seed=5)
@@ -259,6 +269,44 @@ def test_progress_is_told_of_each_trial(tmp_path):
     assert [number for number, _ in told] == [1, 2, 3, 4]
     best = [value for _, value in told]
     assert best == sorted(best, reverse=True)
+
+
+def test_a_trial_that_is_clearly_worse_ends_after_the_first_fold(tmp_path):
+    study, folds = open_study(tmp_path / "j"), MadeUp()
+    run_trials(study, folds, 16, seed=5)
+    trials = study.get_trials()
+    pruned = [t for t in trials if t.state == TrialState.PRUNED]
+    assert pruned and all(list(t.intermediate_values) == [1] for t in pruned)  # a worse one is so from its first fold on
+    assert folds.folds == 48 - 2 * len(pruned)
+    assert [t.state for t in trials[:5]] == [TrialState.COMPLETE] * 5
+    first = [t.intermediate_values[1] for t in trials]
+    for number, trial in enumerate(trials):
+        assert (trial.state == TrialState.PRUNED) <= (first[number] > np.median(first[:number] or [9]))
+
+
+def test_no_trial_begins_after_the_deadline_but_the_first(tmp_path, unbroken):
+    study = open_study(tmp_path / "j")
+    run_trials(study, MadeUp(), 9, seed=5, deadline=0.0)
+    assert len(finished(study)) == 1
+    run_trials(study, MadeUp(), 9, seed=5)
+    assert (finished(study), study.best_params) == unbroken
+
+
+def test_a_database_serves_as_the_store(tmp_path, unbroken):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    for trials in (4, 9):  # the second call continues
+        study = open_shared(url, "any", {"seed": 5})
+        run_trials(study, MadeUp(), trials, seed=5, shared=True)
+    assert [t[:3] for t in finished(study)] == [t[:3] for t in unbroken[0]]
+    assert not finished(open_shared(url, "any", {"seed": 6}))  # other inputs: another study
+
+
+def test_the_rare_label_has_a_narrower_space():
+    assert space_of("epidural") is RARE and space_of("any") is SPACE and set(RARE) == set(SPACE)
+    for name, where in RARE.items():
+        choices = getattr(where, "choices", None)
+        assert FIRST[name] in choices if choices else where.low <= FIRST[name] <= where.high
+    assert RARE["num_leaves"].high < SPACE["num_leaves"].high and RARE["lambda_l2"].low > SPACE["lambda_l2"].low
 
 
 # --- the decision
@@ -305,8 +353,7 @@ def make_run(root, change=None):
 
 
 def spoil(X, labels, rows):
-    labels[rows, 0] = 1 - labels[rows, 0]
-    X[rows] = 9.0
+    labels[rows, 0] = 1 - labels[rows, 0]  # not X: the edges of the bins see the features of all rows
 
 
 def unlabel(X, labels, rows):

@@ -1,0 +1,58 @@
+"""One booster for the five subtypes: their rows one below the other, so that a rare label learns from the common ones.
+
+What a bleed looks like to a reader who scrolls differs little between subtypes: the run of high logits, its ends, what the
+rest of the study says. A row's own label comes first, under names that say nothing of which it is; then the other subtypes'
+logits, largest first; then `any`, the geometry, and five columns that tell the label.
+"""
+
+import numpy as np
+
+from ct.labels import SUBTYPES
+from features.build import scope_columns
+
+PARAMS = {
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 100,  # of five rows a slice
+    "feature_fraction": 0.3,
+    "bagging_fraction": 0.7,
+    "lambda_l2": 10.0,
+}
+OTHERS = tuple(f"other_{place}" for place in range(1, len(SUBTYPES)))
+
+
+def own_kinds(names):
+    """Return what follows the label in the names of a subtype's features, in their order: "", "_z-1", ..."""
+    first = SUBTYPES[0]
+    return [name.removeprefix(first) for name in names if name == first or name.startswith(f"{first}_")]
+
+
+def pooled_names(names):
+    """Return the names of the pooled features."""
+    shared = [names[i] for i in scope_columns(names, "any", "study")]
+    return [*(f"own{kind}" for kind in own_kinds(names)), *OTHERS, *shared, *(f"is_{label}" for label in SUBTYPES)]
+
+
+def pooled_matrix(X, names):
+    """Return the pooled features (5 * n, p) float32 of X (n, f), the subtypes one below the other in the order SUBTYPES."""
+    place = {name: i for i, name in enumerate(names)}
+    kinds, shared = own_kinds(names), scope_columns(names, "any", "study")
+    logits = X[:, [place[label] for label in SUBTYPES]]
+    made = np.empty((len(SUBTYPES), len(X), len(pooled_names(names))), np.float32)
+    for number, label in enumerate(SUBTYPES):
+        own = X[:, [place[label + kind] for kind in kinds]]
+        others = -np.sort(-np.delete(logits, number, axis=1), axis=1)  # NaN last
+        told = np.zeros((len(X), len(SUBTYPES)), np.float32)
+        told[:, number] = 1
+        made[number] = np.hstack([own, others, X[:, shared], told])
+    return made.reshape(-1, made.shape[2])
+
+
+def pooled_gain(gain, names, label):
+    """Return the pooled features' shares of the gain (p,) as shares of `names`, as they stand for one subtype: (f,)."""
+    place, found = {name: i for i, name in enumerate(names)}, np.zeros(len(names))
+    for name, share in zip(pooled_names(names), gain, strict=True):
+        own = label + name.removeprefix("own") if name.startswith("own") else name
+        if own in place:
+            found[place[own]] += share
+    return found
