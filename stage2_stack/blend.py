@@ -13,7 +13,7 @@ from scipy.special import expit
 from ct.metrics import log_loss, patient_bootstrap
 from stage2_stack.calibrate import Platt, fit_platt
 
-PULL = 20.0  # loss, summed over rows, that a squared distance of 1 from equal weights costs
+PULL = 5.0  # loss, summed over rows, that a squared distance of 1 from equal weights costs
 SMALLEST = 0.01  # a weight below it is 0
 
 

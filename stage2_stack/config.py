@@ -14,7 +14,7 @@ class StackConfig(Config):
 
     components: tuple[Literal[COMPONENTS], ...] = COMPONENTS  # what is blended; smooth and chain where the features have them
     seeds: int = Field(1, ge=1)  # boosters of one kind and fold, alike but for their seed, whose logits are averaged
-    any_at_least_largest: bool = True  # `any` is raised to the largest subtype where it lies below
+    any_at_least_largest: bool = False  # `any` is raised to the largest subtype; off: a subtype left to stage one pulls it up
     trials: int = Field(20, ge=1)  # optuna trials for each label and outer fold
     storage: str = ""  # optuna's store, as a database URL that several machines may share; empty: files in the run folder
     max_rounds: int = Field(200, ge=1)  # longest boosting that a trial looks at
