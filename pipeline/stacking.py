@@ -111,7 +111,7 @@ def _auc(score):
 
 
 RUNGS = {  # component -> what it is, and what was tuned on what, beside the calibration on the other folds
-    "raw": ("mean of the CNNs", "nothing more"),
+    "raw": ("mean of the CNNs", "nothing but its calibration"),
     "smooth": ("smoothed", "widths that served public solutions"),
     "chain": ("chain", "rates and temper on the other folds"),
     "lightgbm": ("LightGBM, a label each", "optuna on the other folds, each fold its own search"),
