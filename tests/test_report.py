@@ -305,14 +305,15 @@ def test_the_ladder_has_a_row_for_each_component(run):
     _, page = page_of(run)
     scores = rundir.read_json(run.stage2 / "scores.json")
     for name, part in (("CNNs", "calibrated"), ("blend", "stage_two")):
-        row = page.row(name)
-        assert row[1] == f"{scores[part]['weighted']['loss']:.4f}" and row[-1] == f"what {name} needs"
-        assert row[4:-1] == [f"{scores[part][label]['loss']:.4f}" for label in LABELS]
+        row = page.row(f"{name} tuned: what {name} needs")
+        assert row[1] == f"{scores[part]['weighted']['loss']:.4f}"
+        assert row[3:] == [f"{scores[part][label]['loss']:.4f}" for label in LABELS]
     gain = scores["gain"]["weighted"]
-    assert page.row("blend")[2:4] == [signed(gain["gain"]), f"{signed(gain['low'])} to {signed(gain['high'])}"]
+    blend = page.row("blend tuned: what blend needs")
+    assert blend[2] == f"{signed(gain['gain'])} {signed(gain['low'])} to {signed(gain['high'])}"
     del scores["ladder"]
     rundir.write_json(run.stage2 / "scores.json", scores)
-    assert not any(row[:1] == ["blend"] for row in page_of(run)[1].rows)
+    assert not any(row[0].startswith("blend tuned") for row in page_of(run)[1].rows)
 
 
 def test_the_blend_says_why_a_label_is_not_stacked(run):
