@@ -2,8 +2,9 @@
 
 A slice is positive or not. Along the slice normal the state changes at constant rates per mm, so that gaps and half steps
 count as what they are: over d mm the next state is drawn anew from the share of positives with probability 1 - exp(-rate d).
-Each slice's opinion weighs as its calibrated odds over the prior odds, to a power in [0, 1] (the temper): errors of one CNN on
-neighbouring slices are alike, and count for less than if they were independent. Forward-backward (Rabiner, Proc. IEEE 77(2),
+Each slice's opinion weighs as its calibrated odds over the prior odds; in what it tells its neighbours, to a power in [0, 1]
+(the temper): errors of one CNN on neighbouring slices are alike, and count for far less than if they were independent. On
+itself it counts in full: with a temper of 0 the chain is the calibrated opinion. Forward-backward (Rabiner, Proc. IEEE 77(2),
 1989), in odds, gives the exact posterior. A slice without an opinion says nothing, but has a posterior like any other.
 """
 
@@ -19,7 +20,7 @@ from features.series import by_place
 NEAREST_MM = 0.1  # slices nearer than this count as so far apart: two at one place may still have different labels
 USUAL_MM = 5.0  # distance of the pseudo-counts
 STRONGEST = 30.0  # logit beyond which an opinion says no more
-TEMPERS, FINER = (0.2, 0.4, 0.6, 0.8, 1.0), np.float32(0.1)  # tried first; then those so much below and above the best
+TEMPERS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # that are tried
 ROWS = 32_768  # walked at once, about
 
 
@@ -29,7 +30,7 @@ class Chain(NamedTuple):
     slope: float  # calibrated logit = slope * logit + intercept
     intercept: float
     prior: float  # logit of the share of positives among the slices it was fitted on
-    temper: float  # power of the likelihood ratio, [0, 1]
+    temper: float  # power of the likelihood ratio in what a slice tells the others, [0, 1]
     first: float  # probability that the lowest slice of a series is positive
     share: float  # of positives in the long run
     rate: float  # 1 / mm; 1 / rate is how far a slice's state is remembered
@@ -37,7 +38,7 @@ class Chain(NamedTuple):
     def evidence(self, logits):
         """Return the log likelihood ratio, float32, that raw logits stand for; 0 where there is none."""
         ratio = self.slope * np.asarray(logits, np.float64) + self.intercept - self.prior
-        return (self.temper * np.where(np.isnan(ratio), 0, np.clip(ratio, -STRONGEST, STRONGEST))).astype(np.float32)
+        return np.where(np.isnan(ratio), 0, np.clip(ratio, -STRONGEST, STRONGEST)).astype(np.float32)
 
 
 class Walk:
@@ -52,11 +53,17 @@ class Walk:
         chances = share * anew, 1 - (1 - share) * anew, 1 - share * anew, (1 - share) * anew
         self.rise, self.stay_1, self.stay_0, self.fall = (chance.astype(np.float32) for chance in chances)
 
-    def posterior(self, weight):
-        """Return the posterior odds (c, n) given likelihood ratios (c, n), both float32 and in the order of the walk.
+    def posterior(self, evidence, tempers):
+        """Return the posterior odds (c, n) given log likelihood ratios (c, n), both float32 and in the order of the walk, of
+        which the slices tell each other `tempers` (c,) times as much.
 
-        Nothing is subtracted here, so that float32 is precise enough; STRONGEST keeps it in range.
+        Nothing is subtracted from odds here, so that float32 is precise enough; STRONGEST keeps them in range.
         """
+        tempers = np.asarray(tempers, np.float32)[:, None]
+        return self._walk(np.exp(tempers * evidence)) * np.exp((1 - tempers) * evidence)
+
+    def _walk(self, weight):
+        """Return the posterior odds (c, n) given likelihood ratios (c, n)."""
         steps = list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
         found, later = np.empty_like(weight), np.ones_like(weight)
         for p, (start, end) in enumerate(steps):  # odds of the state given the slices up to here
@@ -97,7 +104,7 @@ def chain_logits(slices, logits, chains):
     found = np.empty(logits.shape, np.float32)
     for rows, walk in walks(slices, chains):
         evidence = np.stack([chain.evidence(x) for chain, x in zip(chains, logits[rows][walk.order].T, strict=True)])
-        found[rows][walk.order] = np.log(walk.posterior(np.exp(evidence))).T
+        found[rows][walk.order] = np.log(walk.posterior(evidence, [chain.temper for chain in chains])).T
     return found
 
 
@@ -129,7 +136,7 @@ def fit_chains(slices, logits, y):
         prior = logit(_share(labels))
         plain.append(Chain(*_calibration(x, labels, prior), prior, 1.0, _share(labels[lowest]), *_rates(slices, labels)))
     tempers = _best_tempers(slices, logits, y, plain)
-    return [chain._replace(temper=round(float(temper), 1)) for chain, temper in zip(plain, tempers, strict=True)]
+    return [chain._replace(temper=temper) for chain, temper in zip(plain, tempers, strict=True)]
 
 
 def _best_tempers(slices, logits, y, chains):
@@ -140,25 +147,15 @@ def _best_tempers(slices, logits, y, chains):
         labels = y[rows][walk.order].T
         ready.append((walk, evidence, labels == 1, ~np.isnan(labels)))
 
-    def loss(tempers):
+    def loss(temper):
         total = np.zeros(len(chains))
         for walk, evidence, positive, known in ready:
-            wrong = walk.posterior(np.exp(tempers[:, None] * evidence))  # odds of the other label than the true one
+            wrong = walk.posterior(evidence, np.full(len(chains), temper))  # odds of the other label than the true one
             np.divide(1, wrong, out=wrong, where=positive)
             total += np.log(1 + wrong).sum(axis=1, where=known, dtype=np.float64)
         return total
 
-    tried = [np.full(len(chains), temper, np.float32) for temper in TEMPERS]
-    losses = [loss(tempers) for tempers in tried]
-
-    def best():
-        return np.take_along_axis(np.array(tried), np.argmin(losses, axis=0)[None], axis=0)[0]
-
-    coarse = best()
-    for near in (coarse - FINER, np.minimum(coarse + FINER, 1)):
-        tried.append(near)
-        losses.append(loss(near))
-    return best()
+    return [TEMPERS[best] for best in np.argmin([loss(temper) for temper in TEMPERS], axis=0)]
 
 
 def _share(labels):
