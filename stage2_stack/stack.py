@@ -213,6 +213,8 @@ def _blend(case, label, opinions, k):
         return raw_alone(opinions["raw"].nested[k, fit], y[fit], why)
     said = {name: opinion.nested[k, fit] for name, opinion in opinions.items()}
     said = {name: logits for name, logits in said.items() if name == "raw" or not np.isnan(logits).all()}
+    if len(said) == 1 and (why := case.configs[label][k].get("why")):  # tuning has already said why there is no booster
+        return raw_alone(said["raw"], y[fit], why)
     blend = fit_blend(said, y[fit], case.rows.patients[fit], case.config.confidence, derive_seed(case.seed, "blend", label, k))
     return blend._replace(why=f"{blend.why}; {INSTEAD}") if blend.why else blend
 

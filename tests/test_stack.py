@@ -191,3 +191,11 @@ def test_the_same_seed_gives_the_same_bytes(case, whole):
             n: b.model_to_string() for n, b in whole[label].boosters.items()
         }
     assert (other["any"].oof != whole["any"].oof).any()
+
+
+def test_where_tuning_saw_no_use_in_the_only_booster_its_reason_stands(case):
+    left = {label: [{**LEFT, "why": f"its gain without fold {k} is in doubt"} for k in range(K)] for label in LABELS}
+    found = stack(case, configs=left, components=("raw", "lightgbm"))
+    for label in LABELS:
+        assert [blend.why for blend in found[label].blends] == [f"its gain without fold {k} is in doubt" for k in range(K)]
+        np.testing.assert_array_equal(found[label].oof, found[label].calibrated)
