@@ -53,7 +53,7 @@ RUN_NOISE = dict(zip(LABELS, (0.171, 0.09, 0.206, 0.106, 0.249, 0.203), strict=T
 MOVED_END = 0.12  # share of run ends that lie a slice further in or out in the image than in the labels
 FLATTEN = 4.0  # logits of q beyond this look alike; evidence runs from 0 (surely nothing) to 1
 
-MISSED = dict(zip(LABELS, (0.1777, 0.0364, 0.1809, 0.0942, 0.2119, 0.2205), strict=True))  # share of heights where no bleed shows
+MISSED = dict(zip(LABELS, (0.1777, 0.0364, 0.1809, 0.0942, 0.2119, 0.2205), strict=True))  # share of heights where none shows
 FALSE = 0.6  # share of heights where something looks like a bleed, in units of the label's share of the slices
 STEEP = 2.5  # how sharply a Gaussian process of spread 1 divides these heights from the others
 LENGTH_MM = 30.0  # its length
