@@ -128,11 +128,16 @@ def calibrated(logits, simulated):
     return expit(np.column_stack([cross_fit(logits[:, j], y[:, j], fold, fold.max() + 1)[0] for j in range(y.shape[1])]))
 
 
-def permuted(simulated, seed):
-    """Return the same with the slices of each series dealt out anew: labels and opinions move together, places stay."""
+def permuted(simulated, seed, within="study"):
+    """Return the same with the slices dealt out anew: labels and opinions move together, places stay.
+
+    within: "study" leaves each series its slices: the order is gone, but not what a series' slices say of each other together;
+    "fold" deals them out over all series of a fold: no context is left
+    """
     rng = np.random.default_rng(seed)
-    series = np.cumsum(simulated.slices["place"].to_numpy() == 0)
-    order = np.lexsort([rng.random(len(series)), series])
+    group = simulated.fold if within == "fold" else np.cumsum(simulated.slices["place"].to_numpy() == 0)
+    order = np.empty(len(group), dtype=int)
+    order[np.argsort(group, kind="stable")] = np.lexsort([rng.random(len(group)), group])
     slices = simulated.slices.copy()
     slices[list(LABELS)] = slices[list(LABELS)].to_numpy()[order]
     probs = {name: p[order] for name, p in simulated.probs.items()}

@@ -132,6 +132,12 @@ def test_smooth_noise_is_alike_next_door_and_unlike_across_series(slices):
     assert abs(np.mean(noise[1:, 0] * noise[:-1, -1])) < 0.1
 
 
+def test_a_series_share_of_positives(slices):
+    y = labels(slices)
+    expected = slices.groupby("series_id")[list(LABELS)].transform("mean").to_numpy()
+    np.testing.assert_allclose(sim.study_share(slices, y), expected, atol=1e-6)
+
+
 def test_slice_noise_is_partly_shared():
     noise = sim.slice_noise((20000, 2), [1.0, 3.0], np.random.default_rng(0))
     assert noise.std(axis=(0, 1)) == pytest.approx([1, 3], rel=0.02)
@@ -159,15 +165,18 @@ def test_the_heads_weights_are_the_ridge_optimum():
     np.testing.assert_allclose(logistic_weights(x, y), [*theirs.intercept_, *theirs.coef_[0]], atol=2e-3)
 
 
-def test_permuting_keeps_every_opinion_with_its_labels(simulated):
+@pytest.mark.parametrize("within", ["study", "fold"])
+def test_permuting_keeps_every_opinion_with_its_labels(simulated, within):
     slices, n = simulated.slices, len(simulated.y)
     tagged = simulated._replace(probs={"tag": np.column_stack([simulated.y, np.arange(n)])})
-    moved = baselines.permuted(tagged, 0)
+    moved = baselines.permuted(tagged, 0, within)
     assert np.array_equal(moved.probs["tag"][:, :6], moved.y)
     assert np.array_equal(moved.slices[list(LABELS)].to_numpy(), moved.y)
     origin = moved.probs["tag"][:, 6].astype(int)
     assert sorted(origin) == list(range(n)) and (origin != np.arange(n)).mean() > 0.8
-    assert np.array_equal(origin // LENGTH, np.arange(n) // LENGTH)  # each in its own series
+    stayed = np.mean(origin // LENGTH == np.arange(n) // LENGTH)
+    assert stayed == 1 if within == "study" else stayed < 0.2  # a fold has 12 series
+    assert np.array_equal(simulated.fold[origin], simulated.fold)
     assert np.array_equal(moved.slices["place"], slices["place"]) and np.array_equal(moved.fold, simulated.fold)
 
 
@@ -219,13 +228,16 @@ def test_each_cnn_ranks_as_a_real_one_does(real_slices, family, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sim.FAMILIES)
 def test_only_the_context_gains(real_slices, family):
-    """Without neighbours a stacker gains nothing; with them it does; with the slices permuted it no longer does."""
-    simulated = sim.simulate(real_slices, family, 0)
-    shuffled = baselines.permuted(simulated, 0)
+    """A stacker gains by its neighbours alone: less than half of it when the slices of each series change places (what they
+    say together of their series stays), and nothing when those of a fold do."""
+    simulated, small = sim.simulate(real_slices, family, 0), {**baselines.PLAIN, "num_leaves": 6, "learning_rate": 0.15}
 
     def gain(method, data):
-        return 1 - weighted_log_loss(data.y, method(data)) / weighted_log_loss(data.y, baselines.raw_mean(data))
+        return 1 - weighted_log_loss(data.y, method(data, small)) / weighted_log_loss(data.y, baselines.raw_mean(data))
 
     assert gain(baselines.without_context, simulated) < 0.02
-    assert gain(baselines.plain_neighbours, simulated) > 0.05
-    assert gain(baselines.plain_neighbours, shuffled) < 0.02
+    whole, unordered, nothing = (
+        gain(baselines.plain_neighbours, data)
+        for data in (simulated, baselines.permuted(simulated, 0), baselines.permuted(simulated, 0, within="fold"))
+    )
+    assert whole > 0.05 and unordered < whole / 2 and nothing < 0.01
