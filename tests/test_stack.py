@@ -1,5 +1,6 @@
 """Stage two as a whole: stacker k knows nothing of fold k's labels, and reads its own fold's test opinions alone."""
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -70,7 +71,7 @@ def test_it_beats_the_calibrated_stage_one(case, whole):
         for name, kind in (("raw", ""), ("smooth", "_smooth_best"), ("chain", "_chain")):
             alone, _ = cross_fit(rows.X[:, NAMES.index(label + kind)], rows.y[:, j], rows.fold, K)
             np.testing.assert_array_equal(found.rungs[name], expit(alone))
-    files = {name for found in whole.values() for name in found.boosters}
+    files = {name for found in whole.values() for name in found.models}
     stems = {name.rsplit("-fold", 1)[0] for name in files}
     assert {"lightgbm-any", "lightgbm-subdural", "pooled"} <= stems
     assert stems <= {"pooled", "pooled-any", *(f"lightgbm-{label}" for label in LABELS)}
@@ -124,7 +125,7 @@ def test_a_fold_that_is_not_stacked_gets_the_calibrated_stage_one(case):
     np.testing.assert_array_equal(found.oof[rows.fold == 1], found.calibrated[rows.fold == 1])
     np.testing.assert_array_equal(found.test[1], found.calibrated_test[1])
     np.testing.assert_array_equal(found.oof[rows.fold != 1], before["subdural"].oof[rows.fold != 1])
-    assert sorted(found.boosters) == ["lightgbm-subdural-fold0-seed0", "lightgbm-subdural-fold2-seed0"]
+    assert sorted(found.models) == ["lightgbm-subdural-fold0-seed0.txt", "lightgbm-subdural-fold2-seed0.txt"]
     assert found.blends[1].why and not found.blends[0].why
 
 
@@ -134,7 +135,7 @@ def test_a_label_with_positives_in_few_patients_keeps_the_calibrated_stage_one(c
     y[rows.patients > 4, 1] = 0
     found = stack(case, y=y, positive_patients=6)["epidural"]
     np.testing.assert_array_equal(found.oof, found.calibrated)
-    assert all("the training folds" in blend.why for blend in found.blends) and not found.boosters
+    assert all("the training folds" in blend.why for blend in found.blends) and not found.models
 
 
 def test_unlabelled_rows_are_predicted_but_not_learned_from(case):
@@ -144,7 +145,8 @@ def test_unlabelled_rows_are_predicted_but_not_learned_from(case):
     found = stack(case, y=y)
     assert all(np.isfinite(found[label].oof).all() for label in LABELS)
     for k in range(K):  # bagging takes four of five
-        root = found["any"].boosters[f"lightgbm-any-fold{k}-seed0"].dump_model(num_iteration=1)["tree_info"][0]
+        booster = lgb.Booster(model_str=found["any"].models[f"lightgbm-any-fold{k}-seed0.txt"].decode())
+        root = booster.dump_model(num_iteration=1)["tree_info"][0]
         expected = 0.8 * ((rows.fold != k) & ~lost).sum()
         assert root["tree_structure"]["internal_count"] == pytest.approx(expected, rel=0.02)
     base, _ = cross_fit(rows.X[:, NAMES.index("any")], np.where(lost, np.nan, rows.y[:, 0]), rows.fold, K)
@@ -187,9 +189,7 @@ def test_the_same_seed_gives_the_same_bytes(case, whole):
     for label in LABELS:
         for name in ("oof", "test", "calibrated", "nested"):
             assert getattr(again[label], name).tobytes() == getattr(whole[label], name).tobytes()
-        assert {n: b.model_to_string() for n, b in again[label].boosters.items()} == {
-            n: b.model_to_string() for n, b in whole[label].boosters.items()
-        }
+        assert again[label].models == whole[label].models
     assert (other["any"].oof != whole["any"].oof).any()
 
 
