@@ -46,8 +46,8 @@ class XGBoost:
     def added(self, model, values, threads, rounds=None):
         """Return the sums of the trees' leaves."""
         model.set_param({"nthread": threads})
-        data = xgb.DMatrix(values, feature_names=model.feature_names, nthread=threads)
-        return model.predict(data, output_margin=True, iteration_range=(0, rounds or 0)).astype(np.float64)
+        asked = {"predict_type": "margin", "iteration_range": (0, rounds or 0), "validate_features": False}
+        return model.inplace_predict(values, **asked).astype(np.float64) if len(values) else np.empty(0)
 
     def gain(self, model):
         """Return the shares of the total gain."""

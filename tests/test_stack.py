@@ -1,5 +1,7 @@
 """Stage two as a whole: stacker k knows nothing of fold k's labels, and reads its own fold's test opinions alone."""
 
+import importlib.util
+
 import lightgbm as lgb
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ from sklearn.metrics import log_loss
 
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
 from ct.metrics import log_loss as loss_of
+from features.build import scope_columns, slice_columns
 from pipeline.stacking import ladder
 from stage2_stack.calibrate import cross_fit
-from stage2_stack.config import StackConfig
+from stage2_stack.config import OPTIONAL, StackConfig
+from stage2_stack.gru import GRU, SeriesView
+from stage2_stack.learners import learner_of
 from stage2_stack.space import FIRST
 from stage2_stack.stack import Rows, fit_stack
 
@@ -191,6 +196,94 @@ def test_the_same_seed_gives_the_same_bytes(case, whole):
             assert getattr(again[label], name).tobytes() == getattr(whole[label], name).tobytes()
         assert again[label].models == whole[label].models
     assert (other["any"].oof != whole["any"].oof).any()
+
+
+# --- components that are off by default
+
+
+def there(name):
+    lacking = name in OPTIONAL and not importlib.util.find_spec(name)
+    return pytest.param(name, marks=pytest.mark.skipif(lacking, reason=f"{name} is not installed"))
+
+
+every_other = pytest.mark.parametrize("name", [there(name) for name in ("xgboost", "catboost", "gru")])
+
+
+@pytest.fixture
+def alone(case, monkeypatch):
+    """A function that stacks one component beside the CNNs, of the same rows as series of four."""
+    monkeypatch.setattr("stage2_stack.gru.EPOCHS", 8)
+
+    def stacked(name, rows=case[0], test_X=case[1], y=None, **config):
+        starts = {"starts": np.arange(0, 600, 4), "test_starts": np.array([0, 5])}
+        rows = Rows(rows.X, rows.y if y is None else y, rows.fold, rows.patients, rows.names, **starts)
+        return stack((rows, test_X), components=("raw", name), max_rounds=20, **config)
+
+    return stacked
+
+
+def said_by(name, files, case, label, k, start):
+    """The logits of fold k's rows, and of the test rows, by the model in the file of a component."""
+    (rows, test_X), held = case, case[0].fold == k
+    if name == "gru":
+        (file,) = (file for path, file in files.items() if path == f"gru-fold{k}-seed0.safetensors")
+        asked = [(rows.X, np.arange(0, 600, 4), np.flatnonzero(held)), (test_X[k], np.array([0, 5]), np.arange(8))]
+        views = [(SeriesView(X[:, slice_columns(NAMES)], starts, X[:, :6].T, None, 1), some) for X, starts, some in asked]
+        added = [GRU().added(GRU().load(file), view._series(some, None, None), 1) for view, some in views]
+        added = [each[:, LABELS.index(label)] for each in added]
+    else:
+        learner, columns = learner_of(name), scope_columns(NAMES, label, "study")
+        model = learner.load(files[f"{name}-{label}-fold{k}-seed0{learner.suffix}"])
+        added = [learner.added(model, X[:, columns], 1) for X in (rows.X[held], test_X[k])]
+    column = NAMES.index(label)
+    return [start.logit(X[:, column]) + more for X, more in zip((rows.X[held], test_X[k]), added, strict=True)]
+
+
+@every_other
+def test_another_learner_beats_the_calibrated_stage_one_by_what_it_keeps(case, alone, name):
+    rows, _ = case
+    made, again, checked, gained = alone(name, confidence=0), alone(name, confidence=0), 0, []
+    for j, label in enumerate(LABELS):
+        found = made[label]
+        gained.append(log_loss(rows.y[:, j], found.calibrated) - log_loss(rows.y[:, j], found.rungs[name]))
+        assert found.models == again[label].models and found.oof.tobytes() == again[label].oof.tobytes()
+        for k, blend in enumerate(found.blends):
+            if name in blend.weights:
+                held, test = said_by(name, found.models, case, label, k, blend.platts["raw"])
+                raw = [rows.X[rows.fold == k, NAMES.index(label)], case[1][k][:, NAMES.index(label)]]
+                for kept, ours, cnn in ((found.oof[rows.fold == k], held, raw[0]), (found.test[k], test, raw[1])):
+                    np.testing.assert_allclose(kept, expit(blend.logit({name: ours, "raw": cnn})), rtol=1e-6)
+                checked += 1
+    assert checked > 9 and np.mean(gained) > 0.04
+
+
+@every_other
+def test_labels_of_a_fold_never_reach_what_another_learner_says_of_it(case, alone, name):
+    rows, _ = case
+    held = rows.fold == 1
+    one, two = alone(name), alone(name, y=np.where(held[:, None], 1 - rows.y, rows.y))
+    for label in LABELS:
+        a, b = one[label], two[label]
+        assert a.blends[1] == b.blends[1]
+        np.testing.assert_array_equal(a.rungs[name][held], b.rungs[name][held])
+        np.testing.assert_array_equal(a.oof[held], b.oof[held])
+        np.testing.assert_array_equal(a.test[1], b.test[1])
+        assert (a.rungs[name][~held] != b.rungs[name][~held]).mean() > 0.9  # the test would see a leak
+
+
+@every_other
+def test_another_learner_finds_nothing_in_shuffled_labels(alone, name):
+    rows, test_X = make_case(0, shuffled=True)
+    found = alone(name, rows, test_X)
+    for j, label in enumerate(LABELS):
+        base = log_loss(rows.y[:, j], np.full(600, rows.y[:, j].mean()))
+        assert log_loss(rows.y[:, j], found[label].rungs[name]) > base - 0.01
+        assert sum(blend.last is not None for blend in found[label].blends) <= 1
+
+
+def test_a_network_over_series_wants_to_know_them(case):
+    with pytest.raises(ValueError, match="give Rows their starts and test_starts"):
+        stack(case, components=("raw", "gru"))
 
 
 def test_where_tuning_saw_no_use_in_the_only_booster_its_reason_stands(case):
