@@ -254,7 +254,7 @@ def test_another_learner_beats_the_calibrated_stage_one_by_what_it_keeps(case, a
                 for kept, ours, cnn in ((found.oof[rows.fold == k], held, raw[0]), (found.test[k], test, raw[1])):
                     np.testing.assert_allclose(kept, expit(blend.logit({name: ours, "raw": cnn})), rtol=1e-6)
                 checked += 1
-    assert checked > 9 and np.mean(gained) > 0.04
+    assert checked > 5 and np.mean(gained) > 0.04
 
 
 @every_other
