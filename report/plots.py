@@ -113,12 +113,13 @@ def learning_panel(model, folds):
 
 def history_panel(label, folds):
     """Return the best gain of the trials so far, in thousandths. folds: {fold: (number of each trial, best gain up to it)}"""
-    curves = [(xs, [1000 * gain for gain in ys], "held-out", False) for xs, ys in folds.values()]
-    last, values = max(xs[-1] for xs, *_ in curves), [y for _, ys, *_ in curves for y in ys]
+    steps = [(np.repeat(xs, 2)[1:], 1000 * np.repeat(ys, 2)[:-1]) for xs, ys in folds.values()]
+    curves = [(xs, ys, "held-out", len(xs) == 1) for xs, ys in steps]
+    last, values = max(xs[-1] for xs, _ in steps), [y for _, ys in steps for y in ys]
     ticks = nice_ticks(min(0, *values), max(0, *values))
     x_ticks = [tick for tick in nice_ticks(0, max(last, 1)) if tick == int(tick) and tick <= last]
     alt = f"Tuning of {label}: best gain on the inner folds so far, by trial, a line a fold; from "
-    alt += f"{min(ys[0] for _, ys, *_ in curves):.2f} or more to {max(ys[-1] for _, ys, *_ in curves):.2f} at most"
+    alt += f"{min(ys[0] for _, ys in steps):.2f} or more to {max(ys[-1] for _, ys in steps):.2f} at most"
     x = ("trial", 0, max(last, 1), float, x_ticks)
     return panel(curves, alt, x, ("best gain so far, thousandths", ticks[0], ticks[-1], float, ticks))
 

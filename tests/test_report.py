@@ -474,8 +474,10 @@ def test_the_best_so_far_rises_on_the_page():
     picture = plots.history_panel("any", {0: ([0, 1, 2], [0.001, 0.001, 0.004]), 1: ([0, 1], [-0.002, 0.002])})
     lines = [[float(n) for n in re.findall(r"[\d.]+", path)] for path in re.findall(r'"held-out"><path d="([^"]+)"', picture)]
     heights = [line[1::2] for line in lines]
-    assert heights[0][0] == heights[0][1] > heights[0][2] and heights[1][0] > heights[0][0]  # less of y is further up
-    assert lines[0][0] < lines[0][2] < lines[0][4] and lines[1][2] == lines[0][2]
+    assert heights[0][:4] == [heights[0][0]] * 4 and heights[0][4] < heights[0][0] < heights[1][0]  # less of y is further up
+    across = [line[::2] for line in lines]
+    assert across[0] == sorted(across[0]) and across[0][1] == across[0][2] == across[1][1] < across[0][3] == across[0][4]
+    assert plots.history_panel("any", {0: ([0], [0.001])}).count("<circle") == 1
 
 
 def test_settings_that_mattered_and_those_that_were_taken(run):
