@@ -116,6 +116,7 @@ RUNGS = {  # component -> what it is, and what was tuned on what, beside the cal
     "chain": ("chain", "rates and temper on the other folds"),
     "lightgbm": ("LightGBM, a label each", "optuna on the other folds, each fold its own search"),
     "pooled": ("LightGBM, pooled", "rounds on the other folds' nested predictions"),
+    "subtypes": ("one subtype at least", "nothing but its calibration; `any` alone, from the finished subtypes"),
     "xgboost": ("XGBoost, a label each", "rounds on the other folds' nested predictions"),
     "catboost": ("CatBoost, a label each", "rounds on the other folds' nested predictions"),
     "gru": ("GRU over the series", "epochs on the other folds' nested predictions"),

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from ct.config import Config
 from ct.errors import InputError
 
-DEFAULT = ("raw", "smooth", "chain", "lightgbm", "pooled")
+DEFAULT = ("raw", "smooth", "chain", "lightgbm", "pooled", "subtypes")
 COMPONENTS = (*DEFAULT, "xgboost", "catboost", "gru")
 OPTIONAL = ("xgboost", "catboost")  # components that need a package, and an extra, of their own name
 

@@ -6,15 +6,14 @@ Stacker k is fitted on the rows outside fold k, to score fold k and its CNNs' te
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit, log_expit, logit
 
 from ct.labels import LABELS, SUBTYPES
 from ct.seeds import derive_seed
-from features.build import scope_columns
 from stage2_stack.blend import fit_blend, raw_alone
 from stage2_stack.boost import Bins
-from stage2_stack.components import Case, own_components, series_of_all, spread_out, where_usable
-from stage2_stack.nested import Nest, View, fit_nested
+from stage2_stack.components import Case, own_components, series_of_all, where_usable
+from stage2_stack.nested import Nest, Opinion, View, fit_nested
 from stage2_stack.pooled import PARAMS, pooled_gain, pooled_matrix, pooled_names
 from stage2_stack.tune import INSTEAD
 
@@ -71,8 +70,8 @@ def fit_stack(rows, test_X, configs, config, seed, progress=None):
     share(own, "pooled", pool, SUBTYPES)
     made = {label: blended(case, label, *own[label]) for label in SUBTYPES}
     progress()
-    fed = fed_any(case, made) if "pooled" in config.components else None
-    share(own, "pooled", fed, ["any"])
+    if "subtypes" in config.components:
+        own["any"][0]["subtypes"] = one_at_least(made)
     made["any"] = blended(case, "any", *own["any"])
     progress()
     if config.any_at_least_largest:
@@ -109,26 +108,23 @@ def pooled_subtypes(case):
     return fit_nested(case.nest, [view] * len(test), test, settings, case.config, derive_seed(case.seed, "pooled"))
 
 
-def fed_any(case, made):
-    """Return the Fitted of `any`, which sees the finished subtypes beside its own features; None where there is no use.
+def one_at_least(made):
+    """Return the Opinion on `any` that one of the finished subtypes at least is there, were they independent of each other.
 
     made: {subtype: Stacked}. For fold k a row's subtypes are those by stackers that saw neither its fold nor fold k.
     """
-    settings = where_usable(case, ["any"], PARAMS)
-    if not any(settings):
-        return None
-    (raw, test_raw), y, fold = case.raw("any"), case.y("any")[None], case.rows.fold
-    own = scope_columns(case.rows.names, "any", "study")
-    names = [*(case.rows.names[i] for i in own), *(f"{label}_finished" for label in SUBTYPES)]
-    columns, views, test = np.arange(len(names)), [], []
-    for k in range(len(case.test_X)):
-        held_out = [np.where(fold == k, logit(made[label].oof), made[label].nested[k]) for label in SUBTYPES]
-        on_test = [logit(made[label].test[k]) for label in SUBTYPES]
-        seen, seen_test = (np.column_stack(each).astype(np.float32) for each in (held_out, on_test))
-        views.append(View(Bins(np.hstack([case.rows.X[:, own], seen]), names, case.config.threads), columns, raw, y))
-        test.append(View(Bins(np.hstack([case.test_X[k][:, own], seen_test]), names), columns, test_raw[k], None))
-    boosted = fit_nested(case.nest, views, test, settings, case.config, derive_seed(case.seed, "pooled", "any"))
-    return boosted._replace(gain={k: spread_out(gain[: len(own)], own, case.rows.names) for k, gain in boosted.gain.items()})
+    said = {
+        "nested": [made[label].nested for label in SUBTYPES],
+        "oof": [logit(made[label].oof) for label in SUBTYPES],
+        "test": [logit(made[label].test) for label in SUBTYPES],
+    }
+    return Opinion(**{part: union(np.stack(logits)) for part, logits in said.items()})
+
+
+def union(logits):
+    """Return the logit that one at least of independent events comes to pass: of logits (c, ...), float64 (...)."""
+    none = -log_expit(-logits).sum(axis=0)  # less the log of the probability that none does
+    return none + np.log(-np.expm1(-none))
 
 
 def blended(case, label, opinions, fitted):
@@ -180,5 +176,4 @@ def _blend(case, label, opinions, k):
 
 def _own_gain(case, label, component, fitted, k):
     """Return fold k's shares of the gain as those of the features of X, (f,), as they stand for one label."""
-    pooled = component == "pooled" and label != "any"
-    return pooled_gain(fitted.gain[k], case.rows.names, label) if pooled else fitted.gain[k]
+    return pooled_gain(fitted.gain[k], case.rows.names, label) if component == "pooled" else fitted.gain[k]

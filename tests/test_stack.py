@@ -5,7 +5,7 @@ import importlib.util
 import lightgbm as lgb
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.metrics import log_loss
 
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
@@ -17,7 +17,7 @@ from stage2_stack.config import OPTIONAL, StackConfig
 from stage2_stack.gru import GRU, SeriesView
 from stage2_stack.learners import learner_of
 from stage2_stack.space import FIRST
-from stage2_stack.stack import Rows, fit_stack
+from stage2_stack.stack import Rows, fit_stack, union
 
 K = 3
 KINDS = ("", "_smooth_best", "_chain", "_z+1")
@@ -70,16 +70,36 @@ def test_it_beats_the_calibrated_stage_one(case, whole):
         assert [blend.platts["raw"] for blend in found.blends] == platts
         assert log_loss(rows.y[:, j], found.oof) < log_loss(rows.y[:, j], found.calibrated) - 0.05
         assert found.oof.shape == (600,) and found.test.shape == found.calibrated_test.shape == (K, 8)
-        assert set(found.rungs) == {"raw", "smooth", "chain", "lightgbm", "pooled"}
+        assert set(found.rungs) == {"raw", "smooth", "chain", "lightgbm", "subtypes" if label == "any" else "pooled"}
         assert NAMES[found.gain.argmax()].endswith("_z+1")
-        assert 0.2 < found.gain.sum() <= 1 + 1e-9  # finished subtypes and `other_1` are no feature of X
+        assert 0.2 < found.gain.sum() <= 1 + 1e-9  # `other_1` is no feature of X
         for name, kind in (("raw", ""), ("smooth", "_smooth_best"), ("chain", "_chain")):
             alone, _ = cross_fit(rows.X[:, NAMES.index(label + kind)], rows.y[:, j], rows.fold, K)
             np.testing.assert_array_equal(found.rungs[name], expit(alone))
     files = {name for found in whole.values() for name in found.models}
     stems = {name.rsplit("-fold", 1)[0] for name in files}
     assert {"lightgbm-any", "lightgbm-subdural", "pooled"} <= stems
-    assert stems <= {"pooled", "pooled-any", *(f"lightgbm-{label}" for label in LABELS)}
+    assert stems <= {"pooled", *(f"lightgbm-{label}" for label in LABELS)}
+
+
+def test_union_is_the_logit_that_one_of_several_at_least_comes_to_pass():
+    p = np.array([[0.5, 0.1, 1e-9], [0.5, 0.2, 1e-9]])
+    np.testing.assert_allclose(expit(union(logit(p))), [0.75, 0.28, 2e-9], rtol=1e-6)
+    np.testing.assert_allclose(union(np.array([[800.0], [-800.0]])), [800.0])  # nothing overflows
+    assert np.isnan(union(np.array([[np.nan], [0.0]]))).all()
+
+
+def test_any_hears_the_finished_subtypes(case, whole):
+    rows, _ = case
+    held_out = np.stack([whole[label].oof for label in SUBTYPES])
+    told, _ = cross_fit(logit(1 - np.prod(1 - held_out, axis=0)), rows.y[:, 0], rows.fold, K)
+    alone = whole["any"].rungs["subtypes"]
+    assert np.corrcoef(logit(alone), told)[0, 1] > 0.99  # calibrated on nested rows there, on held-out ones here
+    assert any("subtypes" in blend.weights for blend in whole["any"].blends)
+    without = stack(case, components=("raw", "smooth", "chain", "lightgbm", "pooled"))
+    assert log_loss(rows.y[:, 0], whole["any"].oof) < log_loss(rows.y[:, 0], without["any"].oof)
+    for label in SUBTYPES:
+        np.testing.assert_array_equal(without[label].oof, whole[label].oof)
 
 
 def test_any_is_at_least_the_largest_subtype_where_asked(case, whole):
@@ -162,10 +182,11 @@ def test_the_ladder_is_of_the_tables(case, whole):
     rows, _ = case
     known = np.arange(600) % 5 > 0
     rungs = ladder(whole, rows.y, known, rows.patients, 0)
-    assert [rung["component"] for rung in rungs] == ["raw", "smooth", "chain", "lightgbm", "pooled", "blend"]
+    assert [rung["component"] for rung in rungs] == ["raw", "smooth", "chain", "lightgbm", "pooled", "subtypes", "blend"]
     for rung in rungs:
         part = rung["component"]
-        said = [whole[label].oof if part == "blend" else whole[label].rungs[part] for label in LABELS]
+        said = [whole[label].oof if part == "blend" else whole[label].rungs.get(part, whole[label].calibrated)
+                for label in LABELS]  # fmt: skip
         losses = loss_of(rows.y[known], np.column_stack(said)[known]).mean(axis=0)
         assert list(rung["loss"].values()) == pytest.approx([losses @ WEIGHTS, *losses])
         for name, loss in rung["loss"].items():
@@ -174,7 +195,7 @@ def test_the_ladder_is_of_the_tables(case, whole):
             assert gain["low"] <= gain["gain"] <= gain["high"] and rung["tuned_on"]
     assert rungs[0]["gain"]["weighted"] == {"gain": 0, "low": 0, "high": 0}
     losses = [rung["loss"]["weighted"] for rung in rungs]
-    assert losses[0] > losses[1] > losses[2] > losses[3] > losses[5] == min(losses)
+    assert losses[0] > losses[1] > losses[2] > losses[3] > losses[6] == min(losses)
 
 
 @pytest.mark.parametrize("seed", range(2))
