@@ -1,6 +1,6 @@
 """What stage two gains on three simulated CNNs over real labels and geometry, beside what public solvers' stackers did.
 
-    python benchmarks/stack_gain.py [--quick] [--trials=N]      --quick: 500 of the studies, seed 0; five minutes at most
+    python benchmarks/stack_gain.py [--quick] [--trials=N]      --quick: 400 of the studies, seed 0; five minutes at most
 
 Contenders, all calibrated on the other folds:
     raw        mean of the CNNs' logits
@@ -44,7 +44,7 @@ from stage2_stack.tune import InnerFolds, best_config, run_trials  # noqa: E402
 
 CONTENDERS = ("raw", "smoothed", "plain", "ours")
 CONTROLS = ("no neighbours", "permuted in studies", "permuted in folds")
-QUICK_STUDIES = 500
+QUICK_STUDIES = 400
 TIMES_PLAIN, NOTHING = 1.25, 0.02  # bars: ours' gain over plain's; share of the loss that a control may gain
 COLUMNS = ("weighted", *LABELS)
 SEED = 0  # of stage two
@@ -154,15 +154,14 @@ def judge(found, family, seeds, patients):
     found: {(contender, family, seed): losses (n, 7)}; patients: (n,)
     """
     mean = {name: np.mean([found[name, family, seed] for seed in seeds], axis=0) for name in CONTENDERS}
-    print(f"\nfamily {family}: gain over raw, 1e-5, mean of {len(seeds)} seeds, with the 95 % interval over patients")
-    raw, gains = mean.pop("raw"), {}
-    for name, losses in {
-        **{name: raw - losses for name, losses in mean.items()},
-        "ours less plain": mean["plain"] - mean["ours"],
-    }.items():
-        low, high = patient_bootstrap(losses, patients)
-        gains[name] = dict(zip(COLUMNS, zip(losses.mean(axis=0), low, high, strict=True), strict=True))
-        print(f"{name:16}" + "".join(f"{1e5 * g:7.0f} [{1e5 * a:.0f}, {1e5 * b:.0f}]" for g, a, b in gains[name].values()))
+    print(f"\nfamily {family}: gain over raw in 1e-5, mean of {len(seeds)} seeds, with the 95 % interval over patients")
+    raw = mean.pop("raw")
+    gains = {name: gain_of(raw - losses, patients) for name, losses in mean.items()}
+    gains["ours less plain"] = gain_of(mean["plain"] - mean["ours"], patients)
+    print(f"{'':17}" + "".join(f"{name:>23}" for name in gains))
+    for column in COLUMNS:
+        cells = [tuple(1e5 * value for value in gains[name][column]) for name in gains]
+        print(f"{column:17}" + "".join(f"{f'{g:.0f} [{low:.0f}, {high:.0f}]':>23}" for g, low, high in cells))
     missed = [
         f"{family}: ours gains nothing beyond doubt on {label}"
         for label in ("weighted", "any")
@@ -181,6 +180,12 @@ def judge(found, family, seeds, patients):
         if share > NOTHING and name != "permuted in studies":
             missed.append(f"{family}: {name}, yet {share:.1%} of the loss are gained")
     return missed
+
+
+def gain_of(gain, patients):
+    """Return {column: (mean, low, high)} of gains (n, 7)."""
+    low, high = patient_bootstrap(gain, patients)
+    return dict(zip(COLUMNS, zip(gain.mean(axis=0), low, high, strict=True), strict=True))
 
 
 if __name__ == "__main__":
