@@ -11,6 +11,7 @@ from ct.metrics import log_loss
 from stage2_stack.gru import GRU, PARAMS, Reader, SeriesView
 
 QUICK = {**PARAMS, "batch": 8}
+NAMES = [*LABELS, "gap_below_mm", "position_rel"]
 SIZES = (1, 5, 12, 3, 9)
 
 
@@ -38,7 +39,7 @@ def series(seed=0, count=90, permuted=False):
 
 
 def view_of(X, starts, y):
-    return SeriesView(X, starts, X[:, :6].T.astype(np.float64), y, 1)
+    return SeriesView(X, NAMES, starts, X[:, :6].T.astype(np.float64), y, 1)
 
 
 def fit(view, rows, epochs=8, seed=1, valid=(), params=QUICK):
@@ -84,7 +85,7 @@ def test_a_network_that_has_learned_nothing_adds_nothing():
     X, starts, y = series(2)
     view = view_of(X, starts, y)
     platts = view.start(np.arange(len(X)))
-    model = [Reader(8, 32).state_dict()]
+    model = [Reader(1, 2, 32).state_dict()]
     np.testing.assert_array_equal(view.logits([model], platts, np.arange(len(X))), view.base(platts, np.arange(len(X))))
 
 
@@ -95,7 +96,7 @@ def test_it_reads_both_ways_and_no_series_hears_another(fitted):
     for changed in (first, last):
         other = view.x.copy()
         other[changed, :6] += 2
-        moved = SeriesView(other, view.starts, view.raw, None, 1).logits([model], platts, rows)
+        moved = SeriesView(other, NAMES, view.starts, view.raw, None, 1).logits([model], platts, rows)
         apart = (moved != view.logits([model], platts, rows)).any(axis=0)
         assert apart[first] and apart[last]
         assert not apart[:first].any() and not apart[last + 1 :].any()
@@ -123,7 +124,7 @@ def test_rows_that_are_not_learned_from_teach_nothing_but_what_they_show():
     shown = X.copy()
     shown[lost[lost < cut], :6] += 1
     view = view_of(X, starts, y)
-    seen = SeriesView(shown, starts, view.raw, y, 1)
+    seen = SeriesView(shown, NAMES, starts, view.raw, y, 1)
     assert GRU().dump(fit(seen, rows, epochs=2)[1]) != models[0]
 
 
@@ -141,18 +142,43 @@ def test_the_same_seed_gives_the_same_bytes_and_torch_is_left_as_it_was(fitted):
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
     back = GRU().load(kept)
     np.testing.assert_array_equal(view.logits([back], platts, rest), view.logits([model], platts, rest))
-    assert {"centre", "leave.weight"} <= set(load(kept)) and GRU().gain(model) is None
+    assert {"said_scale", "leave.weight"} <= set(load(kept)) and GRU().gain(model) is None
 
 
 def test_no_rows_to_ask(fitted):
     _, _, _, platts, model, _ = fitted
-    empty = SeriesView(np.empty((0, 8), np.float32), np.empty(0, int), np.empty((6, 0)), None, 1)
+    empty = SeriesView(np.empty((0, 8), np.float32), NAMES, np.empty(0, int), np.empty((6, 0)), None, 1)
     assert empty.logits([model], platts, np.arange(0)).shape == (len(LABELS), 0)
+
+
+def test_labels_that_look_alike_are_said_the_same_of_but_for_which_they_are():
+    """Two subtypes exchange their logits: so does what is added, where the network can not tell which is which."""
+    net = Reader(1, 2, 8)
+    with torch.no_grad():
+        net.leave.weight.normal_(generator=torch.Generator().manual_seed(0))
+        net.enter.weight[:, -6:] = 0  # the columns that tell the label
+    x = torch.from_numpy(series(4, count=1)[0])[None]
+    exchanged = x.clone()
+    exchanged[:, :, [2, 5]] = x[:, :, [5, 2]]
+    before, after = (net.eval()(values, torch.tensor([x.shape[1]])) for values in (x, exchanged))
+    assert before.abs().max() > 0.1
+    torch.testing.assert_close(after, before[:, :, [0, 1, 5, 3, 4, 2]])
+
+
+def test_what_a_label_sees_of_a_slice():
+    x = torch.tensor([[[-1.0, 4, 2, 0, 3, 1, 5, torch.nan]]])
+    net = Reader(1, 2, 8)
+    seen = net._seen(x)[0, 0]
+    assert seen.shape == (6, 2 + 4 + 1 + 4 + 6)
+    assert seen[3].tolist() == [0, -1, 4, 3, 2, 1, 0, 5, 0, 0, 1, 0, 0, 0, 1, 0, 0]  # own, any, the others, ...
+    assert seen[0, :6].tolist() == [-1, -1, 4, 3, 2, 1]  # `any` hears the largest of the five
+    x[0, 0, 3] = torch.nan
+    assert net._seen(x)[0, 0, 3, [0, 6]].tolist() == [0, 1]
 
 
 def test_series_are_laid_out_from_bottom_to_top():
     starts = np.cumsum(SIZES) - SIZES
-    view = SeriesView(np.zeros((30, 2), np.float32), starts, np.zeros((6, 30)), np.zeros((6, 30)), 1)
+    view = SeriesView(np.zeros((30, 8), np.float32), NAMES, starts, np.zeros((6, 30)), np.zeros((6, 30)), 1)
     platts = view.start(np.arange(30))
     data = view.data(platts, np.array([2, 5, 18, 20]))
     assert data.at.tolist() == [[1, 2, 3, 4, 5], [18, 19, 20, -1, -1]]
