@@ -20,7 +20,7 @@ from stage2_stack.nested import View
 
 PARAMS = {  # not tuned: as much as some hundred positive patients can teach
     "hidden": 32,
-    "dropout": 0.3,
+    "dropout": 0.2,
     "learning_rate": 3e-3,
     "weight_decay": 0.01,
     "batch": 16,  # series a step
@@ -58,15 +58,16 @@ class SeriesView(View):
 
     def data(self, platts, rows):
         """Return the Series of some labelled rows, rising; slices of theirs that are not among them are read, no more."""
-        return self._series(rows, self.y[:, rows].T, self.base(platts, rows).T)
+        return self.series(rows, self.y[:, rows].T, self.base(platts, rows).T)
 
     def logits(self, models, platts, rows, rounds=None):
         """Return the logits (6, m) of some rows, rising, mean over models, after `rounds` epochs (None: all)."""
         base = self.base(platts, rows)
-        asked = self._series(rows, None, base.T)
+        asked = self.series(rows, None, base.T)
         return base + np.mean([self.learner.added(model, asked, self.threads, rounds) for model in models], axis=0).T
 
-    def _series(self, rows, y, base):
+    def series(self, rows, y, base):
+        """Return the Series of some rows, rising, with their labels and starting logits (m, 6)."""
         of = np.unique(np.searchsorted(self.starts, rows, side="right") - 1)
         step = np.arange(self.lengths[of].max(initial=0))
         at = np.where(step < self.lengths[of, None], self.starts[of, None] + step, -1)
@@ -138,9 +139,9 @@ class GRU:
         """Return what is added to the logits of the asked rows of a Series, (m, 6), after `rounds` epochs (None: all)."""
         state, made = model[rounds - 1 if rounds else -1], np.empty((asked.use.sum(), len(LABELS)))
         sizes = state["said_scale"].shape[1], state["place_scale"].shape[1], state["leave.weight"].shape[1] // 3
-        net, done = Reader(*sizes).eval(), 0
-        net.load_state_dict(state)
         with _torch(threads), torch.inference_mode():
+            net, done = Reader(*sizes).eval(), 0
+            net.load_state_dict(state)
             for some in range(0, len(asked.at), ASKED):
                 x, lengths, use = _batch(asked, slice(some, some + ASKED))
                 said = net(x, lengths)[use].numpy()
@@ -217,14 +218,13 @@ def _loss(data, added):
 
 
 @contextmanager
-def _torch(threads, seed=None):
-    """Give torch so many threads and, where it learns, a seed; both are afterwards what they were."""
+def _torch(threads, seed=0):
+    """Give torch so many threads and a seed; both are afterwards what they were."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(before)

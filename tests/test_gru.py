@@ -15,7 +15,7 @@ NAMES = [*LABELS, "gap_below_mm", "position_rel"]
 SIZES = (1, 5, 12, 3, 9)
 
 
-def series(seed=0, count=90, permuted=False):
+def series(seed=0, count=60, permuted=False):
     """Series of 1 to 16 slices with a run of positives in two thirds, and logits that show it dimly.
 
     Returns X (n, 8), of which the last but one is a distance that is NaN in each series' first slice and the last one nothing
@@ -42,7 +42,7 @@ def view_of(X, starts, y):
     return SeriesView(X, NAMES, starts, X[:, :6].T.astype(np.float64), y, 1)
 
 
-def fit(view, rows, epochs=8, seed=1, valid=(), params=QUICK):
+def fit(view, rows, epochs=5, seed=1, valid=(), params=QUICK):
     platts = view.start(rows)
     asked = [view.data(platts, v) for v in valid]
     return platts, *GRU().fit(view.data(platts, rows), params, epochs, seed, 1, asked)
@@ -54,9 +54,9 @@ def loss(view, rows, logits):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """A network fitted on the first 60 of 90 series."""
+    """A network fitted on the first 40 of 60 series."""
     X, starts, y = series()
-    view, cut = view_of(X, starts, y), starts[60]
+    view, cut = view_of(X, starts, y), starts[40]
     rows, rest = np.arange(cut), np.arange(cut, len(X))
     return view, rows, rest, *fit(view, rows, valid=[rest])
 
@@ -64,12 +64,12 @@ def fitted():
 def test_it_learns_from_the_neighbours(fitted):
     view, _, rest, platts, model, curves = fitted
     before, after = loss(view, rest, view.base(platts, rest)), loss(view, rest, view.logits([model], platts, rest))
-    assert after < before - 0.025 and curves.shape == (1, 8) and curves[0, -1] < curves[0, 0]
+    assert after < before - 0.025 and curves.shape == (1, 5) and curves[0, -1] < curves[0, 0]
 
 
 def test_there_is_nothing_to_learn_where_slices_are_exchanged():
     X, starts, y = series(1, permuted=True)
-    view, cut = view_of(X, starts, y), starts[60]
+    view, cut = view_of(X, starts, y), starts[40]
     rest = np.arange(cut, len(X))
     platts, _, curves = fit(view, np.arange(cut), valid=[rest])
     assert curves.min() > loss(view, rest, view.base(platts, rest)) - 0.005
@@ -77,7 +77,7 @@ def test_there_is_nothing_to_learn_where_slices_are_exchanged():
 
 def test_the_curve_is_the_loss_from_the_calibrated_start(fitted):
     view, _, rest, platts, model, curves = fitted
-    for epochs in (1, 4, 8):
+    for epochs in (1, 3, 5):
         assert curves[0, epochs - 1] == pytest.approx(loss(view, rest, view.logits([model], platts, rest, epochs)))
 
 
@@ -105,7 +105,7 @@ def test_it_reads_both_ways_and_no_series_hears_another(fitted):
 def test_a_series_is_said_the_same_of_alone_as_among_others(fitted):
     view, _, rest, platts, model, _ = fitted
     together = view.logits([model], platts, rest)
-    for number in (60, 75, 89):
+    for number in (40, 50, 59):
         rows = np.arange(view.starts[number], view.starts[number] + view.lengths[number])
         np.testing.assert_allclose(view.logits([model], platts, rows), together[:, rows - rest[0]], atol=1e-5)
     some = rest[::3]
@@ -114,7 +114,7 @@ def test_a_series_is_said_the_same_of_alone_as_among_others(fitted):
 
 def test_rows_that_are_not_learned_from_teach_nothing_but_what_they_show():
     X, starts, y = series(3)
-    cut = starts[60]
+    cut = starts[40]
     rows = np.setdiff1d(np.arange(cut), np.arange(0, len(X), 5))
     lost = np.setdiff1d(np.arange(len(X)), rows)
     one, two = y.copy(), y.copy()
@@ -138,7 +138,7 @@ def test_a_longer_training_begins_as_a_shorter_one(fitted):
 def test_the_same_seed_gives_the_same_bytes_and_torch_is_left_as_it_was(fitted):
     view, rows, rest, platts, model, _ = fitted
     kept, state, threads = GRU().dump(model), torch.get_rng_state(), torch.get_num_threads()
-    assert GRU().dump(fit(view, rows)[1]) == kept and GRU().dump(fit(view, rows, seed=2)[1]) != kept
+    assert GRU().dump(fit(view, rows, valid=[rest])[1]) == kept and GRU().dump(fit(view, rows, seed=2)[1]) != kept
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
     back = GRU().load(kept)
     np.testing.assert_array_equal(view.logits([back], platts, rest), view.logits([model], platts, rest))
