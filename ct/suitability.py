@@ -150,7 +150,7 @@ def _holes(slices):
     beside[0, 1:], beside[1, :-1] = gaps[:-1], gaps[1:]
     wide = gaps > GAP * np.fmax(*beside) if len(gaps) > 1 else np.zeros(1, bool)
     if wide.any():
-        what = f"{wide.sum()} gap{'s' * (wide.sum() > 1)} between slices, the largest {gaps[wide].max():.1f} mm"
+        what = f"{wide.sum()} gap{'s' if wide.sum() > 1 else ''} between slices, the largest {gaps[wide].max():.1f} mm"
         found.append((False, what, "slices seem to be missing, and with them what they show"))
     if (gaps == 0).any():
         found.append((False, f"{(gaps == 0).sum() + 1} slices or more share a place", "perhaps two scans in one series"))

@@ -122,4 +122,4 @@ def without_refused(slices, findings):
     """Return the rows of a slice table whose series no Finding refuses."""
     refused = {(f.study_id, f.series_id) for f in findings if f.refuses}
     keys = zip(slices["study_id"], slices["series_id"], strict=True)
-    return slices[[key not in refused for key in keys]]
+    return slices[np.array([key not in refused for key in keys], bool)]
