@@ -161,6 +161,14 @@ def scope_columns(names, label, scope):
     return np.array([i for i in own if _parts(names[i])[1] not in wide])
 
 
+def slice_columns(names):
+    """Return the column numbers of what is said of a slice by itself, int array: logits, probes, its height and distances."""
+    own = ("position_rel", "gap_below_mm", "gap_above_mm")
+    said = [(i, _parts(name)) for i, name in enumerate(names) if name not in METADATA]
+    wanted = [i for i, (label, kind, model) in said if label in LABELS and (kind == "" or (kind == "probe" and not model))]
+    return np.array(sorted(wanted + [i for i, name in enumerate(names) if name in own]))
+
+
 KINDS = {  # pattern of a feature's kind -> what it is; {0} is the label, {1} and {2} what the pattern caught
     "": "logit of {0}",
     "spread": "spread of the CNNs' logits of {0}",

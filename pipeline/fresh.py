@@ -13,11 +13,13 @@ import os
 import resource
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ct.rundir import write_json
 
 PACKAGES = ("torch", "timm", "pydicom", "lightgbm", "optuna", "scikit-learn", "pandas", "numpy")
+OPTIONAL = ("xgboost", "xgboost-cpu", "catboost")  # where they are installed
 
 
 def file_digest(path):
@@ -147,7 +149,11 @@ def peak_memory_mb():
 @functools.cache
 def versions():
     """Return {package: version} of what decides the numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    for name in OPTIONAL:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @functools.cache

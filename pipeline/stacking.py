@@ -5,12 +5,12 @@ import pandas as pd
 
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import compare, log_loss, patient_bootstrap, score_table
-from ct.rundir import read_array, read_json, read_table, replacing, write_json, write_table, write_text
+from ct.rundir import read_array, read_json, read_table, replacing, write_json, write_table
 from features.build import build_features, describe, feature_names
 from pipeline.crossfit import cross_fitted, new_array
-from pipeline.tables import load_rows, load_test_fold, opinions, route
+from pipeline.tables import load_rows, load_starts, load_test_fold, opinions, route
 from stage2_stack.config import COMPONENTS
-from stage2_stack.stack import Rows, fit_stack
+from stage2_stack.stack import Rows, fit_stack, steps
 
 
 def features(run, receipt):
@@ -38,8 +38,8 @@ def stack(run, receipt):
     """Fit and blend the components, per label and fold; write out-of-fold and test probabilities, and the scores."""
     X, y, fold, patients, names = load_rows(run.dir)
     test_X, configs = read_array(run.dir.stage2 / "features" / "test.npy"), read_json(run.dir.stage2 / "configs.json")
-    with run.bar(len(LABELS) + 2, "stacking", "step") as bar:
-        rows = Rows(X, y, fold, patients, names)
+    with run.bar(steps(run.recipe.stage2), "stacking", "step") as bar:
+        rows = Rows(X, y, fold, patients, names, *load_starts(run.dir))
         made = fit_stack(rows, test_X, configs, run.recipe.stage2, run.recipe.seed, bar.update)
     known = ~np.isnan(y).any(axis=1)
     calibrated, oof = (np.column_stack([getattr(made[label], part) for label in LABELS]) for part in ("calibrated", "oof"))
@@ -69,12 +69,12 @@ def _write_tables(run, made, calibrated, oof):
 
 
 def _write_models(run, made, names):
-    """Write boosters, calibrations, weights and importances. Returns their paths."""
+    """Write models, calibrations, weights and importances. Returns their paths."""
     with replacing(run.stage2 / "boosters") as part:
         part.mkdir()
         for label in LABELS:
-            for name, booster in made[label].boosters.items():
-                write_text(part / f"{name}.txt", booster.model_to_string())
+            for name, model in made[label].models.items():
+                (part / name).write_bytes(model)
     calibration = {label: [blend.platts["raw"]._asdict() for blend in made[label].blends] for label in LABELS}
     write_json(run.stage2 / "calibration.json", calibration)
     write_json(run.stage2 / "blend.json", {label: [_blend_values(b) for b in made[label].blends] for label in LABELS})
@@ -116,6 +116,10 @@ RUNGS = {  # component -> what it is, and what was tuned on what, beside the cal
     "chain": ("chain", "rates and temper on the other folds"),
     "lightgbm": ("LightGBM, a label each", "optuna on the other folds, each fold its own search"),
     "pooled": ("LightGBM, pooled", "rounds on the other folds' nested predictions"),
+    "subtypes": ("one subtype at least", "nothing but its calibration; `any` alone, from the finished subtypes"),
+    "xgboost": ("XGBoost, a label each", "rounds on the other folds' nested predictions"),
+    "catboost": ("CatBoost, a label each", "rounds on the other folds' nested predictions"),
+    "gru": ("GRU over the series", "epochs on the other folds' nested predictions"),
     "blend": ("blend", "weights and what is kept on the other folds' nested predictions"),
 }
 

@@ -26,6 +26,12 @@ def load_rows(run):
     return X, y, fold, patients, names
 
 
+def load_starts(run):
+    """Return the first row of each series among the train slices, int (s,), and among the test slices."""
+    slices = read_table(run.slices)
+    return [np.flatnonzero(slices.loc[slices["split"] == split, "place"] == 0) for split in ("train", "test")]
+
+
 def load_test_fold(run):
     """Return the fold in train of each test slice's patient, (n,); -1 where the patient is not in train."""
     slices = read_table(run.slices)

@@ -11,18 +11,20 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 
 from ct.engine import cores, run_jobs
 from ct.labels import LABELS
-from ct.rundir import RunDir, discard, read_json, write_json, write_text
+from ct.rundir import RunDir, discard, read_json, write_json, write_table, write_text
 from ct.seeds import derive_seed
 from pipeline.fresh import Receipt, why_stale
 from pipeline.tables import load_rows
 from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig
+from stage2_stack.history import COLUMNS, importances, mean_importances, trial_rows
 from stage2_stack.space import space_of
 from stage2_stack.tune import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
 
@@ -37,13 +39,17 @@ def tune(run, receipt):
     jobs = [(str(run.dir.root), label, k, config.model_dump(), run.recipe.seed, receipt.values["read"],
              end and (end, min(1, at_once / (total - j * k_folds - k))))
             for j, label in enumerate(LABELS) for k in range(k_folds)]  # fmt: skip
-    configs = {label: [] for label in LABELS}
+    configs, history, mattered = {label: [] for label in LABELS}, [], {label: {} for label in LABELS}
     with run.bar(len(jobs), "tuning", "study") as bar, _best_so_far(run.dir.stage2 / "tune", bar):
         for (_, label, k, *_), found in zip(jobs, run_jobs(tune_one, jobs, run.workers), strict=True):
+            history += [{"label": label, "fold": k, **row} for row in found.pop("history")]
+            mattered[label][k] = found.pop("importances")
             configs[label].append({"fold": k, **found})
             bar.update()
     write_json(run.dir.stage2 / "configs.json", configs)
-    receipt.made = [run.dir.stage2 / "configs.json"]
+    write_table(run.dir.stage2 / "trials.parquet", pd.DataFrame(history, columns=COLUMNS))
+    write_json(run.dir.stage2 / "tuning.json", {label: mean_importances(folds) for label, folds in mattered.items()})
+    receipt.made = [run.dir.stage2 / name for name in ("configs.json", "trials.parquet", "tuning.json")]
     for label in LABELS:
         for found in configs[label]:
             run.say(f"  {label} fold {found['fold']}: {_inner(found)}")
@@ -55,8 +61,9 @@ def tune(run, receipt):
 
 
 def tune_one(root, label, k, config, seed, read, share=None):
-    """Tune one label on the rows outside fold `k`, in a process of its own. Returns best_config's dict.
+    """Tune one label on the rows outside fold `k`, in a process of its own.
 
+    Returns best_config's dict, with the "history" and the "importances" of the study as of stage2_stack.history.
     share: (time.time() at which all must be done, this job's share of what is left when it begins), or None
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -74,7 +81,7 @@ def tune_one(root, label, k, config, seed, read, share=None):
         why = why or why_not_stacked(y, patients, config.positive_patients)
         if why:
             found = {"stacked": False, "why": why, "rounds": 0, "trials": 0, "inner_loss": None,
-                     "inner_calibrated": None, "params": {}}  # fmt: skip
+                     "inner_calibrated": None, "params": {}, "history": [], "importances": ({}, why)}  # fmt: skip
         else:
             seed = derive_seed(seed, "tune", label, k)
             inner = inner_folds(y, fold, patients, seed)
@@ -87,6 +94,8 @@ def tune_one(root, label, k, config, seed, read, share=None):
             run_trials(study, folds, config.trials, seed, space_of(label), _teller(path, config.trials),
                        _deadline(share), bool(url))  # fmt: skip
             found = best_config(study, folds, patients, config.trials)
+            found["history"] = trial_rows(study, config.trials)
+            found["importances"] = importances(study, config.trials, seed)
             discard(path.with_suffix(".now"))
         write_json(result, found)
         receipt.made = [result]

@@ -13,6 +13,7 @@ from ct.rundir import RunDir, read_json
 from pipeline.plan import IN_RECIPE, DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
 from pipeline.stages import STAGES, Run, no_bar, progress_bar, run_all, run_stage, state
+from stage2_stack.config import check_installed
 
 TOGETHER = ("train", "predict")  # the verbs that several processes can do
 
@@ -76,6 +77,7 @@ def new(options):
         "seed": options.seed,
     }
     recipe = with_changes(recipe, {name: value for name, value in given.items() if value is not None})
+    check_installed(recipe.stage2.components)
     recipe = _check_models(_check_source(recipe))
     run.root.mkdir(parents=True, exist_ok=True)
     run.key.write_bytes(secrets.token_bytes(32))
@@ -214,6 +216,7 @@ def opened(options):
         with FileLock(root / ".lock", timeout=0):
             changes = {IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None}
             run.change_recipe(changes)
+            check_installed(run.recipe.stage2.components)
             run.workers = getattr(options, "workers", None)
             run.timeout = getattr(options, "timeout", None)
             yield run

@@ -10,6 +10,7 @@ from ct.labels import LABELS
 from ct.rundir import write_text
 from report import plots
 from report.read import read_run, scrub, thumbnails, typical_series
+from report.tuning import tuning
 
 SHOWN_FEATURES = 20
 SHOWN_FAULTS = 100  # rows of the quarantine; the rest is counted
@@ -240,7 +241,7 @@ def provenance(art):
 
 SECTIONS = {
     f.__name__: f
-    for f in (summary, table, ladder, calibration, roc, learning, importances, balance, prevalence, data, provenance)
+    for f in (summary, table, ladder, calibration, roc, learning, tuning, importances, balance, prevalence, data, provenance)
 }
 
 

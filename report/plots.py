@@ -111,6 +111,19 @@ def learning_panel(model, folds):
     return panel(curves, f"Learning curves of {model}: training and held-out loss of each fold by epoch", x, y)
 
 
+def history_panel(label, folds):
+    """Return the best gain of the trials so far, in thousandths. folds: {fold: (number of each trial, best gain up to it)}"""
+    steps = [(np.repeat(xs, 2)[1:], 1000 * np.repeat(ys, 2)[:-1]) for xs, ys in folds.values()]
+    curves = [(xs, ys, "held-out", len(xs) == 1) for xs, ys in steps]
+    last, values = max(xs[-1] for xs, _ in steps), [y for _, ys in steps for y in ys]
+    ticks = nice_ticks(min(0, *values), max(0, *values))
+    x_ticks = [tick for tick in nice_ticks(0, max(last, 1)) if tick == int(tick) and tick <= last]
+    alt = f"Tuning of {label}: best gain on the inner folds so far, by trial, a line a fold; from "
+    alt += f"{min(ys[0] for _, ys in steps):.2f} or more to {max(ys[-1] for _, ys in steps):.2f} at most"
+    x = ("trial", 0, max(last, 1), float, x_ticks)
+    return panel(curves, alt, x, ("best gain so far, thousandths", ticks[0], ticks[-1], float, ticks))
+
+
 def _finite(xs, ys):
     pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None and np.isfinite(y)]
     return [x for x, _ in pairs], [y for _, y in pairs]

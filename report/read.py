@@ -40,6 +40,8 @@ class Artifacts:
     scores: dict | None
     importances: pd.DataFrame | None
     configs: dict | None
+    trials: pd.DataFrame | None  # of all searches of stage two's settings
+    tuning: dict  # label -> which settings mattered
     receipts: dict  # stage -> receipt
 
     @property
@@ -98,6 +100,8 @@ def read_run(run):
         scores=_json(run.stage2 / "scores.json"),
         importances=_table(run.stage2 / "importances.parquet"),
         configs=_json(run.stage2 / "configs.json"),
+        trials=_table(run.stage2 / "trials.parquet"),
+        tuning=_json(run.stage2 / "tuning.json") or {},
         receipts={s: receipt for s in STAGES if (receipt := _json(run.receipt(s))) is not None},
     )
 

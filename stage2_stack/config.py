@@ -1,18 +1,22 @@
 """Settings of stage two."""
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from ct.config import Config
+from ct.errors import InputError
 
-COMPONENTS = ("raw", "smooth", "chain", "lightgbm", "pooled")
+DEFAULT = ("raw", "smooth", "chain", "lightgbm", "pooled", "subtypes")
+COMPONENTS = (*DEFAULT, "xgboost", "catboost", "gru")
+OPTIONAL = ("xgboost", "catboost")  # components that need a package, and an extra, of their own name
 
 
 class StackConfig(Config):
     """How the stackers are tuned and fitted."""
 
-    components: tuple[Literal[COMPONENTS], ...] = COMPONENTS  # what is blended; smooth and chain where the features have them
+    components: tuple[Literal[COMPONENTS], ...] = DEFAULT  # what is blended; smooth and chain where the features have them
     seeds: int = Field(1, ge=1)  # boosters of one kind and fold, alike but for their seed, whose logits are averaged
     any_at_least_largest: bool = False  # `any` is raised to the largest subtype; off: a subtype left to stage one pulls it up
     trials: int = Field(20, ge=1)  # optuna trials for each label and outer fold
@@ -28,3 +32,10 @@ class StackConfig(Config):
         if "raw" not in components or len(set(components)) < len(components):
             raise ValueError("raw, the mean of the CNNs, is always one of them, and none is named twice")
         return components
+
+
+def check_installed(components):
+    """Raise InputError where a component needs a package that is not installed."""
+    for name in OPTIONAL:
+        if name in components and not find_spec(name):
+            raise InputError(f"stage2.components: {name} is not installed: pip install -e '.[{name}]', or leave it out")

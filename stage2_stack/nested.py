@@ -8,12 +8,11 @@ settings: K (K - 1) / 2 of these, and K final ones, each without its fold alone.
 import json
 from typing import NamedTuple
 
-import lightgbm as lgb
 import numpy as np
 
 from ct.seeds import derive_seed
-from stage2_stack.boost import boosted_logit, fit_booster, gain_share
 from stage2_stack.calibrate import fit_platt
+from stage2_stack.learners import LightGBM
 from stage2_stack.tune import inner_folds
 
 
@@ -73,50 +72,57 @@ def column_opinion(nest, x, test_x):
 
 
 class View:
-    """The rows as a booster sees them: one label's, or those of c labels one below the other. It starts from their logits."""
+    """The rows as a model sees them: one label's, or those of c labels one below the other. It starts from their logits."""
 
-    def __init__(self, bins, columns, raw, y):
-        """bins: boost.Bins of (c * n, f); columns: int, those it sees; raw: (c, n) logits; y: (c, n) 0, 1, NaN, or None."""
+    def __init__(self, bins, columns, raw, y, learner=None):
+        """bins: boost.Bins of (c * n, f); columns: int, those it sees; raw: (c, n) logits; y: (c, n) 0, 1, NaN, or None;
+        learner: learners.Learner, LightGBM if None
+        """
         self.bins, self.columns, self.raw, self.y = bins, columns, raw, y
+        self.learner = learner or LightGBM()
 
     def start(self, rows):
         """Return the c Platts of the logits, fitted on some rows."""
         return [fit_platt(raw[rows], y[rows]) for raw, y in zip(self.raw, self.y, strict=True)]
 
     def data(self, platts, rows):
-        """Return LightGBM's Dataset of some labelled rows."""
-        return self.bins.rows(self.columns, self._stacked(rows), self.y[:, rows].ravel(), self._base(platts, rows).ravel())
+        """Return what the learner makes of some labelled rows."""
+        y, base = self.y[:, rows].ravel(), self.base(platts, rows).ravel()
+        return self.learner.data(self.bins, self.columns, self._stacked(rows), y, base)
 
-    def logits(self, boosters, platts, rows, rounds=None):
-        """Return the logits (c, m) of some rows, mean over boosters, after `rounds` rounds (None: all)."""
-        values, base = self.bins.values(self.columns, self._stacked(rows)), self._base(platts, rows)
-        said = [boosted_logit(booster, values, base.ravel(), self.bins.threads, rounds) for booster in boosters]
-        return np.mean(said, axis=0).reshape(base.shape)
+    def logits(self, models, platts, rows, rounds=None):
+        """Return the logits (c, m) of some rows, mean over models, after `rounds` rounds (None: all)."""
+        values, base = self.bins.values(self.columns, self._stacked(rows)), self.base(platts, rows)
+        added = [self.learner.added(model, values, self.bins.threads, rounds) for model in models]
+        return base + np.mean(added, axis=0).reshape(base.shape)
 
-    def _base(self, platts, rows):
+    def base(self, platts, rows):
+        """Return the logits (c, m) that a model of some rows starts from."""
         return np.stack([platt.logit(raw[rows]) for platt, raw in zip(platts, self.raw, strict=True)])
 
     def _stacked(self, rows):
         return (rows + self.raw.shape[1] * np.arange(len(self.raw))[:, None]).ravel()
 
 
-class Boosted(NamedTuple):
-    """What the boosters of a component leave."""
+class Fitted(NamedTuple):
+    """What the models of a component leave."""
 
     opinions: list  # c Opinion
-    boosters: dict  # k -> one Booster a seed, of the folds that wanted some
-    rounds: dict  # k -> rounds of boosting
-    gain: dict  # k -> (columns,) share of the gain
+    models: dict  # k -> the file of one model a seed, as bytes, of the folds that wanted some
+    rounds: dict  # k -> rounds
+    gain: dict  # k -> (columns,) share of the gain; empty where it can't be told
+    suffix: str  # of the files
 
 
 def fit_nested(nest, views, test_views, settings, config, seed):
-    """Fit boosters for the nested, the held-out and the test rows.
+    """Fit models for the nested, the held-out and the test rows.
 
     views, test_views: K of View, one K times where folds see the same
-    settings: K of {"params": LightGBM's, "rounds": None to decide on the nested rows, ...}, or None where fold k wants none
+    settings: K of {"params": the learner's, "rounds": None to decide on the nested rows, "max_rounds": the most of them, if
+    not the config's, ...}, or None where fold k wants no model
     config: StackConfig; seed: of this component
 
-    Returns Boosted.
+    Returns Fitted. What it says is said by the models as they will be read from their files.
     """
     sees = [next(i for i, view in enumerate(views) if view is views[k]) for k in range(nest.k_folds)]
     kinds = [wanted and (json.dumps(wanted, sort_keys=True), sees[k]) for k, wanted in enumerate(settings)]
@@ -124,39 +130,42 @@ def fit_nested(nest, views, test_views, settings, config, seed):
     rounds = _rounds(fitted, settings)
     c, n, m = *views[0].raw.shape, test_views[0].raw.shape[1]
     nested, oof, test = (np.full(shape, np.nan) for shape in ((nest.k_folds, c, n), (c, n), (nest.k_folds, c, m)))
-    for part, platts, boosters, _ in fitted:
+    for part, platts, models, _ in fitted:
         for k, rows in part.asked.items():
-            nested[k][:, rows] = views[k].logits(boosters, platts, rows, rounds[k])
-    left, gain = {}, {}
+            nested[k][:, rows] = views[k].logits(models, platts, rows, rounds[k])
+    kept, gain, learner = {}, {}, views[0].learner
     for k in rounds:
         part, wanted = nest.last(k), {**settings[k], "rounds": rounds[k]}
-        _, platts, boosters, _ = _fit(nest, part, views, {k: wanted}, config, seed)
-        left[k] = [lgb.Booster(model_str=booster.model_to_string()) for booster in boosters]  # predicts as what is kept will
-        oof[:, part.asked[k]] = views[k].logits(left[k], platts, part.asked[k])
-        test[k] = test_views[k].logits(left[k], platts, np.arange(m))
-        gain[k] = np.mean([gain_share(booster) for booster in boosters], axis=0)
-    return Boosted([Opinion(nested[:, i], oof[i], test[:, i]) for i in range(c)], left, rounds, gain)
+        _, platts, models, _ = _fit(nest, part, views, {k: wanted}, config, seed)
+        kept[k] = [learner.dump(model) for model in models]
+        models = [learner.load(file) for file in kept[k]]
+        oof[:, part.asked[k]] = views[k].logits(models, platts, part.asked[k])
+        test[k] = test_views[k].logits(models, platts, np.arange(m))
+        gains = [found for model in models if (found := learner.gain(model)) is not None]
+        gain |= {k: np.mean(gains, axis=0)} if gains else {}
+    opinions = [Opinion(nested[:, i], oof[i], test[:, i]) for i in range(c)]
+    return Fitted(opinions, kept, rounds, gain, learner.suffix)
 
 
 def _fit(nest, part, views, settings, config, seed):
-    """Fit one model with each seed. Returns (part, platts, boosters, {k: curve on the rows asked for fold k})."""
+    """Fit one model with each seed. Returns (part, platts, models, {k: curve on the rows asked for fold k})."""
     first = next(iter(part.asked))
     view, wanted = views[first], settings[first]
     platts = view.start(part.fit)
     data, valid = view.data(platts, part.fit), ()
     if wanted["rounds"] is None:
         valid = [view.data(platts, rows[nest.known[rows]]) for rows in part.asked.values()]
-    longest = wanted["rounds"] or config.max_rounds
+    longest = wanted["rounds"] or wanted.get("max_rounds", config.max_rounds)
     seeds = [derive_seed(seed, "booster", number) for number in range(config.seeds)]
-    fits = [fit_booster(data, wanted["params"], longest, s, config.threads, valid) for s in seeds]
+    fits = [view.learner.fit(data, wanted["params"], longest, s, config.threads, valid) for s in seeds]
     curves = np.mean([curves for _, curves in fits], axis=0)
     sizes = [nest.known[rows].sum() for rows in part.asked.values()]
     weighed = {k: size * curve for k, size, curve in zip(part.asked, sizes, curves, strict=True)} if len(valid) else {}
-    return part, platts, [booster for booster, _ in fits], weighed
+    return part, platts, [model for model, _ in fits], weighed
 
 
 def _rounds(fitted, settings):
-    """Return {k: rounds} of the folds that want boosters: as given, or where the loss on the nested rows is smallest."""
+    """Return {k: rounds} of the folds that want models: as given, or where the loss on the nested rows is smallest."""
     found = {}
     for k, wanted in enumerate(settings):
         if wanted:

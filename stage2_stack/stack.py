@@ -6,19 +6,16 @@ Stacker k is fitted on the rows outside fold k, to score fold k and its CNNs' te
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit, log_expit, logit
 
 from ct.labels import LABELS, SUBTYPES
 from ct.seeds import derive_seed
-from features.build import scope_columns
 from stage2_stack.blend import fit_blend, raw_alone
 from stage2_stack.boost import Bins
-from stage2_stack.nested import Nest, View, column_opinion, fit_nested
+from stage2_stack.components import Case, own_components, series_of_all, where_usable
+from stage2_stack.nested import Nest, Opinion, View, fit_nested
 from stage2_stack.pooled import PARAMS, pooled_gain, pooled_matrix, pooled_names
-from stage2_stack.space import split_scope
-from stage2_stack.tune import INSTEAD, why_not_stacked
-
-COLUMNS = {"raw": "", "smooth": "_smooth_best", "chain": "_chain"}  # components that are a feature as it is
+from stage2_stack.tune import INSTEAD
 
 
 @dataclass
@@ -30,6 +27,8 @@ class Rows:
     fold: np.ndarray  # (n,) 0 ... K-1
     patients: np.ndarray  # (n,)
     names: list  # f names of the columns of X
+    starts: np.ndarray | None = None  # (s,) first row of each series, whose rows lie together, from bottom to top; for `gru`
+    test_starts: np.ndarray | None = None  # of the test rows
 
 
 @dataclass
@@ -43,7 +42,7 @@ class Stacked:
     test: np.ndarray  # (K, m)
     rungs: dict  # component -> (n,) what it says alone, out of fold, calibrated; or the calibrated stage one
     nested: np.ndarray  # (K, n) logits of stage two outside fold k, by models that saw neither the row's fold nor fold k
-    boosters: dict = field(default_factory=dict)  # name of a file -> Booster, of the components that have a weight
+    models: dict = field(default_factory=dict)  # name of a file -> its bytes, of the components that have a weight
     gain: np.ndarray | None = None  # (f,) mean over folds of each feature's share of the gain
 
 
@@ -51,7 +50,7 @@ def fit_stack(rows, test_X, configs, config, seed, progress=None):
     """Fit the stackers of all labels.
 
     rows: Rows; test_X: (K, m, f), fold k's CNNs' view of the test rows; configs: {label: K dicts as of tune.best_config};
-    config: StackConfig; seed: of the recipe; progress: called after each label, the pooled booster and `any`
+    config: StackConfig; seed: of the recipe; progress: called `steps(config)` times
 
     Returns {label: Stacked}.
     """
@@ -64,19 +63,16 @@ def fit_stack(rows, test_X, configs, config, seed, progress=None):
     for label in LABELS:
         own[label] = own_components(case, label)
         progress()
+    if "gru" in config.components:
+        share(own, "gru", series_of_all(case), LABELS)
+        progress()
     pool = pooled_subtypes(case) if "pooled" in config.components else None
-    made = {}
-    for number, label in enumerate(SUBTYPES):
-        opinions, boosted = own[label]
-        if pool:
-            opinions["pooled"] = pool.opinions[number]
-        made[label] = blended(case, label, opinions, {"lightgbm": boosted, "pooled": pool})
+    share(own, "pooled", pool, SUBTYPES)
+    made = {label: blended(case, label, *own[label]) for label in SUBTYPES}
     progress()
-    opinions, boosted = own["any"]
-    fed = fed_any(case, made) if "pooled" in config.components else None
-    if fed:
-        opinions["pooled"] = fed.opinions[0]
-    made["any"] = blended(case, "any", opinions, {"lightgbm": boosted, "pooled": fed})
+    if "subtypes" in config.components:
+        own["any"][0]["subtypes"] = one_at_least(made)
+    made["any"] = blended(case, "any", *own["any"])
     progress()
     if config.any_at_least_largest:
         for part in ("oof", "test"):
@@ -85,59 +81,22 @@ def fit_stack(rows, test_X, configs, config, seed, progress=None):
     return {label: made[label] for label in LABELS}
 
 
-@dataclass
-class Case:
-    """What all components are fitted from; as of fit_stack."""
-
-    rows: Rows
-    nest: Nest
-    bins: Bins
-    test_X: np.ndarray
-    configs: dict
-    config: object
-    seed: int
-
-    def y(self, label):
-        """Return the labels (n,) of the rows that are learned from, NaN elsewhere."""
-        return np.where(self.nest.known, self.rows.y[:, LABELS.index(label)], np.nan)
-
-    def raw(self, *labels):
-        """Return the CNNs' mean logits of some labels: (c, n), and of the test rows (K, c, m)."""
-        columns = [self.rows.names.index(label) for label in labels]
-        return self.rows.X[:, columns].T, np.transpose(self.test_X[:, :, columns], (0, 2, 1))
-
-    def why_not(self, label, k):
-        """Return why a label can't be stacked without fold k, or ""."""
-        fit = self.nest.last(k).fit
-        return why_not_stacked(self.y(label)[fit], self.rows.patients[fit], self.config.positive_patients)
+def steps(config):
+    """Return how often fit_stack says that it is further."""
+    return len(LABELS) + 2 + ("gru" in config.components)
 
 
-def own_components(case, label):
-    """Return ({component: Opinion}, Boosted or None) of what sees one label's features alone."""
-    opinions, names = {}, case.rows.names
-    for component, kind in COLUMNS.items():
-        if component in case.config.components and label + kind in names:
-            column = names.index(label + kind)
-            opinions[component] = column_opinion(case.nest, case.rows.X[:, column], case.test_X[:, :, column])
-    settings = [_own_settings(found) if "lightgbm" in case.config.components else None for found in case.configs[label]]
-    if not any(settings):
-        return opinions, None
-    (raw, test_raw), y = case.raw(label), case.y(label)[None]
-    scopes = {wanted["scope"]: scope_columns(names, label, wanted["scope"]) for wanted in settings if wanted}
-    seen = {scope: View(case.bins, columns, raw, y) for scope, columns in scopes.items()}
-    scope_of = [wanted["scope"] if wanted else next(iter(scopes)) for wanted in settings]
-    test = [View(Bins(case.test_X[k], names, case.config.threads), scopes[scope], test_raw[k], None)
-            for k, scope in enumerate(scope_of)]  # fmt: skip
-    seed = derive_seed(case.seed, "lightgbm", label)
-    boosted = fit_nested(case.nest, [seen[scope] for scope in scope_of], test, settings, case.config, seed)
-    opinions["lightgbm"] = boosted.opinions[0]
-    columns = {k: scopes[scope] for k, scope in enumerate(scope_of)}
-    return opinions, boosted._replace(gain={k: _spread(gain, columns[k], names) for k, gain in boosted.gain.items()})
+def share(own, component, fitted, labels):
+    """Enter what a component says of labels, in their order, into {label: ({component: Opinion}, {component: Fitted})}."""
+    if fitted:
+        for label, opinion in zip(labels, fitted.opinions, strict=True):
+            opinions, models = own[label]
+            opinions[component], models[component] = opinion, fitted
 
 
 def pooled_subtypes(case):
-    """Return the Boosted of the five subtypes together, in the order SUBTYPES; None where no fold has what to learn from."""
-    settings = _where(case, SUBTYPES)
+    """Return the Fitted of the five subtypes together, in the order SUBTYPES; None where no fold has what to learn from."""
+    settings = where_usable(case, SUBTYPES, PARAMS)
     if not any(settings):
         return None
     (raw, test_raw), y = case.raw(*SUBTYPES), np.stack([case.y(label) for label in SUBTYPES])
@@ -149,32 +108,29 @@ def pooled_subtypes(case):
     return fit_nested(case.nest, [view] * len(test), test, settings, case.config, derive_seed(case.seed, "pooled"))
 
 
-def fed_any(case, made):
-    """Return the Boosted of `any`, which sees the finished subtypes beside its own features; None where there is no use.
+def one_at_least(made):
+    """Return the Opinion on `any` that one of the finished subtypes at least is there, were they independent of each other.
 
     made: {subtype: Stacked}. For fold k a row's subtypes are those by stackers that saw neither its fold nor fold k.
     """
-    settings = _where(case, ["any"])
-    if not any(settings):
-        return None
-    (raw, test_raw), y, fold = case.raw("any"), case.y("any")[None], case.rows.fold
-    own = scope_columns(case.rows.names, "any", "study")
-    names = [*(case.rows.names[i] for i in own), *(f"{label}_finished" for label in SUBTYPES)]
-    columns, views, test = np.arange(len(names)), [], []
-    for k in range(len(case.test_X)):
-        held_out = [np.where(fold == k, logit(made[label].oof), made[label].nested[k]) for label in SUBTYPES]
-        on_test = [logit(made[label].test[k]) for label in SUBTYPES]
-        seen, seen_test = (np.column_stack(each).astype(np.float32) for each in (held_out, on_test))
-        views.append(View(Bins(np.hstack([case.rows.X[:, own], seen]), names, case.config.threads), columns, raw, y))
-        test.append(View(Bins(np.hstack([case.test_X[k][:, own], seen_test]), names), columns, test_raw[k], None))
-    boosted = fit_nested(case.nest, views, test, settings, case.config, derive_seed(case.seed, "pooled", "any"))
-    return boosted._replace(gain={k: _spread(gain[: len(own)], own, case.rows.names) for k, gain in boosted.gain.items()})
+    said = {
+        "nested": [made[label].nested for label in SUBTYPES],
+        "oof": [logit(made[label].oof) for label in SUBTYPES],
+        "test": [logit(made[label].test) for label in SUBTYPES],
+    }
+    return Opinion(**{part: union(np.stack(logits)) for part, logits in said.items()})
 
 
-def blended(case, label, opinions, boosted):
+def union(logits):
+    """Return the logit that one at least of independent events comes to pass: of logits (c, ...), float64 (...)."""
+    none = -log_expit(-logits).sum(axis=0)  # less the log of the probability that none does
+    return none + np.log(-np.expm1(-none))
+
+
+def blended(case, label, opinions, fitted):
     """Blend the opinions on one label, for each fold on the rows of the others. Returns Stacked.
 
-    opinions: {component: Opinion}; boosted: {component: Boosted or None}
+    opinions: {component: Opinion}; fitted: {component: Fitted}, of those that have models
     """
     y, fold, k_folds = case.y(label), case.rows.fold, case.nest.k_folds
     blends = [_blend(case, label, opinions, k) for k in range(k_folds)]
@@ -195,13 +151,12 @@ def blended(case, label, opinions, boosted):
     made = Stacked(blends, expit(base), expit(oof), expit(base_test), expit(test), rungs, nested)
     made.gain = np.zeros(len(case.rows.names))
     for k, blend in enumerate(blends):
-        used = {name: found for name, found in boosted.items() if found and name in blend.weights}
+        used = {name: found for name, found in fitted.items() if name in blend.weights}
+        gains = [_own_gain(case, label, name, found, k) for name, found in used.items() if k in found.gain]
+        made.gain += np.sum(gains, axis=0) / max(len(gains), 1) / k_folds
         for name, found in used.items():
-            of_all = name == "pooled" and label != "any"
-            gain = pooled_gain(found.gain[k], case.rows.names, label) if of_all else found.gain[k]
-            made.gain += gain / len(used) / k_folds
-            stem = f"{name}-fold{k}" if of_all else f"{name}-{label}-fold{k}"
-            made.boosters |= {f"{stem}-seed{s}": booster for s, booster in enumerate(found.boosters[k])}
+            stem = f"{name}-fold{k}" if len(found.opinions) > 1 else f"{name}-{label}-fold{k}"
+            made.models |= {f"{stem}-seed{s}{found.suffix}": model for s, model in enumerate(found.models[k])}
     return made
 
 
@@ -219,21 +174,6 @@ def _blend(case, label, opinions, k):
     return blend._replace(why=f"{blend.why}; {INSTEAD}") if blend.why else blend
 
 
-def _own_settings(found):
-    """Return the settings of a label's own booster, None where tuning saw no use in one. found: as of tune.best_config"""
-    if not found["stacked"]:
-        return None
-    params, scope = split_scope(found["params"])
-    return {"params": params, "rounds": found["rounds"], "scope": scope}
-
-
-def _where(case, labels):
-    """Return the pooled settings of the folds in which one of the labels at least can be stacked, None for the others."""
-    usable = [any(not case.why_not(label, k) for label in labels) for k in range(case.nest.k_folds)]
-    return [{"params": PARAMS, "rounds": None} if use else None for use in usable]
-
-
-def _spread(gain, columns, names):
-    whole = np.zeros(len(names))
-    whole[columns] = gain
-    return whole
+def _own_gain(case, label, component, fitted, k):
+    """Return fold k's shares of the gain as those of the features of X, (f,), as they stand for one label."""
+    return pooled_gain(fitted.gain[k], case.rows.names, label) if component == "pooled" else fitted.gain[k]

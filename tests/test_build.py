@@ -9,7 +9,16 @@ from ct.config import check
 from ct.errors import InputError
 from ct.labels import LABELS
 from features import build as module
-from features.build import SCOPES, build_features, describe, feature_names, mean_logits, scope_columns, to_logits
+from features.build import (
+    SCOPES,
+    build_features,
+    describe,
+    feature_names,
+    mean_logits,
+    scope_columns,
+    slice_columns,
+    to_logits,
+)
 from features.config import FeatureConfig
 from features.geometry import GEOMETRY, METADATA, SCANNER
 from features.ranges import SIDED_KINDS
@@ -233,6 +242,16 @@ def test_scopes_of_the_rich_set(case, fitted):
     kinds = ("chain", "probe", "probe_by_vgg", "dz+1", "z-1_by_resnet", "min2", "max1", "smooth_best", "spread")
     assert {f"subdural_{kind}" for kind in kinds} <= seen["context"]
     assert seen["all"] == set(names)
+
+
+def test_what_is_said_of_a_slice_by_itself(case, fitted):
+    """Mean, each CNN's, and the probes' mean, and where the slice lies; nothing of its neighbours."""
+    _, names = build_features(*case, RICH, **fitted)
+    seen = [names[i] for i in slice_columns(names)]
+    assert seen == sorted(seen, key=names.index)
+    kinds = ("", "_by_resnet", "_by_vgg", "_probe")
+    assert set(seen) == {f"{x}{kind}" for x in LABELS for kind in kinds} | {"position_rel", "gap_below_mm", "gap_above_mm"}
+    assert slice_columns([*LABELS, "any_z+1"]).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_model_may_be_called_like_a_family():

@@ -76,12 +76,12 @@ def test_models_never_saw_what_they_are_asked(monkeypatch):
         fitted[id(platts)] = rows, platts
         return made
 
-    def note_logits(view, boosters, platts, rows, rounds=None):
+    def note_logits(view, models, platts, rows, rounds=None):
         if view.y is not None:
             seen = fitted[id(platts)][0]
             assert not {*fold[seen]} & {*fold[rows]} and not {*patients[seen]} & {*patients[rows]}
             asked.append((len({*fold[seen]}), len(rows)))
-        return logits(view, boosters, platts, rows, rounds)
+        return logits(view, models, platts, rows, rounds)
 
     asked = []
     monkeypatch.setattr(View, "data", note_data)
@@ -120,7 +120,7 @@ def test_it_learns_and_says_nothing_of_its_own_fold():
     for logits in (opinion.oof, *(opinion.nested[k] for k in range(4))):
         use = known & np.isfinite(logits)
         assert log_loss(y[use], expit(logits[use])) < log_loss(y[use], expit(base.oof[use])) - 0.1
-    assert all(1 <= rounds <= 12 for rounds in found.rounds.values()) and sorted(found.boosters) == [0, 1, 2, 3]
+    assert all(1 <= rounds <= 12 for rounds in found.rounds.values()) and sorted(found.models) == [0, 1, 2, 3]
     assert all(share.sum() == pytest.approx(1) and share.argmax() == 1 for share in found.gain.values())
 
 
@@ -132,16 +132,16 @@ def test_a_fold_without_settings_says_nothing():
     assert np.isnan(opinion.nested[1]).all() and np.isnan(opinion.test[1]).all() and np.isnan(opinion.oof[fold == 1]).all()
     whole = boosted(X, y, fold, patients, 5).opinions[0]
     np.testing.assert_array_equal(opinion.nested[[0, 2, 3]], whole.nested[[0, 2, 3]])
-    assert sorted(found.boosters) == sorted(found.rounds) == [0, 2, 3]
+    assert sorted(found.models) == sorted(found.rounds) == [0, 2, 3]
 
 
 def test_several_seeds_are_averaged():
     X, y, fold, patients = case()
     params = [{"params": {**PARAMS, "feature_fraction": 0.5}, "rounds": 5}] * 4
     one, two = (boosted(X, y, fold, patients, settings=params, seeds=seeds) for seeds in (1, 2))
-    assert [len(boosters) for boosters in two.boosters.values()] == [2] * 4
-    a, b = two.boosters[0]
-    assert a.model_to_string() != b.model_to_string() and one.boosters[0][0].model_to_string() == a.model_to_string()
+    assert [len(models) for models in two.models.values()] == [2] * 4
+    a, b = two.models[0]
+    assert a != b and one.models[0] == [a]
 
 
 def test_a_column_is_its_own_opinion():

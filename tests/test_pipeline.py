@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -63,9 +64,9 @@ def test_a_run_leaves_exactly_these_files(finished):
     expected |= {f"receipts/{name}.json" for name in STAGES} | {"stage1/resnet/oof.parquet"}
     expected |= {f"stage1/resnet/fold{k}/{name}" for k in (0, 1) for name in fold}
     expected |= {f"stage2/features/{name}" for name in ("names.json", "test.npy", "train.npy")}
-    tables = ("calibrated", "calibrated_test", "importances", "oof", "test")
+    tables = ("calibrated", "calibrated_test", "importances", "oof", "test", "trials")
     expected |= {f"stage2/{name}.parquet" for name in tables}
-    expected |= {f"stage2/{name}.json" for name in ("blend", "calibration", "configs", "scores")}
+    expected |= {f"stage2/{name}.json" for name in ("blend", "calibration", "configs", "scores", "tuning")}
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     more = {name for name in found if name.startswith(("stage2/tune/", "stage2/boosters/"))}
     assert {name for name in found - more if not name.startswith("pixels/")} == {
@@ -205,6 +206,31 @@ def test_what_is_kept_of_stage_two_is_what_it_says(finished):
     calibrated = read_table(finished / "stage2/calibrated.parquet").to_numpy()
     for rung, table in ((rungs[0], calibrated), (rungs[2], oof.to_numpy())):
         assert rung["loss"]["weighted"] == pytest.approx(weighted_log_loss(y[known], table[known]), rel=1e-12)
+
+
+def test_other_learners_are_components_like_any(copy, capsys):
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["stage2"]["components"] = ["raw", "lightgbm", "gru"] + ["xgboost"] * bool(find_spec("xgboost"))
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["all", f"--run={copy}", "--workers=1"]) == 0
+    rungs = json.loads((copy / "stage2/scores.json").read_text())["ladder"]
+    assert {rung["component"] for rung in rungs} == {*recipe["stage2"]["components"], "blend"}
+    assert "GRU over the series" in (copy / "report.html").read_text()
+    assert {path.suffix for path in (copy / "stage2/boosters").iterdir()} <= {".txt", ".json", ".safetensors"}
+
+
+def test_a_component_whose_package_is_missing_is_refused_before_any_work(copy, competition, tmp_path, monkeypatch, capsys):
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["stage2"]["components"] = ["raw", "xgboost"]
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    monkeypatch.setattr("stage2_stack.config.find_spec", lambda name: None)
+    assert run.main(["all", f"--run={copy}"]) == 1
+    assert "xgboost is not installed: pip install -e '.[xgboost]'" in error(capsys)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.name != ".lock"}.items() <= before.items()
+    words = [f"--run={tmp_path / 'other'}", f"--recipe={copy / 'recipe.yaml'}", f"--data={competition}"]
+    assert run.main(["new", *words]) == 1 and not (tmp_path / "other").exists()
+    assert "xgboost is not installed" in error(capsys)
 
 
 def test_stage_one_alone_makes_its_own_submission(copy, capsys):

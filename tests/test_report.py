@@ -13,12 +13,15 @@ from ct import metrics, rundir
 from ct.errors import InputError
 from ct.labels import LABELS, SUBTYPES
 from ct.slices import COLUMNS
-from report import plots, read, write_report
+from report import plots, read, tuning, write_report
 
 FOLDS = 3
 MODELS = ("resnet", "vgg")
-SECTIONS = ["summary", "labels", "studies", "calibration", "roc", "learning", "features", "folds", "test-set", "data"]
-SECTIONS.append("provenance")
+SECTIONS = ["summary", "labels", "studies", "calibration", "roc", "learning", "tuning", "features", "folds", "test-set"]
+SECTIONS += ["data", "provenance"]
+TAKEN = {"scope": "context", "learning_rate": 0.05, "num_leaves": 7, "min_data_in_leaf": 20, "feature_fraction": 0.4}
+TAKEN |= {"bagging_fraction": 0.8, "lambda_l2": 10.0}
+SHARES = dict(zip(TAKEN, (0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01), strict=True))
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SECRET = "/home/somebody/secret place"
 
@@ -156,9 +159,37 @@ def make_stage_two(rng, run, train, test):
     names = [f"{label}_{place}" for label in LABELS for place in ("z-2", "z-1", "z+0", "z+1", "z+2", "study_max")]
     shares = pd.DataFrame(rng.dirichlet(np.full(len(names), 0.3), len(LABELS)).T, names, list(LABELS)).rename_axis("feature")
     rundir.write_table(run.stage2 / "importances.parquet", shares.assign(epidural=0.0))
+    make_tuning(rng, run)
+
+
+def make_tuning(rng, run):
+    """Write twelve trials of each label and fold but of epidural, every third of them pruned, and what was taken."""
     why = "fewer than 10 positives <b>in all</b>"
-    configs = {label: [{"fold": k, "stacked": True, "why": "", "rounds": 90} for k in range(FOLDS)] for label in LABELS}
-    configs["epidural"] = [{"fold": k, "stacked": False, "why": why, "rounds": 0} for k in range(FOLDS)]
+    rows = [
+        {
+            "label": label,
+            "fold": k,
+            "trial": n,
+            "state": "pruned" if n % 3 == 2 else "complete",
+            "loss": loss,
+            "inner_folds": 2,
+        }
+        for label in LABELS
+        for k in range(FOLDS)
+        for n, loss in enumerate(rng.normal(-0.002, 0.002, 12))
+        if label != "epidural"
+    ]
+    rundir.write_table(run.stage2 / "trials.parquet", pd.DataFrame(rows))
+    found = {label: {"importances": SHARES, "folds": FOLDS, "why": {}} for label in LABELS}
+    found["epidural"] = {"importances": {}, "folds": 0, "why": dict.fromkeys(map(str, range(FOLDS)), why)}
+    found["any"]["why"] = {"1": "8 completed trials, fewer than 10"}
+    rundir.write_json(run.stage2 / "tuning.json", found)
+    tuned = {"params": TAKEN, "trials": 12, "inner_loss": 0.0471, "inner_calibrated": 0.0503}
+    configs = {
+        label: [{"fold": k, "stacked": True, "why": "", "rounds": 90, **tuned} for k in range(FOLDS)] for label in LABELS
+    }
+    nothing = {"params": {}, "trials": 0, "inner_loss": None, "inner_calibrated": None}
+    configs["epidural"] = [{"fold": k, "stacked": False, "why": why, "rounds": 0, **nothing} for k in range(FOLDS)]
     configs["subdural"][1] |= {"stacked": False, "why": "calibrated stage one was as good on the inner folds"}
     rundir.write_json(run.stage2 / "configs.json", configs)
 
@@ -424,6 +455,58 @@ def test_folds_and_prevalence(run):
     final = rundir.read_table(run.stage2 / "test.parquet")["any"].mean()
     row = next(r for r in page.rows if r[0].strip() == "any" and len(r) == 6 and "%" in r[1])
     assert row[4].strip() == f"{100 * final:.2f} %"
+
+
+def test_the_best_so_far_of_each_search_is_drawn(run):
+    """A line a fold, which rises, and which a pruned trial does not move."""
+    text, _ = page_of(run)
+    section = text[text.index('<section id="tuning"') :].partition("</section>")[0]
+    assert section.count("<svg") == 5 and section.count('class="held-out"') == 5 * FOLDS
+    assert "Tuning of subdural: best gain" in section and "Tuning of epidural" not in section
+    trials = rundir.read_table(run.stage2 / "trials.parquet").query("label == 'any' and fold == 1")
+    at, best = tuning._best_so_far(trials)[1]
+    assert at == list(range(12)) and best == sorted(best)
+    losses = trials["loss"].to_numpy()
+    assert best[2] == best[1] == -losses[:2].min() and best[-1] == -losses[trials["state"] == "complete"].min()
+
+
+def test_the_best_so_far_rises_on_the_page():
+    picture = plots.history_panel("any", {0: ([0, 1, 2], [0.001, 0.001, 0.004]), 1: ([0, 1], [-0.002, 0.002])})
+    lines = [[float(n) for n in re.findall(r"[\d.]+", path)] for path in re.findall(r'"held-out"><path d="([^"]+)"', picture)]
+    heights = [line[1::2] for line in lines]
+    assert heights[0][:4] == [heights[0][0]] * 4 and heights[0][4] < heights[0][0] < heights[1][0]  # less of y is further up
+    across = [line[::2] for line in lines]
+    assert across[0] == sorted(across[0]) and across[0][1] == across[0][2] == across[1][1] < across[0][3] == across[0][4]
+    assert plots.history_panel("any", {0: ([0], [0.001])}).count("<circle") == 1
+
+
+def test_settings_that_mattered_and_those_that_were_taken(run):
+    """In percent, a dash where a label has none; each choice once, with its folds and its gain."""
+    text, page = page_of(run)
+    assert page.row("rate")[1:] == ["30", "–", "30", "30", "30", "30"] and page.row("L2")[1] == "1"
+    rows = [[cell.strip() for cell in row] for row in page.rows]
+    settings = ["context", "0.05", "7", "20", "0.4", "0.8", "10", "90", "12"]
+    assert ["any", "0, 1, 2", *settings, "+0.0032"] in rows
+    assert ["subdural", "0, 2", *settings, "+0.0032"] in rows
+    assert ["subdural", "1", *settings, "+0.0032 in doubt: not used"] in rows
+    assert ["epidural", "0, 1, 2", "not tuned: fewer than 10 positives <b>in all</b>"] in rows
+    assert "any, fold 1: 8 completed trials, fewer than 10" in text
+
+
+def test_a_run_without_trials(run):
+    """Nothing was tuned, or an earlier version has left no trials."""
+    configs = rundir.read_json(run.stage2 / "configs.json")
+    rundir.write_json(run.stage2 / "configs.json", dict.fromkeys(LABELS, configs["epidural"]))
+    trials = rundir.read_table(run.stage2 / "trials.parquet")
+    rundir.write_table(run.stage2 / "trials.parquet", trials[:0])
+    assert "No label was tuned: fewer than 10 positives &lt;b&gt;in all" in page_of(run)[0]
+    (run.stage2 / "trials.parquet").unlink()
+    assert "This run kept no trials." in page_of(run)[0]
+
+
+def test_few_trials_tell_no_importances(run):
+    rundir.write_json(run.stage2 / "tuning.json", {label: {"importances": {}, "folds": 0, "why": {}} for label in LABELS})
+    assert "It cannot be told: no search has trials enough." in page_of(run)[0]
 
 
 def test_features_are_the_twenty_greatest(run):

@@ -367,6 +367,9 @@ def test_the_outer_fold_never_reaches_its_configuration(tmp_path):
         make_run(tmp_path / name, change)
         found[name] = [tune_one(str(tmp_path / name), "any", k, config, 0, {}) for k in (1, 0)]
     assert found["as it is"][0]["stacked"]
+    first, second = found["as it is"][0]["history"]
+    assert first["loss"] == pytest.approx(found["as it is"][0]["inner_loss"] - found["as it is"][0]["inner_calibrated"])
+    assert {name: first[name] for name in FIRST} == FIRST and second["trial"] == 1
     for name in ("spoiled", "unlabelled"):
         assert found[name][0] == found["as it is"][0]  # tuned without fold 1
         assert found[name][1] != found["as it is"][1]  # tuned with it: the test would see a leak
@@ -376,6 +379,7 @@ def test_a_label_without_positives_is_not_tuned(tmp_path):
     make_run(tmp_path)
     found = tune_one(str(tmp_path), "epidural", 0, StackConfig(trials=2).model_dump(), 0, {})
     assert not found["stacked"] and found["why"].startswith("no positives") and found["trials"] == 0
+    assert found["history"] == [] and found["importances"] == ({}, found["why"])
 
 
 class Scripted:

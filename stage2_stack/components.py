@@ -1,0 +1,118 @@
+"""What each component that sees one label's features, or all labels' series, says: nested, held out and on the test rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ct.labels import LABELS
+from ct.seeds import derive_seed
+from features.build import scope_columns, slice_columns
+from stage2_stack.boost import Bins
+from stage2_stack.learners import learner_of
+from stage2_stack.nested import View, column_opinion, fit_nested
+from stage2_stack.space import split_scope
+from stage2_stack.tune import why_not_stacked
+
+COLUMNS = {"raw": "", "smooth": "_smooth_best", "chain": "_chain"}  # components that are a feature as it is
+OWN = ("lightgbm", "xgboost", "catboost")  # a booster a label
+UNTUNED = "study"  # scope of the features of the boosters that are not tuned
+
+
+@dataclass
+class Case:
+    """What all components are fitted from: the rows, stack.Rows, their nested.Nest, and the rest as of stack.fit_stack."""
+
+    rows: object
+    nest: object
+    bins: Bins
+    test_X: np.ndarray
+    configs: dict
+    config: object
+    seed: int
+
+    def y(self, label):
+        """Return the labels (n,) of the rows that are learned from, NaN elsewhere."""
+        return np.where(self.nest.known, self.rows.y[:, LABELS.index(label)], np.nan)
+
+    def raw(self, *labels):
+        """Return the CNNs' mean logits of some labels: (c, n), and of the test rows (K, c, m)."""
+        columns = [self.rows.names.index(label) for label in labels]
+        return self.rows.X[:, columns].T, np.transpose(self.test_X[:, :, columns], (0, 2, 1))
+
+    def why_not(self, label, k):
+        """Return why a label can't be stacked without fold k, or ""."""
+        fit = self.nest.last(k).fit
+        return why_not_stacked(self.y(label)[fit], self.rows.patients[fit], self.config.positive_patients)
+
+
+def own_components(case, label):
+    """Return ({component: Opinion}, {component: Fitted}) of what sees one label's features alone."""
+    opinions, fitted, names = {}, {}, case.rows.names
+    for component, kind in COLUMNS.items():
+        if component in case.config.components and label + kind in names:
+            column = names.index(label + kind)
+            opinions[component] = column_opinion(case.nest, case.rows.X[:, column], case.test_X[:, :, column])
+    for component in OWN:
+        settings = _own_settings(case, label, component) if component in case.config.components else []
+        if any(settings):
+            fitted[component] = own_booster(case, label, component, settings)
+            opinions[component] = fitted[component].opinions[0]
+    return opinions, fitted
+
+
+def own_booster(case, label, component, settings):
+    """Return the Fitted of a label's own booster. settings: K as of fit_nested, with "scope"."""
+    names, learner, (raw, test_raw), y = case.rows.names, learner_of(component), case.raw(label), case.y(label)[None]
+    scopes = {wanted["scope"]: scope_columns(names, label, wanted["scope"]) for wanted in settings if wanted}
+    seen = {scope: View(case.bins, columns, raw, y, learner) for scope, columns in scopes.items()}
+    scope_of = [wanted["scope"] if wanted else next(iter(scopes)) for wanted in settings]
+    test = [View(Bins(case.test_X[k], names, case.config.threads), scopes[scope], test_raw[k], None, learner)
+            for k, scope in enumerate(scope_of)]  # fmt: skip
+    seed = derive_seed(case.seed, component, label)
+    fitted = fit_nested(case.nest, [seen[scope] for scope in scope_of], test, settings, case.config, seed)
+    return fitted._replace(gain={k: spread_out(gain, scopes[scope_of[k]], names) for k, gain in fitted.gain.items()})
+
+
+def series_of_all(case):
+    """Return the Fitted of the network that reads series, for all LABELS at once; None where no fold has what to learn from.
+
+    Raises ValueError where the rows come without their series.
+    """
+    from stage2_stack.gru import EPOCHS, PARAMS, SeriesView  # torch takes seconds to import
+
+    if case.rows.starts is None or case.rows.test_starts is None:
+        raise ValueError("the component gru reads series: give Rows their starts and test_starts")
+    settings = [wanted and {**wanted, "max_rounds": EPOCHS} for wanted in where_usable(case, LABELS, PARAMS)]
+    if not any(settings):
+        return None
+    (raw, test_raw), y = case.raw(*LABELS), np.stack([case.y(label) for label in LABELS])
+    columns, threads = slice_columns(case.rows.names), case.config.threads
+    view = SeriesView(case.rows.X[:, columns], case.rows.starts, raw, y, threads)
+    test = [SeriesView(X[:, columns], case.rows.test_starts, test_raw[k], None, threads) for k, X in enumerate(case.test_X)]
+    return fit_nested(case.nest, [view] * len(test), test, settings, case.config, derive_seed(case.seed, "gru"))
+
+
+def _own_settings(case, label, component):
+    """Return the settings of a label's own booster, None for the folds that want none: in which tuning saw no use in one,
+    or, for those that are not tuned, in which the label can't be stacked."""
+    if component != "lightgbm":
+        where = where_usable(case, [label], learner_of(component).params)
+        return [wanted and {**wanted, "scope": UNTUNED} for wanted in where]
+    settings = []
+    for found in case.configs[label]:  # as of tune.best_config
+        params, scope = split_scope(found["params"]) if found["stacked"] else (None, None)
+        settings.append({"params": params, "rounds": found["rounds"], "scope": scope} if params else None)
+    return settings
+
+
+def where_usable(case, labels, params):
+    """Return the settings of the folds in which one of the labels at least can be stacked, None for the others."""
+    usable = [any(not case.why_not(label, k) for label in labels) for k in range(case.nest.k_folds)]
+    return [{"params": params, "rounds": None} if use else None for use in usable]
+
+
+def spread_out(gain, columns, names):
+    """Return shares of the gain of some columns (c,) as those of all of `names`: (f,)."""
+    whole = np.zeros(len(names))
+    whole[columns] = gain
+    return whole
