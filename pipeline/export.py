@@ -25,7 +25,7 @@ def export_model(run, to):
         size = sum(path.stat().st_size for path in files)
         about = {"format": FORMAT, "made": card["made"], "commit": card["commit"], "versions": model.versions}
         write_json(part / "model.json", about | {"files": digests})
-    run.say(f"  {len(model.weights)} CNNs, {len(model.boosters)} boosters, {size / 1e6:.1f} MB in {to}")
+    run.say(f"  {len(model.weights)} CNNs, {len(model.boosters)} models of stage two, {size / 1e6:.1f} MB in {to}")
     run.say(f"  next: python run.py score --data=FOLDER_OR_ZIP --model={to} --to=OUT")
 
 
@@ -36,7 +36,7 @@ def _pack(model, card, part):
     for (name, k), path in model.weights.items():
         shutil.copyfile(path, part / "weights" / f"{name}-fold{k}.safetensors")
     for name, path in model.boosters.items():
-        shutil.copyfile(path, part / "boosters" / f"{name}.txt")
+        shutil.copyfile(path, part / "boosters" / name)
     if model.probes:
         shutil.copyfile(model.probes, part / "probes.safetensors")
     save_recipe(part / "recipe.yaml", public_recipe(model.recipe))

@@ -18,8 +18,8 @@ from ct.suitability import Finding, unlike_by_header, unlike_by_pixels
 
 NAMED = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
 KNOWN = (
-    "a patient of the training data, scored by the models of his own fold alone",
-    "those of the other folds have seen him",
+    "a patient of the training data, scored by the models of one fold alone",
+    "the other folds' models have learnt from this patient",
 )
 
 
@@ -83,7 +83,7 @@ def read_studies(source, files, key, patients=None, workers=None, progress=None)
 
     Returns (slices, acquisition, quarantine) as of Incoming.
     """
-    table, quarantine = read_headers(source, files, key, workers, progress)
+    table, quarantine = read_headers(source, files, key, workers, progress, anonymous=True)
     known = table["patient_id"].map({} if patients is None else patients)
     table = table.assign(split="test", fold=known.fillna(-1).astype(np.int8))
     slices = order_slices(public_names(table))

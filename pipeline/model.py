@@ -3,7 +3,7 @@
 model.json               the format, the versions it was made with, and the digest of every other file
 recipe.yaml              the recipe, without anybody's paths
 stage2.json              features' names, blends, calibrations, chains; what the training data were like
-weights/<model>-fold<k>.safetensors  boosters/<name>.txt  probes.safetensors
+weights/<model>-fold<k>.safetensors  boosters/<name>  probes.safetensors
 README.md  card.json     what it is, what it was trained on, how good it is
 """
 
@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
@@ -27,6 +26,7 @@ from pipeline.recipe import Recipe, load_recipe
 from pipeline.tables import training_prior
 from stage2_stack.apply import Stacker, read_blend
 from stage2_stack.calibrate import Platt
+from stage2_stack.config import check_installed
 from stage2_stack.studies import fit_studies
 
 FORMAT = "ich-stack model 1"
@@ -40,7 +40,7 @@ class Model:
     recipe: Recipe
     stage2: dict  # plain values, as of `stage_two`
     weights: dict  # (CNN's name, fold) -> path of its weights
-    boosters: dict  # file name without its suffix -> path
+    boosters: dict  # file name -> path of a model of stage two
     probes: Path | None  # where the recipe's features have probes
     versions: dict  # package -> version it was made with
     key: bytes | None = None  # of the run's pseudonyms; no folder has it
@@ -53,7 +53,7 @@ class Model:
         return Stacker(
             {label: read_blend(self.stage2["blend"][label][k]) for label in LABELS},
             {label: Platt(**self.stage2["calibration"][label][k]) for label in LABELS},
-            {name: lgb.Booster(model_file=path) for name, path in boosters.items()},
+            {name: path.read_bytes() for name, path in boosters.items()},
             settings.seeds,
             settings.any_at_least_largest,
             settings.threads,
@@ -92,7 +92,7 @@ def model_of_run(run):
         recipe=recipe,
         stage2=json.loads(json.dumps(stage_two(run, train, fold.reindex(train.index).to_numpy()))),
         weights={(name, k): folder.fold(name, k) / "weights.safetensors" for name, k in folds},
-        boosters={path.stem: path for path in sorted((folder.stage2 / "boosters").glob("*.txt"))},
+        boosters={path.name: path for path in sorted((folder.stage2 / "boosters").iterdir())},
         probes=folder.probes if recipe.features.probe else None,
         versions=read_json(folder.receipt("stack"))["versions"],
         key=folder.key.read_bytes(),
@@ -141,12 +141,13 @@ def model_of_folder(folder):
         if file_digest(path) != digest:
             raise InputError(f"--model={folder}: {name} is damaged or changed; copy it again, or make it anew: `export-model`")
     recipe = load_recipe(folder / "recipe.yaml")
+    check_installed(recipe.stage2.components)
     folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
     return Model(
         recipe=recipe,
         stage2=read_json(folder / "stage2.json"),
         weights={(name, k): folder / "weights" / f"{name}-fold{k}.safetensors" for name, k in folds},
-        boosters={Path(name).stem: folder / name for name in about["files"] if name.startswith("boosters/")},
+        boosters={Path(name).name: folder / name for name in about["files"] if name.startswith("boosters/")},
         probes=folder / "probes.safetensors" if recipe.features.probe else None,
         versions=about["versions"],
     )

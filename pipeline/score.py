@@ -71,7 +71,7 @@ def scored_slices(model, slices, read_hu, device, bar):
     columns = slices[["study_id", "series_id", "place", "position_mm", "readable"]]
     if slices.empty:
         return columns.assign(**dict.fromkeys(COLUMNS, np.empty(0)))
-    config, per_fold = model.recipe.features, []
+    config, starts, per_fold = model.recipe.features, np.flatnonzero(slices["place"] == 0), []
     for k, (said, embeddings) in enumerate(opinions_of_folds(model, slices, read_hu, device, bar)):
         fitted = {}
         if config.chain:
@@ -81,7 +81,7 @@ def scored_slices(model, slices, read_hu, device, bar):
         X, names = build_features(slices, said, config, **fitted)
         if names != model.stage2["names"]:
             raise InputError("the model was made with other features than this version builds; make it anew with its run")
-        per_fold.append(apply_stacker(model.stacker(k), X, names))
+        per_fold.append(apply_stacker(model.stacker(k), X, names, starts))
     final = route(np.stack(per_fold), slices["fold"].to_numpy())
     return columns.join(pd.DataFrame(final, index=slices.index, columns=COLUMNS))
 

@@ -1,30 +1,34 @@
-"""Stage two on slices that it was not fitted on, from what was kept of it: blends, calibrations and boosters.
+"""Stage two on slices that it was not fitted on, from what was kept of it: blends, calibrations and models.
 
 The same arithmetic as that of stage2_stack/stack.py on the test rows, to the last bit, without anything that needs labels. A
 component is one entry of COMPONENT.
 """
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 
 from ct.labels import LABELS, SUBTYPES
-from features.build import scope_columns
+from features.build import scope_columns, slice_columns
 from stage2_stack.blend import Blend
-from stage2_stack.boost import boosted_logit
+from stage2_stack.boost import Bins
 from stage2_stack.calibrate import Platt
-from stage2_stack.pooled import pooled_matrix
-from stage2_stack.stack import COLUMNS
+from stage2_stack.components import COLUMNS, OWN, UNTUNED
+from stage2_stack.learners import learner_of
+from stage2_stack.nested import View
+from stage2_stack.pooled import pooled_matrix, pooled_names
+from stage2_stack.stack import union
 
 
 class Stacker(NamedTuple):
     """What fold k's stacker needs."""
 
     blends: dict  # label -> Blend
-    starts: dict  # label -> Platt of the CNNs' mean logit, where the boosters begin
-    boosters: dict  # file name as of stack.Stacked.boosters, without "-fold<k>" -> Booster
-    seeds: int = 1  # boosters of one kind
+    starts: dict  # label -> Platt of the CNNs' mean logit, where the models begin
+    files: dict  # name as of stack.Stacked.models, without "-fold<k>" -> bytes
+    seeds: int = 1  # models of one kind
     any_at_least_largest: bool = False
     threads: int = 1
 
@@ -35,65 +39,98 @@ def read_blend(kept):
     return Blend(platts, kept["weights"], kept["last"] and Platt(**kept["last"]), {}, "")
 
 
-def apply_stacker(stacker, X, names):
+def apply_stacker(stacker, X, names, starts=None):
     """Return the final probabilities of fold k's stacker, float64 (n, 6), columns LABELS.
 
-    stacker: Stacker; X: (n, f) float32, the features as fold k's CNNs make them; names: f, of its columns
+    stacker: Stacker; X: (n, f) float32, the features as fold k's CNNs make them; names: f, of its columns; starts: (s,) first
+    row of each series, for `gru`
 
-    Raises KeyError where a feature or booster that a blend has a weight for is not there.
+    Raises KeyError where a file that a blend has a weight for is not there, ValueError where a feature is not.
     """
-    seen = Seen(stacker, X, {name: i for i, name in enumerate(names)}, names, {})
-    for label in (*SUBTYPES, "any"):  # `any` reads the finished subtypes
+    seen = Seen(stacker, X, names, starts)
+    for label in (*SUBTYPES, "any"):  # `any` hears the finished subtypes
         blend = stacker.blends[label]
-        seen.finished[label] = expit(blend.logit({name: COMPONENT[name](seen, label) for name in blend.weights}))
+        seen.finished[label] = expit(blend.logit({name: COMPONENT[name](seen, name, label) for name in blend.weights}))
     made = np.column_stack([seen.finished[label] for label in LABELS])
     if stacker.any_at_least_largest:
         made[:, 0] = made.max(axis=1)
     return made
 
 
-class Seen(NamedTuple):
-    """The rows that a stacker looks at, and what it has said so far."""
+@dataclass
+class Seen:
+    """The rows that a stacker looks at, and what it has said of them so far."""
 
     stacker: Stacker
     X: np.ndarray  # (n, f) float32
-    place: dict  # feature -> column of X
     names: list
-    finished: dict  # label -> probabilities (n,)
+    starts: np.ndarray | None
+    finished: dict = field(default_factory=dict)  # label -> probabilities (n,)
+    together: dict = field(default_factory=dict)  # component of several labels -> {label: logits (n,)}
 
-    def column(self, label, kind):
-        """Return a feature that is a logit of the label by itself, float64 (n,)."""
-        return self.X[:, self.place[label + kind]].astype(np.float64)
+    def column(self, name):
+        """Return the feature of this name, float32 (n,)."""
+        return self.X[:, self.names.index(name)]
 
-    def start(self, label):
-        """Return the calibrated mean of the CNNs, logits (n,)."""
-        return self.stacker.starts[label].logit(self.X[:, self.place[label]])
+    def models(self, stem, learner):
+        """Return the models of `stem`, one a seed."""
+        seeds = range(self.stacker.seeds)
+        return [learner.load(self.stacker.files[f"{stem}-seed{number}{learner.suffix}"]) for number in seeds]
 
-    def boosted(self, stem, values, label):
-        """Return the mean logits (n,) of the boosters `stem`-seed<s> on values (n, p)."""
-        boosters = [self.stacker.boosters[f"{stem}-seed{number}"] for number in range(self.stacker.seeds)]
-        said = [boosted_logit(booster, values, self.start(label), self.stacker.threads) for booster in boosters]
-        return np.mean(said, axis=0)
+    def asked(self, view, models, labels):
+        """Return what models say of labels together, {label: logits (n,)}."""
+        said = view.logits(models, [self.stacker.starts[label] for label in labels], np.arange(len(self.X)))
+        return dict(zip(labels, said, strict=True))
 
-
-def _lightgbm(seen, label):
-    """What the label's own boosters say; they know their features by name."""
-    names = seen.stacker.boosters[f"lightgbm-{label}-seed0"].feature_name()
-    return seen.boosted(f"lightgbm-{label}", seen.X[:, [seen.place[name] for name in names]], label)
-
-
-def _pooled(seen, label):
-    """What the boosters of all subtypes say of one, or those of `any` that see the finished subtypes."""
-    if label == "any":
-        own = seen.X[:, scope_columns(seen.names, "any", "study")]
-        finished = np.column_stack([logit(seen.finished[subtype]) for subtype in SUBTYPES]).astype(np.float32)
-        return seen.boosted("pooled-any", np.hstack([own, finished]), label)
-    rows = slice(SUBTYPES.index(label) * len(seen.X), (SUBTYPES.index(label) + 1) * len(seen.X))
-    return seen.boosted("pooled", pooled_matrix(seen.X, seen.names)[rows], label)
+    def raw(self, labels):
+        """Return the CNNs' mean logits of labels, (c, n)."""
+        return np.stack([self.column(label) for label in labels])
 
 
-COMPONENT = {  # component of stage2_stack/config.py -> function of (Seen, label) that returns its logits (n,)
-    **{name: lambda seen, label, kind=kind: seen.column(label, kind) for name, kind in COLUMNS.items()},
-    "lightgbm": _lightgbm,
+def _own(seen, component, label):
+    """What the label's own boosters say."""
+    learner = learner_of(component)
+    models = seen.models(f"{component}-{label}", learner)
+    if component == "lightgbm":  # whose scope was tuned
+        columns = np.array([seen.names.index(name) for name in models[0].feature_name()])
+    else:
+        columns = scope_columns(seen.names, label, UNTUNED)
+    view = View(Bins(seen.X, seen.names, seen.stacker.threads), columns, seen.raw([label]), None, learner)
+    return seen.asked(view, models, [label])[label]
+
+
+def _pooled(seen, component, label):
+    """What the boosters of the subtypes say of one."""
+    if component not in seen.together:
+        learner, names = learner_of(component), pooled_names(seen.names)
+        bins = Bins(pooled_matrix(seen.X, seen.names), names, seen.stacker.threads)
+        view = View(bins, np.arange(len(names)), seen.raw(SUBTYPES), None, learner)
+        seen.together[component] = seen.asked(view, seen.models(component, learner), SUBTYPES)
+    return seen.together[component][label]
+
+
+def _gru(seen, component, label):
+    """What the networks that read series say of a label."""
+    if component not in seen.together:
+        from stage2_stack.gru import GRU, SeriesView  # torch takes seconds to import
+
+        if seen.starts is None:
+            raise ValueError("the component gru reads series: give the rows' starts")
+        columns = slice_columns(seen.names)
+        view = SeriesView(seen.X[:, columns], seen.starts, seen.raw(LABELS), None, seen.stacker.threads)
+        seen.together[component] = seen.asked(view, seen.models(component, GRU()), LABELS)
+    return seen.together[component][label]
+
+
+def _subtypes(seen, component, label):
+    """What the finished subtypes say of `any`."""
+    return union(np.stack([logit(seen.finished[subtype]) for subtype in SUBTYPES]))
+
+
+COMPONENT = {  # component of stage2_stack/config.py -> function of (Seen, component, label) that returns its logits (n,)
+    **{name: lambda seen, _, label, kind=kind: seen.column(label + kind).astype(np.float64) for name, kind in COLUMNS.items()},
+    **dict.fromkeys(OWN, _own),
     "pooled": _pooled,
+    "subtypes": _subtypes,
+    "gru": _gru,
 }

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from pydicom.config import disable_value_validation
+from scipy.special import expit
 from tiny_zip import pack
 
 import run
@@ -23,32 +24,39 @@ from pipeline.model import model_of_folder, model_of_run
 from pipeline.stages import Run
 from pipeline.tables import load_test_fold
 from stage2_stack.apply import apply_stacker
+from stage2_stack.blend import Blend
+from stage2_stack.calibrate import Platt, fit_platt
 from stage2_stack.pooled import PARAMS
 
 RICH = {"reach": 1, "smooth_mm": [5], "smooth_best": True, "chain": True, "probe": True}
 STACK = {
-    "components": ["raw", "pooled"],
     "trials": 1,
     "max_rounds": 5,
     "positive_patients": 2,
     "confidence": 0,
     "any_at_least_largest": True,
 }
+LAST = Platt(1.1, -0.2, 0.0)
 STRANGER = "ID_0fffffff"
 COLUMNS = list(LABELS)
 
 
+def equal_blend(said, y, *rest):
+    """A blend of all components, whatever they are worth."""
+    return Blend({name: fit_platt(x, y) for name, x in said.items()}, dict.fromkeys(said, 1 / len(said)), LAST, {}, "")
+
+
 @pytest.fixture(scope="module")
 def rich(finished, tmp_path_factory):
-    """A finished run with chain and probes, and pooled boosters in a blend. Not to be changed."""
+    """A finished run with chain and probes, and many components in its blends. Not to be changed."""
     folder = shutil.copytree(finished, tmp_path_factory.mktemp("rich") / "r")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["features"], recipe["stage2"] = RICH, STACK
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PARAMS, "min_data_in_leaf", 2)  # of 20 rows
-        for module in ("blend", "tune"):  # on so little data no gain is beyond doubt; here all of them are
-            patch.setattr(f"stage2_stack.{module}.patient_bootstrap", lambda *args, **settings: (1.0, 1.0))
+    with pytest.MonkeyPatch.context() as patch:  # on so little data nothing would be kept
+        patch.setitem(PARAMS, "min_data_in_leaf", 2)
+        patch.setattr("stage2_stack.components.why_not_stacked", lambda *args: "")
+        patch.setattr("stage2_stack.stack.fit_blend", equal_blend)
         for words in (["features"], ["tune", "--workers=1"], ["stack"]):
             assert run.main([*words, f"--run={folder}"]) == 0
     return folder
@@ -95,7 +103,7 @@ def mean_over_folds(folder):
     """A run's test table if nobody in it were a patient of train: the mean over folds of what each stacker says."""
     X, names = read_array(folder / "stage2/features/test.npy"), list(read_json(folder / "stage2/features/names.json"))
     found = model_of_run(Run(folder))
-    return np.mean([apply_stacker(found.stacker(k), np.asarray(X[k]), names) for k in range(len(X))], axis=0)
+    return np.mean([apply_stacker(found.stacker(k), np.asarray(X[k]), names, [0]) for k in range(len(X))], axis=0)
 
 
 def components(folder):
@@ -104,9 +112,9 @@ def components(folder):
     return {name for folds in blends.values() for blend in folds for name in blend["weights"]}
 
 
-def test_both_kinds_of_boosters_are_put_to_the_test(rich, finished):
-    """What each component says is reproduced in test_apply.py; here, that a run keeps it."""
-    assert "pooled" in components(rich) and "lightgbm" in components(finished)
+def test_components_are_put_to_the_test(rich, finished):
+    """What each one says is reproduced in test_apply.py; here, that a run keeps what that needs."""
+    assert components(rich) >= {"raw", "smooth", "chain", "pooled", "subtypes"} and "lightgbm" in components(finished)
     assert (load_test_fold(Run(rich).dir) >= 0).all()
 
 
@@ -116,7 +124,7 @@ def test_a_test_study_gets_the_runs_own_numbers(rich, competition, tmp_path, cap
     pd.testing.assert_frame_equal(slices[COLUMNS], expected.loc[slices.index], check_exact=True)
     assert len(slices) == len(expected) == 5
     assert "a patient of the training data" in studies["remarks"].iloc[0]  # in the run's test set, too: his own fold alone
-    assert "his own fold" in capsys.readouterr().out
+    assert "by the models of one fold alone" in capsys.readouterr().out
 
 
 def test_a_stranger_gets_the_mean_over_folds(rich, strangers, tmp_path):
@@ -155,8 +163,8 @@ def test_what_is_written(model, strangers, tmp_path):
     assert ((slices[COLUMNS] > 0) & (slices[COLUMNS] < 1)).all(axis=None)
     assert studies["status"].tolist() == ["scored"] and studies["scored_slices"].tolist() == [5]
     logits = np.sort(np.log(slices["any"] / (1 - slices["any"])))[-3:].mean()
-    platt = read_json(model / "stage2.json")["studies"]["any"]
-    assert studies["any"].iloc[0] == pytest.approx(1 / (1 + np.exp(-(platt["slope"] * logits + platt["intercept"]))))
+    platt = Platt(**read_json(model / "stage2.json")["studies"]["any"])
+    assert studies["any"].iloc[0] == pytest.approx(expit(platt.logit(logits)))
 
 
 def test_the_page_stands_alone(model, strangers, tmp_path):
@@ -189,6 +197,16 @@ def test_other_peoples_names_stay_in_one_file(model, strangers, tmp_path):
     names = pd.read_csv(tmp_path / "out" / "names.csv", index_col=0)
     file = data / names.loc["slice-2", "path"]
     assert str(pydicom.dcmread(file).SOPInstanceUID) == names.loc["slice-2", "sop_uid"]
+
+
+def test_studies_without_a_patient_are_scored_each_by_itself(model, strangers, tmp_path):
+    data = rewritten(strangers, tmp_path / "data", PatientID="")
+    rewritten(strangers, data / "other", PatientID="", StudyInstanceUID="ID_0ddddddd", SeriesInstanceUID="ID_0eeeeeee",
+              SOPInstanceUID=lambda name: name + "f")  # fmt: skip
+    slices, studies = score(data, tmp_path / "out", f"--model={model}")
+    before, _ = score(strangers, tmp_path / "before", f"--model={model}")
+    np.testing.assert_array_equal(slices.loc[before.index, COLUMNS], before[COLUMNS])
+    assert len(slices) == 10 and studies["patient_id"].is_unique
 
 
 def test_bad_files_are_set_apart_and_the_rest_is_scored(model, strangers, tmp_path, capsys):

@@ -66,6 +66,5 @@ def test_a_new_study_is_read_as_its_calibration_says():
     study, p, y, fold = made()
     platts, _ = fit_studies(study, p, y, fold, CLIP)
     found = study_probabilities(["x"] * 4, p[:4], platts, CLIP)
-    slope, intercept, _ = platts["subdural"]
     top = np.sort(logit(p[:4, 5]))[1:].mean()
-    assert found.loc["x", "subdural"] == pytest.approx(expit(slope * top + intercept))
+    assert found.loc["x", "subdural"] == pytest.approx(expit(platts["subdural"].logit(top)))
