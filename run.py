@@ -148,11 +148,11 @@ class Verbs:
         return Plan("all", _but_self(locals()))
 
     def export_model(self, *, run, to):
-        """Pack what `score` needs of a finished run in one folder, with a card that says what it is.
+        """Pack what `score` needs of a finished run in one folder, with a card.
 
         Args:
             run: the run folder
-            to: a new folder; it holds weights, boosters and calibrations, no pixels, labels or identifiers
+            to: a new folder, for weights, boosters, calibrations and the card; no pixels, labels, identifiers
         """
         return Plan("export-model", _but_self(locals()))
 
@@ -161,12 +161,12 @@ class Verbs:
 
         Args:
             data: a folder or zip archive; every DICOM file in it, of one or many studies
-            to: a new folder: probabilities of slices and studies (csv, parquet), a page, and what was refused, and why
+            to: a new folder, for probabilities (csv, parquet), a page, and what was refused and why
             run: a finished run, whose models are asked
             model: instead of a run, a folder that export-model made
             device: "cpu", "cuda", or "auto", the GPU where there is one
             workers: processes that decode; the number of cores if not given
-            anyway: score what would be refused, too (no CT, no head, ...); the remark stays
+            anyway: score what would be refused, too (no CT, no head, ...)
         """
         return Plan("score", _but_self(locals()))
 
