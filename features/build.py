@@ -162,11 +162,18 @@ def scope_columns(names, label, scope):
 
 
 def slice_columns(names):
-    """Return the column numbers of what is said of a slice by itself, int array: logits, probes, its height and distances."""
-    own = ("position_rel", "gap_below_mm", "gap_above_mm")
-    said = [(i, _parts(name)) for i, name in enumerate(names) if name not in METADATA]
-    wanted = [i for i, (label, kind, model) in said if label in LABELS and (kind == "" or (kind == "probe" and not model))]
-    return np.array(sorted(wanted + [i for i, name in enumerate(names) if name in own]))
+    """Return the column numbers of what is said of a slice by itself.
+
+    (said, place): int (6, g), the logits of each of LABELS: the mean first, then others in an order that is the same for all
+    labels, by each CNN and by the probes; int (h,), height and distances to the next slices
+    """
+    parts = [_parts(name) if name not in METADATA else ("", "", "") for name in names]
+    said = [
+        [i for i, (of, kind, model) in enumerate(parts) if of == label and (kind == "" or (kind == "probe" and not model))]
+        for label in LABELS
+    ]
+    place = [i for i, name in enumerate(names) if name in ("position_rel", "gap_below_mm", "gap_above_mm")]
+    return np.array(said), np.array(place, int)
 
 
 KINDS = {  # pattern of a feature's kind -> what it is; {0} is the label, {1} and {2} what the pattern caught

@@ -6,7 +6,7 @@ import numpy as np
 
 from ct.labels import LABELS
 from ct.seeds import derive_seed
-from features.build import scope_columns, slice_columns
+from features.build import scope_columns
 from stage2_stack.boost import Bins
 from stage2_stack.learners import learner_of
 from stage2_stack.nested import View, column_opinion, fit_nested
@@ -86,9 +86,9 @@ def series_of_all(case):
     if not any(settings):
         return None
     (raw, test_raw), y = case.raw(*LABELS), np.stack([case.y(label) for label in LABELS])
-    columns, threads = slice_columns(case.rows.names), case.config.threads
-    view = SeriesView(case.rows.X[:, columns], case.rows.starts, raw, y, threads)
-    test = [SeriesView(X[:, columns], case.rows.test_starts, test_raw[k], None, threads) for k, X in enumerate(case.test_X)]
+    names, threads = case.rows.names, case.config.threads
+    view = SeriesView(case.rows.X, names, case.rows.starts, raw, y, threads)
+    test = [SeriesView(X, names, case.rows.test_starts, test_raw[k], None, threads) for k, X in enumerate(case.test_X)]
     return fit_nested(case.nest, [view] * len(test), test, settings, case.config, derive_seed(case.seed, "gru"))
 
 

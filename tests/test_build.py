@@ -247,11 +247,12 @@ def test_scopes_of_the_rich_set(case, fitted):
 def test_what_is_said_of_a_slice_by_itself(case, fitted):
     """Mean, each CNN's, and the probes' mean, and where the slice lies; nothing of its neighbours."""
     _, names = build_features(*case, RICH, **fitted)
-    seen = [names[i] for i in slice_columns(names)]
-    assert seen == sorted(seen, key=names.index)
+    said, place = slice_columns(names)
     kinds = ("", "_by_resnet", "_by_vgg", "_probe")
-    assert set(seen) == {f"{x}{kind}" for x in LABELS for kind in kinds} | {"position_rel", "gap_below_mm", "gap_above_mm"}
-    assert slice_columns([*LABELS, "any_z+1"]).tolist() == [0, 1, 2, 3, 4, 5]
+    assert [[names[i] for i in row] for row in said] == [[f"{label}{kind}" for kind in kinds] for label in LABELS]
+    assert {names[i] for i in place} == {"position_rel", "gap_below_mm", "gap_above_mm"}
+    said, place = slice_columns([*LABELS, "any_z+1"])
+    assert said.tolist() == [[0], [1], [2], [3], [4], [5]] and place.shape == (0,)
 
 
 def test_a_model_may_be_called_like_a_family():

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
 from ct.metrics import log_loss as loss_of
-from features.build import scope_columns, slice_columns
+from features.build import scope_columns
 from pipeline.stacking import ladder
 from stage2_stack.calibrate import cross_fit
 from stage2_stack.config import OPTIONAL, StackConfig
@@ -249,8 +249,8 @@ def said_by(name, files, case, label, k, start):
     if name == "gru":
         (file,) = (file for path, file in files.items() if path == f"gru-fold{k}-seed0.safetensors")
         asked = [(rows.X, np.arange(0, 600, 4), np.flatnonzero(held)), (test_X[k], np.array([0, 5]), np.arange(8))]
-        views = [(SeriesView(X[:, slice_columns(NAMES)], starts, X[:, :6].T, None, 1), some) for X, starts, some in asked]
-        added = [GRU().added(GRU().load(file), view._series(some, None, None), 1) for view, some in views]
+        views = [(SeriesView(X, NAMES, starts, X[:, :6].T, None, 1), some) for X, starts, some in asked]
+        added = [GRU().added(GRU().load(file), view.series(some, None, None), 1) for view, some in views]
         added = [each[:, LABELS.index(label)] for each in added]
     else:
         learner, columns = learner_of(name), scope_columns(NAMES, label, "study")
