@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from ct.labels import LABELS, SUBTYPES
-from features.build import scope_columns, slice_columns
+from features.build import scope_columns
 from stage2_stack.blend import Blend
 from stage2_stack.boost import Bins
 from stage2_stack.calibrate import Platt
@@ -116,8 +116,7 @@ def _gru(seen, component, label):
 
         if seen.starts is None:
             raise ValueError("the component gru reads series: give the rows' starts")
-        columns = slice_columns(seen.names)
-        view = SeriesView(seen.X[:, columns], seen.starts, seen.raw(LABELS), None, seen.stacker.threads)
+        view = SeriesView(seen.X, seen.names, seen.starts, seen.raw(LABELS), None, seen.stacker.threads)
         seen.together[component] = seen.asked(view, seen.models(component, GRU()), LABELS)
     return seen.together[component][label]
 
