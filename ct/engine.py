@@ -7,7 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -49,6 +49,18 @@ def run_jobs(function, jobs, workers=None):
         raise InputError(
             "a worker process was killed, perhaps for want of memory; try again with fewer: --workers=1"
         ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_threads(function, jobs, workers=None):
+    """Return [function(job) for job in jobs], worked on by threads of this process (one for each core if None).
+
+    For libraries that let go of Python's lock, on data that is too large to be handed to other processes.
+    """
+    pool = ThreadPoolExecutor(workers or cores())
+    try:
+        return list(pool.map(function, jobs))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,5 +1,7 @@
 """LightGBM boosters that start from a calibrated logit: with no round at all they are the calibrated stage one."""
 
+import threading
+
 import lightgbm as lgb
 import numpy as np
 
@@ -23,7 +25,8 @@ class Bins:
 
     def __init__(self, X, names, threads=1):
         """X: (n, f) float32, columns `names`; it may be a memory map."""
-        self.X, self.names, self.threads, self._made = X, list(names), threads, {}
+        self.X, self.names, self.threads = X, list(names), threads
+        self._made, self._making = {}, threading.Lock()
 
     def rows(self, columns, rows, y, base):
         """Return LightGBM's Dataset of some rows and columns.
@@ -39,11 +42,12 @@ class Bins:
 
     def _binned(self, columns):
         key = np.asarray(columns).tobytes()
-        if key not in self._made:
-            names, whole = [self.names[i] for i in columns], len(columns) == len(self.names)
-            data = self.X if whole else self.X[:, columns]
-            none = np.zeros(len(self.X), np.float32)
-            self._made[key] = lgb.Dataset(data, none, feature_name=names, params=self._params()).construct()
+        with self._making:  # fits that run side by side ask for the same columns at once
+            if key not in self._made:
+                names, whole = [self.names[i] for i in columns], len(columns) == len(self.names)
+                data = self.X if whole else self.X[:, columns]
+                none = np.zeros(len(self.X), np.float32)
+                self._made[key] = lgb.Dataset(data, none, feature_name=names, params=self._params()).construct()
         return self._made[key]
 
     def _params(self):

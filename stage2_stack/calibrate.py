@@ -3,6 +3,11 @@
 Platt, Probabilistic outputs for support vector machines (1999), with his smoothed targets. The slope is kept at 0 or above,
 so that calibration never turns an opinion around, and is drawn to 1 by a prior that weighs a row or two: without it, the
 nearly constant logits of a hardly trained CNN get slopes in the hundreds.
+
+A CNN that is too sure of itself says exactly 0 of half its slices, and clipping puts these on one logit, the floor, however
+far below it they belong. Where a share of the rows lies there, calibration sets them further down by a step that is fitted
+with the slope. Beta calibration (Kull et al., AISTATS 2017), which has two slopes in place of the step, is no better than
+Platt's on such a CNN, and the step is: benchmarks/calibration.py.
 """
 
 from typing import NamedTuple
@@ -11,20 +16,27 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-SLOPE_SPREAD = 0.5  # standard deviation of the Gaussian prior of the slope, around 1
+SPREAD = 0.5  # standard deviation of the Gaussian priors: of the slope around 1, of the step around 0
+FLOOR_SHARE = 0.01  # of the rows, that the floor must hold
+FLOOR_HEIGHT = 1e-3  # logits so close above the smallest lie on the floor, too: a mean of equal ones is off by rounding
 
 
 class Platt(NamedTuple):
-    """calibrated logit = slope * logit + intercept; `prior`, a logit, where there is no opinion."""
+    """calibrated logit = slope * logit + intercept, less `step` up to `floor`; `prior`, a logit, where there is no opinion."""
 
     slope: float
     intercept: float
     prior: float
+    floor: float | None = None  # None where too few rows share the smallest logit
+    step: float = 0.0  # 0 or above: the order stays
 
     def logit(self, raw):
         """Return calibrated logits, float64, of raw logits of any shape; NaN becomes the prior."""
         raw = np.asarray(raw, np.float64)
-        return np.where(np.isnan(raw), self.prior, self.slope * raw + self.intercept)
+        line = self.slope * raw + self.intercept
+        if self.floor is not None:
+            line = line - self.step * (raw <= self.floor)
+        return np.where(np.isnan(raw), self.prior, line)
 
 
 def smoothed_prior(y):
@@ -44,15 +56,31 @@ def fit_platt(raw, y):
     if positives == 0 or negatives == 0:
         return Platt(0.0, prior, prior)
     target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    floor = _floor(x)
+    terms = x[:, None] if floor is None else np.column_stack([x, -1.0 * (x <= floor)])
+    slope, *step, intercept = _fit(terms, target, np.array([1.0, 0.0])[: terms.shape[1]])
+    return Platt(slope, intercept, prior, floor, *step)
+
+
+def _floor(x):
+    """Return the highest logit that lies on the floor of x (n,), or None where it has none."""
+    floor = float(x.min()) + FLOOR_HEIGHT
+    return floor if FLOOR_SHARE <= np.mean(x <= floor) < 1 else None
+
+
+def _fit(terms, target, expected):
+    """Return c weights, 0 or above and drawn to `expected` (c,), of terms (n, c), then the intercept: a logistic regression
+    on targets (n,) in (0, 1)."""
+    n = len(target)
 
     def loss(weights):
-        z = weights[0] * x + weights[1]
-        residual, off = expit(z) - target, (weights[0] - 1) / SLOPE_SPREAD
-        penalty, slope = off**2 / 2 / len(x), off / SLOPE_SPREAD / len(x)
-        return np.mean(np.logaddexp(0, z) - target * z) + penalty, np.array([np.mean(residual * x) + slope, np.mean(residual)])
+        z, off = terms @ weights[:-1] + weights[-1], (weights[:-1] - expected) / SPREAD
+        residual = expit(z) - target
+        gradient = np.append(terms.T @ residual + off / SPREAD, residual.sum())
+        return np.mean(np.logaddexp(0, z) - target * z) + off @ off / 2 / n, gradient / n
 
-    best = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)])
-    return Platt(float(best.x[0]), float(best.x[1]), prior)
+    bounds = [(0, None)] * len(expected) + [(None, None)]
+    return minimize(loss, np.append(expected, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x.tolist()
 
 
 def cross_fit(raw, y, fold, folds):

@@ -30,7 +30,7 @@ class CatBoost:
     None is a model without a tree: where all labels are the same, which CatBoost refuses.
     """
 
-    suffix = ".cbm"
+    suffix, side_by_side = ".cbm", True
     params = PARAMS
 
     def data(self, bins, columns, rows, y, base):

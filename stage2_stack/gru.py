@@ -125,7 +125,7 @@ def _scaled(values, scale):
 class GRU:
     """Learner of SeriesView; a model is the list of the averaged weights after each epoch."""
 
-    suffix = ".safetensors"
+    suffix, side_by_side = ".safetensors", False  # torch has one random state and one number of threads
 
     def fit(self, data, params, rounds, seed, threads, valid=()):
         """Train `rounds` epochs on a Series. Returns (model, curves): weighted log loss on each `valid`, (v, rounds)."""

@@ -11,6 +11,7 @@ class Learner(Protocol):
     """Fits models that start from given logits and add to them round by round: a round is a tree, or an epoch."""
 
     suffix: str  # of the files that models are kept in, none of them a pickle
+    side_by_side: bool  # fits in several threads of one process leave each other alone
 
     def data(self, bins, columns, rows, y, base):
         """Return what `fit` learns from, or is judged on.
@@ -40,7 +41,7 @@ class Learner(Protocol):
 class LightGBM:
     """Learner: LightGBM, on bins that are made once."""
 
-    suffix = ".txt"
+    suffix, side_by_side = ".txt", True
 
     def data(self, bins, columns, rows, y, base):
         """Return LightGBM's Dataset."""

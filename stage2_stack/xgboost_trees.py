@@ -22,7 +22,7 @@ FIXED = {
 class XGBoost:
     """Learner: XGBoost; NaN goes the way that gains more at each split."""
 
-    suffix = ".json"
+    suffix, side_by_side = ".json", True
     params = PARAMS
 
     def data(self, bins, columns, rows, y, base):

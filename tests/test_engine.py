@@ -1,11 +1,12 @@
 """Jobs on processes: the same results and order with any number of workers."""
 
 import os
+import threading
 import time
 
 import pytest
 
-from ct.engine import AHEAD, cores, run_jobs
+from ct.engine import AHEAD, cores, run_jobs, run_threads
 from ct.errors import InputError
 
 
@@ -65,3 +66,28 @@ def die(n):
 def test_a_killed_worker_is_one_line():
     with pytest.raises(InputError, match="a worker process was killed.*--workers=1"):
         list(run_jobs(die, [(0,), (1,)], 2))
+
+
+def test_threads_work_at_once_and_keep_the_order():
+    together = threading.Barrier(2, timeout=10)  # passed only by two that run at the same time
+
+    def square(number):
+        together.wait()
+        return number * number
+
+    assert run_threads(square, range(6), 2) == [0, 1, 4, 9, 16, 25]
+    assert run_threads(lambda number: -number, [1, 2], 1) == [-1, -2]
+    assert run_threads(square, []) == []
+
+
+def test_an_error_in_a_thread_comes_through_and_what_waits_never_begins():
+    begun = []
+
+    def note(number):
+        begun.append(number)
+        time.sleep(0.01)
+        return fail(number)
+
+    with pytest.raises(KeyError, match="job 1"):
+        run_threads(note, range(1000), 1)
+    assert begun[:2] == [0, 1] and len(begun) < 1000

@@ -5,6 +5,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
+from stage2_stack import nested
 from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig
 from stage2_stack.nested import Nest, View, column_opinion, fit_nested
@@ -90,6 +91,18 @@ def test_models_never_saw_what_they_are_asked(monkeypatch):
     assert [folds for folds, _ in asked] == [2] * 12 + [3] * 4
     assert sum(rows for folds, rows in asked if folds == 2) == 3 * len(y)
     assert sum(rows for folds, rows in asked if folds == 3) == len(y)
+
+
+@pytest.mark.parametrize("rounds", [8, None])
+def test_models_that_are_fitted_side_by_side_are_those_of_one_after_the_other(rounds, monkeypatch):
+    one, many = [], []
+    for found, count in ((one, 1), (many, 3)):
+        monkeypatch.setattr(nested, "cores", lambda count=count: count)
+        made = boosted(*case(), rounds, seeds=2)
+        found += [made.rounds, *made.opinions[0], *made.gain.values()]
+        found += [model for models in made.models.values() for model in models]
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("rounds", [8, None])
