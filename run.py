@@ -147,6 +147,29 @@ class Verbs:
         """
         return Plan("all", _but_self(locals()))
 
+    def export_model(self, *, run, to):
+        """Pack what `score` needs of a finished run in one folder, with a card.
+
+        Args:
+            run: the run folder
+            to: a new folder, for weights, boosters, calibrations and the card; no pixels, labels, identifiers
+        """
+        return Plan("export-model", _but_self(locals()))
+
+    def score(self, *, data, to, run=None, model=None, device="auto", workers=None, anyway=False):
+        """Score studies of your own: a folder or zip of DICOM files. Needs --run or --model.
+
+        Args:
+            data: a folder or zip archive; every DICOM file in it, of one or many studies
+            to: a new folder, for probabilities (csv, parquet), a page, and what was refused and why
+            run: a finished run, whose models are asked
+            model: instead of a run, a folder that export-model made
+            device: "cpu", "cuda", or "auto", the GPU where there is one
+            workers: processes that decode; the number of cores if not given
+            anyway: score what would be refused, too (no CT, no head, ...)
+        """
+        return Plan("score", _but_self(locals()))
+
     def status(self, *, run):
         """Show what is fresh, stale or missing, and why."""
         return Plan("status", {"run": run})

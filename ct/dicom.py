@@ -35,12 +35,13 @@ NOTHING = dict.fromkeys(DTYPES, 0) | dict.fromkeys((*TEXTS, "slice_id"), "") | {
 AIR_STORED = 4096 - 1000  # what air becomes where -1000 HU wraps round in twelve bits
 
 
-def read_headers(source, files, key, workers=None, progress=None, parts=None):
+def read_headers(source, files, key, workers=None, progress=None, parts=None, anonymous=False):
     """Read the headers of many files.
 
     source: a folder's path or a source; files: names in it; key: bytes, of the pseudonyms; progress: called with the number of
     files done, and `kept=True` for those that were done before; parts: folder where each chunk's headers are kept, so that a
-    second call does not read them again (that source and key are the same is the caller's to see to), or None
+    second call does not read them again (that source and key are the same is the caller's to see to), or None; anonymous: as
+    of header.header_facts
 
     Returns (table, quarantine), both in the order of the sorted names. table: indexed by slice_id, HEADER_COLUMNS without
     split, and the columns POSITION (mm) and ORIENTATION. quarantine: path, slice_id (the pseudonym of the file's name without
@@ -54,7 +55,7 @@ def read_headers(source, files, key, workers=None, progress=None, parts=None):
     done = len(files) - sum(len(chunks[number]) for number in missing)
     if progress and done:
         progress(done, kept=True)
-    jobs = ((source.take(chunks[number]), chunks[number], key, paths[number]) for number in missing)
+    jobs = ((source.take(chunks[number]), chunks[number], key, paths[number], anonymous) for number in missing)
     for number, table in zip(missing, run_jobs(_read_chunk, jobs, workers), strict=True):
         tables[number] = table
         done += len(table)
@@ -89,13 +90,13 @@ def _kept_chunk(path, names):
     return table if list(table.columns) == list(CHUNK_COLUMNS) and table["path"].tolist() == names else None
 
 
-def _read_chunk(files, names, key, path):
+def _read_chunk(files, names, key, path, anonymous):
     """Read some headers. Returns their table, in which `reason` tells the files that were refused; it is kept at `path`."""
     headers, reasons = [], []
     with quiet():
         for file, name in zip(files, names, strict=True):
             try:
-                headers.append(header_facts(file, key))
+                headers.append(header_facts(file, key, anonymous))
                 reasons.append("")
             except Unreadable as error:
                 headers.append(dict(NOTHING))

@@ -62,21 +62,25 @@ def read_header(file, key):
         return header_facts(as_file(file), key)
 
 
-def header_facts(file, key):
-    """Do the same as `read_header`, for a file of a source and inside `quiet()`, which is slow to enter."""
+def header_facts(file, key, anonymous=False):
+    """Do the same as `read_header`, for a file of a source and inside `quiet()`, which is slow to enter.
+
+    anonymous: a file without PatientID, which may be empty (PS3.3 section C.7.1.1), is taken: its study counts as the patient
+    """
     if plain := plain_elements(file):
         with suppress(NotPlain, Unreadable):  # pydicom's own reading has the last word
-            return _facts(*plain, key)
+            return _facts(*plain, key, anonymous)
     dataset = open_dataset(file, pixels=False)
-    return _facts(dataset, str(dataset.file_meta.TransferSyntaxUID), key)
+    return _facts(dataset, str(dataset.file_meta.TransferSyntaxUID), key, anonymous)
 
 
-def _facts(dataset, syntax, key):
+def _facts(dataset, syntax, key, anonymous=False):
     refuse_other_images(dataset)
     spacing = optional_number(dataset, "PixelSpacing")
+    patient = "StudyInstanceUID" if anonymous and not value_of(dataset, "PatientID") else "PatientID"
     return {
         "slice_id": pseudonym(needed_text(dataset, "SOPInstanceUID"), key),
-        "patient_id": pseudonym(needed_text(dataset, "PatientID"), key),
+        "patient_id": pseudonym(needed_text(dataset, patient), key),
         "study_id": pseudonym(needed_text(dataset, "StudyInstanceUID"), key),
         "series_id": pseudonym(needed_text(dataset, "SeriesInstanceUID"), key),
         "rows": positive_int(dataset, "Rows"),

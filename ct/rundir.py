@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from safetensors.numpy import load_file, save_file
 
 from ct.errors import InputError
 
@@ -117,6 +118,17 @@ def join_arrays(path, parts):
         del whole
 
 
+def write_arrays(path, arrays):
+    """Write a dict of arrays as safetensors."""
+    with replacing(path) as part:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part)
+
+
+def read_arrays(path):
+    """Read a dict of arrays that `write_arrays` wrote."""
+    return load_file(needed(path))
+
+
 def write_json(path, value):
     """Write plain values as JSON, keys in their order; NaN becomes null."""
     with replacing(path) as part:
@@ -176,6 +188,8 @@ class RunDir:
         self.imported_folds = self.imports / "folds.parquet"
         self.stage1 = self.root / "stage1"
         self.stage2 = self.root / "stage2"
+        self.probes = self.stage2 / "features" / "probes.safetensors"
+        self.chain = self.stage2 / "features" / "chain.json"
         self.submission = self.root / "submission.csv"
         self.submission_one = self.root / "submission-stage-one.csv"
         self.report = self.root / "report.html"

@@ -140,6 +140,10 @@ class Folder:
         """Return the names of all files below `folder`, sorted."""
         return [f"{folder}/{name}" for name in list_files(self.root / folder)]
 
+    def all_files(self):
+        """Return the names of all files in it, sorted, without what a Mac's archiver leaves behind."""
+        return [name for name in list_files(self.root) if not name.startswith("__MACOSX/")]
+
     def take(self, names):
         """Return the source with these files, to be iterated."""
         return Folder(self.root, names)
@@ -208,6 +212,10 @@ class Zip:
         """Return the names of all files below `folder`, sorted."""
         begin, end = self._range(folder)
         return _printable(self.root, self.names[begin:end])
+
+    def all_files(self):
+        """Return the names of all files in it, sorted, without what a Mac's archiver leaves behind."""
+        return _printable(self.root, [name for name in self.names if not name.startswith("__MACOSX/")])
 
     def take(self, names):
         """Return the source with these files, to be iterated."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.rundir import read_array, read_table, replacing, write_json
+from ct.rundir import read_array, read_table, replacing, write_arrays, write_json
 from features.build import mean_logits
 from features.chain import chain_logits, cross_fit_chain
 from features.embeddings import cross_fit_probe
@@ -27,10 +27,10 @@ def new_array(path, shape):
             array.flush()
 
 
-def cross_fitted(run, train, test, said, folder):
+def cross_fitted(run, train, test, said):
     """Fit what the recipe wants to be fitted on labels, each patient's columns on other patients' labels.
 
-    train, test: slice tables; said: opinions of the train slices; folder: where the chains' parameters go, as chain.json
+    train, test: slice tables; said: opinions of the train slices. The chains' and probes' parameters are kept in the run.
 
     Returns build_features' keywords `chain` and `probes` for the train slices, and a list of those for the test slices by
     each fold's CNNs: chains of all folds, the probe of all that CNN's held-out slices.
@@ -48,19 +48,21 @@ def cross_fitted(run, train, test, said, folder):
             of_test[k]["chain"] = chain_logits(test, logits, list(chains[-1].values()))
         where = [*(f"without fold {k}" for k in range(k_folds)), "of all folds"]
         fitted = {label: {w: c[label]._asdict() for w, c in zip(where, chains, strict=True)} for label in LABELS}
-        write_json(folder / "chain.json", fitted)
+        write_json(run.dir.chain, fitted)
     if config.probe:
-        of_train["probes"] = {}
+        of_train["probes"], kept = {}, {}
         for model in run.recipe.stage1.models:
-            of_train["probes"][model.name], asked = _probe(run, model.name, train, test, y)
+            of_train["probes"][model.name], asked, probes = _probe(run, model.name, train, test, y)
             for k in range(k_folds):
                 of_test[k].setdefault("probes", {})[model.name] = asked[k]
+                kept |= {f"{model.name}.fold{k}.{part}": array for part, array in vars(probes[k]).items()}
+        write_arrays(run.dir.probes, kept)
     return of_train, of_test
 
 
 def _probe(run, model, train, test, y):
-    """Return one CNN's probe logits (n, 6) of the train slices, and a list of those of the test slices, one a fold."""
-    patients, columns, asked = train["patient_id"].to_numpy(object), np.full(y.shape, np.nan, np.float32), []
+    """Return one CNN's probe logits (n, 6) of the train slices, lists of the test slices', and the probes, one a fold."""
+    patients, columns, asked, probes = train["patient_id"].to_numpy(object), np.full(y.shape, np.nan, np.float32), [], []
     for k in range(run.recipe.folds.k):
         folder = run.dir.fold(model, k)
         rows = train.index.get_indexer(read_table(folder / "held_out.parquet").index)
@@ -69,4 +71,5 @@ def _probe(run, model, train, test, y):
         of_test = np.full((len(test), len(LABELS)), np.nan, np.float32)
         of_test[test.index.get_indexer(seen)] = probe.logits(embeddings)
         asked.append(of_test)
-    return columns, asked
+        probes.append(probe)
+    return columns, asked, probes

@@ -128,6 +128,31 @@ class AllOptions(IngestOptions):
     trials: int | None = Field(None, ge=1)
 
 
+class ExportOptions(RunOptions):
+    """`export-model`."""
+
+    to: Folder
+
+
+class ScoreOptions(Config):
+    """`score`: the models are those of a run, or of a folder that `export-model` made."""
+
+    data: Folder
+    to: Folder
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = Field(None, ge=1)
+    anyway: bool = False
+    model: Folder | None = None
+    run: Folder | None = Field(None, validate_default=True)
+
+    @field_validator("run")
+    @classmethod
+    def _one_model(cls, run, info):
+        if (run is None) == (info.data.get("model") is None):
+            raise ValueError("give one of --run (a finished run) and --model (a folder that `export-model` made)")
+        return run
+
+
 OPTIONS = {
     "demo": DemoOptions,
     "synth": SynthOptions,
@@ -138,6 +163,8 @@ OPTIONS = {
     "submit": SubmitOptions,
     "import-predictions": ImportOptions,
     "all": AllOptions,
+    "export-model": ExportOptions,
+    "score": ScoreOptions,
 }
 IN_RECIPE = {  # options that are fields of the recipe: given to a later verb, they change the run's recipe for good
     "allow_unlabelled": "data.allow_unlabelled",

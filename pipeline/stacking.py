@@ -21,7 +21,7 @@ def features(run, receipt):
     said = opinions(run, train.index)
     names = feature_names(list(said), config)
     with run.bar(1 + k_folds, "features", "table") as bar:
-        fitted, fitted_test = cross_fitted(run, train, test, said, folder)
+        fitted, fitted_test = cross_fitted(run, train, test, said)
         with new_array(folder / "train.npy", (len(train), len(names))) as X:
             build_features(train, said, config, **fitted, out=X)
         bar.update()

@@ -37,8 +37,9 @@ def execute(verb, options):
 
 
 def _execute(verb, options):
-    special = (demo, synth, new, status, features, submit, search)
-    if own := {"all": everything, "import-predictions": import_table, **{f.__name__: f for f in special}}.get(verb):
+    special = (demo, synth, new, status, features, submit, search, score)
+    renamed = {"all": everything, "import-predictions": import_table, "export-model": export_model}
+    if own := {**renamed, **{f.__name__: f for f in special}}.get(verb):
         own(options)
         return
     with opened(options) as run:
@@ -168,6 +169,33 @@ def search(options):
         from pipeline.search import search_cnn
 
         search_cnn(run, options.model, options.fold or 0, options.trials or 20, options.timeout)
+
+
+def export_model(options):
+    """Pack what `score` needs of a run in one folder."""
+    from pipeline.export import export_model
+    from pipeline.model import STAGES as NEEDED
+
+    with opened(options) as run:
+        _check_fresh(run, "export-model", NEEDED)
+        print("export-model:")
+        export_model(run, options.to)
+
+
+def score(options):
+    """Score the studies of a folder or zip by the models of a run, or of a packed folder."""
+    from pipeline.model import STAGES as NEEDED
+    from pipeline.model import model_of_folder, model_of_run
+    from pipeline.score import score
+
+    if options.model:
+        print(f"score: by the model {options.model}")
+        score(model_of_folder(options.model), options, print, progress_bar)
+        return
+    with opened(options) as run:
+        _check_fresh(run, "score", NEEDED)
+        print(f"score: by the models of {options.run}")
+        score(model_of_run(run), options, run.say, run.bar)
 
 
 def status(options):

@@ -39,20 +39,21 @@ def write_report(run, progress=None):
         context[section] = function(art)
     tell("studies")
     context["studies"] = studies(art, thumbnails(run, art))
-    write_text(run.report, _environment().get_template("page.html").render(context))
+    write_text(run.report, environment().get_template("page.html").render(context))
     return run.report
 
 
-def _environment():
-    environment = jinja2.Environment(
+def environment():
+    """Return jinja2's environment of the templates, with the filters that they use."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "span": time_span, "moment": moment, "count": lambda n: f"{n:,}"}
-    return environment
+    made.filters |= {"percent": percent, "span": time_span, "moment": moment, "count": lambda n: f"{n:,}"}
+    return made
 
 
 def percent(share):

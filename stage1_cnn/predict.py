@@ -13,17 +13,18 @@ from stage1_cnn.images import to_channels, views
 from stage1_cnn.order import batches
 
 
-def predict(model, table_rows, readable, read_hu, config, progress=None):
+def predict(model, table_rows, readable, read_hu, config, progress=None, device=None):
     """Six probabilities and the embedding of some slices, the mean over the plain view and those of `config.tta`.
 
     table_rows: int (n, c), row numbers of each slice and its neighbours, as of `neighbour_rows`; readable: bool (n,)
-    read_hu(numbers, out=None) -> int16 (m, S, S) in HU for m row numbers; progress(slices), after each batch of so many
+    read_hu(numbers, out=None) -> int16 (m, S, S) in HU for m row numbers; progress(slices), after each batch of so many;
+    device: a torch.device, as of `pick_device` if None
 
     Returns probs (n, 6) float32 in [0, 1], columns LABELS, and embeddings (n, d) float16, in the order of `table_rows`;
     unreadable slices are NaN in both. The results do not depend on the size of the batches, but for the last bits.
     Raises InputError where a single slice does not fit into the device's memory.
     """
-    device, seen = pick_device(), np.flatnonzero(readable)
+    device, seen = device or pick_device(), np.flatnonzero(readable)
     model = model.eval().to(device, memory_format=torch.channels_last)
     probs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
     embeddings = np.full((len(table_rows), model.width), np.nan, np.float16)
@@ -53,9 +54,16 @@ def _look(model, hu, config):
     return logits, embedding
 
 
-def pick_device():
-    """Return the CUDA device of this process, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(wanted="auto"):
+    """Return the device that is `wanted`: "cpu", "cuda", or "auto", the CUDA device of this process where there is one.
+
+    Raises InputError where CUDA is wanted and not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device=cuda: torch sees no CUDA device here; leave the flag out, or say --device=cpu")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
 
 
 def autocast_type(config, device):

@@ -9,7 +9,7 @@ from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.data import neighbour_rows
 from stage1_cnn.model import build_model
-from stage1_cnn.predict import autocast_type, predict, torch_as_set
+from stage1_cnn.predict import autocast_type, pick_device, predict, torch_as_set
 
 
 def config(**values):
@@ -84,6 +84,15 @@ def test_torch_is_left_as_it_was():
         assert torch.are_deterministic_algorithms_enabled()
         raise KeyError
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+def test_the_device_that_is_wanted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [pick_device(wanted).type for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(InputError, match="torch sees no CUDA device here"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [pick_device(wanted).type for wanted in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
 
 
 def test_views_are_averaged_as_logits(model):

@@ -9,7 +9,7 @@ import yaml
 
 import run
 from ct.labels import LABELS
-from ct.rundir import read_array, read_json, read_table, write_table
+from ct.rundir import read_array, read_arrays, read_json, read_table, write_table
 from features.build import mean_logits
 from features.chain import Chain, chain_logits
 from features.embeddings import cross_fit_probe
@@ -92,6 +92,9 @@ def test_the_probe_of_a_fold_is_of_its_own_cnn(rich):
         )
         np.testing.assert_array_equal(train[rows.index.get_indexer(held)], expected)
         np.testing.assert_array_equal(test[k], probe.logits(read_array(folder / "test_embeddings.npy")))
+        kept = read_arrays(rich / "stage2/features/probes.safetensors")
+        for part, array in vars(probe).items():
+            np.testing.assert_array_equal(kept[f"resnet.fold{k}.{part}"], array)
 
 
 def test_labels_of_a_patient_reach_none_of_his_features(rich, tmp_path):

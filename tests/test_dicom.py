@@ -211,6 +211,17 @@ def test_an_unreadable_header_says_why_and_nothing_else(tmp_path, case):
     assert "\n" not in reason and str(tmp_path) not in reason and "DOE" not in reason and "ID_" not in reason
 
 
+@pytest.mark.parametrize("patient", ["", None])
+def test_without_a_patient_the_study_may_count_as_one(tmp_path, patient):
+    write_slice(tmp_path / "a.dcm", PatientID=patient)
+    _, refused = read_headers(tmp_path, ["a.dcm"], KEY)
+    assert refused["reason"].tolist() == ["PatientID is missing or empty"]
+    table, refused = read_headers(tmp_path, ["a.dcm"], KEY, anonymous=True)
+    assert refused.empty and table["patient_id"].tolist() == table["study_id"].tolist() == ["ID_00000000c"]
+    write_slice(tmp_path / "a.dcm")
+    assert read_headers(tmp_path, ["a.dcm"], KEY, anonymous=True)[0]["patient_id"].tolist() == ["ID_0000000b"]
+
+
 def test_a_folder_or_a_missing_file_is_unreadable(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(Unreadable, match="cannot be opened: [A-Z]"):
@@ -316,7 +327,9 @@ def test_chunks_that_were_read_are_not_read_again(folder, tmp_path, monkeypatch)
     want = read_headers(folder, names, KEY, workers=1)
     read, done = [], []
     facts = dicom.header_facts
-    monkeypatch.setattr(dicom, "header_facts", lambda file, key: read.append(os.path.basename(file.path)) or facts(file, key))
+    monkeypatch.setattr(
+        dicom, "header_facts", lambda file, *rest: read.append(os.path.basename(file.path)) or facts(file, *rest)
+    )
 
     def again(files=names):
         read.clear()

@@ -90,6 +90,27 @@ def test_killed_in_training_again_and_again_it_ends_the_same(mini, tmp_path):
             assert path.read_bytes() == (folder / path.relative_to(mini)).read_bytes(), path.name
 
 
+def test_scored_by_itself_a_test_study_gets_the_same_numbers(mini, tmp_path):
+    """The two test studies as they lie, from the run and from the packed folder; then one of them alone."""
+    expected, test = read_table(mini / "stage2" / "test.parquet"), next(mini.parent.rglob("stage_2_test"))
+    assert run.main(["export-model", f"--run={mini}", f"--to={tmp_path / 'model'}"]) == 0
+    for by in (f"--run={mini}", f"--model={tmp_path / 'model'}"):
+        out = tmp_path / by.partition("=")[0].strip("-")
+        assert run.main(["score", f"--data={test}", f"--to={out}", by]) == 0
+        scored = read_table(out / "slices.parquet")
+        pd.testing.assert_frame_equal(scored[list(LABELS)], expected.loc[scored.index], check_exact=True)
+        assert len(scored) == len(expected) == 70
+        assert read_table(out / "studies.parquet")["status"].eq("scored").all()
+    study = scored.index[scored["study_id"] == scored["study_id"].iloc[0]]
+    for name in study:
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        shutil.copy(test / f"{name}.dcm", tmp_path / "alone")
+    assert run.main(["score", f"--data={tmp_path / 'alone'}", f"--to={tmp_path / 'one'}", by]) == 0
+    alone = read_table(tmp_path / "one" / "slices.parquet")[list(LABELS)]
+    np.testing.assert_allclose(alone, expected.loc[alone.index], atol=1e-6)
+    assert len(alone) == len(study)
+
+
 def test_again_is_quick(mini, command):
     start = time.perf_counter()
     done = command("all", f"--run={mini}")

@@ -142,6 +142,10 @@ def test_formats_round_trip(tmp_path):
         back[0, 0] = 2
     rundir.write_array(tmp_path / "none.npy", np.zeros((3, 0, 5), np.float32))  # a test set without slices
     assert rundir.read_array(tmp_path / "none.npy").shape == (3, 0, 5)
+    arrays = {"a": array.T, "b": np.int16([1, 2])}  # not in one piece of memory
+    rundir.write_arrays(tmp_path / "a.safetensors", arrays)
+    back = rundir.read_arrays(tmp_path / "a.safetensors")
+    assert set(back) == set(arrays) and all(np.array_equal(back[k], v, equal_nan=True) for k, v in arrays.items())
     rundir.write_yaml(tmp_path / "y.yaml", {"b": 1, "a": [1, 2]})
     assert (tmp_path / "y.yaml").read_text().startswith("b: 1\na:")
 
@@ -172,7 +176,7 @@ def test_no_pickle_is_written_or_read(tmp_path):
         rundir.read_array(tmp_path / "plain.npy")
 
 
-@pytest.mark.parametrize("read", [rundir.read_table, rundir.read_array, rundir.read_json, needed])
+@pytest.mark.parametrize("read", [rundir.read_table, rundir.read_array, rundir.read_arrays, rundir.read_json, needed])
 def test_what_is_not_there_yet_is_an_input_error(tmp_path, read):
     with pytest.raises(InputError, match=r"x\.any is not there; run the stage that makes it first"):
         read(tmp_path / "x.any")

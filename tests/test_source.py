@@ -89,6 +89,9 @@ def test_what_archivers_leave_and_names_that_lead_elsewhere_are_left_out(data, t
     with zipfile.ZipFile(tmp_path / "data.zip", "a") as archive:
         for name in (f"/{TRAIN}/a.dcm", f"../{TRAIN}/b.dcm", f"{TRAIN}/../c.dcm", f"{TRAIN}//d.dcm", f"./{TRAIN}/e.dcm"):
             archive.writestr(name, "x")
+    everything = Folder(data).all_files()
+    assert set(want) < set(everything) and "stage_2_train.csv" in everything and "__MACOSX" not in "".join(everything)
+    assert open_zip(tmp_path / "data.zip").all_files() == everything
     found = find_competition(tmp_path / "data.zip")
     assert found.root == tmp_path / "data.zip" and found.source.files(TRAIN) == want
 

@@ -1,0 +1,125 @@
+"""DICOM files that nobody laid out for a competition: which studies they are, under what names, and which may be scored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ct.acquisition import read_acquisition
+from ct.dicom import read_headers
+from ct.errors import InputError
+from ct.header import COMPETITION_ID
+from ct.pixels import PixelCache
+from ct.shards import write_cache
+from ct.slices import PIXEL_COLUMNS, order_slices
+from ct.source import Folder, open_zip
+from ct.suitability import Finding, unlike_by_header, unlike_by_pixels
+
+NAMED = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
+KNOWN = (
+    "a patient of the training data, scored by the models of one fold alone",
+    "the other folds' models have learnt from this patient",
+)
+
+
+@dataclass
+class Incoming:
+    """Studies on their way to a model."""
+
+    found: pd.DataFrame  # slice table of all that was found, without pixel facts
+    acquisition: pd.DataFrame  # of the same rows, with the `path`
+    quarantine: pd.DataFrame  # path, kind, reason
+    findings: list  # of ct.suitability.Finding
+    slices: pd.DataFrame  # slice table with pixel facts of what is to be scored, with `fold`, -1 for strangers
+    read_hu: object  # of the rows of `slices`, as PixelCache.read
+
+
+def open_data(data):
+    """Return the source that a folder or zip archive is, and the names of all files in it. Raises InputError without any."""
+    path = Path(data)
+    if not path.exists():
+        raise InputError(f"--data={data} does not exist; it names a folder or zip that holds DICOM files")
+    source = Folder(path) if path.is_dir() else open_zip(path)
+    files = source.all_files()
+    if not files:
+        raise InputError(f"--data={data} holds no files; it names a folder or zip that holds DICOM files")
+    return source, files
+
+
+def take_in(source, files, model, key, work, anyway, workers, bar):
+    """Read the headers of all files, then the pixels of the series that may be scored.
+
+    source, files: as of `open_data`; model: pipeline.model.Model; key: bytes, of the pseudonyms under which the model knows
+    its patients; work: folder for the pixel cache; anyway: whether nothing is refused; bar: as of pipeline.stages.Run
+
+    Returns Incoming.
+    """
+    training = model.stage2["training"]
+    with bar(len(files), "headers", "file") as shown:
+        found, acquisition, quarantine = read_studies(source, files, key, model.patients, workers, shown.reach)
+    findings = [*about_studies(found, training), *unlike_by_header(found, acquisition, training)]
+    slices = found if anyway else without_refused(found, findings)
+    with bar(len(slices), "pixels", "slice") as shown:
+        facts = write_cache(work, source, slices, model.recipe.pixels.size, workers, shown.reach)
+    cache, slices, bad = PixelCache(work), slices.join(facts[list(PIXEL_COLUMNS)]), facts["reason"] != ""
+    pixels = pd.DataFrame({"path": slices["path"][bad], "kind": "pixels", "reason": facts["reason"][bad]})
+    findings += unlike_by_pixels(slices, training)
+    if anyway:
+        findings = [finding._replace(refuses=False) for finding in findings]
+    slices = without_refused(slices, findings)
+    rows = pd.Index(cache.slice_ids).get_indexer(slices.index)
+    return Incoming(
+        found, acquisition, pd.concat([quarantine, pixels]).sort_values("path"), findings, slices,
+        lambda numbers, out=None: cache.read(rows[numbers], out),
+    )  # fmt: skip
+
+
+def read_studies(source, files, key, patients=None, workers=None, progress=None):
+    """Read the headers of all files.
+
+    patients: Series of the fold of each patient that the models were trained on, by pseudonym, or None; progress: as of
+    read_headers; the others as of `take_in`
+
+    Returns (slices, acquisition, quarantine) as of Incoming.
+    """
+    table, quarantine = read_headers(source, files, key, workers, progress, anonymous=True)
+    known = table["patient_id"].map({} if patients is None else patients)
+    table = table.assign(split="test", fold=known.fillna(-1).astype(np.int8))
+    slices = order_slices(public_names(table))
+    acquisition = read_acquisition(source, slices["path"].tolist()).reset_index().set_index(slices.index)
+    return slices, acquisition, quarantine[["path", "kind", "reason"]]
+
+
+def public_names(table):
+    """Return a header table under names that tell nothing: the competition's own are kept, others numbered as they come.
+
+    So a second call, whose pseudonyms are others, gives the same names, the same order and the same probabilities.
+    """
+    table = table.reset_index()
+    for column, word in NAMED.items():
+        names = table[column]
+        own = names.str.fullmatch(COMPETITION_ID.pattern).to_numpy(bool)
+        number, distinct = pd.factorize(names.where(~own))
+        width = len(str(len(distinct)))
+        numbered = [f"{word}-{place + 1:0{width}}" for place in range(len(distinct))]
+        table[column] = np.where(own, names.to_numpy(object), np.array([*numbered, ""], object)[number])
+    return table.set_index("slice_id")
+
+
+def about_studies(found, training):
+    """Return the Findings on whole studies: more series than the training studies have, patients that the models know."""
+    findings, groups = [], found.groupby("study_id", sort=True)
+    for study, series in groups["series_id"].nunique().items():
+        if series > training["series"]:
+            what = f"{series} series, where training studies have {training['series']} at most"
+            means = "they are read as one study; put a series into a folder of its own to have it read by itself"
+            findings.append(Finding(study, "", False, what, means))
+    return findings + [Finding(study, "", False, *KNOWN) for study, fold in groups["fold"].max().items() if fold >= 0]
+
+
+def without_refused(slices, findings):
+    """Return the rows of a slice table whose series no Finding refuses."""
+    refused = {(f.study_id, f.series_id) for f in findings if f.refuses}
+    keys = zip(slices["study_id"], slices["series_id"], strict=True)
+    return slices[np.array([key not in refused for key in keys], bool)]

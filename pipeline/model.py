@@ -1,0 +1,174 @@
+"""What `score` needs of a run: CNNs, stackers, calibrations. Read from the run itself, or from a folder that it was packed in.
+
+model.json               the format, the versions it was made with, and the digest of every other file
+recipe.yaml              the recipe, without anybody's paths
+stage2.json              features' names, blends, calibrations, chains; what the training data were like
+weights/<model>-fold<k>.safetensors  boosters/<name>  probes.safetensors
+README.md  card.json     what it is, what it was trained on, how good it is
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ct.errors import InputError
+from ct.folds import patient_folds
+from ct.labels import LABELS
+from ct.rundir import read_arrays, read_json, read_table
+from ct.suitability import training_ranges
+from features.chain import Chain
+from features.embeddings import Probe
+from pipeline.fresh import file_digest, versions
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.tables import training_prior
+from stage2_stack.apply import Stacker, read_blend
+from stage2_stack.calibrate import Platt
+from stage2_stack.config import check_installed
+from stage2_stack.studies import fit_studies
+
+FORMAT = "ich-stack model 1"
+STAGES = ("ingest", "folds", "train", "features", "tune", "stack")  # whose work a model is made of
+
+
+@dataclass(frozen=True)
+class Model:
+    """The fitted models of a run."""
+
+    recipe: Recipe
+    stage2: dict  # plain values, as of `stage_two`
+    weights: dict  # (CNN's name, fold) -> path of its weights
+    boosters: dict  # file name -> path of a model of stage two
+    probes: Path | None  # where the recipe's features have probes
+    versions: dict  # package -> version it was made with
+    key: bytes | None = None  # of the run's pseudonyms; no folder has it
+    patients: pd.Series | None = None  # fold of each patient of train, by pseudonym; likewise
+
+    def stacker(self, k):
+        """Return the Stacker of fold k."""
+        settings, end = self.recipe.stage2, f"-fold{k}-"
+        boosters = {name.replace(end, "-"): path for name, path in self.boosters.items() if end in name}
+        return Stacker(
+            {label: read_blend(self.stage2["blend"][label][k]) for label in LABELS},
+            {label: Platt(**self.stage2["calibration"][label][k]) for label in LABELS},
+            {name: path.read_bytes() for name, path in boosters.items()},
+            settings.seeds,
+            settings.any_at_least_largest,
+            settings.threads,
+        )
+
+    def chains(self):
+        """Return the Chain of each label, in the order of LABELS."""
+        return [Chain(**self.stage2["chain"][label]) for label in LABELS]
+
+    def probe(self, name, k):
+        """Return the Probe of one CNN of fold k."""
+        arrays = read_arrays(self.probes)
+        return Probe(*(arrays[f"{name}.fold{k}.{part}"] for part in ("centre", "weights", "intercept")))
+
+    def studies(self):
+        """Return the calibration of whole studies, {label: Platt}."""
+        return {label: Platt(**values) for label, values in self.stage2["studies"].items()}
+
+
+def model_of_run(run):
+    """Return the Model that a finished run is. Raises InputError where it has no CNNs of its own, or something is missing."""
+    recipe, folder = run.recipe, run.dir
+    if recipe.stage1.imports:
+        raise InputError(
+            f"{folder.root} stacks imported predictions ({', '.join(recipe.stage1.imports)}), whose models are not in it and "
+            "cannot be asked about new slices; take them out (`import-predictions --remove`) and call `all`"
+        )
+    if not recipe.stage1.models:
+        raise InputError(f"{folder.root} has no CNNs, which are needed to look at new slices")
+    if recipe.features.probe and not folder.probes.is_file():
+        raise InputError(f"{folder.probes} is not there; remove {folder.receipt('features')} and call `all`")
+    slices, fold = read_table(folder.slices), read_table(folder.folds)["fold"]
+    train = slices[slices["split"] == "train"]
+    folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
+    return Model(
+        recipe=recipe,
+        stage2=json.loads(json.dumps(stage_two(run, train, fold.reindex(train.index).to_numpy()))),
+        weights={(name, k): folder.fold(name, k) / "weights.safetensors" for name, k in folds},
+        boosters={path.name: path for path in sorted((folder.stage2 / "boosters").iterdir())},
+        probes=folder.probes if recipe.features.probe else None,
+        versions=read_json(folder.receipt("stack"))["versions"],
+        key=folder.key.read_bytes(),
+        patients=patient_folds(train["patient_id"], fold),
+    )
+
+
+def stage_two(run, train, fold):
+    """Return what is kept of stage two, beside boosters and probes, as plain values.
+
+    train: slice table; fold: (n,) of its rows
+    """
+    folder, kept = run.dir.stage2, {}
+    for name in ("blend", "calibration"):
+        kept[name] = read_json(folder / f"{name}.json")
+    if run.recipe.features.chain:
+        kept["chain"] = {label: chains["of all folds"] for label, chains in read_json(run.dir.chain).items()}
+    platts, _ = studies_of_run(run, train, fold)
+    return {
+        "names": list(read_json(folder / "features" / "names.json")),
+        **kept,
+        "studies": {label: platt._asdict() for label, platt in platts.items()},
+        "prior": training_prior(run.dir),
+        "training": training_ranges(train),
+    }
+
+
+def studies_of_run(run, train, fold):
+    """Return `fit_studies` of a run's probabilities out of fold. train: slice table; fold: (n,) of its rows."""
+    oof = read_table(run.dir.stage2 / "oof.parquet").reindex(train.index)[list(LABELS)].to_numpy()
+    y = train[list(LABELS)].to_numpy(np.float64)
+    return fit_studies(train["study_id"].to_numpy(object), oof, y, fold, run.recipe.features.clip)
+
+
+def model_of_folder(folder):
+    """Return the Model in a folder that `export-model` packed.
+
+    Raises InputError where it is another kind of folder, or a file is missing or holds something else than it was packed with.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    for name, digest in about["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"--model={folder}: {name} is missing; copy the folder again, or make it anew: `export-model`")
+        if file_digest(path) != digest:
+            raise InputError(f"--model={folder}: {name} is damaged or changed; copy it again, or make it anew: `export-model`")
+    recipe = load_recipe(folder / "recipe.yaml")
+    check_installed(recipe.stage2.components)
+    folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
+    return Model(
+        recipe=recipe,
+        stage2=read_json(folder / "stage2.json"),
+        weights={(name, k): folder / "weights" / f"{name}-fold{k}.safetensors" for name, k in folds},
+        boosters={Path(name).name: folder / name for name in about["files"] if name.startswith("boosters/")},
+        probes=folder / "probes.safetensors" if recipe.features.probe else None,
+        versions=about["versions"],
+    )
+
+
+def read_about(folder):
+    """Return model.json of a packed folder. Raises InputError where there is none, or of another format."""
+    try:
+        about = json.loads((folder / "model.json").read_text())
+        known = about["format"], about["files"], about["versions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"--model={folder} is no model folder, it has no model.json that reads; make one: `export-model --run=R --to=DIR`"
+        ) from None
+    if known[0] != FORMAT:
+        raise InputError(f"--model={folder} has the format {known[0]!r}, this version reads {FORMAT!r}; export the run again")
+    return about
+
+
+def other_versions(model):
+    """Return a line about packages that are not those the model was made with, or ""."""
+    here = versions()
+    unlike = [f"{name} {made} (here {here.get(name)})" for name, made in model.versions.items() if here.get(name) != made]
+    return f"made with {', '.join(unlike)}: the last digits may differ" if unlike else ""

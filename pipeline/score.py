@@ -1,0 +1,150 @@
+"""The verb `score`: what a model thinks of studies that no run knows."""
+
+import secrets
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file
+
+from ct.errors import InputError
+from ct.labels import LABELS
+from ct.rundir import discard, replacing, write_json, write_table
+from ct.suitability import Finding
+from ct.windows import apply_window, window_bounds
+from features.build import build_features, mean_logits
+from features.chain import chain_logits
+from pipeline.fresh import versions
+from pipeline.incoming import open_data, take_in
+from pipeline.model import other_versions
+from pipeline.tables import route
+from report.scored import write_page
+from stage1_cnn.data import neighbour_rows
+from stage1_cnn.model import load_model
+from stage1_cnn.predict import pick_device, predict
+from stage2_stack.apply import apply_stacker
+from stage2_stack.studies import study_probabilities
+
+SHOWN = 20  # remarks that the command line prints; the rest is in the tables
+COLUMNS = list(LABELS)
+
+
+def score(model, options, say, bar):
+    """Score all studies in a folder or zip archive and write the new folder `options.to`.
+
+    model: pipeline.model.Model; options: ScoreOptions; say, bar: as of pipeline.stages.Run
+
+    Raises InputError where that folder is there already, there are no files, or no study can be scored: its tables say why.
+    """
+    start, to, device = time.perf_counter(), Path(options.to), pick_device(options.device)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"--to={to} is there already; name a new folder")
+    source, files = open_data(options.data)
+    if note := other_versions(model):
+        say(f"  {note}")
+    with replacing(to) as part:
+        part.mkdir()
+        key = model.key or secrets.token_bytes(32)
+        incoming = take_in(source, files, model, key, part / "pixels", options.anyway, options.workers, bar)
+        probs = scored_slices(model, incoming.slices, incoming.read_hu, device, bar)
+        studies, remarks = study_table(incoming, probs, model), remark_table(incoming.findings)
+        write_tables(part, incoming, probs, studies, remarks)
+        write_json(part / "score.json", {
+            "recipe": model.recipe.name, "device": device.type, "studies": studies["status"].value_counts().to_dict(),
+            "slices": len(probs), "quarantined": len(incoming.quarantine), "made_with": model.versions,
+            "scored_with": versions(),
+        })  # fmt: skip
+        write_page(part / "page.html", model.recipe.name, studies, probs, remarks, _pictures(incoming))
+        discard(part / "pixels")
+    _tell(say, studies, probs, remarks, incoming.quarantine)
+    say(f"  made {to} in {time.perf_counter() - start:.1f} s; names.csv in it says whose the studies are: keep it to yourself")
+    if probs.empty:
+        raise InputError(f"no study could be scored; {to / 'studies.csv'} and {to / 'quarantine.csv'} say why")
+
+
+def scored_slices(model, slices, read_hu, device, bar):
+    """Return the slices' place and final probabilities, a table (n rows) with LABELS, float64, indexed like `slices`.
+
+    slices: slice table with pixel facts and `fold`; read_hu(numbers, out=None): of its rows, as of PixelCache.read
+    """
+    columns = slices[["study_id", "series_id", "place", "position_mm", "readable"]]
+    if slices.empty:
+        return columns.assign(**dict.fromkeys(COLUMNS, np.empty(0)))
+    config, starts, per_fold = model.recipe.features, np.flatnonzero(slices["place"] == 0), []
+    for k, (said, embeddings) in enumerate(opinions_of_folds(model, slices, read_hu, device, bar)):
+        fitted = {}
+        if config.chain:
+            fitted["chain"] = chain_logits(slices, mean_logits(said, config.clip), model.chains())
+        if config.probe:
+            fitted["probes"] = {name: model.probe(name, k).logits(seen) for name, seen in embeddings.items()}
+        X, names = build_features(slices, said, config, **fitted)
+        if names != model.stage2["names"]:
+            raise InputError("the model was made with other features than this version builds; make it anew with its run")
+        per_fold.append(apply_stacker(model.stacker(k), X, names, starts))
+    final = route(np.stack(per_fold), slices["fold"].to_numpy())
+    return columns.join(pd.DataFrame(final, index=slices.index, columns=COLUMNS))
+
+
+def opinions_of_folds(model, slices, read_hu, device, bar):
+    """Return for each fold ({CNN: probabilities (n, 6)}, {CNN: embeddings (n, d)}), NaN where a slice is not readable."""
+    found = [({}, {}) for _ in range(model.recipe.folds.k)]
+    readable = slices["readable"].to_numpy(bool)
+    with bar(int(readable.sum()) * len(model.weights), "CNNs", "slice") as shown:
+        for config in model.recipe.stage1.models:
+            rows = neighbour_rows(slices, config.neighbours)
+            for k, (probs, embeddings) in enumerate(found):
+                cnn = load_model(config, load_file(model.weights[config.name, k]))
+                said = predict(cnn, rows, readable, read_hu, config, shown.update, device)
+                probs[config.name], embeddings[config.name] = said
+    return found
+
+
+def study_table(incoming, probs, model):
+    """Return a row a study: how much of it there was, its status, LABELS where it is scored, and what there is to remark."""
+    groups = incoming.found.groupby("study_id", sort=True)
+    table = pd.DataFrame({"patient_id": groups["patient_id"].first(), "series": groups["series_id"].nunique(),
+                          "slices": groups.size(), "scored_slices": probs.groupby("study_id").size()})  # fmt: skip
+    table["scored_slices"] = table["scored_slices"].fillna(0).astype(int)
+    table["status"] = np.where(table["scored_slices"] > 0, "scored", "refused")
+    clip, of_slice = model.recipe.features.clip, probs[COLUMNS].to_numpy(np.float64)
+    table = table.join(study_probabilities(probs["study_id"].to_numpy(object), of_slice, model.studies(), clip))
+    remarks = remark_table(incoming.findings)
+    text = (remarks["what"] + " (" + remarks["means"] + ")").groupby(remarks["study_id"]).agg("; ".join)
+    return table.assign(remarks=text.reindex(table.index).fillna(""))
+
+
+def remark_table(findings):
+    """Return Findings as a table, those that refuse first within a study."""
+    table = pd.DataFrame(findings, columns=Finding._fields)
+    return table.sort_values(["study_id", "refuses"], ascending=[True, False], kind="stable").reset_index(drop=True)
+
+
+def write_tables(part, incoming, probs, studies, remarks):
+    """Write the tables to the folder `part`. names.csv alone says which file is which."""
+    for name, table in (("slices", probs), ("studies", studies)):
+        write_table(part / f"{name}.parquet", table)
+        table.to_csv(part / f"{name}.csv")
+    names = incoming.found[["study_id", "series_id"]].join(incoming.acquisition[["path", "sop_uid", "study_uid"]])
+    names.to_csv(part / "names.csv")
+    remarks.to_csv(part / "remarks.csv", index=False)
+    incoming.quarantine.to_csv(part / "quarantine.csv", index=False)
+
+
+def _pictures(incoming):
+    """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1]."""
+    low, high = window_bounds("brain")
+    return lambda ids: apply_window(incoming.read_hu(incoming.slices.index.get_indexer(ids)), low, high)
+
+
+def _tell(say, studies, probs, remarks, quarantine):
+    """Say what came of the studies, and what there is to remark, a line each."""
+    status = studies["status"].value_counts()
+    say(f"  {status.get('scored', 0)} studies scored, {len(probs)} slices; {status.get('refused', 0)} studies refused")
+    if len(quarantine):
+        say(f"  {len(quarantine)} files in quarantine.csv, each with its reason")
+    for remark in remarks.to_dict("records")[:SHOWN]:
+        where = f"{remark['study_id']} {remark['series_id']}".strip()
+        say(f"  {where}: {'refused, ' * remark['refuses']}{remark['what']}: {remark['means']}")
+    if len(remarks) > SHOWN:
+        say(f"  and {len(remarks) - SHOWN} more remarks, in remarks.csv")
