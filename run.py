@@ -1,6 +1,8 @@
 """The command line: `python run.py VERB --flag=value`. Builds a checked plan with python-fire, then carries it out."""
 
+import contextlib
 import inspect
+import os
 import sys
 
 import fire
@@ -170,11 +172,21 @@ class Verbs:
         """
         return Plan("score", _but_self(locals()))
 
-    def status(self, *, run):
-        """Show what is fresh, stale or missing, and why."""
-        return Plan("status", {"run": run})
+    def status(self, *, run, json=False):
+        """Show what is fresh, stale or missing, and why.
+
+        Args:
+            run: the run folder
+            json: print it for scripts, with the scores there are, as one JSON object
+        """
+        return Plan("status", {"run": run, "as_json": json})
+
+    def completion(self):
+        """Print what lets bash complete its words: eval "$(ich-stack completion)"."""
+        return Plan("completion", {})
 
 
+QUIET = "--quiet"  # with any verb: nothing but errors is printed
 VERBS = {name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
 for _verb in VERBS.values():
     fire.decorators.SetParseFn(str)(_verb)  # pydantic reads the values: fire would make --run=1e3 a number
@@ -191,10 +203,17 @@ def main(argv=None):
         if check_words(argv) == "help":
             print(verb_help(argv[0]))
             return 0
-        verb, options = unpack(fire.Fire(Verbs(), command=argv, name="run.py", serialize=lambda plan: None))
+        words = [word for word in argv if word != QUIET]
+        verb, options = unpack(fire.Fire(Verbs(), command=words, name="run.py", serialize=lambda plan: None))
+        if verb == "completion":
+            from pipeline.shell import completion
+
+            print(completion({verb: [*flags_of(verb), QUIET, "--help"] for verb in VERBS}))
+            return 0
         from pipeline.verbs import execute
 
-        execute(verb, options)
+        with silence() if QUIET in argv else contextlib.nullcontext():
+            execute(verb, options)
     except UsageError as error:
         return _fail(error, 2)
     except InputError as error:
@@ -223,7 +242,7 @@ def check_words(argv):
     if verb not in VERBS:
         raise UsageError(f"no verb {verb!r}{nearest(verb, VERBS)}")
     parameters = inspect.signature(VERBS[verb]).parameters
-    flags = [f"--{name.replace('_', '-')}" for name in parameters if name != "self"]
+    flags = [QUIET, *flags_of(verb)]
     given, value_may_follow = set(), False
     for word in words:
         if word in ("--help", "-h"):
@@ -235,7 +254,9 @@ def check_words(argv):
             if flag in given:
                 raise UsageError(f"{verb}: {flag} is given twice")
             given.add(flag)
-            value_may_follow = not equals
+            value_may_follow = not equals and flag != QUIET
+            if flag == QUIET and equals:
+                raise UsageError(f"{QUIET} takes no value")
         elif value_may_follow and not word.startswith("-"):
             value_may_follow = False
         else:
@@ -246,12 +267,25 @@ def check_words(argv):
     return ""
 
 
+def flags_of(verb):
+    """Return the flags of a verb, as they are typed."""
+    return [f"--{name.replace('_', '-')}" for name in inspect.signature(VERBS[verb]).parameters if name != "self"]
+
+
+@contextlib.contextmanager
+def silence():
+    """Keep lines, bars and warnings from the terminal; what is raised goes on."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
 def overview():
     """Return what `python run.py` alone prints."""
     lines = [inspect.getdoc(Verbs), "", "  python run.py VERB --flag=value ...", ""]
     for name, verb in VERBS.items():
         lines.append(f"  {name:18} {inspect.getdoc(verb).splitlines()[0]}")
-    lines += ["", "To begin: python run.py demo. A verb's flags: python run.py VERB --help. Not a medical device."]
+    lines += ["", "To begin: python run.py demo. A verb's flags: python run.py VERB --help.",
+              f"With any verb, {QUIET} prints nothing but errors. Not a medical device."]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -259,7 +293,7 @@ def verb_help(verb):
     """Return what `python run.py VERB --help` prints, from the verb's signature and docstring."""
     about, _, args = inspect.getdoc(VERBS[verb]).partition("\n\nArgs:\n")
     described = dict(line.strip().split(": ", 1) for line in args.splitlines()) or {"run": "the run folder"}
-    lines = [f"python run.py {verb} --flag=value ...", "", about, ""]
+    lines = [f"python run.py {verb} --flag=value ..." if flags_of(verb) else f"python run.py {verb}", "", about, ""]
     for name, parameter in inspect.signature(VERBS[verb]).parameters.items():
         if name != "self":
             default = {parameter.empty: " (needed)", None: ""}.get(parameter.default, f" (default {parameter.default})")

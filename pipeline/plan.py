@@ -31,6 +31,12 @@ class RunOptions(Config):
     run: Folder
 
 
+class StatusOptions(RunOptions):
+    """`status`."""
+
+    as_json: bool = False
+
+
 class DemoOptions(RunOptions):
     """`demo`. None: as the run was made, or the defaults of `synth` for a new one."""
 
@@ -154,6 +160,8 @@ class ScoreOptions(Config):
 
 
 OPTIONS = {
+    "completion": Config,
+    "status": StatusOptions,
     "demo": DemoOptions,
     "synth": SynthOptions,
     "new": NewOptions,

@@ -1,6 +1,7 @@
 """What each verb does with its checked options."""
 
 import contextlib
+import json
 import os
 import secrets
 import time
@@ -201,9 +202,17 @@ def score(options):
 def status(options):
     """Show what is fresh, stale and missing, and why."""
     run = Run(options.run)
-    data = run.recipe.data
-    print(f"{options.run}: recipe {run.recipe.name}, seed {run.recipe.seed}, data in {data.slices or data.source}")
-    for name, (kind, why) in state(run).items():
+    recipe, states = run.recipe, state(run)
+    data = recipe.data.slices or recipe.data.source
+    if options.as_json:
+        scores = read_json(run.dir.stage2 / "scores.json") if states["stack"][0] == "fresh" else {}
+        stages = {name: {"state": kind, "why": why, "makes": STAGES[name].makes} for name, (kind, why) in states.items()}
+        scores = {name: scores[name] for name in ("calibrated", "stage_two", "gain") if name in scores}
+        about = {"run": options.run, "recipe": recipe.name, "seed": recipe.seed, "data": data}
+        print(json.dumps({**about, "stages": stages, "scores": scores}, indent=1))
+        return
+    print(f"{options.run}: recipe {recipe.name}, seed {recipe.seed}, data in {data}")
+    for name, (kind, why) in states.items():
         print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
 
 

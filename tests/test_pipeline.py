@@ -16,7 +16,7 @@ import ct.competition
 import ct.shards
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
-from ct.rundir import read_array, read_table
+from ct.rundir import read_array, read_json, read_table
 from pipeline.images import take_patients
 from pipeline.recipe import find_recipe
 from pipeline.stages import STAGES, Run, state
@@ -130,6 +130,19 @@ def test_again_does_nothing(copy, capsys):
     assert run.main(["all", f"--run={copy}"]) == 0
     assert "everything is fresh" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_status_for_scripts(copy, capsys):
+    assert run.main(["status", f"--run={copy}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipe"] == "micro" and list(told["stages"]) == list(STAGES)
+    assert {stage["state"] for stage in told["stages"].values()} == {"fresh"}
+    assert told["scores"]["stage_two"] == read_json(copy / "stage2/scores.json")["stage_two"]
+    (copy / "stage2/oof.parquet").unlink()
+    assert run.main(["status", f"--run={copy}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["stages"]["stack"] == {"state": "stale", "why": "stage2/oof.parquet is gone", "makes": STAGES["stack"].makes}
+    assert told["scores"] == {}  # of what is there no more
 
 
 def test_status_says_what_is_stale_and_why(copy, capsys):

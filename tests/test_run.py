@@ -1,8 +1,12 @@
 """The command line stops at a wrong word before any work, and says which word was meant."""
 
+import subprocess
+import sys
+
 import pytest
 
 import run
+from ct.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,12 @@ import run
         (["new", "--run=r", "--recipe=x", "--data=d", "--allow-unlabelled=maybe"], 1, "allow_unlabelled = 'maybe'"),
         (["train", "--run=1e3"], 1, "--run=1e3: no such run"),  # fire alone would make it the number 1000.0
         (["synth", "--out", "x", "--studies=1"], 1, "studies = '1'"),
+        (["train", "--run=r", "--quite"], 2, "no flag --quite, did you mean '--quiet'?"),
+        (["train", "--run=r", "--quiet=1"], 2, "--quiet takes no value"),
+        (["train", "--run=r", "--quiet", "1"], 2, "unexpected '1'"),
+        (["train", "--run=r", "--quiet"], 1, "--run=r: no such run"),
+        (["status", "--run=r", "--json=maybe"], 1, "as_json = 'maybe'"),
+        (["completion", "--run=r"], 2, "completion: no flag --run"),
     ],
 )
 def test_wrong_words_stop_before_any_work(words, status, says, capsys, tmp_path, monkeypatch):
@@ -99,3 +109,35 @@ def test_demo_is_not_continued_with_other_data(capsys, tmp_path, monkeypatch):
     for same in ([], ["--seed=0"], ["--studies=60", "--seed=0"]):
         assert run.main(["demo", f"--run={tmp_path / 'd'}/", *same]) == 0  # with or without a slash
         assert capsys.readouterr().out == "worked\n"
+
+
+def test_quiet_prints_nothing_but_errors(monkeypatch, capsys):
+    def execute(verb, options):
+        print(verb)
+        print("a bar", file=sys.stderr)
+        if options.run == "bad":
+            raise InputError("no such thing")
+
+    monkeypatch.setattr("pipeline.verbs.execute", execute)
+    assert run.main(["train", "--quiet", "--run=good"]) == 0 and capsys.readouterr() == ("", "")
+    assert run.main(["train", "--run=bad", "--quiet"]) == 1 and capsys.readouterr() == ("", "error: no such thing\n")
+    assert run.main(["train", "--run=good"]) == 0 and capsys.readouterr() == ("train\n", "a bar\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "offers"),
+    [
+        (["ich-stack", "tr"], {"train"}),
+        (["ich-stack", "tune", "--t"], {"--trials", "--timeout"}),
+        (["ich-stack", "tune", "--q"], {"--quiet"}),
+        (["ich-stack", "tune", "runs"], set()),  # files, by `-o default`
+    ],
+)
+def test_bash_completes_verbs_and_flags(words, offers, capsys):
+    assert run.main(["completion"]) == 0
+    typed = " ".join(words)
+    script = (
+        f'{capsys.readouterr().out}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _ich_stack; echo "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offers and not done.stderr
