@@ -117,8 +117,8 @@ def fit_nested(nest, views, test_views, settings, config, seed):
     settings: K of {"params": LightGBM's, "rounds": None to decide on the nested rows, ...}, or None where fold k wants none
     config: StackConfig; seed: of this component
 
-    Models are fitted side by side, `config.threads` of the machine's cores to each: two of one thread each take less time than
-    one after the other with two, and all are the same with any number of threads. Returns Boosted.
+    Models are fitted side by side, `config.threads` of the machine's cores to each, and are the same with any number at once;
+    each holds a copy of its binned rows while it is fitted. Returns Boosted.
     """
     sees = [next(i for i, view in enumerate(views) if view is views[k]) for k in range(nest.k_folds)]
     kinds = [wanted and (json.dumps(wanted, sort_keys=True), sees[k]) for k, wanted in enumerate(settings)]
