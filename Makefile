@@ -12,10 +12,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 bench: $(READY)
-	@missed=; for name in demo ingest loader train_step memory features submission boosting calibration score; do \
+	@missed=; for name in demo ingest loader train_step memory features submission boosting calibration stack_gain score; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; \
 	done; test -z "$$missed" || { echo "missed:$$missed"; exit 1; }
 

@@ -9,7 +9,7 @@ clipped at 1e-5, as in a recipe): Platt's without the step at the floor, and bet
 The table of all 75,281 slices says whose only 5,226 of them are; folds and bootstrap keep a patient's slices together where
 he is known. For the others, the interval is widened to what it would be if all slices of a patient said the same: by the root
 of the mean, over the known slices, of the number of slices of their patient. The second table is of the known slices alone,
-fitted on these alone. There, 24 slices have an epidural bleed: its labels are reported, no bar.
+fitted on these alone. There, 24 slices have an epidural bleed, on which ours is worse: single labels are reported, no bar.
 
 --quick: nothing less, it all ends within a minute.
 """

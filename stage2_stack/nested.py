@@ -123,8 +123,8 @@ def fit_nested(nest, views, test_views, settings, config, seed):
     not the config's, ...}, or None where fold k wants no model
     config: StackConfig; seed: of this component
 
-    Models are fitted side by side, `config.threads` of the machine's cores to each: two of one thread each take less time than
-    one after the other with two, and all are the same with any number of threads.
+    Models are fitted side by side, `config.threads` of the machine's cores to each, and are the same with any number at once;
+    each holds a copy of its binned rows while it is fitted.
     Returns Fitted. What it says is said by the models as they will be read from their files.
     """
     sees = [next(i for i, view in enumerate(views) if view is views[k]) for k in range(nest.k_folds)]
