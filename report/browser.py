@@ -12,13 +12,13 @@ from ct.windows import WINDOWS, window_bounds
 from report.codes import HU, picture
 from report.read import open_pixels, read_run, typical_series
 
-SHOWN_SLICES = 600  # on the page in all, unless the recipe says otherwise: 15 MB at 256 px
+BROWSER_SLICES = 600  # on the page in all, unless the recipe says otherwise: 15 MB at 256 px
 WORST_STUDIES, WORST_SLICES = 8, 12  # rows of the tables of what costs most
 HALF = 0.5  # a label is missed below, a false alarm from here on
 OPINIONS = {"raw": "mean of the CNNs", "calibrated": "stage one, calibrated", "final": "stage two"}
 
 
-def shown_studies(run, slices=SHOWN_SLICES):
+def shown_studies(run, slices=BROWSER_SLICES):
     """Return the ids of the studies that the report of a ct.rundir.RunDir shows in its browser."""
     return list(choose(read_run(run), slices))
 
@@ -57,8 +57,8 @@ def losses(art):
 def costliest(art, shown):
     """Return the studies and slices with the greatest loss. shown: ids of the studies that the page has
 
-    "studies": study, slices, mean loss, share of the whole loss, on the page or not; "slices": likewise slice, study, loss, the
-    label that costs most. {} where nothing is scored.
+    "studies": study, slices, mean loss, share of the whole loss, on the page or not; "slices": likewise slice, study, loss,
+    the label that costs most. {} where nothing is scored.
     """
     table = losses(art)
     if table.empty:
@@ -83,7 +83,7 @@ def browser(art, run, chosen):
     kinds = [kind for kind in art.compared if _both(art, kind) is not None]
     return {
         "labels": list(LABELS),
-        "windows": {name: window_bounds(name) for name in WINDOWS},
+        "windows": [[name, *window_bounds(name)] for name in WINDOWS],
         "hu": HU.tolist(),
         "half": HALF,
         "kinds": [[kind, OPINIONS[kind]] for kind in kinds],

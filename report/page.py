@@ -10,7 +10,7 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import write_text
 from report import plots
-from report.browser import SHOWN_SLICES, browser, choose, costliest
+from report.browser import BROWSER_SLICES, browser, choose, costliest
 from report.read import read_run, scrub, thumbnails, typical_series
 from report.tuning import tuning
 
@@ -26,7 +26,7 @@ FATES = {  # of a file in quarantine
 }
 
 
-def write_report(run, progress=None, browser_slices=SHOWN_SLICES):
+def write_report(run, progress=None, browser_slices=BROWSER_SLICES):
     """Write the report of a ct.rundir.RunDir as one HTML file that needs nothing else, and return its path.
 
     progress: called with the name of each section that is begun, if given; browser_slices: in its study browser, at most

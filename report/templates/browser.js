@@ -15,7 +15,8 @@
     return node;
   };
   const LANE = 44, LISTED = 60, WORDS = { miss: "missed", alarm: "false alarm" };
-  const windows = Object.keys(data.windows), shown = data.kinds.length - 1; // the last kind of opinion is the final one
+  const bounds = Object.fromEntries(data.windows.map(([name, ...range]) => [name, range])), windows = Object.keys(bounds);
+  const shown = data.kinds.length - 1; // the last kind of opinion is the final one
   const state = { study: null, slice: 0, window: windows[0], pictures: [], cursors: [] };
 
   const swatch = (label) => make("span", { className: "swatch c-" + label, ariaHidden: "true" });
@@ -46,7 +47,7 @@
     if (!study.pictures) return;
     const found = await bytesOf(slice);
     if (study !== state.study || slice !== state.slice) return; // somebody scrolled on meanwhile
-    const canvas = at("canvas"), [low, high] = data.windows[state.window];
+    const canvas = at("canvas"), [low, high] = bounds[state.window];
     at("blank").hidden = found !== null;
     at("corner").textContent = `${state.window}  ${slice + 1}/${study.slices.length}`;
     if (!found) {
@@ -126,7 +127,7 @@
     Object.assign(state, { study, pictures: [], cursors: [] });
     at("study").value = id;
     const fold = study.fold === null ? "" : `, fold ${study.fold}`;
-    at("about").textContent = `${study.reason} · ${study.split}${fold} · ${study.slices.length} slices`;
+    at("about").textContent = `${study.split}${fold} · ${study.slices.length} slices`;
     at("figure").hidden = !study.pictures;
     at("slice").max = study.slices.length - 1;
     at("lanes").replaceChildren(...data.labels.map(lane));
@@ -212,17 +213,18 @@
   at("study").append(...data.studies.map(({ id, reason }) => make("option", { value: id, textContent: `${id} · ${reason}` })));
   at("study").addEventListener("change", (event) => open(event.target.value));
   at("windows").append(...windows.map((name, number) => {
-    const [low, high] = data.windows[name];
+    const [low, high] = bounds[name];
     const button = make("button", { type: "button", textContent: name, title: `${low} to ${high} HU, key ${number + 1}` });
     button.dataset.name = name;
     button.addEventListener("click", () => choose(name));
     return button;
   }));
   at("maplabel").append(...data.labels.map((label) => make("option", { textContent: label })));
-  for (const name of ["map", "maplabel", "opacity"]) at(name).addEventListener("input", () => { about(); paint(); });
+  for (const name of ["map", "maplabel"]) at(name).addEventListener("change", () => { about(); paint(); });
+  at("opacity").addEventListener("input", paint);
   at("slice").addEventListener("input", (event) => go(Number(event.target.value), true)); // a slider speaks for itself
   at("label").append(make("option", { value: "", textContent: "all" }), ...data.labels.map((label) => make("option", { textContent: label })));
-  for (const name of ["label", "kind"]) at(name).addEventListener("input", list);
+  for (const name of ["label", "kind"]) at(name).addEventListener("change", list);
 
   const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity };
   at("screen").addEventListener("keydown", (event) => {
