@@ -141,3 +141,21 @@ def test_each_study_is_explained_by_its_own_folds_cnn(finished, tmp_path, capsys
         explain_studies(Run(folder.root), None, "vgg")
     with pytest.raises(InputError, match="--studies=ID_0: the run has no such study"):
         explain_studies(Run(folder.root), ["ID_0"], None)
+
+
+def test_maps_of_old_weights_go_with_them(finished, tmp_path):
+    """A CNN that is trained anew has none until it is explained anew; the report then depends on them."""
+    import shutil
+
+    from ct.rundir import RunDir, discard, write_json
+    from pipeline.stages import STAGES, Run, no_bar, run_stage
+
+    shutil.copytree(finished, tmp_path / "r")
+    folder = RunDir(tmp_path / "r")
+    facts, _ = folder.explained("resnet", "ID_0")
+    write_json(facts, {})
+    run = Run(folder.root, say=lambda line: None, bar=no_bar)
+    assert run.why_stale(STAGES["report"]) == "stage1/resnet/explain/ID_0.json changed"
+    discard(folder.fold("resnet", 1) / "curve.json")
+    run_stage(run, "train")
+    assert not folder.explain("resnet").exists() and run.why_stale(STAGES["report"]) == ""

@@ -46,7 +46,7 @@
     const { study, slice } = state;
     if (!study.pictures) return;
     const found = await bytesOf(slice);
-    if (study !== state.study || slice !== state.slice) return; // somebody scrolled on meanwhile
+    if (study !== state.study || slice !== state.slice) return; // the reader has scrolled on
     const canvas = at("canvas"), [low, high] = bounds[state.window];
     at("blank").hidden = found !== null;
     at("corner").textContent = `${state.window}  ${slice + 1}/${study.slices.length}`;
