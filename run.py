@@ -133,9 +133,24 @@ class Verbs:
         """
         return Plan("submit", _but_self(locals()))
 
-    def report(self, *, run):
-        """Write report.html."""
-        return Plan("report", {"run": run})
+    def report(self, *, run, study=None):
+        """Write report.html.
+
+        Args:
+            run: the run folder
+            study: instead of it, the page of this one study: studies/<study>.html in the run folder
+        """
+        return Plan("report", _but_self(locals()))
+
+    def explain(self, *, run, studies=None, model=None):
+        """Show where the CNNs look, by Grad-CAM, for the report's study browser.
+
+        Args:
+            run: the run folder
+            studies: study ids with commas between them; those that the report shows if not given
+            model: the CNN's name; every one if not given
+        """
+        return Plan("explain", _but_self(locals()))
 
     def all(self, *, run, allow_unlabelled=None, trials=None, missing=None, workers=None):
         """Bring whatever is stale up to date, in order.

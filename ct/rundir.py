@@ -7,7 +7,8 @@
     given_folds.parquet                               ingest, from a slice list with folds of its own
     imports/<name>/  imports/folds.parquet            import-predictions; the folds that came with the first of them
     stage2/...                                        features, tune, stack
-    submission.csv  report.html                       submit, report
+    stage1/<model>/explain/<study>.npy, .json         explain
+    submission.csv  report.html  studies/<study>.html submit, report, report --study
     search/<model>-fold<k>.journal                    search
     receipts/<stage>.json                             what each stage read and made, with which part of the recipe
 
@@ -205,6 +206,19 @@ class RunDir:
     def oof(self, model):
         """Return the path of one CNN's out-of-fold probabilities, (n, 6) indexed by slice id."""
         return self.stage1 / model / "oof.parquet"
+
+    def explained(self, model, study):
+        """Return the paths of one CNN's Grad-CAM maps of a study: facts (.json, written last) and maps (.npy)."""
+        folder = self.explain(model)
+        return folder / f"{study}.json", folder / f"{study}.npy"
+
+    def explain(self, model):
+        """Return the folder of one CNN's Grad-CAM maps."""
+        return self.stage1 / model / "explain"
+
+    def study_page(self, study):
+        """Return the path of the page of one study."""
+        return self.root / "studies" / f"{study}.html"
 
     def imported(self, name):
         """Return the folder of an imported model."""

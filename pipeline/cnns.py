@@ -4,7 +4,7 @@ import pandas as pd
 
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
-from ct.rundir import read_json, read_table, write_table
+from ct.rundir import discard, read_json, read_table, write_table
 from pipeline.fresh import inputs_digest
 from pipeline.jobs import Inputs, order
 
@@ -21,6 +21,7 @@ def train(run, receipt):
             job.made = [folder / name for name in names]
             if why:
                 with job:
+                    discard(run.dir.explain(config.name))  # it is of other weights
                     same = inputs_digest(part, receipt.values["read"])
                     if reasons := order(inputs, "fit", config.name, k, same):
                         job.values["not_repeatable"] = reasons

@@ -7,7 +7,7 @@ from ct.labels import LABELS
 from ct.rundir import discard, read_table, replacing
 from ct.submission import check_submission, fill_submission, kaggle_command, write_submission
 from pipeline.tables import match_sample, stage_one, training_prior
-from report.page import write_report
+from report import write_report
 
 
 def submit(run, receipt):
@@ -66,4 +66,4 @@ def write_probs(run, probs, path):
 def report(run, receipt):
     """Write report.html."""
     with run.bar(None, "report", "section") as bar:
-        receipt.made = [write_report(run.dir, lambda section: bar.update())]
+        receipt.made = [write_report(run.dir, lambda section: bar.update(), run.recipe.report.browser_slices)]

@@ -101,6 +101,19 @@ class SearchOptions(RunOptions):
         return value
 
 
+class ReportOptions(RunOptions):
+    """`report`. None: report.html; else the page of one study."""
+
+    study: str | None = Field(None, min_length=1)
+
+
+class ExplainOptions(RunOptions):
+    """`explain`. None: the studies that the report shows, every CNN."""
+
+    studies: str | None = Field(None, min_length=1)
+    model: str | None = None
+
+
 class SubmitOptions(RunOptions):
     """`submit`."""
 
@@ -169,6 +182,8 @@ OPTIONS = {
     "tune": TuneOptions,
     "search": SearchOptions,
     "submit": SubmitOptions,
+    "report": ReportOptions,
+    "explain": ExplainOptions,
     "import-predictions": ImportOptions,
     "all": AllOptions,
     "export-model": ExportOptions,

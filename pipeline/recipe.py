@@ -41,6 +41,12 @@ class PixelConfig(Config):
     size: int = Field(256, ge=32, le=512)  # side of the cached slices, pixels
 
 
+class ReportConfig(Config):
+    """The report."""
+
+    browser_slices: int = Field(600, ge=0)  # in its study browser, at most: of 256 px, 600 are about 15 MB
+
+
 class StageOneConfig(Config):
     """The CNNs of stage one."""
 
@@ -77,6 +83,7 @@ class Recipe(Config):
     features: FeatureConfig = FeatureConfig()
     stage2: StackConfig = StackConfig()
     search: SearchConfig = SearchConfig()
+    report: ReportConfig = ReportConfig()
 
     @field_validator("stage1")
     @classmethod

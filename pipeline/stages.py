@@ -42,8 +42,9 @@ STAGES = {
         Stage("stack", ("ingest", "folds", "features", "tune"), ("seed", "folds.k", "stage2"), "stacking:stack",
               "stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json"),
         Stage("submit", ("sample", "ingest", "stack"), ("data.sample", "data.missing"), "outputs:submit", "submission.csv"),
-        Stage("report", ("ingest", "folds", "train", "predict", "imports", "tune", "stack"),
-              ("name", "seed", "data", "folds", "pixels", "stage1", "features", "stage2"), "outputs:report", "report.html"),
+        Stage("report", ("ingest", "folds", "train", "predict", "imports", "explanations", "tune", "stack"),
+              ("name", "seed", "data", "folds", "pixels", "stage1", "features", "stage2", "report"), "outputs:report",
+              "report.html"),
     )
 }  # fmt: skip
 
@@ -54,6 +55,7 @@ GIVEN = {
     "weights": "local weights, if any",
     "given folds": "folds that were given, if any",
     "imports": "imported predictions, if any",
+    "explanations": "Grad-CAM maps, if any",
 }
 COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit and report depend on them
 
@@ -121,6 +123,7 @@ class Run:
             "weights": self._weight_digests,
             "given folds": lambda: self._file_digests([self.dir.given_folds, self.dir.imported_folds]),
             "imports": lambda: self._file_digests(self._imported_files()),
+            "explanations": lambda: self._file_digests(sorted(self.dir.stage1.glob("*/explain/*"))),
         }
         digests = {}
         for name in stage.reads:

@@ -38,7 +38,7 @@ def execute(verb, options):
 
 
 def _execute(verb, options):
-    special = (demo, synth, new, status, features, submit, search, score)
+    special = (demo, synth, new, status, features, submit, search, report, explain, score)
     renamed = {"all": everything, "import-predictions": import_table, "export-model": export_model}
     if own := {**renamed, **{f.__name__: f for f in special}}.get(verb):
         own(options)
@@ -197,6 +197,30 @@ def score(options):
         _check_fresh(run, "score", NEEDED)
         print(f"score: by the models of {options.run}")
         score(model_of_run(run), options, run.say, run.bar)
+
+
+def report(options):
+    """Write the report, or the page of one study."""
+    with opened(RunOptions(run=options.run)) as run:
+        if options.study is None:
+            run_stage(run, "report")
+            return
+        _check_fresh(run, "report --study", [name for name in STAGES["report"].reads if name in STAGES])
+        from report import write_study
+
+        print(f"report: {write_study(run.dir, options.study)}")
+
+
+def explain(options):
+    """Write Grad-CAM maps of some studies."""
+    with opened(RunOptions(run=options.run)) as run:
+        _check_fresh(run, "explain", ("ingest", "folds", "train"))
+        from pipeline.explaining import explain_studies
+
+        start = time.perf_counter()
+        print("explain:")
+        explain_studies(run, options.studies.split(",") if options.studies else None, options.model)
+        print(f"  made in {time.perf_counter() - start:.1f} s; `report` shows it")
 
 
 def status(options):

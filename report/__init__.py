@@ -1,5 +1,6 @@
 """The report of a run: one HTML file that opens from disk. Reads artifacts, computes nothing that a stage should have."""
 
-from report.page import write_report
+from report.browser import shown_studies
+from report.page import write_report, write_study
 
-__all__ = ["write_report"]
+__all__ = ["shown_studies", "write_report", "write_study"]

@@ -6,9 +6,11 @@ import jinja2
 import numpy as np
 import yaml
 
+from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import write_text
 from report import plots
+from report.browser import BROWSER_SLICES, browser, choose, costliest
 from report.read import read_run, scrub, thumbnails, typical_series
 from report.tuning import tuning
 
@@ -24,10 +26,10 @@ FATES = {  # of a file in quarantine
 }
 
 
-def write_report(run, progress=None):
+def write_report(run, progress=None, browser_slices=BROWSER_SLICES):
     """Write the report of a ct.rundir.RunDir as one HTML file that needs nothing else, and return its path.
 
-    progress: called with the name of each section that is begun, if given
+    progress: called with the name of each section that is begun, if given; browser_slices: in its study browser, at most
     Raises InputError where recipe, slice table or ingest's facts are missing; what later stages lack, the page says.
     """
     tell = progress or (lambda text: None)
@@ -39,8 +41,22 @@ def write_report(run, progress=None):
         context[section] = function(art)
     tell("studies")
     context["studies"] = studies(art, thumbnails(run, art))
+    tell("browser")
+    shown = choose(art, browser_slices)
+    context |= {"shown": shown, "costliest": costliest(art, shown), "browser": browser(art, run, shown)}
     write_text(run.report, environment().get_template("page.html").render(context))
     return run.report
+
+
+def write_study(run, study):
+    """Write the page of one study and return its path. Raises InputError where the run has no such study."""
+    art = read_run(run)
+    if study not in set(art.slices["study_id"]):
+        raise InputError(f"--study={study}: the run has no such study; slices.parquet lists them in study_id")
+    context = {"name": art.recipe.get("name", run.root.name), "study": study}
+    context["browser"] = browser(art, run, {study: "asked for"})
+    write_text(run.study_page(study), environment().get_template("study.html").render(context))
+    return run.study_page(study)
 
 
 def environment():

@@ -158,11 +158,16 @@ def typical_series(art):
 
 def thumbnails(run, art):
     """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1], or None without a pixel cache."""
-    if not run.pixels.exists():
+    cache = open_pixels(run)
+    if cache is None:
         return None
-    cache = PixelCache(run.pixels)
     low, high = window_bounds("brain")
     return lambda ids: apply_window(cache.read(art.slices.index.get_indexer(ids)), low, high)
+
+
+def open_pixels(run):
+    """Return the PixelCache of a ct.rundir.RunDir, or None where it has none."""
+    return PixelCache(run.pixels) if run.pixels.exists() else None
 
 
 def _pick(rows):

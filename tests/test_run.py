@@ -32,6 +32,8 @@ from ct.errors import InputError
         (["tune", "--run=r", "--trials"], 1, "trials = 'True'"),
         (["tune", "--run=r", "--trials=1.5"], 1, "trials = '1.5'"),
         (["tune", "--run=r", "--trials=0"], 1, "greater than or equal to 1"),
+        (["report", "--run=r", "--studies=a"], 2, "no flag --studies, did you mean '--study'?"),
+        (["explain", "--run=r", "--study=a"], 2, "no flag --study, did you mean '--studies'?"),
         (["submit", "--run=r", "--stage=three"], 1, "stage = 'three'"),
         (["search", "--run=r", "--stage=three"], 1, "stage = 'three'"),
         (["search", "--run=r", "--stage=two", "--fold=1"], 1, "fold = '1': only for --stage=one"),

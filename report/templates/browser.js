@@ -1,0 +1,255 @@
+"use strict";
+// The study browser. Reads the JSON in #browser-data (report/browser.py); a slice is a grey PNG whose bytes stand for HU.
+(() => {
+  const data = JSON.parse(document.getElementById("browser-data").textContent);
+  if (!data.studies.length) return;
+  const at = (id) => document.getElementById("b-" + id);
+  const make = (tag, values, ...children) => {
+    const node = Object.assign(document.createElement(tag), values);
+    node.append(...children);
+    return node;
+  };
+  const draw = (tag, values) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(values)) node.setAttribute(name, value);
+    return node;
+  };
+  const LANE = 44, LISTED = 60, WORDS = { miss: "missed", alarm: "false alarm" };
+  const bounds = Object.fromEntries(data.windows.map(([name, ...range]) => [name, range])), windows = Object.keys(bounds);
+  const shown = data.kinds.length - 1; // the last kind of opinion is the final one
+  const state = { study: null, slice: 0, window: windows[0], pictures: [], cursors: [] };
+
+  const swatch = (label) => make("span", { className: "swatch c-" + label, ariaHidden: "true" });
+  const percent = (p) => (p === null ? "–" : (100 * p).toFixed(p < 0.0995 ? 1 : 0) + " %");
+
+  // -- a slice as bytes, as a window, with its map --
+
+  function bytesOf(index) {
+    const study = state.study, picture = study.pictures && study.pictures[index];
+    if (!picture) return Promise.resolve(null);
+    state.pictures[index] ??= new Promise((resolve, reject) => {
+      const image = new Image();
+      image.onload = () => {
+        const canvas = make("canvas", { width: image.width, height: image.height });
+        const context = canvas.getContext("2d", { willReadFrequently: true });
+        context.drawImage(image, 0, 0);
+        const pixels = context.getImageData(0, 0, image.width, image.height);
+        resolve({ size: image.width, bytes: pixels.data.filter((_, place) => place % 4 === 0) });
+      };
+      image.onerror = () => reject(new Error("slice " + study.slices[index] + " is no picture"));
+      image.src = "data:image/png;base64," + picture;
+    });
+    return state.pictures[index];
+  }
+
+  async function paint() {
+    const { study, slice } = state;
+    if (!study.pictures) return;
+    const found = await bytesOf(slice);
+    if (study !== state.study || slice !== state.slice) return; // the reader has scrolled on
+    const canvas = at("canvas"), [low, high] = bounds[state.window];
+    at("blank").hidden = found !== null;
+    at("corner").textContent = `${state.window}  ${slice + 1}/${study.slices.length}`;
+    if (!found) {
+      canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    } else {
+      canvas.width = canvas.height = found.size;
+      const grey = data.hu.map((hu) => Math.round(255 * Math.min(1, Math.max(0, (hu - low) / (high - low)))));
+      const image = new ImageData(found.size, found.size);
+      found.bytes.forEach((byte, place) => image.data.set([grey[byte], grey[byte], grey[byte], 255], 4 * place));
+      canvas.getContext("2d").putImageData(image, 0, 0);
+    }
+    heat(found !== null);
+    for (const next of [slice + 1, slice - 1]) if (study.slices[next]) bytesOf(next);
+  }
+
+  function heat(readable) {
+    const canvas = at("heat"), context = canvas.getContext("2d"), map = state.study.maps[at("map").value];
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    if (!map || !readable) return;
+    map.bytes ??= Uint8Array.from(atob(map.data), (letter) => letter.charCodeAt(0));
+    const [high, wide] = map.shape, size = high * wide;
+    const start = (state.slice * data.labels.length + at("maplabel").selectedIndex) * size;
+    const image = new ImageData(wide, high);
+    for (let place = 0; place < size; place++) {
+      const value = map.bytes[start + place] / 255; // vermilion to yellow, the stronger the less transparent
+      image.data.set([213 + 27 * value, 94 + 134 * value, 66 * value, 255 * value], 4 * place);
+    }
+    const small = make("canvas", { width: wide, height: high });
+    small.getContext("2d").putImageData(image, 0, 0);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(small, 0, 0, canvas.width, canvas.height);
+    canvas.style.opacity = at("opacity").value / 100;
+  }
+
+  // -- the curves --
+
+  function path(study, values) {
+    let line = "", before = null;
+    values.forEach((p, index) => {
+      if (p !== null) {
+        const y = (LANE - 2 - p * (LANE - 4)).toFixed(1);
+        line += before === study.series[index] ? `L${index + 0.5} ${y}` : `M${index + 0.5} ${y}h0`;
+      }
+      before = p === null ? null : study.series[index];
+    });
+    return line;
+  }
+
+  function lane(label, number) {
+    const study = state.study, n = study.slices.length;
+    const svg = draw("svg", { class: "lane c-" + label, viewBox: `0 0 ${n} ${LANE}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    const bars = draw("g", { class: "bars" });
+    study.truth.forEach((truth, index) => {
+      if (truth[number] === 1) bars.append(draw("rect", { x: index, y: 0, width: 1, height: LANE }));
+    });
+    const half = LANE - 2 - data.half * (LANE - 4);
+    svg.append(bars, draw("path", { class: "base", d: `M0 ${LANE}H${n}` }), draw("path", { class: "half", d: `M0 ${half}H${n}` }));
+    data.kinds.forEach(([kind], which) => {
+      svg.append(draw("path", { class: kind, d: path(study, study.p[which].map((p) => p[number])) }));
+    });
+    const cursor = draw("path", { class: "cursor" });
+    svg.append(cursor);
+    svg.addEventListener("click", (event) => {
+      const box = svg.getBoundingClientRect();
+      go(Math.floor(((event.clientX - box.left) / box.width) * n));
+    });
+    const numbers = make("span", { className: "numbers" });
+    state.cursors.push({ cursor, numbers, number });
+    return make("div", { className: "strip" }, make("span", { className: "tag" }, swatch(label), label), numbers, svg);
+  }
+
+  // -- going to a study and a slice --
+
+  function open(id, slice) {
+    const study = data.studies.find((each) => each.id === id);
+    if (!study) return false;
+    Object.assign(state, { study, pictures: [], cursors: [] });
+    at("study").value = id;
+    const fold = study.fold === null ? "" : `, fold ${study.fold}`;
+    at("about").textContent = `${study.split}${fold} · ${study.slices.length} slices`;
+    at("figure").hidden = !study.pictures;
+    at("slice").max = study.slices.length - 1;
+    at("lanes").replaceChildren(...data.labels.map(lane));
+    const before = at("map").selectedOptions[0]?.textContent;
+    at("map").replaceChildren(make("option", { value: "", textContent: "off" }),
+      ...study.maps.map((map, value) => make("option", { value, textContent: map.model, selected: map.model === before })));
+    at("overlay").classList.toggle("none", !study.maps.length);
+    for (const control of at("overlay").querySelectorAll("select, input")) control.disabled = !study.maps.length;
+    about();
+    go(slice ?? costliest(study));
+    return true;
+  }
+
+  function costliest(study) { // where one would look first: the greatest error, else the middle
+    const found = errors.find((error) => error.study === study);
+    return found ? found.index : Math.floor(study.slices.length / 2);
+  }
+
+  function about() {
+    const map = state.study.maps[at("map").value];
+    at("mapnote").textContent = !state.study.maps.length ? "No Grad-CAM of this study: the verb explain makes it."
+      : map ? `From ${map.from}, layer ${map.layer}; full colour is the strongest place of the study.` : "";
+  }
+
+  function go(slice, quietly) {
+    const study = state.study, n = study.slices.length;
+    state.slice = Math.min(n - 1, Math.max(0, slice));
+    const truth = study.truth[state.slice], mm = study.mm[state.slice];
+    const place = `${state.slice + 1} of ${n}` + (mm === null ? "" : `, ${mm} mm`);
+    at("slice").value = state.slice;
+    at("slice").setAttribute("aria-valuetext", place);
+    at("number").textContent = place;
+    at("link").href = `#study=${study.id}&slice=${study.slices[state.slice]}`;
+    const said = [];
+    for (const { cursor, numbers, number } of state.cursors) {
+      cursor.setAttribute("d", `M${state.slice + 0.5} 0V${LANE}`);
+      const known = truth[number] === null ? "no label" : truth[number] ? "labelled" : "not labelled";
+      const all = data.kinds.map((_, which) => percent(study.p[which][state.slice][number]));
+      numbers.replaceChildren(make("span", { className: truth[number] ? "yes" : "no", textContent: known }), ` ${all.join(" → ")}`);
+      if (truth[number] || study.p[shown]?.[state.slice][number] >= data.half) said.push(`${data.labels[number]} ${known}, ${all.at(-1) ?? "–"}`);
+    }
+    const text = `Slice ${place}, ${state.window} window: ${said.join("; ") || "no label, nothing suspected"}`;
+    at("canvas").setAttribute("aria-label", text);
+    if (!quietly) at("live").textContent = text;
+    paint();
+  }
+
+  function choose(name) {
+    state.window = name;
+    for (const button of at("windows").children) button.setAttribute("aria-pressed", button.dataset.name === name);
+    go(state.slice);
+  }
+
+  function follow() {
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    const study = data.studies.find((each) => each.id === wanted.get("study"));
+    if (!study) return;
+    const slice = study.slices.indexOf(wanted.get("slice"));
+    open(study.id, slice < 0 ? undefined : slice);
+    (document.getElementById("study-browser") ?? document.body).scrollIntoView();
+    (study.pictures ? at("screen") : at("slice")).focus({ preventScroll: true });
+  }
+
+  // -- errors --
+
+  const errors = data.studies.flatMap((study) => study.slices.flatMap((id, index) => data.labels.flatMap((label, number) => {
+    const truth = study.truth[index][number], p = study.p[shown]?.[index][number] ?? null;
+    if (truth === null || p === null || (p >= data.half) === (truth === 1)) return [];
+    return [{ study, id, index, label, p, kind: truth === 1 ? "miss" : "alarm", loss: truth === 1 ? 1 - p : p }];
+  }))).sort((a, b) => b.loss - a.loss);
+
+  function list() {
+    const [label, kind] = [at("label").value, at("kind").value];
+    const found = errors.filter((error) => (!label || error.label === label) && (!kind || error.kind === kind));
+    at("count").textContent = `${found.length} found` + (found.length > LISTED ? `, the costliest ${LISTED} listed` : "");
+    at("list").replaceChildren(...found.slice(0, LISTED).map(({ study, id, index, label, kind, p }) => make("li", {},
+      make("a", { href: `#study=${study.id}&slice=${id}`, textContent: `${study.id}, slice ${index + 1}` }),
+      make("span", {}, swatch(label), `${label}: ${WORDS[kind]} at ${percent(p)}`))));
+  }
+
+  // -- what the reader does --
+
+  at("study").append(...data.studies.map(({ id, reason }) => make("option", { value: id, textContent: `${id} · ${reason}` })));
+  at("study").addEventListener("change", (event) => open(event.target.value));
+  at("windows").append(...windows.map((name, number) => {
+    const [low, high] = bounds[name];
+    const button = make("button", { type: "button", textContent: name, title: `${low} to ${high} HU, key ${number + 1}` });
+    button.dataset.name = name;
+    button.addEventListener("click", () => choose(name));
+    return button;
+  }));
+  at("maplabel").append(...data.labels.map((label) => make("option", { textContent: label })));
+  for (const name of ["map", "maplabel"]) at(name).addEventListener("change", () => { about(); paint(); });
+  at("opacity").addEventListener("input", paint);
+  at("slice").addEventListener("input", (event) => go(Number(event.target.value), true)); // a slider speaks for itself
+  at("label").append(make("option", { value: "", textContent: "all" }), ...data.labels.map((label) => make("option", { textContent: label })));
+  for (const name of ["label", "kind"]) at(name).addEventListener("change", list);
+
+  const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity };
+  at("screen").addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key in STEPS) go(state.slice + STEPS[event.key]);
+    else if (windows[Number(event.key) - 1]) choose(windows[Number(event.key) - 1]);
+    else return;
+    event.preventDefault();
+  });
+  let turned = 0; // a trackpad sends many small turns
+  at("screen").addEventListener("wheel", (event) => {
+    const down = event.deltaY > 0, end = down ? 0 : state.study.slices.length - 1;
+    if (event.ctrlKey || state.slice === end) return; // past the end the page scrolls on
+    event.preventDefault();
+    turned += event.deltaY * (event.deltaMode === 1 ? 33 : 1);
+    if (Math.abs(turned) < 30) return;
+    turned = 0;
+    go(state.slice + (down ? -1 : 1));
+  }, { passive: false });
+  window.addEventListener("hashchange", follow);
+
+  document.getElementById("browser").hidden = false;
+  at("errors").hidden = !data.kinds.length;
+  list();
+  open(data.studies[0].id);
+  choose(state.window);
+  follow();
+})();
