@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from importlib.util import find_spec
 
@@ -427,7 +428,8 @@ def test_ones_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
         assert secret not in out
         for path in (p for p in (tmp_path / "r").rglob("*") if p.is_file()):
             named = path.name in ("quarantine.csv", "submission.csv")  # the file to look for; the sample's own ids
-            assert named or secret.encode() not in path.read_bytes(), (secret, path)
+            told = re.sub(rb"[A-Za-z0-9+/=]{200,}", b"", path.read_bytes())  # a picture's letters spell anything
+            assert named or secret.encode() not in told, (secret, path)
     for path in (tmp_path / "r").rglob("*.parquet"):  # compressed: look inside
         assert (
             not read_table(path)
