@@ -1,19 +1,17 @@
 """What each verb does with its checked options."""
 
-import contextlib
-import json
 import os
 import secrets
 import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ct.errors import InputError
 from ct.rundir import RunDir, read_json
-from pipeline.plan import IN_RECIPE, DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
+from pipeline.answers import explain, export_model, report, score, status, submit
+from pipeline.opening import check_fresh, opened
+from pipeline.plan import DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
-from pipeline.stages import STAGES, Run, no_bar, progress_bar, run_all, run_stage, state
+from pipeline.stages import Run, no_bar, progress_bar, run_all, run_stage
 from stage2_stack.config import check_installed
 
 TOGETHER = ("train", "predict")  # the verbs that several processes can do
@@ -132,7 +130,7 @@ def import_table(options):
             remove_import(run, options.name)
             return
         if run.recipe.stage1.models:
-            _check_fresh(run, "import-predictions", ("ingest",))
+            check_fresh(run, "import-predictions", ("ingest",))
         else:
             run_stage(run, "ingest")
         print(f"import-predictions: {options.name}")
@@ -140,21 +138,6 @@ def import_table(options):
         if not run.recipe.stage1.models:
             for name in ("folds", "train", "predict"):
                 run_stage(run, name)
-
-
-def submit(options):
-    """Write the submission of stage two, or of stage one alone."""
-    with opened(options) as run:
-        if options.stage == "two":
-            run_stage(run, "submit")
-            return
-        _check_fresh(run, "submit --stage=one", ("ingest", "folds", "train", "predict"))
-        from pipeline.outputs import submit_stage_one
-
-        start = time.perf_counter()
-        print("submit: the calibrated mean of the CNNs")
-        submit_stage_one(run)
-        print(f"  made {run.dir.submission_one.name} in {time.perf_counter() - start:.1f} s")
 
 
 def search(options):
@@ -166,105 +149,10 @@ def search(options):
     with opened(RunOptions(run=options.run)) as run:  # its trials are not the recipe's, which are of stage two
         if not run.recipe.stage1.models:
             raise InputError("search: the recipe has no CNNs; --stage=two searches the settings of stage two")
-        _check_fresh(run, "search", ("ingest", "folds"))
+        check_fresh(run, "search", ("ingest", "folds"))
         from pipeline.search import search_cnn
 
         search_cnn(run, options.model, options.fold or 0, options.trials or 20, options.timeout)
-
-
-def export_model(options):
-    """Pack what `score` needs of a run in one folder."""
-    from pipeline.export import export_model
-    from pipeline.model import STAGES as NEEDED
-
-    with opened(options) as run:
-        _check_fresh(run, "export-model", NEEDED)
-        print("export-model:")
-        export_model(run, options.to)
-
-
-def score(options):
-    """Score the studies of a folder or zip by the models of a run, or of a packed folder."""
-    from pipeline.model import STAGES as NEEDED
-    from pipeline.model import model_of_folder, model_of_run
-    from pipeline.score import score
-
-    if options.model:
-        print(f"score: by the model {options.model}")
-        score(model_of_folder(options.model), options, print, progress_bar)
-        return
-    with opened(options) as run:
-        _check_fresh(run, "score", NEEDED)
-        print(f"score: by the models of {options.run}")
-        score(model_of_run(run), options, run.say, run.bar)
-
-
-def report(options):
-    """Write the report, or the page of one study."""
-    with opened(RunOptions(run=options.run)) as run:
-        if options.study is None:
-            run_stage(run, "report")
-            return
-        _check_fresh(run, "report --study", [name for name in STAGES["report"].reads if name in STAGES])
-        from report import write_study
-
-        print(f"report: {write_study(run.dir, options.study)}")
-
-
-def explain(options):
-    """Write Grad-CAM maps of some studies."""
-    with opened(RunOptions(run=options.run)) as run:
-        _check_fresh(run, "explain", ("ingest", "folds", "train"))
-        from pipeline.explaining import explain_studies
-
-        start = time.perf_counter()
-        print("explain:")
-        explain_studies(run, options.studies.split(",") if options.studies else None, options.model)
-        print(f"  made in {time.perf_counter() - start:.1f} s; `report` shows it")
-
-
-def status(options):
-    """Show what is fresh, stale and missing, and why."""
-    run = Run(options.run)
-    recipe, states = run.recipe, state(run)
-    data = recipe.data.slices or recipe.data.source
-    if options.as_json:
-        scores = read_json(run.dir.stage2 / "scores.json") if states["stack"][0] == "fresh" else {}
-        stages = {name: {"state": kind, "why": why, "makes": STAGES[name].makes} for name, (kind, why) in states.items()}
-        scores = {name: scores[name] for name in ("calibrated", "stage_two", "gain") if name in scores}
-        about = {"run": options.run, "recipe": recipe.name, "seed": recipe.seed, "data": data}
-        print(json.dumps({**about, "stages": stages, "scores": scores}, indent=1))
-        return
-    print(f"{options.run}: recipe {recipe.name}, seed {recipe.seed}, data in {data}")
-    for name, (kind, why) in states.items():
-        print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
-
-
-@contextlib.contextmanager
-def opened(options):
-    """Open a run folder for work, with the changes that the options make to its recipe; one process at a time."""
-    root = Path(options.run)
-    run = Run(root)
-    try:
-        with FileLock(root / ".lock", timeout=0):
-            changes = {IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None}
-            run.change_recipe(changes)
-            check_installed(run.recipe.stage2.components)
-            run.workers = getattr(options, "workers", None)
-            run.timeout = getattr(options, "timeout", None)
-            yield run
-    except Timeout:
-        raise InputError(f"--run={root}: another process is at work on this run; wait for it") from None
-
-
-def _check_fresh(run, verb, stages):
-    """Raise InputError where one of the stages whose work a verb reads is not fresh."""
-    states = state(run)
-    for name in stages:
-        kind, why = states[name]
-        if kind != "fresh":
-            because = f" ({why})" if kind == "stale" else ""
-            raise InputError(f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` first")
 
 
 def _all(run):

@@ -1,6 +1,7 @@
 """What several tests share: the real data, a micro competition, and the command line."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,13 @@ def command():
         return subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd)
 
     return call
+
+
+def copy_tree(folder):
+    """Copy what git tracks or would into a new folder, and return it."""
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder

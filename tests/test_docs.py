@@ -1,12 +1,11 @@
 """The changes of docs/extending.md apply as they are written, are short, and do what the page says."""
 
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_tree
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 CHANGES = dict(zip(("backbone", "feature", "stacker"), re.findall(r"```diff\n(.*?)```", PAGE, re.S), strict=True))
@@ -52,13 +51,7 @@ assert blend["loss"]["weighted"] < raw["loss"]["weighted"] - 0.05
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """A copy of what git tracks or would."""
-    folder = tmp_path_factory.mktemp("extended") / "ich-stack"
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
+    return copy_tree(tmp_path_factory.mktemp("extended") / "ich-stack")
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -2,14 +2,13 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_tree
 
 import run
 from pipeline.plan import OPTIONS
@@ -53,12 +52,7 @@ def test_pictures_and_linked_files_are_there():
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A copy of what git tracks or would, with this environment."""
-    folder = tmp_path_factory.mktemp("clone") / "ich-stack"
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    folder = copy_tree(tmp_path_factory.mktemp("clone") / "ich-stack")
     (folder / ".venv").mkdir()  # a stand-in of its own: make must not install the copy into the real one
     for entry in Path(sys.prefix).iterdir():
         if entry.name != "ready":

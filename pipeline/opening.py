@@ -1,0 +1,38 @@
+"""Opens a run folder for a verb: one process at a time, with the verb's changes to the recipe."""
+
+import contextlib
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ct.errors import InputError
+from pipeline.plan import IN_RECIPE
+from pipeline.stages import Run, state
+from stage2_stack.config import check_installed
+
+
+@contextlib.contextmanager
+def opened(options):
+    """Open a run folder for work, with the changes that the options make to its recipe; one process at a time."""
+    root = Path(options.run)
+    run = Run(root)
+    try:
+        with FileLock(root / ".lock", timeout=0):
+            changes = {IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None}
+            run.change_recipe(changes)
+            check_installed(run.recipe.stage2.components)
+            run.workers = getattr(options, "workers", None)
+            run.timeout = getattr(options, "timeout", None)
+            yield run
+    except Timeout:
+        raise InputError(f"--run={root}: another process is at work on this run; wait for it") from None
+
+
+def check_fresh(run, verb, stages):
+    """Raise InputError where one of the stages whose work a verb reads is not fresh."""
+    states = state(run)
+    for name in stages:
+        kind, why = states[name]
+        if kind != "fresh":
+            because = f" ({why})" if kind == "stale" else ""
+            raise InputError(f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` first")
