@@ -95,7 +95,7 @@ def test_scored_by_itself_a_test_study_gets_the_same_numbers(mini, tmp_path):
     expected, test = read_table(mini / "stage2" / "test.parquet"), next(mini.parent.rglob("stage_2_test"))
     assert run.main(["export-model", f"--run={mini}", f"--to={tmp_path / 'model'}"]) == 0
     for by in (f"--run={mini}", f"--model={tmp_path / 'model'}"):
-        out = tmp_path / by.partition("=")[0].strip("-")
+        out = tmp_path / f"by{by.partition('=')[0]}"
         assert run.main(["score", f"--data={test}", f"--to={out}", by]) == 0
         scored = read_table(out / "slices.parquet")
         pd.testing.assert_frame_equal(scored[list(LABELS)], expected.loc[scored.index], check_exact=True)
