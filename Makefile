@@ -12,7 +12,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	@missed=; for name in demo ingest loader train_step memory features submission boosting calibration stack_gain score; do \

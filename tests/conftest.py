@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_NUM_THREADS"] = "1"  # LightGBM and torch on one thread each: they fight on a busy box
+LONGEST = ("test_readme.py", "test_real.py")
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}  # 40 slices
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest of the slow files first: at the end one process would wait for the other to finish them."""
+    items.sort(key=lambda item: "slow" not in item.keywords or item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
