@@ -428,7 +428,9 @@ def test_ones_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
         assert secret not in out
         for path in (p for p in (tmp_path / "r").rglob("*") if p.is_file()):
             named = path.name in ("quarantine.csv", "submission.csv")  # the file to look for; the sample's own ids
-            told = re.sub(rb"[A-Za-z0-9+/=]{200,}", b"", path.read_bytes())  # a picture's letters spell anything
+            told = path.read_bytes()
+            if path.suffix == ".html":  # a PNG's letters spell anything
+                told = re.sub(rb"iVBORw0KGgo[A-Za-z0-9+/=]*", b"", told)
             assert named or secret.encode() not in told, (secret, path)
     for path in (tmp_path / "r").rglob("*.parquet"):  # compressed: look inside
         assert (
