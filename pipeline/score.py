@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
+from scipy.special import expit
 
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import discard, replacing, write_json, write_table
 from ct.suitability import Finding
-from ct.windows import apply_window, window_bounds
 from features.build import build_features, mean_logits
 from features.chain import chain_logits
 from pipeline.fresh import versions
@@ -47,7 +47,7 @@ def score(model, options, say, bar):
         part.mkdir()
         key = model.key or secrets.token_bytes(32)
         incoming = take_in(source, files, model, key, part / "pixels", options.anyway, options.workers, bar)
-        probs = scored_slices(model, incoming.slices, incoming.read_hu, device, bar)
+        probs, stage_one = scored_slices(model, incoming.slices, incoming.read_hu, device, bar)
         studies, remarks = study_table(incoming, probs, model), remark_table(incoming.findings)
         write_tables(part, incoming, probs, studies, remarks)
         write_json(part / "score.json", {
@@ -55,7 +55,7 @@ def score(model, options, say, bar):
             "slices": len(probs), "quarantined": len(incoming.quarantine), "made_with": model.versions,
             "scored_with": versions(),
         })  # fmt: skip
-        write_page(part / "page.html", model.recipe.name, studies, probs, remarks, _pictures(incoming))
+        write_page(part / "page.html", model.recipe.name, studies, probs, stage_one, remarks, incoming.read_hu)
         discard(part / "pixels")
     _tell(say, studies, probs, remarks, incoming.quarantine)
     say(f"  made {to} in {time.perf_counter() - start:.1f} s; names.csv in it says whose the studies are: keep it to yourself")
@@ -64,26 +64,28 @@ def score(model, options, say, bar):
 
 
 def scored_slices(model, slices, read_hu, device, bar):
-    """Return the slices' place and final probabilities, a table (n rows) with LABELS, float64, indexed like `slices`.
+    """Return the slices' place and final probabilities, a table (n rows) with LABELS, float64, indexed like `slices`, and a
+    table of the CNNs' mean, NaN where a slice is not readable.
 
     slices: slice table with pixel facts and `fold`; read_hu(numbers, out=None): of its rows, as of PixelCache.read
     """
     columns = slices[["study_id", "series_id", "place", "position_mm", "readable"]]
     if slices.empty:
-        return columns.assign(**dict.fromkeys(COLUMNS, np.empty(0)))
-    config, starts, per_fold = model.recipe.features, np.flatnonzero(slices["place"] == 0), []
+        return (columns.assign(**dict.fromkeys(COLUMNS, np.empty(0))),) * 2
+    config, starts, per_fold, means = model.recipe.features, np.flatnonzero(slices["place"] == 0), [], []
     for k, (said, embeddings) in enumerate(opinions_of_folds(model, slices, read_hu, device, bar)):
-        fitted = {}
+        fitted, mean = {}, mean_logits(said, config.clip)
+        means.append(expit(mean))
         if config.chain:
-            fitted["chain"] = chain_logits(slices, mean_logits(said, config.clip), model.chains())
+            fitted["chain"] = chain_logits(slices, mean, model.chains())
         if config.probe:
             fitted["probes"] = {name: model.probe(name, k).logits(seen) for name, seen in embeddings.items()}
         X, names = build_features(slices, said, config, **fitted)
         if names != model.stage2["names"]:
             raise InputError("the model was made with other features than this version builds; make it anew with its run")
         per_fold.append(apply_stacker(model.stacker(k), X, names, starts))
-    final = route(np.stack(per_fold), slices["fold"].to_numpy())
-    return columns.join(pd.DataFrame(final, index=slices.index, columns=COLUMNS))
+    final, mean = (route(np.stack(found), slices["fold"].to_numpy()) for found in (per_fold, means))
+    return tuple(columns.join(pd.DataFrame(found, index=slices.index, columns=COLUMNS)) for found in (final, mean))
 
 
 def opinions_of_folds(model, slices, read_hu, device, bar):
@@ -129,12 +131,6 @@ def write_tables(part, incoming, probs, studies, remarks):
     names.to_csv(part / "names.csv")
     remarks.to_csv(part / "remarks.csv", index=False)
     incoming.quarantine.to_csv(part / "quarantine.csv", index=False)
-
-
-def _pictures(incoming):
-    """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1]."""
-    low, high = window_bounds("brain")
-    return lambda ids: apply_window(incoming.read_hu(incoming.slices.index.get_indexer(ids)), low, high)
 
 
 def _tell(say, studies, probs, remarks, quarantine):

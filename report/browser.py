@@ -10,7 +10,8 @@ from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss
 from ct.windows import WINDOWS, window_bounds
 from report.codes import HU, picture
-from report.read import open_pixels, read_run, typical_series
+from report.read import open_pixels, read_run
+from report.strips import typical_series
 
 BROWSER_SLICES = 600  # on the page in all, unless the recipe says otherwise: 15 MB at 256 px
 WORST_STUDIES, WORST_SLICES = 8, 12  # rows of the tables of what costs most
@@ -80,14 +81,45 @@ def costliest(art, shown):
 def browser(art, run, chosen):
     """Return what the page's script reads, as plain values. run: ct.rundir.RunDir; chosen: {study id: why}, as of `choose`."""
     cache = open_pixels(run)
-    kinds = [kind for kind in art.compared if _both(art, kind) is not None]
+    opinions = {kind: table for kind in art.compared if (table := _both(art, kind)) is not None}
+    studies = [_study(art, run, cache, opinions, study, reason) for study, reason in chosen.items()]
+    return contents(list(opinions), studies, labelled=bool(opinions), explained=True)
+
+
+def contents(kinds, studies, labelled, explained):
+    """Return what the script reads. kinds: of OPINIONS, the last is the final one; studies: of `study_facts`;
+    labelled: whether errors can be listed; explained: whether there is a place for maps
+    """
     return {
         "labels": list(LABELS),
         "windows": [[name, *window_bounds(name)] for name in WINDOWS],
         "hu": HU.tolist(),
         "half": HALF,
         "kinds": [[kind, OPINIONS[kind]] for kind in kinds],
-        "studies": [_study(art, run, cache, kinds, study, reason) for study, reason in chosen.items()],
+        "labelled": labelled,
+        "explained": explained,
+        "studies": studies,
+    }
+
+
+def study_facts(study, reason, about, rows, opinions, read_hu=None, maps=()):
+    """Return one study: its slices in order, a list a column; labels and opinions (n, 6), None where unknown.
+
+    study, reason, about: its id, why it is there, and where it belongs, in words; rows: of the slice table, LABELS may lack;
+    opinions: list of tables with LABELS; read_hu: a function from a place in rows to HU (S, S), if there are pictures
+    """
+    readable = rows["readable"].to_numpy(bool)
+    return {
+        "id": study,
+        "reason": reason,
+        "about": about,
+        "slices": list(rows.index),
+        "series": pd.factorize(rows["series_id"])[0].tolist(),
+        "mm": _plain(rows["position_mm"].to_numpy(np.float64), 1),
+        "truth": _plain(rows.reindex(columns=list(LABELS)).to_numpy(np.float64), 0),
+        "p": [_plain(table.reindex(rows.index)[list(LABELS)].to_numpy(np.float64), 4) for table in opinions],
+        "pictures": read_hu and [picture(read_hu(place)) if readable[place] else None for place in range(len(rows))],
+        "maps": list(maps),
     }
 
 
@@ -97,28 +129,16 @@ def _both(art, kind):
     return pd.concat(tables)[list(LABELS)] if tables else None
 
 
-def _study(art, run, cache, kinds, study, reason):
-    """Return one study: its slices in order, a list a column; labels and opinions (n, 6), None where unknown."""
+def _study(art, run, cache, opinions, study, reason):
+    """Return study_facts of one study of a run."""
     rows = art.slices[art.slices["study_id"] == study]
-    held_out = rows["split"].iloc[0] == "train"
+    about = rows["split"].iloc[0]
+    if about == "train" and rows["fold"].notna().iloc[0]:
+        about += f", fold {rows['fold'].iloc[0]:.0f}"
     numbers = art.slices.index.get_indexer(rows.index)
-    return {
-        "id": study,
-        "reason": reason,
-        "split": rows["split"].iloc[0],
-        "fold": int(rows["fold"].iloc[0]) if held_out and rows["fold"].notna().iloc[0] else None,
-        "slices": list(rows.index),
-        "series": pd.factorize(rows["series_id"])[0].tolist(),
-        "mm": _plain(rows["position_mm"].to_numpy(np.float64), 1),
-        "truth": _plain(rows[list(LABELS)].to_numpy(np.float64), 0),
-        "p": [_plain(_both(art, kind).reindex(rows.index).to_numpy(np.float64), 4) for kind in kinds],
-        "pictures": None if cache is None else [_picture(cache, n, r) for n, r in zip(numbers, rows["readable"], strict=True)],
-        "maps": [found for model in art.models if (found := _maps(run, model, study, rows.index))],
-    }
-
-
-def _picture(cache, number, readable):
-    return picture(cache.read([number])[0]) if readable else None
+    read_hu = cache and (lambda place: cache.read([numbers[place]])[0])
+    maps = [found for model in art.models if (found := _maps(run, model, study, rows.index))]
+    return study_facts(study, reason, about, rows, opinions.values(), read_hu, maps)
 
 
 def _maps(run, model, study, slice_ids):

@@ -11,8 +11,7 @@ from scipy.special import expit, logit
 
 from ct import rundir
 from ct.header import public_paths
-from ct.labels import LABELS, SUBTYPES, WEIGHTS
-from ct.metrics import log_loss
+from ct.labels import LABELS
 from ct.pixels import PixelCache
 from ct.windows import apply_window, window_bounds
 
@@ -38,7 +37,9 @@ class Artifacts:
     final: pd.DataFrame | None
     final_test: pd.DataFrame | None
     scores: dict | None
-    importances: pd.DataFrame | None
+    importances: pd.DataFrame | None  # each feature's share of a label's gain
+    contributions: pd.DataFrame | None  # likewise its mean absolute contribution, logits
+    meanings: dict  # feature -> what it is, in words
     configs: dict | None
     trials: pd.DataFrame | None  # of all searches of stage two's settings
     tuning: dict  # label -> which settings mattered
@@ -99,6 +100,8 @@ def read_run(run):
         final_test=_table(run.stage2 / "test.parquet"),
         scores=_json(run.stage2 / "scores.json"),
         importances=_table(run.stage2 / "importances.parquet"),
+        contributions=_table(run.stage2 / "contributions.parquet"),
+        meanings=_json(run.stage2 / "features" / "names.json") or {},
         configs=_json(run.stage2 / "configs.json"),
         trials=_table(run.stage2 / "trials.parquet"),
         tuning=_json(run.stage2 / "tuning.json") or {},
@@ -132,30 +135,6 @@ def scrub(text):
     return ABSOLUTE.sub("…/", str(text))
 
 
-def typical_series(art):
-    """Choose up to six series of train worth looking at.
-
-    Returns a list of (reason, ids): the ids of the series' slices in their order. First the series with most slices of each
-    of the three commonest subtypes, then one without a bleed and of middling loss, the one on which the stages differ most,
-    and the one with the greatest loss.
-    """
-    shown = art.final if art.final is not None else art.raw
-    if shown is None:
-        return []
-    rows = art.labelled.join(shown.add_prefix("p_"))
-    rows = rows[rows[[f"p_{label}" for label in LABELS]].notna().all(axis=1)]
-    if rows.empty:
-        return []
-    truth = rows[list(LABELS)].to_numpy()
-    rows = rows.assign(loss=log_loss(truth, shown.loc[rows.index, list(LABELS)].to_numpy()) @ WEIGHTS)
-    if art.final is not None and art.calibrated is not None:
-        apart = np.abs(art.final.loc[rows.index, list(LABELS)] - art.calibrated.loc[rows.index, list(LABELS)])
-        rows = rows.assign(apart=apart.to_numpy() @ WEIGHTS)
-    picks = _pick(rows)
-    places = art.slices[art.slices["series_id"].isin(picks)].groupby("series_id", sort=False)
-    return [(reason, list(places.get_group(series).index)) for series, reason in picks.items()]
-
-
 def thumbnails(run, art):
     """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1], or None without a pixel cache."""
     cache = open_pixels(run)
@@ -168,30 +147,6 @@ def thumbnails(run, art):
 def open_pixels(run):
     """Return the PixelCache of a ct.rundir.RunDir, or None where it has none."""
     return PixelCache(run.pixels) if run.pixels.exists() else None
-
-
-def _pick(rows):
-    """Return {series: reason} of up to six series."""
-    groups = rows.groupby("series_id", sort=True)
-    positives, loss = groups[list(LABELS)].sum(), groups["loss"].mean()
-    picks = {}
-
-    def add(place, candidates, reason):
-        left = candidates[~candidates.index.isin(picks)]
-        if len(left):
-            picks[left.index[0]] = (place, reason)
-
-    worst = loss.sort_values(ascending=False, kind="stable")
-    add(6, worst, f"the greatest loss of all: {worst.iloc[0]:.3f} on average")
-    if "apart" in rows:
-        add(5, groups["apart"].mean().sort_values(ascending=False, kind="stable"), "the two stages differ most here")
-    common = positives[list(SUBTYPES)].sum().sort_values(ascending=False, kind="stable")
-    for place, label in enumerate(common[common > 0].index[:3]):
-        most = positives[label].sort_values(ascending=False, kind="stable")
-        add(place, most[most > 0], f"many slices with {label} bleeding")
-    calm = loss[positives["any"] == 0].sort_values(kind="stable")
-    add(4, calm.iloc[len(calm) // 2 :], "no bleeding")
-    return {series: reason for series, (_, reason) in sorted(picks.items(), key=lambda item: item[1][0])}
 
 
 def _table(path):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ct.labels import LABELS
-from report import plots
+from report import figures
 from report.read import scrub
 
 NAMES = {  # setting, in the order of the page -> its heading
@@ -26,7 +26,7 @@ def tuning(art):
     if art.trials is None or art.configs is None:
         return {}
     by_label = art.trials.groupby("label", sort=False)
-    panels = [(label, plots.history_panel(label, _best_so_far(by_label.get_group(label))))
+    panels = [(label, figures.history_panel(label, _best_so_far(by_label.get_group(label))))
               for label in LABELS if label in by_label.groups]  # fmt: skip
     unsure = [(label, *reason) for label in LABELS for reason in _reasons(art.tuning.get(label, {}).get("why", {}).items())]
     return {

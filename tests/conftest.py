@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chromium as reader
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,30 @@ def finished(tmp_path_factory, competition):
     assert run.main(["new", f"--run={folder}", "--recipe=micro", f"--data={competition}"]) == 0
     assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Chromium without a screen, driven by Selenium; started once a process."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
+    options, service = webdriver.ChromeOptions(), webdriver.ChromeService(reader.DRIVER)
+    options.binary_location = reader.CHROMIUM
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """Chromium, wide and light; afterwards nothing may stand in its console."""
+    reader.dress(chromium, 1280, "light")
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    yield chromium
+    assert chromium.get_log("browser") == []
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import chromium as reader
 import pytest
 from conftest import ROOT, copy_tree
 
@@ -74,6 +75,18 @@ def test_make_demo(clone):
     assert scores["stage_two"]["weighted"]["loss"] < scores["calibrated"]["weighted"]["loss"]
     again = subprocess.run(["make", "demo"], cwd=clone, capture_output=True, text=True, check=True)
     assert "everything is fresh" in again.stdout
+
+
+@pytest.mark.slow
+@reader.NEEDED
+def test_the_demos_report_in_a_browser(clone, browser, tmp_path):
+    """With the maps of one study, that of the costliest slice."""
+    pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
+    demo = clone / "runs" / "demo"
+    study = re.search(r'href="#study=(\w+)&amp;slice=', (demo / "report.html").read_text())[1]
+    for words in (["explain", f"--studies={study}", "--model=resnet"], ["report"]):
+        assert run.main([*words, f"--run={demo}"]) == 0
+    reader.walk(browser, (demo / "report.html").as_uri(), tmp_path)
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """The mini competition of real slices, from end to end with the recipe `small`."""
 
 import json
+import re
 import shutil
 import tarfile
 import time
 
+import chromium as reader
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,6 +64,18 @@ def test_submission_and_report(mini):
     assert len(pd.read_csv(mini / "submission.csv")) == 420
     page = (mini / "report.html").read_text()
     assert "undefined" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+@reader.NEEDED
+def test_the_report_in_a_browser(mini, browser, tmp_path):
+    """With the maps of one study, that of the costliest slice."""
+    pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
+    copy = tmp_path / "r"
+    shutil.copytree(mini, copy)
+    study = re.search(r'href="#study=(\w+)&amp;slice=', (copy / "report.html").read_text())[1]
+    for words in (["explain", f"--studies={study}", "--model=mobilenet"], ["report"]):
+        assert run.main([*words, f"--run={copy}"]) == 0
+    reader.walk(browser, (copy / "report.html").as_uri(), tmp_path)
 
 
 def test_out_of_fold_opinions_are_complete(mini):

@@ -13,7 +13,7 @@ from ct import metrics, rundir
 from ct.errors import InputError
 from ct.labels import LABELS, SUBTYPES
 from ct.slices import COLUMNS
-from report import plots, read, tuning, write_report
+from report import read, scores, strips, tuning, write_report
 
 FOLDS = 3
 MODELS = ("resnet", "vgg")
@@ -23,14 +23,15 @@ SECTIONS = [
     "studies",
     "study-browser",
     "calibration",
-    "roc",
+    "curves",
+    "confusion",
     "learning",
     "tuning",
     "features",
     "folds",
     "test-set",
 ]
-SECTIONS += ["data", "provenance"]
+SECTIONS += ["data", "cost", "provenance"]
 TAKEN = {"scope": "context", "learning_rate": 0.05, "num_leaves": 7, "min_data_in_leaf": 20, "feature_fraction": 0.4}
 TAKEN |= {"bagging_fraction": 0.8, "lambda_l2": 10.0}
 SHARES = dict(zip(TAKEN, (0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01), strict=True))
@@ -92,8 +93,8 @@ def make_run(root, studies=15, slices=8, seed=0):
         facts |= {
             "commit": "0123abc+",
             "recipe": {},
-            "read": {"root": SECRET},
-            "made": {},
+            "read": {SECRET: "0a1b", "train files": f"{stage}0123"},
+            "made": {f"{SECRET}/a": {"digest": "x", "size": 1_500_000_000}, "b": {"digest": "x", "size": 40_000}},
             "finished": "2026-01-02T03:04:05+00:00",
         }
         rundir.write_json(run.receipt(stage), facts)
@@ -161,16 +162,20 @@ def make_stage_two(rng, run, train, test):
     for name in ("calibrated_test", "test"):
         p = make_probabilities(rng, test[list(LABELS)].to_numpy(), 1.2)
         rundir.write_table(run.stage2 / f"{name}.parquet", pd.DataFrame(p, test.index, list(LABELS)))
-    cnns = {m: metrics.score_table(y, rundir.read_table(run.oof(m)).fillna(0.2).to_numpy()) for m in MODELS}
     patients = train["patient_id"].to_numpy()
+    cnns = {m: metrics.score_table(y, rundir.read_table(run.oof(m)).fillna(0.2).to_numpy()) for m in MODELS}
     scores = {"rows": len(y), "patients": len(set(patients)), "models": cnns}
     scores |= {"calibrated": metrics.score_table(y, made["calibrated"]), "stage_two": metrics.score_table(y, made["oof"])}
+    for score in (*cnns.values(), scores["calibrated"], scores["stage_two"]):
+        score["weighted"] |= {"low": 0.9 * score["weighted"]["loss"], "high": 1.2 * score["weighted"]["loss"]}
     scores |= {"gain": metrics.compare(y, made["calibrated"], made["oof"], patients)}
     scores["ladder"] = [make_rung(name, scores, part) for name, part in (("CNNs", "calibrated"), ("blend", "stage_two"))]
     rundir.write_json(run.stage2 / "scores.json", scores)
     names = [f"{label}_{place}" for label in LABELS for place in ("z-2", "z-1", "z+0", "z+1", "z+2", "study_max")]
     shares = pd.DataFrame(rng.dirichlet(np.full(len(names), 0.3), len(LABELS)).T, names, list(LABELS)).rename_axis("feature")
     rundir.write_table(run.stage2 / "importances.parquet", shares.assign(epidural=0.0))
+    rundir.write_table(run.stage2 / "contributions.parquet", shares.iloc[::-1].assign(any=shares["any"].to_numpy()))
+    rundir.write_json(run.stage2 / "features" / "names.json", {name: f"what {name} is" for name in names})
     make_tuning(rng, run)
 
 
@@ -342,9 +347,9 @@ def test_the_table_says_what_the_scores_say(run):
         assert row[1:3] == [f"{before['loss']:.4f}", f"{after['loss']:.4f}"]
         assert row[3:5] == [signed(gain["gain"]), f"{signed(gain['low'])} to {signed(gain['high'])}"]
         if label != "weighted":
-            assert row[6:8] == [f"{s['auc']:.4f}" if s["auc"] is not None else "undefined" for s in (before, after)]
-            assert row[8] == str(after["positives"])
-    assert page.row("epidural")[6:8] == ["undefined", "undefined"]
+            assert row[5:7] == [f"{s['auc']:.4f}" if s["auc"] is not None else "undefined" for s in (before, after)]
+            assert row[7] == str(after["positives"])
+    assert page.row("epidural")[5:7] == ["undefined", "undefined"]
 
 
 def test_the_ladder_has_a_row_for_each_component(run):
@@ -469,7 +474,7 @@ def test_folds_and_prevalence(run):
     shares = [f"{100 * rows[label].mean():.2f} %" for label in LABELS]
     assert page.row("fold 1")[1:] == [str(len(rows)), str(rows["patient_id"].nunique()), *shares]
     final = rundir.read_table(run.stage2 / "test.parquet")["any"].mean()
-    row = next(r for r in page.rows if r[0].strip() == "any" and len(r) == 6 and "%" in r[1])
+    row = next(r for r in page.rows if r[0].strip() == "any" and len(r) == 5 and "%" in r[1])
     assert row[4].strip() == f"{100 * final:.2f} %"
 
 
@@ -477,23 +482,13 @@ def test_the_best_so_far_of_each_search_is_drawn(run):
     """A line a fold, which rises, and which a pruned trial does not move."""
     text, _ = page_of(run)
     section = text[text.index('<section id="tuning"') :].partition("</section>")[0]
-    assert section.count("<svg") == 5 and section.count('class="held-out"') == 5 * FOLDS
+    assert section.count("<svg") == 5 and section.count('<g class="held-out"') == 5 * FOLDS
     assert "Tuning of subdural: best gain" in section and "Tuning of epidural" not in section
     trials = rundir.read_table(run.stage2 / "trials.parquet").query("label == 'any' and fold == 1")
     at, best = tuning._best_so_far(trials)[1]
     assert at == list(range(12)) and best == sorted(best)
     losses = trials["loss"].to_numpy()
     assert best[2] == best[1] == -losses[:2].min() and best[-1] == -losses[trials["state"] == "complete"].min()
-
-
-def test_the_best_so_far_rises_on_the_page():
-    picture = plots.history_panel("any", {0: ([0, 1, 2], [0.001, 0.001, 0.004]), 1: ([0, 1], [-0.002, 0.002])})
-    lines = [[float(n) for n in re.findall(r"[\d.]+", path)] for path in re.findall(r'"held-out"><path d="([^"]+)"', picture)]
-    heights = [line[1::2] for line in lines]
-    assert heights[0][:4] == [heights[0][0]] * 4 and heights[0][4] < heights[0][0] < heights[1][0]  # less of y is further up
-    across = [line[::2] for line in lines]
-    assert across[0] == sorted(across[0]) and across[0][1] == across[0][2] == across[1][1] < across[0][3] == across[0][4]
-    assert plots.history_panel("any", {0: ([0], [0.001])}).count("<circle") == 1
 
 
 def test_settings_that_mattered_and_those_that_were_taken(run):
@@ -526,11 +521,56 @@ def test_few_trials_tell_no_importances(run):
 
 
 def test_features_are_the_twenty_greatest(run):
-    """Ordered by the mean share over the labels."""
-    _, page = page_of(run)
-    shares = rundir.read_table(run.stage2 / "importances.parquet")
-    expected = list(shares.mean(axis=1).sort_values(ascending=False).index[:20])
-    assert [row[0].strip() for row in page.rows if row[0].strip() in set(shares.index)] == expected
+    """Ordered by the mean over the labels, first by SHAP, then by gain, each with its meaning and its values."""
+    text, page = page_of(run)
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    found = [row for row in rows if row[0].endswith(" is")]
+    expected = []
+    for table in ("contributions", "importances"):
+        values = rundir.read_table(run.stage2 / f"{table}.parquet")
+        best = values.loc[values.mean(axis=1).sort_values(ascending=False).index[:20]]
+        shown = [[f"{100 * value:.1f}" if value >= 0.0005 else "–" for value in row] for row in best.to_numpy()]
+        expected += [[f"{name} what {name} is", *row] for name, row in zip(best.index, shown, strict=True)]
+    assert found == expected and len(found) == 40
+    assert text.index("By SHAP") < text.index("By gain")
+
+
+def test_a_run_without_contributions(run):
+    """Of an earlier version: neither contributions nor intervals of the losses."""
+    (run.stage2 / "contributions.parquet").unlink()
+    found = rundir.read_json(run.stage2 / "scores.json")
+    for score in (*found["models"].values(), found["calibrated"], found["stage_two"]):
+        del score["weighted"]["low"], score["weighted"]["high"]
+    rundir.write_json(run.stage2 / "scores.json", found)
+    text, page = page_of(run)
+    assert "By SHAP" not in text and "By gain" in text and page.sections == SECTIONS
+
+
+def test_the_cost_of_each_stage(run):
+    """Seconds, memory and disk, and their sum; the data's digests and no others."""
+    text, page = page_of(run)
+    assert page.row("train")[1:] == ["13 min 20 s", "512 MB", "1.5 GB", "2026-01-02 03:04 UTC"]
+    assert page.row("together")[1:4] == ["17 min 26 s", "512 MB", "12.0 GB"]
+    assert "<code>ingest0123</code>" in text and "train0123" not in text
+
+
+def test_confusion_counts_by_hand(run):
+    """One subtype, several or none; called nothing where `any` is under a half, whatever the subtypes say."""
+    art = read.read_run(run)
+    truth, found = art.opinions(("final",))
+    kind, rows = scores.confusion(art)[-1]
+    assert kind == "final" and [name for name, _, _ in rows] == ["no bleed", *SUBTYPES, "several"]
+    tally = {}
+    for y, p in zip(truth, found["final"], strict=True):
+        bleeds = [label for label, value in zip(LABELS, y, strict=True) if value and label != "any"]
+        row = bleeds[0] if len(bleeds) == 1 else "several" if bleeds else "no bleed"
+        called = "no bleed" if p[0] < 0.5 else SUBTYPES[max(range(5), key=lambda j: p[1 + j])]
+        tally[row, called] = tally.get((row, called), 0) + 1
+    assert sum(slices for _, slices, _ in rows) == len(truth)
+    for name, slices, cells in rows:
+        expected = [tally.get((name, called), 0) / max(slices, 1) for called in ("no bleed", *SUBTYPES)]
+        np.testing.assert_allclose([share for share, _ in cells], expected if slices else [])
+    assert dict((name, cells) for name, _, cells in rows)["epidural"] == []
 
 
 def test_stage_one_alone(run):
@@ -590,7 +630,7 @@ def test_the_same_run_gives_the_same_bytes(run):
 def test_strips_are_whole_series_in_order(run):
     """Each strip is one series of train from bottom to top; the worst, a negative one and some positive ones are there."""
     art = read.read_run(run)
-    found = read.typical_series(art)
+    found = strips.typical_series(art)
     assert 4 <= len(found) <= 6
     assert len({ids[0] for _, ids in found}) == len(found)
     for reason, ids in found:
@@ -621,36 +661,14 @@ def test_the_common_opinion_of_the_cnns(run):
 
 def test_lane_draws_labels_and_probabilities_in_place():
     """The labelled slice is shaded at its own place, a gap breaks the curve, and 1 is above 0."""
-    picture = plots.lane("any", np.array([0, 1, np.nan, 0]), {"final": np.array([0.0, 1.0, np.nan, 0.5])})
+    picture = strips.lane("any", np.array([0, 1, np.nan, 0]), {"final": np.array([0.0, 1.0, np.nan, 0.5])})
     assert picture.count("<rect") == 1 and '<rect x="1" y="0" width="1"' in picture
     assert '<path class="final" d="M0.5 38.0h0L1.5 2.0M3.5 20.0h0"/>' in picture
-
-
-def test_reliability_groups():
-    """Slices under the bound are one dot; the others keep their means."""
-    p = np.concatenate([np.full(60, 0.01), np.full(40, 0.6), np.full(40, 0.8)])
-    y = np.concatenate([np.zeros(57), np.ones(3), np.ones(20), np.zeros(20), np.ones(40)])
-    predicted, observed = plots._groups(y, p)
-    np.testing.assert_allclose(predicted, [0.01, 0.6, 0.8])
-    np.testing.assert_allclose(observed, [0.05, 0.5, 1.0])
-
-
-def test_roc_of_one_class_is_not_drawn():
-    """Nor is that of a label without positives."""
-    assert plots.roc_panel("any", np.zeros(4), {"final": np.linspace(0, 1, 4)}) is None
-    assert "<svg" in plots.roc_panel("any", np.array([0, 1, 0, 1]), {"final": np.linspace(0, 1, 4)})
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.1, 0.53), (0.031, 0.032), (1, 1), (1, 30), (0, 0)])
-def test_ticks_are_round_and_enclose(low, high):
-    """They reach over both ends and are few."""
-    ticks = plots.nice_ticks(low, high)
-    assert ticks[0] <= low and ticks[-1] >= high and len(ticks) <= 7
 
 
 def test_montage_crops_the_air_around():
     """A bright disc in the dark is cut out of it; a dark picture is kept whole."""
     grid = np.hypot(*np.mgrid[-32:32, -32:32])
-    assert plots._extent((grid < 16).max(axis=0)) == slice(15, 50)
-    assert plots._extent(np.zeros(64)) == slice(0, 64)
-    assert plots.montage(np.zeros((2, 64, 64))).startswith("data:image/jpeg;base64,")
+    assert strips._extent((grid < 16).max(axis=0)) == slice(15, 50)
+    assert strips._extent(np.zeros(64)) == slice(0, 64)
+    assert strips.montage(np.zeros((2, 64, 64))).startswith("data:image/jpeg;base64,")

@@ -79,7 +79,7 @@ def test_each_slice_has_its_own_numbers(run):
         made = browser(art, run, {study: "why"})
         (shown,) = made["studies"]
         assert [kind for kind, _ in made["kinds"]] == ["calibrated", "final"]
-        assert shown["slices"] == list(rows.index[-8:]) and shown["split"] == split
+        assert shown["slices"] == list(rows.index[-8:]) and shown["about"].startswith(split)
         np.testing.assert_allclose(shown["p"][1], table.loc[shown["slices"], list(LABELS)], atol=6e-5)
         assert (shown["truth"][0] == [None] * 6) == (split == "test")
         row = art.slices.index.get_loc(shown["slices"][2])

@@ -20,6 +20,7 @@ import run
 from ct.labels import LABELS
 from ct.rundir import read_array, read_json, read_table
 from ct.synthetic import write_competition
+from features.build import mean_logits
 from pipeline.model import model_of_folder, model_of_run
 from pipeline.stages import Run
 from pipeline.tables import load_test_fold
@@ -170,10 +171,29 @@ def test_what_is_written(model, strangers, tmp_path):
 def test_the_page_stands_alone(model, strangers, tmp_path):
     slices, studies = score(strangers, tmp_path / "out", f"--model={model}")
     page = (tmp_path / "out" / "page.html").read_text()
-    assert "http" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org", "") and "<script src" not in page
     assert page.count('class="lane') >= 1 and page.count("data:image/jpeg") == 1
     assert f"{studies['any'].iloc[0]:.3f}" in page and studies.index[0] in page
     assert "Not a medical device" in page
+
+
+def test_one_can_scroll_through_a_scored_study(rich, strangers, tmp_path):
+    """Both stages' probabilities and a picture of each slice; stage one is the CNNs' mean, the mean over folds."""
+    slices, studies = score(strangers, tmp_path / "out", f"--run={rich}")
+    page = (tmp_path / "out" / "page.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="browser-data">(.*?)</script>', page, re.S)[1])
+    assert [kind for kind, _ in data["kinds"]] == ["raw", "final"] and not data["labelled"] and not data["explained"]
+    (study,) = data["studies"]
+    assert (study["id"], study["slices"]) == (studies.index[0], list(slices.index))
+    assert len(set(study["pictures"])) == 5 and study["truth"] == [[None] * 6] * 5
+    np.testing.assert_allclose(study["p"][1], slices[COLUMNS], atol=6e-5)
+    folds = [
+        expit(mean_logits({path.name: read_table(path / f"fold{k}/test.parquet").loc[slices.index].to_numpy()}, 1e-5))
+        for path in sorted((rich / "stage1").iterdir())
+        for k in range(2)
+    ]
+    np.testing.assert_allclose(study["p"][0], np.mean(folds, axis=0), atol=6e-5)
+    assert f'<a href="#study={study["id"]}">' in page
 
 
 def test_other_peoples_names_stay_in_one_file(model, strangers, tmp_path):

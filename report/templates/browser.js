@@ -126,8 +126,7 @@
     if (!study) return false;
     Object.assign(state, { study, pictures: [], cursors: [] });
     at("study").value = id;
-    const fold = study.fold === null ? "" : `, fold ${study.fold}`;
-    at("about").textContent = `${study.split}${fold} · ${study.slices.length} slices`;
+    at("about").textContent = [study.about, `${study.slices.length} slices`].filter(Boolean).join(" · ");
     at("figure").hidden = !study.pictures;
     at("slice").max = study.slices.length - 1;
     at("lanes").replaceChildren(...data.labels.map(lane));
@@ -143,7 +142,9 @@
 
   function costliest(study) { // where one would look first: the greatest error, else the middle
     const found = errors.find((error) => error.study === study);
-    return found ? found.index : Math.floor(study.slices.length / 2);
+    if (found) return found.index;
+    const any = data.labelled ? [] : study.p[shown].map((p) => p[0]); // or what is likeliest to bleed
+    return any.length ? any.indexOf(Math.max(...any)) : Math.floor(study.slices.length / 2);
   }
 
   function about() {
@@ -164,12 +165,12 @@
     const said = [];
     for (const { cursor, numbers, number } of state.cursors) {
       cursor.setAttribute("d", `M${state.slice + 0.5} 0V${LANE}`);
-      const known = truth[number] === null ? "no label" : truth[number] ? "labelled" : "not labelled";
+      const known = !data.labelled ? "" : truth[number] === null ? "no label" : truth[number] ? "labelled" : "not labelled";
       const all = data.kinds.map((_, which) => percent(study.p[which][state.slice][number]));
       numbers.replaceChildren(make("span", { className: truth[number] ? "yes" : "no", textContent: known }), ` ${all.join(" → ")}`);
-      if (truth[number] || study.p[shown]?.[state.slice][number] >= data.half) said.push(`${data.labels[number]} ${known}, ${all.at(-1) ?? "–"}`);
+      if (truth[number] || study.p[shown]?.[state.slice][number] >= data.half) said.push([data.labels[number], known, all.at(-1) ?? "–"].filter(Boolean).join(", "));
     }
-    const text = `Slice ${place}, ${state.window} window: ${said.join("; ") || "no label, nothing suspected"}`;
+    const text = `Slice ${place}, ${state.window} window: ${said.join("; ") || (data.labelled ? "no label, nothing suspected" : "nothing suspected")}`;
     at("canvas").setAttribute("aria-label", text);
     if (!quietly) at("live").textContent = text;
     paint();
@@ -210,7 +211,7 @@
 
   // -- what the reader does --
 
-  at("study").append(...data.studies.map(({ id, reason }) => make("option", { value: id, textContent: `${id} · ${reason}` })));
+  at("study").append(...data.studies.map(({ id, reason }) => make("option", { value: id, textContent: [id, reason].filter(Boolean).join(" · ") })));
   at("study").addEventListener("change", (event) => open(event.target.value));
   at("windows").append(...windows.map((name, number) => {
     const [low, high] = bounds[name];
@@ -247,7 +248,8 @@
   window.addEventListener("hashchange", follow);
 
   document.getElementById("browser").hidden = false;
-  at("errors").hidden = !data.kinds.length;
+  at("errors").hidden = !data.labelled;
+  at("overlay").hidden = at("mapnote").hidden = !data.explained;
   list();
   open(data.studies[0].id);
   choose(state.window);
