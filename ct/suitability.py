@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ct.oddities import wide_gaps
+
 RARE = 0.005  # share of the training series beyond either end of a range
 SLACK = 0.01  # of a range's ends: rounding of the tags
 HEADS = ("HEAD", "BRAIN", "SKULL", "CRAN")  # one of them is in what BodyPartExamined says of a head (PS3.16 annex L)
 SIDEWAYS_DEG = 45.0  # slices that lie further from axial are coronal or sagittal
-GAP = 1.5  # times both neighbouring distances: a slice is missing. Not of half steps, whose distance changes once
 OTHER = 2.0  # times beyond the training range of an area: another part of the body
 RANGES = {  # of a series -> (how it is told, what it means where it lies outside the training range)
     "pixel_spacing_mm": ("pixels of {} mm", "the head looks smaller or larger than those the CNNs know"),
@@ -146,9 +147,7 @@ def _holes(slices):
     gaps = slices["gap_below_mm"].to_numpy(np.float64)[1:]
     if not len(gaps):
         return [(False, "one slice alone", "it has no neighbours, on which the stackers rely")]
-    found, beside = [], np.full((2, len(gaps)), np.nan)
-    beside[0, 1:], beside[1, :-1] = gaps[:-1], gaps[1:]
-    wide = gaps > GAP * np.fmax(*beside) if len(gaps) > 1 else np.zeros(1, bool)
+    found, wide = [], wide_gaps(slices)[1:]
     if wide.any():
         what = f"{wide.sum()} gap{'s' if wide.sum() > 1 else ''} between slices, the largest {gaps[wide].max():.1f} mm"
         found.append((False, what, "slices seem to be missing, and with them what they show"))

@@ -13,6 +13,7 @@ from ct.folds import assign_folds, check_folds, spread_folds
 from ct.given import read_slice_list
 from ct.header import pseudonym, public_paths
 from ct.labels import LABELS, read_labels
+from ct.oddities import oddities
 from ct.rundir import discard, read_table, replacing, resuming, write_json, write_table
 from ct.shards import write_cache
 from ct.slices import PIXEL_COLUMNS, order_slices
@@ -193,6 +194,7 @@ def summary(slices, quarantine):
         "quarantined": int((quarantine["kind"] == "header").sum()),
         "unreadable": int((quarantine["kind"] == "pixels").sum()),
         "repaired_intercept": int(slices["repaired_intercept"].sum()),
+        "geometry": oddities(slices),
         "patients_in_both_sets": both,
         "their_test_studies": sorted(of["test"].loc[of["test"]["patient_id"].isin(both), "study_id"].unique()),
     }

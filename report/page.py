@@ -19,6 +19,17 @@ from report.tuning import tuning
 SHOWN_FEATURES = 20
 SHOWN_FAULTS = 100  # rows of the quarantine; the rest is counted
 SHOWN_PATIENTS = 40
+GEOMETRY = {  # of ct.oddities
+    "tilted": "series tilted by more than 1 degree",
+    "gaps": "series with gaps: slices seem to be missing",
+    "uneven": "series of uneven distances, such as half steps",
+    "shared_places": "series with slices at one place",
+    "one_slice": "series of one slice",
+    "mixed_orientation": "series of differing orientation",
+    "several_series": "studies of several series",
+    "other_size": "slices of another size than 512 x 512",
+    "not_square": "slices that are not square",
+}
 DIGESTS = ("train files", "test files", "label csv", "zip archive", "slice list")  # what ingest reads
 FATES = {  # of a file in quarantine
     ("header", "train"): "train, header does not read: left out",
@@ -159,11 +170,14 @@ def data(art):
     faults = art.quarantine
     counts = faults.groupby(["kind", "split"]).size() if len(faults) else {}
     facts = {k: len(v) if isinstance(v, list) else v for k, v in art.ingest.items()} | {"quarantined": len(faults)}
+    geometry = art.ingest.get("geometry", {})
     return {
         "faults": faults.head(SHOWN_FAULTS).to_dict("records"),
         "more": max(0, len(faults) - SHOWN_FAULTS),
         "counts": [(FATES.get(key, ", ".join(key)), int(n)) for key, n in dict(counts).items()],
         "facts": facts,
+        "geometry": [(text, geometry[name]) for name, text in GEOMETRY.items() if name in geometry],
+        "series": geometry.get("series"),
         "patients": art.ingest.get("patients_in_both_sets", [])[:SHOWN_PATIENTS],
         "more_patients": max(0, facts.get("patients_in_both_sets", 0) - SHOWN_PATIENTS),
         "studies": art.ingest.get("their_test_studies", [])[:SHOWN_PATIENTS],

@@ -132,6 +132,7 @@ def make_faults(run, table):
         "unlabelled": 0,
         "patients_in_both_sets": ["ID_00000000"],
         "their_test_studies": ["ID_s7"],
+        "geometry": {"series": 20, "tilted": 13, "gaps": 0},
     }
     rundir.write_json(run.ingest, facts)
 
@@ -464,6 +465,7 @@ def test_patients_in_both_sets_are_named(run):
     assert "<code>0123abc+</code> (+: files were changed since)." in text
     assert "<b>1</b> train, header does not read: left out" in text
     assert "<b>2</b> files in quarantine" in text
+    assert "How the 20 series lie" in text and "<dt>series tilted by more than 1 degree</dt><dd>13</dd>" in text
 
 
 def test_folds_and_prevalence(run):
