@@ -63,14 +63,21 @@ def patient_bootstrap(values, patients, repeats=1000, seed=0, level=0.95):
     return (float(low), float(high)) if values.ndim == 1 else (low, high)
 
 
-def score_table(y, p):
-    """Return {"weighted": {"loss"}, label: {"loss", "auc", "positives"}, ...} of labels y and probabilities p, both (n, 6)."""
-    losses = log_loss(y, p).mean(axis=0)
-    per_label = {
-        label: {"loss": float(losses[j]), "auc": auc(y[:, j], p[:, j]), "positives": int(y[:, j].sum())}
-        for j, label in enumerate(LABELS)
+def score_table(y, p, patients, seed=0):
+    """Return {"weighted": {"loss", "low", "high"}, label: {likewise, "auc", "positives"}, ...} of y and p, both (n, 6).
+
+    patients: (n,); low and high are the ends of the loss's 95 % interval over them
+    """
+    losses = log_loss(y, p)
+    losses = np.column_stack([losses @ WEIGHTS, losses])
+    low, high = patient_bootstrap(losses, patients, seed=seed)
+    names = ("weighted", *LABELS)
+    table = {
+        n: {"loss": float(losses[:, j].mean()), "low": float(low[j]), "high": float(high[j])} for j, n in enumerate(names)
     }
-    return {"weighted": {"loss": float(losses @ WEIGHTS)}, **per_label}
+    for j, label in enumerate(LABELS):
+        table[label] |= {"auc": auc(y[:, j], p[:, j]), "positives": int(y[:, j].sum())}
+    return table
 
 
 def compare(y, before, after, patients, seed=0):

@@ -69,7 +69,7 @@ def _write_tables(run, made, calibrated, oof):
 
 
 def _write_models(run, made, names):
-    """Write models, calibrations, weights and importances. Returns their paths."""
+    """Write models, calibrations, weights, importances and contributions. Returns their paths."""
     with replacing(run.stage2 / "boosters") as part:
         part.mkdir()
         for label in LABELS:
@@ -78,24 +78,26 @@ def _write_models(run, made, names):
     calibration = {label: [blend.platts["raw"]._asdict() for blend in made[label].blends] for label in LABELS}
     write_json(run.stage2 / "calibration.json", calibration)
     write_json(run.stage2 / "blend.json", {label: [_blend_values(b) for b in made[label].blends] for label in LABELS})
-    gains = pd.DataFrame({label: made[label].gain for label in LABELS}, index=names).rename_axis("feature")
-    write_table(run.stage2 / "importances.parquet", gains)
-    return [run.stage2 / name for name in ("boosters", "calibration.json", "blend.json", "importances.parquet")]
+    for name, part in (("importances", "gain"), ("contributions", "contributions")):
+        found = pd.DataFrame({label: getattr(made[label], part) for label in LABELS}, index=names).rename_axis("feature")
+        write_table(run.stage2 / f"{name}.parquet", found)
+    made = ("boosters", "calibration.json", "blend.json", "importances.parquet", "contributions.parquet")
+    return [run.stage2 / name for name in made]
 
 
 def _score(run, y, known, oof, calibrated, patients):
     """Return scores.json, and say its main lines. An unreadable slice has no CNN's opinion: the calibrated prior stands in."""
     y, index = y[known].astype(int), read_table(run.dir.slices).query("split == 'train'").index[known]
-    models = {}
+    patients, seed, models = patients[known], run.recipe.seed, {}
     for name, raw in opinions(run, index).items():
-        models[name] = score_table(y, np.where(np.isnan(raw), calibrated[known], raw.astype(np.float64)))
+        models[name] = score_table(y, np.where(np.isnan(raw), calibrated[known], raw.astype(np.float64)), patients, seed)
     scores = {
         "rows": int(known.sum()),
-        "patients": len(set(patients[known])),
+        "patients": len(set(patients)),
         "models": models,
-        "calibrated": score_table(y, calibrated[known]),
-        "stage_two": score_table(y, oof[known]),
-        "gain": compare(y, calibrated[known], oof[known], patients[known], seed=run.recipe.seed),
+        "calibrated": score_table(y, calibrated[known], patients, seed),
+        "stage_two": score_table(y, oof[known], patients, seed),
+        "gain": compare(y, calibrated[known], oof[known], patients, seed=seed),
     }
     for name in ("weighted", *LABELS):
         one, two, gain = scores["calibrated"][name], scores["stage_two"][name], scores["gain"][name]

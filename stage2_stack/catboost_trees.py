@@ -62,6 +62,12 @@ class CatBoost:
         change = model.get_feature_importance(type="PredictionValuesChange")
         return change / max(change.sum(), 1e-12)
 
+    def contributions(self, model, values, threads):
+        """Return CatBoost's SHAP values."""
+        if model is None:
+            return None
+        return model.get_feature_importance(catboost.Pool(values), type="ShapValues", thread_count=threads)[:, :-1]
+
     def dump(self, model):
         """Return CatBoost's own binary format, a flatbuffer."""
         if model is None:

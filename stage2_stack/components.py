@@ -70,7 +70,10 @@ def own_booster(case, label, component, settings):
             for k, scope in enumerate(scope_of)]  # fmt: skip
     seed = derive_seed(case.seed, component, label)
     fitted = fit_nested(case.nest, [seen[scope] for scope in scope_of], test, settings, case.config, seed)
-    return fitted._replace(gain={k: spread_out(gain, scopes[scope_of[k]], names) for k, gain in fitted.gain.items()})
+    parts = {"gain": fitted.gain, "contributions": {k: swing[0] for k, swing in fitted.contributions.items()}}
+    parts = {part: {k: spread_out(values, scopes[scope_of[k]], names) for k, values in found.items()}
+             for part, found in parts.items()}  # fmt: skip
+    return fitted._replace(**parts)
 
 
 def series_of_all(case):
@@ -111,8 +114,8 @@ def where_usable(case, labels, params):
     return [{"params": params, "rounds": None} if use else None for use in usable]
 
 
-def spread_out(gain, columns, names):
-    """Return shares of the gain of some columns (c,) as those of all of `names`: (f,)."""
+def spread_out(values, columns, names):
+    """Return what was found of some columns (c,) as that of all of `names`, 0 for the others: (f,)."""
     whole = np.zeros(len(names))
-    whole[columns] = gain
+    whole[columns] = values
     return whole

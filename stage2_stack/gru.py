@@ -66,6 +66,9 @@ class SeriesView(View):
         asked = self.series(rows, None, base.T)
         return base + np.mean([self.learner.added(model, asked, self.threads, rounds) for model in models], axis=0).T
 
+    def contributions(self, models, rows):
+        """Return None: a network's contributions take many passes."""
+
     def series(self, rows, y, base):
         """Return the Series of some rows, rising, with their labels and starting logits (m, 6)."""
         of = np.unique(np.searchsorted(self.starts, rows, side="right") - 1)

@@ -31,6 +31,11 @@ class Learner(Protocol):
     def gain(self, model):
         """Return each column's share of what the model gained, (c,), summing to 1; None where it can't be told."""
 
+    def contributions(self, model, values, threads):
+        """Return by how much each column moves the logits of rows with these values (m, c): SHAP, (m, c); None where it can't
+        be told. They add up to what `added` says, less the same for all rows.
+        """
+
     def dump(self, model):
         """Return the model as the bytes of a file, the same each time."""
 
@@ -58,6 +63,10 @@ class LightGBM:
     def gain(self, model):
         """Return the shares of the total gain."""
         return gain_share(model)
+
+    def contributions(self, model, values, threads):
+        """Return LightGBM's own contributions."""
+        return model.predict(values, pred_contrib=True, num_threads=threads)[:, :-1]
 
     def dump(self, model):
         """Return LightGBM's text."""

@@ -16,6 +16,8 @@ from stage2_stack.calibrate import fit_platt
 from stage2_stack.learners import LightGBM
 from stage2_stack.tune import inner_folds
 
+EXPLAINED = 500  # held-out rows of a fold whose contributions are taken
+
 
 class Part(NamedTuple):
     """One model: the rows that it is fitted on, int, rising, and {outer fold: rows that it predicts for it}."""
@@ -97,6 +99,16 @@ class View:
         added = [self.learner.added(model, values, self.bins.threads, rounds) for model in models]
         return base + np.mean(added, axis=0).reshape(base.shape)
 
+    def contributions(self, models, rows):
+        """Return by how much each column moves the logits of some rows, mean absolute: (c, columns), of the mean model; None
+        where it can't be told.
+        """
+        values = self.bins.values(self.columns, self._stacked(rows))
+        found = [self.learner.contributions(model, values, self.bins.threads) for model in models]
+        if any(each is None for each in found):
+            return None
+        return np.abs(np.mean(found, axis=0)).reshape(len(self.raw), len(rows), -1).mean(axis=1)
+
     def base(self, platts, rows):
         """Return the logits (c, m) that a model of some rows starts from."""
         return np.stack([platt.logit(raw[rows]) for platt, raw in zip(platts, self.raw, strict=True)])
@@ -112,6 +124,7 @@ class Fitted(NamedTuple):
     models: dict  # k -> the file of one model a seed, as bytes, of the folds that wanted some
     rounds: dict  # k -> rounds
     gain: dict  # k -> (columns,) share of the gain; empty where it can't be told
+    contributions: dict  # k -> (c, columns) mean absolute contribution to the logits of held-out rows; likewise
     suffix: str  # of the files
 
 
@@ -143,7 +156,7 @@ def fit_nested(nest, views, test_views, settings, config, seed):
     for part, platts, models, _ in fitted:
         for k, rows in part.asked.items():
             nested[k][:, rows] = views[k].logits(models, platts, rows, rounds[k])
-    kept, gain = {}, {}
+    kept, gain, contributions = {}, {}, {}
     for k, (part, platts, models, _) in zip(rounds, last, strict=True):
         kept[k] = [learner.dump(model) for model in models]
         models = [learner.load(file) for file in kept[k]]
@@ -151,8 +164,15 @@ def fit_nested(nest, views, test_views, settings, config, seed):
         test[k] = test_views[k].logits(models, platts, np.arange(m))
         gains = [found for model in models if (found := learner.gain(model)) is not None]
         gain |= {k: np.mean(gains, axis=0)} if gains else {}
+        swing = views[k].contributions(models, _some(part.asked[k], derive_seed(seed, "contributions", k)))
+        contributions |= {} if swing is None else {k: swing}
     opinions = [Opinion(nested[:, i], oof[i], test[:, i]) for i in range(c)]
-    return Fitted(opinions, kept, rounds, gain, learner.suffix)
+    return Fitted(opinions, kept, rounds, gain, contributions, learner.suffix)
+
+
+def _some(rows, seed):
+    """Draw EXPLAINED rows at most, in their order."""
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:EXPLAINED])
 
 
 def _fit(nest, part, settings, views, config, seed):

@@ -48,11 +48,11 @@ def pooled_matrix(X, names):
     return made.reshape(-1, made.shape[2])
 
 
-def pooled_gain(gain, names, label):
-    """Return the pooled features' shares of the gain (p,) as shares of `names`, as they stand for one subtype: (f,)."""
+def as_own(values, names, label):
+    """Return what was found of the pooled features (p,) as that of `names`, as they stand for one subtype: (f,)."""
     place, found = {name: i for i, name in enumerate(names)}, np.zeros(len(names))
-    for name, share in zip(pooled_names(names), gain, strict=True):
+    for name, value in zip(pooled_names(names), values, strict=True):
         own = label + name.removeprefix("own") if name.startswith("own") else name
         if own in place:
-            found[place[own]] += share
+            found[place[own]] += value
     return found

@@ -14,7 +14,7 @@ from stage2_stack.blend import fit_blend, raw_alone
 from stage2_stack.boost import Bins
 from stage2_stack.components import Case, own_components, series_of_all, where_usable
 from stage2_stack.nested import Nest, Opinion, View, fit_nested
-from stage2_stack.pooled import PARAMS, pooled_gain, pooled_matrix, pooled_names
+from stage2_stack.pooled import PARAMS, as_own, pooled_matrix, pooled_names
 from stage2_stack.tune import INSTEAD
 
 
@@ -43,7 +43,8 @@ class Stacked:
     rungs: dict  # component -> (n,) what it says alone, out of fold, calibrated; or the calibrated stage one
     nested: np.ndarray  # (K, n) logits of stage two outside fold k, by models that saw neither the row's fold nor fold k
     models: dict = field(default_factory=dict)  # name of a file -> its bytes, of the components that have a weight
-    gain: np.ndarray | None = None  # (f,) mean over folds of each feature's share of the gain
+    gain: np.ndarray | None = None  # (f,) mean over folds of each feature's share of the gain, of the boosters in the blend
+    contributions: np.ndarray | None = None  # (f,) likewise of its mean absolute contribution to held-out rows, logits
 
 
 def fit_stack(rows, test_X, configs, config, seed, progress=None):
@@ -149,11 +150,13 @@ def blended(case, label, opinions, fitted):
             rungs[name][held] = base[held] if platt is None else platt.logit(opinion.oof[held])
     rungs = {name: expit(logits) for name, logits in rungs.items()}
     made = Stacked(blends, expit(base), expit(oof), expit(base_test), expit(test), rungs, nested)
-    made.gain = np.zeros(len(case.rows.names))
+    made.gain, made.contributions = np.zeros((2, len(case.rows.names)))
     for k, blend in enumerate(blends):
         used = {name: found for name, found in fitted.items() if name in blend.weights}
-        gains = [_own_gain(case, label, name, found, k) for name, found in used.items() if k in found.gain]
-        made.gain += np.sum(gains, axis=0) / max(len(gains), 1) / k_folds
+        for part in ("gain", "contributions"):
+            told = [_of_features(case, label, name, getattr(found, part)[k]) for name, found in used.items()
+                    if k in getattr(found, part)]  # fmt: skip
+            setattr(made, part, getattr(made, part) + np.sum(told, axis=0) / max(len(told), 1) / k_folds)
         for name, found in used.items():
             stem = f"{name}-fold{k}" if len(found.opinions) > 1 else f"{name}-{label}-fold{k}"
             made.models |= {f"{stem}-seed{s}{found.suffix}": model for s, model in enumerate(found.models[k])}
@@ -174,6 +177,8 @@ def _blend(case, label, opinions, k):
     return blend._replace(why=f"{blend.why}; {INSTEAD}") if blend.why else blend
 
 
-def _own_gain(case, label, component, fitted, k):
-    """Return fold k's shares of the gain as those of the features of X, (f,), as they stand for one label."""
-    return pooled_gain(fitted.gain[k], case.rows.names, label) if component == "pooled" else fitted.gain[k]
+def _of_features(case, label, component, values):
+    """Return what was found of a component's columns, the same for all labels or a row each, as that of X's features: (f,)."""
+    if component != "pooled":
+        return values
+    return as_own(values[SUBTYPES.index(label)] if values.ndim > 1 else values, case.rows.names, label)

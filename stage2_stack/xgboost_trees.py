@@ -55,6 +55,11 @@ class XGBoost:
         gain = np.array([found.get(name, 0.0) for name in model.feature_names])
         return gain / max(gain.sum(), 1e-12)
 
+    def contributions(self, model, values, threads):
+        """Return XGBoost's own contributions."""
+        data = xgb.DMatrix(values, feature_names=model.feature_names, nthread=threads)
+        return model.predict(data, pred_contribs=True)[:, :-1].astype(np.float64)
+
     def dump(self, model):
         """Return XGBoost's JSON."""
         return bytes(model.save_raw("json"))

@@ -55,6 +55,12 @@ def test_it_learns_what_the_start_does_not_know(name):
     assert low < 0 < high
     gain = learner.gain(model)
     assert gain.shape == (4,) and gain.argmax() == 0 and gain[0] > 0.5 and gain.sum() == pytest.approx(1)
+    swing = learner.contributions(model, X[:, SEEN], 1)
+    rest = learner.added(model, X[:, SEEN], 1) - swing.sum(axis=1)
+    np.testing.assert_allclose(rest, rest[0], atol=1e-4)  # what is left is the same for all rows
+    assert swing.shape == (900, 4) and np.abs(swing).mean(axis=0).argmax() == 0
+    known = np.isfinite(X[:, 0])
+    assert np.corrcoef(X[known, 0], swing[known, 0])[0, 1] > 0.8  # it pushes up where it is large
 
 
 @every_learner

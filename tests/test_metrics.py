@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from ct.labels import LABELS
+from ct.labels import LABELS, WEIGHTS
 from ct.metrics import auc, compare, log_loss, patient_bootstrap, reliability, score_table, weighted_log_loss
 
 
@@ -44,7 +44,7 @@ def test_weights_any_counts_double(case):
     assert weighted_log_loss(y0, half) == pytest.approx(np.log(2) / 7)
 
 
-@pytest.mark.parametrize("score", [log_loss, weighted_log_loss, score_table])
+@pytest.mark.parametrize("score", [log_loss, weighted_log_loss, lambda y, p: score_table(y, p, np.arange(200))])
 def test_nan_is_refused(case, score):
     y, p, _ = case
     for spoiled in (0, 1):
@@ -140,11 +140,16 @@ def test_bootstrap_is_deterministic_and_widens_with_the_level():
 
 
 def test_score_table(case):
-    y, p, _ = case
+    y, p, patients = case
     y[:, 4] = 0
-    table = score_table(y, p)
+    table = score_table(y, p, patients, seed=3)
     assert list(table) == ["weighted", *LABELS]
     assert table["weighted"]["loss"] == pytest.approx(weighted_log_loss(y, p))
+    losses = {"weighted": log_loss(y, p) @ WEIGHTS, **dict(zip(LABELS, log_loss(y, p).T, strict=True))}
+    for name, loss in losses.items():
+        found = table[name]
+        assert (found["low"], found["high"]) == pytest.approx(patient_bootstrap(loss, patients, seed=3))
+        assert found["low"] < found["loss"] < found["high"]
     for j, label in enumerate(LABELS):
         assert table[label]["loss"] == pytest.approx(sk.log_loss(y[:, j], p[:, j], labels=[0, 1]))
         assert table[label]["positives"] == y[:, j].sum()

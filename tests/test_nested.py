@@ -1,5 +1,6 @@
 """Nested predictions: made by models that saw neither the row's own fold nor the outer one."""
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -99,7 +100,7 @@ def test_models_that_are_fitted_side_by_side_are_those_of_one_after_the_other(ro
     for found, count in ((one, 1), (many, 3)):
         monkeypatch.setattr(nested, "cores", lambda count=count: count)
         made = boosted(*case(), rounds, seeds=2)
-        found += [made.rounds, *made.opinions[0], *made.gain.values()]
+        found += [made.rounds, *made.opinions[0], *made.gain.values(), *made.contributions.values()]
         found += [model for models in made.models.values() for model in models]
     for a, b in zip(one, many, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -135,6 +136,30 @@ def test_it_learns_and_says_nothing_of_its_own_fold():
         assert log_loss(y[use], expit(logits[use])) < log_loss(y[use], expit(base.oof[use])) - 0.1
     assert all(1 <= rounds <= 12 for rounds in found.rounds.values()) and sorted(found.models) == [0, 1, 2, 3]
     assert all(share.sum() == pytest.approx(1) and share.argmax() == 1 for share in found.gain.values())
+
+
+def test_contributions_are_those_of_held_out_rows_to_the_mean_model(monkeypatch):
+    """The first 40 of each fold, drawn; by hand from the files, one seed and row after the other."""
+    monkeypatch.setattr(nested, "EXPLAINED", 40)
+    X, y, fold, patients = case()
+    found = boosted(X, y, fold, patients, 8, seeds=2)
+    asked, contributions = [], View.contributions
+
+    def note(view, models, rows):
+        asked.append(rows)
+        return contributions(view, models, rows)
+
+    monkeypatch.setattr(View, "contributions", note)
+    boosted(X, y, fold, patients, 8, seeds=2)
+    for k, rows in enumerate(asked):
+        assert len(rows) == 40 == len(set(rows)) and (fold[rows] == k).all() and list(rows) == sorted(rows)
+        total = np.zeros(X.shape[1])
+        for row in rows:
+            each = [lgb.Booster(model_str=file.decode()).predict(X[row : row + 1], pred_contrib=True)[0, :-1]
+                    for file in found.models[k]]  # fmt: skip
+            total += np.abs((each[0] + each[1]) / 2) / len(rows)
+        np.testing.assert_allclose(found.contributions[k], total[None], rtol=1e-6, atol=1e-12)
+        assert total.argmax() == 1
 
 
 def test_a_fold_without_settings_says_nothing():

@@ -65,7 +65,7 @@ def test_a_run_leaves_exactly_these_files(finished):
     expected |= {f"receipts/{name}.json" for name in STAGES} | {"stage1/resnet/oof.parquet"}
     expected |= {f"stage1/resnet/fold{k}/{name}" for k in (0, 1) for name in fold}
     expected |= {f"stage2/features/{name}" for name in ("names.json", "test.npy", "train.npy")}
-    tables = ("calibrated", "calibrated_test", "importances", "oof", "test", "trials")
+    tables = ("calibrated", "calibrated_test", "contributions", "importances", "oof", "test", "trials")
     expected |= {f"stage2/{name}.parquet" for name in tables}
     expected |= {f"stage2/{name}.json" for name in ("blend", "calibration", "configs", "scores", "tuning")}
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}

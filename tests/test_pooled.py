@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ct.labels import LABELS, SUBTYPES
-from stage2_stack.pooled import OTHERS, own_kinds, pooled_gain, pooled_matrix, pooled_names
+from stage2_stack.pooled import OTHERS, as_own, own_kinds, pooled_matrix, pooled_names
 
 KINDS = ("", "_z-1", "_z+1", "_study_max")
 NAMES = [*(f"{label}{kind}" for kind in KINDS for label in LABELS), "tilt_deg", "brain_cm2"]
@@ -62,6 +62,6 @@ def test_gain_goes_back_to_the_features():
     names = pooled_names(NAMES)
     gain = np.zeros(len(names))
     gain[names.index("own_z+1")], gain[names.index("any")], gain[names.index("other_1")] = 0.5, 0.3, 0.2
-    found = dict(zip(NAMES, pooled_gain(gain, NAMES, "epidural"), strict=True))
+    found = dict(zip(NAMES, as_own(gain, NAMES, "epidural"), strict=True))
     assert (found["epidural_z+1"], found["any"]) == (0.5, 0.3)
     assert sum(found.values()) == pytest.approx(0.8)  # the others' logits are no feature of their own

@@ -164,11 +164,10 @@ def make_stage_two(rng, run, train, test):
         p = make_probabilities(rng, test[list(LABELS)].to_numpy(), 1.2)
         rundir.write_table(run.stage2 / f"{name}.parquet", pd.DataFrame(p, test.index, list(LABELS)))
     patients = train["patient_id"].to_numpy()
-    cnns = {m: metrics.score_table(y, rundir.read_table(run.oof(m)).fillna(0.2).to_numpy()) for m in MODELS}
+    cnns = {m: metrics.score_table(y, rundir.read_table(run.oof(m)).fillna(0.2).to_numpy(), patients) for m in MODELS}
     scores = {"rows": len(y), "patients": len(set(patients)), "models": cnns}
-    scores |= {"calibrated": metrics.score_table(y, made["calibrated"]), "stage_two": metrics.score_table(y, made["oof"])}
-    for score in (*cnns.values(), scores["calibrated"], scores["stage_two"]):
-        score["weighted"] |= {"low": 0.9 * score["weighted"]["loss"], "high": 1.2 * score["weighted"]["loss"]}
+    scores |= {"calibrated": metrics.score_table(y, made["calibrated"], patients)}
+    scores |= {"stage_two": metrics.score_table(y, made["oof"], patients)}
     scores |= {"gain": metrics.compare(y, made["calibrated"], made["oof"], patients)}
     scores["ladder"] = [make_rung(name, scores, part) for name, part in (("CNNs", "calibrated"), ("blend", "stage_two"))]
     rundir.write_json(run.stage2 / "scores.json", scores)

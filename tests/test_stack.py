@@ -73,6 +73,8 @@ def test_it_beats_the_calibrated_stage_one(case, whole):
         assert set(found.rungs) == {"raw", "smooth", "chain", "lightgbm", "subtypes" if label == "any" else "pooled"}
         assert NAMES[found.gain.argmax()].endswith("_z+1")
         assert 0.2 < found.gain.sum() <= 1 + 1e-9  # `other_1` is no feature of X
+        swing = found.contributions
+        assert NAMES[swing.argmax()].endswith("_z+1") and swing.max() > 0.05 and ((swing > 0) <= (found.gain > 0)).all()
         for name, kind in (("raw", ""), ("smooth", "_smooth_best"), ("chain", "_chain")):
             alone, _ = cross_fit(rows.X[:, NAMES.index(label + kind)], rows.y[:, j], rows.fold, K)
             np.testing.assert_array_equal(found.rungs[name], expit(alone))
