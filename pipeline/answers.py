@@ -4,9 +4,10 @@ import json
 import time
 
 from ct.rundir import read_json
+from pipeline.bars import progress_bar
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import RunOptions
-from pipeline.stages import STAGES, Run, progress_bar, run_stage, state
+from pipeline.stages import STAGES, Run, run_stage, state
 
 
 def submit(options):
