@@ -91,3 +91,7 @@ def status(options):
     print(f"{options.run}: recipe {recipe.name}, seed {recipe.seed}, data in {data}")
     for name, (kind, why) in states.items():
         print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
+    if begun := [name for name, (kind, _) in states.items() if kind != "fresh"]:
+        print(f"  {len(states) - len(begun)} of {len(states)} are fresh; next: python run.py all --run={options.run}")
+    else:
+        print(f"  all are fresh; see {run.dir.report}")

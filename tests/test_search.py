@@ -449,7 +449,7 @@ def test_wrong_words_and_stale_inputs_are_refused(finished, tmp_path, capsys):
         assert code == 1 and says in err and out == ""
     (folder / "receipts" / "folds.json").unlink()
     code, _, err = call(capsys, "search", f"--run={folder}")
-    assert code == 1 and "search reads what folds makes, which is missing; run `folds` first" in err
+    assert code == 1 and "search reads what folds makes, which is missing; run `folds` or `all`" in err
     assert not (folder / "search").exists()
 
 
