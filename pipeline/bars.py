@@ -23,7 +23,7 @@ class Bar(tqdm):
 class Lines(Bar):
     """A progress bar for a file: lines without control characters, the last of which tells what was done in all."""
 
-    told = None
+    told, ended = None, False
 
     def display(self, msg=None, pos=None):
         """Write a line where there is news."""
@@ -35,18 +35,20 @@ class Lines(Bar):
     def close(self):
         """Write the last line, where the bar has lasted long enough to be seen."""
         if not self.disable and self._time() >= self.start_t + self.delay:
+            self.ended = True
             self.display()
         super().close()
 
     def line(self):
-        """Return "  pixels: 1,200/52,000 slices, 12 min left"."""
+        """Return "  pixels: 1,200/52,000 slices, 12 min left", or at the end "  pixels: 52,000 slices in 3 min"."""
         passed, done = self._time() - self.start_t, self.n - self.initial
         units = f"{self.unit.removesuffix('y')}ies" if self.unit.endswith("y") else f"{self.unit}s"
-        if self.total is None or self.n >= self.total:
-            text = f"{self.desc}: {self.n:,} {units} in {duration(passed)}"
-        else:
-            left = f", {duration((self.total - self.n) * passed / done)} left" if done else ""
-            text = f"{self.desc}: {self.n:,}/{self.total:,} {units}{left}"
+        more = self.total is not None and self.n < self.total
+        text = f"{self.desc}: {self.n:,}{f'/{self.total:,}' if more else ''} {units}"
+        if not more or self.ended:
+            text += f" in {duration(passed)}"
+        elif done:
+            text += f", {duration((self.total - self.n) * passed / done)} left"
         return f"{text}, {self.postfix}" if self.postfix else text
 
 
