@@ -19,6 +19,14 @@ class Bar(tqdm):
             self.start_t = self.last_print_t = self._time()
         self.update(done - self.n)
 
+    def tell(self, text):
+        """Show `text` beside the bar, also where nothing gets done for long; as often as the bar is shown at all."""
+        if not self.disable:
+            self.set_postfix_str(text, refresh=False)
+            if self._time() >= max(self.last_print_t + self.mininterval, self.start_t + self.delay):
+                self.last_print_t = self._time()
+                self.refresh()
+
 
 class Lines(Bar):
     """A progress bar for a file: lines without control characters, the last of which tells what was done in all."""
@@ -27,8 +35,8 @@ class Lines(Bar):
 
     def display(self, msg=None, pos=None):
         """Write a line where there is news."""
-        if self.told != self.n:
-            self.told = self.n
+        if self.told != (self.n, self.postfix):
+            self.told = (self.n, self.postfix)
             self.fp.write(f"{self.line()}\n")
             self.fp.flush()
 

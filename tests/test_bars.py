@@ -99,6 +99,15 @@ def test_what_ends_early_tells_how_far_it_came(bar):
     assert written(bar) == ["  pixels: 50/1,000 slices in 30 s"]
 
 
+def test_a_long_search_is_heard_of_before_its_end(bar):
+    bar.tell("trial 1 of 25")
+    bar.tell("trial 2 of 25")  # within the pause
+    bar.last_print_t -= 20
+    bar.tell("trial 3 of 25")
+    assert written(bar) == ["  pixels: 40/1,000 slices, trial 1 of 25", "  pixels: 40/1,000 slices, trial 3 of 25"]
+    no_bar(100, "", "slice").tell("trial 1 of 25")
+
+
 def test_a_short_one_says_nothing():
     with Lines(total=10, desc="  quick", file=io.StringIO(), gui=True, delay=2) as bar:
         bar.reach(10)
