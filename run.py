@@ -1,6 +1,7 @@
 """The command line: `python run.py VERB --flag=value`. Builds a checked plan with python-fire, then carries it out."""
 
 import contextlib
+import errno
 import inspect
 import os
 import sys
@@ -61,7 +62,7 @@ class Verbs:
         Args:
             run: the run folder
             allow_unlabelled: leave train slices without all six labels out of training (kept in the run's recipe)
-            missing: as for submit
+            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
             workers: processes; the number of cores if not given
         """
         return Plan("ingest", _but_self(locals()))
@@ -114,7 +115,7 @@ class Verbs:
             stage: "one" for a CNN's settings within the recipe's search.space; "two" does what tune does
             model: the CNN's name; not needed where the recipe has one
             fold: whose patients are left out of the search; 0 if not given
-            trials: in all, with those of earlier calls; 20 if not given (stage two: as for tune)
+            trials: in all, with those of earlier calls; 20 if not given (stage two: of each search, kept in the run's recipe)
             timeout: seconds after which no further trial begins
         """
         return Plan("search", _but_self(locals()))
@@ -157,9 +158,9 @@ class Verbs:
 
         Args:
             run: the run folder
-            allow_unlabelled: as for ingest
-            trials: as for tune
-            missing: as for submit
+            allow_unlabelled: leave train slices without all six labels out of training (kept in the run's recipe)
+            trials: of each search of tune (kept in the run's recipe)
+            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
             workers: processes; the number of cores if not given
         """
         return Plan("all", _but_self(locals()))
@@ -201,7 +202,19 @@ class Verbs:
         return Plan("completion", {})
 
 
-QUIET = "--quiet"  # with any verb: nothing but errors is printed
+QUIET = "--quiet"  # with any verb: nothing but errors is printed, and what `status --json` tells
+SWITCHES = ("--allow-unlabelled", "--anyway", "--json", "--remove", "--trust-oof", QUIET)  # flags that stand without a value
+REMEDIES = {  # errors of the system -> what to do about them
+    errno.EACCES: "you may not; give another path, or yourself the right to it",
+    errno.EPERM: "you may not; give another path, or yourself the right to it",
+    errno.EROFS: "give another path",
+    errno.EEXIST: "that is a file, where a folder is needed; give another path",
+    errno.ENOTDIR: "a part of it is a file, where a folder is needed; give another path",
+    errno.EISDIR: "give the path of a file",
+    errno.ENOENT: "it was moved away meanwhile, or cannot be made there; look at the path",
+    errno.ENOSPC: "make room; the same command continues, what is finished is kept",
+    errno.EDQUOT: "make room; the same command continues, what is finished is kept",
+}
 VERBS = {name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
 for _verb in VERBS.values():
     fire.decorators.SetParseFn(str)(_verb)  # pydantic reads the values: fire would make --run=1e3 a number
@@ -210,7 +223,11 @@ for _verb in VERBS.values():
 def main(argv=None):
     """Run the command line. Returns the exit status: 0, 1 for wrong input, 2 for a wrong word, 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    argv[:1] = [verb.replace("_", "-") for verb in argv[:1]]  # fire takes both spellings
+    if len(argv) > 1 and argv[0] in ("help", "--help", "-h"):
+        argv = [argv[1], "--help"]
+    argv[:1] = [verb if verb.startswith("-") else verb.replace("_", "-") for verb in argv[:1]]  # fire takes both spellings
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(line_buffering=True)  # in a log file its lines stand in order among those of the bars
     try:
         if not argv or argv[0] in ("help", "--help", "-h"):
             print(overview())
@@ -227,7 +244,7 @@ def main(argv=None):
             return 0
         from pipeline.verbs import execute
 
-        with silence() if QUIET in argv else contextlib.nullcontext():
+        with silence() if QUIET in argv and not getattr(options, "as_json", False) else contextlib.nullcontext():
             execute(verb, options)
     except UsageError as error:
         return _fail(error, 2)
@@ -238,7 +255,8 @@ def main(argv=None):
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{(error.strerror or str(error)).lower()}", 1)
+        remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+        return _fail(f"{where}{(error.strerror or str(error)).lower()}{remedy}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues, what is finished is kept", 130)
     return 0
@@ -254,11 +272,13 @@ def check_words(argv):
     Returns "help" where the words ask for it.
     """
     verb, *words = argv
+    if verb.startswith("-"):
+        raise UsageError(f"unexpected {verb!r}; the verb comes first: python run.py VERB --flag=value")
     if verb not in VERBS:
         raise UsageError(f"no verb {verb!r}{nearest(verb, VERBS)}")
     parameters = inspect.signature(VERBS[verb]).parameters
     flags = [QUIET, *flags_of(verb)]
-    given, value_may_follow = set(), False
+    given, value_may_follow = {}, False  # given: flag -> whether it has its value
     for word in words:
         if word in ("--help", "-h"):
             return "help"
@@ -268,14 +288,16 @@ def check_words(argv):
                 raise UsageError(f"{verb}: no flag {flag}{nearest(flag, flags)}")
             if flag in given:
                 raise UsageError(f"{verb}: {flag} is given twice")
-            given.add(flag)
+            given[flag] = bool(equals) or flag in SWITCHES
             value_may_follow = not equals and flag != QUIET
             if flag == QUIET and equals:
                 raise UsageError(f"{QUIET} takes no value")
         elif value_may_follow and not word.startswith("-"):
-            value_may_follow = False
+            value_may_follow, given[flag] = False, True
         else:
             raise UsageError(f"{verb}: unexpected {word!r}; flags are written --name=value and are {', '.join(flags)}")
+    if bare := [flag for flag, complete in given.items() if not complete]:
+        raise UsageError(f"{verb}: {bare[0]} needs a value, written {bare[0]}=VALUE")
     needed = [f"--{name}" for name, p in parameters.items() if name != "self" and p.default is p.empty]
     if lacking := [flag for flag in needed if flag not in given]:
         raise UsageError(f"{verb} needs {', '.join(lacking)}; see `python run.py {verb} --help`")
@@ -311,8 +333,10 @@ def verb_help(verb):
     lines = [f"python run.py {verb} --flag=value ..." if flags_of(verb) else f"python run.py {verb}", "", about, ""]
     for name, parameter in inspect.signature(VERBS[verb]).parameters.items():
         if name != "self":
-            default = {parameter.empty: " (needed)", None: ""}.get(parameter.default, f" (default {parameter.default})")
+            default = {parameter.empty: " (needed)", None: "", False: ""}
+            default = default.get(parameter.default, f" (default {parameter.default})")
             lines.append(f"  --{name.replace('_', '-'):17} {described[name]}{default}")
+    lines.append(f"  {QUIET:19} print nothing but errors")
     return "\n".join(lines)
 
 

@@ -26,7 +26,8 @@ sys.path.insert(0, str(ROOT))
 import run as command_line  # noqa: E402
 from ct.rundir import read_table, write_table  # noqa: E402
 from ct.synthetic import write_competition  # noqa: E402
-from pipeline.stages import Bar, Run  # noqa: E402
+from pipeline.bars import Bar  # noqa: E402
+from pipeline.stages import Run  # noqa: E402
 
 FEW, MANY = 10_000, 100_000  # slices
 KB_A_SLICE = 2.0  # the bar; all pixels of one at 64 px would be 8 KB

@@ -27,8 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 import run as command_line  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
+from pipeline.bars import no_bar  # noqa: E402
 from pipeline.jobs import Inputs  # noqa: E402
-from pipeline.stages import Run, no_bar  # noqa: E402
+from pipeline.stages import Run  # noqa: E402
 from stage1_cnn.config import CnnConfig  # noqa: E402
 from stage1_cnn.data import read_ahead  # noqa: E402
 from stage1_cnn.images import augment, to_channels  # noqa: E402

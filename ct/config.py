@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ct.errors import InputError
 
+SHOWN = 80  # characters of a wrong value
+
 
 class Config(BaseModel):
     """A frozen set of options; a key it does not know is an error, not a silent default."""
@@ -39,7 +41,11 @@ def check(kind, values, where, strict=False):
         if first["type"] == "missing":
             raise InputError(f"{where}: {path!r} is missing") from None
         message = first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict)
-        raise InputError(f"{where}: {path} = {first['input']!r}: {message[0].lower() + message[1:]}") from None
+        value = repr(first["input"])
+        if len(value) > SHOWN:
+            value = f"{value[: SHOWN - 4]} ..."
+        at = "" if first["input"] is None and not strict else f"{path} = {value}: "  # a flag that was not given
+        raise InputError(f"{where}: {at}{message[0].lower() + message[1:]}") from None
 
 
 def _fields_at(kind, loc):

@@ -11,6 +11,7 @@ RARE = 0.005  # share of the training series beyond either end of a range
 SLACK = 0.01  # of a range's ends: rounding of the tags
 HEADS = ("HEAD", "BRAIN", "SKULL", "CRAN")  # one of them is in what BodyPartExamined says of a head (PS3.16 annex L)
 SIDEWAYS_DEG = 45.0  # slices that lie further from axial are coronal or sagittal
+FREE_BELOW = ("tilt_deg",)  # facts that may lie below their range: slices that lie straight are seldom a fault
 OTHER = 2.0  # times beyond the training range of an area: another part of the body
 RANGES = {  # of a series -> (how it is told, what it means where it lies outside the training range)
     "pixel_spacing_mm": ("pixels of {} mm", "the head looks smaller or larger than those the CNNs know"),
@@ -161,7 +162,8 @@ def _outside(row, ranges, names):
     found = []
     for name in names:
         low, high = ranges.get(name, (-np.inf, np.inf))
-        if row[name] < low * (1 - SLACK) or row[name] > high * (1 + SLACK):
+        below = row[name] < low * (1 - SLACK) and name not in FREE_BELOW
+        if below or row[name] > high * (1 + SLACK):
             what = f"{_told(name, row[name])}, in training {_range(name, low, high)}"
             found.append((False, what, RANGES[name][1]))
     return found

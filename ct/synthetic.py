@@ -88,7 +88,7 @@ def write_competition(out, studies, seed, size=256, slices=(20, 28), progress=No
 
 def _check(out, studies, size, slices):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty; name a new folder for the example competition, or remove this one first")
+        raise InputError(f"{out} is there already; name a new folder for the example competition, or remove this one first")
     if studies < 2:
         raise InputError(f"studies is {studies}; an example competition needs at least 2, one for train and one for test")
     if size < 32:

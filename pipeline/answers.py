@@ -4,9 +4,10 @@ import json
 import time
 
 from ct.rundir import read_json
+from pipeline.bars import progress_bar
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import RunOptions
-from pipeline.stages import STAGES, Run, progress_bar, run_stage, state
+from pipeline.stages import STAGES, Run, run_stage, state
 
 
 def submit(options):
@@ -90,3 +91,7 @@ def status(options):
     print(f"{options.run}: recipe {recipe.name}, seed {recipe.seed}, data in {data}")
     for name, (kind, why) in states.items():
         print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
+    if begun := [name for name, (kind, _) in states.items() if kind != "fresh"]:
+        print(f"  {len(states) - len(begun)} of {len(states)} are fresh; next: python run.py all --run={options.run}")
+    else:
+        print(f"  all are fresh; see {run.dir.report}")

@@ -35,4 +35,4 @@ def check_fresh(run, verb, stages):
         kind, why = states[name]
         if kind != "fresh":
             because = f" ({why})" if kind == "stale" else ""
-            raise InputError(f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` first")
+            raise InputError(f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` or `all`")

@@ -105,7 +105,7 @@ def load_recipe(path):
         raise InputError(f"{path} is not there; a run folder is made by `new --run=DIR --recipe=NAME --data=DIR`") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}: {error.problem}" if mark else f": {error}"
+        where = f", line {mark.line + 1}: {error.problem}" if mark else f": {str(error).splitlines()[0]}"
         raise InputError(f"{path} is not YAML{where}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
@@ -114,9 +114,11 @@ def load_recipe(path):
 
 def find_recipe(name):
     """Return the path of a recipe: a name from recipes/, or a YAML file of one's own."""
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise InputError(f"--recipe={name}: no such file; give the path of one, or a name: {', '.join(known)}")
+        return Path(name)
     if name not in known:
         raise InputError(f"--recipe={name}: no such recipe{nearest(name, known)}; or give a path that ends in .yaml")
     return RECIPES / f"{name}.yaml"

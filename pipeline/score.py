@@ -40,6 +40,8 @@ def score(model, options, say, bar):
     start, to, device = time.perf_counter(), Path(options.to), pick_device(options.device)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to={to} is there already; name a new folder")
+    if Path(options.data).resolve() in to.resolve().parents:
+        raise InputError(f"--to={to} lies in --data={options.data}, among the files to be scored; name a folder elsewhere")
     source, files = open_data(options.data)
     if note := other_versions(model):
         say(f"  {note}")

@@ -1,14 +1,12 @@
 """The stages: one table, name -> reads, makes, function; what is stale among them, and running them in order."""
 
 import importlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ct.errors import InputError
 from ct.rundir import RunDir
+from pipeline.bars import progress_bar
 from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, tree_digest, why_stale
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
 
@@ -58,28 +56,6 @@ GIVEN = {
     "explanations": "Grad-CAM maps, if any",
 }
 COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit and report depend on them
-
-
-class Bar(tqdm):
-    """A progress bar that can be told how far it is."""
-
-    def reach(self, done, *_, kept=False):
-        """Show `done` of the total as done; kept: by an earlier run, so that it says nothing about the pace of this one."""
-        if kept and not self.disable:
-            self.initial = self.last_print_n = self.n = done
-            self.start_t = self.last_print_t = self._time()
-        self.update(done - self.n)
-
-
-def progress_bar(total, text, unit):
-    """Return a progress bar that shows itself after two seconds."""
-    pause = 0.5 if sys.stderr.isatty() else 20  # a log file wants few lines
-    return Bar(total=total, desc=f"  {text}", unit=unit, delay=2, mininterval=pause, leave=False, dynamic_ncols=True)
-
-
-def no_bar(total, text, unit):
-    """Return a progress bar that never shows itself."""
-    return Bar(total=total, disable=True)
 
 
 class Run:

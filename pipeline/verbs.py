@@ -8,10 +8,11 @@ from pathlib import Path
 from ct.errors import InputError
 from ct.rundir import RunDir, read_json
 from pipeline.answers import explain, export_model, report, score, status, submit
+from pipeline.bars import no_bar, progress_bar
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
-from pipeline.stages import Run, no_bar, progress_bar, run_all, run_stage
+from pipeline.stages import Run, run_all, run_stage
 from stage2_stack.config import check_installed
 
 TOGETHER = ("train", "predict")  # the verbs that several processes can do

@@ -58,6 +58,14 @@ def test_missing_and_wrong_values_are_named():
     assert message({"name": "A"}) == "r.yaml: name = 'A': names are lower case"
 
 
+def test_the_line_is_short():
+    assert message({"name": "a", "inner": list(range(500))}).startswith("r.yaml: inner = [0, 1, 2, 3, ")
+    assert len(message({"name": "a", "inner": list(range(500))})) < 200
+    assert message({"name": None}) == "r.yaml: input should be a valid string"
+    with pytest.raises(InputError, match="^r.yaml: name = None: input"):
+        check(Outer, {"name": None}, "r.yaml", strict=True)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_and_infinity_are_refused(value):
     assert "inner.rate" in message({"name": "a", "inner": {"rate": value}})

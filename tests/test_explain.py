@@ -118,8 +118,9 @@ def test_each_study_is_explained_by_its_own_folds_cnn(finished, tmp_path, capsys
     from safetensors.torch import load_file, save_file
 
     from ct.rundir import RunDir, read_array, read_json, read_table
+    from pipeline.bars import no_bar
     from pipeline.explaining import explain_studies
-    from pipeline.stages import Run, no_bar
+    from pipeline.stages import Run
 
     shutil.copytree(finished, tmp_path / "r")
     folder = RunDir(tmp_path / "r")
@@ -148,7 +149,8 @@ def test_maps_of_old_weights_go_with_them(finished, tmp_path):
     import shutil
 
     from ct.rundir import RunDir, discard, write_json
-    from pipeline.stages import STAGES, Run, no_bar, run_stage
+    from pipeline.bars import no_bar
+    from pipeline.stages import STAGES, Run, run_stage
 
     shutil.copytree(finished, tmp_path / "r")
     folder = RunDir(tmp_path / "r")

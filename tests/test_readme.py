@@ -12,11 +12,14 @@ import pytest
 from conftest import ROOT, copy_tree
 
 import run
+from ct.submission import kaggle_command
 from pipeline.plan import OPTIONS
 from pipeline.recipe import RECIPES, find_recipe, load_recipe
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
+COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+SHOWN = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]  # not run: they need a GPU, or other data
 PYTHON = ".venv/bin/python run.py "
 
 
@@ -27,11 +30,12 @@ def test_every_command_is_accounted_for():
     assert "-m venv .venv" in makefile and '--editable ".[dev]"' in makefile  # make does the same
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(PYTHON)])
+@pytest.mark.parametrize("line", [line for line in COMMANDS + SHOWN if " run.py " in line and "torchrun" not in line])
 def test_words_are_known_and_values_fit(line):
-    verb, *words = shlex.split(line.removeprefix(PYTHON))
+    verb, *words = shlex.split(re.sub(r"^.*?python run.py | > .*", "", line))
     run.check_words([verb, *words])
-    given = dict(word[2:].replace("-", "_").split("=", 1) for word in words)
+    given = dict(word[2:].replace("-", "_").partition("=")[::2] for word in words)
+    given = {name: value or True for name, value in given.items()}
     if verb in OPTIONS:
         OPTIONS[verb].model_validate(given)
     if "recipe" in given:
@@ -43,6 +47,16 @@ def test_every_recipe_is_listed_and_loads():
     assert sorted(re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]* \|$", README, re.M)[-len(names) :]) == names
     for name in names:
         assert load_recipe(find_recipe(name)).name == name
+
+
+def test_links_within_the_page_find_their_section():
+    titles = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^## (.+)", README, re.M)}
+    found = re.findall(r"\]\(#([^)]+)\)", README)
+    assert len(found) >= 3 and set(found) <= titles
+
+
+def test_the_late_submission_is_the_one_that_submit_prints():
+    assert kaggle_command("runs/gold/submission.csv", "ICH-Stack gold") in SHOWN
 
 
 def test_pictures_and_linked_files_are_there():

@@ -46,6 +46,10 @@ def test_a_recipe_that_is_not_there(tmp_path):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="did you mean 'demo'"):
         find_recipe("dmeo")
+    with pytest.raises(
+        InputError, match=r"^--recipe=none.yaml: no such file; give the path of one, or a name: capstone, demo"
+    ):
+        find_recipe("none.yaml")
 
 
 def test_changes_are_checked():

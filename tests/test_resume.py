@@ -1,6 +1,5 @@
 """Killed in the middle of any stage, and run again: the same submission, byte for byte."""
 
-import io
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ from tiny_zip import pack
 import ct.dicom
 import ct.shards
 import run
-from pipeline.stages import STAGES, Bar, no_bar
+from pipeline.stages import STAGES
 
 
 def kill_in(folder, stage, wait):
@@ -117,14 +116,6 @@ def test_a_refused_label_does_not_cost_the_headers_twice(competition, tmp_path, 
     assert watch.run(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == (1, 40, 0)
     (data / "stage_2_train.csv").write_text(labels)
     assert watch.run(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == (0, 0, 40)
-
-
-def test_the_bar_does_not_count_what_was_done_before():
-    with Bar(total=100, disable=False, file=io.StringIO()) as bar:
-        bar.reach(40, kept=True)
-        bar.reach(50)
-        assert (bar.n, bar.initial) == (50, 40) and bar.format_dict["initial"] == 40
-    no_bar(100, "", "slice").reach(40, kept=True)
 
 
 @pytest.mark.slow

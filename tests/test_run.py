@@ -1,9 +1,13 @@
 """The command line stops at a wrong word before any work, and says which word was meant."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 import run
 from ct.errors import InputError
@@ -29,7 +33,13 @@ from ct.errors import InputError
         (["tune", "--run=r", "3"], 2, "unexpected '3'"),
         (["tune", "-r", "x"], 2, "unexpected '-r'"),
         (["tune", "--run=a", "--run=b"], 2, "--run is given twice"),
-        (["tune", "--run=r", "--trials"], 1, "trials = 'True'"),
+        (["tune", "--run=r", "--trials"], 2, "tune: --trials needs a value, written --trials=VALUE"),
+        (["tune", "--run", "--trials=3"], 2, "--run needs a value"),
+        (["status", "--json", "--run"], 2, "--run needs a value"),
+        (["--run=a_b", "train"], 2, "unexpected '--run=a_b'; the verb comes first"),
+        (["--version"], 2, "the verb comes first"),
+        (["synth", "--out=/dev/null/x", "--studies=2"], 1, "that is a file, where a folder is needed"),
+        (["new", "--run=r", "--recipe=none.yaml", "--data=d"], 1, "--recipe=none.yaml: no such file"),
         (["tune", "--run=r", "--trials=1.5"], 1, "trials = '1.5'"),
         (["tune", "--run=r", "--trials=0"], 1, "greater than or equal to 1"),
         (["report", "--run=r", "--studies=a"], 2, "no flag --studies, did you mean '--study'?"),
@@ -73,7 +83,9 @@ def test_help_describes_every_flag(verb, capsys):
     assert run.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
     flags = [p.replace("_", "-") for p in run.inspect.signature(run.VERBS[verb]).parameters if p != "self"]
-    assert all(f"  --{flag} " in out for flag in flags)
+    assert all(f"  --{flag} " in out for flag in [*flags, "quiet"]) and "False" not in out and "as for" not in out
+    for words in (["help", verb], ["--help", verb], [verb, "-h"]):
+        assert run.main(words) == 0 and capsys.readouterr().out == out
 
 
 @pytest.mark.parametrize("flag", ["--allow-unlabelled", "--allow_unlabelled", "--allow-unlabelled=true"])
@@ -124,6 +136,40 @@ def test_quiet_prints_nothing_but_errors(monkeypatch, capsys):
     assert run.main(["train", "--quiet", "--run=good"]) == 0 and capsys.readouterr() == ("", "")
     assert run.main(["train", "--run=bad", "--quiet"]) == 1 and capsys.readouterr() == ("", "error: no such thing\n")
     assert run.main(["train", "--run=good"]) == 0 and capsys.readouterr() == ("train\n", "a bar\n")
+
+
+def test_status_says_what_comes_next(finished, tmp_path, capsys):
+    copy = shutil.copytree(finished, tmp_path / "r")
+    assert run.main(["status", f"--run={copy}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"  all are fresh; see {copy / 'report.html'}"
+    (copy / "receipts" / "submit.json").unlink()
+    assert run.main(["status", f"--run={copy}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"  8 of 9 are fresh; next: python run.py all --run={copy}"
+
+
+def test_what_scripts_ask_for_is_printed_in_any_case(finished, capsys):
+    assert run.main(["status", f"--run={finished}", "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["report"]["state"] == "fresh"
+    assert run.main(["status", f"--run={finished}", "--quiet"]) == 0 and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", run.REMEDIES)
+def test_errors_of_the_system_say_what_to_do(number, monkeypatch, capsys):
+    def fails(verb, options):
+        raise OSError(number, os.strerror(number), "a/b")
+
+    monkeypatch.setattr("pipeline.verbs.execute", fails)
+    assert run.main(["train", "--run=r"]) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: a/b: {os.strerror(number).lower()}; {run.REMEDIES[number]}\n"
+
+
+def test_a_log_file_holds_lines_in_their_order(tmp_path):
+    """Python would keep what is printed to a file back, and write errors and bars before it."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import run; run.main([]); print('last', file=sys.stderr)"
+    with open(tmp_path / "log", "w") as log:
+        subprocess.run([sys.executable, "-c", script], stdout=log, stderr=log, check=True)
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "last"
 
 
 @pytest.mark.parametrize(

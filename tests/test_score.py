@@ -377,6 +377,7 @@ def test_wrong_words_stop_before_any_work(rich, model, strangers, tmp_path, caps
         ([f"--data={strangers}", to], "give one of --run (a finished run) and --model"),
         ([f"--data={strangers}", to, by, f"--run={rich}"], "give one of --run (a finished run) and --model"),
         ([f"--data={strangers}", "--to=full", by], "--to=full is there already"),
+        ([f"--data={strangers}", f"--to={strangers}/out", by], "among the files to be scored; name a folder elsewhere"),
         (["--data=none", to, by], "--data=none does not exist"),
         (["--data=empty", to, by], "--data=empty holds no files"),
         (["--data=full/a", to, by], "no whole zip archive"),
@@ -406,7 +407,7 @@ def test_a_run_that_is_stale_or_stacks_imports_is_refused(rich, strangers, tmp_p
     (folder / "recipe.yaml").write_text(yaml.safe_dump(changed))
     for verb in (["score", f"--data={strangers}"], ["export-model"]):
         assert run.main([*verb, f"--run={folder}", f"--to={tmp_path / 'out'}"]) == 1
-        assert "which is stale (recipe changed, features.reach: 1 -> 2); run `features` first" in error(capsys)
+        assert "which is stale (recipe changed, features.reach: 1 -> 2); run `features` or `all`" in error(capsys)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     oof = read_table(folder / "stage1/resnet/oof.parquet").dropna().rename_axis("slice_id")
     oof.to_csv(tmp_path / "oof.csv")

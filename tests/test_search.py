@@ -18,9 +18,9 @@ from ct.folds import assign_folds
 from ct.labels import LABELS
 from ct.rundir import write_table
 from pipeline import trials as trials_module
+from pipeline.bars import no_bar
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
 from pipeline.search import check_backbones, inner_split, search_cnn, verdict
-from pipeline.stages import no_bar
 from pipeline.trials import Bench, best_of, finished, kept, run_trials
 from pipeline.tuning import open_study
 from stage1_cnn.config import CnnConfig
@@ -449,7 +449,7 @@ def test_wrong_words_and_stale_inputs_are_refused(finished, tmp_path, capsys):
         assert code == 1 and says in err and out == ""
     (folder / "receipts" / "folds.json").unlink()
     code, _, err = call(capsys, "search", f"--run={folder}")
-    assert code == 1 and "search reads what folds makes, which is missing; run `folds` first" in err
+    assert code == 1 and "search reads what folds makes, which is missing; run `folds` or `all`" in err
     assert not (folder / "search").exists()
 
 

@@ -77,6 +77,11 @@ def test_other_images_are_refused(ranges, taken, says):
     assert (found[0].study_id, found[0].series_id) == ("S0", "R0")
 
 
+@pytest.mark.parametrize("tilt", [0.0, 3.0, 9.8, 20.1])
+def test_less_tilt_than_in_training_is_no_fault(ranges, tilt):
+    assert header(table(tilt_deg=tilt), ranges) == []
+
+
 def test_slices_that_are_not_axial_are_refused(ranges):
     found = header(table(tilt_deg=88.0), ranges)
     assert [f.refuses for f in found] == [True] and "88 degrees from axial" in found[0].what

@@ -217,7 +217,7 @@ def test_the_plan_deals_out_bleeds_and_traps(studies):
 
 def test_refusals(tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty"):
+    with pytest.raises(InputError, match="is there already"):
         write_competition(tmp_path, 2, 0, 32)
     assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
     with pytest.raises(InputError, match="kept.txt"):
