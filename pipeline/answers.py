@@ -4,7 +4,7 @@ import json
 import time
 
 from ct.rundir import read_json
-from pipeline.bars import progress_bar
+from pipeline.bars import progress_bar, say
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import RunOptions
 from pipeline.stages import STAGES, Run, run_stage, state
@@ -68,7 +68,7 @@ def score(options):
 
     if options.model:
         print(f"score: by the model {options.model}")
-        score(model_of_folder(options.model), options, print, progress_bar)
+        score(model_of_folder(options.model), options, say, progress_bar)
         return
     with opened(options) as run:
         check_fresh(run, "score", NEEDED)

@@ -75,6 +75,14 @@ def progress_bar(total, text, unit):
     return Lines(desc=f"  {text}", mininterval=PAUSE_IN_FILE, gui=True, **about)  # gui: tqdm writes nothing of its own
 
 
+def say(text):
+    """Print a line, above the bar that a terminal shows just now."""
+    if sys.stderr.isatty():
+        tqdm.write(text)
+    else:
+        print(text)
+
+
 def no_bar(total, text, unit):
     """Return a progress bar that never shows itself."""
     return Bar(total=total, disable=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.rundir import RunDir
-from pipeline.bars import progress_bar
+from pipeline.bars import progress_bar, say
 from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, tree_digest, why_stale
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
 
@@ -61,7 +61,7 @@ COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit
 class Run:
     """A run folder with its recipe, and a voice: what a stage's function gets."""
 
-    def __init__(self, root, say=print, bar=None):
+    def __init__(self, root, say=say, bar=None):
         self.dir = RunDir(root)
         if not self.dir.root.is_dir():
             raise InputError(f"--run={root}: no such run; make one with `new --run={root} --recipe=NAME --data=DIR`")

@@ -78,6 +78,20 @@ def test_on_a_terminal_it_is_a_bar():
     assert b"headers:" in said and b"%|" in said and said.endswith(b"\r")
 
 
+def test_what_is_printed_meanwhile_has_a_line_of_its_own():
+    script = SCRIPT.replace("        bar.reach(done)\n", "        bar.reach(done)\n    bars.say('batch halved')\n")
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    with subprocess.Popen([sys.executable, "-c", script, str(ROOT)], stdout=terminal, stderr=terminal):
+        os.close(terminal)
+        said = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while read := os.read(master, 10_000):
+                said += read
+    os.close(master)
+    assert re.search(rb"\|.*\r *\rbatch halved\r\n", said)
+
+
 def test_a_line_tells_the_time_left_by_the_pace_of_this_run(bar):
     bar.reach(160)
     assert written(bar) == ["  pixels: 160/1,000 slices, 4 min left"]  # 120 in 30 s
