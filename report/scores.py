@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from ct.labels import LABELS, SUBTYPES
+from ct.metrics import auc
 from report import figures
 from report.browser import HALF
 from report.read import scrub
@@ -93,28 +94,18 @@ def calibration(art):
 
 
 def curves(art):
-    """Return per label its ROC and precision-recall panels, None where undefined, and AUC and AP of the stages."""
+    """Return per label its ROC and precision-recall panels, and AUC and AP of each opinion; None where undefined."""
     truth, found = art.opinions(art.compared)
-    scores = art.scores or {"calibrated": {}, "stage_two": {}}
     rows = []
     for j, label in enumerate(LABELS):
         said = {kind: p[:, j] for kind, p in found.items()}
-        precision = figures.precision_recall_panel(label, truth[:, j], said)
-        rows.append(
-            {
-                "label": label,
-                "roc": figures.roc_panel(label, truth[:, j], said),
-                "precision": precision,
-                "auc": [scores[stage].get(label, {}).get("auc") for stage in ("calibrated", "stage_two")],
-                "ap": [_average_precision(truth[:, j], p) for p in said.values()] if precision else [],
-            }
-        )
+        row = {"roc": figures.roc_panel(label, truth[:, j], said), "AUC": None, "AP": None}
+        row |= {"label": label, "precision": figures.precision_recall_panel(label, truth[:, j], said)}
+        if row["roc"]:
+            known = [(truth[at, j], p[at]) for p in said.values() for at in [np.isfinite(p)]]
+            row |= {"AUC": [auc(y, p) for y, p in known], "AP": [average_precision_score(y, p) for y, p in known]}
+        rows.append(row)
     return rows if found else []
-
-
-def _average_precision(truth, p):
-    known = np.isfinite(p)
-    return float(average_precision_score(truth[known], p[known]))
 
 
 def confusion(art):

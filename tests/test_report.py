@@ -291,10 +291,23 @@ def fabricated(tmp_path_factory):
 @pytest.fixture
 def run(fabricated, tmp_path, monkeypatch):
     """A copy of the whole run, with a stand-in for the pixels."""
-    shutil.copytree(fabricated.root, tmp_path / "runs" / "demo")
-    made = rundir.RunDir(tmp_path / "runs" / "demo")
-    made.pixels.mkdir()
     monkeypatch.setattr(report.read, "PixelCache", FakePixels)
+    return with_pixels(fabricated, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(fabricated, tmp_path_factory):
+    """The text of the whole run's report, its parsed page, and the run; made once, nobody writes to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report.read, "PixelCache", FakePixels)
+        run = with_pixels(fabricated, tmp_path_factory.mktemp("whole"))
+        return *page_of(run), run
+
+
+def with_pixels(fabricated, folder):
+    shutil.copytree(fabricated.root, folder / "runs" / "demo")
+    made = rundir.RunDir(folder / "runs" / "demo")
+    made.pixels.mkdir()
     return made
 
 
@@ -311,9 +324,9 @@ def signed(value):
     return f"{value:+.4f}".replace("-", "−")
 
 
-def test_the_page_is_whole(run):
+def test_the_page_is_whole(whole):
     """Every section is there once and in order, tags are balanced, headings do not skip a level, ids are unique."""
-    text, page = page_of(run)
+    text, page, run = whole
     assert page.sections == SECTIONS
     assert page.lang == "en" and page.headings[0] == 1 and page.headings.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
@@ -328,18 +341,18 @@ def test_the_page_is_whole(run):
     assert "out of fold: scored patients were never seen by the models or the tuning" in text
 
 
-def test_nothing_outside_is_asked_for(run):
+def test_nothing_outside_is_asked_for(whole):
     """All pictures and scripts lie in the page, and pictures have an alternative text."""
-    text, page = page_of(run)
+    text, page, _ = whole
     assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.links)
     assert not re.search(r"<script[^>]+src|@import|url\(|fetch\(|https?://(?!www.w3.org/2000/svg)", text)
     assert page.images and all(image["alt"] for image in page.images)
     assert len(text) < 6e6
 
 
-def test_the_table_says_what_the_scores_say(run):
+def test_the_table_says_what_the_scores_say(whole):
     """Every figure of the table is that of scores.json, to four decimals."""
-    _, page = page_of(run)
+    _, page, run = whole
     scores = rundir.read_json(run.stage2 / "scores.json")
     for label in ("weighted", *LABELS):
         before, after, gain = scores["calibrated"][label], scores["stage_two"][label], scores["gain"][label]
@@ -382,9 +395,9 @@ def test_of_a_database_only_the_kind_is_shown():
     assert read.without_paths(recipe) == {"stage2": {"storage": "postgresql://…"}}
 
 
-def test_each_cnn_has_its_scores(run):
+def test_each_cnn_has_its_scores(whole):
     """The second table holds loss and AUC of each CNN."""
-    _, page = page_of(run)
+    _, page, run = whole
     scores = rundir.read_json(run.stage2 / "scores.json")["models"]
     row = next(r for r in page.rows if [c.strip() for c in r[:1]] == ["subdural"] and len(r) == 1 + 2 * len(MODELS))
     expected = [f"{scores[model]['subdural'][key]:.4f}" for model in MODELS for key in ("loss", "auc")]
@@ -408,9 +421,9 @@ def test_the_first_screen_gives_the_verdict(run):
     assert "Better than stage two: vgg alone." in page_of(run)[0]
 
 
-def test_labels_that_are_not_stacked_say_why(run):
+def test_labels_that_are_not_stacked_say_why(whole):
     """A label dropped in all folds and one dropped in some give their reasons; the others have none."""
-    _, page = page_of(run)
+    _, page, _ = whole
     notes = [" ".join(row[0].split()) for row in page.rows if len(row) == 1]
     assert notes == [
         "epidural: not stacked: fewer than 10 positives <b>in all</b>",
@@ -429,17 +442,17 @@ def test_reasons_that_differ_are_listed_by_fold(run):
     assert note == "any: not stacked: whyfold 0, 2: too fewfold 1: no gain"
 
 
-def test_text_from_outside_is_escaped(run):
+def test_text_from_outside_is_escaped(whole):
     """A reason that holds a script stays text."""
-    text, page = page_of(run)
+    text, page, _ = whole
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<b>in all" not in text
     assert page.row("stage_2_train/ID_6431af929.dcm")[1:] == ['<script>alert(1)</script> & "no header"', "train", "header"]
 
 
-def test_no_path_of_the_machine_is_shown(run):
+def test_no_path_of_the_machine_is_shown(whole):
     """Neither the data's folder, nor that of the run, nor those in receipts and reasons."""
-    text, _ = page_of(run)
+    text, _, run = whole
     assert str(run.root.parent) not in text and "somebody" not in text and "/home" not in text
     assert "source: rsna" in text and "labels: train.csv" in text and "…/x.dcm: 12 of 524288 bytes" in text
 
@@ -457,9 +470,9 @@ def test_scrub(text, shown):
     assert read.scrub(text) == shown
 
 
-def test_patients_in_both_sets_are_named(run):
+def test_patients_in_both_sets_are_named(whole):
     """The test patient who is also in train is named, and the fates of quarantined files are counted."""
-    text, page = page_of(run)
+    text, page, _ = whole
     assert "<code>ID_00000000</code>" in text and "finished 2026-01-02 03:04 UTC" in text
     assert "<code>0123abc+</code> (+: files were changed since)." in text
     assert "<b>1</b> train, header does not read: left out" in text
@@ -467,9 +480,9 @@ def test_patients_in_both_sets_are_named(run):
     assert "How the 20 series lie" in text and "<dt>series tilted by more than 1 degree</dt><dd>13</dd>" in text
 
 
-def test_folds_and_prevalence(run):
+def test_folds_and_prevalence(whole):
     """Sizes and shares are those of the tables."""
-    _, page = page_of(run)
+    _, page, run = whole
     table = rundir.read_table(run.slices).join(rundir.read_table(run.folds))
     rows = table[(table["split"] == "train") & (table["fold"] == 1)]
     shares = [f"{100 * rows[label].mean():.2f} %" for label in LABELS]
@@ -479,9 +492,9 @@ def test_folds_and_prevalence(run):
     assert row[4].strip() == f"{100 * final:.2f} %"
 
 
-def test_the_best_so_far_of_each_search_is_drawn(run):
+def test_the_best_so_far_of_each_search_is_drawn(whole):
     """A line a fold, which rises, and which a pruned trial does not move."""
-    text, _ = page_of(run)
+    text, _, run = whole
     section = text[text.index('<section id="tuning"') :].partition("</section>")[0]
     assert section.count("<svg") == 5 and section.count('<g class="held-out"') == 5 * FOLDS
     assert "Tuning of subdural: best gain" in section and "Tuning of epidural" not in section
@@ -492,9 +505,9 @@ def test_the_best_so_far_of_each_search_is_drawn(run):
     assert best[2] == best[1] == -losses[:2].min() and best[-1] == -losses[trials["state"] == "complete"].min()
 
 
-def test_settings_that_mattered_and_those_that_were_taken(run):
+def test_settings_that_mattered_and_those_that_were_taken(whole):
     """In percent, a dash where a label has none; each choice once, with its folds and its gain."""
-    text, page = page_of(run)
+    text, page, _ = whole
     assert page.row("rate")[1:] == ["30", "–", "30", "30", "30", "30"] and page.row("L2")[1] == "1"
     rows = [[cell.strip() for cell in row] for row in page.rows]
     settings = ["context", "0.05", "7", "20", "0.4", "0.8", "10", "90", "12"]
@@ -521,9 +534,9 @@ def test_few_trials_tell_no_importances(run):
     assert "It cannot be told: no search has trials enough." in page_of(run)[0]
 
 
-def test_features_are_the_twenty_greatest(run):
+def test_features_are_the_twenty_greatest(whole):
     """Ordered by the mean over the labels, first by SHAP, then by gain, each with its meaning and its values."""
-    text, page = page_of(run)
+    text, page, run = whole
     rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
     found = [row for row in rows if row[0].endswith(" is")]
     expected = []
@@ -547,9 +560,9 @@ def test_a_run_without_contributions(run):
     assert "By SHAP" not in text and "By gain" in text and page.sections == SECTIONS
 
 
-def test_the_cost_of_each_stage(run):
+def test_the_cost_of_each_stage(whole):
     """Seconds, memory and disk, and their sum; the data's digests and no others."""
-    text, page = page_of(run)
+    text, page, _ = whole
     assert page.row("train")[1:] == ["13 min 20 s", "512 MB", "1.5 GB", "2026-01-02 03:04 UTC"]
     assert page.row("together")[1:4] == ["17 min 26 s", "512 MB", "12.0 GB"]
     assert "<code>ingest0123</code>" in text and "train0123" not in text
