@@ -27,8 +27,8 @@ def example_run(folder, recipe, spoil=None, **competition):
 def repeated(slices, index, rows, copy, first=0):
     """Return the slice table and the index of the pixel cache with rows of theirs repeated.
 
-    rows: (n,) the row of each new slice; copy: (n,) which copy of its patient, study and series it belongs to; first: number of
-    the first new slice, whose name it becomes. All copies of a slice point to the same pixels.
+    rows: (n,) the row of each new slice; copy: (n,) which copy of its patient, study and series it belongs to; first: number
+    of the first new slice, whose name it becomes. All copies of a slice point to the same pixels.
     """
     slices, index = slices.iloc[rows].copy(), index.iloc[rows].copy()
     for name in ("patient_id", "study_id", "series_id"):
