@@ -10,7 +10,6 @@ all slices, only what the tables say of each: at most KB_A_SLICE.
 
 import argparse
 import contextlib
-import io
 import shutil
 import subprocess
 import sys
@@ -23,9 +22,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import run as command_line  # noqa: E402
+from benchmarks.grown import example_run, repeated  # noqa: E402
 from ct.rundir import read_table, write_table  # noqa: E402
-from ct.synthetic import write_competition  # noqa: E402
 from pipeline.bars import Bar  # noqa: E402
 from pipeline.stages import Run  # noqa: E402
 
@@ -53,7 +51,7 @@ def main():
     print(f"           {FEW:,} slices  {MANY:,} slices  growth   a slice (bar {KB_A_SLICE:g} KB)   seconds")
     missed = []
     with tempfile.TemporaryDirectory(prefix="ich-memory-") as folder:
-        base = make_run(Path(folder))
+        base = example_run(Path(folder), RECIPE, studies=6, size=64)
         for what, split in (("train", "train"), ("predict", "test")):
             peaks, start = [], time.perf_counter()
             for rows in (FEW, MANY):
@@ -72,31 +70,14 @@ def main():
     return 1 if missed else 0
 
 
-def make_run(folder):
-    """Write an example competition and bring it to its folds, by the verbs. Returns the run folder."""
-    write_competition(folder / "data", studies=6, seed=0, size=64)
-    (folder / "memory.yaml").write_text(RECIPE)
-    base = folder / "base"
-    with contextlib.redirect_stdout(io.StringIO()):
-        for words in (["new", f"--run={base}", f"--recipe={folder / 'memory.yaml'}", f"--data={folder / 'data'}"],
-                      ["ingest", f"--run={base}", "--workers=1"]):  # fmt: skip
-            if command_line.main(words):
-                raise SystemExit(f"{' '.join(words)} failed")
-    return base
-
-
 def grow(base, grown, rows, split):
     """Copy a run folder with its slices repeated, under names of their own, until there are `rows`, all of one split."""
     shutil.copytree(base, grown)
     slices, index = read_table(base / "slices.parquet"), read_table(base / "pixels" / "index.parquet")
     labelled = np.flatnonzero((slices["split"] == "train") & slices["readable"])
     copy, at = np.divmod(np.arange(rows), len(labelled))
-    slices, index = slices.iloc[labelled[at]].copy(), index.iloc[labelled[at]].copy()
-    for name in ("patient_id", "study_id", "series_id"):
-        slices[name] = slices[name] + [f"{number:04x}" for number in copy]
+    slices, index = repeated(slices, index, labelled[at], copy)
     slices["split"] = split
-    slices.index = index.index = [f"ID_{number:09x}" for number in range(rows)]
-    slices.index.name = index.index.name = "slice_id"
     write_table(grown / "slices.parquet", slices)
     write_table(grown / "pixels" / "index.parquet", index)
     write_table(grown / "folds.parquet", slices[[]].assign(fold=copy % FOLDS))

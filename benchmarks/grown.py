@@ -1,0 +1,38 @@
+"""Runs of any size from a small example competition: its slices repeated, under names of their own."""
+
+import contextlib
+import io
+
+import run as command_line
+from ct.synthetic import write_competition
+
+
+def example_run(folder, recipe, spoil=None, **competition):
+    """Write an example competition to folder/"data" and ingest it, by the verbs, into folder/"base", which is returned.
+
+    recipe: YAML; spoil: called with the data's folder before it is read, if given; competition: as of `write_competition`
+    """
+    write_competition(folder / "data", seed=0, **competition)
+    if spoil:
+        spoil(folder / "data")
+    (folder / "recipe.yaml").write_text(recipe)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for words in (["new", f"--run={folder / 'base'}", f"--recipe={folder / 'recipe.yaml'}", f"--data={folder / 'data'}"],
+                      ["ingest", f"--run={folder / 'base'}", "--workers=1"]):  # fmt: skip
+            if command_line.main(words):
+                raise SystemExit(f"{' '.join(words)} failed")
+    return folder / "base"
+
+
+def repeated(slices, index, rows, copy, first=0):
+    """Return the slice table and the index of the pixel cache with rows of theirs repeated.
+
+    rows: (n,) the row of each new slice; copy: (n,) which copy of its patient, study and series it belongs to; first: number
+    of the first new slice, whose name it becomes. All copies of a slice point to the same pixels.
+    """
+    slices, index = slices.iloc[rows].copy(), index.iloc[rows].copy()
+    for name in ("patient_id", "study_id", "series_id"):
+        slices[name] = slices[name] + [f"{number:04x}" for number in copy]
+    slices.index = index.index = [f"ID_{number:09x}" for number in range(first, first + len(rows))]
+    slices.index.name = index.index.name = "slice_id"
+    return slices, index
