@@ -4,8 +4,8 @@ import datetime
 
 import numpy as np
 
-from ct.labels import LABELS, WEIGHTS
-from ct.metrics import auc, log_loss, patient_bootstrap
+from ct.labels import LABELS
+from ct.metrics import score_table
 from ct.rundir import read_table
 from pipeline.fresh import commit
 from pipeline.model import studies_of_run
@@ -74,25 +74,9 @@ def training_card(run, model):
         "patients": len(set(patients)),
         "prior": model.stage2["prior"],
         "training": model.stage2["training"],
-        "of_slices": scores(y, oof, patients, run.recipe.seed),
-        "of_studies": scores(studies[list(LABELS)].to_numpy(np.float64), said, of_study, run.recipe.seed),
+        "of_slices": score_table(y, oof, patients, run.recipe.seed),
+        "of_studies": score_table(studies[list(LABELS)].to_numpy(np.float64), said, of_study, run.recipe.seed),
     }
-
-
-def scores(y, p, patients, seed):
-    """Return {"weighted" or label: {"loss", "low", "high", "auc", "positives"}} of labels y and probabilities p, both (n, 6).
-
-    low, high: 95 % interval of the loss, by drawing whole patients (n,)
-    """
-    losses = log_loss(y, p)
-    losses = np.column_stack([losses @ WEIGHTS, losses])
-    low, high = patient_bootstrap(losses, patients, seed=seed)
-    found = {}
-    for j, name in enumerate(("weighted", *LABELS)):
-        found[name] = {"loss": float(losses[:, j].mean()), "low": float(low[j]), "high": float(high[j])}
-        if j:
-            found[name] |= {"auc": auc(y[:, j - 1], p[:, j - 1]), "positives": int(y[:, j - 1].sum())}
-    return found
 
 
 def card_text(card):
