@@ -11,7 +11,7 @@ from report.read import scrub
 
 
 def summary(art):
-    """Return the verdict on stage two, the ladder of losses and the counts of the first screen."""
+    """Return the verdict on stage two, the drawings of losses and gains, and the counts of the first screen."""
     train, test = (art.slices[art.slices["split"] == split] for split in ("train", "test"))
     found = {
         "train": {"slices": len(train), "studies": train["study_id"].nunique(), "patients": train["patient_id"].nunique()},

@@ -64,31 +64,29 @@ def test_in_a_file_each_update_is_a_line(tmp_path):
     assert re.fullmatch(r"  resnet fold 0: 1 studies in \d+ s, epoch=1, loss=0.5", study)
 
 
-def test_on_a_terminal_it_is_a_bar():
+def on_a_terminal(script, **streams):
+    """What a script writes to a terminal of 80 columns: its errors, and its output where `streams` does not lead it away."""
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
-    words = [sys.executable, "-c", SCRIPT, str(ROOT)]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=terminal):
+    with subprocess.Popen([sys.executable, "-c", script, str(ROOT)], **{"stdout": terminal, "stderr": terminal} | streams):
         os.close(terminal)
         said = b""
         with contextlib.suppress(OSError):  # the other end is closed
             while read := os.read(master, 10_000):
                 said += read
     os.close(master)
+    return said
+
+
+def test_on_a_terminal_it_is_a_bar():
+    said = on_a_terminal(SCRIPT, stdout=subprocess.DEVNULL)
     assert b"headers:" in said and b"%|" in said and said.endswith(b"\r")
 
 
 def test_what_is_printed_meanwhile_has_a_line_of_its_own():
-    script = SCRIPT.replace("        bar.reach(done)\n", "        bar.reach(done)\n    bars.say('batch halved')\n")
-    master, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 80))
-    with subprocess.Popen([sys.executable, "-c", script, str(ROOT)], stdout=terminal, stderr=terminal):
-        os.close(terminal)
-        said = b""
-        with contextlib.suppress(OSError):  # the other end is closed
-            while read := os.read(master, 10_000):
-                said += read
-    os.close(master)
+    said = on_a_terminal(
+        SCRIPT.replace("        bar.reach(done)\n", "        bar.reach(done)\n    bars.say('batch halved')\n")
+    )
     assert re.search(rb"\|.*\r *\rbatch halved\r\n", said)
 
 
