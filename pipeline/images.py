@@ -16,6 +16,7 @@ from ct.labels import LABELS, read_labels
 from ct.oddities import oddities
 from ct.rundir import discard, read_table, replacing, resuming, write_json, write_table
 from ct.shards import write_cache
+from ct.sheets import write_sheet
 from ct.slices import PIXEL_COLUMNS, order_slices
 from pipeline.fresh import versions
 from pipeline.tables import match_sample
@@ -45,7 +46,7 @@ def ingest(run, receipt):
 
         write_table(run.dir.slices, slices.assign(path=public_paths(slices["path"], slices.index)))
         with replacing(run.dir.quarantine) as part:
-            quarantine.sort_values("path").to_csv(part, index=False)
+            write_sheet(part, quarantine.sort_values("path"), index=False, private=True)
         write_json(run.dir.ingest, counts)
         with replacing(run.dir.pixels) as part:
             os.replace(work / "pixels", part)
@@ -80,7 +81,7 @@ def ingest_list(run, receipt):
     counts |= summary(slices, quarantine) | {"unlabelled": len(lacking)}
     write_table(run.dir.slices, slices)
     with replacing(run.dir.quarantine) as part:
-        quarantine.to_csv(part, index=False)
+        write_sheet(part, quarantine, index=False, private=True)
     write_json(run.dir.ingest, counts)
     receipt.made += [run.dir.slices, run.dir.quarantine, run.dir.ingest]
     for line in describe(counts):

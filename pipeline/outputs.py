@@ -5,6 +5,7 @@ import pandas as pd
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import discard, read_table, replacing
+from ct.sheets import read_sheet
 from ct.submission import check_submission, fill_submission, kaggle_command, write_submission
 from pipeline.tables import match_sample, stage_one, training_prior
 from report import write_report
@@ -46,7 +47,7 @@ def write_probs(run, probs, path):
     probs: table indexed by slice id, columns LABELS. Quarantined test slices get the training prior; so do slices of the
     sample that have no file, where the recipe says `missing: prior`.
     """
-    key, quarantine = run.dir.key.read_bytes(), pd.read_csv(run.dir.quarantine, dtype=str, keep_default_na=False)
+    key, quarantine = run.dir.key.read_bytes(), read_sheet(run.dir.quarantine)
     sample = match_sample(run.find_sample(), key, probs.index, quarantine, run.recipe.data.missing)
     ids, slice_id, label, quarantined, fileless = sample
     if lacking := quarantined + fileless:

@@ -12,6 +12,7 @@ from scipy.special import expit
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import discard, replacing, write_json, write_table
+from ct.sheets import write_sheet
 from ct.suitability import Finding
 from features.build import build_features, mean_logits
 from features.chain import chain_logits
@@ -125,14 +126,14 @@ def remark_table(findings):
 
 
 def write_tables(part, incoming, probs, studies, remarks):
-    """Write the tables to the folder `part`. names.csv alone says which file is which."""
+    """Write the tables to the folder `part`. Only names.csv and quarantine.csv name files, and only their owner reads them."""
     for name, table in (("slices", probs), ("studies", studies)):
         write_table(part / f"{name}.parquet", table)
-        table.to_csv(part / f"{name}.csv")
+        write_sheet(part / f"{name}.csv", table)
     names = incoming.found[["study_id", "series_id"]].join(incoming.acquisition[["path", "sop_uid", "study_uid"]])
-    names.to_csv(part / "names.csv")
-    remarks.to_csv(part / "remarks.csv", index=False)
-    incoming.quarantine.to_csv(part / "quarantine.csv", index=False)
+    write_sheet(part / "names.csv", names, private=True)
+    write_sheet(part / "remarks.csv", remarks, index=False)
+    write_sheet(part / "quarantine.csv", incoming.quarantine, index=False, private=True)
 
 
 def _tell(say, studies, probs, remarks, quarantine):

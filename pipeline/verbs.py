@@ -80,8 +80,8 @@ def new(options):
     check_installed(recipe.stage2.components)
     recipe = _check_models(_check_source(recipe))
     run.root.mkdir(parents=True, exist_ok=True)
+    run.key.touch(mode=0o600)  # before there is anything in it to read
     run.key.write_bytes(secrets.token_bytes(32))
-    run.key.chmod(0o600)
     save_recipe(run.recipe, recipe)
     print(f"new: {options.run} with the recipe {recipe.name}, data in {options.data or options.slices}")
     if recipe.stage1.models:

@@ -13,6 +13,7 @@ from ct import rundir
 from ct.header import public_paths
 from ct.labels import LABELS
 from ct.pixels import PixelCache
+from ct.sheets import read_sheet
 from ct.windows import apply_window, window_bounds
 
 STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
@@ -162,7 +163,7 @@ def _quarantine(path):
     if not Path(path).exists():
         return pd.DataFrame(columns=columns)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_sheet(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=columns)
     return table.assign(path=public_paths(table["path"], table["slice_id"]), reason=table["reason"].map(scrub))
