@@ -5,17 +5,21 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import yaml
+from markupsafe import Markup
 
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.rundir import write_text
 from report import figures
 from report.browser import BROWSER_SLICES, browser, choose, costliest
+from report.policy import with_policy
 from report.read import read_run, thumbnails
 from report.scores import calibration, confusion, curves, ladder, summary, table
 from report.strips import studies
 from report.tuning import tuning
 
+TEMPLATES = Path(__file__).parent / "templates"
+STYLES, SCRIPTS = ("page.css", "browser.css"), ("browser.js",)
 SHOWN_FEATURES = 20
 SHOWN_FAULTS = 100  # rows of the quarantine; the rest is counted
 SHOWN_PATIENTS = 40
@@ -57,7 +61,7 @@ def write_report(run, progress=None, browser_slices=BROWSER_SLICES):
     tell("browser")
     shown = choose(art, browser_slices)
     context |= {"shown": shown, "costliest": costliest(art, shown), "browser": browser(art, run, shown)}
-    write_text(run.report, environment().get_template("page.html").render(context))
+    write_text(run.report, rendered("page.html", context))
     return run.report
 
 
@@ -68,14 +72,21 @@ def write_study(run, study):
         raise InputError(f"--study={study}: the run has no such study; slices.parquet lists them in study_id")
     context = {"name": art.recipe.get("name", run.root.name), "study": study}
     context["browser"] = browser(art, run, {study: "asked for"})
-    write_text(run.study_page(study), environment().get_template("study.html").render(context))
+    write_text(run.study_page(study), rendered("study.html", context))
     return run.study_page(study)
+
+
+def rendered(template, context):
+    """Return a page: a template filled with `context`, its own style and script, and the policy that allows these alone."""
+    style, script = (Markup("\n".join((TEMPLATES / name).read_text() for name in names)) for names in (STYLES, SCRIPTS))
+    page = environment().get_template(template).render(context | {"style": style, "script": script})
+    return with_policy(page, style, script)
 
 
 def environment():
     """Return jinja2's environment of the templates, with the filters that they use."""
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,7 +6,7 @@ from ct.labels import LABELS
 from ct.rundir import write_text
 from ct.windows import apply_window, window_bounds
 from report.browser import BROWSER_SLICES, contents, study_facts
-from report.page import environment
+from report.page import rendered
 from report.strips import SHOWN_SLICES, lane, montage, worth_a_lane
 
 SHOWN_STUDIES = 40  # with their slices; the others have a row in the table
@@ -40,7 +40,7 @@ def write_page(path, name, studies, slices, stage_one, remarks, read_hu):
         "browser": contents(["raw", "final"], found, labelled=False, explained=False),
         "strips": [strip(study, parts[study], numbers[study], read_hu) for study in likeliest[:SHOWN_STUDIES]],
     }
-    write_text(path, environment().get_template("scored.html").render(context))
+    write_text(path, rendered("scored.html", context))
 
 
 def _while_there_is_room(studies, parts):

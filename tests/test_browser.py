@@ -79,3 +79,33 @@ def test_the_page_of_scores(browser, page, competition, width, tmp_path):
     reader.scroll(browser)
     reader.switch_windows(browser)
     reader.fits(browser, tmp_path, width, ("study-browser", "slices"))
+
+
+INJECTED = """<p id="strange" style="position: fixed">x</p><script>document.title = "ran"</script>
+<img src="x.png" onerror="document.title = 'ran'"><svg onload="document.title = 'ran'"></svg><base href="https://example.org/">
+<form action="https://example.org/"><button id="send">send</button></form></body>"""
+
+
+@pytest.mark.parametrize("kind", ["report", "study", "scores"])
+def test_what_strangers_put_into_a_page_does_nothing(browser, page, competition, kind, tmp_path):
+    """The page itself is well with its policy, which `browser` asserts of all pages; what is put into it does not run."""
+    address, made = page
+    study = next(made.explain("resnet").glob("*.json")).stem
+    words = {
+        "report": None,
+        "study": ["report", f"--run={made.root}", f"--study={study}"],
+        "scores": ["score", f"--run={made.root}", f"--data={competition / 'stage_2_test'}", f"--to={tmp_path / 'out'}"],
+    }[kind]
+    assert not words or command_line.main(words) == 0
+    path = {"report": made.report, "study": made.study_page(study), "scores": tmp_path / "out" / "page.html"}[kind]
+    copy = tmp_path / "copy.html"
+    copy.write_text(path.read_text().replace("</body>", INJECTED))
+    opened(browser, copy.as_uri())
+    browser.execute_script("document.getElementById('send').click()")
+    assert browser.title != "ran" and browser.current_url == copy.as_uri()
+    place = "return getComputedStyle(document.getElementById('strange')).position"
+    assert browser.execute_script(place) == "static"
+    assert browser.execute_script("return document.baseURI") == copy.as_uri()
+    complaints = [entry["message"] for entry in browser.get_log("browser")]
+    assert len(complaints) >= 5 and all("Content Security Policy" in text for text in complaints), complaints
+    opened(browser, path.as_uri())

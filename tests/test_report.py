@@ -7,13 +7,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from test_policy import check
 
 import report.read
 from ct import metrics, rundir
 from ct.errors import InputError
 from ct.labels import LABELS, SUBTYPES
 from ct.slices import COLUMNS
-from report import read, scores, strips, tuning, write_report
+from report import read, scores, strips, tuning, write_report, write_study
 
 FOLDS = 3
 MODELS = ("resnet", "vgg")
@@ -317,6 +318,12 @@ def page_of(run):
     assert path == run.report
     text = path.read_text()
     return text, Page(text)
+
+
+def test_its_policy_allows_its_own_script_and_style_alone(whole, run):
+    check(whole[0])
+    study = rundir.read_table(run.slices)["study_id"].iloc[0]
+    check(write_study(run, study).read_text())
 
 
 def signed(value):
