@@ -191,6 +191,7 @@ class RunDir:
         self.stage2 = self.root / "stage2"
         self.probes = self.stage2 / "features" / "probes.safetensors"
         self.chain = self.stage2 / "features" / "chain.json"
+        self.parts = self.stage2 / "features" / "parts.parquet"  # (fold, part) of each patient of train; older runs lack it
         self.submission = self.root / "submission.csv"
         self.submission_one = self.root / "submission-stage-one.csv"
         self.report = self.root / "report.html"

@@ -108,6 +108,19 @@ def chain_logits(slices, logits, chains):
     return found
 
 
+def unseen_chain_logits(slices, logits: np.ndarray, fold: np.ndarray, chains: list) -> np.ndarray:
+    """Return the posterior logits, float32 (n, c), of raw logits (n, c) by chains not fitted on these rows' own patients.
+
+    slices: sorted slice table, series whole; fold: (n,) int, the fold in train of each row's patient, -1 for a patient who is
+    not in train; chains: K + 1 lists of c Chains, without each fold and, last, of all folds
+    """
+    columns = chain_logits(slices, logits, chains[-1])
+    for k in np.unique(fold[fold >= 0]):
+        own = fold == k
+        columns[own] = chain_logits(slices[own], logits[own], chains[k])
+    return columns
+
+
 def cross_fit_chain(slices, logits, y, fold, folds):
     """Return the posterior logits of every row by chains that are fitted on the patients of the other folds.
 

@@ -77,8 +77,9 @@ def cross_fit_probe(embeddings, y, patients):
     embeddings: (n, d) float16, may be a memory map; NaN rows are unknown
     y:          (n, c) 0, 1 or NaN where unlabelled; patients: (n,)
 
-    Returns (logits, probe): (n, c) float32, NaN where there is no embedding or, with a single patient, no other's; and the
-    probe of all rows, for slices of other patients. Rows are read twice, ROWS at a time.
+    Returns (logits, probe, parts): (n, c) float32, NaN where there is no embedding or, with a single patient, no other's; the
+    probe of all rows, for slices of other patients; and the probes without the patients of each part, none with a single
+    patient. Rows are read twice, ROWS at a time.
     """
     part, (n, d), c = part_of_patient(patients), embeddings.shape, y.shape[1]
     parts = part.max(initial=0) + 1
@@ -98,7 +99,22 @@ def cross_fit_probe(embeddings, y, patients):
         for j, probe in enumerate(probes):
             own = part[rows] == j
             logits[rows][own] = probe.logits(x[own])
-    return logits, fit_probe(whole, centre)
+    return logits, fit_probe(whole, centre), probes
+
+
+def unseen_logits(probe: Probe, parts: list[Probe], embeddings: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Return logits (m, c), float32, of embeddings (m, d) by probes that were not fitted on these rows' own patients.
+
+    probe, parts: as returned by cross_fit_probe; part: (m,) int, the part of each row's patient among the patients that the
+    probes were fitted on, -1 for a patient who is not one of them: the probe of all rows
+
+    NaN where the embedding is NaN, or where the patient is the only one the probe was fitted on.
+    """
+    logits = probe.logits(embeddings)
+    for j in np.unique(part[part >= 0]):
+        own = np.flatnonzero(part == j)
+        logits[own] = parts[j].logits(embeddings[own]) if j < len(parts) else np.nan
+    return logits
 
 
 def fit_probe(moments, centre):

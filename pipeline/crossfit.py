@@ -3,14 +3,15 @@
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.rundir import read_array, read_table, replacing, write_arrays, write_json
+from ct.rundir import read_array, read_table, replacing, write_arrays, write_json, write_table
 from features.build import mean_logits
-from features.chain import chain_logits, cross_fit_chain
-from features.embeddings import cross_fit_probe
-from pipeline.tables import opinions
+from features.chain import cross_fit_chain, unseen_chain_logits
+from features.embeddings import cross_fit_probe, part_of_patient, unseen_logits
+from pipeline.tables import load_test_fold, opinions
 
 
 @contextmanager
@@ -33,43 +34,77 @@ def cross_fitted(run, train, test, said):
     train, test: slice tables; said: opinions of the train slices. The chains' and probes' parameters are kept in the run.
 
     Returns build_features' keywords `chain` and `probes` for the train slices, and a list of those for the test slices by
-    each fold's CNNs: chains of all folds, the probe of all that CNN's held-out slices.
+    each fold's CNNs: chains of all folds and the probe of all that CNN's held-out slices, or, where the patient is also in
+    train, the chains without the patient's fold and the probe without the patient's part of it.
     Raises InputError where a probe is wanted of an imported model.
     """
     config, k_folds = run.recipe.features, run.recipe.folds.k
     y, fold = train[list(LABELS)].to_numpy(np.float64), read_table(run.dir.folds)["fold"].reindex(train.index).to_numpy()
     of_train, of_test = {}, [{} for _ in range(k_folds)]
+    test_fold, parts = load_test_fold(run.dir), patient_parts(train["patient_id"], fold)
+    if config.chain or config.probe:
+        write_table(run.dir.parts, parts)
     if config.probe and run.recipe.stage1.imports:
         raise InputError("features.probe wants embeddings, which imported models lack; set it to false in recipe.yaml")
     if config.chain:
         of_train["chain"], chains = cross_fit_chain(train, mean_logits(said, config.clip), y, fold, k_folds)
         for k in range(k_folds):
             logits = mean_logits(opinions(run, test.index, k), config.clip)
-            of_test[k]["chain"] = chain_logits(test, logits, list(chains[-1].values()))
+            of_test[k]["chain"] = unseen_chain_logits(test, logits, test_fold, [list(each.values()) for each in chains])
         where = [*(f"without fold {k}" for k in range(k_folds)), "of all folds"]
         fitted = {label: {w: c[label]._asdict() for w, c in zip(where, chains, strict=True)} for label in LABELS}
         write_json(run.dir.chain, fitted)
     if config.probe:
         of_train["probes"], kept = {}, {}
         for model in run.recipe.stage1.models:
-            of_train["probes"][model.name], asked, probes = _probe(run, model.name, train, test, y)
             for k in range(k_folds):
-                of_test[k].setdefault("probes", {})[model.name] = asked[k]
-                kept |= {f"{model.name}.fold{k}.{part}": array for part, array in vars(probes[k]).items()}
+                part = unseen_part(test["patient_id"], test_fold, parts, k)
+                of_train_k, of_test_k, fitted = _probe(run.dir.fold(model.name, k), train, test.index, part)
+                columns = of_train["probes"].setdefault(model.name, np.full(y.shape, np.nan, np.float32))
+                columns[fold == k] = of_train_k
+                of_test[k].setdefault("probes", {})[model.name] = of_test_k
+                kept |= {f"{model.name}.fold{k}.{name}": array for name, array in fitted.items()}
         write_arrays(run.dir.probes, kept)
     return of_train, of_test
 
 
-def _probe(run, model, train, test, y):
-    """Return one CNN's probe logits (n, 6) of the train slices, lists of the test slices', and the probes, one a fold."""
-    patients, columns, asked, probes = train["patient_id"].to_numpy(object), np.full(y.shape, np.nan, np.float32), [], []
-    for k in range(run.recipe.folds.k):
-        folder = run.dir.fold(model, k)
-        rows = train.index.get_indexer(read_table(folder / "held_out.parquet").index)
-        columns[rows], probe = cross_fit_probe(read_array(folder / "held_out_embeddings.npy"), y[rows], patients[rows])
-        seen, embeddings = read_table(folder / "test.parquet").index, read_array(folder / "test_embeddings.npy")
-        of_test = np.full((len(test), len(LABELS)), np.nan, np.float32)
-        of_test[test.index.get_indexer(seen)] = probe.logits(embeddings)
-        asked.append(of_test)
-        probes.append(probe)
-    return columns, asked, probes
+def patient_parts(patients: pd.Series, fold: np.ndarray) -> pd.DataFrame:
+    """Return `fold` and `part` of each patient of train, indexed by patient: which chain and probe never saw the patient.
+
+    patients: (n,) of the train slices; fold: (n,) int
+    """
+    table = pd.DataFrame({"patient_id": patients.to_numpy(object), "fold": fold}).drop_duplicates()
+    parts = pd.Series(0, table.index)
+    for k in np.unique(fold):
+        own = table["fold"] == k
+        parts[own] = part_of_patient(table.loc[own, "patient_id"].to_numpy(object))
+    return table.assign(part=parts.astype(np.int8)).set_index("patient_id").sort_index()
+
+
+def unseen_part(patients: pd.Series, fold: np.ndarray, parts: pd.DataFrame, k: int) -> np.ndarray:
+    """Return which part of fold k each slice's patient is in, int (m,); -1 where the patient is not in fold k.
+
+    patients: (m,); fold: (m,) the fold in train of each slice's patient, -1 for none; parts: as returned by patient_parts
+    """
+    part = patients.map(parts["part"])
+    return np.where(fold == k, part, -1).astype(int)
+
+
+def _probe(folder, train, test_index, part):
+    """Return (train logits, test logits, {name: array} of the probes) of one CNN and fold.
+
+    folder: of the CNN and fold; train: slice table; test_index: ids of the m test slices; part: (m,) as in unseen_part
+
+    The train logits (h, 6) are those of the fold's held-out slices, in the order of `train`.
+    """
+    held = read_table(folder / "held_out.parquet").index
+    rows = train.index.get_indexer(held)
+    y, patients = train[list(LABELS)].to_numpy(np.float64)[rows], train["patient_id"].to_numpy(object)[rows]
+    logits, probe, parts = cross_fit_probe(read_array(folder / "held_out_embeddings.npy"), y, patients)
+    seen, embeddings = read_table(folder / "test.parquet").index, read_array(folder / "test_embeddings.npy")
+    at = test_index.get_indexer(seen)
+    of_test = np.full((len(test_index), len(LABELS)), np.nan, np.float32)
+    of_test[at] = unseen_logits(probe, parts, embeddings, part[at])
+    fitted = {"": probe, **{f"part{j}.": each for j, each in enumerate(parts)}}
+    arrays = {f"{name}{key}": array for name, each in fitted.items() for key, array in vars(each).items()}
+    return logits[np.argsort(rows)], of_test, arrays

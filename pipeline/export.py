@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from ct.errors import InputError
-from ct.rundir import replacing, write_json, write_text
+from ct.rundir import read_arrays, replacing, write_arrays, write_json, write_text
 from pipeline.card import card_text, training_card
 from pipeline.fresh import file_digest
 from pipeline.model import FORMAT, model_of_run
@@ -37,8 +37,9 @@ def _pack(model, card, part):
         shutil.copyfile(path, part / "weights" / f"{name}-fold{k}.safetensors")
     for name, path in model.boosters.items():
         shutil.copyfile(path, part / "boosters" / name)
-    if model.probes:
-        shutil.copyfile(model.probes, part / "probes.safetensors")
+    if model.probes:  # without those of parts: a packed model knows no patients
+        probes = {name: array for name, array in read_arrays(model.probes).items() if ".part" not in name}
+        write_arrays(part / "probes.safetensors", probes)
     save_recipe(part / "recipe.yaml", public_recipe(model.recipe))
     write_json(part / "stage2.json", model.stage2)
     write_json(part / "card.json", card)

@@ -31,7 +31,7 @@ class Incoming:
     acquisition: pd.DataFrame  # of the same rows, with the `path`
     quarantine: pd.DataFrame  # path, kind, reason
     findings: list  # of ct.suitability.Finding
-    slices: pd.DataFrame  # slice table with pixel facts of what is to be scored, with `fold`, -1 for strangers
+    slices: pd.DataFrame  # slice table with pixel facts of what is to be scored, with `fold`, -1 for strangers, and `part`
     read_hu: object  # of the rows of `slices`, as PixelCache.read
 
 
@@ -78,14 +78,15 @@ def take_in(source, files, model, key, work, anyway, workers, bar):
 def read_studies(source, files, key, patients=None, workers=None, progress=None):
     """Read the headers of all files.
 
-    patients: Series of the fold of each patient that the models were trained on, by pseudonym, or None; progress: as of
+    patients: `fold` and `part` of each patient that the models were trained on, by pseudonym, or None; progress: as of
     read_headers; the others as of `take_in`
 
     Returns (slices, acquisition, quarantine) as of Incoming.
     """
     table, quarantine = read_headers(source, files, key, workers, progress, anonymous=True)
-    known = table["patient_id"].map({} if patients is None else patients)
-    table = table.assign(split="test", fold=known.fillna(-1).astype(np.int8))
+    known = pd.DataFrame(columns=["fold", "part"]) if patients is None else patients
+    of_patient = {name: table["patient_id"].map(known[name]).fillna(-1).astype(np.int8) for name in ("fold", "part")}
+    table = table.assign(split="test", **of_patient)
     slices = order_slices(public_names(table))
     acquisition = read_acquisition(source, slices["path"].tolist()).reset_index().set_index(slices.index)
     return slices, acquisition, quarantine[["path", "kind", "reason"]]

@@ -20,7 +20,7 @@ from ct.labels import LABELS
 from ct.rundir import read_arrays, read_json, read_table
 from ct.suitability import training_ranges
 from features.chain import Chain
-from features.embeddings import Probe
+from features.embeddings import PARTS, Probe
 from pipeline.fresh import file_digest, versions
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.tables import training_prior
@@ -44,7 +44,8 @@ class Model:
     probes: Path | None  # where the recipe's features have probes
     versions: dict  # package -> version it was made with
     key: bytes | None = None  # of the run's pseudonyms; no folder has it
-    patients: pd.Series | None = None  # fold of each patient of train, by pseudonym; likewise
+    patients: pd.DataFrame | None = None  # `fold` and `part` of each patient of train, by pseudonym; likewise
+    held_out_chains: dict | None = None  # label -> values of the Chain without each fold; likewise, and older runs lack them
 
     def stacker(self, k):
         """Return the Stacker of fold k."""
@@ -60,13 +61,26 @@ class Model:
         )
 
     def chains(self):
-        """Return the Chain of each label, in the order of LABELS."""
-        return [Chain(**self.stage2["chain"][label]) for label in LABELS]
+        """Return K + 1 lists of the Chain of each label, in the order of LABELS: without each fold and, last, of all folds.
+
+        A packed model and an older run have those of all folds alone, which then stand for the others, too.
+        """
+        k_folds, whole = self.recipe.folds.k, self.stage2["chain"]
+        apart = self.held_out_chains or {label: [whole[label]] * k_folds for label in LABELS}
+        of_fold = [{label: apart[label][k] for label in LABELS} for k in range(k_folds)]
+        return [[Chain(**each[label]) for label in LABELS] for each in (*of_fold, whole)]
 
     def probe(self, name, k):
-        """Return the Probe of one CNN of fold k."""
-        arrays = read_arrays(self.probes)
-        return Probe(*(arrays[f"{name}.fold{k}.{part}"] for part in ("centre", "weights", "intercept")))
+        """Return (probe, parts) of one CNN of fold k: the Probe of all patients, and a list of those without each part.
+
+        The list is empty in a packed model, and in an older run.
+        """
+        arrays, fields = read_arrays(self.probes), ("centre", "weights", "intercept")
+        start = f"{name}.fold{k}."
+        count = sum(f"{start}part{j}.centre" in arrays for j in range(PARTS))
+        prefixes = [start, *(f"{start}part{j}." for j in range(count))]
+        probe, *parts = (Probe(*(arrays[prefix + field] for field in fields)) for prefix in prefixes)
+        return probe, parts
 
     def studies(self):
         """Return the calibration of whole studies, {label: Platt}."""
@@ -96,8 +110,26 @@ def model_of_run(run):
         probes=folder.probes if recipe.features.probe else None,
         versions=read_json(folder.receipt("stack"))["versions"],
         key=folder.key.read_bytes(),
-        patients=patient_folds(train["patient_id"], fold),
+        patients=_known_patients(folder, train["patient_id"], fold),
+        held_out_chains=_held_out_chains(run),
     )
+
+
+def _known_patients(folder, patients, fold):
+    """Return `fold` and `part` of each patient of train, indexed by patient; an older run's parts are -1, the whole probe."""
+    known = patient_folds(patients, fold).rename("fold").to_frame()
+    part = read_table(folder.parts)["part"].reindex(known.index) if folder.parts.exists() else -1
+    return known.assign(part=part)
+
+
+def _held_out_chains(run):
+    """Return {label: values of the Chain without each fold}; None without chains, and in an older run, which used those of
+    all folds for everybody.
+    """
+    if not run.recipe.features.chain or not run.dir.parts.exists():
+        return None
+    kept = read_json(run.dir.chain)
+    return {label: [kept[label][f"without fold {k}"] for k in range(run.recipe.folds.k)] for label in LABELS}
 
 
 def stage_two(run, train, fold):

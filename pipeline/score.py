@@ -15,7 +15,8 @@ from ct.rundir import discard, replacing, write_json, write_table
 from ct.sheets import write_sheet
 from ct.suitability import Finding
 from features.build import build_features, mean_logits
-from features.chain import chain_logits
+from features.chain import unseen_chain_logits
+from features.embeddings import unseen_logits
 from pipeline.fresh import versions
 from pipeline.incoming import open_data, take_in
 from pipeline.model import other_versions
@@ -70,19 +71,21 @@ def scored_slices(model, slices, read_hu, device, bar):
     """Return the slices' place and final probabilities, a table (n rows) with LABELS, float64, indexed like `slices`, and a
     table of the CNNs' mean, NaN where a slice is not readable.
 
-    slices: slice table with pixel facts and `fold`; read_hu(numbers, out=None): of its rows, as of PixelCache.read
+    slices: slice table with pixel facts, `fold` and `part`; read_hu(numbers, out=None): of its rows, as of PixelCache.read
     """
     columns = slices[["study_id", "series_id", "place", "position_mm", "readable"]]
     if slices.empty:
         return (columns.assign(**dict.fromkeys(COLUMNS, np.empty(0))),) * 2
     config, starts, per_fold, means = model.recipe.features, np.flatnonzero(slices["place"] == 0), [], []
+    fold, part = slices["fold"].to_numpy(), slices["part"].to_numpy()
     for k, (said, embeddings) in enumerate(opinions_of_folds(model, slices, read_hu, device, bar)):
         fitted, mean = {}, mean_logits(said, config.clip)
         means.append(expit(mean))
         if config.chain:
-            fitted["chain"] = chain_logits(slices, mean, model.chains())
+            fitted["chain"] = unseen_chain_logits(slices, mean, fold, model.chains())
         if config.probe:
-            fitted["probes"] = {name: model.probe(name, k).logits(seen) for name, seen in embeddings.items()}
+            own = np.where(fold == k, part, -1)
+            fitted["probes"] = {name: unseen_logits(*model.probe(name, k), seen, own) for name, seen in embeddings.items()}
         X, names = build_features(slices, said, config, **fitted)
         if names != model.stage2["names"]:
             raise InputError("the model was made with other features than this version builds; make it anew with its run")

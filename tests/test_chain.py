@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from tiny_tables import random_table, slice_table
 
 from ct.labels import LABELS
-from features.chain import NEAREST_MM, Chain, chain_logits, cross_fit_chain, fit_chains
+from features.chain import NEAREST_MM, Chain, chain_logits, cross_fit_chain, fit_chains, unseen_chain_logits
 
 NAN = np.nan
 PLAIN = Chain(slope=1.0, intercept=0.0, prior=-2.0, temper=1.0, first=0.05, share=0.15, rate=0.04)
@@ -164,3 +164,17 @@ def test_no_rows_and_no_labels():
     assert chain_logits(table.iloc[:0], np.zeros((0, 1), np.float32), [PLAIN]).shape == (0, 1)
     (chain,) = fit_chains(table, np.zeros((2, 1), np.float32), np.full((2, 1), NAN))
     assert np.isfinite(chain).all()
+
+
+def test_a_known_patients_chain_is_that_without_the_patients_fold():
+    rng = np.random.default_rng(3)
+    table = random_table(rng)
+    logits = rng.normal(-2, 2, (len(table), 2)).astype(np.float32)
+    chains = [[PLAIN._replace(slope=1 + k + c / 10, temper=0.3) for c in range(2)] for k in range(3)]  # the last: of all
+    fold = table.groupby("patient_id", sort=True).ngroup().to_numpy() % 3 - 1
+    assert set(fold) == {-1, 0, 1}
+    columns = unseen_chain_logits(table, logits, fold, chains)
+    for k in (-1, 0, 1):
+        rows = fold == k
+        np.testing.assert_allclose(columns[rows], chain_logits(table[rows], logits[rows], chains[k]), rtol=1e-5)
+    np.testing.assert_array_equal(columns[fold == -1], chain_logits(table, logits, chains[-1])[fold == -1])

@@ -12,7 +12,7 @@ from ct.labels import LABELS
 from ct.rundir import read_array, read_arrays, read_json, read_table, write_table
 from features.build import mean_logits
 from features.chain import Chain, chain_logits
-from features.embeddings import cross_fit_probe
+from features.embeddings import cross_fit_probe, part_of_patient
 from pipeline.crossfit import new_array
 from pipeline.fresh import Receipt
 from pipeline.stacking import features
@@ -73,7 +73,9 @@ def test_the_chain_of_a_slice_is_fitted_without_its_fold(rich):
         theirs = mean_logits(
             {"r": read_table(rich / f"stage1/resnet/fold{k}/test.parquet").reindex(unseen.index).to_numpy()}, 1e-5
         )
-        expected = chain_logits(unseen, theirs, [chains[label]["of all folds"] for label in LABELS])
+        own = fold[unseen.index].to_numpy()  # all of one patient, who is also in train
+        assert len(set(own)) == 1 and own[0] >= 0
+        expected = chain_logits(unseen, theirs, [chains[label][f"without fold {own[0]}"] for label in LABELS])
         np.testing.assert_allclose(test[k], expected, rtol=1e-5)
 
 
@@ -85,16 +87,59 @@ def test_the_probe_of_a_fold_is_of_its_own_cnn(rich):
         folder = rich / f"stage1/resnet/fold{k}"
         held = read_table(folder / "held_out.parquet").index
         own = slices.loc[held]
-        expected, probe = cross_fit_probe(
+        expected, probe, parts = cross_fit_probe(
             read_array(folder / "held_out_embeddings.npy"),
             own[list(LABELS)].to_numpy(np.float64),
             own["patient_id"].to_numpy(),
         )
         np.testing.assert_array_equal(train[rows.index.get_indexer(held)], expected)
-        np.testing.assert_array_equal(test[k], probe.logits(read_array(folder / "test_embeddings.npy")))
+        test_rows = slices[slices["split"] == "test"]
+        groups, fold = own["patient_id"].to_numpy(object), read_table(rich / "folds.parquet")["fold"]
+        theirs = (groups == test_rows["patient_id"].iloc[0]).nonzero()[0]
+        asked = parts[part_of_patient(groups)[theirs[0]]] if len(theirs) else probe
+        assert len(theirs) == 0 or fold[test_rows.index[0]] == k
+        np.testing.assert_array_equal(test[k], asked.logits(read_array(folder / "test_embeddings.npy")))
         kept = read_arrays(rich / "stage2/features/probes.safetensors")
-        for part, array in vars(probe).items():
-            np.testing.assert_array_equal(kept[f"resnet.fold{k}.{part}"], array)
+        for name, each in {"": probe, **{f"part{j}.": part for j, part in enumerate(parts)}}.items():
+            for field, array in vars(each).items():
+                np.testing.assert_array_equal(kept[f"resnet.fold{k}.{name}{field}"], array)
+
+
+def build(folder):
+    """Make the features of a run anew, whatever its receipts say. Returns those of the test slices and their names."""
+    with Receipt(folder, folder / "receipts/features.json", "features", {}, {}) as receipt:
+        features(Run(folder, say=lambda text: None), receipt)
+    return np.array(read_array(folder / "stage2/features/test.npy")), list(read_json(folder / "stage2/features/names.json"))
+
+
+def turn_round(folder, chosen):
+    """Turn round the labels of the train slices of one patient."""
+    slices = read_table(folder / "slices.parquet")
+    rows = slices.index[(slices["split"] == "train") & (slices["patient_id"] == chosen)]
+    slices.loc[rows, list(LABELS)] = 1 - slices.loc[rows, list(LABELS)]
+    write_table(folder / "slices.parquet", slices)
+
+
+def test_train_labels_of_a_patient_reach_none_of_the_same_patients_test_features(rich, tmp_path):
+    folder = shutil.copytree(rich, tmp_path / "r")
+    slices, fold = read_table(folder / "slices.parquet"), read_table(folder / "folds.parquet")
+    test = slices.index[slices["split"] == "test"]
+    patient, own = slices.loc[test[0], "patient_id"], fold.loc[test[0], "fold"]
+    before = np.array(read_array(folder / "stage2/features/test.npy"))
+    turn_round(folder, patient)
+    after, names = build(folder)
+    np.testing.assert_array_equal(after[own], before[own])  # the features that the stacker of that fold reads
+
+    # a stranger in the same place is asked of chains and probes that learn from that patient: the test would see a leak
+    slices = read_table(folder / "slices.parquet")
+    slices.loc[test, "patient_id"] = "ID_0fffffff"
+    write_table(folder / "slices.parquet", slices)
+    write_table(folder / "folds.parquet", fold.assign(fold=fold["fold"].where(~fold.index.isin(test), -1)))
+    turned, _ = build(folder)
+    turn_round(folder, patient)
+    other, _ = build(folder)
+    others = ~((turned == other) | np.isnan(turned) & np.isnan(other))[own].all(axis=0)
+    assert {name.partition("_")[2] for name, differs in zip(names, others, strict=True) if differs} == {"chain", "probe"}
 
 
 def test_labels_of_a_patient_reach_none_of_his_features(rich, tmp_path):
@@ -107,9 +152,7 @@ def test_labels_of_a_patient_reach_none_of_his_features(rich, tmp_path):
     his = (rows["patient_id"] == rows["patient_id"].iloc[0]).to_numpy()
     slices.loc[rows.index[his], list(LABELS)] = 1 - slices.loc[rows.index[his], list(LABELS)]
     write_table(folder / "slices.parquet", slices)
-    opened = Run(folder, say=lambda text: None)
-    with Receipt(folder, folder / "receipts/features.json", "features", {}, {}) as receipt:
-        features(opened, receipt)
+    build(folder)
     after = np.array(read_array(folder / "stage2/features/train.npy"))
     np.testing.assert_array_equal(after[his], before[his])
     others = ~((after == before) | np.isnan(after) & np.isnan(before)).all(axis=0)

@@ -7,7 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
 from features import embeddings as module
-from features.embeddings import PARTS, Moments, cross_fit_probe, fit_probe, part_of_patient
+from features.embeddings import PARTS, Moments, cross_fit_probe, fit_probe, part_of_patient, unseen_logits
 
 NAN = np.nan
 
@@ -51,7 +51,7 @@ def test_shrunk_by_hand(case):
 
 
 def test_it_finds_what_is_there_and_no_more(case):
-    logits, probe = cross_fit_probe(*case)
+    logits, probe, _ = cross_fit_probe(*case)
     y = case[1]
     assert logits.shape == y.shape and logits.dtype == np.float32
     assert logits[y[:, 0] == 1, 0].mean() - logits[y[:, 0] == 0, 0].mean() > 2
@@ -64,10 +64,23 @@ def test_it_finds_what_is_there_and_no_more(case):
 def test_labels_of_a_patient_never_reach_his_rows(case, part):
     x, y, patients = case
     own = part_of_patient(patients) == part
-    before, _ = cross_fit_probe(x, y, patients)
-    after, _ = cross_fit_probe(x, np.where(own[:, None], 1 - y, y), patients)
+    before, *_ = cross_fit_probe(x, y, patients)
+    after, *_ = cross_fit_probe(x, np.where(own[:, None], 1 - y, y), patients)
     np.testing.assert_array_equal(before[own], after[own])
     assert (before[~own] != after[~own]).all()  # the test would see a leak
+
+
+def test_a_known_patients_new_rows_get_the_probe_without_that_patients_part(case):
+    x, y, patients = case
+    logits, probe, parts = cross_fit_probe(x, y, patients)
+    part = part_of_patient(patients)
+    assert len(parts) == PARTS
+    np.testing.assert_array_equal(unseen_logits(probe, parts, x, part), logits)
+    part[:100] = -1  # strangers
+    made = unseen_logits(probe, parts, x, part)
+    np.testing.assert_array_equal(made[:100], probe.logits(x[:100]))
+    np.testing.assert_array_equal(made[100:], logits[100:])
+    assert (made[:100] != logits[:100]).all()
 
 
 def test_nor_do_his_embeddings(case):
@@ -96,7 +109,7 @@ def test_unknown_rows_teach_nothing(case):
     lost, unlabelled = np.arange(720) % 7 == 0, np.arange(720) % 11 == 0
     x[lost] = NAN
     y[unlabelled, 1] = NAN
-    logits, _ = cross_fit_probe(x, y, patients)
+    logits, *_ = cross_fit_probe(x, y, patients)
     np.testing.assert_array_equal(np.isnan(logits).all(axis=1), lost)
     assert not np.isnan(logits[~lost]).any()
     kept = ~lost & ~unlabelled
@@ -106,10 +119,10 @@ def test_unknown_rows_teach_nothing(case):
 
 def test_it_is_read_a_few_rows_at_a_time(case, tmp_path, monkeypatch):
     x, y, patients = case
-    whole, probe = cross_fit_probe(x, y, patients)
+    whole, probe, _ = cross_fit_probe(x, y, patients)
     np.save(tmp_path / "x.npy", x)
     monkeypatch.setattr(module, "ROWS", 50)
-    parts, other = cross_fit_probe(np.load(tmp_path / "x.npy", mmap_mode="r"), y, patients)
+    parts, other, _ = cross_fit_probe(np.load(tmp_path / "x.npy", mmap_mode="r"), y, patients)
     np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=2e-3)
     np.testing.assert_allclose(other.logits(x), probe.logits(x), rtol=1e-3, atol=2e-3)
 
@@ -118,13 +131,15 @@ def test_more_dimensions_than_rows_are_no_trouble():
     rng = np.random.default_rng(1)
     y = (np.arange(40) % 4 == 0).astype(float)[:, None]
     x = (rng.normal(size=(40, 300)) + 0.4 * y).astype(np.float16)
-    logits, _ = cross_fit_probe(x, y, np.arange(40).astype(str))
+    logits, *_ = cross_fit_probe(x, y, np.arange(40).astype(str))
     assert np.isfinite(logits).all() and roc_auc_score(y[:, 0], logits[:, 0]) > 0.9
 
 
 def test_a_single_patient_has_no_other_and_no_row_no_answer():
     x, y = np.ones((4, 3), np.float16), np.array([[0], [1], [0], [1.0]])
-    logits, probe = cross_fit_probe(x, y, np.array(["P"] * 4))
+    logits, probe, parts = cross_fit_probe(x, y, np.array(["P"] * 4))
+    assert not parts
+    assert np.isnan(unseen_logits(probe, parts, x, np.array([0, 0, -1, -1]))).all(axis=1).tolist() == [True] * 2 + [False] * 2
     assert np.isnan(logits).all() and np.isfinite(probe.logits(x)).all()
-    logits, probe = cross_fit_probe(x[:0], y[:0], np.array([], dtype=object))
+    logits, probe, _ = cross_fit_probe(x[:0], y[:0], np.array([], dtype=object))
     assert logits.shape == (0, 1) and np.isfinite(probe.logits(x)).all()

@@ -19,10 +19,13 @@ from tiny_zip import pack
 
 import run
 from ct.labels import LABELS
-from ct.rundir import read_array, read_json, read_table
+from ct.rundir import read_array, read_arrays, read_json, read_table, write_arrays, write_table
 from ct.synthetic import write_competition
 from features.build import mean_logits
+from features.chain import Chain
+from pipeline.fresh import Receipt
 from pipeline.model import model_of_folder, model_of_run
+from pipeline.stacking import features
 from pipeline.stages import Run
 from pipeline.tables import load_test_fold
 from stage2_stack.apply import apply_stacker
@@ -129,10 +132,23 @@ def test_a_test_study_gets_the_runs_own_numbers(rich, competition, tmp_path, cap
     assert "by the models of one fold alone" in capsys.readouterr().out
 
 
+def of_strangers(folder, target):
+    """A copy of a run with features of its test slices as another patient's, who is not in train."""
+    folder = shutil.copytree(folder, target)
+    slices, fold = read_table(folder / "slices.parquet"), read_table(folder / "folds.parquet")
+    test = slices["split"] == "test"
+    write_table(folder / "slices.parquet", slices.assign(patient_id=slices["patient_id"].where(~test, STRANGER)))
+    write_table(folder / "folds.parquet", fold.assign(fold=fold["fold"].where(~test, -1)))
+    with Receipt(folder, folder / "receipts/features.json", "features", {}, {}) as receipt:
+        features(Run(folder, say=lambda text: None), receipt)
+    return folder
+
+
 def test_a_stranger_gets_the_mean_over_folds(rich, strangers, tmp_path):
     slices, studies = score(strangers, tmp_path / "out", f"--run={rich}")
     index = read_table(rich / "stage2/test.parquet").index
-    np.testing.assert_allclose(slices.loc[index, COLUMNS], mean_over_folds(rich), rtol=0, atol=1e-12)
+    expected = mean_over_folds(of_strangers(rich, tmp_path / "r"))
+    np.testing.assert_allclose(slices.loc[index, COLUMNS], expected, rtol=0, atol=1e-12)
     assert (slices[COLUMNS].to_numpy() != read_table(rich / "stage2/test.parquet").loc[slices.index].to_numpy()).any()
     assert "patient of the training data" not in studies["remarks"].iloc[0]
 
@@ -428,6 +444,27 @@ def test_probes_that_an_older_run_did_not_keep(rich, tmp_path):
     (folder / "stage2/features/probes.safetensors").unlink()
     with pytest.raises(Exception, match=r"probes.safetensors is not there; remove .*features.json and call `all`"):
         model_of_run(Run(folder))
+
+
+def test_a_run_that_kept_no_parts_is_scored_as_it_was(rich, competition, tmp_path):
+    """An older run: whole probes and chains of all folds, for a patient of train, too."""
+    folder = shutil.copytree(rich, tmp_path / "r")
+    probes = read_arrays(folder / "stage2/features/probes.safetensors")
+    write_arrays(folder / "stage2/features/probes.safetensors", {n: a for n, a in probes.items() if ".part" not in n})
+    (folder / "stage2/features/parts.parquet").unlink()
+    older, newer = model_of_run(Run(folder)), model_of_run(Run(rich))
+    assert set(older.patients["part"]) == {-1} and set(newer.patients["part"]) > {0, 1}
+    assert older.probe("resnet", 0)[1] == [] and len(newer.probe("resnet", 0)[1]) > 1
+    assert all(chains == older.chains()[-1] for chains in older.chains())
+    kept = read_json(folder / "stage2/features/chain.json")
+    for k, where in enumerate(["without fold 0", "without fold 1", "of all folds"]):
+        assert newer.chains()[k] == [Chain(**kept[label][where]) for label in LABELS]
+
+
+def test_a_packed_model_holds_no_probes_of_parts(rich, model):
+    kept, packed = (read_arrays(path / "probes.safetensors") for path in (rich / "stage2/features", model))
+    assert set(packed) == {f"resnet.fold{k}.{name}" for k in (0, 1) for name in ("centre", "weights", "intercept")} < set(kept)
+    assert all(np.array_equal(array, kept[name]) for name, array in packed.items())
 
 
 def test_a_model_of_other_versions_says_so(model, strangers, tmp_path, capsys):
