@@ -1,0 +1,175 @@
+"""Mutated inputs of every kind that comes from strangers: none may end in a traceback, a crash, minutes or gigabytes.
+
+    python benchmarks/fuzz.py [--quick] [--kind=NAME] [--cases=N] [--first=N] [--seed=N] [--show]
+
+Each kind is a module beside this one (KINDS) with three functions:
+
+    make_seeds(folder) -> seeds           whole inputs, the same ones each time; files go into `folder`
+    mutate(rng, seeds, folder) -> text    writes one spoilt input into the empty `folder`; returns what was done to it
+    attempt(folder) -> line               what the program makes of it: "" where it is taken, else the line that refuses it
+
+Cases run in a child of their own per kind, which is replaced when it dies or takes too long. A case is `uncaught` where
+`attempt` raises, or its line is none that a user may see; `died` where the child does; `slow` beyond SECONDS, twice in
+succession; `large` where it meets the limit of MEMORY. Any of these makes the exit status 1. The same seed and number give the
+same case: `--first=N --cases=1 --show` repeats one.
+"""
+
+import argparse
+import collections
+import contextlib
+import importlib
+import json
+import os
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path += [str(ROOT), str(Path(__file__).resolve().parent)]
+
+KINDS = {  # kind: its module, cases in all, cases with --quick
+    "dicom": ("fuzz_dicom", 20_000, 1500),
+}
+SECONDS, MEMORY = 10, 2 << 30  # a case's limits: wall clock, and bytes of memory beyond what the idle child has
+PATIENCE = 60  # seconds after which a child that does not answer is killed
+GOOD = ("read", "refused")
+OUTCOMES = (*GOOD, "uncaught", "died", "slow", "large")
+LONGEST = 400  # characters of a line that a user may see
+
+
+def main(argv=None):
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--kind", choices=KINDS)
+    options.add_argument("--cases", type=int)
+    options.add_argument("--first", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--show", action="store_true", help="print every case")
+    options.add_argument("--child", type=Path, help=argparse.SUPPRESS)  # the part that runs the cases
+    options = options.parse_args(argv)
+    if options.child:
+        return serve(options.kind, options.seed, options.child)
+    bad = 0
+    print(f"seed {options.seed}\n| kind | cases | {' | '.join(OUTCOMES)} | reasons | longest, s | seconds |")
+    print(f"|{'---|' * (len(OUTCOMES) + 5)}")
+    for kind in [options.kind] if options.kind else KINDS:
+        count = options.cases or KINDS[kind][2 if options.quick else 1]
+        bad += fuzz(kind, range(options.first, options.first + count), options.seed, options.show)
+    return 1 if bad else 0
+
+
+def fuzz(kind, numbers, seed, show=False):
+    """Run the cases `numbers` of a kind and print its row of the table. Returns how many went wrong."""
+    counts, reasons, longest, start = collections.Counter(), set(), 0.0, time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix=f"ich-fuzz-{kind}-") as folder:
+        child = Child(kind, seed, folder)
+        for number in numbers:
+            result = child.run(number)
+            if result["outcome"] == "slow":
+                result = child.run(number)  # a busy machine is slow, too, but not twice
+            counts[result["outcome"]] += 1
+            longest = max(longest, result["seconds"])
+            if result["outcome"] == "refused":
+                reasons.add(result["line"].translate(str.maketrans("", "", "-0123456789.")))
+            if show or result["outcome"] not in GOOD:
+                print(f"  {kind} {number} ({result['what']}): {result['outcome']}, {result['line']}", file=sys.stderr)
+        child.end()
+    cells = [sum(counts.values()), *(counts[name] for name in OUTCOMES), len(reasons)]
+    print(f"| {kind} | {' | '.join(map(str, cells))} | {longest:.1f} | {time.perf_counter() - start:.0f} |", flush=True)
+    return sum(counts[name] for name in OUTCOMES if name not in GOOD)
+
+
+class Child:
+    """The process that runs the cases of a kind, one after the other; a new one follows where it dies."""
+
+    def __init__(self, kind, seed, folder):
+        self.words = [sys.executable, __file__, f"--kind={kind}", f"--seed={seed}", f"--child={folder}"]
+        self.folder, self.process = Path(folder), None
+
+    def run(self, number):
+        """Return {"outcome", "what", "line", "seconds"} of a case."""
+        self._begin()
+        start = time.perf_counter()
+        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        answer = self._line(PATIENCE)
+        seconds = time.perf_counter() - start
+        if answer:
+            return {"seconds": seconds} | json.loads(answer)
+        late = self.process.poll() is None and seconds >= PATIENCE
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0 if late else 5)
+        self.end()
+        what = (self.folder / "what").read_text() if (self.folder / "what").exists() else ""
+        line = f"no answer in {PATIENCE} s" if late else f"exit status {self.process.returncode}"
+        self.process = None
+        return {"outcome": "slow" if late else "died", "what": what, "line": line, "seconds": seconds}
+
+    def _begin(self):
+        if self.process is None:
+            self.process = subprocess.Popen(self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            if self._line(10 * PATIENCE) != "ready\n":
+                raise RuntimeError(f"{' '.join(self.words)} did not begin")
+
+    def _line(self, seconds):
+        """Return the next line of the child; "" where it died or none came in time."""
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        return self.process.stdout.readline() if ready else ""
+
+    def end(self):
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+
+
+def serve(kind, seed, folder):
+    """Run the cases whose numbers come in, a line each, and answer each with a line of JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints meanwhile is no answer
+    module, place = importlib.import_module(KINDS[kind][0]), list(KINDS).index(kind)
+    (folder / "seeds").mkdir(exist_ok=True)
+    seeds = module.make_seeds(folder / "seeds")
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGESIZE") + MEMORY, resource.RLIM_INFINITY))
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        case = folder / "case"
+        shutil.rmtree(case, ignore_errors=True)
+        case.mkdir()
+        what = module.mutate(np.random.default_rng([seed, place, int(line)]), seeds, case)
+        (folder / "what").write_text(what)
+        start = time.perf_counter()
+        outcome, said = tried(module, case)
+        if outcome in GOOD and time.perf_counter() - start > SECONDS:
+            outcome, said = "slow", f"{time.perf_counter() - start:.0f} s"
+        print(json.dumps({"outcome": outcome, "what": what, "line": said}), file=answers, flush=True)
+    return 0
+
+
+def tried(module, case):
+    """Return (outcome, line) of one case."""
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            said = module.attempt(case)
+    except MemoryError:
+        return "large", f"more than {MEMORY >> 30} GB"
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # what Rust panics raise is no Exception
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return "uncaught", f"{type(error).__name__}: {str(error)[:200]!r} ({Path(where.filename).name}:{where.lineno})"
+    if not isinstance(said, str) or len(said) > LONGEST or (said and not said.isprintable()) or str(case) in said:
+        return "uncaught", f"no line for a user: {said!r}"[:300]
+    return ("refused", said) if said else ("read", "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

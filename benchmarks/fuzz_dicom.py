@@ -1,0 +1,190 @@
+"""Spoilt DICOM files for fuzz.py: bits, lengths, VRs, values, elements, fragments and markers of compressed pixels.
+
+The seeds are made slices in every transfer syntax for which an encoder is installed, and the files of `dicom_zoo` where
+ICH_REAL_DATA has them. A case is one spoilt file between two good neighbours, and goes through what `ingest` and `score` do
+with a file: header, order in its series, acquisition, pixels, measures, resampling.
+"""
+
+import io
+import os
+import struct
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from dicom_mutations import spoiled
+from pydicom import uid
+
+from ct.acquisition import read_acquisition
+from ct.dicom import read_headers, read_hu
+from ct.elements import quiet
+from ct.shards import measure, shrink
+from ct.slices import ORIENTATION, POSITION, order_slices
+from ct.source import Folder, Unreadable
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from tiny_dicom import make_dataset  # noqa: E402
+
+SIDE, KEY = 64, b"key"
+
+
+# seeds
+
+
+def make_seeds(folder):
+    """Return [(name, bytes)]."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    head = np.where(np.hypot(x, y) < 26, 40, -1000) + rng.normal(0, 9, (SIDE, SIDE))
+    stored = np.rint(head).astype(np.int16)
+    plain = {"native": (stored, {}), "twelve": ((stored % 4096), {"signed": False, "bits": 12, "RescaleIntercept": 0})}
+    seeds = []
+    for name, (pixels, tags) in plain.items():
+        dataset = make_dataset(pixels, **tags)
+        seeds.append((name, saved(dataset)))
+        for word, (implicit, little) in {"implicit": (True, True), "big": (False, False)}.items():
+            seeds.append((f"{name} {word}", saved(make_dataset(pixels, **tags), implicit, little)))
+        seeds.append((f"{name} deflated", deflated(saved(dataset))))
+        seeds += [(f"{name} {word}", raw) for word, raw in compressed(pixels, tags)]
+    seeds += [("bytes", saved(eight_bits())), ("32 bits", saved(many_bits(4))), ("64 bits", saved(many_bits(8)))]
+    seeds.append(("nested", saved(nested())))
+    zoo = Path(os.environ.get("ICH_REAL_DATA", "nowhere")) / "dicom_zoo"
+    seeds += [(path.name, path.read_bytes()) for path in sorted(zoo.glob("*")) if path.is_file()]
+    good = {f"good{place}.dcm": saved(make_dataset(stored, name=f"ID_00000000{place}", ImagePositionPatient=[0, 0, place]))
+            for place in (1, 2)}  # fmt: skip
+    for name, raw in good.items():
+        (folder / name).write_bytes(raw)
+    return seeds, folder
+
+
+def saved(dataset, implicit=False, little=True):
+    file = io.BytesIO()
+    syntax = {(True, True): uid.ImplicitVRLittleEndian, (False, False): uid.ExplicitVRBigEndian}.get((implicit, little))
+    if syntax:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        if not little:
+            dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
+    with quiet():
+        dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def deflated(raw):
+    body = raw.index(b"\x08\x00\x16\x00UI")  # the first element behind the meta information
+    head = raw[:body].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
+    at = head.index(b"1.2.840.10008.1.2.1.99")
+    head = head[: at - 2] + struct.pack("<H", 22) + head[at:]
+    [length] = struct.unpack_from("<L", head, 140)
+    packer = zlib.compressobj(wbits=-15)
+    return head[:140] + struct.pack("<L", length + 2) + head[144:] + packer.compress(raw[body:]) + packer.flush()
+
+
+def compressed(pixels, tags):
+    """Yield (name, bytes) in each compressed syntax that can be written here."""
+    for name, syntax in {"RLE": uid.RLELossless, "JPEG-LS": uid.JPEGLSLossless, "near": uid.JPEGLSNearLossless,
+                         "J2K": uid.JPEG2000Lossless}.items():  # fmt: skip
+        dataset = make_dataset(pixels, **tags)
+        with quiet():
+            dataset.compress(syntax)
+        yield name, saved(dataset)
+    if stream := jpeg_lossless(saved(make_dataset(pixels, **tags))):
+        yield "JPEG", stream
+
+
+def jpeg_lossless(raw):
+    """Return a file as JPEG lossless, by gdcm; None where it cannot."""
+    import gdcm
+
+    with quiet():
+        source = Path(os.environ.get("TMPDIR", "/tmp")) / f"ich-fuzz-{os.getpid()}.dcm"
+        source.write_bytes(raw)
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(source))
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        done = reader.Read() and (change.SetInput(reader.GetImage()) or True) and change.Change()
+        writer = gdcm.ImageWriter()
+        if done:
+            writer.SetFile(reader.GetFile())
+            writer.SetImage(change.GetOutput())
+            writer.SetFileName(str(source))
+            done = writer.Write()
+        raw = source.read_bytes()
+        source.unlink()
+    return raw if done else None
+
+
+def eight_bits():
+    dataset = make_dataset(np.zeros((SIDE, SIDE)), BitsAllocated=8, BitsStored=8, HighBit=7, signed=False)
+    dataset.PixelData = bytes(range(256)) * (SIDE * SIDE // 256)
+    return dataset
+
+
+def many_bits(size):
+    tags = {"BitsAllocated": 8 * size, "BitsStored": 12, "HighBit": 11, "RescaleIntercept": 0}
+    dataset = make_dataset(np.zeros((SIDE, SIDE)), signed=False, **tags)
+    dataset.PixelData = np.random.default_rng(0).bytes(SIDE * SIDE * size)
+    return dataset
+
+
+def nested():
+    from pydicom.dataset import Dataset
+
+    dataset = make_dataset(np.zeros((SIDE, SIDE)))
+    item = Dataset()
+    item.ReferencedSOPInstanceUID = "1.2.3"
+    with quiet():
+        dataset.ReferencedImageSequence = [item]
+        item.is_undefined_length_sequence_item = True
+        dataset["ReferencedImageSequence"].is_undefined_length = True
+    return dataset
+
+
+# cases
+
+
+def mutate(rng, seeds, folder):
+    """Write `folder`/case.dcm, spoilt once to three times, and its good neighbours. Returns what was done."""
+    files, good = seeds
+    name, raw = files[rng.integers(len(files))]
+    raw, done = spoiled(rng, raw)
+    (folder / "case.dcm").write_bytes(raw)
+    for path in sorted(good.iterdir()):
+        os.link(path, folder / path.name)
+    return ", ".join([name, *done])
+
+
+def attempt(folder):
+    """Do what `ingest` and `score` do with the files; returns why case.dcm is refused, or ""."""
+    source, names = Folder(folder), ["case.dcm", "good1.dcm", "good2.dcm"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of numpy: an overflow that nobody saw
+        table, refused = read_headers(source, names, KEY, workers=1, anonymous=True)
+        slices = order_slices(table.assign(split="train"))
+        check_tables(table, slices)
+        acquisition = read_acquisition(source, slices["path"].tolist())
+        if not {"good1.dcm", "good2.dcm"} <= {*table["path"], *refused["path"]} or len(acquisition) != len(table):
+            raise AssertionError("a good file was lost")
+        reasons = dict(zip(refused["path"], refused["reason"], strict=True))
+        if "case.dcm" in reasons:
+            return reasons["case.dcm"]
+        spacing = float(table.set_index("path").loc["case.dcm", "pixel_spacing_mm"])
+        try:
+            hu, _ = read_hu(source.file("case.dcm"))
+        except Unreadable as error:
+            return str(error)
+        if hu.dtype != np.int16 or hu.ndim != 2 or max(hu.shape) > 4096 or not np.isfinite(measure(hu, spacing)[1]):
+            raise AssertionError(f"no slice: {hu.dtype} {hu.shape}")
+        shrink(hu, 48)
+    return ""
+
+
+def check_tables(table, slices):
+    """Raise AssertionError where a number in the tables cannot be used."""
+    places = table[[*POSITION, *ORIENTATION]].to_numpy(np.float64)
+    if not (np.isfinite(places).all() and np.isfinite(slices[["position_mm", "tilt_deg"]].to_numpy()).all()):
+        raise AssertionError("a position or direction is not finite")
+    if np.isinf(slices.select_dtypes("number").to_numpy(np.float64)).any():
+        raise AssertionError("a number is infinite")
