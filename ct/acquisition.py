@@ -1,10 +1,9 @@
 """What a file says of how it was taken, beside what the slice table needs: whether the models may be asked about it at all."""
 
-import re
-
 import pandas as pd
 from pydicom import uid
 
+from ct.code_words import body_part_words, image_type_words, modality_word
 from ct.elements import open_dataset, optional_number, quiet, value_of
 from ct.source import Unreadable
 
@@ -16,7 +15,6 @@ LOSSY = {  # transfer syntaxes that change pixels or may (PS3.5 section 8.2); of
     uid.HTJ2K,
 }
 NO_AGENT = {"", "NONE", "NO", "N", "C-", "WITHOUT", "0"}  # what sites write for a scan without contrast
-CODE = re.compile(r"[A-Z0-9 _/-]{1,16}")  # a code string, PS3.5 section 6.2
 
 
 def read_acquisition(source, files):
@@ -24,8 +22,9 @@ def read_acquisition(source, files):
 
     source: of ct/source.py; files: names in it
 
-    Returns a DataFrame indexed by `path`: modality and body_part ("" where not said), image_type (the values joined by "\\"),
-    contrast and lossy (bool), thickness_mm (NaN where not said); and, for the user's own eyes alone, sop_uid and study_uid.
+    Returns a DataFrame indexed by `path`: modality, body_part and image_type (known code words alone, see ct/code_words.py;
+    "" where not said), contrast and lossy (bool), thickness_mm (NaN where not said); and, for the user's own eyes alone,
+    sop_uid and study_uid.
     """
     with quiet():
         rows = [_facts(file) for file in source.take(files)]
@@ -40,9 +39,9 @@ def _facts(file):
         dataset = {}
     syntax = str(dataset.file_meta.TransferSyntaxUID) if dataset else ""
     return {
-        "modality": _code(dataset, "Modality"),
-        "body_part": _code(dataset, "BodyPartExamined"),
-        "image_type": _text(dataset, "ImageType"),
+        "modality": modality_word(_text(dataset, "Modality")),
+        "body_part": body_part_words(_text(dataset, "BodyPartExamined")),
+        "image_type": image_type_words(_text(dataset, "ImageType").split("\\")),
         "contrast": _text(dataset, "ContrastBolusAgent").strip().upper() not in NO_AGENT,
         "lossy": _text(dataset, "LossyImageCompression").strip() == "01" or syntax in LOSSY,
         "thickness_mm": optional_number(dataset, "SliceThickness") if dataset else float("nan"),
@@ -60,9 +59,3 @@ def _text(dataset, keyword):
     if value is None:
         return ""
     return value if isinstance(value, str) else "\\".join(map(str, value if hasattr(value, "__len__") else [value]))
-
-
-def _code(dataset, keyword):
-    """Return a code string; "?" for what is none, which may be anything and goes no further."""
-    text = _text(dataset, keyword).strip(" \0").upper()
-    return text if not text or CODE.fullmatch(text) else "?"

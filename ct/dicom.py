@@ -1,6 +1,5 @@
 """From DICOM files to the slices' headers, many at a time, and from one file to HU."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 from pydicom import uid
 from pydicom.pixels import pixel_array
 
+from ct.code_words import known_syntax, without_values
 from ct.elements import numbers, open_dataset, positive_int, quiet
 from ct.engine import run_jobs
 from ct.header import header_facts, pseudonym, refuse_other_images, rescale
@@ -182,7 +182,7 @@ def _decode(dataset, shape):
             array = pixel_array(dataset, decoding_plugin=plugin)
             break
         except NotImplementedError:
-            reason = f"no decoder for the transfer syntax {syntax}"
+            reason = f"no decoder for the transfer syntax {known_syntax(syntax)}"
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # nearly anything, pylibjpeg-rle's Rust panics included, which are no Exception
@@ -195,8 +195,8 @@ def _decode(dataset, shape):
 
 
 def _one_line(error):
-    """Return the telling line of a decoder's message, without paths and shortened."""
+    """Return the telling line of a decoder's message, without paths and tags' values, and shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     line = lines[1] if len(lines) > 1 and lines[0].endswith("plugins:") else lines[0]
     line = line.replace("'NoneType' object has no attribute 'encode'", "damaged stream")  # what gdcm's silence ends as
-    return "cannot be decoded: " + re.sub(r"\S*[/\\]\S+", "(path)", line)[:120]
+    return f"cannot be decoded: {without_values(line)[:120]}"

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from ct.code_words import known_syntax
 from ct.elements import (
     NotPlain,
     as_file,
@@ -94,7 +95,7 @@ def _facts(dataset, syntax, key, anonymous=False):
         "pixel_representation": optional_number(dataset, "PixelRepresentation"),
         "window_center": optional_number(dataset, "WindowCenter"),
         "window_width": optional_number(dataset, "WindowWidth"),
-        "transfer_syntax": syntax,
+        "transfer_syntax": known_syntax(syntax),
     }
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ct.code_words import HEADS, UNKNOWN
 from ct.oddities import wide_gaps
 
 RARE = 0.005  # share of the training series beyond either end of a range
 SLACK = 0.01  # of a range's ends: rounding of the tags
-HEADS = ("HEAD", "BRAIN", "SKULL", "CRAN")  # one of them is in what BodyPartExamined says of a head (PS3.16 annex L)
 SIDEWAYS_DEG = 45.0  # slices that lie further from axial are coronal or sagittal
 FREE_BELOW = ("tilt_deg",)  # facts that may lie below their range: slices that lie straight are seldom a fault
 OTHER = 2.0  # times beyond the training range of an area: another part of the body
@@ -118,11 +118,13 @@ def _other_images(taken, row):
     found, modality, part = [], taken["modality"].iloc[0], taken["body_part"].iloc[0]
     if modality != "CT":
         means = "the CNNs read Hounsfield units, which only CT has"
-        found.append((bool(modality), f"the modality is {modality or 'not said'}, not CT", means))
+        word = {"": "not said", UNKNOWN: "no known one"}.get(modality, modality)
+        found.append((bool(modality), f"the modality is {word}, not CT", means))
     if taken["image_type"].str.upper().str.contains("LOCALIZER").any():
         found.append((True, "a localizer", "a projection through the body, no slice"))
     if part and not any(head in part for head in HEADS):
-        found.append((True, f"BodyPartExamined says {part}", "the CNNs know heads alone"))
+        word = "no known word" if part == UNKNOWN else part
+        found.append((True, f"BodyPartExamined says {word}", "the CNNs know heads alone"))
     if row["tilt_deg"] > SIDEWAYS_DEG:
         what = f"the slices lie {row['tilt_deg']:.0f} degrees from axial"
         found.append((True, what, "the CNNs know axial slices alone, no coronal or sagittal ones"))

@@ -34,9 +34,15 @@ def test_what_sites_write_for_no_contrast(tmp_path, agent):
     assert not read(tmp_path, ContrastBolusAgent=agent)["contrast"]
 
 
-@pytest.mark.parametrize("part", ["Doe^Jane's head, seen at St. Mary's", "KÖPF"])
+@pytest.mark.parametrize("part", ["Doe^Jane's head, seen at St. Mary's", "KÖPF", "SMITH", "JANE DOE", "JOHN CHEST"])
 def test_what_is_no_code_goes_no_further(tmp_path, part):
     assert read(tmp_path, BodyPartExamined=part, SpecificCharacterSet="ISO_IR 100")["body_part"] == "?"
+
+
+def test_a_name_in_a_code_goes_no_further(tmp_path):
+    names = {"Modality": "JANE", "BodyPartExamined": "DOE HEAD", "ImageType": ["JANE", "PRIMARY", "DOE LOCALIZER"]}
+    row = read(tmp_path, **names)
+    assert (row["modality"], row["body_part"], row["image_type"]) == ("?", "HEAD", "?\\PRIMARY\\LOCALIZER")
 
 
 @pytest.mark.parametrize(("syntax", "lossy"), [(JPEG2000, True), (RLELossless, False)])

@@ -68,6 +68,8 @@ def test_a_study_like_the_training_data_has_no_remark(ranges):
     [
         ({"modality": "MR"}, "the modality is MR, not CT"),
         ({"body_part": "CHEST"}, "BodyPartExamined says CHEST"),
+        ({"modality": "?"}, "the modality is no known one, not CT"),
+        ({"body_part": "?"}, "BodyPartExamined says no known word"),
         ({"image_type": "ORIGINAL\\PRIMARY\\LOCALIZER"}, "a localizer"),
     ],
 )
