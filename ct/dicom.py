@@ -11,6 +11,7 @@ from ct.code_words import known_syntax, without_values
 from ct.elements import numbers, open_dataset, positive_int, quiet
 from ct.engine import run_jobs
 from ct.header import header_facts, pseudonym, refuse_other_images, rescale
+from ct.pieces import seal
 from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
 from ct.source import Folder, Unreadable
@@ -104,7 +105,8 @@ def _read_chunk(files, names, key, path, anonymous):
             headers[-1]["path"] = name
     table = _header_table(headers, reasons)
     if path:
-        write_table(path, table)
+        write_table(path, table, lasting=False)
+        seal(path)
     return table
 
 

@@ -12,14 +12,12 @@
     search/<model>-fold<k>.journal                    search
     receipts/<stage>.json                             what each stage read and made, with which part of the recipe
 
-Every write goes to a `.part` name first and is renamed, so nothing that looks finished is not. What an interrupted ingest has
-done so far waits in `ingest.part/` for the next.
+Every write goes to a `.part` name first, is flushed and renamed (ct/replacement.py), so nothing that looks finished is not.
+What an interrupted ingest has done so far waits in `ingest.part/` for the next.
 """
 
 import json
-import os
-import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,41 +26,29 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from ct.errors import InputError
+from ct.replacement import discard, replacing
 
 NAME = r"^[A-Za-z0-9_-]+$"  # of a model: it is a folder's name
 
 
 @contextmanager
-def replacing(path):
-    """Give a `.part` path to write a file or folder to; it becomes `path` when the block ends, or goes on an error."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    discard(part)
-    try:
-        yield part
-    except BaseException:
-        with suppress(OSError):  # a worker may still write into it; the error that brought us here matters more
-            discard(part)
-        raise
-    if part.is_dir():
-        discard(path)
-    os.replace(part, path)
-
-
-@contextmanager
-def resuming(path, inputs):
+def resuming(path, inputs, say=None):
     """Give the work folder `path`, for pieces of work that are worth keeping when the rest is interrupted.
 
     inputs: plain values that decide what the pieces hold. What a killed or failed process left in the folder is there again
     where its inputs were the same, and else thrown away. The folder goes when the block ends without an error.
+    say: called with a line where the note of the inputs is damaged
     """
     path = Path(path)
     marker = path / "inputs.json"
     try:
         same = read_json(marker) == json.loads(json.dumps(_plain(inputs)))
-    except (InputError, ValueError):  # there is none, or half a one
+    except InputError:  # there is none
         same = False
+    except (ValueError, RecursionError):
+        same = False
+        if say:
+            say(f"  {path.name}/{marker.name} is damaged; the work that was interrupted is begun anew")
     if not same:
         discard(path)
         path.mkdir(parents=True)
@@ -71,17 +57,9 @@ def resuming(path, inputs):
     discard(path)
 
 
-def discard(path):
-    """Remove the file or folder `path` if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_table(path, table):
-    """Write a DataFrame as parquet, with its index."""
-    with replacing(path) as part:
+def write_table(path, table, lasting=True):
+    """Write a DataFrame as parquet, with its index. lasting: as in `replacing`"""
+    with replacing(path, lasting) as part:
         table.to_parquet(part, compression="zstd")
 
 
@@ -147,9 +125,9 @@ def write_yaml(path, value):
         part.write_text(yaml.safe_dump(value, sort_keys=False, width=120))
 
 
-def write_text(path, text):
-    """Write a text file."""
-    with replacing(path) as part:
+def write_text(path, text, lasting=True):
+    """Write a text file. lasting: as in `replacing`"""
+    with replacing(path, lasting) as part:
         part.write_text(text)
 
 

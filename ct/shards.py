@@ -9,6 +9,7 @@ import pandas as pd
 
 from ct.dicom import read_hu
 from ct.engine import run_jobs
+from ct.pieces import bytes_digest, seal
 from ct.pixels import AIR, SHARD, shard_path
 from ct.rundir import discard, read_table, replacing, write_json, write_table
 from ct.slices import PIXEL_COLUMNS
@@ -18,13 +19,13 @@ LOWEST, HIGHEST = -1024, 3071  # HU: twelve bits, all that a CT scanner tells ap
 BLOCK_BYTES = 32768  # fixed: left to blosc2 it would follow the processor's cache, and the bytes with it
 
 
-def write_cache(folder, source, slices, size, workers=None, progress=None, records=None):
+def write_cache(folder, source, slices, size, workers=None, progress=None, records=None, say=print):
     """Decode all slices once: write them at `size` x `size` to `folder`, and measure them at full resolution.
 
     folder: made if needed; source: a folder's path or a source; slices: the slice table, with path, a name in the source, and
     pixel_spacing_mm; progress: called with the number of slices done, and `kept=True` for those that were done before;
     records: folder for what is known of each shard, so that a second call keeps those that are whole (that the source is the
-    same is the caller's to see to), or None
+    same is the caller's to see to), or None; say: called with a line about a shard that is damaged
 
     Returns a DataFrame indexed like `slices` with PIXEL_COLUMNS and `reason`, empty where the slice is readable.
     """
@@ -33,7 +34,7 @@ def write_cache(folder, source, slices, size, workers=None, progress=None, recor
     paths = [shard_path(folder, number) for number in range(len(parts))]
     notes = [records and Path(records) / f"{path.stem}.parquet" for path in paths]
     _clear(folder, paths)
-    known = _kept_shards(paths, parts, size, notes, workers)
+    known = _kept_shards(paths, parts, size, notes, workers, say)
     missing = [number for number, record in enumerate(known) if record is None]
     done = len(slices) - sum(len(parts[number]) for number in missing)
     if progress and done:
@@ -58,27 +59,28 @@ def _clear(folder, paths):
         discard(path)
 
 
-def _kept_shards(paths, parts, size, notes, workers):
+def _kept_shards(paths, parts, size, notes, workers, say):
     """Return the record of each shard that is there and whole, None for the others."""
     known = [None] * len(paths)
     there = [number for number, note in enumerate(notes) if note and note.is_file() and paths[number].is_file()]
     jobs = ((paths[number], _job_digest(parts[number], size), notes[number]) for number in there)
     for number, record in zip(there, run_jobs(_kept_shard, jobs, workers), strict=True):
-        known[number] = record
+        if record is not None and record.empty:
+            say(f"  {paths[number].name} is damaged; it is made anew")
+        else:
+            known[number] = record
     return known
 
 
 def _kept_shard(path, job, note):
-    """Return the record of a shard if it tells of this job and of the bytes that are there, else None."""
+    """Return the record of a shard; without rows where the shard holds other bytes, None where it is of another job."""
     try:
         record = read_table(note)
     except (OSError, ValueError):  # damaged
         return None
     if record["job"].iloc[0] != job:
         return None
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return record if digest == record["blake2b"].iloc[0] else None
+    return record if bytes_digest(path) == record["blake2b"].iloc[0] else record.iloc[:0]
 
 
 def _job_digest(part, size):
@@ -118,7 +120,7 @@ def _write_shard(path, files, part, size, note):
         nthreads=1,
     )
     rows, digest = [], hashlib.blake2b(digest_size=16)
-    with replacing(path) as unfinished, open(unfinished, "wb") as shard:
+    with replacing(path, lasting=False) as unfinished, open(unfinished, "wb") as shard:
         for file, spacing in zip(files, part["pixel_spacing_mm"].tolist(), strict=True):
             try:
                 hu, repaired = read_hu(file)
@@ -131,7 +133,8 @@ def _write_shard(path, files, part, size, note):
             rows.append((len(blob), True, repaired, *measure(hu, spacing), ""))
     record = _record(rows, part.index, _job_digest(part, size), digest.hexdigest())
     if note:
-        write_table(note, record)
+        write_table(note, record, lasting=False)
+        seal(note)
     return record
 
 

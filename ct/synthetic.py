@@ -70,7 +70,7 @@ def write_competition(out, studies, seed, size=256, slices=(20, 28), progress=No
     _check(out, studies, size, slices)
     plans, labels = plan_competition(studies, seed), {True: {}, False: {}}
     summary = _empty_summary(plans)
-    with replacing(out) as part:
+    with replacing(out, among_users=True) as part:
         for folder in ("stage_2_train", "stage_2_test"):
             (part / folder).mkdir(parents=True)
         for plan in plans:

@@ -18,7 +18,7 @@ def export_model(run, to):
         raise InputError(f"--to={to} is there already; name a new folder")
     model = model_of_run(run)
     card = training_card(run, model)
-    with replacing(to) as part:
+    with replacing(to, among_users=True) as part:
         _pack(model, card, part)
         files = sorted(path for path in part.rglob("*") if path.is_file())
         digests = {path.relative_to(part).as_posix(): file_digest(path) for path in files}

@@ -14,11 +14,13 @@ from ct.given import read_slice_list
 from ct.header import pseudonym, public_paths
 from ct.labels import LABELS, read_labels
 from ct.oddities import oddities
-from ct.rundir import discard, read_table, replacing, resuming, write_json, write_table
+from ct.pieces import take_up
+from ct.replacement import discard, flush, replacing
+from ct.rundir import read_table, resuming, write_json, write_table
 from ct.shards import write_cache
 from ct.sheets import write_sheet
 from ct.slices import PIXEL_COLUMNS, order_slices
-from pipeline.fresh import versions
+from pipeline.fresh import stamp_files, versions
 from pipeline.tables import match_sample
 
 
@@ -33,7 +35,8 @@ def ingest(run, receipt):
     found, key, data = run.find_source(), run.dir.key.read_bytes(), run.recipe.data
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
     files = {name: digest for name, digest in receipt.values["read"].items() if name != "label csv"}
-    with resuming(run.dir.ingest_work, {"source": data.source, "files": files, "versions": versions()}) as work:
+    with resuming(run.dir.ingest_work, {"source": data.source, "files": files, "versions": versions()}, run.say) as work:
+        take_up(work, run.dir.pixels, run.say)
         slices, quarantine = read_sets(run, found, key, work)
         check_apart(slices)
         on_disk = train_ids(slices, quarantine)
@@ -48,9 +51,11 @@ def ingest(run, receipt):
         with replacing(run.dir.quarantine) as part:
             write_sheet(part, quarantine.sort_values("path"), index=False, private=True)
         write_json(run.dir.ingest, counts)
+        flush(work / "pixels")
         with replacing(run.dir.pixels) as part:
             os.replace(work / "pixels", part)
-    receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
+        receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
+        stamp_files(run.dir.root, receipt.made)  # takes minutes: the work folder goes only afterwards
     for line in describe(counts):
         run.say(f"  {line}")
 
@@ -106,7 +111,7 @@ def read_pixels(run, source, slices, quarantine, work):
     """
     with run.bar(len(slices), "pixels", "slice") as bar:
         size, records = run.recipe.pixels.size, work / "shards"
-        facts = write_cache(work / "pixels", source, slices, size, run.workers, bar.reach, records)
+        facts = write_cache(work / "pixels", source, slices, size, run.workers, bar.reach, records, run.say)
     slices = slices.join(facts[list(PIXEL_COLUMNS)])
     unreadable = slices[~slices["readable"]]
     pixels = unreadable[["path", "split"]].reset_index()

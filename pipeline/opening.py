@@ -6,6 +6,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ct.errors import InputError
+from ct.replacement import refuse_links, restore_all
 from pipeline.plan import IN_RECIPE
 from pipeline.stages import Run, state
 from stage2_stack.config import check_installed
@@ -18,6 +19,8 @@ def opened(options):
     run = Run(root)
     try:
         with FileLock(root / ".lock", timeout=0):
+            refuse_links(root)
+            restore_all(root)
             changes = {IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None}
             run.change_recipe(changes)
             check_installed(run.recipe.stage2.components)

@@ -47,7 +47,7 @@ def score(model, options, say, bar):
     source, files = open_data(options.data)
     if note := other_versions(model):
         say(f"  {note}")
-    with replacing(to) as part:
+    with replacing(to, among_users=True) as part:
         part.mkdir()
         key = model.key or secrets.token_bytes(32)
         incoming = take_in(source, files, model, key, part / "pixels", options.anyway, options.workers, bar)

@@ -120,7 +120,9 @@ def _deadline(share):
 
 def _teller(path, trials):
     """Return a function that leaves beside a study how far it is."""
-    return lambda number, best: write_text(path.with_suffix(".now"), f"{path.name}: trial {number} of {trials}, {best:.4f}")
+    return lambda number, best: write_text(
+        path.with_suffix(".now"), f"{path.name}: trial {number} of {trials}, {best:.4f}", lasting=False
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tiny_zip import pack
 
 import ct.dicom
 import ct.shards
+import pipeline.images
 import run
 from pipeline.stages import STAGES
 
@@ -105,6 +106,47 @@ def test_an_interrupted_ingest_does_only_what_is_missing(competition, tmp_path, 
     assert watch.run(words) == (0, 0, 40)
     assert tables(tmp_path / "b") == want
     assert watch.run(words) == (0, 0, 0) and "ingest: fresh" in capsys.readouterr().out
+
+
+def flip(path):
+    """Turn a byte in the middle of a file over."""
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 0x10
+    path.write_bytes(whole)
+
+
+def test_damaged_pieces_of_an_interrupted_ingest_are_read_anew(competition, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ct.dicom, "CHUNK", 8)
+    monkeypatch.setattr(ct.shards, "SHARD", 8)
+    for name in "ab":
+        assert run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={competition}"]) == 0
+    watch, words = Watch(monkeypatch), ["ingest", f"--run={tmp_path / 'b'}", "--workers=1"]
+    assert watch.run(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == (0, 40, 40)
+    assert watch.run(words, pixels=39) == (130, 40, 39)
+    work = tmp_path / "b" / "ingest.part"
+    flip(work / "train-headers" / "00001.parquet")
+    flip(work / "shards" / "shard-00000.parquet")
+    flip(work / "pixels" / "shard-00002.blosc2")
+    capsys.readouterr()
+    assert watch.run(words, pixels=20) == (130, 8, 20)  # the chunk; two shards, and a third begun
+    said = capsys.readouterr().out
+    assert "2 pieces of the interrupted ingest are damaged and are read anew, the first shards/shard-00000" in said
+    assert "shard-00002.blosc2 is damaged; it is made anew" in said
+    assert watch.run(words) == (0, 0, 8)
+    assert tables(tmp_path / "b") == tables(tmp_path / "a")
+
+
+def test_an_ingest_killed_before_its_receipt_reads_nothing_twice(competition, tmp_path, monkeypatch):
+    assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={competition}"]) == 0
+    watch, words = Watch(monkeypatch), ["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]
+
+    def cut(root, paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.images, "stamp_files", cut)
+    assert watch.run(words) == (130, 40, 40) and (tmp_path / "r" / "pixels").is_dir()
+    monkeypatch.undo()
+    assert Watch(monkeypatch).run(words) == (0, 0, 0)
 
 
 def test_a_refused_label_does_not_cost_the_headers_twice(competition, tmp_path, monkeypatch):
