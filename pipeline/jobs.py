@@ -4,23 +4,24 @@ Rank 0 runs the stage and gives an order for each job (`order`); the other ranks
 (`follow`). Every rank reads the same run folder, so on several machines it lies on a disk that they share.
 """
 
-import json
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
+from pyarrow.lib import ArrowException
 from safetensors.torch import load_file, save_file
 
 from ct.labels import LABELS
+from ct.pieces import is_whole, seal
 from ct.pixels import PixelCache
-from ct.rundir import discard, join_arrays, read_table, replacing, write_array, write_json, write_table
+from ct.rundir import discard, join_arrays, read_array, read_table, replacing, write_array, write_json, write_table
 from ct.seeds import derive_seed
+from pipeline.checkpoints import changes, read_checkpoint, write_checkpoint
 from pipeline.fresh import file_digest
 from pipeline.scalars import open_scalars
 from stage1_cnn import ranks
-from stage1_cnn.checkpoint import Checkpoint
 from stage1_cnn.data import neighbour_rows
+from stage1_cnn.environment import environment
 from stage1_cnn.model import load_model
 from stage1_cnn.predict import pick_device
 from stage1_cnn.predict import predict as predict_slices
@@ -76,10 +77,14 @@ def fit(inputs, name, k, same):
     Leaves weights.safetensors and curve.json. Returns a list of reasons why another try may end with other bits.
     """
     run, config, folder = inputs.run, inputs.config(name), inputs.run.dir.fold(name, k)
-    checkpoint, seed = _read_checkpoint(inputs.checkpoint(name, k), same), derive_seed(run.recipe.seed, name, k)
+    seed, now = derive_seed(run.recipe.seed, name, k), environment(config)
+    checkpoint, before, reasons = read_checkpoint(inputs.checkpoint(name, k), same, config, run.say)
     begun = {"epoch": 1, "step": 0, "done": 0} if checkpoint is None else checkpoint.state
     if begun["done"] and begun["epoch"] <= config.epochs:
         run.say(f"  {name} fold {k}: continues in epoch {begun['epoch']}, after {begun['done']} steps")
+        if changed := changes(before, now):
+            run.say(f"  {name} fold {k}: {'; '.join(changed)}: another try may end with other bits")
+            reasons = [*reasons, *changed]
     with (
         run.bar(None, f"{name} fold {k}", "step") as bar,
         open_scalars(run.recipe.stage1.tensorboard, folder / "tensorboard", begun["done"]) as scalars,
@@ -93,8 +98,7 @@ def fit(inputs, name, k, same):
             scalars.step((epoch - 1) * steps + step, loss)
 
         def save(made):
-            with replacing(inputs.checkpoint(name, k)) as path:
-                save_file(made.tensors, path, {"same": same, "state": json.dumps(made.state)})
+            write_checkpoint(inputs.checkpoint(name, k), made, same, now, reasons)
 
         hooks = Hooks(progress, scalars.epoch, save, run.say)
         split = fold_rows(inputs.slices, inputs.fold, k)
@@ -111,7 +115,7 @@ def fit(inputs, name, k, same):
         curve = [{key: value for key, value in line.items() if key != "seconds"} for line in trained.curve]
         write_json(folder / "curve.json", curve)
     ranks.wait()
-    return _why_unlike(config, trained.micro)
+    return [*_why_unlike(config, trained.micro), *reasons]
 
 
 def look(inputs, name, k, what, same):
@@ -121,26 +125,30 @@ def look(inputs, name, k, what, same):
     """
     run, config, folder = inputs.run, inputs.config(name), inputs.run.dir.fold(name, k)
     weights, rows, here = folder / "weights.safetensors", inputs.rows(what, k), ranks.here()
+    pieces = [rows[at : at + PART] for at in range(0, max(1, len(rows)), PART)]
     parts = folder / f"{what}-{same[:12]}-{file_digest(weights)[:12]}.part"
     if here.rank == 0:
         for old in folder.glob(f"{what}-*.part"):
             if old != parts:
                 discard(old)
         parts.mkdir(exist_ok=True)
+        if damaged := damaged_parts(parts, inputs.slices.index, pieces):
+            run.say(f"  {name} fold {k}: {len(damaged)} parts of {what.replace('_', ' ')} are damaged and are predicted anew")
     ranks.wait()
     model, table_rows = load_model(config, load_file(weights)), inputs.neighbours(config.neighbours)
-    pieces = [rows[at : at + PART] for at in range(0, max(1, len(rows)), PART)]
     with run.bar(len(rows), f"{name} fold {k} {what.replace('_', ' ')}", "slice") as bar:
         for number in range(here.rank, len(pieces), here.world):
             piece, path = pieces[number], parts / f"{number:05d}.parquet"
-            if path.exists():
+            if path.exists():  # and whole: the damaged ones are gone
                 bar.initial += len(piece)
                 bar.n += len(piece)
                 continue
             readable, read_hu = inputs.readable[piece], inputs.cache.read
             probs, embeddings = predict_slices(model, table_rows[piece], readable, read_hu, config, bar.update)
             write_array(path.with_suffix(".npy"), embeddings)
+            seal(path.with_suffix(".npy"))
             write_table(path, pd.DataFrame(probs, index=inputs.slices.index[piece], columns=list(LABELS)))  # last: it counts
+            seal(path)
     ranks.wait()
     if here.rank == 0:
         _join(parts, len(pieces), inputs.slices.index[rows], folder / what)
@@ -165,15 +173,31 @@ def follow(open_run):
         JOBS[job](inputs, *words)
 
 
-def _read_checkpoint(path, same):
-    """Return the Checkpoint at `path` where it belongs to the training `same`, else None."""
-    if not path.exists():
-        return None
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-        if header["same"] != same:
-            return None
-        return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, json.loads(header["state"]))  # noqa: SIM118
+def damaged_parts(parts, slice_ids, pieces):
+    """Remove the damaged parts of a prediction. Returns their numbers.
+
+    slice_ids: of the slice table; pieces: the row numbers of each part. A part that was never sealed is read on trial.
+    """
+    damaged = []
+    for number, rows in enumerate(pieces):
+        table, embeddings = parts / f"{number:05d}.parquet", parts / f"{number:05d}.npy"
+        if table.exists() and not (is_whole(table) and is_whole(embeddings) and _reads(table, embeddings, slice_ids[rows])):
+            for file in (table, embeddings):
+                discard(file)
+            damaged.append(number)
+    return damaged
+
+
+def _reads(table, embeddings, slice_ids):
+    """Return whether a part of a prediction can be read and is of these slices."""
+    try:
+        return read_table(table).index.equals(slice_ids) and len(read_array(embeddings)) == len(slice_ids)
+    except OSError as error:
+        if error.errno:  # the machine's fault, not the file's
+            raise
+        return False
+    except (ValueError, KeyError, TypeError, ArrowException, EOFError):
+        return False
 
 
 def _join(parts, count, slice_ids, path):

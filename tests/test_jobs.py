@@ -1,6 +1,7 @@
 """The work of stage one: interrupted and continued, watched, and done by several processes together."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import run
 from ct.rundir import read_array, read_table
@@ -85,6 +87,135 @@ def test_a_checkpoint_of_another_training_is_not_continued(untrained, monkeypatc
     capsys.readouterr()
     assert run.main(["train", f"--run={untrained}"]) == 0
     assert "continues" not in capsys.readouterr().out
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def flip_header(path):
+    flip(path, path.read_bytes().index(b"done"))
+
+
+def flip_tensor(path):
+    flip(path, path.stat().st_size - 1000)
+
+
+def flip_digest_name(path):
+    flip(path, path.read_bytes().index(b'"digest"') + 1)
+
+
+def flip(path, at):
+    """Turn one bit of a file over, and keep its times."""
+    whole, times = bytearray(path.read_bytes()), path.stat()
+    whole[at] ^= 0x02
+    path.write_bytes(whole)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", [empty, cut, flip_header, flip_tensor, flip_digest_name])
+def test_a_damaged_checkpoint_is_begun_anew(untrained, finished, monkeypatch, capsys, damage):
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    damage(untrained / FOLD / "checkpoint.safetensors")
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("resnet fold0: its checkpoint is damaged") == 1 and "continues" not in out
+    assert same_weights(untrained, finished)
+
+
+def older(path, change):
+    """Write a checkpoint as an older version did, after change(tensors, state)."""
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state = json.loads(about["state"])
+    change(tensors, state)
+    save_file(tensors, path, {"same": about["same"], "state": json.dumps(state)})
+
+
+def spoil(tensors, state):
+    tensors["model.backbone.fc.weight"][0, 0] = float("inf")
+
+
+def shorten(tensors, state):
+    tensors["model.backbone.fc.weight"] = tensors["model.backbone.fc.weight"][:3].clone()
+
+
+def misplace(tensors, state):
+    state["epoch"] = -1
+
+
+def leave(tensors, state):
+    pass
+
+
+@pytest.mark.parametrize("change, whole", [(leave, True), (spoil, False), (shorten, False), (misplace, False)])
+def test_a_checkpoint_of_an_older_version_is_taken_where_it_fits(untrained, finished, monkeypatch, capsys, change, whole):
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    older(untrained / FOLD / "checkpoint.safetensors", change)
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    out = capsys.readouterr().out
+    assert ("continues in epoch 2, after 2 steps" in out) == whole and ("is damaged" in out) == (not whole)
+    assert same_weights(untrained, finished)
+
+
+def test_a_checkpoint_continued_under_other_conditions_says_so(untrained, monkeypatch, capsys):
+    real = jobs.environment
+    monkeypatch.setattr(jobs, "environment", lambda config: real(config) | {"processes": 2})
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    cut_after(monkeypatch, 1)  # of what is left: interrupted again, it is still known
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    assert "resnet fold 0: continued with processes 1 after 2" in capsys.readouterr().out
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert "continued with" not in capsys.readouterr().out
+    why = json.loads((untrained / FOLD / "train.json").read_text())["not_repeatable"]
+    assert why == ["continued with processes 1 after 2"]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("name", ["00001.parquet", "00001.npy"])
+def test_a_damaged_part_of_a_prediction_is_predicted_anew(untrained, finished, monkeypatch, capsys, name, sealed):
+    monkeypatch.setattr(jobs, "PART", 4)
+    real, calls = jobs.predict_slices, []
+
+    def until(model, table_rows, *rest):
+        if len(calls) == 3:
+            raise Cut
+        calls.append(1)
+        return real(model, table_rows, *rest)
+
+    monkeypatch.setattr(jobs, "predict_slices", until)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    parts = next((untrained / FOLD).glob("held_out-*.part"))
+    if sealed:
+        flip(parts / name, (parts / name).stat().st_size - 20)
+    else:  # an older version's: only what cannot be read is known to be damaged
+        (parts / f"{name}.seal").unlink()
+        (parts / name).write_bytes((parts / name).read_bytes()[:70])
+    calls[:] = []
+    monkeypatch.setattr(jobs, "predict_slices", lambda *words: calls.append(1) or real(*words))
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert "resnet fold 0: 1 parts of held out are damaged and are predicted anew" in capsys.readouterr().out
+    held = read_table(finished / FOLD / "held_out.parquet")
+    np.testing.assert_allclose(read_table(untrained / FOLD / "held_out.parquet"), held, atol=1e-6)
+    assert len(calls) < -(-len(held) // 4) + 5
 
 
 def test_a_prediction_cut_between_its_parts_is_continued(untrained, finished, monkeypatch):
