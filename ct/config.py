@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -62,6 +63,7 @@ def _fields_at(kind, loc):
 def _hint(value, strict):
     """Return what to write instead of a number that YAML takes for text, such as 3e-3 (it wants a point and a sign)."""
     try:
-        return f"; YAML takes it for text, write {float(value)!r}" if strict and isinstance(value, str) else ""
+        number = float(value) if strict and isinstance(value, str) else math.inf
     except ValueError:
         return ""
+    return f"; YAML takes it for text, write {number!r}" if math.isfinite(number) else ""

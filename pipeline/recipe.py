@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
 from ct.config import Config, check, nearest
 from ct.errors import InputError
 from ct.rundir import NAME, write_yaml
+from ct.yaml_file import read_yaml, refuse_strange_values
 from features.config import FeatureConfig
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.space import SearchConfig
@@ -98,17 +98,13 @@ class Recipe(Config):
 
 def load_recipe(path):
     """Read and check a recipe file. Raises InputError with the key and the file for whatever does not fit."""
-    path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"{path} is not there; a run folder is made by `new --run=DIR --recipe=NAME --data=DIR`") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}: {error.problem}" if mark else f": {str(error).splitlines()[0]}"
-        raise InputError(f"{path} is not YAML{where}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
+    refuse_strange_values(values, path)
     return check(Recipe, values, path, strict=True)
 
 
