@@ -9,7 +9,7 @@ import sys
 import fire
 
 from ct.config import nearest
-from ct.errors import InputError
+from ct.errors import InputError, shown
 from pipeline.plan import Plan, unpack
 
 
@@ -202,6 +202,7 @@ class Verbs:
         return Plan("completion", {})
 
 
+LONGEST = 2000  # characters of an error's line
 QUIET = "--quiet"  # with any verb: nothing but errors is printed, and what `status --json` tells
 SWITCHES = ("--allow-unlabelled", "--anyway", "--json", "--remove", "--trust-oof", QUIET)  # flags that stand without a value
 REMEDIES = {  # errors of the system -> what to do about them
@@ -345,7 +346,7 @@ def _but_self(values):
 
 
 def _fail(error, status):
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {shown(error, LONGEST)}", file=sys.stderr)  # a stranger's text may hold line breaks and terminal codes
     return status
 
 

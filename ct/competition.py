@@ -48,7 +48,8 @@ def find_competition(data, labels=None, sample=None):
 def _find_csv(source, name, elsewhere, flag):
     if elsewhere:
         return find_elsewhere(elsewhere, flag)
-    if (found := source.file(name)) is None:
+    as_named = (source.file(name + packing) for packing in ("", ".zip", ".gz"))  # as Kaggle hands out single files
+    if (found := next((file for file in as_named if file is not None), None)) is None:
         raise InputError(f"{source.root / name} does not exist or is no file; put it there or name it with --{flag}")
     return found
 

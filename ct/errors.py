@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and how a stranger's text stands in it."""
+
+SHOWN = 80  # characters of a value
 
 
 class InputError(Exception):
@@ -6,3 +8,10 @@ class InputError(Exception):
 
     `run.py` prints it and exits with 1. Anything else that is raised is a defect of the program and shows its traceback.
     """
+
+
+def shown(text: object, longest: int = SHOWN) -> str:
+    """Return a stranger's text as it may stand in a line: cut where it is long, what is not printable escaped."""
+    text = str(text)[: longest + 1]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return text if len(text) <= longest else f"{text[: longest - 4]} ..."

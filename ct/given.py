@@ -1,7 +1,6 @@
-"""Tables that a user gives instead of images: read as they are, checked column by column. csv, csv.gz or parquet."""
+"""Tables that a user gives instead of images: read as they are, checked column by column. csv, also packed, or parquet."""
 
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from ct.errors import InputError
 from ct.header import pseudonym
 from ct.labels import LABELS
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
+from ct.table_files import read_csv_file, read_parquet_file
 
 IDS = {
     "SOPInstanceUID": "slice_id",
@@ -36,21 +36,17 @@ TEXT = pd.Series([""], dtype=str).dtype
 
 
 def read_given(path, flag):
-    """Read the table that --`flag` named: csv (also .csv.gz), all of it text, or parquet, with its index as a column.
+    """Read the table that --`flag` named: csv (also .csv.gz and .csv.zip), all of it text, or parquet, its index a column.
 
     Raises InputError where there is none, or it does not read.
     """
-    path = Path(path)
+    path, where = Path(path), f"--{flag}={path}"
     if not path.is_file():
-        raise InputError(f"--{flag}={path} does not exist or is no file; it names a csv or parquet table")
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            table = pd.read_parquet(path)
-            return table if table.index.name is None else table.reset_index()
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, EOFError, zlib.error, pd.errors.ParserError) as error:  # arrow's and pandas' own are ValueErrors
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"--{flag}={path} is no csv or parquet table: {line}") from None
+        raise InputError(f"{where} does not exist or is no file; it names a csv or parquet table")
+    if path.suffix in (".parquet", ".pq"):
+        return read_parquet_file(path, where)
+    with open(path, "rb") as file:
+        return read_csv_file(file, where)
 
 
 def need_columns(table, names, where):
@@ -58,6 +54,11 @@ def need_columns(table, names, where):
     for name in names:
         if name not in table:
             raise InputError(f"{where} lacks the column {name}{nearest(name, list(table))}")
+
+
+def texts(column: pd.Series) -> pd.Series:
+    """Return a column as text; where it has no value, ""."""
+    return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def given_folds(column, where):
@@ -90,7 +91,7 @@ def read_slice_list(path, key):
     need_columns(given, [*IDS, *VECTORS, *LABELS], where)
     if given.empty:
         raise InputError(f"{where} has no rows; it should have one a slice")
-    names = {column: given[column].astype(str) for column in IDS}
+    names = {column: texts(given[column]) for column in IDS}
     ids = names["SOPInstanceUID"]
     for column, values in names.items():
         if (bad := (values.str.strip() == "").to_numpy(bool)).any():

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ct.errors import InputError
+from ct.errors import InputError, shown
 from ct.source import Unreadable
+from ct.table_files import read_csv_file
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 SUBTYPES = LABELS[1:]
@@ -57,20 +58,19 @@ def read_labels(path):
 
 
 def read_id_csv(path):
-    """Read a csv with the columns ID and Label as text. Raises InputError where it is not one.
+    """Read a csv with the columns ID and Label as text, packed or not. Raises InputError where it is not one.
 
     path: a path, or a file of a zip archive (`source.InZip`)
     """
     path = Path(path) if isinstance(path, str) else path
     try:
         with path.open("rb") as file:
-            rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            rows = read_csv_file(file, str(path), "csv file")
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label") from None
     except Unreadable as error:
         raise InputError(f"{path} is {error}; download the zip again, or name another csv with --labels or --sample") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a csv file: {str(error).strip()}") from error
     if missing := {"ID", "Label"} - set(rows.columns):
-        raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {', '.join(rows.columns)}")
+        has = shown(", ".join(map(str, rows.columns)))
+        raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {has}")
     return rows

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ct.errors import InputError
-from ct.given import given_folds, need_columns, read_given
+from ct.given import given_folds, need_columns, read_given, texts
 from ct.labels import KAGGLE_ORDER, LABELS
 
 ID_COLUMNS = ("SOPInstanceUID", "slice_id")
@@ -26,7 +26,9 @@ def read_opinions(path, flag):
         column = next((name for name in ID_COLUMNS if name in given), ID_COLUMNS[0])
         need_columns(given, [column, *LABELS], where)
         table = given[[column, *LABELS, *(["fold"] if "fold" in given else [])]].rename(columns={column: "slice_id"})
-        table = table.assign(slice_id=table["slice_id"].astype(str))
+        table = table.assign(slice_id=texts(table["slice_id"]))
+        if (bad := (table["slice_id"].str.strip() == "").to_numpy(bool)).any():
+            raise InputError(f"{where}: row {int(np.argmax(bad)) + 1} has no {column}")
     said = table[list(LABELS)]
     table = table[
         (said.notna() & (said != "")).any(axis=1)
@@ -48,7 +50,7 @@ def read_opinions(path, flag):
 
 def _from_long(given, where):
     """Turn `ID,Label` rows into one row a slice (and fold)."""
-    ids, place = given["ID"].astype(str), np.full(len(given), -1, np.int8)
+    ids, place = texts(given["ID"]), np.full(len(given), -1, np.int8)
     for j, label in enumerate(LABELS):
         place[ids.str.endswith(f"_{label}").to_numpy(bool)] = j
     if (bad := place < 0).any():

@@ -7,7 +7,9 @@ any process, without the source: the archive's directory is read once, by `open_
 
 import io
 import os
+import struct
 import zipfile
+import zlib
 from bisect import bisect_left
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +17,16 @@ from typing import NamedTuple
 import numpy as np
 from isal import isal_zlib
 
-from ct.errors import InputError
+from ct.errors import InputError, shown
 
 WHERE = np.dtype(  # of a zip's members: where its local header begins, bytes in the archive and unpacked, ...
     [("offset", "i8"), ("packed", "i8"), ("size", "i8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")]
 )
 ENCRYPTED = 1  # bit of the flags
 LOCAL_HEADER = 30  # bytes, before the name and the extra field
+LARGEST = 512 << 20  # bytes of a file in a zip: a slice of 4,096 x 4,096 has 32 MB, Kaggle's label csv 119
+DAMAGE = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error, zlib.error)  # of zipfile
+PLENTY, RATIO = 64 << 20, 100  # beyond so many bytes a file is at most so many times as large as it lies packed
 
 
 class Unreadable(Exception):
@@ -72,6 +77,8 @@ class InZip(NamedTuple):
 
     def open(self, mode="rb"):
         """Read all of it, check it, and return it as a file of bytes. Raises Unreadable, OSError."""
+        if self.size > LARGEST or self.size > max(PLENTY, RATIO * self.packed):
+            raise Unreadable(f"packed in the zip archive so that {self.packed} bytes make {self.size}, which no slice does")
         packed = self._packed(self.packed)
         whole = self._inflate(packed, self.size + 1) if self.method == zipfile.ZIP_DEFLATED else packed
         return io.BytesIO(self._checked(whole))
@@ -241,15 +248,26 @@ def open_zip(path):
     try:
         with zipfile.ZipFile(path) as archive:
             found = {info.filename: info for info in archive.infolist() if _is_plain(info.filename)}  # of two, the last
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # ValueError: a name that is no UTF-8
-        raise InputError(
-            f"{path} is a file, but no whole zip archive ({error}); --data names a folder or Kaggle's zip: "
-            "if this should be the zip, download it again"
-        ) from None
+    except DAMAGE as error:
+        raise _no_zip(path, str(error) or type(error).__name__) from None
     names = sorted(found)
     infos = map(found.pop, names)  # a million ZipInfo are a gigabyte: none is kept
-    rows = ((i.header_offset, i.compress_size, i.file_size, i.CRC, i.compress_type, i.flag_bits) for i in infos)
-    return Zip(path, "", names, np.fromiter(rows, WHERE, len(names)))
+    end = os.path.getsize(path)
+    return Zip(path, "", names, np.fromiter((_place(info, end) for info in infos), WHERE, len(names)))
+
+
+def _place(info, end):
+    """Return a row of WHERE of a member of an archive of `end` bytes; zip64 has room for numbers that int64 has not."""
+    offset = info.header_offset if 0 <= info.header_offset < end else -1  # -1: there is no header
+    size = min(info.file_size, 2 * LARGEST)
+    return offset, min(info.compress_size, end), size, info.CRC, info.compress_type, info.flag_bits
+
+
+def _no_zip(path, why):
+    return InputError(
+        f"{path} is a file, but no whole zip archive ({shown(why)}); --data names a folder or Kaggle's zip: "
+        "if this should be the zip, download it again"
+    )
 
 
 def _is_plain(name):

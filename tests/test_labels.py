@@ -88,10 +88,10 @@ def test_wrong_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"lacks the column ID, Label; it has id, label"):
         read_id_csv(write(tmp_path / "l.csv", [], header="id,label"))
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(InputError, match="is not a csv file"):
+    with pytest.raises(InputError, match="is no csv file"):
         read_id_csv(tmp_path / "empty.csv")
     (tmp_path / "binary.csv").write_bytes(bytes(range(128, 256)))
-    with pytest.raises(InputError, match="is not a csv file"):
+    with pytest.raises(InputError, match="is no csv file"):
         read_id_csv(tmp_path / "binary.csv")
 
 

@@ -287,3 +287,43 @@ def test_a_csv_in_a_zip_that_is_damaged_is_one_line(data, tmp_path):
     edit_entry(archive, "stage_2_train.csv", crc=1)
     with pytest.raises(InputError, match=r"stage_2_train\.csv is damaged in the zip archive: .*download"):
         read_labels(find_competition(archive).labels_csv)
+
+
+def test_a_member_that_unpacks_beyond_any_slice_is_refused_before_it_takes_memory(tmp_path):
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "a.dcm").write_bytes(bytes(66 << 20))
+    (tmp_path / "z" / "b.dcm").write_bytes(b"b" * 900)
+    source = open_zip(pack(tmp_path / "z", tmp_path / "z.zip"))
+    with pytest.raises(Unreadable, match="bytes make 69206016, which no slice does"):
+        source.file("a.dcm").open()
+    assert len(source.file("a.dcm").head(300)[0]) == 300 and source.file("b.dcm").open().read() == b"b" * 900
+
+
+@pytest.mark.parametrize("field", ["offset", "packed", "size"])
+def test_zip64_numbers_beyond_any_disk_cost_their_member_alone(tmp_path, field, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # so that the directory has zip64 fields
+    (tmp_path / "z").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / "z" / name).write_bytes(os.urandom(900))
+    archive = pack(tmp_path / "z", tmp_path / "z.zip", method=zipfile.ZIP_STORED)
+    raw, name = bytearray(archive.read_bytes()), b"b.dcm"
+    extra = raw.rindex(b"PK\x01\x02") + 46 + len(name) + 4  # of the last entry: size, packed, offset, 8 bytes each
+    assert raw[extra - 4 - len(name) : extra - 4] == name and raw[extra : extra + 8] == (900).to_bytes(8, "little")
+    at = extra + 8 * ("size", "packed", "offset").index(field)
+    raw[at : at + 8] = (2**64 - 1).to_bytes(8, "little")
+    archive.write_bytes(raw)
+    source = open_zip(archive)
+    assert len(source.file("a.dcm").open().read()) == 900
+    with pytest.raises(Unreadable):
+        source.file("b.dcm").open()
+
+
+def test_an_archive_cut_anywhere_is_one_line(tmp_path):
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "a.dcm").write_bytes(b"a" * 900)
+    whole = pack(tmp_path / "z", tmp_path / "z.zip").read_bytes()
+    for end in range(4, len(whole) - 1, 7):
+        (tmp_path / "z.zip").write_bytes(whole[:end])
+        with pytest.raises(InputError, match="no whole zip archive") as caught:
+            open_zip(tmp_path / "z.zip")
+        assert "\n" not in str(caught.value)
