@@ -1,4 +1,4 @@
-"""YAML files of people one does not know: bounded in size, depth and aliases, read as plain text, numbers, lists and mappings."""
+"""YAML of people one does not know: bounded in size, depth and aliases; plain text, numbers, lists and mappings alone."""
 
 import math
 import re
