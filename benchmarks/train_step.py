@@ -32,10 +32,10 @@ from pipeline.jobs import Inputs  # noqa: E402
 from pipeline.stages import Run  # noqa: E402
 from stage1_cnn.config import CnnConfig  # noqa: E402
 from stage1_cnn.data import read_ahead  # noqa: E402
+from stage1_cnn.device import mixed_precision, torch_as_set  # noqa: E402
 from stage1_cnn.images import augment, to_channels  # noqa: E402
 from stage1_cnn.model import build_model  # noqa: E402
 from stage1_cnn.order import shuffled, training_steps  # noqa: E402
-from stage1_cnn.predict import mixed_precision, torch_as_set  # noqa: E402
 from stage1_cnn.train import Course, Hooks, fold_rows  # noqa: E402
 from stage1_cnn.trainer import Trainer, weighted_bce  # noqa: E402
 

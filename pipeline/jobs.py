@@ -21,9 +21,9 @@ from pipeline.fresh import file_digest
 from pipeline.scalars import open_scalars
 from stage1_cnn import ranks
 from stage1_cnn.data import neighbour_rows
+from stage1_cnn.device import pick_device
 from stage1_cnn.environment import environment
 from stage1_cnn.model import load_model
-from stage1_cnn.predict import pick_device
 from stage1_cnn.predict import predict as predict_slices
 from stage1_cnn.train import Hooks, NotANumber, fold_rows, train_cnn
 

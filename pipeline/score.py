@@ -23,8 +23,9 @@ from pipeline.model import other_versions
 from pipeline.tables import route
 from report.scored import write_page
 from stage1_cnn.data import neighbour_rows
+from stage1_cnn.device import pick_device
 from stage1_cnn.model import load_model
-from stage1_cnn.predict import pick_device, predict
+from stage1_cnn.predict import predict
 from stage2_stack.apply import apply_stacker
 from stage2_stack.studies import study_probabilities
 

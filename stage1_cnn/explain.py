@@ -5,10 +5,9 @@ import torch
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from stage1_cnn.data import read_ahead
+from stage1_cnn.device import pick_device, torch_as_set
 from stage1_cnn.images import to_channels
-from stage1_cnn.order import batches
-from stage1_cnn.predict import pick_device, torch_as_set
+from stage1_cnn.predict import for_each_batch
 
 LEAST = 7  # places a side that a map should have: what the paper's CNNs had at 224 px
 
@@ -24,17 +23,20 @@ def explain(model, table_rows, readable, read_hu, config, progress=None):
     """
     device, seen = pick_device(), np.flatnonzero(readable)
     model = model.eval().to(device, memory_format=torch.channels_last)
-    _, layer, shape = find_layer(model, config, read_hu(np.empty(0, np.int64)).shape[-1])
-    maps = np.zeros((len(table_rows), len(LABELS), *shape), np.float32)
-    grad_cam = _captum()(lambda images: model(images)[0], layer)
     with torch_as_set(config):
-        for at, hu in read_ahead(read_hu, table_rows, batches(seen, config.batch), device):
+        _, layer, shape = find_layer(model, config, read_hu(np.empty(0, np.int64)).shape[-1])
+        maps = np.zeros((len(table_rows), len(LABELS), *shape), np.float32)
+        grad_cam = _captum()(lambda images: model(images)[0], layer)
+
+        def look(at, hu):
             images = to_channels(hu, config)
             for number in range(len(LABELS)):
                 found = grad_cam.attribute(images, target=number, relu_attributions=True)
                 maps[at, number] = found[:, 0].detach().cpu().numpy()
             if progress:
                 progress(len(at))
+
+        for_each_batch(seen, read_hu, table_rows, config, device, look)
     return maps
 
 

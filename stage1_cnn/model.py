@@ -10,6 +10,7 @@ from torch import nn
 
 from ct.errors import InputError
 from ct.labels import LABELS
+from stage1_cnn.device import is_out_of_memory, mixed_precision, pick_device, torch_as_set
 
 
 class Cnn(nn.Module):
@@ -21,9 +22,13 @@ class Cnn(nn.Module):
         self.width = backbone.get_classifier().in_features  # d
 
     def forward(self, images):
-        """Images (b, channels, S, S) -> logits (b, 6) in the order of LABELS and the embedding (b, d) behind them, float32."""
-        embedding = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True)
-        return self.backbone.get_classifier()(embedding).float(), embedding.float()
+        """Images (b, channels, S, S) -> logits (b, 6) in the order of LABELS and the embedding (b, d) behind them, float32.
+
+        The last layer computes in float32 in any case: bf16 has 8 bits of mantissa, too few to tell slices apart.
+        """
+        embedding = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True).float()
+        with torch.autocast(images.device.type, enabled=False):
+            return self.backbone.get_classifier()(embedding), embedding
 
 
 def build_model(config, seed, prevalence=None):
@@ -46,19 +51,28 @@ def build_model(config, seed, prevalence=None):
 
 
 def try_model(config, size):
-    """Show the CNN of `config` (without any download) one black picture of `size` pixels a side, as training would.
+    """Show the CNN of `config` (without any download) two black pictures of `size` pixels a side, forward and backward, on
+    the device, in the precision and with the determinism that training would have here.
 
-    Raises InputError where its backbone does not take it: better before the slices are read than after.
+    Raises InputError where its backbone does not take them: better before the slices are read than after.
     """
-    model, size = build_model(config.model_copy(update={"pretrained": False}), seed=0).eval(), config.image_size or size
+    model, size = build_model(config.model_copy(update={"pretrained": False}), seed=0), config.image_size or size
+    device = pick_device()
     try:
-        with torch.inference_mode():
-            model(torch.zeros(1, config.in_channels, size, size))
+        with torch_as_set(config), torch.random.fork_rng(devices=[]):  # dropout draws
+            model = model.train().to(device, memory_format=torch.channels_last)
+            with mixed_precision(config, device):
+                logits, _ = model(torch.zeros(2, config.in_channels, size, size, device=device))
+            logits.sum().backward()
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        remedy = "set image_size to what it was made for, or choose another"
+        if is_out_of_memory(error):
+            remedy = "lower image_size, or choose a smaller one"
+        elif "deterministic" in reason:  # some of torch's functions on CUDA have no deterministic way back
+            remedy = "set deterministic: false, or choose another"
         raise InputError(
-            f"backbone {config.backbone!r} does not take pictures of {size} x {size} pixels ({reason}); "
-            "set image_size to what it was made for, or choose another"
+            f"backbone {config.backbone!r} does not take pictures of {size} x {size} pixels on {device} ({reason}); {remedy}"
         ) from None
 
 

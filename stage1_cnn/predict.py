@@ -1,7 +1,4 @@
-"""What a trained CNN thinks of slices it never saw, and how torch is set up for it."""
-
-import os
-from contextlib import contextmanager
+"""Run a trained CNN on slices it never saw: probabilities and embeddings."""
 
 import numpy as np
 import torch
@@ -9,6 +6,7 @@ import torch
 from ct.errors import InputError
 from ct.labels import LABELS
 from stage1_cnn.data import read_ahead
+from stage1_cnn.device import free_memory, is_out_of_memory, mixed_precision, pick_device, torch_as_set
 from stage1_cnn.images import to_channels, views
 from stage1_cnn.order import batches
 
@@ -28,22 +26,41 @@ def predict(model, table_rows, readable, read_hu, config, progress=None, device=
     model = model.eval().to(device, memory_format=torch.channels_last)
     probs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
     embeddings = np.full((len(table_rows), model.width), np.nan, np.float16)
-    done, batch = 0, config.batch
+
+    def look(at, hu):
+        logits, embedding = _look(model, hu, config)
+        probs[at] = torch.sigmoid(logits).cpu().numpy()
+        embeddings[at] = embedding.clamp(-65504, 65504).cpu().numpy()  # the range of float16
+        if progress:
+            progress(len(at))
+
     with torch_as_set(config), torch.inference_mode():
-        while done < len(seen):
-            try:
-                for at, hu in read_ahead(read_hu, table_rows, batches(seen[done:], batch), device):
-                    logits, embedding = _look(model, hu, config)
-                    probs[at] = torch.sigmoid(logits).cpu().numpy()
-                    embeddings[at] = embedding.clamp(-65504, 65504).cpu().numpy()  # the range of float16
-                    done += len(at)
-                    if progress:
-                        progress(len(at))
-            except torch.OutOfMemoryError:
-                batch //= 2
-            if not batch:
-                raise InputError(f"{config.name}: one slice does not fit into the memory of {device}; lower image_size")
+        for_each_batch(seen, read_hu, table_rows, config, device, look)
     return probs, embeddings
+
+
+def for_each_batch(seen, read_hu, table_rows, config, device, work):
+    """Call work(rows, hu) with the slices `seen`, config.batch at once; where memory runs out, half as many from there on.
+
+    seen: row numbers of table_rows; work may not keep what it did with a batch in which it raised; the others as in `predict`
+    Raises InputError where a single slice does not fit into the device's memory.
+    """
+    done, batch = 0, config.batch
+    while done < len(seen):
+        full = False
+        try:
+            for at, hu in read_ahead(read_hu, table_rows, batches(seen[done:], batch), device):
+                work(at, hu)
+                done += len(at)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            full = True
+        if full:  # not above, where the error still holds the tensors of the batch
+            batch //= 2
+            free_memory(device)
+        if not batch:
+            raise InputError(f"{config.name}: one slice does not fit into the memory of {device}; lower image_size")
 
 
 def _look(model, hu, config):
@@ -52,49 +69,3 @@ def _look(model, hu, config):
         seen = [model(to_channels(view, config)) for view in views(hu, config)]
     logits, embedding = (torch.stack(parts).mean(dim=0) for parts in zip(*seen, strict=True))
     return logits, embedding
-
-
-def pick_device(wanted="auto"):
-    """Return the device that is `wanted`: "cpu", "cuda", or "auto", the CUDA device of this process where there is one.
-
-    Raises InputError where CUDA is wanted and not there.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device=cuda: torch sees no CUDA device here; leave the flag out, or say --device=cpu")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
-
-
-def autocast_type(config, device):
-    """Return the type in which the CNN computes on `device`, or None for float32."""
-    if config.precision == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[config.precision]
-
-
-def mixed_precision(config, device):
-    """Context in which the CNN computes in the type that `config` and the device want."""
-    kind = autocast_type(config, device)
-    return torch.autocast(device.type, dtype=kind, enabled=kind is not None)
-
-
-@contextmanager
-def torch_as_set(config):
-    """Context with torch's threads and determinism as `config` says; afterwards they are as before."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it
-    _set_torch(config.threads, config.deterministic, not config.deterministic)
-    try:
-        yield
-    finally:
-        _set_torch(*before)
-
-
-def _set_torch(threads, deterministic, benchmark):
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = benchmark

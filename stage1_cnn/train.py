@@ -13,9 +13,10 @@ from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
 from stage1_cnn.checkpoint import Checkpoint, on_cpu
 from stage1_cnn.data import neighbour_rows, read_ahead
+from stage1_cnn.device import is_out_of_memory, pick_device, torch_as_set
 from stage1_cnn.model import Cnn, build_model
 from stage1_cnn.order import LEAST, balanced, shuffled, training_steps
-from stage1_cnn.predict import pick_device, predict, torch_as_set
+from stage1_cnn.predict import predict
 from stage1_cnn.ranks import here
 from stage1_cnn.trainer import Trainer
 
@@ -123,8 +124,7 @@ class Course:
         ranks, waiting, start = here(), None, time.perf_counter()
         todo = order[state["step"] :]
         shares = [rows[ranks.rank :: ranks.world] for rows in todo]
-        reading = read_ahead(self.read_hu, self.table_rows, shares, self.trainer.device)
-        for rows, (share, hu) in zip(todo, reading, strict=True):
+        for rows, (share, hu) in zip(todo, self._read(shares), strict=True):
             labels = torch.from_numpy(self.labels[share]).to(self.trainer.device, non_blocking=True)
             loss = self.trainer.step(hu, labels, len(rows))
             if waiting:  # only now: to ask for this step's loss would leave the device idle while the next is prepared
@@ -137,6 +137,22 @@ class Course:
         if waiting:
             self._note(*waiting, state, len(order))
         self.seconds = time.perf_counter() - start
+
+    def _read(self, shares):
+        """Yield (rows, HU) of each of `shares`; where memory runs out while one is read, the batch is halved first."""
+        done = 0
+        while done < len(shares):
+            full = False
+            try:
+                for share, hu in read_ahead(self.read_hu, self.table_rows, shares[done:], self.trainer.device):
+                    done += 1
+                    yield share, hu
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                full = True
+            if full:
+                self.trainer.halve()
 
     def _note(self, rows, loss, state, steps):
         """Take down the loss of the step after `state`."""

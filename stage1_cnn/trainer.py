@@ -13,8 +13,8 @@ from ct.errors import InputError
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
 from stage1_cnn.checkpoint import load_optimizer, model_tensors, of, on_cpu, optimizer_tensors
+from stage1_cnn.device import autocast_type, free_memory, is_out_of_memory, mixed_precision
 from stage1_cnn.images import augment, mix, resize, to_channels
-from stage1_cnn.predict import autocast_type, mixed_precision
 from stage1_cnn.ranks import here
 
 
@@ -30,10 +30,14 @@ class Trainer:
         self.config, self.seed, self.say, self.device = config, seed, say, next(model.parameters()).device
         self.steps, self.done = steps * config.epochs, 0
         self.micro = config.batch  # slices that go through the CNN at once; halved where the memory does not hold them
-        self.optimizer = torch.optim.AdamW(param_groups_weight_decay(model, config.weight_decay), lr=config.lr, fused=True)
-        half = autocast_type(config, self.device) == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
-        self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+        try:
+            self.optimizer = new_optimizer(model, config)
+            self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise self._too_large("the weights and what the optimizer keeps of them do") from None
+            raise
+        self.scaler = self._new_scaler()
         self.weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=self.device)
         self.generator = torch.Generator(self.device)
         self.net = DistributedDataParallel(self.model) if here().world > 1 else self.model
@@ -49,12 +53,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.done, self.steps, self.config)
         self.model.train()
-        while (loss := self._gradients(hu, labels, total)) is None:
-            self._halve()
-        self.scaler.unscale_(self.optimizer)
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.scaler.step(self.optimizer)
+        while (loss := self._gradients(hu, labels, total)) is None or not self._apply():
+            self.halve()
         self.scaler.update()
         self.done += 1
         if self.ema:
@@ -62,7 +62,7 @@ class Trainer:
         return loss
 
     def _gradients(self, hu, labels, total):
-        """Sum the gradients of a step, `micro` slices at a time. Returns the loss, or None where memory ran out."""
+        """Sum and clip the gradients of a step, `micro` slices at a time. Returns the loss, or None where memory ran out."""
         self.optimizer.zero_grad(set_to_none=True)
         ranks, loss = here(), torch.zeros((), device=self.device)
         torch.manual_seed(derive_seed(self.seed, "dropout", self.done, ranks.rank))  # dropout draws from torch's own
@@ -79,9 +79,34 @@ class Trainer:
                     part = weighted_bce(logits, truth, self.weights) * len(piece)
                     self.scaler.scale(part * (ranks.world / total)).backward()  # the ranks' gradients are averaged
                 loss += part.detach()
-        except torch.OutOfMemoryError:
-            return None
+            self.scaler.unscale_(self.optimizer)
+            if self.config.clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return None
+            raise
         return loss / len(hu)
+
+    def _apply(self):
+        """Change the weights by their gradients. Returns False where memory ran out before any of them was changed.
+
+        Raises InputError where it ran out later: the step can be neither finished nor repeated.
+        """
+        before = [count.clone() for count in self._counts()[:1]]
+        try:
+            self.scaler.step(self.optimizer)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if any(count != before[0] for count in self._counts()):
+                raise self._too_large(f"{self.micro} slices do") from None
+            return False
+        return True
+
+    def _counts(self):
+        """Return the number of steps that the optimizer has counted, a tensor for each weight."""
+        return [kept["step"] for kept in self.optimizer.state.values()]
 
     @torch.no_grad()
     def _images(self, hu, labels, number):
@@ -93,21 +118,31 @@ class Trainer:
             return mix(images, labels, self.config.mixup, seed)
         return images, labels
 
-    def _halve(self):
-        """Take half the slices at once from here on."""
+    def halve(self):
+        """Take half the slices at once from here on, as memory ran out. Not while the error is being handled."""
         smaller = self.micro // 2
         if smaller < 2 or here().world > 1:  # one rank alone cannot repeat a step that the others have finished
-            raise InputError(
-                f"{self.config.name}: {self.micro} slices do not fit into the memory of {self.device}; lower batch in the "
-                "recipe, or image_size, or choose a smaller backbone"
-            )
+            raise self._too_large(f"{self.micro} slices do")
         self.micro = smaller
         self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.scaler = self._new_scaler(self.scaler.state_dict())  # the old one may have unscaled this step's gradients
+        free_memory(self.device)
         self.say(
             f"  {self.config.name}: out of memory, from here on {smaller} slices at once; a step still has "
             f"{self.config.batch * self.config.accumulate}, but batch norm sees {smaller}"
+        )
+
+    def _new_scaler(self, state=None):
+        half = autocast_type(self.config, self.device) == torch.float16
+        scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        if state:
+            scaler.load_state_dict(state)
+        return scaler
+
+    def _too_large(self, what):
+        return InputError(
+            f"{self.config.name}: {what} not fit into the memory of {self.device}; lower batch in the recipe, or image_size, "
+            "or choose a smaller backbone"
         )
 
     @property
@@ -137,6 +172,18 @@ class Trainer:
         self.done, self.micro = numbers["done"], numbers["micro"]
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
+
+
+def new_optimizer(model, config):
+    """Return AdamW with all that it keeps of the weights, zeros: by itself it would allocate that in the midst of a step."""
+    optimizer = torch.optim.AdamW(param_groups_weight_decay(model, config.weight_decay), lr=config.lr, fused=True)
+    for weight in (weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad):
+        optimizer.state[weight] = {
+            "step": torch.zeros((), device=weight.device),
+            "exp_avg": torch.zeros_like(weight),
+            "exp_avg_sq": torch.zeros_like(weight),
+        }
+    return optimizer
 
 
 def weighted_bce(logits, labels, weights):

@@ -8,8 +8,9 @@ from cnn_slices import make_slices, reader
 from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.data import neighbour_rows
+from stage1_cnn.device import autocast_type, pick_device, torch_as_set
 from stage1_cnn.model import build_model
-from stage1_cnn.predict import autocast_type, pick_device, predict, torch_as_set
+from stage1_cnn.predict import predict
 
 
 def config(**values):
