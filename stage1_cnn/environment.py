@@ -2,7 +2,7 @@
 
 import torch
 
-from stage1_cnn.predict import autocast_type, pick_device
+from stage1_cnn.device import autocast_type, pick_device
 from stage1_cnn.ranks import here
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
