@@ -256,9 +256,10 @@ def main(argv=None):
         sys.stdout = None
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        from pipeline.file_names import shown_error
+
         remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
-        return _fail(f"{where}{(error.strerror or str(error)).lower()}{remedy}", 1)
+        return _fail(f"{shown_error(error, argv)}{remedy}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues, what is finished is kept", 130)
     return 0

@@ -1,5 +1,12 @@
-"""A competition laid out as Kaggle's: its parts, in a folder or in a zip archive."""
+"""A competition laid out as Kaggle's: its parts, in a folder or in a zip archive.
 
+Error lines name `data` as the user typed it and files by their names in the competition. Other folders and files below `data`
+may be named after people, and are not printed.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +14,7 @@ from ct.errors import InputError
 from ct.source import Folder, InZip, Zip, open_zip
 
 STAGES = ("stage_2", "stage_1")  # of the competition; the second supersedes the first
+ARCHIVE = "rsna-intracranial-hemorrhage-detection.zip"  # Kaggle's
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,19 @@ class Competition:
     sample_csv: Path | InZip
 
 
+@contextmanager
+def hidden_folders(data: Path | str) -> Iterator[None]:
+    """Take the folders between `data` and the competition's own parts out of the InputErrors that the block raises."""
+    between = re.compile(rf"{re.escape(str(data))}/.*?/(?=stage_[12]_(?:train|test|sample_submission)\b)")
+    try:
+        yield
+    except InputError as error:
+        line = between.sub(lambda _: f"{data}/", str(error)) if str(data) else str(error)
+        if line == str(error):
+            raise
+        raise InputError(line) from None
+
+
 def find_competition(data, labels=None, sample=None):
     """Find the parts of a competition laid out as Kaggle's, in `data` or below it while one folder alone leads there.
 
@@ -29,29 +50,31 @@ def find_competition(data, labels=None, sample=None):
     Returns a Competition. Raises InputError, one line, for whatever is missing.
     """
     source, stage = _descend(Path(data))
-    folders = source.folders()
+    folders, belongs = source.folders(), "the DICOM files of that part belong there"
     for folder in (f"{stage}_train", f"{stage}_test"):
         if folder not in folders:
-            raise InputError(f"{source.root} has no folder {folder}; the DICOM files of that part belong there")
+            raise InputError(f"--data={data} has no folder {folder}; {belongs}")
         if not source.holds(folder):
-            raise InputError(f"{source.root / folder} holds no files; the DICOM files of that part belong there")
+            raise InputError(f"the folder {folder} of --data={data} holds no files; {belongs}")
     return Competition(
         source=source,
         root=source.root,
         train_dir=source.root / f"{stage}_train",
         test_dir=source.root / f"{stage}_test",
-        labels_csv=_find_csv(source, f"{stage}_train.csv", labels, "labels"),
-        sample_csv=_find_csv(source, f"{stage}_sample_submission.csv", sample, "sample"),
+        labels_csv=_find_csv(data, source, f"{stage}_train.csv", labels, "labels"),
+        sample_csv=_find_csv(data, source, f"{stage}_sample_submission.csv", sample, "sample"),
     )
 
 
-def _find_csv(source, name, elsewhere, flag):
+def _find_csv(data, source, name, elsewhere, flag):
     if elsewhere:
         return find_elsewhere(elsewhere, flag)
     as_named = (source.file(name + packing) for packing in ("", ".zip", ".gz"))  # as Kaggle hands out single files
-    if (found := next((file for file in as_named if file is not None), None)) is None:
-        raise InputError(f"{source.root / name} does not exist or is no file; put it there or name it with --{flag}")
-    return found
+    if (path := next((file for file in as_named if file is not None), None)) is None:
+        raise InputError(
+            f"--data={data}: {name} does not exist or is no file; put it beside the folders or name it with --{flag}"
+        )
+    return path
 
 
 def find_elsewhere(path, flag):
@@ -75,16 +98,22 @@ def _descend(data):
             break
         source = source.below((good or inner)[0])
     if len(good) > 1:
-        raise InputError(f"{source.root} holds several competitions ({good[0]}, {good[1]}, ...); name one with --data")
+        raise InputError(
+            f"--data={data} holds several competitions, {len(good)} folders with one; name one of them with --data"
+        )
     if not (any(data.iterdir()) if data.is_dir() else whole.names):
         raise InputError(f"{data} is empty; it should hold {STAGES[0]}_train")
     if data.is_dir() and any(data.name.startswith(stage) for stage in STAGES):
         raise InputError(f"{data} holds no {STAGES[0]}_train; name the folder around it, {data.parent}")
-    zips = sorted(data.glob("*.zip")) if data.is_dir() else []
-    raise InputError(
-        f"{source.root} holds no folder {STAGES[0]}_train; "
-        + (f"the zip needs no unpacking: --data={zips[0]}" if zips else "--data names the folder or zip that holds it")
-    )
+    raise InputError(f"--data={data} holds no folder {STAGES[0]}_train; {_remedy(data)}")
+
+
+def _remedy(data):
+    """Return what to do about a folder or zip that holds no competition. Of zips in it, only Kaggle's own name is printed."""
+    names = {path.name for path in data.glob("*.zip")} if data.is_dir() else set()
+    if not names:
+        return "--data names the folder or zip that holds it"
+    return f"the zip needs no unpacking: --data={data / (ARCHIVE if ARCHIVE in names else 'NAME.zip')}"
 
 
 def _stage(source):

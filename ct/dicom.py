@@ -10,7 +10,7 @@ from pydicom.pixels import pixel_array
 from ct.code_words import known_syntax, without_values
 from ct.elements import numbers, open_dataset, positive_int, quiet
 from ct.engine import run_jobs
-from ct.header import header_facts, pseudonym, refuse_other_images, rescale
+from ct.header import SAME, UNDECODED, header_facts, pseudonym, refuse_other_images, rescale
 from ct.pieces import seal
 from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
@@ -75,7 +75,7 @@ def _set_apart(table, key):
     twice = table.index.duplicated()
     first = table["path"][~twice]
     for slice_id, path in table["path"][twice].items():
-        bad.append((path, f"same SOPInstanceUID as {first[slice_id]}"))
+        bad.append((path, f"{SAME}{first[slice_id]}"))
     rows = [(path, pseudonym(Path(path).stem, key), "header", reason) for path, reason in sorted(bad)]
     return table[~twice], pd.DataFrame(rows, columns=["path", "slice_id", "kind", "reason"], dtype=str)
 
@@ -201,4 +201,4 @@ def _one_line(error):
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     line = lines[1] if len(lines) > 1 and lines[0].endswith("plugins:") else lines[0]
     line = line.replace("'NoneType' object has no attribute 'encode'", "damaged stream")  # what gdcm's silence ends as
-    return f"cannot be decoded: {without_values(line)[:120]}"
+    return UNDECODED + without_values(line)[:120]

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from ct.code_words import known_syntax
+from ct.code_words import known_syntax, without_values
 from ct.elements import (
     NotPlain,
     as_file,
@@ -25,6 +25,8 @@ from ct.elements import (
 from ct.source import Unreadable
 
 COMPETITION_ID = re.compile(r"ID_[0-9a-f]+")
+SAME = "same SOPInstanceUID as "  # what a reason says of a second copy, before the path of the first
+UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
 OWN_PATH = r"stage_[12]_(?:train|test)/ID_[0-9a-f]+(?:\.\w+)?"
 
 
@@ -48,6 +50,13 @@ def public_paths(paths, slice_ids):
     own = paths.str.fullmatch(OWN_PATH).to_numpy(bool)
     hidden = paths.str.split("/", n=1).str[0].to_numpy(object) + "/" + np.asarray(slice_ids, object)
     return np.where(own, paths.to_numpy(object), hidden)
+
+
+def public_reason(reason: str) -> str:
+    """Return a reason of quarantine.csv as reports may hold it: without another file's path or, in older runs, a value."""
+    if reason.startswith(SAME):
+        return f"{SAME}another file"
+    return UNDECODED + without_values(reason.removeprefix(UNDECODED)) if reason.startswith(UNDECODED) else reason
 
 
 def read_header(file, key):

@@ -151,8 +151,9 @@ def take_patients(slices, train_slices):
 def check_apart(slices):
     """Raise InputError where the same slice lies in train and test."""
     if (twice := slices.index.duplicated()).any():
-        path = slices["path"][twice].iloc[0]
-        raise InputError(f"slice {slices.index[twice][0]} is in train and in test ({path}); remove one of them")
+        slice_id = slices.index[twice][0]
+        shown = ", ".join(public_paths(slices["path"][slices.index == slice_id], slice_id))
+        raise InputError(f"slice {slice_id} is in train and in test ({shown}); remove one of them")
 
 
 def join_labels(slices, labels, on_disk, labels_csv, key, allow_unlabelled):
@@ -165,13 +166,12 @@ def join_labels(slices, labels, on_disk, labels_csv, key, allow_unlabelled):
     or train slices lack labels and `allow_unlabelled` is false.
     """
     train = slices.index[slices["split"] == "train"]
-    names = labels.index
-    labels = labels.set_axis([pseudonym(name, key) for name in names])
+    labels = labels.set_axis([pseudonym(name, key) for name in labels.index])
     of_file = labels.index.isin(on_disk)
     if not of_file.any():
         raise InputError(
-            f"none of the {len(labels)} slices of {labels_csv} is among the train files (it has {names[0]}, the files "
-            f"{slices.loc[train[0], 'path']}); give the right file with `new --labels=FILE`"
+            f"none of the {len(labels)} slices of {labels_csv} is among the train files (it has {labels.index[0]}, the files "
+            f"{train[0]}); give the right file with `new --labels=FILE`"
         )
     slices = slices.join(labels.reindex(train))
     slices[list(LABELS)] = slices[list(LABELS)].astype(np.float32)
@@ -180,8 +180,7 @@ def join_labels(slices, labels, on_disk, labels_csv, key, allow_unlabelled):
     if len(lacking) and not allow_unlabelled:
         missing = [label for label in LABELS if not known.loc[lacking[0], label]]
         raise InputError(
-            f"{len(lacking)} train slices lack labels, the first {lacking[0]} ({', '.join(missing)}) of the file "
-            f"{slices.loc[lacking[0], 'path']}; complete {labels_csv}, "
+            f"{len(lacking)} train slices lack labels, the first {lacking[0]} ({', '.join(missing)}); complete {labels_csv}, "
             "or leave such slices out of training with --allow-unlabelled"
         )
     slices.loc[lacking, list(LABELS)] = np.nan
@@ -248,4 +247,5 @@ def folds(run, receipt):
 def _first_reason(quarantine):
     if quarantine.empty:
         return "none is there"
-    return f"{quarantine['path'].iloc[0]}, {quarantine['reason'].iloc[0]}"
+    first = quarantine.iloc[0]
+    return f"{first['split']}/{first['slice_id']}, {first['reason']}"  # its path may be named after a person

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ct.competition import hidden_folders
 from ct.errors import InputError
 from ct.replacement import refuse_links, restore_all
 from pipeline.plan import IN_RECIPE
@@ -26,7 +27,8 @@ def opened(options):
             check_installed(run.recipe.stage2.components)
             run.workers = getattr(options, "workers", None)
             run.timeout = getattr(options, "timeout", None)
-            yield run
+            with hidden_folders(run.recipe.data.source):
+                yield run
     except Timeout:
         raise InputError(f"--run={root}: another process is at work on this run; wait for it") from None
 

@@ -168,13 +168,14 @@ def _all(run):
 
 def _check_source(recipe):
     """Check the data that a recipe names. Returns it, with the number of folds that a slice list gives."""
-    from ct.competition import find_competition, find_elsewhere
+    from ct.competition import find_competition, find_elsewhere, hidden_folders
     from ct.given import read_slice_list
     from ct.submission import read_sample
 
     data = recipe.data
     if not data.slices:
-        read_sample(find_competition(data.source, data.labels, data.sample).sample_csv)
+        with hidden_folders(data.source):
+            read_sample(find_competition(data.source, data.labels, data.sample).sample_csv)
         return recipe
     if data.sample:
         read_sample(find_elsewhere(data.sample, "sample"))

@@ -10,7 +10,7 @@ import yaml
 from scipy.special import expit, logit
 
 from ct import rundir
-from ct.header import public_paths
+from ct.header import public_paths, public_reason
 from ct.labels import LABELS
 from ct.pixels import PixelCache
 from ct.sheets import read_sheet
@@ -166,7 +166,8 @@ def _quarantine(path):
         table = read_sheet(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=columns)
-    return table.assign(path=public_paths(table["path"], table["slice_id"]), reason=table["reason"].map(scrub))
+    reasons = [scrub(public_reason(reason)) for reason in table["reason"]]
+    return table.assign(path=public_paths(table["path"], table["slice_id"]), reason=reasons)
 
 
 def _curves(run, model, numbers):

@@ -477,6 +477,15 @@ def test_scrub(text, shown):
     assert read.scrub(text) == shown
 
 
+def test_a_reason_names_no_other_file_and_quotes_no_tag(run):
+    """quarantine.csv says which file a second copy equals; older ones hold what a decoder quoted."""
+    rows = ["same SOPInstanceUID as stage_2_train/Jane Doe/a.dcm", "cannot be decoded: no value of 'Jane Doe'", "empty file"]
+    table = pd.DataFrame({"path": "stage_2_train/Jane Doe/x", "slice_id": list("abc"), "split": "train", "kind": "header"})
+    table.assign(reason=rows).to_csv(run.quarantine, index=False)
+    text, _ = page_of(run)
+    assert "Jane" not in text and "same SOPInstanceUID as another file" in text and "empty file" in text
+
+
 def test_patients_in_both_sets_are_named(whole):
     """The test patient who is also in train is named, and the fates of quarantined files are counted."""
     text, page, _ = whole

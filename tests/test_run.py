@@ -156,12 +156,12 @@ def test_what_scripts_ask_for_is_printed_in_any_case(finished, capsys):
 @pytest.mark.parametrize("number", run.REMEDIES)
 def test_errors_of_the_system_say_what_to_do(number, monkeypatch, capsys):
     def fails(verb, options):
-        raise OSError(number, os.strerror(number), "a/b")
+        raise OSError(number, os.strerror(number), "r/b")
 
     monkeypatch.setattr("pipeline.verbs.execute", fails)
     assert run.main(["train", "--run=r"]) == 1
     error = capsys.readouterr().err
-    assert error == f"error: a/b: {os.strerror(number).lower()}; {run.REMEDIES[number]}\n"
+    assert error == f"error: r/b: {os.strerror(number).lower()}; {run.REMEDIES[number]}\n"
 
 
 def test_a_log_file_holds_lines_in_their_order(tmp_path):

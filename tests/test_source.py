@@ -11,7 +11,7 @@ from tiny_dicom import make_dataset, slice_bytes, write_slice
 from tiny_zip import edit_entry, pack
 
 from ct import elements, shards
-from ct.competition import find_competition
+from ct.competition import ARCHIVE, find_competition
 from ct.dicom import read_headers, read_hu
 from ct.elements import quiet
 from ct.errors import InputError
@@ -259,7 +259,7 @@ def test_half_a_zip_is_one_line(data, tmp_path, spoil, says):
 
 def test_what_a_zip_lacks_is_said_in_one_line(data, tmp_path):
     (data / "stage_2_train.csv").rename(tmp_path / "labels.csv")
-    with pytest.raises(InputError, match=r"data\.zip/rsna/stage_2_train\.csv does not exist.*--labels"):
+    with pytest.raises(InputError, match=r"data\.zip: stage_2_train\.csv does not exist.*--labels"):
         find_competition(pack(data, tmp_path / "data.zip", "rsna/"))
     assert find_competition(tmp_path / "data.zip", labels=str(tmp_path / "labels.csv")).labels_csv == tmp_path / "labels.csv"
     with pytest.raises(InputError, match="has no folder stage_2_test"):
@@ -270,8 +270,11 @@ def test_what_a_zip_lacks_is_said_in_one_line(data, tmp_path):
         zipfile.ZipFile(tmp_path / "c.zip", "w").close()
         find_competition(tmp_path / "c.zip")
     (tmp_path / "download").mkdir()
-    (tmp_path / "b.zip").rename(tmp_path / "download" / "b.zip")
-    with pytest.raises(InputError, match=r"the zip needs no unpacking: --data=.*b\.zip"):
+    archive = (tmp_path / "b.zip").rename(tmp_path / "download" / "Jane Doe.zip")
+    with pytest.raises(InputError, match=r"the zip needs no unpacking: --data=.*/download/NAME\.zip"):
+        find_competition(tmp_path / "download")
+    archive.rename(tmp_path / "download" / ARCHIVE)
+    with pytest.raises(InputError, match=f"the zip needs no unpacking: --data=.*/download/{ARCHIVE}"):
         find_competition(tmp_path / "download")
     with pytest.raises(InputError, match="whose name cannot be kept in a table.*rename it"):
         with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
