@@ -17,9 +17,9 @@ from ct.rundir import read_table
 from ct.seeds import derive_seed
 from pipeline.fresh import file_digest
 from pipeline.jobs import Inputs
+from pipeline.journal import open_study
 from pipeline.stages import Stage
 from pipeline.trials import Bench, best_of, finished, kept, run_trials
-from pipeline.tuning import open_study
 from stage1_cnn.model import check_backbone, try_model
 from stage1_cnn.space import Range, searched, with_values, yaml_lines
 from stage1_cnn.train import WATCHED, fold_rows
@@ -35,7 +35,7 @@ def search_cnn(run, name, k, trials, timeout=None):
     name: of the CNN; None where the recipe has one. timeout: seconds after which no further trial begins
     Raises InputError for what the recipe does not have, and for a space with backbones that do not take the pictures.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # it would log the traceback of an interrupt
     deadline = time.monotonic() + (timeout or math.inf)
     config, space = _entry(run.recipe, name), searched(run.recipe.search)
     if k >= run.recipe.folds.k:
@@ -47,7 +47,7 @@ def search_cnn(run, name, k, trials, timeout=None):
     weights = {"weights": file_digest(config.pretrained)} if isinstance(config.pretrained, str) else {}
     same = {"model": config.model_dump(mode="json"), "space": {field: repr(where) for field, where in space.items()}}
     same |= {"seed": run.recipe.seed, "fold": k, "read": run.read(SEARCH) | weights}
-    study = open_study(folder.with_suffix(".journal"), same)
+    study = open_study(folder.with_suffix(".journal"), same, run.say, _sound)
     patients = inputs.slices["patient_id"].to_numpy(object)
     learn, held = (f"{len(rows)} slices of {len(set(patients[rows]))} patients" for rows in split)
     run.say(f"search: {config.name} without fold {k}: {', '.join(space)}")
@@ -140,6 +140,11 @@ def _assign_parts(slices, parts, seed):
         if parts > 2:
             return _assign_parts(slices, parts - 1, seed)
         raise InputError("search: the patients outside the fold are too few to hold some out; add data") from None
+
+
+def _sound(trial):
+    """Return whether a trial has what later trials and the verdict read."""
+    return isinstance(trial.user_attrs.get("values"), dict)
 
 
 def _opinions(bench, number):

@@ -13,19 +13,20 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
 
 from ct.engine import cores, run_jobs
 from ct.labels import LABELS
 from ct.rundir import RunDir, discard, read_json, write_json, write_table, write_text
 from ct.seeds import derive_seed
 from pipeline.fresh import Receipt, why_stale
+from pipeline.journal import open_study
 from pipeline.tables import load_rows
 from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig
 from stage2_stack.history import COLUMNS, importances, mean_importances, trial_rows
-from stage2_stack.space import space_of
+from stage2_stack.space import SPACE, space_of
 from stage2_stack.tune import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
 
 HEARTBEAT, GRACE = 30, 120  # seconds between signs of life of a trial in a database, and without one until it counts as dead
@@ -42,6 +43,8 @@ def tune(run, receipt):
     configs, history, mattered = {label: [] for label in LABELS}, [], {label: {} for label in LABELS}
     with run.bar(len(jobs), "tuning", "study") as bar, _best_so_far(run.dir.stage2 / "tune", bar):
         for (_, label, k, *_), found in zip(jobs, run_jobs(tune_one, jobs, run.workers), strict=True):
+            for note in found.pop("notes", []):
+                run.say(note)
             history += [{"label": label, "fold": k, **row} for row in found.pop("history")]
             mattered[label][k] = found.pop("importances")
             configs[label].append({"fold": k, **found})
@@ -63,16 +66,18 @@ def tune(run, receipt):
 def tune_one(root, label, k, config, seed, read, share=None):
     """Tune one label on the rows outside fold `k`, in a process of its own.
 
-    Returns best_config's dict, with the "history" and the "importances" of the study as of stage2_stack.history.
+    Returns best_config's dict, with the "history" and the "importances" of the study as of stage2_stack.history, and "notes",
+    lines that the user should know, where there are any.
     share: (time.time() at which all must be done, this job's share of what is left when it begins), or None
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # it would log the traceback of an interrupt
     run, config = RunDir(root), StackConfig(**config)
     path = run.stage2 / "tune" / f"{label}-fold{k}"
     part = {"stage2": config.model_dump(), "seed": seed, "label": label, "fold": k}
     result, job = path.with_suffix(".json"), path.with_suffix(".receipt.json")
     if not why_stale(run.root, job, part, read):
         return read_json(result)
+    notes = []
     with Receipt(run.root, job, "tune", part, read) as receipt:
         bins, y, fold, patients = _rows(root, json.dumps(read), config.threads)
         rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
@@ -90,7 +95,7 @@ def tune_one(root, label, k, config, seed, read, share=None):
             space = {name: repr(where) for name, where in space_of(label).items()}
             same = {**part, "stage2": settings, "space": space, "read": read}
             url, journal = config.storage, path.with_suffix(".journal")
-            study = open_shared(url, path.name, same) if url else open_study(journal, same)
+            study = open_shared(url, path.name, same) if url else open_study(journal, same, notes.append, _sound)
             run_trials(study, folds, config.trials, seed, space_of(label), _teller(path, config.trials),
                        _deadline(share), bool(url))  # fmt: skip
             found = best_config(study, folds, patients, config.trials)
@@ -99,7 +104,7 @@ def tune_one(root, label, k, config, seed, read, share=None):
             discard(path.with_suffix(".now"))
         write_json(result, found)
         receipt.made = [result]
-    return found
+    return found | {"notes": notes}
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,29 +165,10 @@ def open_shared(url, name, inputs):
     return optuna.create_study(study_name=f"{name}-{digest}", storage=storage, direction="minimize", load_if_exists=True)
 
 
-def open_study(path, inputs):
-    """Open an optuna study that minimises: a file that a second call continues, unless its inputs have changed.
-
-    inputs: plain values, all that a trial's outcome depends on. The number of trials is not among them: asking for more
-    continues the same study. A store that does not read any more is begun anew.
-    """
-    marker = path.with_suffix(".inputs.json")
-    if not marker.exists() or marker.read_text() != json.dumps(inputs):
-        discard(path)
-        write_text(marker, json.dumps(inputs))
-    discard(path.with_name(path.name + ".lock"))  # left by a killed process; the run folder's lock keeps others out
-    if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
-        path.write_bytes(text[: text.rfind(b"\n") + 1])  # a line that a killed process did not finish
-    try:
-        return _load_study(path)
-    except ValueError:  # damaged within
-        discard(path)
-        return _load_study(path)
-
-
-def _load_study(path):
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    return optuna.create_study(study_name="tune", storage=storage, direction="minimize", load_if_exists=True)
+def _sound(trial):
+    """Return whether a trial of `tune` has what the choice among trials reads."""
+    rounds = trial.user_attrs.get("rounds")
+    return trial.state == TrialState.PRUNED or (type(rounds) is int and rounds > 0 and set(trial.params) == set(SPACE))
 
 
 def _inner(found):

@@ -1,0 +1,139 @@
+"""The journal of an optuna study: a file of one process at a time, whose bytes are verified before a later process goes on.
+
+After each trial the journal is flushed to the disk and its seal written: how many bytes it has, and their digest. What lies
+behind the sealed bytes is of a trial that did not end, and is cut off. There is no lock of optuna's to wait for: the run
+folder's own keeps other processes out.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ct.pieces import SEAL
+from ct.replacement import discard, replacing
+from ct.rundir import write_text
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+class Journal(BaseJournalBackend):
+    """The operations of a study, a line of JSON each. Raises ValueError where a file holds other bytes than were sealed."""
+
+    def __init__(self, path: Path):
+        self.path, self.seal = path, path.with_name(path.name + SEAL)
+        content = path.read_bytes() if path.exists() else b""
+        whole = self._sealed(content)
+        self.digest, self.size = hashlib.blake2b(whole, digest_size=16), len(whole)
+        self.logs = [json.loads(line) for line in whole.splitlines()]
+        if path.is_symlink() or len(whole) < len(content):
+            with replacing(path) as part:
+                part.write_bytes(whole)
+
+    def _sealed(self, content: bytes) -> bytes:
+        """Return the bytes of whole trials; of an older version's journal, which has no seal, those of whole lines."""
+        if not self.seal.exists():
+            return content[: content.rfind(b"\n") + 1]
+        size, digest = self.seal.read_text().split()
+        if hashlib.blake2b(content[: int(size)], digest_size=16).hexdigest() != digest or len(content) < int(size):
+            raise ValueError("it holds other bytes than were written")
+        return content[: int(size)]
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield the operations from a number on."""
+        yield from self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write operations behind those that are there; interrupted at any moment, the next call writes over what it left."""
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            _write_all(handle, text.encode(), self.size)
+            digest = self.digest.copy()
+            digest.update(text.encode())
+            if ended := any(log.get("state") in ENDED for log in logs):
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+        self.digest, self.size, self.logs = digest, self.size + len(text.encode()), self.logs + _as_read(text)
+        if ended:
+            with replacing(self.seal, lasting=False) as part:
+                part.write_text(f"{self.size} {self.digest.hexdigest()}\n")
+
+
+def open_study(
+    path: Path, inputs: dict, say: Callable[[str], None] = print, sound: Callable[[FrozenTrial], bool] = lambda trial: True
+) -> Study:
+    """Open an optuna study that minimises: a file that a second call continues, unless its inputs have changed.
+
+    inputs: plain values, all that a trial's outcome depends on. The number of trials is not among them: asking for more
+    continues the same study. say: called with one line where what is there is damaged, and begun anew; sound: whether a
+    complete or pruned trial of a journal of an older version, which has no seal, is as such trials are
+    """
+    marker = path.with_suffix(".inputs.json")
+    if not marker.exists() or marker.read_bytes() != json.dumps(inputs).encode():
+        _forget(path)
+        write_text(marker, json.dumps(inputs))
+    discard(path.with_name(path.name + ".lock"))  # optuna's own, which an older version left when it was killed
+    try:
+        study = _load_study(path)
+        if not path.with_name(path.name + SEAL).exists():
+            _check_trials(study, sound)
+        return study
+    except (OSError, MemoryError):
+        raise  # the machine's fault
+    except Exception as error:  # optuna replays a damaged journal into nearly any of them
+        why = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        say(f"  {path.name} is damaged ({why}); this search begins anew")
+        _forget(path)
+        return _load_study(path)
+
+
+def _load_study(path: Path) -> Study:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(Journal(path))
+    return optuna.create_study(study_name="tune", storage=storage, direction="minimize", load_if_exists=True)
+
+
+def _forget(path: Path) -> None:
+    discard(path.with_name(path.name + SEAL))
+    discard(path)
+
+
+def _check_trials(study: Study, sound: Callable[[FrozenTrial], bool]) -> None:
+    """Raise ValueError where the trials of a journal without a seal are not such as optuna leaves."""
+    if study.direction != StudyDirection.MINIMIZE:
+        raise ValueError("it does not minimise")
+    trials = study.get_trials(deepcopy=False)
+    if len({trial.datetime_start for trial in trials}) < len(trials):
+        raise ValueError("a trial stands in it twice")
+    for trial in trials:
+        losses = [*trial.intermediate_values.values(), *([trial.value] if trial.state == TrialState.COMPLETE else [])]
+        if any(type(loss) not in (int, float) or not math.isfinite(loss) for loss in losses):
+            raise ValueError(f"trial {trial.number} has a loss that is no number")
+        for name, where in trial.distributions.items():
+            if not where._contains(where.to_internal_repr(trial.params[name])):
+                raise ValueError(f"trial {trial.number} has a value outside the space")
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and not sound(trial):
+            raise ValueError(f"trial {trial.number} is incomplete")
+
+
+def _write_all(handle: int, data: bytes, at: int) -> None:
+    """Write all of `data` at the byte `at`, and end the file there."""
+    written = 0
+    while written < len(data):  # a disk that fills up takes a part, and refuses the next
+        written += os.pwrite(handle, data[written:], at + written)
+    os.ftruncate(handle, at + len(data))
+
+
+def _as_read(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
