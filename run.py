@@ -188,14 +188,15 @@ class Verbs:
         """
         return Plan("score", _but_self(locals()))
 
-    def status(self, *, run, json=False):
+    def status(self, *, run, json=False, verify=False):
         """Show what is fresh, stale or missing, and why.
 
         Args:
             run: the run folder
             json: print it for scripts, with the scores there are, as one JSON object
+            verify: read every file whole, name all that are damaged, and end with status 1 where there are any
         """
-        return Plan("status", {"run": run, "as_json": json})
+        return Plan("status", {"run": run, "as_json": json, "verify": verify})
 
     def completion(self):
         """Print what lets bash complete its words: eval "$(ich-stack completion)"."""
@@ -204,7 +205,15 @@ class Verbs:
 
 LONGEST = 2000  # characters of an error's line
 QUIET = "--quiet"  # with any verb: nothing but errors is printed, and what `status --json` tells
-SWITCHES = ("--allow-unlabelled", "--anyway", "--json", "--remove", "--trust-oof", QUIET)  # flags that stand without a value
+SWITCHES = (
+    "--allow-unlabelled",
+    "--anyway",
+    "--json",
+    "--remove",
+    "--trust-oof",
+    "--verify",
+    QUIET,
+)  # flags that stand without a value
 REMEDIES = {  # errors of the system -> what to do about them
     errno.EACCES: "you may not; give another path, or yourself the right to it",
     errno.EPERM: "you may not; give another path, or yourself the right to it",

@@ -49,14 +49,21 @@ def check(kind, values, where, strict=False):
         raise InputError(f"{where}: {at}{message[0].lower() + message[1:]}") from None
 
 
+def nested(kind: type[Config], field: str) -> type[Config] | None:
+    """Return the Config class that a field of `kind` holds, one or a tuple of them; None where it holds none."""
+    if field not in kind.model_fields:
+        return None
+    annotation = kind.model_fields[field].annotation
+    inner = [annotation, *getattr(annotation, "__args__", ())]
+    return next((k for k in inner if isinstance(k, type) and issubclass(k, Config)), None)
+
+
 def _fields_at(kind, loc):
     """Return the field names of the Config that lies at `loc` (field names and list positions) below `kind`."""
     for part in loc:
         if isinstance(part, int):
             continue
-        annotation = kind.model_fields[part].annotation
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        kind = next(k for k in inner if isinstance(k, type) and issubclass(k, Config))
+        kind = nested(kind, part)
     return sorted(kind.model_fields)
 
 

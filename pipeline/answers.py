@@ -1,13 +1,11 @@
-"""What the verbs do that read a run's work: its state, submissions, pages, maps, packed models and scores of other studies."""
+"""What the verbs do that read a run's work: submissions, pages, maps, packed models and scores of other studies."""
 
-import json
 import time
 
-from ct.rundir import read_json
 from pipeline.bars import progress_bar, say
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import RunOptions
-from pipeline.stages import STAGES, Run, run_stage, state
+from pipeline.stages import STAGES, run_stage
 
 
 def submit(options):
@@ -74,24 +72,3 @@ def score(options):
         check_fresh(run, "score", NEEDED)
         print(f"score: by the models of {options.run}")
         score(model_of_run(run), options, run.say, run.bar)
-
-
-def status(options):
-    """Show what is fresh, stale and missing, and why."""
-    run = Run(options.run)
-    recipe, states = run.recipe, state(run)
-    data = recipe.data.slices or recipe.data.source
-    if options.as_json:
-        scores = read_json(run.dir.stage2 / "scores.json") if states["stack"][0] == "fresh" else {}
-        stages = {name: {"state": kind, "why": why, "makes": STAGES[name].makes} for name, (kind, why) in states.items()}
-        scores = {name: scores[name] for name in ("calibrated", "stage_two", "gain") if name in scores}
-        about = {"run": options.run, "recipe": recipe.name, "seed": recipe.seed, "data": data}
-        print(json.dumps({**about, "stages": stages, "scores": scores}, indent=1))
-        return
-    print(f"{options.run}: recipe {recipe.name}, seed {recipe.seed}, data in {data}")
-    for name, (kind, why) in states.items():
-        print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
-    if begun := [name for name, (kind, _) in states.items() if kind != "fresh"]:
-        print(f"  {len(states) - len(begun)} of {len(states)} are fresh; next: python run.py all --run={options.run}")
-    else:
-        print(f"  all are fresh; see {run.dir.report}")

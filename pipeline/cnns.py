@@ -5,8 +5,11 @@ import pandas as pd
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.rundir import discard, read_json, read_table, write_table
+from pipeline.checkpoints import checkpoint_digest
 from pipeline.fresh import inputs_digest
 from pipeline.jobs import Inputs, order
+from pipeline.updates import reads_of_before, reads_of_cnn
+from stage1_cnn.environment import environment
 
 
 def train(run, receipt):
@@ -16,13 +19,15 @@ def train(run, receipt):
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)
             part = {"model": config.model_dump(mode="json"), "seed": run.recipe.seed, "fold": k}
-            why, job = run.job(folder / "train.json", "train", part, receipt.values["read"])
+            read = reads_of_cnn(receipt.values["read"], config.name)
+            why, job = run.job(folder / "train.json", "train", part, read)
             names = ("weights.safetensors", "curve.json", "held_out.parquet", "held_out_embeddings.npy")
             job.made = [folder / name for name in names]
             if why:
                 with job:
                     discard(run.dir.explain(config.name))  # it is of other weights
-                    same = inputs_digest(part, receipt.values["read"])
+                    same = _training_digest(inputs, config.name, k, part, receipt.values["read"])
+                    job.values |= environment(config)
                     if reasons := order(inputs, "fit", config.name, k, same):
                         job.values["not_repeatable"] = reasons
                     order(inputs, "look", config.name, k, "held_out", same)
@@ -50,10 +55,19 @@ def predict(run, receipt):
             job.made = [folder / "test.parquet", folder / "test_embeddings.npy"]
             if why:
                 with job:
+                    job.values |= environment(config)
                     order(inputs, "look", config.name, k, "test", inputs_digest(part, read))
             receipt.made += job.made
     rows = len(inputs.rows("test", 0))
     run.say(f"  {rows} test slices, {len(run.recipe.stage1.models)} CNNs x {run.recipe.folds.k} folds")
+
+
+def _training_digest(inputs, name, k, part, read):
+    """Return the digest of all that a training depends on: that of an older version where its checkpoint has it."""
+    older = inputs_digest(part, reads_of_before(read, inputs.run.part(("stage1.models",))["stage1.models"]))
+    if checkpoint_digest(inputs.checkpoint(name, k)) == older:
+        return older
+    return inputs_digest(part, reads_of_cnn(read, name))
 
 
 def _last_line(folder):

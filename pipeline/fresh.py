@@ -16,7 +16,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ct.pieces import bytes_digest
 from ct.rundir import write_json
+from pipeline.updates import may_lack, reads_as_now, with_older_values, without_later_fields
 
 PACKAGES = ("torch", "timm", "pydicom", "lightgbm", "optuna", "scikit-learn", "pandas", "numpy")
 OPTIONAL = ("xgboost", "xgboost-cpu", "catboost")  # where they are installed
@@ -30,8 +32,7 @@ def file_digest(path):
 
 @functools.lru_cache(maxsize=100_000)
 def _digest_once(path, size, mtime_ns):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return bytes_digest(path)
 
 
 def read_receipt(path):
@@ -53,8 +54,11 @@ def tree_digest(root, files):
 
 
 def inputs_digest(part, read):
-    """Return a digest of a job's part of the recipe and of what it reads, for what it leaves before it is done."""
-    text = json.dumps([part, read], sort_keys=True)
+    """Return a digest of a job's part of the recipe and of what it reads, for what it leaves before it is done.
+
+    A field that is added to the recipe later does not change it, as long as it has its older value.
+    """
+    text = json.dumps([without_later_fields(part), read], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -70,17 +74,30 @@ def stamp_files(root, paths):
     return {str(f.relative_to(root)): stamp(f) for f in files}
 
 
-def changed_file(root, made):
-    """Return a line about the first file of a receipt's `made` that is gone or holds something else, or ""."""
-    for name, known in made.items():
-        path = Path(root) / name
-        if not path.is_file():
-            return f"{name} is gone"
-        stat = path.stat()
-        same = (stat.st_size, stat.st_mtime_ns) == (known["size"], known["mtime_ns"])
-        if not same and (stat.st_size != known["size"] or file_digest(path) != known["digest"]):
-            return f"{name} was changed by hand"
-    return ""
+def changed_file(root, made, verify=False):
+    """Return a line about the first file of a receipt's `made` that is gone or holds something else, or "".
+
+    verify: whether to read each file, whatever its size and time say
+    """
+    return next((line for name, known in made.items() if (line := changed(Path(root) / name, name, known, verify))), "")
+
+
+def changed(path, name, known, verify=False):
+    """Return f"{name} is gone", "... was changed by hand" or "... is damaged" (its time is the old one), or "".
+
+    known: the file's stamp; a time of None is that of a file which was seen to be damaged
+    verify: whether to read it, even if this process did so before at the same size and time
+    """
+    if not path.is_file():
+        return f"{name} is gone"
+    stat = path.stat()
+    same = (stat.st_size, stat.st_mtime_ns) == (known["size"], known["mtime_ns"])
+    if same and not verify:
+        return ""
+    digest = bytes_digest if verify else file_digest
+    if stat.st_size == known["size"] and digest(path) == known["digest"]:
+        return ""
+    return f"{name} is damaged" if same or known["mtime_ns"] is None else f"{name} was changed by hand"
 
 
 def first_difference(old, new, path=""):
@@ -94,20 +111,22 @@ def first_difference(old, new, path=""):
     return next((line for key, a, b in pairs if (line := first_difference(a, b, key))), "")
 
 
-def why_stale(root, receipt, part, read):
+def why_stale(root, receipt, part, read, verify=False):
     """Return why the job behind the receipt file `receipt` must run, or "" where what it made still holds.
 
-    part: its part of the recipe now; read: {name: digest} of its inputs now
+    part: its part of the recipe now; read: {name: digest} of its inputs now; verify: as of `changed_file`
     """
     known = read_receipt(receipt)
     if known is None:
         return "not made yet"
-    if line := first_difference(known["recipe"], part):
+    part = json.loads(json.dumps(part))  # as a receipt holds it: a tuple is a list there
+    if line := first_difference(with_older_values(known["recipe"], part), part):
         return f"recipe changed, {line}"
-    for name in sorted({*known["read"], *read}):
-        if known["read"].get(name) != read.get(name):
+    before = reads_as_now(known["read"], known["recipe"])
+    for name in sorted({*before, *read}):
+        if before.get(name) != read.get(name) and not (name not in before and may_lack(name)):
             return f"{name} changed"
-    return changed_file(root, known["made"])
+    return changed_file(root, known["made"], verify)
 
 
 class Receipt:

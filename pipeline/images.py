@@ -32,7 +32,7 @@ def ingest(run, receipt):
     if run.recipe.data.slices:
         ingest_list(run, receipt)
         return
-    found, key, data = run.find_source(), run.dir.key.read_bytes(), run.recipe.data
+    found, key, data = run.find_source(), run.pseudonym_key(), run.recipe.data
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
     files = {name: digest for name, digest in receipt.values["read"].items() if name != "label csv"}
     with resuming(run.dir.ingest_work, {"source": data.source, "files": files, "versions": versions()}, run.say) as work:
@@ -62,7 +62,7 @@ def ingest(run, receipt):
 
 def ingest_list(run, receipt):
     """Make the same of a slice list, which has no pixels: all slices count as readable, and what pixels tell is NaN."""
-    key, data = run.dir.key.read_bytes(), run.recipe.data
+    key, data = run.pseudonym_key(), run.recipe.data
     slices, counts = take_patients(read_slice_list(data.slices, key), data.train_slices)
     known = slices[list(LABELS)].notna().all(axis=1)
     lacking = slices.index[(slices["split"] == "train") & ~known]

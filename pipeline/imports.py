@@ -78,7 +78,7 @@ def _by_slice(run, given, rows, where):
 
     Left out are those in quarantine and, where the run takes a part of the train slices only, those that it does not take.
     """
-    key, quarantine = run.dir.key.read_bytes(), pd.read_csv(run.dir.quarantine, dtype=str, keep_default_na=False)
+    key, quarantine = run.pseudonym_key(), pd.read_csv(run.dir.quarantine, dtype=str, keep_default_na=False)
     table = given.set_index(pd.Index([pseudonym(name, key) for name in given["slice_id"]], name="slice_id"))
     unknown = ~table.index.isin(rows.index)
     if where.startswith("--test") or run.recipe.data.train_slices is None:

@@ -24,6 +24,7 @@ from features.embeddings import PARTS, Probe
 from pipeline.fresh import file_digest, versions
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.tables import training_prior
+from pipeline.updates import older_recipe
 from stage2_stack.apply import Stacker, read_blend
 from stage2_stack.calibrate import Platt
 from stage2_stack.config import check_installed
@@ -109,7 +110,7 @@ def model_of_run(run):
         boosters={path.name: path for path in sorted((folder.stage2 / "boosters").iterdir())},
         probes=folder.probes if recipe.features.probe else None,
         versions=read_json(folder.receipt("stack"))["versions"],
-        key=folder.key.read_bytes(),
+        key=run.pseudonym_key(),
         patients=_known_patients(folder, train["patient_id"], fold),
         held_out_chains=_held_out_chains(run),
     )
@@ -172,7 +173,7 @@ def model_of_folder(folder):
             raise InputError(f"--model={folder}: {name} is missing; copy the folder again, or make it anew: `export-model`")
         if file_digest(path) != digest:
             raise InputError(f"--model={folder}: {name} is damaged or changed; copy it again, or make it anew: `export-model`")
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_recipe(folder / "recipe.yaml", older_recipe)
     check_installed(recipe.stage2.components)
     folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
     return Model(

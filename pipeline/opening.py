@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 from ct.competition import hidden_folders
 from ct.errors import InputError
 from ct.replacement import refuse_links, restore_all
+from pipeline.damage import check_content
 from pipeline.plan import IN_RECIPE
 from pipeline.stages import Run, state
 from stage2_stack.config import check_installed
@@ -34,10 +35,11 @@ def opened(options):
 
 
 def check_fresh(run, verb, stages):
-    """Raise InputError where one of the stages whose work a verb reads is not fresh."""
+    """Raise InputError where one of the stages whose work a verb reads is not fresh, or one of their files is damaged."""
     states = state(run)
     for name in stages:
         kind, why = states[name]
         if kind != "fresh":
             because = f" ({why})" if kind == "stale" else ""
             raise InputError(f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` or `all`")
+    check_content(run.dir, verb, stages)

@@ -47,7 +47,7 @@ def write_probs(run, probs, path):
     probs: table indexed by slice id, columns LABELS. Quarantined test slices get the training prior; so do slices of the
     sample that have no file, where the recipe says `missing: prior`.
     """
-    key, quarantine = run.dir.key.read_bytes(), read_sheet(run.dir.quarantine)
+    key, quarantine = run.pseudonym_key(), read_sheet(run.dir.quarantine)
     sample = match_sample(run.find_sample(), key, probs.index, quarantine, run.recipe.data.missing)
     ids, slice_id, label, quarantined, fileless = sample
     if lacking := quarantined + fileless:

@@ -35,6 +35,7 @@ class StatusOptions(RunOptions):
     """`status`."""
 
     as_json: bool = False
+    verify: bool = False  # read all that is there
 
 
 class DemoOptions(RunOptions):

@@ -96,8 +96,11 @@ class Recipe(Config):
         return stage1
 
 
-def load_recipe(path):
-    """Read and check a recipe file. Raises InputError with the key and the file for whatever does not fit."""
+def load_recipe(path, completed=lambda values: values):
+    """Read and check a recipe file. Raises InputError with the key and the file for whatever does not fit.
+
+    completed(values) -> the values with those that an older version left out; of a recipe that a user wrote nothing is
+    """
     try:
         values = read_yaml(path)
     except FileNotFoundError:
@@ -105,7 +108,7 @@ def load_recipe(path):
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
     refuse_strange_values(values, path)
-    return check(Recipe, values, path, strict=True)
+    return check(Recipe, completed(values), path, strict=True)
 
 
 def find_recipe(name):

@@ -2,13 +2,15 @@
 
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from ct.errors import InputError
 from ct.rundir import RunDir
 from pipeline.bars import progress_bar, say
-from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, tree_digest, why_stale
+from pipeline.damage import check_content
+from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, why_stale
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
+from pipeline.source_digests import DIGESTS
+from pipeline.updates import older_recipe
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ CNNS = ("stage1.models", "stage1.tensorboard")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("ingest", ("source",),
+        Stage("ingest", ("source", "key"),
               ("data.source", "data.labels", "data.slices", "data.train_slices", "data.allow_unlabelled", "pixels"),
               "images:ingest", "slices.parquet, quarantine.csv, pixels/"),
         Stage("folds", ("ingest", "given folds"), ("seed", "folds"), "images:folds", "folds.parquet"),
@@ -49,12 +51,14 @@ STAGES = {
 
 GIVEN = {
     "source": "the DICOM files and the label csv, or the slice list",
+    "key": "the key of the pseudonyms",
     "sample": "the sample submission",
     "weights": "local weights, if any",
     "given folds": "folds that were given, if any",
     "imports": "imported predictions, if any",
     "explanations": "Grad-CAM maps, if any",
 }
+KEY_BYTES = 32
 COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit and report depend on them
 
 
@@ -69,8 +73,8 @@ class Run:
         self.bar = bar or progress_bar
         self.workers = None  # processes; None: one a core
         self.timeout = None  # seconds of tuning; None: as long as it takes
-        self.recipe: Recipe = load_recipe(self.dir.recipe)
-        self._source = None
+        self.recipe: Recipe = load_recipe(self.dir.recipe, older_recipe)
+        self.source_digests = None  # {name: digest} once the source has been digested
 
     def change_recipe(self, changes):
         """Change fields of the run's recipe ({"stage2.trials": 30}) for good, and say so; unchanged values do nothing."""
@@ -93,18 +97,10 @@ class Run:
 
     def read(self, stage):
         """Return {name: digest} of everything that a stage reads, as it is now."""
-        given = {
-            "source": self._source_digests,
-            "sample": self._sample_digest,
-            "weights": self._weight_digests,
-            "given folds": lambda: self._file_digests([self.dir.given_folds, self.dir.imported_folds]),
-            "imports": lambda: self._file_digests(self._imported_files()),
-            "explanations": lambda: self._file_digests(sorted(self.dir.stage1.glob("*/explain/*"))),
-        }
         digests = {}
         for name in stage.reads:
-            if name in given:
-                digests |= given[name]()
+            if name in DIGESTS:
+                digests |= DIGESTS[name](self)
             elif known := read_receipt(self.dir.receipt(name)):
                 skip = () if stage.name in ("submit", "report") else COUNTS
                 digests |= {path: made["digest"] for path, made in known["made"].items() if path not in skip}
@@ -116,7 +112,17 @@ class Run:
 
     def job(self, path, stage, part, read):
         """Return (why, receipt) of one job of a stage, such as one CNN and fold: "" where its work still holds."""
-        return why_stale(self.dir.root, path, part, read), Receipt(self.dir.root, path, stage, part, read)
+        why = why_stale(self.dir.root, path, part, read, verify=True)  # it is kept, and enters the stage's own receipt
+        return why, Receipt(self.dir.root, path, stage, part, read)
+
+    def pseudonym_key(self):
+        """Return the key of the pseudonyms, bytes. Raises InputError where it is not the one that ingest gave them under."""
+        known = (read_receipt(self.dir.receipt("ingest")) or {"read": {}})["read"].get("key")
+        whole = self.dir.key.is_file() and self.dir.key.stat().st_size == KEY_BYTES
+        if not whole or known not in (None, file_digest(self.dir.key)):
+            what = "damaged: patients and slices would get other pseudonyms" if self.dir.key.is_file() else "gone"
+            raise InputError(f"{self.dir.key} is {what}; put it back from a copy of the run, or make a new run")
+        return self.dir.key.read_bytes()
 
     def find_source(self):
         """Return the competition.Competition of the recipe's data section."""
@@ -131,63 +137,6 @@ class Run:
 
         elsewhere = self.recipe.data.sample
         return find_elsewhere(elsewhere, "sample") if elsewhere else self.find_source().sample_csv
-
-    def _source_digests(self):
-        """Digest the source once per process. A source that was moved away after it was read counts as unchanged."""
-        if self._source is None:
-            known = read_receipt(self.dir.receipt("ingest"))
-            source, labels = Path(self.recipe.data.slices or self.recipe.data.source), self.recipe.data.labels
-            if known and not source.exists():
-                self._source = known["read"]
-            elif self.recipe.data.slices:
-                from ct.competition import find_elsewhere
-
-                self._source = {"slice list": file_digest(find_elsewhere(source, "slices"))}
-            elif source.is_file():
-                from ct.competition import find_elsewhere
-
-                self._source = {"zip archive": _zip_digest(source)}
-                if labels:
-                    self._source["label csv"] = file_digest(find_elsewhere(labels, "labels"))
-            else:
-                from ct.source import list_files
-
-                found = self.find_source()
-                self._source = {
-                    "train files": tree_digest(found.train_dir, list_files(found.train_dir)),
-                    "test files": tree_digest(found.test_dir, list_files(found.test_dir)),
-                    "label csv": file_digest(found.labels_csv),
-                }
-        return self._source
-
-    def _sample_digest(self):
-        """Digest the sample submission; where it was moved away, it counts as unchanged. A slice list need not have one."""
-        if self.recipe.data.slices and not self.recipe.data.sample:
-            return {}
-        source = Path(self.recipe.data.source)
-        if source.is_file() and not self.recipe.data.sample:
-            return {"sample csv": _zip_digest(source)}
-        if self.recipe.data.sample or source.exists():
-            return {"sample csv": file_digest(self.find_sample())}
-        known = read_receipt(self.dir.receipt("submit"))
-        return {"sample csv": known["read"]["sample csv"]} if known else {}
-
-    def _weight_digests(self):
-        """Digest the local weights that CNNs begin with."""
-        paths = [config.pretrained for config in self.recipe.stage1.models if isinstance(config.pretrained, str)]
-        return {f"weights {Path(path).name}": file_digest(path) for path in paths if Path(path).is_file()}
-
-    def _imported_files(self):
-        folders = [self.dir.imported(name) for name in self.recipe.stage1.imports]
-        return [path for folder in folders for path in sorted(folder.glob("*"))]
-
-    def _file_digests(self, paths):
-        return {str(path.relative_to(self.dir.root)): file_digest(path) for path in paths if path.is_file()}
-
-
-def _zip_digest(path):
-    """Digest a zip's size and time alone: to read its directory of a million names takes seconds."""
-    return tree_digest(path.parent, [path.name])
 
 
 def state(run):
@@ -220,6 +169,9 @@ def run_stage(run, name):
     if not why:
         run.say(f"{name}: fresh, nothing to do")
         return False
+    check_content(run.dir, name, [read for read in stage.reads if read in STAGES])
+    if "key" in stage.reads:
+        run.pseudonym_key()  # before the receipt that knows its digest goes
     run.say(f"{name}: {why}" if why != "not made yet" else f"{name}:")
     run.say(f"  reads {'; '.join(STAGES[read].makes if read in STAGES else GIVEN[read] for read in stage.reads)}")
     module, function = stage.function.split(":")

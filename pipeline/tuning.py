@@ -75,7 +75,7 @@ def tune_one(root, label, k, config, seed, read, share=None):
     path = run.stage2 / "tune" / f"{label}-fold{k}"
     part = {"stage2": config.model_dump(), "seed": seed, "label": label, "fold": k}
     result, job = path.with_suffix(".json"), path.with_suffix(".receipt.json")
-    if not why_stale(run.root, job, part, read):
+    if not why_stale(run.root, job, part, read, verify=True):
         return read_json(result)
     notes = []
     with Receipt(run.root, job, "tune", part, read) as receipt:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.rundir import RunDir, read_json
-from pipeline.answers import explain, export_model, report, score, status, submit
+from pipeline.answers import explain, export_model, report, score, submit
 from pipeline.bars import no_bar, progress_bar
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
-from pipeline.stages import Run, run_all, run_stage
+from pipeline.stages import KEY_BYTES, Run, run_all, run_stage
+from pipeline.status import status
 from stage2_stack.config import check_installed
 
 TOGETHER = ("train", "predict")  # the verbs that several processes can do
@@ -81,7 +82,7 @@ def new(options):
     recipe = _check_models(_check_source(recipe))
     run.root.mkdir(parents=True, exist_ok=True)
     run.key.touch(mode=0o600)  # before there is anything in it to read
-    run.key.write_bytes(secrets.token_bytes(32))
+    run.key.write_bytes(secrets.token_bytes(KEY_BYTES))
     save_recipe(run.recipe, recipe)
     print(f"new: {options.run} with the recipe {recipe.name}, data in {options.data or options.slices}")
     if recipe.stage1.models:

@@ -1,8 +1,7 @@
 """A convex blend, in logits, of what several components say of one label, and of the calibrated stage one.
 
 All of it is decided on nested predictions. With few positive patients the best of many blends is the luckiest one, so a
-component has to earn its place, the weights are drawn to equal ones, and what is left of the gain has to be beyond doubt. The
-few numbers of a blend are fitted and judged on the same rows; none of these is of the fold that the blend will predict.
+component has to earn its place, the weights are drawn to equal ones, and what is left of the gain has to be beyond doubt.
 """
 
 from typing import NamedTuple

@@ -1,11 +1,8 @@
 """Nested predictions: what fold k's decisions are made on.
 
 Calibration, weights, rounds, and whether a component is kept are decided for fold k on the rows of the other folds, each
-predicted by a model that is fitted without its own fold j and without fold k. The model without both serves j and k where both
-want the same settings: K (K - 1) / 2 of these, and K final ones, each without its fold alone.
-
-What has seen the labels of fold j all the same: the settings and the number of rounds, chosen for fold k on all others. What
-has seen those of fold k: the inputs of the rows, whose CNNs, and chains, were fitted on the folds but their own.
+predicted by a model that saw neither its own fold j nor fold k. The model without both serves j and k where both want the same
+settings: K (K - 1) / 2 of these, and K final ones, each without its fold alone.
 """
 
 import json
@@ -62,7 +59,7 @@ class Nest:
 class Opinion(NamedTuple):
     """What a component says of one label, in logits; NaN where it says nothing."""
 
-    nested: np.ndarray  # (K, n): of the rows outside fold k, by models fitted without the row's inner fold and fold k
+    nested: np.ndarray  # (K, n): of the rows outside fold k, by models that saw neither the row's inner fold nor fold k
     oof: np.ndarray  # (n,): of fold k's rows, by the model of all others
     test: np.ndarray  # (K, m)
 
@@ -70,8 +67,8 @@ class Opinion(NamedTuple):
 def column_opinion(nest, x, test_x):
     """Return the Opinion of a feature that is a logit of the label by itself: x (n,), test_x (K, m).
 
-    A chain's posterior is fitted once, on the labels of all folds but the row's own. The handful of its parameters has so seen
-    fold k's labels in the rows that fold k's blend is decided on, as the CNNs of these rows have.
+    A chain's posterior is fitted on the other folds' labels once, so that for fold k a handful of its parameters have seen
+    fold k's: DESIGN rule 7.
     """
     nested = np.where(nest.fold[None] != np.arange(nest.k_folds)[:, None], x, np.nan)
     return Opinion(nested.astype(np.float64), np.asarray(x, np.float64), np.asarray(test_x, np.float64))

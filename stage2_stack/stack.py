@@ -41,7 +41,7 @@ class Stacked:
     calibrated_test: np.ndarray  # (K, m) likewise on the test rows, fold k by stacker k
     test: np.ndarray  # (K, m)
     rungs: dict  # component -> (n,) what it says alone, out of fold, calibrated; or the calibrated stage one
-    nested: np.ndarray  # (K, n) logits of stage two outside fold k: models without the row's fold and fold k, blend k
+    nested: np.ndarray  # (K, n) logits of stage two outside fold k, by models that saw neither the row's fold nor fold k
     models: dict = field(default_factory=dict)  # name of a file -> its bytes, of the components that have a weight
     gain: np.ndarray | None = None  # (f,) mean over folds of each feature's share of the gain, of the boosters in the blend
     contributions: np.ndarray | None = None  # (f,) likewise of its mean absolute contribution to held-out rows, logits
@@ -112,8 +112,7 @@ def pooled_subtypes(case):
 def one_at_least(made):
     """Return the Opinion on `any` that one of the finished subtypes at least is there, were they independent of each other.
 
-    made: {subtype: Stacked}. For fold k a row's subtypes are those by models fitted without its fold and fold k, and by the
-    blend of fold k, whose calibrations and weights are fitted on all rows but fold k's, the row itself among them.
+    made: {subtype: Stacked}. For fold k a row's subtypes are those by stackers that saw neither its fold nor fold k.
     """
     said = {
         "nested": [made[label].nested for label in SUBTYPES],

@@ -26,3 +26,10 @@ def unpack(folder):
             time_ns = int(Decimal(member.pax_headers.get("mtime", member.mtime)) * 10**9)
             os.utime(folder / member.name, ns=(time_ns, time_ns))
     return folder
+
+
+def names(folder):
+    """Return the names of the files of one folder of the archive, relative to it."""
+    with tarfile.open(ARCHIVE) as archive:
+        files = [member.name.removeprefix("./") for member in archive.getmembers() if member.isfile()]
+    return sorted(name.removeprefix(f"{folder}/") for name in files if name.startswith(f"{folder}/"))

@@ -12,8 +12,7 @@ from ct.labels import LABELS, SUBTYPES, WEIGHTS
 from ct.metrics import log_loss as loss_of
 from features.build import scope_columns
 from pipeline.stacking import ladder
-from stage2_stack.blend import Blend
-from stage2_stack.calibrate import Platt, cross_fit
+from stage2_stack.calibrate import cross_fit
 from stage2_stack.config import OPTIONAL, StackConfig
 from stage2_stack.gru import GRU, SeriesView
 from stage2_stack.learners import learner_of
@@ -131,30 +130,6 @@ def test_labels_of_a_fold_never_reach_its_scores_nor_its_stacker(case, whole, k)
             np.testing.assert_array_equal(alone[held], two.rungs[name][held])
         np.testing.assert_array_equal(one.test[k], two.test[k])
         np.testing.assert_array_equal(one.calibrated_test[k], two.calibrated_test[k])
-        np.testing.assert_array_equal(one.nested[k], two.nested[k])  # what `any` is decided on
-
-
-def plain_blend(said, *rest):
-    """A blend of all components whose numbers see no label."""
-    return Blend(dict.fromkeys(said, Platt(1.0, 0.0, 0.0)), dict.fromkeys(said, 1 / len(said)), None, {}, "")
-
-
-@pytest.mark.parametrize("j", [0, 2])
-def test_labels_of_a_rows_own_fold_reach_its_nested_prediction_by_the_blend_alone(case, j, monkeypatch):
-    """The models, and `subtypes` made of them, are fitted without them; calibrations and weights are not."""
-    rows, _ = case
-    own, y = rows.fold == j, np.where((rows.fold == j)[:, None], 1 - rows.y, rows.y)
-    components = {"components": ("raw", "smooth", "lightgbm", "subtypes")}
-    k = (j + 1) % K
-    one, two = stack(case, **components)["any"], stack(case, y=y, **components)["any"]
-    assert one.blends[k] != two.blends[k] and (one.nested[k][own] != two.nested[k][own]).all()
-    monkeypatch.setattr("stage2_stack.stack.fit_blend", plain_blend)
-    one, two = (stack(case, y=labels, **components) for labels in (rows.y, y))
-    for label in LABELS:
-        assert {"lightgbm", "raw"} <= set(one[label].blends[k].weights)
-        np.testing.assert_array_equal(one[label].nested[k][own], two[label].nested[k][own])
-        others = (rows.fold != j) & (rows.fold != k)
-        assert (one[label].nested[k][others] != two[label].nested[k][others]).mean() > 0.9  # the test would see a leak
 
 
 def test_stacker_k_reads_the_opinions_of_fold_k_alone(case, whole):

@@ -1,0 +1,89 @@
+"""Silent damage: whether what lies in a run folder still holds what its receipts say, by content and not by size and time.
+
+A stage or verb verifies what it is about to read (`check_content`); `status --verify` reads everything (`damaged_files`). What
+is found damaged is marked in the receipt, so that the stage that made it makes it again.
+"""
+
+from pathlib import Path
+
+from ct.errors import InputError
+from ct.pieces import SEAL, is_whole
+from ct.rundir import RunDir, write_json
+from pipeline.fresh import changed, read_receipt
+
+JOBS = ("stage1/*/*/train.json", "stage1/*/*/predict.json", "stage2/tune/*.receipt.json")  # receipts of units of work
+SHARDS = "pixels/shard-"  # beginning of the names of the pixel cache's large files
+READ_PIXELS = ("train", "predict", "report", "report --study", "explain", "search")
+
+
+def check_content(run: RunDir, verb: str, stages: list[str]) -> None:
+    """Verify by content every file that the receipts of `stages` name, before `verb` reads it.
+
+    Raises InputError that names the first damaged file. Shards of the pixel cache are verified slice by slice while they are
+    decoded; those of a cache without checksums are read whole here, if the verb reads pixels at all.
+    """
+    for stage in stages:
+        made = (read_receipt(run.receipt(stage)) or {"made": {}})["made"]
+        shards = [name for name in made if name.startswith(SHARDS)]
+        others = [name for name in made if not name.startswith(SHARDS)]
+        _refuse_damaged(run, verb, stage, {name: made[name] for name in others})
+        if verb in READ_PIXELS and shards and not slices_have_checksums(run):
+            _refuse_damaged(run, verb, stage, {name: made[name] for name in shards})
+
+
+def _refuse_damaged(run, verb, stage, made):
+    for name, stamp in made.items():
+        if why := changed(run.root / name, name, stamp, verify=True):
+            mark(run.receipt(stage), [name])
+            raise InputError(
+                f"{verb} reads what {stage} makes, and {why}; put that file back from a copy of the run, or run "
+                f"`{stage}` or `all`, which makes it again"
+            )
+
+
+def slices_have_checksums(run: RunDir) -> bool:
+    """Whether the pixel cache holds a checksum of each slice, which is checked whenever the slice is decoded."""
+    import pyarrow.parquet as pq
+
+    return "crc32" in pq.read_schema(run.pixels / "index.parquet").names
+
+
+def damaged_files(run: RunDir, progress=None, marks: bool = True) -> list[tuple[str, str]]:
+    """Read every file that a receipt names and return [(why, stage)] of those that are damaged, gone or changed.
+
+    progress(name): called before a file is read; marks: whether they are marked in the receipt. Receipts and pieces of
+    unfinished work that do not hold are among them.
+    """
+    found, seen = [], set()
+    for path in receipts(run):
+        known = read_receipt(path)
+        if known is None:
+            found.append((f"{path.relative_to(run.root)} is damaged", path.name.split(".")[0]))
+            continue
+        lines = []
+        for name, stamp in known["made"].items():
+            if progress and name not in seen:
+                progress(name)
+            if why := changed(run.root / name, name, stamp, verify=True):
+                lines.append((name, why))
+        if marks:
+            mark(path, [name for name, _ in lines])
+        found += [(why, known["stage"]) for name, why in lines if name not in seen]
+        seen |= known["made"].keys()
+    sealed = [path.with_name(path.name.removesuffix(SEAL)) for path in sorted(run.root.rglob(f"*{SEAL}"))]
+    return found + [(f"{path.relative_to(run.root)} is damaged", "") for path in sealed if not is_whole(path)]
+
+
+def receipts(run: RunDir) -> list[Path]:
+    """Return the paths of all receipts of a run: of its stages, then of units of work."""
+    return [path for pattern in ("receipts/*.json", *JOBS) for path in sorted(run.root.glob(pattern))]
+
+
+def mark(path: Path, names: list[str]) -> None:
+    """Take the times of files out of a receipt: from now on their content decides whether the receipt holds."""
+    if not names:
+        return
+    known = read_receipt(path)
+    for name in names:
+        known["made"][name]["mtime_ns"] = None
+    write_json(path, known)

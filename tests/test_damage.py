@@ -1,0 +1,178 @@
+"""A byte that flipped on the disk, its file's size and time kept, is noticed before it changes an answer, and named."""
+
+import json
+import os
+import shutil
+
+import kept_runs
+import pytest
+
+import run
+from ct.rundir import RunDir
+from pipeline.damage import check_content, damaged_files, receipts
+from pipeline.fresh import read_receipt
+from pipeline.stages import STAGES, Run, state
+
+RUN = kept_runs.names("run")
+NOT_MADE = ("key", "recipe.yaml", ".lock", "receipts/", "search/")  # by no stage; or what the stages say of themselves
+OF_TRIALS = (".journal", ".inputs.json", ".receipt.json", "train.json", "predict.json")
+MADE = [name for name in RUN if not name.startswith(NOT_MADE) and not name.endswith(OF_TRIALS)]
+READERS = {  # verb -> beginnings of the names of what it reads, of files that can change its answer
+    "score": ("slices", "folds", "stage1/cnn/fold1/weights", "stage2/blend", "stage2/boosters", "stage2/calibration.json",
+              "stage2/features/names", "stage2/features/chain", "stage2/features/probes", "stage2/oof"),
+    "export-model": ("slices", "folds", "stage1/cnn/fold1/weights", "stage2/blend", "stage2/boosters",
+                     "stage2/calibration.json", "stage2/features/names", "stage2/oof"),
+    "stack": ("slices", "folds", "stage2/features/train", "stage2/features/test", "stage2/features/names", "stage2/configs"),
+    "tune": ("slices", "folds", "stage2/features/train"),
+    "submit": ("slices", "quarantine", "stage2/test"),
+    "report": ("slices", "quarantine", "ingest.json", "folds", "pixels/", "stage1/cnn/oof", "stage1/cnn/fold0/curve",
+               "stage1/cnn/fold0/test.parquet", "stage2/oof", "stage2/test.parquet", "stage2/scores", "stage2/trials",
+               "stage2/calibrated", "stage2/importances", "stage2/contributions", "stage2/tuning", "stage2/configs"),
+    "predict": ("slices", "pixels/", "stage1/cnn/fold1/weights"),
+    "features": ("slices", "folds", "stage1/cnn/oof", "stage1/cnn/fold0/held_out", "stage1/cnn/fold0/test"),
+}  # fmt: skip
+READS = [(verb, name) for verb, starts in READERS.items() for name in MADE if name.startswith(starts)]
+
+
+def flip(path, share=0.6):
+    """Flip one bit in the middle of a file; its size and time stay."""
+    before, bytes_ = os.stat(path), bytearray(path.read_bytes())
+    bytes_[int(len(bytes_) * share)] ^= 1
+    path.write_bytes(bytes_)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def kept(before_trust, tmp_path):
+    """A finished run, which may be changed."""
+    return shutil.copytree(before_trust / "run", tmp_path / "run")
+
+
+def words_of(verb, kept):
+    if verb == "score":
+        return [f"--run={kept}", f"--data={kept.parent}", f"--to={kept.parent.parent / 'out'}"]
+    return [f"--run={kept}"] + [f"--to={kept.parent / 'model'}"] * (verb == "export-model")
+
+
+@pytest.mark.parametrize(("verb", "name"), READS)
+def test_what_a_verb_reads_is_verified_before_it_is_used(kept, verb, name, capsys):
+    flip(kept / name)
+    if verb in STAGES:
+        (kept / "receipts" / f"{verb}.json").unlink()  # it has to work
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file() and "receipts" not in path.parts}
+    assert run.main([verb, *words_of(verb, kept)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{name} is damaged" in err and "or `all`" in err
+    after = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file() and "receipts" not in path.parts}
+    assert {p: b for p, b in after.items() if p.name != ".lock"} == {p: b for p, b in before.items() if p.name != ".lock"}
+    maker = next(stage for stage in STAGES if name in read_receipt(kept / "receipts" / f"{stage}.json")["made"])
+    assert state(Run(kept))[maker] == ("stale", f"{name} is damaged")  # so that `all` makes it again
+
+
+def test_a_verb_that_reads_no_pixels_reads_no_shards(kept):
+    flip(kept / "pixels" / "shard-00000.blosc2")
+    check_content(RunDir(kept), "stack", ["ingest", "folds"])
+
+
+def test_every_damaged_file_is_named(kept):
+    r = RunDir(kept)
+    assert damaged_files(r) == [] and len(MADE) > 40
+    for name in MADE:
+        known = {path: path.read_bytes() for path in receipts(r)}
+        flip(kept / name)
+        assert [why for why, _ in damaged_files(r)] == [f"{name} is damaged"], name
+        flip(kept / name)  # back
+        for path, text in known.items():
+            path.write_bytes(text)
+
+
+def test_status_verify_names_what_is_damaged(kept, capsys):
+    assert run.main(["status", f"--run={kept}", "--verify"]) == 0
+    assert "every file was read" in capsys.readouterr().out
+    flip(kept / "stage2/blend.json")
+    assert run.main(["status", f"--run={kept}"]) == 0 and "damaged" not in capsys.readouterr().out
+    assert run.main(["status", f"--run={kept}", "--verify"]) == 1
+    out, err = capsys.readouterr()
+    assert "  stage2/blend.json is damaged, made by `stack`" in out and "stale" in out
+    assert "1 files are damaged or gone, the first: stage2/blend.json is damaged" in err
+
+
+def test_all_damage_is_named_at_once(kept, capsys):
+    for name in ("stage2/blend.json", "folds.parquet"):
+        flip(kept / name)
+    (kept / "stage2" / "oof.parquet").unlink()
+    (kept / "receipts" / "submit.json").write_text("{")
+    assert {why for why, _ in damaged_files(RunDir(kept))} == {
+        "stage2/blend.json is damaged",
+        "folds.parquet is damaged",
+        "stage2/oof.parquet is gone",
+        "receipts/submit.json is damaged",
+    }
+    assert run.main(["status", f"--run={kept}", "--verify", "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["damaged"]) == 4
+
+
+def test_what_is_damaged_is_made_again_and_nothing_else(kept, before_trust, capsys):
+    flip(kept / "stage1/cnn/fold1/weights.safetensors")
+    flip(kept / "stage2/features/train.npy")
+    assert run.main(["status", f"--run={kept}", "--verify"]) == 1
+    assert run.main(["all", f"--run={kept}", "--workers=1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(", kept") == 1 and "all: train, " in out  # the CNN of fold 0
+    assert state(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
+    assert damaged_files(RunDir(kept)) == []
+
+
+def test_a_damaged_unit_is_not_kept_when_its_stage_works_again(kept, capsys):
+    """The weights of a fold, of which nobody has yet seen that they are damaged, enter no new receipt."""
+    flip(kept / "stage1/cnn/fold0/weights.safetensors")
+    (kept / "receipts/train.json").unlink()
+    assert run.main(["train", f"--run={kept}"]) == 0
+    assert capsys.readouterr().out.count(", kept") == 1
+    assert damaged_files(RunDir(kept)) == []
+
+
+def test_a_damaged_result_of_tune_is_not_taken(kept):
+    path = kept / "stage2/tune/any-fold1.json"
+    whole = path.read_bytes()
+    flip(path)
+    (kept / "receipts/tune.json").unlink()
+    assert run.main(["tune", f"--run={kept}", "--workers=1"]) == 0
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_is_put_back_counts_again(kept, capsys):
+    whole = (kept / "stage2/blend.json").read_bytes()
+    flip(kept / "stage2/blend.json")
+    assert run.main(["status", f"--run={kept}", "--verify"]) == 1
+    (kept / "stage2/blend.json").write_bytes(whole)
+    assert run.main(["status", f"--run={kept}", "--verify"]) == 0
+
+
+def test_a_damaged_model_folder_is_refused_file_by_file(before_trust, tmp_path, capsys):
+    names = [path.relative_to(before_trust / "model") for path in (before_trust / "model").rglob("*") if path.is_file()]
+    assert len(names) >= 7
+    for name in names:
+        model = shutil.copytree(before_trust / "model", tmp_path / name.name.replace(".", "-"))
+        flip(model / name, 0.97 if name.name == "model.json" else 0.6)  # its last digest
+        words = ["score", f"--model={model}", f"--data={before_trust / 'dicom'}", f"--to={tmp_path / 'out'}"]
+        assert run.main(words) == 1, name
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and (str(name) in err or name.name == "model.json"), (name, err)
+
+
+@pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+@pytest.mark.parametrize("verb", ["submit", "score", "ingest"])
+def test_another_key_than_the_one_of_ingest_is_refused(finished, competition, tmp_path, verb, spoil, capsys):
+    r = shutil.copytree(finished, tmp_path / "run")
+    spoil(r / "key")
+    (r / "receipts" / "submit.json").unlink()
+    words = [f"--data={competition / 'stage_2_test'}", f"--to={tmp_path / 'out'}"] if verb == "score" else []
+    before = (r / "slices.parquet").read_bytes()
+    assert run.main([verb, f"--run={r}", *words]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "key" in err, err
+    assert (r / "slices.parquet").read_bytes() == before and (r / "receipts" / "ingest.json").is_file()
+    assert run.main(["status", f"--run={r}", "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert "key" in out and state(Run(r))["ingest"][0] == "stale"
