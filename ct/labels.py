@@ -28,6 +28,21 @@ def split_row_id(ids):
     return np.array(slice_id, object), np.array(label, object)
 
 
+def contradictions(table):
+    """Return the slices whose `any` is not the largest of their subtypes, which it is by its meaning.
+
+    table: indexed by slice id, with LABELS of 0, 1 or NaN; a slice that lacks one is in no part
+
+    Returns {"subtype_without_any": Index, "any_without_subtype": Index}.
+    """
+    subtype, some = table[list(SUBTYPES)].max(axis=1), table["any"]
+    known = table[list(LABELS)].notna().all(axis=1)
+    return {
+        "subtype_without_any": table.index[known & (some < subtype)],
+        "any_without_subtype": table.index[known & (some > subtype)],
+    }
+
+
 def read_labels(path):
     """Read the long-form label csv (`ID,Label`, six rows a slice).
 

@@ -58,12 +58,11 @@ def order_slices(table):
     table = table.sort_values([*SERIES, "slice_id"])
     first = ~table.duplicated(list(SERIES)).to_numpy()
     series, starts = np.cumsum(first) - 1, np.flatnonzero(first)  # each slice's series number; each series' first row
-    ipp, rows, cols = (table[list(names)].to_numpy(np.float64) for names in (POSITION, ORIENTATION[:3], ORIENTATION[3:]))
-    rows, cols = _unit(rows), _unit(cols)
-    normals = _towards_head(_unit(np.cross(rows, cols)))
+    ipp, (rows, cols) = table[list(POSITION)].to_numpy(np.float64), _directions(table)
+    normals = _normals(rows, cols)
     mean = _unit(np.add.reduceat(normals, starts)) if len(table) else normals
     position = (ipp * mean[series]).sum(axis=1).round(3) + 0.0  # + 0.0 makes a -0 a 0
-    turned = np.maximum(_degrees(rows, rows[starts][series]), _degrees(cols, cols[starts][series])) > MIXED_DEG
+    turned = np.maximum(angles_deg(rows, rows[starts][series]), angles_deg(cols, cols[starts][series])) > MIXED_DEG
     axis = np.array([0.0, 0.0, 1.0])
     order = np.lexsort([position, series])  # stable: equal positions stay in the order of slice_id
     placed = table.drop(columns=[*POSITION, *ORIENTATION]).iloc[order]
@@ -72,9 +71,28 @@ def order_slices(table):
         place=(np.arange(len(table)) - starts[series]).astype(np.int32),
         series_slices=np.bincount(series)[series].astype(np.int32),
         **_gaps(position[order], starts),
-        tilt_deg=_degrees(normals, axis)[order].astype(np.float32),
+        tilt_deg=angles_deg(normals, axis)[order].astype(np.float32),
         mixed_orientation=np.isin(series, series[turned]),
     )
+
+
+def slice_normals(table):
+    """Return the unit normals of the slices of a table with ORIENTATION, (n, 3), turned to point to the head."""
+    return _normals(*_directions(table))
+
+
+def angles_deg(a, b):
+    """Angle between unit vectors (n, 3) and (n, 3) or (3,), in degrees; exact for small angles, where the cosine is not."""
+    return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
+
+
+def _directions(table):
+    """Return the unit vectors along a row and down a column of each slice, (n, 3) both."""
+    return [_unit(table[list(names)].to_numpy(np.float64)) for names in (ORIENTATION[:3], ORIENTATION[3:])]
+
+
+def _normals(rows, cols):
+    return _towards_head(_unit(np.cross(rows, cols)))
 
 
 def _gaps(position, starts):
@@ -95,11 +113,6 @@ def _towards_head(normals):
     x, y, z = normals.T
     leading = np.where(np.abs(z) > 0.1, z, np.where(np.abs(y) > 0.1, y, x))  # a mere rounding must not turn a normal
     return np.where(leading < 0, -1.0, 1.0)[:, None] * normals
-
-
-def _degrees(a, b):
-    """Angle between unit vectors (n, 3) and (n, 3) or (3,), in degrees; exact for small angles, where the cosine is not."""
-    return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=1) / 2, 0, 1)))
 
 
 def check_table(table):

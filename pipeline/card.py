@@ -3,12 +3,14 @@
 import datetime
 
 import numpy as np
+import pandas as pd
 
 from ct.labels import LABELS
 from ct.metrics import score_table
 from ct.rundir import read_table
 from pipeline.fresh import commit
 from pipeline.model import studies_of_run
+from pipeline.tables import patients_of_folds
 
 CARD = """# {name}: a model of ICH-Stack
 
@@ -57,10 +59,11 @@ def training_card(run, model):
     slices, fold = read_table(run.dir.slices), read_table(run.dir.folds)["fold"]
     train = slices[slices["split"] == "train"]
     known = train[list(LABELS)].notna().all(axis=1).to_numpy()
-    y, patients = train.loc[known, list(LABELS)].to_numpy(np.float64), train.loc[known, "patient_id"].to_numpy(object)
+    y = train.loc[known, list(LABELS)].to_numpy(np.float64)
     oof = read_table(run.dir.stage2 / "oof.parquet").reindex(train.index[known])[list(LABELS)].to_numpy()
     _, studies = studies_of_run(run, train, fold.reindex(train.index).to_numpy())
-    of_study = train.groupby("study_id")["patient_id"].first().reindex(studies.index).to_numpy(object)
+    groups = pd.Series(patients_of_folds(run.dir, slices), index=slices.index)[train.index]
+    of_study = groups.groupby(train["study_id"]).first().reindex(studies.index).to_numpy(object)
     said = studies[[f"p_{label}" for label in LABELS]].to_numpy()
     return {
         "name": run.recipe.name,
@@ -71,10 +74,10 @@ def training_card(run, model):
         "components": list(run.recipe.stage2.components),
         "slices": int(known.sum()),
         "studies": len(studies),
-        "patients": len(set(patients)),
+        "patients": train["patient_id"][known].nunique(),
         "prior": model.stage2["prior"],
         "training": model.stage2["training"],
-        "of_slices": score_table(y, oof, patients, run.recipe.seed),
+        "of_slices": score_table(y, oof, groups[known].to_numpy(object), run.recipe.seed),
         "of_studies": score_table(studies[list(LABELS)].to_numpy(np.float64), said, of_study, run.recipe.seed),
     }
 

@@ -11,7 +11,7 @@ from ct.rundir import read_array, read_table, replacing, write_arrays, write_jso
 from features.build import mean_logits
 from features.chain import cross_fit_chain, unseen_chain_logits
 from features.embeddings import cross_fit_probe, part_of_patient, unseen_logits
-from pipeline.tables import load_test_fold, opinions
+from pipeline.tables import load_test_fold, opinions, patients_of_folds
 
 
 @contextmanager
@@ -41,9 +41,10 @@ def cross_fitted(run, train, test, said):
     config, k_folds = run.recipe.features, run.recipe.folds.k
     y, fold = train[list(LABELS)].to_numpy(np.float64), read_table(run.dir.folds)["fold"].reindex(train.index).to_numpy()
     of_train, of_test = {}, [{} for _ in range(k_folds)]
-    test_fold, parts = load_test_fold(run.dir), patient_parts(train["patient_id"], fold)
+    groups = pd.Series(patients_of_folds(run.dir, whole := pd.concat([train, test])), whole.index, name="patient_id")
+    test_fold, parts = load_test_fold(run.dir), patient_parts(groups[train.index], fold)
     if config.chain or config.probe:
-        write_table(run.dir.parts, parts)
+        write_table(run.dir.parts, of_each_patient(parts, train["patient_id"], groups[train.index]))
     if config.probe and run.recipe.stage1.imports:
         raise InputError("features.probe wants embeddings, which imported models lack; set it to false in recipe.yaml")
     if config.chain:
@@ -55,11 +56,11 @@ def cross_fitted(run, train, test, said):
         fitted = {label: {w: c[label]._asdict() for w, c in zip(where, chains, strict=True)} for label in LABELS}
         write_json(run.dir.chain, fitted)
     if config.probe:
-        of_train["probes"], kept = {}, {}
+        of_train["probes"], kept, grouped = {}, {}, train.assign(patient_id=groups)
         for model in run.recipe.stage1.models:
             for k in range(k_folds):
-                part = unseen_part(test["patient_id"], test_fold, parts, k)
-                of_train_k, of_test_k, fitted = _probe(run.dir.fold(model.name, k), train, test.index, part)
+                part = unseen_part(groups[test.index], test_fold, parts, k)
+                of_train_k, of_test_k, fitted = _probe(run.dir.fold(model.name, k), grouped, test.index, part)
                 columns = of_train["probes"].setdefault(model.name, np.full(y.shape, np.nan, np.float32))
                 columns[fold == k] = of_train_k
                 of_test[k].setdefault("probes", {})[model.name] = of_test_k
@@ -79,6 +80,15 @@ def patient_parts(patients: pd.Series, fold: np.ndarray) -> pd.DataFrame:
         own = table["fold"] == k
         parts[own] = part_of_patient(table.loc[own, "patient_id"].to_numpy(object))
     return table.assign(part=parts.astype(np.int8)).set_index("patient_id").sort_index()
+
+
+def of_each_patient(parts: pd.DataFrame, patients: pd.Series, groups: pd.Series) -> pd.DataFrame:
+    """Return the table of each patient's group, indexed by patient.
+
+    parts: as returned by patient_parts, of groups; patients, groups: (n,) of the train slices, as in fold_groups
+    """
+    pairs = pd.DataFrame({"patient_id": patients.to_numpy(object), "group": groups.to_numpy(object)}).drop_duplicates()
+    return parts.loc[pairs["group"]].set_axis(pd.Index(pairs["patient_id"], name="patient_id")).sort_index()
 
 
 def unseen_part(patients: pd.Series, fold: np.ndarray, parts: pd.DataFrame, k: int) -> np.ndarray:

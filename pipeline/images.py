@@ -9,11 +9,12 @@ import pandas as pd
 
 from ct.dicom import read_headers
 from ct.errors import InputError
-from ct.folds import assign_folds, check_folds, spread_folds
+from ct.folds import assign_folds, check_folds, fold_groups, spread_folds
 from ct.given import read_slice_list
 from ct.header import pseudonym, public_paths
-from ct.labels import LABELS, read_labels
+from ct.labels import LABELS, contradictions, read_labels
 from ct.oddities import oddities
+from ct.people import ONE, PEOPLE, UNCLEAR, separate
 from ct.pieces import take_up
 from ct.replacement import discard, flush, replacing
 from ct.rundir import read_table, resuming, write_json, write_table
@@ -40,12 +41,13 @@ def ingest(run, receipt):
         slices, quarantine = read_sets(run, found, key, work)
         check_apart(slices)
         on_disk = train_ids(slices, quarantine)
+        slices, people = own_series(slices, key)
         slices, left_out = take_patients(slices, data.train_slices)
         slices, counts = join_labels(slices, labels, on_disk, found.labels_csv, key, data.allow_unlabelled)
         match_sample(found.sample_csv, key, slices.index[slices["split"] == "test"], quarantine, data.missing)
         slices = order_slices(slices)
         slices, quarantine = read_pixels(run, found.source, slices, quarantine, work)
-        counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates} | left_out
+        counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates} | left_out | people
 
         write_table(run.dir.slices, slices.assign(path=public_paths(slices["path"], slices.index)))
         with replacing(run.dir.quarantine) as part:
@@ -63,7 +65,8 @@ def ingest(run, receipt):
 def ingest_list(run, receipt):
     """Make the same of a slice list, which has no pixels: all slices count as readable, and what pixels tell is NaN."""
     key, data = run.pseudonym_key(), run.recipe.data
-    slices, counts = take_patients(read_slice_list(data.slices, key), data.train_slices)
+    slices, people = own_series(read_slice_list(data.slices, key), key)
+    slices, counts = take_patients(slices, data.train_slices)
     known = slices[list(LABELS)].notna().all(axis=1)
     lacking = slices.index[(slices["split"] == "train") & ~known]
     if len(lacking) and not data.allow_unlabelled:
@@ -83,7 +86,7 @@ def ingest_list(run, receipt):
         write_table(run.dir.given_folds, pd.DataFrame({"fold": fold[slices["split"] == "train"].astype(np.int8)}))
         receipt.made.append(run.dir.given_folds)
     slices = order_slices(slices).assign(**facts)
-    counts |= summary(slices, quarantine) | {"unlabelled": len(lacking)}
+    counts |= summary(slices, quarantine) | {"unlabelled": len(lacking)} | people
     write_table(run.dir.slices, slices)
     with replacing(run.dir.quarantine) as part:
         write_sheet(part, quarantine, index=False, private=True)
@@ -127,25 +130,48 @@ def train_ids(slices, quarantine):
     return set(train) | set(quarantine.loc[quarantine["split"] == "train", "slice_id"])
 
 
-def take_patients(slices, train_slices):
-    """Take `train_slices` train slices at most (all for None), as whole patients, and all of test.
+def own_series(slices, key):
+    """Give each PatientID series, and each person studies, of their own (`ct.people.separate`). Returns (slices, counts).
 
-    The order of the patients is that of the blake2b digests of their ids, so that a larger number takes the same and more.
+    Raises InputError where it is unclear whether the patients of a study are one person.
+    """
+    apart, verdict = separate(slices, key)
+    if len(unclear := apart[verdict == UNCLEAR]):
+        study = unclear["study_id"].iloc[0]
+        patients = sorted(set(unclear["patient_id"][unclear["study_id"] == study]))
+        raise InputError(
+            f"study {study} holds slices of {len(patients)} patients, {', '.join(patients[:3])}{' ...' * (len(patients) > 3)} "
+            "(pseudonyms), which are neither whole series of several people nor one series together; give each person a "
+            "StudyInstanceUID, or all slices of one person the same PatientID, or leave the study out"
+        )
+    return apart, {
+        "studies_split": slices["study_id"][verdict == PEOPLE].nunique(),
+        "people_of_split_studies": apart["study_id"][verdict == PEOPLE].nunique(),
+        "studies_joined": apart["study_id"][verdict == ONE].nunique(),
+    }
+
+
+def take_patients(slices, train_slices):
+    """Take `train_slices` train slices at most (all for None), as whole patients and groups, and all of test.
+
+    The order of the groups (`ct.folds.fold_groups`) is that of the blake2b digests of their names, so that a larger number
+    takes the same and more.
     Returns (slices, counts). Raises InputError where nothing is left.
     """
     if train_slices is None:
         return slices, {"slices_not_taken": 0, "patients_not_taken": 0}
-    train = slices["split"] == "train"
-    size = slices.loc[train, "patient_id"].value_counts()
-    order = sorted(size.index, key=lambda patient: hashlib.blake2b(patient.encode(), digest_size=16).digest())
+    train, groups = slices["split"] == "train", pd.Series(fold_groups(slices), index=slices.index)
+    size = groups[train].value_counts()
+    order = sorted(size.index, key=lambda group: hashlib.blake2b(group.encode(), digest_size=16).digest())
     taken = size[order].cumsum() <= train_slices
     if not taken.any():
         raise InputError(
             f"data.train_slices = {train_slices} takes no patient whole, the first has {size[order[0]]} slices; "
             "raise it in recipe.yaml"
         )
-    kept = slices[~train | slices["patient_id"].isin(taken.index[taken])]
-    return kept, {"slices_not_taken": len(slices) - len(kept), "patients_not_taken": int((~taken).sum())}
+    kept = ~train | groups.isin(taken.index[taken])
+    patients = slices["patient_id"][~kept].nunique()
+    return slices[kept], {"slices_not_taken": int((~kept).sum()), "patients_not_taken": patients}
 
 
 def check_apart(slices):
@@ -191,6 +217,9 @@ def summary(slices, quarantine):
     """Return the counts that ingest.json and the report show."""
     of = {split: slices[slices["split"] == split] for split in ("train", "test")}
     both = sorted(set(of["train"]["patient_id"]) & set(of["test"]["patient_id"]))
+    groups = pd.Series(fold_groups(slices), index=slices.index)
+    known = groups[of["test"].index].isin(groups[of["train"].index].unique())
+    wrong = contradictions(of["train"])
     return {
         "train_slices": len(of["train"]),
         "test_slices": len(of["test"]),
@@ -201,7 +230,9 @@ def summary(slices, quarantine):
         "repaired_intercept": int(slices["repaired_intercept"].sum()),
         "geometry": oddities(slices),
         "patients_in_both_sets": both,
-        "their_test_studies": sorted(of["test"].loc[of["test"]["patient_id"].isin(both), "study_id"].unique()),
+        "their_test_studies": sorted(of["test"].loc[known, "study_id"].unique()),
+        **{name: len(ids) for name, ids in wrong.items()},
+        "contradictory_labels": [ids[0] for ids in wrong.values() if len(ids)],
     }
 
 
@@ -219,8 +250,14 @@ def describe(counts):
         "duplicate_label_rows": "identical duplicate rows of the label csv dropped",
         "labels_without_file": "labelled slices without a file, ignored",
         "unlabelled": "train slices without all six labels, left out of training",
+        "subtype_without_any": "train slices with a subtype whose `any` is 0",
+        "any_without_subtype": "train slices without a subtype whose `any` is 1",
+        "studies_split": f"study UIDs of several patients split, into {counts['people_of_split_studies']} people's studies",
+        "studies_joined": "studies with several PatientIDs that fit together: their patients stay in one fold, each a series",
     }
     lines += [f"{counts[name]} {text}" for name, text in notes.items() if counts.get(name)]
+    if first := counts["contradictory_labels"]:
+        lines.append(f"labels that contradict each other are taken as they are; the first: {', '.join(first)}")
     if both := counts["patients_in_both_sets"]:
         lines.append(f"{len(both)} patients are in train and test: {', '.join(both[:3])}{' ...' * (len(both) > 3)}")
     return lines

@@ -5,7 +5,7 @@ import pandas as pd
 
 from ct.config import nearest
 from ct.errors import InputError
-from ct.folds import patient_folds
+from ct.folds import fold_groups, group_folds
 from ct.header import pseudonym
 from ct.labels import LABELS
 from ct.leaks import entropy_alarm, fold_alarm
@@ -26,6 +26,7 @@ def import_predictions(run, name, oof, test, trust):
     if name in (config.name for config in run.recipe.stage1.models):
         raise InputError(f"--name={name}: a CNN of the recipe has that name; give the imported model another")
     slices, where = read_table(run.dir.slices), f"--oof={oof}"
+    slices = slices.assign(group=fold_groups(slices))
     train, tests = (slices[slices["split"] == split] for split in ("train", "test"))
     given = _by_slice(run, read_opinions(oof, "oof"), train, where)
     if (twice := given.index.duplicated()).any():
@@ -33,7 +34,7 @@ def import_predictions(run, name, oof, test, trust):
     needed = train.index[train["readable"] & train[COLUMNS].notna().all(axis=1)]
     _refuse_gaps(needed.difference(given.index, sort=False), where)
     try:
-        own = patient_folds(train["patient_id"].reindex(given.index), given["fold"]) if "fold" in given else None
+        own = group_folds(slices, given["fold"]) if "fold" in given else None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     k_folds = run.recipe.folds.k if own is None else int(own.max()) + 1
@@ -44,8 +45,8 @@ def import_predictions(run, name, oof, test, trust):
         run_stage(run, "folds")
     fold = own if own is not None else _folds_of_run(run, train)
     held = train.loc[needed]
-    facts = [held[COLUMNS].to_numpy(int), given.loc[needed, COLUMNS].to_numpy(), held["patient_id"].to_numpy(object)]
-    alarms = _alarms(*facts, held["patient_id"].map(fold).to_numpy(), per_fold)
+    facts = [held[COLUMNS].to_numpy(int), given.loc[needed, COLUMNS].to_numpy(), held["group"].to_numpy(object)]
+    alarms = _alarms(*facts, held["group"].map(fold).to_numpy(), per_fold)
     if alarms and not trust:
         raise InputError(
             f"{where}: {alarms[0]}; the model seems to have been trained on these slices. Give predictions of models that "
@@ -118,7 +119,9 @@ def _test_opinions(run, given, tests, k_folds, where):
 
 
 def _folds_of_run(run, train):
-    return patient_folds(train["patient_id"], read_table(run.dir.folds)["fold"])
+    """Return {group: fold} of the run's folds; a group that an older run's folds tear has the first of them."""
+    fold = read_table(run.dir.folds)["fold"].reindex(train.index)
+    return fold.groupby(train["group"].to_numpy(object), sort=False).first()
 
 
 def _alarms(y, p, patients, fold, per_fold):
@@ -133,9 +136,9 @@ def _alarms(y, p, patients, fold, per_fold):
 def _adopt(run, train, own):
     """Make the model's folds the run's. A patient of whom it says nothing gets one by chance, always the same."""
     k_folds = int(own.max()) + 1
-    fold = train["patient_id"].map(own)
-    for patient in train.loc[fold.isna(), "patient_id"].unique():
-        fold[train["patient_id"] == patient] = derive_seed(run.recipe.seed, "fold", patient) % k_folds
+    fold = train["group"].map(own)
+    for group in train.loc[fold.isna(), "group"].unique():
+        fold[train["group"] == group] = derive_seed(run.recipe.seed, "fold", group) % k_folds
     write_table(run.dir.imported_folds, pd.DataFrame({"fold": fold.astype(np.int8)}))
     run.change_recipe({"folds.k": k_folds})
 
@@ -143,7 +146,7 @@ def _adopt(run, train, own):
 def _tables_per_fold(run, train, tests, fold, compare, per_fold):
     """Return ([opinions of the test slices (m, 6) that each stacker reads, or one for all], notes).
 
-    fold: {patient: fold} of the model; compare: whether that may be other than the run's
+    fold: {group: fold} of the model, groups as in ct.folds.fold_groups; compare: whether that may be other than the run's
     A patient who is also in train has in every table the opinion of the one fold's model that never saw the patient.
     """
     notes, k_folds = [], run.recipe.folds.k
@@ -154,7 +157,7 @@ def _tables_per_fold(run, train, tests, fold, compare, per_fold):
         if len(tests):
             notes.append("without --test: `features` will ask for its opinion of the test slices")
         return [], [*notes, "without --test it cannot be checked that train slices do not look better known than test slices"]
-    own = tests["patient_id"].map(fold)
+    own = tests["group"].map(fold)
     rows = np.flatnonzero(own.notna())
     if len(per_fold) > 1:
         per_fold[:, rows] = per_fold[own.iloc[rows].to_numpy(int), rows]

@@ -9,7 +9,9 @@ import pandas as pd
 from ct.acquisition import read_acquisition
 from ct.dicom import read_headers
 from ct.errors import InputError
+from ct.folds import fold_groups
 from ct.header import COMPETITION_ID
+from ct.people import ONE, PEOPLE, UNCLEAR, separate
 from ct.pixels import PixelCache
 from ct.shards import write_cache
 from ct.slices import PIXEL_COLUMNS, order_slices
@@ -21,6 +23,26 @@ KNOWN = (
     "a patient of the training data, scored by the models of one fold alone",
     "the other folds' models have learnt from this patient",
 )
+
+
+SHARED = {  # of ct.people -> (refuses, what, what it means)
+    PEOPLE: (
+        False, "its StudyInstanceUID stands on slices of other PatientIDs, too, at the same heights",
+        "the PatientIDs are taken for several people, and each has a study and series",
+    ),
+    ONE: (
+        False, "slices of several PatientIDs that make one series together",
+        "they are taken for one person's study, in which each PatientID is a series: slices of two are never neighbours",
+    ),
+    UNCLEAR: (
+        True, "slices of several PatientIDs, neither whole series each nor one series together",
+        "nobody knows how many people these are; give each person a StudyInstanceUID, or one PatientID",
+    ),
+}  # fmt: skip
+TWO_FOLDS = (
+    True, "PatientIDs of one study that were trained on in two folds",
+    "every fold's models have learnt from this person",
+)  # fmt: skip
 
 
 @dataclass
@@ -58,7 +80,7 @@ def take_in(source, files, model, key, work, anyway, workers, bar):
     training = model.stage2["training"]
     with bar(len(files), "headers", "file") as shown:
         found, acquisition, quarantine = read_studies(source, files, key, model.patients, workers, shown.reach)
-    findings = [*about_studies(found, training), *unlike_by_header(found, acquisition, training)]
+    findings = [*about_people(found), *about_studies(found, training), *unlike_by_header(found, acquisition, training)]
     slices = found if anyway else without_refused(found, findings)
     with bar(len(slices), "pixels", "slice") as shown:
         facts = write_cache(work, source, slices, model.recipe.pixels.size, workers, shown.reach)
@@ -81,15 +103,27 @@ def read_studies(source, files, key, patients=None, workers=None, progress=None)
     patients: `fold` and `part` of each patient that the models were trained on, by pseudonym, or None; progress: as of
     read_headers; the others as of `take_in`
 
-    Returns (slices, acquisition, quarantine) as of Incoming.
+    Returns (slices, acquisition, quarantine) as of Incoming; slices with `people`, what `ct.people.separate` says of it.
     """
     table, quarantine = read_headers(source, files, key, workers, progress, anonymous=True)
-    known = pd.DataFrame(columns=["fold", "part"]) if patients is None else patients
-    of_patient = {name: table["patient_id"].map(known[name]).fillna(-1).astype(np.int8) for name in ("fold", "part")}
-    table = table.assign(split="test", **of_patient)
+    table, people = separate(table, key)
+    table = table.assign(split="test", people=people, **folds_of_groups(table, patients))
     slices = order_slices(public_names(table))
     acquisition = read_acquisition(source, slices["path"].tolist()).reset_index().set_index(slices.index)
     return slices, acquisition, quarantine[["path", "kind", "reason"]]
+
+
+def folds_of_groups(table, patients):
+    """Return the columns `fold` and `part`, int8 (n,): the training patient's, for all of a group; -1 for strangers.
+
+    table: header table; patients: as in `read_studies`. A third column, `two_folds`, tells where a group's patients are of
+    several folds.
+    """
+    known = pd.DataFrame(columns=["fold", "part"]) if patients is None else patients
+    columns = {name: table["patient_id"].map(known[name]).fillna(-1).astype(np.int8) for name in ("fold", "part")}
+    groups = pd.Series(fold_groups(table), index=table.index)
+    several = columns["fold"].where(columns["fold"] >= 0).groupby(groups).transform("nunique") > 1
+    return {name: values.groupby(groups).transform("max") for name, values in columns.items()} | {"two_folds": several}
 
 
 def public_names(table):
@@ -106,6 +140,16 @@ def public_names(table):
         numbered = [f"{word}-{place + 1:0{width}}" for place in range(len(distinct))]
         table[column] = np.where(own, names.to_numpy(object), np.array([*numbered, ""], object)[number])
     return table.set_index("slice_id")
+
+
+def about_people(found):
+    """Return the Findings on studies whose UID stands on the slices of several PatientIDs."""
+    findings = []
+    for (study, series), rows in found.groupby(["study_id", "series_id"], sort=True):
+        known = SHARED.get(rows["people"].iloc[0])
+        for refuses, what, means in ([known] if known else []) + [TWO_FOLDS] * bool(rows["two_folds"].any()):
+            findings.append(Finding(study, series if refuses else "", refuses, what, means))
+    return list(dict.fromkeys(findings))
 
 
 def about_studies(found, training):

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ct.config import nearest
 from ct.errors import InputError
-from ct.folds import assign_folds
+from ct.folds import assign_folds, fold_groups
 from ct.labels import LABELS
 from ct.metrics import compare
 from ct.rundir import read_table
@@ -48,7 +48,7 @@ def search_cnn(run, name, k, trials, timeout=None):
     same = {"model": config.model_dump(mode="json"), "space": {field: repr(where) for field, where in space.items()}}
     same |= {"seed": run.recipe.seed, "fold": k, "read": run.read(SEARCH) | weights}
     study = open_study(folder.with_suffix(".journal"), same, run.say, _sound)
-    patients = inputs.slices["patient_id"].to_numpy(object)
+    patients = fold_groups(inputs.slices)
     learn, held = (f"{len(rows)} slices of {len(set(patients[rows]))} patients" for rows in split)
     run.say(f"search: {config.name} without fold {k}: {', '.join(space)}")
     run.say(f"  each trial learns from {learn} and is scored on {held}")
@@ -62,12 +62,12 @@ def search_cnn(run, name, k, trials, timeout=None):
 def inner_split(slices, fold, k, seed):
     """Return the row numbers (training, held out) of an inner split by patient of the train slices outside fold `k`.
 
-    About a quarter of the patients is held out; of their slices those with labels and pixels, WATCHED at most.
-    Raises InputError where fewer than two patients are left.
+    About a quarter of the patients is held out, those of one group (`ct.folds.fold_groups`) together; of their slices those
+    with labels and pixels, WATCHED at most. Raises InputError where fewer than two patients, or groups, are left.
     """
     rows = np.flatnonzero((slices["split"] == "train").to_numpy() & (fold != k))
     part = slices.iloc[rows]
-    count = part["patient_id"].nunique()
+    count = len(set(fold_groups(part)))
     if count < 2:
         raise InputError(f"search: {count} patients are outside fold {k}, 2 are needed; add data, or raise folds.k")
     train, held = fold_rows(part, _assign_parts(part, min(PARTS, count), seed), 0)
@@ -103,7 +103,7 @@ def verdict(study, bench, k, trials):
     if not best:
         none = f"nothing beat the recipe's {done[0].value:.4f} in {len(done)} trials, {pruned} of them pruned or failed"
         return [none, innocent]
-    patients = bench.slices["patient_id"].to_numpy(object)[bench.split[1]]
+    patients = fold_groups(bench.slices)[bench.split[1]]
     labels = bench.slices[list(LABELS)].to_numpy()[bench.split[1]]
     gain = compare(labels, *(_opinions(bench, number) for number in (0, best)), patients, bench.seed)["weighted"]
     count, values = len(set(patients)), done[best].user_attrs["values"]

@@ -5,6 +5,7 @@ import pandas as pd
 from scipy.special import expit
 
 from ct.errors import InputError
+from ct.folds import fold_groups
 from ct.header import pseudonym
 from ct.labels import LABELS
 from ct.rundir import read_array, read_json, read_table
@@ -14,16 +15,31 @@ from stage2_stack.calibrate import fit_platt, smoothed_prior
 
 
 def load_rows(run):
-    """Return X (n, f), y (n, 6), fold (n,), patients (n,) of the train slices, and the names of the features."""
+    """Return X (n, f), y (n, 6), fold (n,), patients (n,) of the train slices, and the names of the features.
+
+    patients: as in `patients_of_folds`
+    """
     slices = read_table(run.slices)
     train = (slices["split"] == "train").to_numpy()
     fold = read_table(run.folds)["fold"].reindex(slices.index).to_numpy()[train]
-    y, patients = slices.loc[train, list(LABELS)].to_numpy(np.float64), slices.loc[train, "patient_id"].to_numpy(object)
+    y, patients = slices.loc[train, list(LABELS)].to_numpy(np.float64), patients_of_folds(run, slices)[train]
     names = list(read_json(run.stage2 / "features" / "names.json"))
     X = read_array(run.stage2 / "features" / "train.npy")
     if X.shape != (len(y), len(names)):
         raise ValueError(f"features are of shape {X.shape}, slices and names say {(len(y), len(names))}")
     return X, y, fold, patients, names
+
+
+def patients_of_folds(run, slices):
+    """Return the group of every slice, object (n,), as in `ct.folds.fold_groups`: nearly always its patient.
+
+    run: RunDir; slices: its slice table. The folds of a run that was made before folds kept groups together may tear one;
+    there the patients count, as they did then.
+    """
+    groups, train = fold_groups(slices), slices["split"] == "train"
+    fold = read_table(run.folds)["fold"].reindex(slices.index)
+    torn = pd.DataFrame({"group": groups, "fold": fold})[train].drop_duplicates()["group"].duplicated().any()
+    return slices["patient_id"].to_numpy(object) if torn else groups
 
 
 def load_starts(run):

@@ -191,6 +191,7 @@ def data(art):
         "series": geometry.get("series"),
         "patients": art.ingest.get("patients_in_both_sets", [])[:SHOWN_PATIENTS],
         "more_patients": max(0, facts.get("patients_in_both_sets", 0) - SHOWN_PATIENTS),
+        "contradictory": art.ingest.get("contradictory_labels", []),
         "studies": art.ingest.get("their_test_studies", [])[:SHOWN_PATIENTS],
         "more_studies": max(0, facts.get("their_test_studies", 0) - SHOWN_PATIENTS),
     }
