@@ -4,13 +4,18 @@ import contextlib
 import errno
 import inspect
 import os
+import signal
 import sys
 
-import fire
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # during the imports there is nothing yet to lose, or to print
 
-from ct.config import nearest
-from ct.errors import InputError, shown
-from pipeline.plan import Plan, unpack
+import fire  # noqa: E402
+
+from ct.config import nearest  # noqa: E402
+from ct.errors import InputError, shown  # noqa: E402
+from ct.interrupts import INTERRUPTED, LINE, Interrupts  # noqa: E402
+from pipeline.plan import Plan, unpack  # noqa: E402
 
 
 class Verbs:
@@ -232,6 +237,20 @@ for _verb in VERBS.values():
 
 def main(argv=None):
     """Run the command line. Returns the exit status: 0, 1 for wrong input, 2 for a wrong word, 130 when interrupted."""
+    with Interrupts() as interrupts:
+        try:
+            status = _run(argv)
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        except Exception:
+            if not interrupts.seen:
+                raise
+            status = INTERRUPTED  # a library's error in the place of the interrupt that it met
+    return _fail(LINE, status) if status == INTERRUPTED else status
+
+
+def _run(argv):
+    """Run the command line, but for interrupts. Returns the exit status."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when any verb first multiplies
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) > 1 and argv[0] in ("help", "--help", "-h"):
@@ -269,8 +288,6 @@ def main(argv=None):
 
         remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
         return _fail(f"{shown_error(error, argv)}{remedy}", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues, what is finished is kept", 130)
     return 0
 
 
@@ -362,4 +379,10 @@ def _fail(error, status):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    result = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or given up
+    if result == INTERRUPTED:
+        os._exit(result)  # at once: threads that are still busy have nothing to say any more
+    sys.exit(result)

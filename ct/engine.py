@@ -35,7 +35,9 @@ def run_jobs(function, jobs, workers=None):
         for job in jobs:
             yield function(*job)
         return
-    pool = ProcessPoolExecutor(len(first), mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    context = multiprocessing.get_context("spawn")
+    stop, stopped = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(len(first), mp_context=context, initializer=_begin, initargs=(stop,))
     waiting = collections.deque()
     try:
         for job in jobs:
@@ -49,8 +51,13 @@ def run_jobs(function, jobs, workers=None):
         raise InputError(
             "a worker process was killed, perhaps for want of memory; try again with fewer: --workers=1"
         ) from None
+    except BaseException:  # an interrupt, or the caller asks for no more: jobs under way may take hours
+        stopped.close()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        stopped.close()
+        stop.close()
 
 
 def run_threads(function, jobs, workers=None):
@@ -75,13 +82,16 @@ def _uninterrupted():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin():
-    """Let this worker end when its parent does: after a SIGKILL it would go on and write beside the one that resumes."""
+def _begin(stop):
+    """Let this worker end when its parent does: after a SIGKILL it would go on and write beside the one that resumes.
+
+    stop: a pipe, which the parent closes to end its workers in the middle of their jobs
+    """
     parent = multiprocessing.parent_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent says so, once, and ends
 
     def watch():
-        multiprocessing.connection.wait([parent.sentinel])
+        multiprocessing.connection.wait([parent.sentinel, stop])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

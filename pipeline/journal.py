@@ -91,9 +91,8 @@ def open_study(
         return study
     except (OSError, MemoryError):
         raise  # the machine's fault
-    except Exception as error:  # optuna replays a damaged journal into nearly any of them
-        why = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        say(f"  {path.name} is damaged ({why}); this search begins anew")
+    except Exception:  # optuna replays a damaged journal into nearly any of them
+        say(f"  {path.name} is damaged; this search begins anew")
         _forget(path)
         return _load_study(path)
 
