@@ -68,7 +68,8 @@ def test_an_ordinary_interrupt_is_raised_at_once(tmp_path):
 
 def test_jobs_in_other_processes_are_not_waited_for(tmp_path):
     """A study of `tune` may take hours."""
-    body = "from ct.engine import run_jobs\nfor _ in run_jobs(time.sleep, [(0,), (60,), (60,)], 2):\n    print('busy', flush=True)"
+    body = "from ct.engine import run_jobs\nfor _ in run_jobs(time.sleep, [(0,), (60,), (60,)], 2):\n    "
+    body += "print('busy', flush=True)"
     script = tmp_path / "jobs.py"
     script.write_text(
         "import sys, time; sys.path.insert(0, sys.argv[1])\nif __name__ == '__main__':\n    " + body.replace("\n", "\n    ")
