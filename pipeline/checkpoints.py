@@ -64,6 +64,16 @@ def checkpoint_digest(path: Path) -> str:
         return ""
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a checkpoint holds what was written; of an older version, whether it holds numbers."""
+    try:
+        with safe_open(path, "pt") as file:
+            _check(file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
 def changes(before: dict, now: dict) -> list[str]:
     """Return why a training that began in the environment `before` is not repeatable to the bit in `now`, one line each."""
     return [

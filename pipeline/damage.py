@@ -70,8 +70,26 @@ def damaged_files(run: RunDir, progress=None, marks: bool = True) -> list[tuple[
             mark(path, [name for name, _ in lines])
         found += [(why, known["stage"]) for name, why in lines if name not in seen]
         seen |= known["made"].keys()
-    sealed = [path.with_name(path.name.removesuffix(SEAL)) for path in sorted(run.root.rglob(f"*{SEAL}"))]
-    return found + [(f"{path.relative_to(run.root)} is damaged", "") for path in sealed if not is_whole(path)]
+    return found + [(f"{path.relative_to(run.root)} is damaged", "") for path in _unfinished(run) if not _holds(path)]
+
+
+def _unfinished(run):
+    """Return the paths of pieces of unfinished work that have a digest: with a seal beside them, and checkpoints."""
+    sealed = [path.with_name(path.name.removesuffix(SEAL)) for path in run.root.rglob(f"*{SEAL}")]
+    return sorted([*sealed, *run.root.glob("stage1/*/*/checkpoint.safetensors")])
+
+
+def _holds(path):
+    """Return whether a piece of unfinished work holds the bytes that it was left with."""
+    if path.name == "checkpoint.safetensors":
+        from pipeline import checkpoints  # with torch
+
+        return checkpoints.is_whole(path)
+    if path.suffix == ".journal":
+        from pipeline import journal  # with optuna
+
+        return journal.is_whole(path)
+    return is_whole(path)
 
 
 def receipts(run: RunDir) -> list[Path]:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ct.pieces import SEAL
 from ct.replacement import discard, replacing
 from ct.rundir import write_text
+from pipeline.updates import with_older_values
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -32,21 +33,12 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path):
         self.path, self.seal = path, path.with_name(path.name + SEAL)
         content = path.read_bytes() if path.exists() else b""
-        whole = self._sealed(content)
+        whole = _sealed(self.seal, content)
         self.digest, self.size = hashlib.blake2b(whole, digest_size=16), len(whole)
         self.logs = [json.loads(line) for line in whole.splitlines()]
         if path.is_symlink() or len(whole) < len(content):
             with replacing(path) as part:
                 part.write_bytes(whole)
-
-    def _sealed(self, content: bytes) -> bytes:
-        """Return the bytes of whole trials; of an older version's journal, which has no seal, those of whole lines."""
-        if not self.seal.exists():
-            return content[: content.rfind(b"\n") + 1]
-        size, digest = self.seal.read_text().split()
-        if hashlib.blake2b(content[: int(size)], digest_size=16).hexdigest() != digest or len(content) < int(size):
-            raise ValueError("it holds other bytes than were written")
-        return content[: int(size)]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Yield the operations from a number on."""
@@ -80,7 +72,7 @@ def open_study(
     complete or pruned trial of a journal of an older version, which has no seal, is as such trials are
     """
     marker = path.with_suffix(".inputs.json")
-    if not marker.exists() or marker.read_bytes() != json.dumps(inputs).encode():
+    if not _is_of(marker, inputs):
         _forget(path)
         write_text(marker, json.dumps(inputs))
     discard(path.with_name(path.name + ".lock"))  # optuna's own, which an older version left when it was killed
@@ -95,6 +87,38 @@ def open_study(
         say(f"  {path.name} is damaged; this search begins anew")
         _forget(path)
         return _load_study(path)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a journal holds the bytes that were sealed. One of an older version has no seal, and counts as whole."""
+    try:
+        _sealed(path.with_name(path.name + SEAL), path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _sealed(seal: Path, content: bytes) -> bytes:
+    """Return the bytes of whole trials; of an older version's journal, which has no seal, those of whole lines.
+
+    Raises ValueError where they are not those that were sealed.
+    """
+    if not seal.exists():
+        return content[: content.rfind(b"\n") + 1]
+    size, digest = seal.read_text().split()
+    if hashlib.blake2b(content[: int(size)], digest_size=16).hexdigest() != digest or len(content) < int(size):
+        raise ValueError("it holds other bytes than were written")
+    return content[: int(size)]
+
+
+def _is_of(marker: Path, inputs: dict) -> bool:
+    """Return whether the note beside a journal is of `inputs`, settings that an older version lacked at their older values."""
+    try:
+        known = json.loads(marker.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):  # none, or a damaged one
+        return False
+    now = json.loads(json.dumps(inputs))
+    return with_older_values(known, now) == now
 
 
 def _load_study(path: Path) -> Study:

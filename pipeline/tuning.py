@@ -23,6 +23,7 @@ from ct.seeds import derive_seed
 from pipeline.fresh import Receipt, why_stale
 from pipeline.journal import open_study
 from pipeline.tables import load_rows
+from pipeline.updates import without_later_fields
 from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig
 from stage2_stack.history import COLUMNS, importances, mean_importances, trial_rows
@@ -157,7 +158,7 @@ def open_shared(url, name, inputs):
     url: as optuna takes it; name: what is tuned; inputs: as of open_study, other ones are another study. A trial whose process
     shows no sign of life is failed and tried again by whoever is next.
     """
-    digest = hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(json.dumps(without_later_fields(inputs), sort_keys=True).encode(), digest_size=8).hexdigest()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         again = {"heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(max_retry=3)}

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from ct.errors import InputError
 from ct.labels import LABELS
+from ct.provenance import differences
 from ct.rundir import write_text
 from report import figures
 from report.browser import BROWSER_SLICES, browser, choose, costliest
@@ -214,13 +215,17 @@ def cost(art):
 
 
 def provenance(art):
-    """Return the recipe as text, versions and commits of all receipts, digests, and what a second training may not repeat."""
+    """Return the recipe as text, versions and commits of all receipts, digests, and what a second training may not repeat.
+
+    Where stages were made by different versions, a line for each says which.
+    """
     versions = {name: version for r in art.receipts.values() for name, version in (r.get("versions") or {}).items()}
     read = art.receipts.get("ingest", {}).get("read", {})
     return {
         "recipe": yaml.safe_dump(art.recipe, sort_keys=False, width=100, allow_unicode=True),
         "versions": sorted(versions.items()),
         "commits": sorted({r["commit"] for r in art.receipts.values() if r.get("commit")}),
+        "different_versions": differences(art.receipts),
         "digests": [(name, read[name]) for name in DIGESTS if read.get(name)],
         "not_repeatable": art.receipts.get("train", {}).get("not_repeatable", []),
     }

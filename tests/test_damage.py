@@ -6,12 +6,16 @@ import shutil
 
 import kept_runs
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import run
 from ct.rundir import RunDir
+from pipeline.checkpoints import write_checkpoint
 from pipeline.damage import check_content, damaged_files, receipts
 from pipeline.fresh import read_receipt
 from pipeline.stages import STAGES, Run, state
+from stage1_cnn.checkpoint import Checkpoint
 
 RUN = kept_runs.names("run")
 NOT_MADE = ("key", "recipe.yaml", ".lock", "receipts/", "search/")  # by no stage; or what the stages say of themselves
@@ -46,6 +50,12 @@ def flip(path, share=0.6):
 def kept(before_trust, tmp_path):
     """A finished run, which may be changed."""
     return shutil.copytree(before_trust / "run", tmp_path / "run")
+
+
+@pytest.fixture
+def half(before_trust, tmp_path):
+    """A half-trained run, which may be changed."""
+    return shutil.copytree(before_trust / "half", tmp_path / "half")
 
 
 def words_of(verb, kept):
@@ -110,6 +120,22 @@ def test_all_damage_is_named_at_once(kept, capsys):
     }
     assert run.main(["status", f"--run={kept}", "--verify", "--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)["damaged"]) == 4
+
+
+def test_unfinished_work_is_verified_too(kept, half, capsys):
+    checkpoint = half / "stage1/cnn/fold1/checkpoint.safetensors"
+    assert damaged_files(RunDir(half)) == []
+    with safe_open(checkpoint, "pt") as file:
+        header = file.metadata()
+    state = Checkpoint(load_file(checkpoint), json.loads(header["state"]))
+    write_checkpoint(checkpoint, state, header["same"], {}, [])
+    assert damaged_files(RunDir(half)) == []
+    flip(checkpoint)
+    assert damaged_files(RunDir(half)) == [("stage1/cnn/fold1/checkpoint.safetensors is damaged", "")]
+    assert run.main(["tune", f"--run={kept}", "--trials=4", "--workers=1"]) == 0
+    assert damaged_files(RunDir(kept)) == []
+    flip(kept / "stage2/tune/any-fold1.journal")
+    assert damaged_files(RunDir(kept)) == [("stage2/tune/any-fold1.journal is damaged", "")]
 
 
 def test_what_is_damaged_is_made_again_and_nothing_else(kept, before_trust, capsys):
