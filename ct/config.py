@@ -6,9 +6,9 @@ import math
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ct.errors import InputError
+from ct.errors import InputError, shown
 
-SHOWN = 80  # characters of a wrong value
+MESSAGE = 400  # characters of what is said about a value, or of a list of known words
 
 
 class Config(BaseModel):
@@ -20,7 +20,7 @@ class Config(BaseModel):
 def nearest(word, known):
     """Return ", did you mean 'x'?" for the known word nearest to `word`, or a list of the known ones."""
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(map(str, known))}"
+    return f", did you mean {close[0]!r}?" if close else f"; known are {shown(', '.join(map(str, known)), MESSAGE)}"
 
 
 def check(kind, values, where, strict=False):
@@ -35,36 +35,36 @@ def check(kind, values, where, strict=False):
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
+        path = shown(".".join(str(part) for part in first["loc"]))
         if first["type"] == "extra_forbidden":
             known = _fields_at(kind, first["loc"][:-1])
             raise InputError(f"{where}: unknown key {path!r}{nearest(first['loc'][-1], known)}") from None
         if first["type"] == "missing":
             raise InputError(f"{where}: {path!r} is missing") from None
-        message = first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict)
-        value = repr(first["input"])
-        if len(value) > SHOWN:
-            value = f"{value[: SHOWN - 4]} ..."
-        at = "" if first["input"] is None and not strict else f"{path} = {value}: "  # a flag that was not given
+        message = shown(first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict), MESSAGE)
+        at = f"{path} = {shown(repr(first['input']))}: "
+        if first["input"] is None and not strict:  # a flag that was not given
+            at = ""
         raise InputError(f"{where}: {at}{message[0].lower() + message[1:]}") from None
 
 
 def nested(kind: type[Config], field: str) -> type[Config] | None:
-    """Return the Config class that a field of `kind` holds, one or a tuple of them; None where it holds none."""
-    if field not in kind.model_fields:
-        return None
-    annotation = kind.model_fields[field].annotation
-    inner = [annotation, *getattr(annotation, "__args__", ())]
-    return next((k for k in inner if isinstance(k, type) and issubclass(k, Config)), None)
+    """Return the Config class that a field of `kind` holds, one or several of them; None where it holds none."""
+    return _config_in(kind.model_fields[field].annotation) if field in kind.model_fields else None
 
 
 def _fields_at(kind, loc):
     """Return the field names of the Config that lies at `loc` (field names and list positions) below `kind`."""
     for part in loc:
-        if isinstance(part, int):
-            continue
-        kind = nested(kind, part)
+        kind = nested(kind, part) or kind  # others are places in a list, keys of a dict, kinds of a union
     return sorted(kind.model_fields)
+
+
+def _config_in(annotation):
+    """Return the Config class that an annotation is, or holds, None where there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation
+    return next(filter(None, map(_config_in, getattr(annotation, "__args__", ()))), None)
 
 
 def _hint(value, strict):

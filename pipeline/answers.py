@@ -61,7 +61,8 @@ def export_model(options):
 def score(options):
     """Score the studies of a folder or zip by the models of a run, or of a packed folder."""
     from pipeline.model import STAGES as NEEDED
-    from pipeline.model import model_of_folder, model_of_run
+    from pipeline.model import model_of_run
+    from pipeline.packed_model import model_of_folder
     from pipeline.score import score
 
     if options.model:

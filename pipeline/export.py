@@ -7,7 +7,8 @@ from ct.errors import InputError
 from ct.rundir import read_arrays, replacing, write_arrays, write_json, write_text
 from pipeline.card import card_text, training_card
 from pipeline.fresh import file_digest
-from pipeline.model import FORMAT, model_of_run
+from pipeline.model import model_of_run
+from pipeline.model_schema import FORMAT
 from pipeline.recipe import save_recipe, with_changes
 
 

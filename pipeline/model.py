@@ -1,4 +1,4 @@
-"""What `score` needs of a run: CNNs, stackers, calibrations. Read from the run itself, or from a folder that it was packed in.
+"""What `score` needs of a run: CNNs, stackers, calibrations. Here of a run; packed_model.py reads it from a folder.
 
 model.json               the format, the versions it was made with, and the digest of every other file
 recipe.yaml              the recipe, without anybody's paths
@@ -21,16 +21,13 @@ from ct.rundir import read_arrays, read_json, read_table
 from ct.suitability import training_ranges
 from features.chain import Chain
 from features.embeddings import PARTS, Probe
-from pipeline.fresh import file_digest, versions
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.fresh import versions
+from pipeline.recipe import Recipe
 from pipeline.tables import training_prior
-from pipeline.updates import older_recipe
 from stage2_stack.apply import Stacker, read_blend
 from stage2_stack.calibrate import Platt
-from stage2_stack.config import check_installed
 from stage2_stack.studies import fit_studies
 
-FORMAT = "ich-stack model 1"
 STAGES = ("ingest", "folds", "train", "features", "tune", "stack")  # whose work a model is made of
 
 
@@ -158,46 +155,6 @@ def studies_of_run(run, train, fold):
     oof = read_table(run.dir.stage2 / "oof.parquet").reindex(train.index)[list(LABELS)].to_numpy()
     y = train[list(LABELS)].to_numpy(np.float64)
     return fit_studies(train["study_id"].to_numpy(object), oof, y, fold, run.recipe.features.clip)
-
-
-def model_of_folder(folder):
-    """Return the Model in a folder that `export-model` packed.
-
-    Raises InputError where it is another kind of folder, or a file is missing or holds something else than it was packed with.
-    """
-    folder = Path(folder)
-    about = read_about(folder)
-    for name, digest in about["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"--model={folder}: {name} is missing; copy the folder again, or make it anew: `export-model`")
-        if file_digest(path) != digest:
-            raise InputError(f"--model={folder}: {name} is damaged or changed; copy it again, or make it anew: `export-model`")
-    recipe = load_recipe(folder / "recipe.yaml", older_recipe)
-    check_installed(recipe.stage2.components)
-    folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
-    return Model(
-        recipe=recipe,
-        stage2=read_json(folder / "stage2.json"),
-        weights={(name, k): folder / "weights" / f"{name}-fold{k}.safetensors" for name, k in folds},
-        boosters={Path(name).name: folder / name for name in about["files"] if name.startswith("boosters/")},
-        probes=folder / "probes.safetensors" if recipe.features.probe else None,
-        versions=about["versions"],
-    )
-
-
-def read_about(folder):
-    """Return model.json of a packed folder. Raises InputError where there is none, or of another format."""
-    try:
-        about = json.loads((folder / "model.json").read_text())
-        known = about["format"], about["files"], about["versions"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"--model={folder} is no model folder, it has no model.json that reads; make one: `export-model --run=R --to=DIR`"
-        ) from None
-    if known[0] != FORMAT:
-        raise InputError(f"--model={folder} has the format {known[0]!r}, this version reads {FORMAT!r}; export the run again")
-    return about
 
 
 def other_versions(model):

@@ -43,7 +43,7 @@ class CnnConfig(Config):
     hu_noise: float = Field(0.0, ge=0)  # HU added to each pixel, standard deviation
     tta: tuple[Literal["flip", "reverse"], ...] = ()  # views whose logits are averaged with the plain one's, held out and test
 
-    threads: int = Field(2, ge=1)  # torch's on the CPU; here and not from the machine, since results depend on them
+    threads: int = Field(2, ge=1, le=1024)  # torch's on the CPU; here and not from the machine, since results depend on them
     deterministic: bool = True  # the same bits again on the same device; slower on CUDA
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # of the CNN; auto: on CUDA bf16, or fp16 where it has no bf16
     compile: bool = False  # by torch.compile: minutes at first, then faster on CUDA; not the same bits again

@@ -17,14 +17,14 @@ class StackConfig(Config):
     """How the stackers are tuned and fitted."""
 
     components: tuple[Literal[COMPONENTS], ...] = DEFAULT  # what is blended; smooth and chain where the features have them
-    seeds: int = Field(1, ge=1)  # boosters of one kind and fold, alike but for their seed, whose logits are averaged
+    seeds: int = Field(1, ge=1, le=100)  # boosters of one kind and fold, alike but for their seed, whose logits are averaged
     any_at_least_largest: bool = False  # `any` is raised to the largest subtype; off: a subtype left to stage one pulls it up
     trials: int = Field(20, ge=1)  # optuna trials for each label and outer fold
     storage: str = ""  # optuna's store, as a database URL that several machines may share; empty: files in the run folder
     max_rounds: int = Field(200, ge=1)  # longest boosting that a trial looks at
     positive_patients: int = Field(3, ge=2)  # a label with fewer among the training folds is not stacked
     confidence: float = Field(0.95, ge=0, lt=1)  # it is stacked where this interval of its inner gain lies above zero
-    threads: int = Field(1, ge=1)  # of one LightGBM fit; fits run side by side on all cores anyway
+    threads: int = Field(1, ge=1, le=1024)  # of one LightGBM fit; fits run side by side on all cores anyway
 
     @field_validator("components")
     @classmethod

@@ -24,7 +24,8 @@ from ct.synthetic import write_competition
 from features.build import mean_logits
 from features.chain import Chain
 from pipeline.fresh import Receipt
-from pipeline.model import model_of_folder, model_of_run
+from pipeline.model import model_of_run
+from pipeline.packed_model import model_of_folder
 from pipeline.stacking import features
 from pipeline.stages import Run
 from pipeline.tables import load_test_fold

@@ -1,0 +1,63 @@
+"""CNN weights and probes that come from a file: whether they are those of the recipe's CNNs, before they are used."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ct.errors import InputError, shown
+from ct.labels import LABELS
+from stage1_cnn.config import CnnConfig
+from stage1_cnn.model import Cnn, build_model, try_model
+
+
+def checked_cnn(config: CnnConfig, size: int) -> Cnn:
+    """Return the CNN of a recipe's entry with random weights. Raises InputError where timm cannot make it, or it takes no
+    images of `size` pixels a side, or of the entry's own size.
+    """
+    try:
+        try_model(config, size)
+        return build_model(config.model_copy(update={"pretrained": False}), seed=0)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        lines = str(error).splitlines()  # the kinds are those of timm's many modules
+        why = shown(lines[0] if lines else type(error).__name__)
+        raise InputError(f"backbone {shown(config.backbone)!r} cannot be made ({why})") from None
+
+
+def check_weights(cnn: Cnn, path: Path) -> None:
+    """Raise ValueError where a safetensors file does not hold just the weights of `cnn`, all of them finite."""
+    wanted = {name: (tuple(value.shape), value.dtype) for name, value in cnn.backbone.state_dict().items()}
+    check_arrays(path, wanted)
+
+
+def check_probes(path: Path, of_fold: Iterable[str], width: int) -> None:
+    """Raise ValueError where a safetensors file lacks a probe, or one does not take embeddings of `width` numbers.
+
+    of_fold: beginnings of the names of the arrays, one a probe
+    """
+    shapes = {"centre": (width,), "weights": (width, len(LABELS)), "intercept": (len(LABELS),)}
+    wanted = {begin + part: (shape, torch.float32) for begin in of_fold for part, shape in shapes.items()}
+    check_arrays(path, wanted, others=True)
+
+
+def check_arrays(path: Path, wanted: dict, others: bool = False) -> None:
+    """Raise ValueError unless a safetensors file holds arrays of these shapes and types, all of them finite.
+
+    wanted: {name: (shape, torch dtype)}; others: whether there may be more, which are not read
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if lacking := sorted(set(wanted) - names):
+                raise ValueError(f"it lacks {len(lacking)} arrays, the first {shown(lacking[0])}")
+            if not others and (strange := sorted(names - set(wanted))):
+                raise ValueError(f"it has {len(strange)} arrays more than it should, the first {shown(strange[0])}")
+            for name, (shape, dtype) in wanted.items():
+                if tuple(file.get_slice(name).get_shape()) != shape:
+                    raise ValueError(f"{name} has the shape {file.get_slice(name).get_shape()}, not {list(shape)}")
+                array = file.get_tensor(name)
+                if array.dtype != dtype or (array.is_floating_point() and not torch.isfinite(array).all()):
+                    raise ValueError(f"{name} holds no finite {str(dtype).removeprefix('torch.')} numbers")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"it is no safetensors file ({shown(error)})") from None
