@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench lint audit clean
 
 demo: $(READY)
 	$(BIN)/python run.py demo
@@ -23,6 +23,10 @@ bench: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# licences of what is installed, and known vulnerabilities where their database can be reached; -rs says why if it cannot
+audit: $(READY)
+	ICH_AUDIT=1 $(BIN)/python -m pytest tests/test_audit.py -q -rs
 
 clean:
 	rm -rf .venv

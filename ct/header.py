@@ -27,7 +27,7 @@ from ct.source import Unreadable
 COMPETITION_ID = re.compile(r"ID_[0-9a-f]+")
 SAME = "same SOPInstanceUID as "  # what a reason says of a second copy, before the path of the first
 UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
-OWN_PATH = r"stage_[12]_(?:train|test)/ID_[0-9a-f]+(?:\.\w+)?"
+OWN_PATH = r"stage_[12]_(?:train|test)/ID_[0-9a-f]+(?:\.(?:dcm|DCM))?"  # no other ending: it may be a name
 
 
 def pseudonym(identifier, key):
