@@ -20,6 +20,7 @@ from ct.engine import cores, run_jobs
 from ct.labels import LABELS
 from ct.rundir import RunDir, discard, read_json, write_json, write_table, write_text
 from ct.seeds import derive_seed
+from features.build import SCOPES, scope_columns
 from pipeline.fresh import Receipt, why_stale
 from pipeline.journal import open_study
 from pipeline.tables import load_rows
@@ -91,6 +92,7 @@ def tune_one(root, label, k, config, seed, read, share=None):
         else:
             seed = derive_seed(seed, "tune", label, k)
             inner = inner_folds(y, fold, patients, seed)
+            bins.keep_only(scope_columns(bins.names, label, scope) for scope in SCOPES)
             folds = InnerFolds(bins, rows, y, inner, label, config, seed)
             settings = {"max_rounds": config.max_rounds}  # the others decide before or after the trials
             space = {name: repr(where) for name, where in space_of(label).items()}
@@ -110,7 +112,8 @@ def tune_one(root, label, k, config, seed, read, share=None):
 
 @functools.lru_cache(maxsize=1)
 def _rows(root, read, threads):
-    """Return (bins, y, fold, patients) of the train slices; one process bins a label's columns once for all its jobs.
+    """Return (bins, y, fold, patients) of the train slices; one process bins a label's columns once for all its folds, which
+    come one after the other.
 
     read: the digests of what they are made of, as text: other features at the same place are other bins
     """

@@ -18,7 +18,7 @@ from stage2_stack.calibrate import Platt
 from stage2_stack.components import COLUMNS, OWN, UNTUNED
 from stage2_stack.learners import learner_of
 from stage2_stack.nested import View
-from stage2_stack.pooled import pooled_matrix, pooled_names
+from stage2_stack.pooled import PooledBins, pooled_names
 from stage2_stack.stack import union
 
 
@@ -103,7 +103,7 @@ def _pooled(seen, component, label):
     """What the boosters of the subtypes say of one."""
     if component not in seen.together:
         learner, names = learner_of(component), pooled_names(seen.names)
-        bins = Bins(pooled_matrix(seen.X, seen.names), names, seen.stacker.threads)
+        bins = PooledBins(seen.X, seen.names, seen.stacker.threads)
         view = View(bins, np.arange(len(names)), seen.raw(SUBTYPES), None, learner)
         seen.together[component] = seen.asked(view, seen.models(component, learner), SUBTYPES)
     return seen.together[component][label]

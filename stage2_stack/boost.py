@@ -17,7 +17,7 @@ FIXED = {
 
 
 class Bins:
-    """A matrix of features that is binned once a set of columns, for all labels, folds, seeds and trials.
+    """A matrix of features that is binned once a set of columns, for all labels, folds, seeds and trials, until `keep_only`.
 
     The edges of the bins see the values of all rows, those of the scored fold, too, but never a label. A Dataset whose labels
     are set afterwards gives the same model, byte for byte, as one that is built with them.
@@ -40,13 +40,22 @@ class Bins:
         """Return the raw values (m, c) of some rows and columns."""
         return self.X[rows] if len(columns) == len(self.names) else self.X[np.ix_(rows, columns)]
 
+    def keep_only(self, column_sets=()):
+        """Forget what was binned of other columns than these sets, int (c,) each: a byte or two a row and column."""
+        keep = {np.asarray(columns).tobytes() for columns in column_sets}
+        with self._making:
+            self._made = {key: binned for key, binned in self._made.items() if key in keep}
+
+    def _matrix(self, columns):
+        """Return the raw values (n, c) of all rows."""
+        return self.X if len(columns) == len(self.names) else self.X[:, columns]
+
     def _binned(self, columns):
         key = np.asarray(columns).tobytes()
         with self._making:  # fits that run side by side ask for the same columns at once
             if key not in self._made:
-                names, whole = [self.names[i] for i in columns], len(columns) == len(self.names)
-                data = self.X if whole else self.X[:, columns]
-                none = np.zeros(len(self.X), np.float32)
+                names, data = [self.names[i] for i in columns], self._matrix(columns)
+                none = np.zeros(len(data), np.float32)
                 self._made[key] = lgb.Dataset(data, none, feature_name=names, params=self._params()).construct()
         return self._made[key]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ct.labels import SUBTYPES
 from features.build import scope_columns
+from stage2_stack.boost import Bins
 
 PARAMS = {
     "learning_rate": 0.05,
@@ -35,17 +36,44 @@ def pooled_names(names):
 
 def pooled_matrix(X, names):
     """Return the pooled features (5 * n, p) float32 of X (n, f), the subtypes one below the other in the order SUBTYPES."""
-    place = {name: i for i, name in enumerate(names)}
-    kinds, shared = own_kinds(names), scope_columns(names, "any", "study")
-    logits = X[:, [place[label] for label in SUBTYPES]]
     made = np.empty((len(SUBTYPES), len(X), len(pooled_names(names))), np.float32)
-    for number, label in enumerate(SUBTYPES):
-        own = X[:, [place[label + kind] for kind in kinds]]
-        others = -np.sort(-np.delete(logits, number, axis=1), axis=1)  # NaN last
-        told = np.zeros((len(X), len(SUBTYPES)), np.float32)
-        told[:, number] = 1
-        made[number] = np.hstack([own, others, X[:, shared], told])
+    for number in range(len(SUBTYPES)):
+        made[number] = pooled_rows(X, names, number)
     return made.reshape(-1, made.shape[2])
+
+
+def pooled_rows(X: np.ndarray, names: list, number: int) -> np.ndarray:
+    """Return the pooled features (n, p) float32 of X (n, f) for one subtype, SUBTYPES[number]."""
+    place, label = {name: i for i, name in enumerate(names)}, SUBTYPES[number]
+    logits = X[:, [place[subtype] for subtype in SUBTYPES]]
+    own = X[:, [place[label + kind] for kind in own_kinds(names)]]
+    others = -np.sort(-np.delete(logits, number, axis=1), axis=1)  # NaN last
+    told = np.zeros((len(X), len(SUBTYPES)), np.float32)
+    told[:, number] = 1
+    return np.hstack([own, others, X[:, scope_columns(names, "any", "study")], told])
+
+
+class PooledBins(Bins):
+    """Bins of the pooled features, whose raw values are made when they are asked for: five times the rows of X."""
+
+    def __init__(self, X, names, threads=1):
+        """X: (n, f) float32, columns `names`; it may be a memory map."""
+        super().__init__(X, pooled_names(names), threads)
+        self.own_names = list(names)
+
+    def values(self, columns, rows):
+        """Return the raw values (m, c) of some of the 5 * n rows and some columns."""
+        numbers, rows = np.divmod(rows, len(self.X))
+        made = np.empty((len(rows), len(columns)), np.float32)
+        for number in np.unique(numbers):
+            at = np.flatnonzero(numbers == number)
+            pooled = pooled_rows(self.X[rows[at]], self.own_names, number)
+            made[at] = pooled if len(columns) == len(self.names) else pooled[:, columns]
+        return made
+
+    def _matrix(self, columns):
+        pooled = pooled_matrix(self.X, self.own_names)
+        return pooled if len(columns) == len(self.names) else pooled[:, columns]
 
 
 def as_own(values, names, label):

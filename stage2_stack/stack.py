@@ -14,7 +14,7 @@ from stage2_stack.blend import fit_blend, raw_alone
 from stage2_stack.boost import Bins
 from stage2_stack.components import Case, own_components, series_of_all, where_usable
 from stage2_stack.nested import Nest, Opinion, View, fit_nested
-from stage2_stack.pooled import PARAMS, as_own, pooled_matrix, pooled_names
+from stage2_stack.pooled import PARAMS, PooledBins, as_own, pooled_names
 from stage2_stack.tune import INSTEAD
 
 
@@ -63,7 +63,9 @@ def fit_stack(rows, test_X, configs, config, seed, progress=None):
     own = {}
     for label in LABELS:
         own[label] = own_components(case, label)
+        case.bins.keep_only([np.arange(len(rows.names))])  # other labels see other columns, or all
         progress()
+    case.bins.keep_only()
     if "gru" in config.components:
         share(own, "gru", series_of_all(case), LABELS)
         progress()
@@ -103,9 +105,8 @@ def pooled_subtypes(case):
     (raw, test_raw), y = case.raw(*SUBTYPES), np.stack([case.y(label) for label in SUBTYPES])
     names, threads = pooled_names(case.rows.names), case.config.threads
     columns = np.arange(len(names))
-    view = View(Bins(pooled_matrix(case.rows.X, case.rows.names), names, threads), columns, raw, y)
-    test = [View(Bins(pooled_matrix(case.test_X[k], case.rows.names), names, threads), columns, test_raw[k], None)
-            for k in range(len(case.test_X))]  # fmt: skip
+    view = View(PooledBins(case.rows.X, case.rows.names, threads), columns, raw, y)
+    test = [View(PooledBins(X, case.rows.names, threads), columns, test_raw[k], None) for k, X in enumerate(case.test_X)]
     return fit_nested(case.nest, [view] * len(test), test, settings, case.config, derive_seed(case.seed, "pooled"))
 
 

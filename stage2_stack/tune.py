@@ -57,7 +57,8 @@ class InnerFolds:
     def __init__(self, bins, rows, y, inner, label, config, seed):
         self.bins, self.rows, self.y, self.label = bins, rows, y, label
         self.config, self.seed = config, seed
-        self.splits, self.base, self.datasets = [], np.empty(len(y)), {}
+        self.splits, self.base = [], np.empty(len(y))
+        self.scope, self.datasets = None, {}  # {number of a split: its Datasets} in the scope that was asked for last
         raw = bins.X[rows, bins.names.index(label)]
         for j in np.unique(inner):
             fit, held_out = np.flatnonzero(inner != j), np.flatnonzero(inner == j)
@@ -70,9 +71,10 @@ class InnerFolds:
 
         report: called after each fold with its number from 1 and the loss so far less that of the calibrated stage one
         """
-        params, _, sets = self._data(params)
+        params, columns = self._enter(params)
         total, start, seen = np.zeros(self.config.max_rounds), 0.0, 0
-        for step, ((_, held_out, _), (train, valid)) in enumerate(zip(self.splits, sets, strict=True), 1):
+        for step, (_, held_out, _) in enumerate(self.splits, 1):
+            train, valid = self._data(step - 1, columns)
             _, curves = fit_booster(train, params, self.config.max_rounds, self.seed, self.config.threads, [valid])
             total, seen = total + curves[0] * len(held_out), seen + len(held_out)
             start += log_loss(self.y[held_out], expit(self.base[held_out])).sum()
@@ -82,24 +84,30 @@ class InnerFolds:
 
     def gain(self, params, rounds):
         """Return, for each row, the loss of the calibrated stage one minus that of the stacker, (n,)."""
-        params, columns, sets = self._data(params)
+        params, columns = self._enter(params)
         boosted = np.empty(len(self.y))
-        for (_, held_out, base), (train, _) in zip(self.splits, sets, strict=True):
+        for number, (_, held_out, base) in enumerate(self.splits):
+            train, _ = self._data(number, columns)
             booster, _ = fit_booster(train, params, rounds, self.seed, self.config.threads)
             values = self.bins.values(columns, self.rows[held_out])
             boosted[held_out] = boosted_logit(booster, values, base[held_out], self.config.threads)
         return log_loss(self.y, expit(self.base)) - log_loss(self.y, expit(boosted))
 
-    def _data(self, params):
-        """Return LightGBM's parameters, the columns in scope, and each split's Datasets."""
+    def _enter(self, params):
+        """Return LightGBM's parameters and the columns in scope. The Datasets of another scope are dropped: each holds a copy
+        of its binned rows, all splits together of all rows once a split, and to make them again is quick beside a fit."""
         params, scope = split_scope(params)
-        columns = scope_columns(self.bins.names, self.label, scope)
-        if scope not in self.datasets:
-            self.datasets[scope] = [
-                tuple(self.bins.rows(columns, self.rows[part], self.y[part], base[part]) for part in (fit, held_out))
-                for fit, held_out, base in self.splits
-            ]
-        return params, columns, self.datasets[scope]
+        if scope != self.scope:
+            self.scope, self.datasets = scope, {}
+        return params, scope_columns(self.bins.names, self.label, scope)
+
+    def _data(self, number, columns):
+        """Return the Datasets of one split, (train, valid)."""
+        if number not in self.datasets:
+            fit, held_out, base = self.splits[number]
+            parts = ((self.rows[part], self.y[part], base[part]) for part in (fit, held_out))
+            self.datasets[number] = tuple(self.bins.rows(columns, *part) for part in parts)
+        return self.datasets[number]
 
 
 def run_trials(study, folds, trials, seed, space=SPACE, progress=None, deadline=math.inf, shared=False):

@@ -1,5 +1,7 @@
 """Boosters that start from a calibrated logit. One thread, but where threads are what is tested."""
 
+import weakref
+
 import lightgbm as lgb
 import numpy as np
 import pytest
@@ -155,6 +157,21 @@ def test_binned_once_is_as_binned_for_each_label_and_fold():
     again, _ = fit_booster(relabel(fold, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
     first, _ = fit_booster(Bins(X, NAMES).rows(ALL, rows, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
     assert again.model_to_string() == first.model_to_string()
+
+
+def test_what_is_done_is_forgotten_and_binned_again_alike():
+    X, y, base = problem(13)
+    bins, two, rows = Bins(X, NAMES), np.array([0, 2]), np.arange(400)
+    models = []
+    for _ in range(2):
+        for columns in (ALL, two):
+            models.append(fit_booster(bins.rows(columns, rows, y[:400], base[:400]), FIRST, 5, 1, 1)[0].model_to_string())
+        held = weakref.ref(bins._binned(ALL)), weakref.ref(bins._binned(two))
+        bins.keep_only([two])
+        assert held[0]() is None and held[1]() is not None
+        bins.keep_only()
+        assert held[1]() is None
+    assert models[:2] == models[2:]
 
 
 def test_columns_are_binned_alone_and_rows_cannot_be_told_from_labels():

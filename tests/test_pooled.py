@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ct.labels import LABELS, SUBTYPES
-from stage2_stack.pooled import OTHERS, as_own, own_kinds, pooled_matrix, pooled_names
+from stage2_stack.boost import Bins, fit_booster
+from stage2_stack.pooled import OTHERS, PooledBins, as_own, own_kinds, pooled_matrix, pooled_names
 
 KINDS = ("", "_z-1", "_z+1", "_study_max")
 NAMES = [*(f"{label}{kind}" for kind in KINDS for label in LABELS), "tilt_deg", "brain_cm2"]
@@ -20,6 +21,27 @@ def block(X, label):
     """The rows of one subtype as {name: values}."""
     rows = pooled_matrix(X, NAMES).reshape(5, len(X), -1)[SUBTYPES.index(label)]
     return dict(zip(pooled_names(NAMES), rows.T, strict=True))
+
+
+def test_raw_values_are_made_when_they_are_asked_for():
+    X = features(9)
+    bins, whole = PooledBins(X, NAMES), pooled_matrix(X, NAMES)
+    every, some = np.arange(whole.shape[1]), np.array([3, 0, 7])
+    rows = np.random.default_rng(1).permutation(len(whole))[:20]
+    np.testing.assert_array_equal(bins.values(every, rows), whole[rows])
+    np.testing.assert_array_equal(bins.values(some, rows), whole[np.ix_(rows, some)])
+    assert bins.values(every, rows[:0]).shape == (0, whole.shape[1])
+    assert not [value for value in vars(bins).values() if getattr(value, "nbytes", 0) > X.nbytes]  # it keeps none of them
+
+
+def test_it_is_binned_like_its_whole_matrix():
+    X, rows = features(60), np.arange(0, 300, 2)
+    y, base, every = (rows % 3 == 0).astype(float), np.zeros(len(rows)), np.arange(len(pooled_names(NAMES)))
+    texts = {
+        fit_booster(bins.rows(every, rows, y, base), {"min_data_in_leaf": 2}, 4, 1, 1)[0].model_to_string()
+        for bins in (PooledBins(X, NAMES), Bins(pooled_matrix(X, NAMES), pooled_names(NAMES)))
+    }
+    assert len(texts) == 1
 
 
 def test_own_label_comes_first_then_the_others_then_what_they_share():

@@ -1,5 +1,7 @@
 """Tuning: on the other folds only, the same when interrupted, and it finds what scrolling shows."""
 
+import weakref
+
 import numpy as np
 import optuna
 import pandas as pd
@@ -332,6 +334,40 @@ def test_best_config_leaves_out_what_is_not(tmp_path):
     found = best_config(study, folds, patients, 3)
     assert not found["stacked"]
     assert "is not beyond doubt" in found["why"] and found["why"].endswith("calibrated mean of the CNNs instead")
+
+
+def test_the_datasets_of_one_scope_are_held_at_once():
+    folds, _ = make_folds(max_rounds=4)
+    settings = {scope: FIRST | {"scope": scope} for scope in ("context", "all")}
+    losses = [folds.evaluate(settings[scope]) for scope in ("context", "all", "context")]
+    assert losses[0] == losses[2] and len(folds.datasets) == len(folds.splits)
+    held = [weakref.ref(data) for pair in folds.datasets.values() for data in pair]
+
+    def stop(*args):
+        raise KeyError
+
+    with pytest.raises(KeyError):  # as a trial that is pruned after the first fold
+        folds.evaluate(settings["all"], stop)
+    assert len(folds.datasets) == 1 and all(data() is None for data in held)
+
+
+def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
+    make_run(tmp_path, lambda X, labels, rows: labels.__setitem__((slice(None), 1), labels[:, 0]))
+    folder, (X, *_, names) = RunDir(tmp_path).stage2 / "features", scrolling(7, studies=36, slices=12, k=3)
+    write_array(folder / "train.npy", np.hstack([X, X]).astype(np.float32))
+    write_json(folder / "names.json", dict.fromkeys([*names, *(name.replace("any", LABELS[1]) for name in names)], ""))
+    config, seen, keep_only = StackConfig(trials=1, max_rounds=4, threads=1).model_dump(), [], Bins.keep_only
+
+    def note(bins, column_sets):
+        keep_only(bins, column_sets)
+        seen.append((bins, len(bins._made)))
+
+    monkeypatch.setattr(Bins, "keep_only", note)
+    for label in LABELS[:2]:
+        for k in (0, 1):
+            tune_one(str(tmp_path), label, k, config, 0, {})
+    assert [count for _, count in seen] == [0, 1, 0, 1]  # a label's second fold finds what its first has binned
+    assert len({id(bins) for bins, _ in seen}) == 1
 
 
 # --- the outer folds
