@@ -6,8 +6,8 @@
 The features are noise about the labels, under the names that the recipe gives them. Each measurement is a process of its own;
 its peak is that of the memory that is its own (RssAnon): the features are a memory map, which all processes share. `tune` is
 every label on one fold, the three scopes one after the other; `stack` the components of the recipe, one fit at a time, then
-three. Both draw the edges of the bins from few rows. LightGBM draws them from 200,000 at most, each value in twelve bytes for as
-long as it bins; that is measured by itself, and comes to the process only while nothing is fitted yet.
+three. Both draw the edges of the bins from few rows. LightGBM draws them from 200,000 at most, each value in twelve bytes for
+as long as it bins; that is measured by itself, and comes to the process only while nothing is fitted yet.
 """
 
 import argparse
@@ -37,6 +37,12 @@ from stage2_stack.tune import InnerFolds  # noqa: E402
 SIZES = 12_000, 24_000  # train slices; a sixth as many test slices, as in the competition
 GOLD, SAMPLE = 752_803, 200_000  # rows that bins are drawn from at most
 FOLDS, ROUNDS, SERIES = 5, 3, 32
+MEASURED = (  # title, function, fits at once, rows that the line is drawn to
+    ("tune, a worker", "tune", 1, GOLD),
+    ("stack, 1 fit at once", "stack", 1, GOLD),
+    ("stack, 3 at once", "stack", 3, GOLD),
+    ("edges of the bins", "edges", 1, SAMPLE),
+)
 STEP = 0.005  # seconds between two looks
 
 
@@ -50,8 +56,7 @@ def main():
     sizes = [size // 3 for size in SIZES] if options.quick else SIZES
     names = gold_names()
     print(f"{len(names)} columns          {sizes[0]:,} slices  {sizes[1]:,} slices   {GOLD:,} slices   seconds")
-    for title, what, at_once, target in (("tune, a worker", "tune", 1, GOLD), ("stack, 1 fit at once", "stack", 1, GOLD),
-                                         ("stack, 3 at once", "stack", 3, GOLD), ("edges of the bins", "edges", 1, SAMPLE)):  # fmt: skip
+    for title, what, at_once, target in MEASURED:
         start, peaks = time.perf_counter(), [peak_of(what, rows, names, at_once) for rows in sizes]
         slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
         print(f"{title:22} {peaks[0] / 1e6:10.0f} MB {peaks[1] / 1e6:11.0f} MB "
