@@ -6,10 +6,10 @@ from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.rundir import discard, read_json, read_table, write_table
 from pipeline.checkpoints import checkpoint_digest
-from pipeline.fresh import inputs_digest
+from pipeline.fresh import inputs_digest, read_receipt
 from pipeline.jobs import Inputs, order
 from pipeline.updates import reads_of_before, reads_of_cnn
-from stage1_cnn.environment import environment
+from stage1_cnn.environment import FACTS, environment
 
 
 def train(run, receipt):
@@ -38,6 +38,7 @@ def train(run, receipt):
             unlike += [f"{config.name} fold {k}: {reason}" for reason in reasons]
         write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, slices))
         receipt.made.append(run.dir.oof(config.name))
+    receipt.values |= _environments(run, "train.json")
     if unlike:
         receipt.values["not_repeatable"] = unlike
 
@@ -58,8 +59,20 @@ def predict(run, receipt):
                     job.values |= environment(config)
                     order(inputs, "look", config.name, k, "test", inputs_digest(part, read))
             receipt.made += job.made
+    receipt.values |= _environments(run, "predict.json")
     rows = len(inputs.rows("test", 0))
     run.say(f"  {rows} test slices, {len(run.recipe.stage1.models)} CNNs x {run.recipe.folds.k} folds")
+
+
+def _environments(run, name):
+    """Return {"processes", "device", "precision"} of a stage's units: the value that all have, or a list of the values.
+
+    name: of the units' receipts; those of an older version say nothing
+    """
+    models, k_folds = run.recipe.stage1.models, range(run.recipe.folds.k)
+    units = [read_receipt(run.dir.fold(config.name, k) / name) for config in models for k in k_folds]
+    found = {fact: sorted({unit[fact] for unit in units if unit and fact in unit}) for fact in FACTS}
+    return {fact: values[0] if len(values) == 1 else values for fact, values in found.items() if values}
 
 
 def _training_digest(inputs, name, k, part, read):

@@ -4,6 +4,7 @@ A stage or verb verifies what it is about to read (`check_content`); `status --v
 is found damaged is marked in the receipt, so that the stage that made it makes it again.
 """
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ct.errors import InputError
@@ -12,8 +13,13 @@ from ct.rundir import RunDir, write_json
 from pipeline.fresh import changed, read_receipt
 
 JOBS = ("stage1/*/*/train.json", "stage1/*/*/predict.json", "stage2/tune/*.receipt.json")  # receipts of units of work
-SHARDS = "pixels/shard-"  # beginning of the names of the pixel cache's large files
-READ_PIXELS = ("train", "predict", "report", "report --study", "explain", "search")
+SHARDS = "pixels/shard-*"
+LARGE = {  # files that take seconds to read, of which a stage's other readers need nothing -> the verbs that read them
+    SHARDS: ("train", "predict", "report", "report --study", "explain", "search"),
+    "stage1/*/weights.safetensors": ("predict", "explain", "score", "export-model"),
+    "stage2/features/t*.npy": ("tune", "stack"),
+}
+SMALL_TOO = {"report": ("features",), "report --study": ("features",)}  # verb -> stages of whose work it reads a small file
 
 
 def check_content(run: RunDir, verb: str, stages: list[str]) -> None:
@@ -22,12 +28,12 @@ def check_content(run: RunDir, verb: str, stages: list[str]) -> None:
     Raises InputError that names the first damaged file. Shards of the pixel cache are verified slice by slice while they are
     decoded; those of a cache without checksums are read whole here, if the verb reads pixels at all.
     """
-    for stage in stages:
+    for stage in (*stages, *SMALL_TOO.get(verb, ())):
         made = (read_receipt(run.receipt(stage)) or {"made": {}})["made"]
-        shards = [name for name in made if name.startswith(SHARDS)]
-        others = [name for name in made if not name.startswith(SHARDS)]
-        _refuse_damaged(run, verb, stage, {name: made[name] for name in others})
-        if verb in READ_PIXELS and shards and not slices_have_checksums(run):
+        names = [name for name in made if all(verb in verbs for large, verbs in LARGE.items() if fnmatch(name, large))]
+        shards = [name for name in names if fnmatch(name, SHARDS)]
+        _refuse_damaged(run, verb, stage, {name: made[name] for name in names if name not in shards})
+        if shards and not slices_have_checksums(run):
             _refuse_damaged(run, verb, stage, {name: made[name] for name in shards})
 
 

@@ -3,6 +3,7 @@
 import importlib
 from dataclasses import dataclass
 
+from ct.engine import cores
 from ct.errors import InputError
 from ct.rundir import RunDir
 from pipeline.bars import progress_bar, say
@@ -49,6 +50,7 @@ STAGES = {
 }  # fmt: skip
 
 
+PARALLEL = ("ingest", "tune")  # stages that work in several processes
 GIVEN = {
     "source": "the DICOM files and the label csv, or the slice list",
     "key": "the key of the pseudonyms",
@@ -176,6 +178,7 @@ def run_stage(run, name):
     run.say(f"  reads {'; '.join(STAGES[read].makes if read in STAGES else GIVEN[read] for read in stage.reads)}")
     module, function = stage.function.split(":")
     receipt = Receipt(run.dir.root, run.dir.receipt(name), name, run.part(stage.keys), run.read(stage))
+    receipt.values |= {"processes": (run.workers or cores()) if name in PARALLEL else 1, "device": "cpu"}
     with receipt:
         if module == "cnns" and not run.recipe.stage1.models:  # nor is there a need of torch
             run.say("  the recipe has no CNNs")

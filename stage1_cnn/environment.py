@@ -5,6 +5,7 @@ import torch
 from stage1_cnn.device import autocast_type, pick_device
 from stage1_cnn.ranks import here
 
+FACTS = ("processes", "device", "precision")
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 
 

@@ -5,15 +5,17 @@ import os
 import shutil
 
 import kept_runs
+import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import run
-from ct.rundir import RunDir
+from ct.errors import InputError
+from ct.rundir import RunDir, read_table, write_table
 from pipeline.checkpoints import write_checkpoint
 from pipeline.damage import check_content, damaged_files, receipts
-from pipeline.fresh import read_receipt
+from pipeline.fresh import read_receipt, stamp
 from pipeline.stages import STAGES, Run, state
 from stage1_cnn.checkpoint import Checkpoint
 
@@ -31,7 +33,8 @@ READERS = {  # verb -> beginnings of the names of what it reads, of files that c
     "submit": ("slices", "quarantine", "stage2/test"),
     "report": ("slices", "quarantine", "ingest.json", "folds", "pixels/", "stage1/cnn/oof", "stage1/cnn/fold0/curve",
                "stage1/cnn/fold0/test.parquet", "stage2/oof", "stage2/test.parquet", "stage2/scores", "stage2/trials",
-               "stage2/calibrated", "stage2/importances", "stage2/contributions", "stage2/tuning", "stage2/configs"),
+               "stage2/calibrated", "stage2/importances", "stage2/contributions", "stage2/tuning", "stage2/configs",
+               "stage2/features/names"),
     "predict": ("slices", "pixels/", "stage1/cnn/fold1/weights"),
     "features": ("slices", "folds", "stage1/cnn/oof", "stage1/cnn/fold0/held_out", "stage1/cnn/fold0/test"),
 }  # fmt: skip
@@ -79,9 +82,26 @@ def test_what_a_verb_reads_is_verified_before_it_is_used(kept, verb, name, capsy
     assert state(Run(kept))[maker] == ("stale", f"{name} is damaged")  # so that `all` makes it again
 
 
-def test_a_verb_that_reads_no_pixels_reads_no_shards(kept):
+def test_large_files_are_verified_only_for_those_who_read_them(kept):
+    """Of 750,000 slices the pixels take 49 GB and the features 5: `score` must not wait for either."""
+    large = ("pixels/shard-00000.blosc2", "stage2/features/train.npy", "stage1/cnn/fold0/weights.safetensors")
+    for name in large:
+        flip(kept / name)
+    check_content(RunDir(kept), "submit", ["ingest", "folds", "train", "predict", "features", "stack"])
+    readers = {"score": large[2], "stack": large[1], "search": large[0]}
+    for verb, name in readers.items():
+        with pytest.raises(InputError, match=f"{name} is damaged"):
+            check_content(RunDir(kept), verb, ["ingest", "folds", "train", "features"])
+
+
+def test_shards_with_checksums_are_left_to_whoever_decodes_them(kept):
     flip(kept / "pixels" / "shard-00000.blosc2")
-    check_content(RunDir(kept), "stack", ["ingest", "folds"])
+    index = read_table(kept / "pixels/index.parquet")
+    write_table(kept / "pixels/index.parquet", index.assign(crc32=np.uint32(0)))
+    receipt = json.loads((kept / "receipts/ingest.json").read_text())
+    receipt["made"]["pixels/index.parquet"] = stamp(kept / "pixels/index.parquet")
+    (kept / "receipts/ingest.json").write_text(json.dumps(receipt))
+    check_content(RunDir(kept), "train", ["ingest"])
 
 
 def test_every_damaged_file_is_named(kept):
