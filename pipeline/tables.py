@@ -13,6 +13,8 @@ from ct.submission import read_sample
 from features.build import mean_logits
 from stage2_stack.calibrate import fit_platt, smoothed_prior
 
+LEAST_COMMON = 0.5  # of the slices of sample or test files, whichever are fewer: those that are in both
+
 
 def load_rows(run):
     """Return X (n, f), y (n, 6), fold (n,), patients (n,) of the train slices, and the names of the features.
@@ -61,7 +63,7 @@ def match_sample(sample_csv, key, predicted, quarantine, missing):
 
     Returns (ids, slice_id, label, quarantined, fileless): the row ids as in the file, their slices' names in the tables and
     their labels, (n,) each, and the slices without a prediction, whose file is quarantined or not there at all.
-    Raises InputError for slices without any file, unless the prior may stand in for them.
+    Raises InputError for slices without any file, unless the prior may stand in for them, and for a sample of other data.
     """
     ids, names, label = read_sample(sample_csv)
     alias = {name: pseudonym(name, key) for name in pd.unique(pd.Series(names))}
@@ -74,8 +76,23 @@ def match_sample(sample_csv, key, predicted, quarantine, missing):
             f"{len(fileless)} slices of the sample file {sample_csv} have no DICOM file, the first is {first}; give the "
             "sample that belongs to the data (`new --sample=FILE`), or let the training prior stand in (--missing=prior)"
         )
+    sample = set(alias.values())
+    _check_same_data(sample, {*predicted, *(left_out & sample)}, sample_csv)
     quarantined = [slice_id for slice_id in lacking if slice_id in left_out]
     return ids, pd.Series(names).map(alias).to_numpy(object), label, quarantined, fileless
+
+
+def _check_same_data(sample, on_disk, sample_csv):
+    """Raise InputError where sample and test files have less than half of the smaller one's slices in common.
+
+    Either may be a part of the other: a few studies of the competition with its whole sample, or a sample of a few studies.
+    """
+    smaller, common = min(len(sample), len(on_disk)), len(sample & on_disk)
+    if common < LEAST_COMMON * smaller:
+        raise InputError(
+            f"{common} of the {len(sample)} slices of the sample file {sample_csv} are among the {len(on_disk)} of the test "
+            "files: it belongs to other data; give the sample that belongs to these (`new --sample=FILE`)"
+        )
 
 
 def route(per_fold, test_fold):

@@ -389,6 +389,42 @@ def test_a_sample_row_without_a_file_is_refused_unless_the_prior_may_stand_in(co
     assert len(made) == 36 and made["ID"].iloc[-1] == "ID_00000dead_any"
 
 
+@pytest.mark.parametrize("missing", ["refuse", "prior"])
+def test_a_sample_of_other_data_is_refused(copy, data, missing, capsys):
+    """Else a submission of nothing but priors would look like one."""
+    before = (copy / "submission.csv").read_bytes()
+    sample = pd.read_csv(data / SAMPLE)
+    others = sample.assign(ID=sample["ID"].str.replace("ID_", "ID_f", n=1).str.replace(r"^ID_f(.{8}).", r"ID_f\1", regex=True))
+    mixed = pd.concat([others.iloc[: len(sample) - 12], sample.iloc[-12:]])  # two of five slices
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["data"] |= {"sample": str(data / SAMPLE), "missing": missing}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for strange in (others, mixed):
+        strange.to_csv(data / SAMPLE, index=False)
+        assert run.main(["submit", f"--run={copy}"]) == 1
+        said = error(capsys)
+        assert said.count("\n") == 1 and ("it belongs to other data" in said) == (missing == "prior"), said
+        assert (copy / "submission.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["few studies of the whole sample", "a sample of few studies"])
+def test_a_part_of_the_data_is_no_other_data(copy, data, part):
+    sample = pd.read_csv(data / SAMPLE)
+    if part == "a sample of few studies":
+        sample = sample.iloc[:6]
+    else:
+        more = [
+            sample.assign(ID=f"ID_{number:09x}_" + sample["ID"].str.rsplit("_", n=1).str[1]).iloc[:6] for number in range(90)
+        ]
+        sample = pd.concat([sample, *more])
+    sample.to_csv(data / SAMPLE, index=False)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["data"] |= {"sample": str(data / SAMPLE), "missing": "prior"}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["submit", f"--run={copy}"]) == 0
+    assert len(pd.read_csv(copy / "submission.csv")) == len(sample)
+
+
 def test_one_process_at_a_time(copy, capsys):
     from filelock import FileLock
 
