@@ -229,6 +229,7 @@ REMEDIES = {  # errors of the system -> what to do about them
     errno.ENOENT: "it was moved away meanwhile, or cannot be made there; look at the path",
     errno.ENOSPC: "make room; the same command continues, what is finished is kept",
     errno.EDQUOT: "make room; the same command continues, what is finished is kept",
+    errno.EFBIG: "raise the limit (`ulimit -f`); the same command continues, what is finished is kept",
 }
 VERBS = {name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
 for _verb in VERBS.values():

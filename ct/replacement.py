@@ -6,6 +6,7 @@ is killed in between leaves one of the two, and `restore` puts the old one back.
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from ct.errors import InputError
 
 MARK = ".ich-stack"  # in the name of what this program writes beside a user's own folders, before `.part`
 NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of file systems that do not flush folders
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WHOLE = ("pixels", "stage2/boosters", "imports/*")  # folders of a run that are replaced as a whole, never written into
 
 
@@ -35,14 +37,31 @@ def replacing(path: Path | str, lasting: bool = True, among_users: bool = False)
         yield part
         if lasting:
             flush(part)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # a worker may still write into it; the error that brought us here matters more
             discard(part)
+        if full := as_full_disk(error, path):
+            raise full from error
         raise
     _rename(part, path)
     if lasting:
         _flush(path.parent)
     discard(_aside(path))
+
+
+def as_full_disk(error: BaseException, path: Path | str) -> OSError | None:
+    """Return the error of a full disk, or of a limit of size, as one that names the file `path`; None for any other error.
+
+    Libraries put it into words of their own: safetensors raises "... (os error 28)", numpy "4896 requested and 4032 written".
+    """
+    number, text = getattr(error, "errno", None), str(error)
+    if rust := re.search(r"\(os error (\d+)\)", text):
+        number = int(rust[1])
+    elif isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", text):
+        number = errno.ENOSPC
+    if number not in FULL or getattr(error, "filename", None):
+        return None
+    return OSError(number, os.strerror(number), str(path))
 
 
 def _rename(part: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ What an interrupted ingest has done so far waits in `ingest.part/` for the next.
 """
 
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def read_array(path):
     return np.load(needed(path), mmap_mode="r", allow_pickle=False)
 
 
+def new_memory_map(path, dtype, shape, fortran_order=False):
+    """Return a new .npy file as a memory map to fill. Raises OSError where the disk has no room for it.
+
+    The room is taken before anything is written: a map of a file with holes ends the process by SIGBUS on a full disk.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape, fortran_order)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
+
+
 def join_arrays(path, parts):
     """Write the arrays of the .npy files `parts`, one after the other along the first axis, as one .npy file.
 
@@ -87,7 +100,7 @@ def join_arrays(path, parts):
     shapes = [read_array(part) for part in parts]
     rows = sum(len(array) for array in shapes)
     with replacing(path) as target:
-        whole = np.lib.format.open_memmap(target, "w+", shapes[0].dtype, (rows, *shapes[0].shape[1:]))
+        whole = new_memory_map(target, shapes[0].dtype, (rows, *shapes[0].shape[1:]))
         at = 0
         for part in parts:
             array = read_array(part)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.rundir import read_array, read_table, replacing, write_arrays, write_json, write_table
+from ct.rundir import new_memory_map, read_array, read_table, replacing, write_arrays, write_json, write_table
 from features.build import mean_logits
 from features.chain import cross_fit_chain, unseen_chain_logits
 from features.embeddings import cross_fit_probe, part_of_patient, unseen_logits
@@ -23,7 +23,7 @@ def new_array(path, shape):
                 np.save(file, np.empty(shape, np.float32), allow_pickle=False)
             yield np.empty(shape, np.float32)
         else:
-            array = np.lib.format.open_memmap(part, "w+", np.float32, shape, fortran_order=len(shape) == 2)
+            array = new_memory_map(part, np.float32, shape, fortran_order=len(shape) == 2)
             yield array
             array.flush()
 

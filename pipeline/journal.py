@@ -20,7 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ct.pieces import SEAL
-from ct.replacement import discard, replacing
+from ct.replacement import as_full_disk, discard, replacing
 from ct.rundir import write_text
 from pipeline.updates import with_older_values
 
@@ -54,6 +54,8 @@ class Journal(BaseJournalBackend):
             digest.update(text.encode())
             if ended := any(log.get("state") in ENDED for log in logs):
                 os.fsync(handle)
+        except OSError as error:
+            raise as_full_disk(error, self.path) or error from None
         finally:
             os.close(handle)
         self.digest, self.size, self.logs = digest, self.size + len(text.encode()), self.logs + _as_read(text)

@@ -127,7 +127,7 @@ def test_an_older_versions_journal_is_taken_where_it_is_whole(unbroken, tmp_path
 def test_an_older_versions_damaged_journal_costs_a_line_and_no_traceback(unbroken, tmp_path):
     """Without a seal a changed digit passes; all else is begun anew or continued, and the search comes to its end."""
     lines = 0
-    for number, (kind, damaged) in enumerate(mutations(unbroken[3], 90, seed=2)):
+    for number, (kind, damaged) in enumerate(mutations(unbroken[3], 45, seed=2)):
         folder = tmp_path / str(number)
         folder.mkdir()
         said, path = [], put(folder, damaged)
@@ -136,7 +136,7 @@ def test_an_older_versions_damaged_journal_costs_a_line_and_no_traceback(unbroke
         assert len([t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]) >= TRIALS, kind
         assert len(said) <= 1
         lines += len(said)
-    assert lines > 30
+    assert lines > 15
 
 
 def test_a_trial_that_did_not_end_leaves_nothing(unbroken, tmp_path):
