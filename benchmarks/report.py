@@ -33,7 +33,7 @@ from ct.pixels import PixelCache  # noqa: E402
 from ct.rundir import RunDir, discard, read_json, read_table, write_json, write_table  # noqa: E402
 from ct.submission import write_submission  # noqa: E402
 from pipeline.fresh import Receipt  # noqa: E402
-from pipeline.images import summary  # noqa: E402
+from pipeline.ingest_counts import summary  # noqa: E402
 from pipeline.stages import STAGES, Run  # noqa: E402
 from report.codes import picture  # noqa: E402
 

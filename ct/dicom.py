@@ -76,7 +76,7 @@ def _set_apart(table, key):
     first = table["path"][~twice]
     for slice_id, path in table["path"][twice].items():
         bad.append((path, f"{SAME}{first[slice_id]}"))
-    rows = [(path, pseudonym(Path(path).stem, key), "header", reason) for path, reason in sorted(bad)]
+    rows = [(path, pseudonym(Path(path).stem, key, "slice"), "header", reason) for path, reason in sorted(bad)]
     return table[~twice], pd.DataFrame(rows, columns=["path", "slice_id", "kind", "reason"], dtype=str)
 
 

@@ -98,7 +98,7 @@ def read_slice_list(path, key):
             raise InputError(f"{where}: row {int(np.argmax(bad)) + 1} has no {column}")
     if (twice := ids.duplicated().to_numpy()).any():
         raise InputError(f"{where}: slice {ids[twice].iloc[0]} occurs twice; every slice has one row")
-    columns = {IDS[column]: _pseudonyms(values, key) for column, values in names.items()}
+    columns = {IDS[name]: _pseudonyms(values, key, IDS[name].removesuffix("_id")) for name, values in names.items()}
     for column, parts in VECTORS.items():
         columns |= dict(zip(parts, _vectors(given[column], ids, column, len(parts), where).T, strict=True))
     _refuse_planes(columns, ids, where)
@@ -119,9 +119,9 @@ def read_slice_list(path, key):
     return table.join(pd.DataFrame(y, index=table.index, columns=list(LABELS)))
 
 
-def _pseudonyms(names, key):
+def _pseudonyms(names, key, kind):
     code, known = pd.factorize(names)
-    return pd.array(np.array([pseudonym(name, key) for name in known], object)[code], dtype=TEXT)
+    return pd.array(np.array([pseudonym(name, key, kind) for name in known], object)[code], dtype=TEXT)
 
 
 def _split(column):

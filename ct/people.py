@@ -193,7 +193,7 @@ def _names_apart(names, patient, key):
     """Return a name (n,) for each pair of name and patient."""
     pairs = pd.MultiIndex.from_arrays([names, patient])
     code, known = pairs.factorize()
-    return np.array([pseudonym(" of ".join(pair), key) for pair in known] or [""], object)[code]
+    return np.array([pseudonym(" of ".join(pair), key, "study") for pair in known] or [""], object)[code]
 
 
 def _like(values, column):

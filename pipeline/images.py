@@ -11,9 +11,8 @@ from ct.dicom import read_headers
 from ct.errors import InputError
 from ct.folds import assign_folds, check_folds, fold_groups, spread_folds
 from ct.given import read_slice_list
-from ct.header import pseudonym, public_paths
-from ct.labels import LABELS, contradictions, read_labels
-from ct.oddities import oddities
+from ct.header import EXACT, EarlierKey, pseudonym, public_paths
+from ct.labels import LABELS, read_labels
 from ct.people import ONE, PEOPLE, UNCLEAR, separate
 from ct.pieces import take_up
 from ct.replacement import discard, flush, replacing
@@ -22,6 +21,7 @@ from ct.shards import write_cache
 from ct.sheets import write_sheet
 from ct.slices import PIXEL_COLUMNS, order_slices
 from pipeline.fresh import stamp_files, versions
+from pipeline.ingest_counts import describe, summary
 from pipeline.tables import match_sample
 
 
@@ -36,7 +36,9 @@ def ingest(run, receipt):
     found, key, data = run.find_source(), run.pseudonym_key(), run.recipe.data
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
     files = {name: digest for name, digest in receipt.values["read"].items() if name != "label csv"}
-    with resuming(run.dir.ingest_work, {"source": data.source, "files": files, "versions": versions()}, run.say) as work:
+    rule = identifier_rule(key)
+    same = {"source": data.source, "files": files, "versions": versions()} | rule
+    with resuming(run.dir.ingest_work, same, run.say) as work:
         take_up(work, run.dir.pixels, run.say)
         slices, quarantine = read_sets(run, found, key, work)
         check_apart(slices)
@@ -47,7 +49,7 @@ def ingest(run, receipt):
         match_sample(found.sample_csv, key, slices.index[slices["split"] == "test"], quarantine, data.missing)
         slices = order_slices(slices)
         slices, quarantine = read_pixels(run, found.source, slices, quarantine, work)
-        counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates} | left_out | people
+        counts |= summary(slices, quarantine) | {"duplicate_label_rows": duplicates} | left_out | people | rule
 
         write_table(run.dir.slices, slices.assign(path=public_paths(slices["path"], slices.index)))
         with replacing(run.dir.quarantine) as part:
@@ -86,7 +88,7 @@ def ingest_list(run, receipt):
         write_table(run.dir.given_folds, pd.DataFrame({"fold": fold[slices["split"] == "train"].astype(np.int8)}))
         receipt.made.append(run.dir.given_folds)
     slices = order_slices(slices).assign(**facts)
-    counts |= summary(slices, quarantine) | {"unlabelled": len(lacking)} | people
+    counts |= summary(slices, quarantine) | {"unlabelled": len(lacking)} | people | identifier_rule(key)
     write_table(run.dir.slices, slices)
     with replacing(run.dir.quarantine) as part:
         write_sheet(part, quarantine, index=False, private=True)
@@ -128,6 +130,11 @@ def train_ids(slices, quarantine):
     if train.empty:
         raise InputError(f"no file of train has a header that reads; the first: {_first_reason(quarantine)}")
     return set(train) | set(quarantine.loc[quarantine["split"] == "train", "slice_id"])
+
+
+def identifier_rule(key):
+    """Return what an ingest notes of the rule by which identifiers are kept, {"identifiers": EXACT}; the earlier one: {}."""
+    return {} if isinstance(key, EarlierKey) else {"identifiers": EXACT}
 
 
 def own_series(slices, key):
@@ -192,7 +199,7 @@ def join_labels(slices, labels, on_disk, labels_csv, key, allow_unlabelled):
     or train slices lack labels and `allow_unlabelled` is false.
     """
     train = slices.index[slices["split"] == "train"]
-    labels = labels.set_axis([pseudonym(name, key) for name in labels.index])
+    labels = labels.set_axis([pseudonym(name, key, "slice") for name in labels.index])
     of_file = labels.index.isin(on_disk)
     if not of_file.any():
         raise InputError(
@@ -211,56 +218,6 @@ def join_labels(slices, labels, on_disk, labels_csv, key, allow_unlabelled):
         )
     slices.loc[lacking, list(LABELS)] = np.nan
     return slices, {"labels_without_file": int((~of_file).sum()), "unlabelled": len(lacking)}
-
-
-def summary(slices, quarantine):
-    """Return the counts that ingest.json and the report show."""
-    of = {split: slices[slices["split"] == split] for split in ("train", "test")}
-    both = sorted(set(of["train"]["patient_id"]) & set(of["test"]["patient_id"]))
-    groups = pd.Series(fold_groups(slices), index=slices.index)
-    known = groups[of["test"].index].isin(groups[of["train"].index].unique())
-    wrong = contradictions(of["train"])
-    return {
-        "train_slices": len(of["train"]),
-        "test_slices": len(of["test"]),
-        "train_studies": of["train"]["study_id"].nunique(),
-        "test_studies": of["test"]["study_id"].nunique(),
-        "quarantined": int((quarantine["kind"] == "header").sum()),
-        "unreadable": int((quarantine["kind"] == "pixels").sum()),
-        "repaired_intercept": int(slices["repaired_intercept"].sum()),
-        "geometry": oddities(slices),
-        "patients_in_both_sets": both,
-        "their_test_studies": sorted(of["test"].loc[known, "study_id"].unique()),
-        **{name: len(ids) for name, ids in wrong.items()},
-        "contradictory_labels": [ids[0] for ids in wrong.values() if len(ids)],
-    }
-
-
-def describe(counts):
-    """Return the lines that `ingest` prints."""
-    lines = [
-        f"read {counts['train_slices']} train slices of {counts['train_studies']} studies, "
-        f"{counts['test_slices']} test slices of {counts['test_studies']}"
-    ]
-    notes = {
-        "slices_not_taken": f"train slices of {counts['patients_not_taken']} patients not taken (data.train_slices)",
-        "quarantined": "files left out (quarantine.csv says why)",
-        "unreadable": "slices kept without pixels, which do not decode (quarantine.csv says why)",
-        "repaired_intercept": "slices with the 12-bit intercept defect, mended",
-        "duplicate_label_rows": "identical duplicate rows of the label csv dropped",
-        "labels_without_file": "labelled slices without a file, ignored",
-        "unlabelled": "train slices without all six labels, left out of training",
-        "subtype_without_any": "train slices with a subtype whose `any` is 0",
-        "any_without_subtype": "train slices without a subtype whose `any` is 1",
-        "studies_split": f"study UIDs of several patients split, into {counts['people_of_split_studies']} people's studies",
-        "studies_joined": "studies with several PatientIDs that fit together: their patients stay in one fold, each a series",
-    }
-    lines += [f"{counts[name]} {text}" for name, text in notes.items() if counts.get(name)]
-    if first := counts["contradictory_labels"]:
-        lines.append(f"labels that contradict each other are taken as they are; the first: {', '.join(first)}")
-    if both := counts["patients_in_both_sets"]:
-        lines.append(f"{len(both)} patients are in train and test: {', '.join(both[:3])}{' ...' * (len(both) > 3)}")
-    return lines
 
 
 def folds(run, receipt):

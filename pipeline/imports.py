@@ -80,7 +80,7 @@ def _by_slice(run, given, rows, where):
     Left out are those in quarantine and, where the run takes a part of the train slices only, those that it does not take.
     """
     key, quarantine = run.pseudonym_key(), pd.read_csv(run.dir.quarantine, dtype=str, keep_default_na=False)
-    table = given.set_index(pd.Index([pseudonym(name, key) for name in given["slice_id"]], name="slice_id"))
+    table = given.set_index(pd.Index([pseudonym(name, key, "slice") for name in given["slice_id"]], name="slice_id"))
     unknown = ~table.index.isin(rows.index)
     if where.startswith("--test") or run.recipe.data.train_slices is None:
         strange = unknown & ~table.index.isin(quarantine["slice_id"])

@@ -10,7 +10,7 @@ from ct.acquisition import read_acquisition
 from ct.dicom import read_headers
 from ct.errors import InputError
 from ct.folds import fold_groups
-from ct.header import COMPETITION_ID
+from ct.header import competition_form
 from ct.people import ONE, PEOPLE, UNCLEAR, separate
 from ct.pixels import PixelCache
 from ct.shards import write_cache
@@ -108,7 +108,7 @@ def read_studies(source, files, key, patients=None, workers=None, progress=None)
     table, quarantine = read_headers(source, files, key, workers, progress, anonymous=True)
     table, people = separate(table, key)
     table = table.assign(split="test", people=people, **folds_of_groups(table, patients))
-    slices = order_slices(public_names(table))
+    slices = order_slices(public_names(table, key))
     acquisition = read_acquisition(source, slices["path"].tolist()).reset_index().set_index(slices.index)
     return slices, acquisition, quarantine[["path", "kind", "reason"]]
 
@@ -126,15 +126,17 @@ def folds_of_groups(table, patients):
     return {name: values.groupby(groups).transform("max") for name, values in columns.items()} | {"two_folds": several}
 
 
-def public_names(table):
+def public_names(table, key):
     """Return a header table under names that tell nothing: the competition's own are kept, others numbered as they come.
+
+    key: of the pseudonyms, which decides what the competition's own are (`ct.header.competition_form`)
 
     So a second call, whose pseudonyms are others, gives the same names, the same order and the same probabilities.
     """
     table = table.reset_index()
     for column, word in NAMED.items():
         names = table[column]
-        own = names.str.fullmatch(COMPETITION_ID.pattern).to_numpy(bool)
+        own = names.str.fullmatch(competition_form(word, key)).to_numpy(bool)
         number, distinct = pd.factorize(names.where(~own))
         width = len(str(len(distinct)))
         numbered = [f"{word}-{place + 1:0{width}}" for place in range(len(distinct))]

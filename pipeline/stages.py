@@ -1,11 +1,13 @@
 """The stages: one table, name -> reads, makes, function; what is stale among them, and running them in order."""
 
 import importlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ct.engine import cores
 from ct.errors import InputError
-from ct.rundir import RunDir
+from ct.header import EXACT, EarlierKey
+from ct.rundir import RunDir, read_json
 from pipeline.bars import progress_bar, say
 from pipeline.damage import check_content
 from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, why_stale
@@ -118,13 +120,27 @@ class Run:
         return why, Receipt(self.dir.root, path, stage, part, read)
 
     def pseudonym_key(self):
-        """Return the key of the pseudonyms, bytes. Raises InputError where it is not the one that ingest gave them under."""
+        """Return the key of the pseudonyms, bytes, an EarlierKey where the run keeps the earlier rule of identifiers.
+
+        Raises InputError where it is not the one that ingest gave them under.
+        """
         known = (read_receipt(self.dir.receipt("ingest")) or {"read": {}})["read"].get("key")
         whole = self.dir.key.is_file() and self.dir.key.stat().st_size == KEY_BYTES
         if not whole or known not in (None, file_digest(self.dir.key)):
             what = "damaged: patients and slices would get other pseudonyms" if self.dir.key.is_file() else "gone"
             raise InputError(f"{self.dir.key} is {what}; put it back from a copy of the run, or make a new run")
-        return self.dir.key.read_bytes()
+        key = self.dir.key.read_bytes()
+        return key if self._exact_identifiers() else EarlierKey(key)
+
+    def _exact_identifiers(self):
+        """Tell whether identifiers are kept of the competition's exact lengths alone: not where an ingest, or one that was
+        interrupted, has kept others.
+        """
+        for path in (self.dir.ingest, self.dir.ingest_work / "inputs.json"):
+            with suppress(InputError, ValueError):  # not there, or damaged: `ingest` makes it anew
+                kept = read_json(path)
+                return not isinstance(kept, dict) or kept.get("identifiers") == EXACT
+        return True
 
     def find_source(self):
         """Return the competition.Competition of the recipe's data section."""

@@ -66,7 +66,7 @@ def match_sample(sample_csv, key, predicted, quarantine, missing):
     Raises InputError for slices without any file, unless the prior may stand in for them, and for a sample of other data.
     """
     ids, names, label = read_sample(sample_csv)
-    alias = {name: pseudonym(name, key) for name in pd.unique(pd.Series(names))}
+    alias = {name: pseudonym(name, key, "slice") for name in pd.unique(pd.Series(names))}
     left_out = set(quarantine.loc[(quarantine["kind"] == "header") & (quarantine["split"] == "test"), "slice_id"])
     lacking = pd.Index(list(alias.values())).difference(predicted, sort=False)
     fileless = [slice_id for slice_id in lacking if slice_id not in left_out]

@@ -18,7 +18,7 @@ def test_a_file_that_says_nothing(tmp_path):
     row = read(tmp_path)
     assert (row["modality"], row["body_part"], row["image_type"]) == ("", "", "")
     assert not row["contrast"] and not row["lossy"] and np.isnan(row["thickness_mm"])
-    assert (row["sop_uid"], row["study_uid"]) == ("ID_00000000a", "ID_00000000c")
+    assert (row["sop_uid"], row["study_uid"]) == ("ID_00000000a", "ID_000000000c")
 
 
 def test_a_file_that_says_it_all(tmp_path):

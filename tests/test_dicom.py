@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from ct.competition import find_competition
 from ct.dicom import read_headers, read_hu
 from ct.elements import NotPlain, open_dataset, plain_elements, quiet
 from ct.errors import InputError
-from ct.header import pseudonym, read_header
+from ct.header import EarlierKey, pseudonym, read_header
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
 from ct.source import OnDisk, Unreadable, list_files, open_zip
 
@@ -107,12 +108,18 @@ def test_list_files_is_sorted_recursive_and_skips_dot_files(tmp_path):
 
 
 def test_pseudonyms():
-    assert pseudonym("ID_0123456789abcdef", KEY) == "ID_0123456789abcdef"
-    assert pseudonym("The quick brown fox jumps over the lazy dog", KEY) == "f7bc83f43053"  # Wikipedia's example of HMAC
-    for other in ("ID_", "ID_xyz", "ID_0A", "xID_0", "ID_0 ", "ID_0\n", "1.2.840", "Müller", "\udcff"):
-        name = pseudonym(other, KEY)
-        assert len(name) == 12 and int(name, 16) >= 0
-        assert name != pseudonym(other, b"another key")
+    for kind, digits in {"slice": 9, "patient": 8, "study": 10, "series": 10}.items():
+        own = f"ID_{'0123456789abcdef'[-digits:]}"
+        assert pseudonym(own, KEY, kind) == own
+        text = "The quick brown fox jumps over the lazy dog"
+        assert pseudonym(text, KEY, kind) == "f7bc83f43053"  # Wikipedia's example of HMAC
+        others = ("ID_", "ID_xyz", "ID_0A", "xID_0", "1.2.840", "Müller", "\udcff", own[:-1], f"{own}0", own.upper())
+        for other in (*others, f"{own} ", f"{own}\n", f" {own}", own.replace("I", "i"), f"{own[:-1]}g", f"{own[:-1]}٣"):
+            name = pseudonym(other, KEY, kind)
+            assert len(name) == 12 and int(name, 16) >= 0
+            assert name != pseudonym(other, b"another key", kind)
+            kept = re.fullmatch("ID_[0-9a-f]+", other)  # a run of the earlier rule keeps what it kept
+            assert pseudonym(other, EarlierKey(KEY), kind) == (other if kept else name)
 
 
 def test_header(tmp_path):
@@ -123,8 +130,8 @@ def test_header(tmp_path):
     assert header == header | {
         "slice_id": "ID_00000000a",
         "patient_id": "ID_0000000b",
-        "study_id": "ID_00000000c",
-        "series_id": "ID_00000000d",
+        "study_id": "ID_000000000c",
+        "series_id": "ID_000000000d",
         "rows": 3,
         "cols": 4,
         "pixel_spacing_mm": 0.5,
@@ -217,7 +224,8 @@ def test_without_a_patient_the_study_may_count_as_one(tmp_path, patient):
     _, refused = read_headers(tmp_path, ["a.dcm"], KEY)
     assert refused["reason"].tolist() == ["PatientID is missing or empty"]
     table, refused = read_headers(tmp_path, ["a.dcm"], KEY, anonymous=True)
-    assert refused.empty and table["patient_id"].tolist() == table["study_id"].tolist() == ["ID_00000000c"]
+    assert refused.empty and table["study_id"].tolist() == ["ID_000000000c"]
+    assert table["patient_id"].tolist() == [pseudonym("ID_000000000c", KEY, "patient")]
     write_slice(tmp_path / "a.dcm")
     assert read_headers(tmp_path, ["a.dcm"], KEY, anonymous=True)[0]["patient_id"].tolist() == ["ID_0000000b"]
 
@@ -280,9 +288,9 @@ def folder(tmp_path):
     root = tmp_path / "root"
     for i in range(5):
         tags = {"PatientID": f"MRN-{i}", "ImagePositionPatient": [1, 2, i]}
-        write_slice(root / f"s/ID_{4 - i}.dcm", name=f"ID_{4 - i}", **tags)
-    write_slice(root / "s/a copy.dcm", name="ID_3")  # sorts after ID_3.dcm
-    (root / "s/ID_9.dcm").write_bytes(b"no")
+        write_slice(root / f"s/ID_{4 - i:09}.dcm", name=f"ID_{4 - i:09}", **tags)
+    write_slice(root / "s/a copy.dcm", name="ID_000000003")  # sorts after ID_000000003.dcm
+    (root / "s/ID_900000000.dcm").write_bytes(b"no")
     (root / "notes DOE^JANE.txt").write_text("about JANE")
     return root
 
@@ -290,15 +298,15 @@ def folder(tmp_path):
 def test_read_headers(folder):
     done = []
     table, bad = read_headers(folder, list_files(folder)[::-1], KEY, workers=1, progress=done.append)
-    assert table.index.tolist() == [f"ID_{i}" for i in range(5)] and table.index.name == "slice_id"
-    assert table["path"].tolist() == [f"s/ID_{i}.dcm" for i in range(5)]
+    assert table.index.tolist() == [f"ID_{i:09}" for i in range(5)] and table.index.name == "slice_id"
+    assert table["path"].tolist() == [f"s/ID_{i:09}.dcm" for i in range(5)]
     assert table["ipp_z"].tolist() == [4, 3, 2, 1, 0]
     assert set(table.columns) == set(HEADER_COLUMNS) - {"split"} | {*POSITION, *ORIENTATION}
     assert bad.to_dict("list") == {
-        "path": ["notes DOE^JANE.txt", "s/ID_9.dcm", "s/a copy.dcm"],
-        "slice_id": [pseudonym("notes DOE^JANE", KEY), "ID_9", pseudonym("a copy", KEY)],
+        "path": ["notes DOE^JANE.txt", "s/ID_900000000.dcm", "s/a copy.dcm"],
+        "slice_id": [pseudonym("notes DOE^JANE", KEY, "slice"), "ID_900000000", pseudonym("a copy", KEY, "slice")],
         "kind": ["header"] * 3,
-        "reason": ["not a DICOM file", "not a DICOM file", "same SOPInstanceUID as s/ID_3.dcm"],
+        "reason": ["not a DICOM file", "not a DICOM file", "same SOPInstanceUID as s/ID_000000003.dcm"],
     }
     assert done == [8]
 

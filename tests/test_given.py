@@ -19,11 +19,11 @@ def slice_list(slices=4, studies=2, **columns):
     for study in range(studies + 1):
         for place in range(slices):
             row = {
-                "SOPInstanceUID": f"ID_{study:03x}{place:03x}",
-                "PatientID": f"ID_a{study}",
-                "StudyInstanceUID": f"ID_b{study}",
+                "SOPInstanceUID": f"ID_{study:06x}{place:03x}",
+                "PatientID": f"ID_a{study:07}",
+                "StudyInstanceUID": f"ID_b{study:09}",
             }
-            row |= {"SeriesInstanceUID": f"ID_c{study}", "ImagePositionPatient": f"['-125.0', '-10.5', '{5.0 * place}']"}
+            row |= {"SeriesInstanceUID": f"ID_c{study:09}", "ImagePositionPatient": f"['-125.0', '-10.5', '{5.0 * place}']"}
             row |= {"ImageOrientationPatient": "['1', '0', '0', '0', '0.95', '-0.3']", "PixelSpacing": "['0.5', '0.5']"}
             row |= dict.fromkeys(LABELS, "" if study == studies else str(int(place == 1)))
             rows.append(row)
@@ -51,8 +51,8 @@ def test_a_slice_list_holds_what_headers_would(tmp_path, name):
     table = slice_list(WindowCenter="['00040', '00080']", RescaleIntercept="-1024.0", fold=[0] * 4 + [1] * 4 + [-1] * 4)
     found = read_slice_list(written(table, tmp_path / name), KEY)
     assert set(found) == {*HEADER_COLUMNS, *POSITION, *ORIENTATION, *LABELS, "fold"}
-    assert list(found["split"]) == ["train"] * 8 + ["test"] * 4 and found.loc["ID_001001", "any"] == 1
-    assert found.loc["ID_000003", list(POSITION)].tolist() == [-125, -10.5, 15]
+    assert list(found["split"]) == ["train"] * 8 + ["test"] * 4 and found.loc["ID_000001001", "any"] == 1
+    assert found.loc["ID_000000003", list(POSITION)].tolist() == [-125, -10.5, 15]
     assert found["window_center"].unique() == [40] and found["intercept"].unique() == [-1024] and found["slope"].isna().all()
     assert found["fold"].dropna().tolist() == [0] * 4 + [1] * 4
     assert order_slices(found).groupby("series_id")["place"].max().tolist() == [3, 3, 3]
@@ -61,7 +61,7 @@ def test_a_slice_list_holds_what_headers_would(tmp_path, name):
 def test_identifiers_of_ones_own_become_pseudonyms(tmp_path):
     found = read_slice_list(written(slice_list(PatientID="DOE^JANE"), tmp_path / "s.csv"), KEY)
     assert found["patient_id"].str.fullmatch("[0-9a-f]{12}").all() and found["patient_id"].nunique() == 1
-    assert found.index[0] == "ID_000000"
+    assert found.index[0] == "ID_000000000"
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ def test_identifiers_of_ones_own_become_pseudonyms(tmp_path):
         (lambda t: t.drop(columns="subdural"), "lacks the column subdural"),
         (lambda t: t.rename(columns={"PatientID": "PatientId"}), "lacks the column PatientID, did you mean 'PatientId'?"),
         (lambda t: t[:0], "has no rows"),
-        (lambda t: changed(t, 2, SOPInstanceUID="ID_000001"), "slice ID_000001 occurs twice"),
+        (lambda t: changed(t, 2, SOPInstanceUID="ID_000000001"), "slice ID_000000001 occurs twice"),
         (lambda t: changed(t, 2, PatientID=""), "row 3 has no PatientID"),
-        (lambda t: changed(t, 2, ImagePositionPatient="['1', '2']"), "ID_000002 has the ImagePositionPatient"),
+        (lambda t: changed(t, 2, ImagePositionPatient="['1', '2']"), "ID_000000002 has the ImagePositionPatient"),
         (lambda t: changed(t, 2, ImagePositionPatient="['1', '2', '3', '4']"), "it should be 3 numbers"),
         (lambda t: changed(t, 2, ImageOrientationPatient="['1','0','0','1','0','0']"), "no two perpendicular directions"),
-        (lambda t: changed(t, 2, epidural="0.5"), "epidural of slice ID_000002 is '0.5'; labels are 0 or 1, or empty"),
+        (lambda t: changed(t, 2, epidural="0.5"), "epidural of slice ID_000000002 is '0.5'; labels are 0 or 1, or empty"),
         (lambda t: t.assign(fold=[0] * 7 + [""] * 5), "the folds are 0"),
         (lambda t: t.assign(fold=[1] * 4 + [2] * 8), "the folds are 1, 2; they should be numbered 0 to K-1"),
-        (lambda t: t.assign(fold=[0] * 3 + [1] * 4 + [""] * 5), "slice ID_001003 has no fold"),
+        (lambda t: t.assign(fold=[0] * 3 + [1] * 4 + [""] * 5), "slice ID_000001003 has no fold"),
         (lambda t: t.assign(fold=["a"] * 12), "fold 'a' is no number"),
     ],
 )

@@ -240,7 +240,7 @@ def test_other_peoples_names_stay_in_one_file(model, strangers, tmp_path):
 
 def test_studies_without_a_patient_are_scored_each_by_itself(model, strangers, tmp_path):
     data = rewritten(strangers, tmp_path / "data", PatientID="")
-    rewritten(strangers, data / "other", PatientID="", StudyInstanceUID="ID_0ddddddd", SeriesInstanceUID="ID_0eeeeeee",
+    rewritten(strangers, data / "other", PatientID="", StudyInstanceUID="ID_000ddddddd", SeriesInstanceUID="ID_000eeeeeee",
               SOPInstanceUID=lambda name: name + "f")  # fmt: skip
     slices, studies = score(data, tmp_path / "out", f"--model={model}")
     before, _ = score(strangers, tmp_path / "before", f"--model={model}")
@@ -267,18 +267,18 @@ def test_bad_files_are_set_apart_and_the_rest_is_scored(model, strangers, tmp_pa
 def test_a_study_that_is_none_is_refused_and_others_go_on(model, strangers, tmp_path, capsys):
     data = tmp_path / "data"
     good = shutil.copytree(strangers, data / "good")
-    tags = {"StudyInstanceUID": "ID_0aaaaaaaa", "SeriesInstanceUID": "ID_0bbbbbbbb", "Modality": "MR"}
+    tags = {"StudyInstanceUID": "ID_00aaaaaaaa", "SeriesInstanceUID": "ID_00bbbbbbbb", "Modality": "MR"}
     rewritten(good, data / "bad", SOPInstanceUID=lambda name: name + "f", **tags)
     slices, studies = score(data, tmp_path / "out", f"--model={model}")
     alone, _ = score(good, tmp_path / "alone", f"--model={model}")
     pd.testing.assert_frame_equal(slices, alone)
-    assert studies.loc["ID_0aaaaaaaa", "status"] == "refused" and np.isnan(studies.loc["ID_0aaaaaaaa", "any"])
-    assert "the modality is MR, not CT" in studies.loc["ID_0aaaaaaaa", "remarks"]
+    assert studies.loc["ID_00aaaaaaaa", "status"] == "refused" and np.isnan(studies.loc["ID_00aaaaaaaa", "any"])
+    assert "the modality is MR, not CT" in studies.loc["ID_00aaaaaaaa", "remarks"]
     assert "refused, the modality is MR, not CT: the CNNs read Hounsfield units" in capsys.readouterr().out
     assert "<b>Refused:</b> the modality is MR" in (tmp_path / "out" / "page.html").read_text()
     both, studies = score(data, tmp_path / "anyway", f"--model={model}", "--anyway")
     assert len(both) == 10 and studies["status"].eq("scored").all()
-    assert "MR" in studies.loc["ID_0aaaaaaaa", "remarks"]
+    assert "MR" in studies.loc["ID_00aaaaaaaa", "remarks"]
 
 
 def test_where_nothing_is_left_the_tables_say_why(model, strangers, tmp_path, capsys):
@@ -308,7 +308,7 @@ def test_remarks_on_a_study_unlike_the_training_data(model, strangers, tmp_path)
 
 def test_two_series_of_a_study_are_remarked(model, strangers, tmp_path):
     data = shutil.copytree(strangers, tmp_path / "data")
-    rewritten(strangers, data / "more", SeriesInstanceUID="ID_0ccccccc", SOPInstanceUID=lambda name: name + "f")
+    rewritten(strangers, data / "more", SeriesInstanceUID="ID_000ccccccc", SOPInstanceUID=lambda name: name + "f")
     slices, studies = score(data, tmp_path / "out", f"--model={model}")
     assert len(slices) == 10 and "2 series, where training studies have 1 at most" in studies["remarks"].iloc[0]
 

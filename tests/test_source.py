@@ -109,11 +109,11 @@ def test_a_zip_beyond_4_gb_and_behind_other_bytes(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "a", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("s/a.dcm", "w", force_zip64=True) as member:
             member.write(slice_bytes())
-        archive.write(write_slice(tmp_path / "b.dcm", name="ID_b"), "s/b.dcm")
+        archive.write(write_slice(tmp_path / "b.dcm", name="ID_00000000b"), "s/b.dcm")
     source = open_zip(tmp_path / "a.zip")
     assert min(file.offset for file in source.take(["s/a.dcm", "s/b.dcm"])) >= 5 << 30
     table, bad = read_headers(source, source.files("s"), KEY, workers=1)
-    assert table.index.tolist() == ["ID_00000000a", "ID_b"] and bad.empty
+    assert table.index.tolist() == ["ID_00000000a", "ID_00000000b"] and bad.empty
     assert (read_hu(source.file("s/a.dcm"))[0] == np.arange(12).reshape(3, 4) - 1024).all()
 
 
@@ -123,7 +123,11 @@ def test_a_zip_beyond_4_gb_and_behind_other_bytes(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path, monkeypatch, kind):
     noise = np.random.default_rng(0).bytes
-    lengths = {"ID_0": 0, "ID_1": 9_000, "ID_2": 200_000}  # within the first piece, the second, and neither
+    lengths = {
+        "ID_000000000": 0,
+        "ID_000000001": 9_000,
+        "ID_000000002": 200_000,
+    }  # within the first piece, the second, and neither
     for name, length in lengths.items():
         tags = {"ImageComments": noise(length).hex()[:length]} if length else {}  # between the ids and the geometry
         write_slice(tmp_path / "in" / TRAIN / f"{name}.dcm", np.zeros((512, 512)), name=name, PatientComments="x", **tags)
@@ -136,7 +140,7 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
     table, bad = read_headers(source, source.files(TRAIN), KEY, workers=1)
     assert table.index.tolist() == list(lengths) and bad.empty and (table["rows"] == 512).all()
     assert asked == [4096, 4096, 65536, 4096, 65536]
-    assert [os.path.basename(str(file)) for file in whole] == ["ID_2.dcm"]
+    assert [os.path.basename(str(file)) for file in whole] == ["ID_000000002.dcm"]
 
 
 def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monkeypatch):
