@@ -29,7 +29,7 @@ UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
 # In the competition's files each slice's identifier has 9 hexadecimal digits, each patient's 8, each study's and series' 10:
 # counted in 752,803 slices, 1,435 patients and 1,480 studies and series, and in whole files of train and test; no exception.
 DIGITS = {"slice": 9, "patient": 8, "study": 10, "series": 10}
-OWN_PATH = rf"stage_[12]_(?:train|test)/ID_[0-9a-f]{{{DIGITS['slice']}}}(?:\.(?:dcm|DCM))?"  # no other ending: it may be a name
+OWN_PATH = rf"stage_[12]_(?:train|test)/ID_[0-9a-f]{{{DIGITS['slice']}}}(?:\.(?:dcm|DCM))?"  # another ending may be a name
 EXACT = "exact lengths"  # what a run notes that keeps identifiers of these lengths alone; earlier ones note nothing
 
 
