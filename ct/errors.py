@@ -1,5 +1,7 @@
 """The one exception that a user is meant to read, and how a stranger's text stands in it."""
 
+from ct.passwords import without_passwords
+
 SHOWN = 80  # characters of a value
 
 
@@ -11,7 +13,7 @@ class InputError(Exception):
 
 
 def shown(text: object, longest: int = SHOWN) -> str:
-    """Return a stranger's text as it may stand in a line: cut where it is long, what is not printable escaped."""
-    text = str(text)[: longest + 1]
+    """Return a stranger's text as it may stand in a line: without passwords, cut, what is not printable escaped."""
+    text = without_passwords(str(text))[: longest + 1]
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
     return text if len(text) <= longest else f"{text[: longest - 4]} ..."

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ct.passwords import without_passwords
 from ct.pieces import bytes_digest
 from ct.rundir import write_json
 from pipeline.updates import may_lack, reads_as_now, with_older_values, without_later_fields
@@ -119,8 +120,8 @@ def why_stale(root, receipt, part, read, verify=False):
     known = read_receipt(receipt)
     if known is None:
         return "not made yet"
-    part = json.loads(json.dumps(part))  # as a receipt holds it: a tuple is a list there
-    if line := first_difference(with_older_values(known["recipe"], part), part):
+    part = json.loads(json.dumps(without_passwords(part)))  # as a receipt holds it: a tuple is a list there
+    if line := first_difference(with_older_values(without_passwords(known["recipe"]), part), part):
         return f"recipe changed, {line}"
     before = reads_as_now(known["read"], known["recipe"])
     for name in sorted({*before, *read}):
@@ -134,7 +135,7 @@ class Receipt:
 
     def __init__(self, root, path, stage, part, read):
         self.root, self.path = root, path
-        self.values = {"stage": stage, "recipe": part, "read": read}
+        self.values = {"stage": stage, "recipe": without_passwords(part), "read": read}
         self.made = []
 
     def __enter__(self):
@@ -190,5 +191,5 @@ def commit():
 
 
 def _short(value):
-    text = "nothing" if value is None else str(value)
+    text = "nothing" if value is None else without_passwords(str(value))
     return text if len(text) <= 40 else text[:37] + "..."

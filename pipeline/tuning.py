@@ -1,19 +1,15 @@
 """The stage `tune`: one optuna study a label and outer fold, each in a process of its own, each continued where it stopped."""
 
 import functools
-import hashlib
 import json
 import math
 import threading
 import time
-import warnings
 from contextlib import contextmanager, suppress
 
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from ct.engine import cores, run_jobs
@@ -24,19 +20,19 @@ from features.build import SCOPES, scope_columns
 from pipeline.fresh import Receipt, why_stale
 from pipeline.journal import open_study
 from pipeline.tables import load_rows
-from pipeline.updates import without_later_fields
+from pipeline.trial_store import check_store, open_shared, store_faults
 from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig
 from stage2_stack.history import COLUMNS, importances, mean_importances, trial_rows
 from stage2_stack.space import SPACE, space_of
 from stage2_stack.tune import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
 
-HEARTBEAT, GRACE = 30, 120  # seconds between signs of life of a trial in a database, and without one until it counts as dead
-
 
 def tune(run, receipt):
     """Find one configuration per label and outer fold, each on the other folds only."""
     config, k_folds = run.recipe.stage2, run.recipe.folds.k
+    if config.storage:
+        check_store(config.storage)  # makes its tables, which workers would make all at once
     end, total = time.time() + run.timeout if run.timeout else None, len(LABELS) * k_folds
     at_once = min(run.workers or cores(), total)
     jobs = [(str(run.dir.root), label, k, config.model_dump(), run.recipe.seed, receipt.values["read"],
@@ -98,12 +94,13 @@ def tune_one(root, label, k, config, seed, read, share=None):
             space = {name: repr(where) for name, where in space_of(label).items()}
             same = {**part, "stage2": settings, "space": space, "read": read}
             url, journal = config.storage, path.with_suffix(".journal")
-            study = open_shared(url, path.name, same) if url else open_study(journal, same, notes.append, _sound)
-            run_trials(study, folds, config.trials, seed, space_of(label), _teller(path, config.trials),
-                       _deadline(share), bool(url))  # fmt: skip
-            found = best_config(study, folds, patients, config.trials)
-            found["history"] = trial_rows(study, config.trials)
-            found["importances"] = importances(study, config.trials, seed)
+            with store_faults(url):
+                study = open_shared(url, path.name, same) if url else open_study(journal, same, notes.append, _sound)
+                run_trials(study, folds, config.trials, seed, space_of(label), _teller(path, config.trials),
+                           _deadline(share), bool(url))  # fmt: skip
+                found = best_config(study, folds, patients, config.trials)
+                found["history"] = trial_rows(study, config.trials)
+                found["importances"] = importances(study, config.trials, seed)
             discard(path.with_suffix(".now"))
         write_json(result, found)
         receipt.made = [result]
@@ -153,20 +150,6 @@ def _best_so_far(folder, bar):
     finally:
         over.set()
         thread.join()
-
-
-def open_shared(url, name, inputs):
-    """Open an optuna study that minimises in a database, which several machines may work on.
-
-    url: as optuna takes it; name: what is tuned; inputs: as of open_study, other ones are another study. A trial whose process
-    shows no sign of life is failed and tried again by whoever is next.
-    """
-    digest = hashlib.blake2b(json.dumps(without_later_fields(inputs), sort_keys=True).encode(), digest_size=8).hexdigest()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        again = {"heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(max_retry=3)}
-        storage = RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE, **again)
-    return optuna.create_study(study_name=f"{name}-{digest}", storage=storage, direction="minimize", load_if_exists=True)
 
 
 def _sound(trial):

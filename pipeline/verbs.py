@@ -12,7 +12,7 @@ from pipeline.bars import no_bar, progress_bar
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
-from pipeline.stages import KEY_BYTES, Run, run_all, run_stage
+from pipeline.stages import KEY_BYTES, Run, run_all, run_stage, state
 from pipeline.status import status
 from stage2_stack.config import check_installed
 
@@ -79,6 +79,7 @@ def new(options):
     }
     recipe = with_changes(recipe, {name: value for name, value in given.items() if value is not None})
     check_installed(recipe.stage2.components)
+    _check_store(recipe)
     recipe = _check_models(_check_source(recipe))
     run.root.mkdir(parents=True, exist_ok=True)
     run.key.touch(mode=0o600)  # before there is anything in it to read
@@ -159,6 +160,8 @@ def search(options):
 
 def _all(run):
     start = time.perf_counter()
+    if run.recipe.stage2.storage and state(run)["tune"][0] != "fresh":
+        _check_store(run.recipe)  # better before the CNNs are trained than after
     made = run_all(run)
     took = f"in {time.perf_counter() - start:.0f} s"
     print(f"all: {', '.join(made)} made {took}" if made else f"all: everything is fresh, looked through {took}")
@@ -184,6 +187,14 @@ def _check_source(recipe):
     if "fold" not in slices:
         return recipe
     return with_changes(recipe, {"folds.k": int(slices["fold"].max()) + 1})
+
+
+def _check_store(recipe):
+    """Open the database for trials that a recipe names, where it does."""
+    if recipe.stage2.storage:
+        from pipeline.trial_store import check_store
+
+        check_store(recipe.stage2.storage)
 
 
 def _check_models(recipe):

@@ -1,0 +1,74 @@
+"""The database of stage2.storage, whose trials several machines may share: tried before any work, its faults one line each."""
+
+import contextlib
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Iterator
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from ct.errors import InputError, shown
+from ct.passwords import without_passwords
+from pipeline.updates import without_later_fields
+
+HEARTBEAT, GRACE = 30, 120  # seconds between signs of life of a trial, and without one until it counts as dead
+PATIENCE = 60  # seconds that a worker waits for SQLite's lock; others wait in their server
+TRIES = 3  # machines that begin at once may make the tables at once
+FAULTS = (SQLAlchemyError, StorageInternalError)
+UNFIT = (*FAULTS, ImportError, ValueError, TypeError, RuntimeError, OSError)  # of optuna and of drivers, as it is opened
+
+
+def check_store(url: str) -> None:
+    """Open the database at `url`, as optuna takes it, and make its tables. Raises InputError where that cannot be."""
+    for number in range(TRIES):
+        try:
+            RDBStorage(url).engine.dispose()
+            return
+        except UNFIT as error:
+            if isinstance(error, DBAPIError) and "exists" in str(error) and number + 1 < TRIES:
+                time.sleep(1)  # another machine makes them
+                continue
+            raise InputError(
+                f"stage2.storage = {shown(url)}: no database for trials can be opened there ({_reason(error)}); "
+                "give a URL such as postgresql://user:password@host/name or sqlite:////folder/file.db, or leave it empty"
+            ) from None
+
+
+def open_shared(url: str, name: str, inputs: dict) -> optuna.Study:
+    """Open an optuna study that minimises in a database, which several machines may work on.
+
+    url: as optuna takes it; name: what is tuned; inputs: as of open_study, other ones are another study. A trial whose process
+    shows no sign of life is failed and tried again by whoever is next.
+    """
+    digest = hashlib.blake2b(json.dumps(without_later_fields(inputs), sort_keys=True).encode(), digest_size=8).hexdigest()
+    patient = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        again = {"heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(max_retry=3)}
+        storage = RDBStorage(url, patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE, **again)
+    return optuna.create_study(study_name=f"{name}-{digest}", storage=storage, direction="minimize", load_if_exists=True)
+
+
+@contextlib.contextmanager
+def store_faults(url: str) -> Iterator[None]:
+    """Turn what goes wrong with a database in the middle of the work into InputError; of no database, nothing."""
+    try:
+        yield
+    except FAULTS as error:
+        if not url:
+            raise
+        raise InputError(
+            f"stage2.storage = {shown(url)}: the database does not answer any more ({_reason(error)}); "
+            "the same command continues once it does"
+        ) from None
+
+
+def _reason(error):
+    """Return the first line of the driver's own words, without a password."""
+    lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+    return shown(without_passwords(lines[0]), 160)
