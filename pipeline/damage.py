@@ -13,13 +13,19 @@ from ct.rundir import RunDir, write_json
 from pipeline.fresh import changed, read_receipt
 
 JOBS = ("stage1/*/*/train.json", "stage1/*/*/predict.json", "stage2/tune/*.receipt.json")  # receipts of units of work
+REPORTS = ("report", "report --study")
 SHARDS = "pixels/shard-*"
 LARGE = {  # files that take seconds to read, of which a stage's other readers need nothing -> the verbs that read them
-    SHARDS: ("train", "predict", "report", "report --study", "explain", "search"),
+    SHARDS: ("train", "predict", "explain", "search", *REPORTS),
     "stage1/*/weights.safetensors": ("predict", "explain", "score", "export-model"),
     "stage2/features/t*.npy": ("tune", "stack"),
 }
-SMALL_TOO = {"report": ("features",), "report --study": ("features",)}  # verb -> stages of whose work it reads a small file
+SEALED = {  # files of no stage, each with a seal beside it -> (the verbs that read them, what makes them again)
+    "imports/folds.parquet": (("folds",), "remove it and import the model again: `import-predictions`"),
+    "imports/*/*.parquet": (("features", "submit --stage=one", *REPORTS), "import it again: `import-predictions`"),
+    "stage1/*/explain/*": (REPORTS, "run `explain`, which makes it again"),
+}
+SMALL_TOO = dict.fromkeys(REPORTS, ("features",))  # verb -> stages of whose work it reads a small file
 
 
 def check_content(run: RunDir, verb: str, stages: list[str]) -> None:
@@ -35,6 +41,10 @@ def check_content(run: RunDir, verb: str, stages: list[str]) -> None:
         _refuse_damaged(run, verb, stage, {name: made[name] for name in names if name not in shards})
         if shards and not slices_have_checksums(run):
             _refuse_damaged(run, verb, stage, {name: made[name] for name in shards})
+    for pattern, (verbs, remedy) in SEALED.items():
+        for path in sorted(run.root.glob(pattern)) if verb in verbs else ():
+            if path.suffix != SEAL and not is_whole(path):
+                raise InputError(f"{verb} reads {path.relative_to(run.root)}, which is damaged; {remedy}")
 
 
 def _refuse_damaged(run, verb, stage, made):

@@ -4,6 +4,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from ct.errors import InputError
+from ct.pieces import is_whole, seal
 from ct.rundir import write_array, write_json
 from pipeline.jobs import Inputs
 from report import shown_studies
@@ -28,7 +29,7 @@ def explain_studies(run, studies, name):
     if strange := [study for study in studies if study not in known]:
         raise InputError(f"--studies={strange[0]}: the run has no such study; slices.parquet lists them in study_id")
     for model in names if name is None else [name]:
-        lacking = [study for study in studies if not run.dir.explained(model, study)[0].exists()]
+        lacking = [study for study in studies if not all(is_whole(path) for path in run.dir.explained(model, study))]
         explain_model(inputs, model, lacking)
         run.say(f"  {model}: {len(lacking)} studies explained, {len(studies) - len(lacking)} kept")
 
@@ -45,9 +46,11 @@ def explain_model(inputs, name, studies):
             maps = [_look(inputs, models[k], config, numbers) for k in chosen]
             facts, array = run.dir.explained(name, study)
             write_array(array, to_bytes(np.mean(maps, axis=0)))
+            seal(array)
             source = f"the CNN of fold {chosen[0]}" if len(chosen) == 1 else f"the mean of all {len(chosen)} folds' CNNs"
             slices = list(inputs.slices.index[numbers])
             write_json(facts, {"slices": slices, "folds": chosen, "from": source, "layer": layer})
+            seal(facts)
             bar.update(len(numbers))
 
 

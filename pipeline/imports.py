@@ -10,6 +10,7 @@ from ct.header import pseudonym
 from ct.labels import LABELS
 from ct.leaks import entropy_alarm, fold_alarm
 from ct.opinions import read_opinions
+from ct.pieces import seal
 from ct.rundir import discard, read_table, replacing, write_json, write_table
 from ct.seeds import derive_seed
 from pipeline.stages import run_stage
@@ -140,6 +141,7 @@ def _adopt(run, train, own):
     for group in train.loc[fold.isna(), "group"].unique():
         fold[train["group"] == group] = derive_seed(run.recipe.seed, "fold", group) % k_folds
     write_table(run.dir.imported_folds, pd.DataFrame({"fold": fold.astype(np.int8)}))
+    seal(run.dir.imported_folds)
     run.change_recipe({"folds.k": k_folds})
 
 
@@ -189,6 +191,8 @@ def _keep(run, name, oof, test_index, tables, notes):
         for path, probs in zip(run.dir.imported_tests(name, len(tables)), tables, strict=True):
             write_table(part / path.name, pd.DataFrame(probs, index=test_index, columns=COLUMNS))
         write_json(part / run.dir.imported_notes(name).name, {"slices": int(oof["any"].notna().sum()), "notes": notes})
+        for path in sorted(part.iterdir()):
+            seal(path)
     run.say(f"  {oof['any'].notna().sum()} train slices" + (f", {len(test_index)} test slices" if tables else ""))
     for note in notes:
         run.say(f"  {note}")

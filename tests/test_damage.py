@@ -222,3 +222,16 @@ def test_another_key_than_the_one_of_ingest_is_refused(finished, competition, tm
     assert run.main(["status", f"--run={r}", "--verify"]) == 1
     out = capsys.readouterr().out
     assert "key" in out and state(Run(r))["ingest"][0] == "stale"
+
+
+def test_damaged_maps_are_refused_by_report_and_made_again_by_explain(kept, capsys):
+    study = read_table(kept / "slices.parquet")["study_id"].iloc[0]
+    assert run.main(["explain", f"--run={kept}", f"--studies={study}"]) == 0
+    path = kept / "stage1/cnn/explain" / f"{study}.npy"
+    whole = path.read_bytes()
+    flip(path)
+    assert damaged_files(RunDir(kept)) == [(f"stage1/cnn/explain/{study}.npy is damaged", "")]
+    assert run.main(["report", f"--run={kept}"]) == 1
+    assert f"{study}.npy, which is damaged; run `explain`" in capsys.readouterr().err
+    assert run.main(["explain", f"--run={kept}", f"--studies={study}"]) == 0
+    assert path.read_bytes() == whole and run.main(["report", f"--run={kept}"]) == 0

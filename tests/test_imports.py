@@ -1,6 +1,7 @@
 """Predictions of models trained elsewhere, with and without images: taken in, checked, stacked, put out again."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -333,3 +334,27 @@ def test_real_studies_with_simulated_opinions(tmp_path, real_data):
     slices = read_table(r / "slices.parquet")
     assert len(slices) == len(table)
     assert all(series.is_monotonic_increasing for _, series in slices["position_mm"].groupby(slices["series_id"]))
+
+
+@pytest.mark.parametrize("name", ["one/oof.parquet", "two/test-fold1.parquet"])
+def test_a_damaged_import_is_refused_before_it_is_stacked(copy, name, capsys):
+    path = copy / "imports" / name
+    before, text = path.stat(), bytearray(path.read_bytes())
+    text[len(text) // 2] ^= 1
+    path.write_bytes(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    features = (copy / "stage2/features/train.npy").read_bytes()
+    assert run.main(["all", f"--run={copy}", "--workers=1"]) == 1
+    assert f"imports/{name}, which is damaged; import it again" in error(capsys)
+    assert (copy / "stage2/features/train.npy").read_bytes() == features
+    assert run.main(["status", f"--run={copy}", "--verify"]) == 1
+    assert f"imports/{name} is damaged" in capsys.readouterr().out
+
+
+def test_damaged_folds_of_an_import_are_refused(fresh, capsys):
+    assert take(fresh, "one", guesses(TRAIN, 1).assign(fold=NUMBER.to_numpy() % 3), guesses(TEST, 2)) == 0
+    path = fresh / "imports/folds.parquet"
+    path.write_bytes(path.read_bytes().replace(b"P", b"Q", 1))
+    capsys.readouterr()
+    assert run.main(["folds", f"--run={fresh}"]) == 1
+    assert "imports/folds.parquet, which is damaged" in error(capsys)
