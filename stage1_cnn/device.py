@@ -34,6 +34,23 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+@contextmanager
+def weights_must_fit(config, device):
+    """Context in which a CNN's weights, or what is kept of each of them, come to a device: no smaller batch would help.
+
+    Raises InputError where its memory runs out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{config.name}: its weights, with what is kept of each, do not fit into the memory of {device}; choose a smaller "
+            "backbone, or end what else uses that memory"
+        ) from None
+
+
 def pick_device(wanted="auto"):
     """Return the device that is `wanted`: "cpu", "cuda", or "auto", the CUDA device of this process where there is one.
 

@@ -5,7 +5,7 @@ import torch
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from stage1_cnn.device import pick_device, torch_as_set
+from stage1_cnn.device import pick_device, torch_as_set, weights_must_fit
 from stage1_cnn.images import to_channels
 from stage1_cnn.predict import for_each_batch
 
@@ -22,7 +22,8 @@ def explain(model, table_rows, readable, read_hu, config, progress=None):
     transformer, and where captum is not installed.
     """
     device, seen = pick_device(), np.flatnonzero(readable)
-    model = model.eval().to(device, memory_format=torch.channels_last)
+    with weights_must_fit(config, device):
+        model = model.eval().to(device, memory_format=torch.channels_last)
     with torch_as_set(config):
         _, layer, shape = find_layer(model, config, read_hu(np.empty(0, np.int64)).shape[-1])
         maps = np.zeros((len(table_rows), len(LABELS), *shape), np.float32)

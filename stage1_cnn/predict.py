@@ -6,7 +6,7 @@ import torch
 from ct.errors import InputError
 from ct.labels import LABELS
 from stage1_cnn.data import read_ahead
-from stage1_cnn.device import free_memory, is_out_of_memory, mixed_precision, pick_device, torch_as_set
+from stage1_cnn.device import free_memory, is_out_of_memory, mixed_precision, pick_device, torch_as_set, weights_must_fit
 from stage1_cnn.images import to_channels, views
 from stage1_cnn.order import batches
 
@@ -20,10 +20,11 @@ def predict(model, table_rows, readable, read_hu, config, progress=None, device=
 
     Returns probs (n, 6) float32 in [0, 1], columns LABELS, and embeddings (n, d) float16, in the order of `table_rows`;
     unreadable slices are NaN in both. The results do not depend on the size of the batches, but for the last bits.
-    Raises InputError where a single slice does not fit into the device's memory.
+    Raises InputError where the weights, or a single slice beside them, do not fit into the device's memory.
     """
     device, seen = device or pick_device(), np.flatnonzero(readable)
-    model = model.eval().to(device, memory_format=torch.channels_last)
+    with weights_must_fit(config, device):
+        model = model.eval().to(device, memory_format=torch.channels_last)
     probs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
     embeddings = np.full((len(table_rows), model.width), np.nan, np.float16)
 

@@ -13,7 +13,7 @@ from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
 from stage1_cnn.checkpoint import Checkpoint, on_cpu
 from stage1_cnn.data import neighbour_rows, read_ahead
-from stage1_cnn.device import is_out_of_memory, pick_device, torch_as_set
+from stage1_cnn.device import is_out_of_memory, pick_device, torch_as_set, weights_must_fit
 from stage1_cnn.model import Cnn, build_model
 from stage1_cnn.order import LEAST, balanced, shuffled, training_steps
 from stage1_cnn.predict import predict
@@ -70,7 +70,9 @@ def train_cnn(slices, split, read_hu, config, seed, hooks=None, checkpoint=None)
     check_enough(train, config, here().world)
     labels, device = slices[list(LABELS)].to_numpy(np.float32), pick_device()
     with torch_as_set(config):
-        model = build_model(config, derive_seed(seed, "weights"), labels[train].mean(axis=0)).to(device)
+        model = build_model(config, derive_seed(seed, "weights"), labels[train].mean(axis=0))
+        with weights_must_fit(config, device):
+            model = model.to(device)
         steps = len(_epoch_steps(slices, train, config, seed, 1))
         trainer = Trainer(model, config, steps, derive_seed(seed, "change"), hooks.say)
         course = Course(slices, labels, neighbour_rows(slices, config.neighbours), read_hu, trainer, hooks)

@@ -13,7 +13,7 @@ from ct.errors import InputError
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
 from stage1_cnn.checkpoint import load_optimizer, model_tensors, of, on_cpu, optimizer_tensors
-from stage1_cnn.device import autocast_type, free_memory, is_out_of_memory, mixed_precision
+from stage1_cnn.device import autocast_type, free_memory, is_out_of_memory, mixed_precision, weights_must_fit
 from stage1_cnn.images import augment, mix, resize, to_channels
 from stage1_cnn.ranks import here
 
@@ -30,13 +30,9 @@ class Trainer:
         self.config, self.seed, self.say, self.device = config, seed, say, next(model.parameters()).device
         self.steps, self.done = steps * config.epochs, 0
         self.micro = config.batch  # slices that go through the CNN at once; halved where the memory does not hold them
-        try:
+        with weights_must_fit(config, self.device):
             self.optimizer = new_optimizer(model, config)
             self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise self._too_large("the weights and what the optimizer keeps of them do") from None
-            raise
         self.scaler = self._new_scaler()
         self.weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=self.device)
         self.generator = torch.Generator(self.device)
@@ -100,7 +96,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             if any(count != before[0] for count in self._counts()):
-                raise self._too_large(f"{self.micro} slices do") from None
+                raise self._too_large() from None
             return False
         return True
 
@@ -122,7 +118,7 @@ class Trainer:
         """Take half the slices at once from here on, as memory ran out. Not while the error is being handled."""
         smaller = self.micro // 2
         if smaller < 2 or here().world > 1:  # one rank alone cannot repeat a step that the others have finished
-            raise self._too_large(f"{self.micro} slices do")
+            raise self._too_large()
         self.micro = smaller
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler = self._new_scaler(self.scaler.state_dict())  # the old one may have unscaled this step's gradients
@@ -139,10 +135,10 @@ class Trainer:
             scaler.load_state_dict(state)
         return scaler
 
-    def _too_large(self, what):
+    def _too_large(self):
         return InputError(
-            f"{self.config.name}: {what} not fit into the memory of {self.device}; lower batch in the recipe, or image_size, "
-            "or choose a smaller backbone"
+            f"{self.config.name}: {self.micro} slices do not fit into the memory of {self.device}; lower batch in the recipe, "
+            "or image_size, or choose a smaller backbone"
         )
 
     @property

@@ -55,7 +55,7 @@ def test_too_large_a_batch_is_halved_in_training_and_prediction(narrow):
 
 def test_weights_that_do_not_fit_are_one_line(narrow):
     narrow(2)
-    with pytest.raises(InputError, match="not fit into the memory of cuda"):
+    with pytest.raises(InputError, match="do not fit into the memory of cuda"):
         train(config(backbone="resnet18"))
 
 

@@ -200,9 +200,16 @@ def test_the_optimizer_allocates_before_the_first_step():
 
 
 def test_weights_that_do_not_fit_are_one_line(monkeypatch):
-    monkeypatch.setattr("stage1_cnn.trainer.new_optimizer", failing_once(new_optimizer, OUT_OF_MEMORY[0]))
-    with pytest.raises(InputError, match="the weights and what the optimizer keeps of them do not fit into the memory of cpu"):
+    says = "its weights, with what is kept of each, do not fit into the memory of cpu; choose a smaller backbone"
+    slices, hu = make_slices(2, 5)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=says):
+        patch.setattr("stage1_cnn.trainer.new_optimizer", failing_once(new_optimizer, OUT_OF_MEMORY[0]))
         Trainer(build_model(config(), 0), config(), 1, 0, print)
+    built, rows = build_model(config(), 0), neighbour_rows(slices, 0)
+    for work in (lambda: train(config()), lambda: predict(built, rows, np.ones(10, bool), reader(hu), config())):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=says):
+            patch.setattr(Cnn, "to", failing_once(Cnn.to, OUT_OF_MEMORY[3]))
+            work()
 
 
 def test_a_backbone_is_tried_as_training_would_use_it(monkeypatch):
