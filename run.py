@@ -61,7 +61,7 @@ class Verbs:
         """
         return Plan("new", _but_self(locals()))
 
-    def ingest(self, *, run, allow_unlabelled=None, missing=None, workers=None):
+    def ingest(self, *, run, allow_unlabelled=None, missing=None, workers=None, quarantine_unreadable=False):
         """Read headers and pixels into the slice table and the pixel cache.
 
         Args:
@@ -69,6 +69,7 @@ class Verbs:
             allow_unlabelled: leave train slices without all six labels out of training (kept in the run's recipe)
             missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
             workers: processes; the number of cores if not given
+            quarantine_unreadable: put files that the system cannot read, while it reads others, into quarantine
         """
         return Plan("ingest", _but_self(locals()))
 
@@ -158,7 +159,7 @@ class Verbs:
         """
         return Plan("explain", _but_self(locals()))
 
-    def all(self, *, run, allow_unlabelled=None, trials=None, missing=None, workers=None):
+    def all(self, *, run, allow_unlabelled=None, trials=None, missing=None, workers=None, quarantine_unreadable=False):
         """Bring whatever is stale up to date, in order.
 
         Args:
@@ -167,6 +168,7 @@ class Verbs:
             trials: of each search of tune (kept in the run's recipe)
             missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
             workers: processes; the number of cores if not given
+            quarantine_unreadable: put files that the system cannot read, while it reads others, into quarantine
         """
         return Plan("all", _but_self(locals()))
 
@@ -179,7 +181,7 @@ class Verbs:
         """
         return Plan("export-model", _but_self(locals()))
 
-    def score(self, *, data, to, run=None, model=None, device="auto", workers=None, anyway=False):
+    def score(self, *, data, to, run=None, model=None, device="auto", workers=None, anyway=False, quarantine_unreadable=False):
         """Score studies of your own: a folder or zip of DICOM files. Needs --run or --model.
 
         Args:
@@ -190,6 +192,7 @@ class Verbs:
             device: "cpu", "cuda", or "auto", the GPU where there is one
             workers: processes that decode; the number of cores if not given
             anyway: score what would be refused, too (no CT, no head, ...)
+            quarantine_unreadable: put files that the system cannot read, while it reads others, into quarantine
         """
         return Plan("score", _but_self(locals()))
 
@@ -214,6 +217,7 @@ SWITCHES = (
     "--allow-unlabelled",
     "--anyway",
     "--json",
+    "--quarantine-unreadable",
     "--remove",
     "--trust-oof",
     "--verify",
@@ -230,6 +234,11 @@ REMEDIES = {  # errors of the system -> what to do about them
     errno.ENOSPC: "make room; the same command continues, what is finished is kept",
     errno.EDQUOT: "make room; the same command continues, what is finished is kept",
     errno.EFBIG: "raise the limit (`ulimit -f`); the same command continues, what is finished is kept",
+    errno.EIO: "look at the disk; the same command continues, what is finished is kept",
+    errno.ESTALE: "mount it again; the same command continues, what is finished is kept",
+    errno.ENOMEM: "close other programs, or take fewer processes (--workers=1); what is finished is kept",
+    errno.EMFILE: "raise the limit (ulimit -n 1024), or take fewer processes (--workers=1); what is finished is kept",
+    errno.ENFILE: "close other programs; the same command continues, what is finished is kept",
 }
 VERBS = {name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
 for _verb in VERBS.values():
@@ -289,6 +298,8 @@ def _run(argv):
 
         remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
         return _fail(f"{shown_error(error, argv)}{remedy}", 1)
+    except MemoryError:
+        return _fail(f"out of memory; {REMEDIES[errno.ENOMEM]}", 1)
     return 0
 
 

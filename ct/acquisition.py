@@ -4,8 +4,10 @@ import pandas as pd
 from pydicom import uid
 
 from ct.code_words import body_part_words, image_type_words, modality_word
-from ct.elements import open_dataset, optional_number, quiet, value_of
+from ct.elements import open_dataset, quiet
+from ct.reading import read_each
 from ct.source import Unreadable
+from ct.values import optional_number, value_of
 
 LOSSY = {  # transfer syntaxes that change pixels or may (PS3.5 section 8.2); of JPEG 2000's second, most files are lossy
     uid.JPEGBaseline8Bit,
@@ -27,7 +29,7 @@ def read_acquisition(source, files):
     sop_uid and study_uid.
     """
     with quiet():
-        rows = [_facts(file) for file in source.take(files)]
+        rows = [row or _facts(None) for row, *_ in read_each(_facts, source.take(files))]
     return pd.DataFrame(rows, columns=list(_facts(None)), index=pd.Index(files, name="path"))
 
 

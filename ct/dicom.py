@@ -5,32 +5,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pydicom import uid
-from pydicom.pixels import pixel_array
 
-from ct.code_words import known_syntax, without_values
-from ct.elements import numbers, open_dataset, positive_int, quiet
+from ct.decoding import decode
+from ct.elements import open_dataset, quiet
 from ct.engine import run_jobs
-from ct.header import SAME, UNDECODED, header_facts, pseudonym, refuse_other_images, rescale
+from ct.header import SAME, header_facts, pseudonym, refuse_other_images, rescale, stored_facts
 from ct.pieces import seal
+from ct.reading import read_each
 from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
-from ct.source import Folder, Unreadable
+from ct.source import Folder, InZip, OnDisk, Unreadable
+from ct.values import pixel_bytes
 
 CHUNK = 1024  # headers a job
 TEXT = pd.Series([""], dtype=str).dtype  # pandas' own for text: of arrow's strings since pandas 3
 TEXTS = ("patient_id", "study_id", "series_id", "path", "transfer_syntax")
 FLOATS = ("pixel_spacing_mm", "slope", "intercept", "bits_stored", "pixel_representation", "window_center", "window_width")
 DTYPES = dict.fromkeys(["rows", "cols"], np.int32) | dict.fromkeys(FLOATS, np.float32)
-NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian)
-FASTEST = {  # the fastest of the installed decoders of each syntax, as measured on one core
-    uid.RLELossless: "pylibjpeg",
-    uid.JPEGLSLossless: "pyjpegls",
-    uid.JPEGLSNearLossless: "pyjpegls",
-    uid.JPEG2000Lossless: "gdcm",
-    uid.JPEG2000: "gdcm",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
-}
+NATIVE = {str(uid.ImplicitVRLittleEndian), str(uid.ExplicitVRLittleEndian), str(uid.DeflatedExplicitVRLittleEndian)}
 CHUNK_COLUMNS = (*TEXTS[:4], *DTYPES, *TEXTS[4:], *POSITION, *ORIENTATION, "reason")
 NOTHING = dict.fromkeys(DTYPES, 0) | dict.fromkeys((*TEXTS, "slice_id"), "") | {"ipp": [np.nan] * 3, "iop": [np.nan] * 6}
 AIR_STORED = 4096 - 1000  # what air becomes where -1000 HU wraps round in twelve bits
@@ -93,18 +85,15 @@ def _kept_chunk(path, names):
 
 def _read_chunk(files, names, key, path, anonymous):
     """Read some headers. Returns their table, in which `reason` tells the files that were refused; it is kept at `path`."""
-    headers, reasons = [], []
+    headers, reasons, lasting = [], [], True
     with quiet():
-        for file, name in zip(files, names, strict=True):
-            try:
-                headers.append(header_facts(file, key, anonymous))
-                reasons.append("")
-            except Unreadable as error:
-                headers.append(dict(NOTHING))
-                reasons.append(str(error))
-            headers[-1]["path"] = name
+        facts = read_each(lambda file: header_facts(file, key, anonymous), files)
+        for name, (header, reason, may_pass) in zip(names, facts, strict=True):
+            headers.append((header or NOTHING) | {"path": name})
+            reasons.append(reason)
+            lasting &= not may_pass
     table = _header_table(headers, reasons)
-    if path:
+    if path and lasting:
         write_table(path, table, lasting=False)
         seal(path)
     return table
@@ -122,18 +111,19 @@ def _header_table(headers, reasons):
     return pd.DataFrame(columns, index=index, columns=list(CHUNK_COLUMNS))
 
 
-def read_hu(file):
+def read_hu(file: str | Path | OnDisk | InZip) -> tuple[np.ndarray, bool]:
     """Decode one slice, of a path or a file of a source.
 
     Returns (hu, repaired): int16 (rows, cols) in HU, rounded and clipped to int16, and whether the intercept was mended (see
-    `wraps_at_12_bits`). Raises Unreadable.
+    `wraps_at_12_bits`). Raises Unreadable for anything that is wrong with the file, MachineFault.
     """
     with quiet():
         dataset = open_dataset(file)
         refuse_other_images(dataset)
-        stored = _stored(dataset)
+        facts = stored_facts(dataset)
+        stored = _stored(dataset, facts)
         slope, intercept = rescale(dataset)
-        twelve = dataset.BitsStored == 12 and dataset.PixelRepresentation == 0
+    twelve = facts["BitsStored"] == 12 and facts["PixelRepresentation"] == 0
     if twelve and slope == 1 and intercept > -100 and wraps_at_12_bits(stored):
         return (stored.astype(np.int16) + np.int16(1000)) % np.int16(4096) - np.int16(1000), True
     extremes = intercept, int(stored.min()) + intercept, int(stored.max()) + intercept
@@ -152,53 +142,30 @@ def wraps_at_12_bits(stored):
     right with an intercept of 0: values about 3096 are then dense metal, which neither fills a twentieth of the image nor
     ends so sharply. The mending is J. Howard's (Kaggle, "Cleaning the data for rapid prototyping").
     """
-    counts = np.bincount(stored.ravel(), minlength=4096)
+    if stored.dtype.itemsize > 2 and stored.max() > 65535:  # no twelve bits; and bincount would take memory up to the largest
+        return False
+    counts = np.bincount(stored.ravel().astype(np.uint16, copy=False), minlength=4096)
     air = counts[AIR_STORED - 100 : AIR_STORED + 101].sum()
     below = counts[AIR_STORED - 400 : AIR_STORED - 100].sum()
     return bool(air > 0.05 * stored.size and below < 0.05 * air)
 
 
-def _stored(dataset):
-    """Return the stored values (rows, cols) as pydicom's own decoding gives them (PS3.5 section 8.1)."""
-    shape = positive_int(dataset, "Rows"), positive_int(dataset, "Columns")
-    bits, stored_bits = positive_int(dataset, "BitsAllocated"), positive_int(dataset, "BitsStored")
-    signed = numbers(dataset, "PixelRepresentation", 1)[0] == 1
-    if "PixelData" not in dataset:
-        raise Unreadable("pixel data missing or cut short")
-    if dataset.file_meta.TransferSyntaxUID not in NATIVE or bits != 16 or not isinstance(dataset.PixelData, bytes):
-        return _decode(dataset, shape)
-    wanted, there = shape[0] * shape[1] * 2, len(dataset.PixelData)
-    if there < wanted:
-        raise Unreadable(f"truncated pixel data: {there} of {wanted} bytes")
-    array = np.frombuffer(dataset.PixelData, "<i2" if signed else "<u2", count=wanted // 2).reshape(shape)
-    if stored_bits < 16:  # the bits above are undefined; shifting to and fro also extends the sign
-        array = array << (16 - stored_bits) >> (16 - stored_bits)
+def _stored(dataset, facts):
+    """Return the stored values (rows, cols) as pydicom's own decoding gives them (PS3.5 section 8.1).
+
+    facts: as returned by `stored_facts`
+    """
+    shape, syntax = (facts["Rows"], facts["Columns"]), str(dataset.file_meta.TransferSyntaxUID)
+    pixels, vr = pixel_bytes(dataset)
+    if syntax not in NATIVE or facts["BitsAllocated"] != 16:
+        stored = decode(facts | {"syntax": syntax, "vr": vr}, pixels)
+        if stored.shape != shape:
+            raise Unreadable(f"the pixel data is an image of {stored.shape}, not {shape}")
+        return stored
+    wanted = shape[0] * shape[1] * 2
+    if len(pixels) < wanted:
+        raise Unreadable(f"truncated pixel data: {len(pixels)} of {wanted} bytes")
+    array = np.frombuffer(pixels, "<i2" if facts["PixelRepresentation"] else "<u2", count=wanted // 2).reshape(shape)
+    if (unused := 16 - facts["BitsStored"]) > 0:  # the bits above are undefined; shifting to and fro also extends the sign
+        array = array << unused >> unused
     return array
-
-
-def _decode(dataset, shape):
-    """Decode by pydicom's plugins: the fastest first, and where it fails, all of them."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    for plugin in dict.fromkeys([FASTEST.get(syntax, ""), ""]):
-        try:
-            array = pixel_array(dataset, decoding_plugin=plugin)
-            break
-        except NotImplementedError:
-            reason = f"no decoder for the transfer syntax {known_syntax(syntax)}"
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # nearly anything, pylibjpeg-rle's Rust panics included, which are no Exception
-            reason = _one_line(error)
-    else:
-        raise Unreadable(reason)
-    if array.shape != shape:
-        raise Unreadable(f"the pixel data is an image of {array.shape}, not {shape}")
-    return array
-
-
-def _one_line(error):
-    """Return the telling line of a decoder's message, without paths and tags' values, and shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    line = lines[1] if len(lines) > 1 and lines[0].endswith("plugins:") else lines[0]
-    line = line.replace("'NoneType' object has no attribute 'encode'", "damaged stream")  # what gdcm's silence ends as
-    return UNDECODED + without_values(line)[:120]

@@ -1,73 +1,77 @@
-"""The elements of one DICOM file's data set and their values: pydicom parses, and reads whatever is not plain."""
+"""The elements of one DICOM file's data set: pydicom parses, and reads whatever is not plain. All that is read is bounded."""
 
 import io
-import math
-import os
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import pydicom
+from isal import isal_zlib
 from pydicom import uid
 from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_VR
-from pydicom.filereader import data_element_generator
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import data_element_generator, read_dataset, read_partial
 from pydicom.tag import Tag
 
-from ct.source import OnDisk, Unreadable
+from ct.reading import all_bytes, first_bytes
+from ct.source import InZip, OnDisk, Unreadable
+from ct.values import WANTED, NotPlain, value_of
 
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # that a data set without a preamble may begin with
-HEADS = (4096, 65536)  # bytes in which a header is looked for before the file is read as a whole; RSNA's have 700
+HEADS = (4096, 65536)  # bytes in which a plain header is looked for; RSNA's have 700
+LONGEST_HEADER = 4 << 20  # bytes before the pixels
+MOST_INFLATED = 160 << 20  # bytes of a deflated data set (PS3.5 section A.5), as of a file
+COPIED = 65536  # bytes of a value; larger ones, which are pixels, are views of the file's
+MOST_READS = 400_000  # of pieces of a header: an element takes one or two
 IMPLICIT = {  # the usual transfer syntaxes: whether their VRs are implicit
     str(syntax): syntax.is_implicit_VR
     for syntax in uid.AllTransferSyntaxes
     if syntax.is_little_endian and not syntax.is_deflated
 }
-KEYWORDS = (
-    "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns ImagePositionPatient "
-    "ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept BitsAllocated BitsStored PixelRepresentation "
-    "WindowCenter WindowWidth NumberOfFrames SamplesPerPixel"
-)
-TAGS = {keyword: (int(Tag(keyword)), dictionary_VR(keyword)) for keyword in KEYWORDS.split()}  # all that is read of a header
-WANTED = {tag for tag, _ in TAGS.values()}
-ONE = (int, float, str)  # types of a tag's value that is but one
+DEFLATED = str(uid.DeflatedExplicitVRLittleEndian)
 PIXELS = {int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")}
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Let pydicom read without checking values (three times as fast) and without warnings, which quote paths and values."""
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def open_dataset(file, pixels=True):
+def open_dataset(file: str | Path | OnDisk | InZip, pixels: bool = True) -> Dataset:
     """Read a DICOM file, with or without its preamble (PS3.10 section 7.1), as a pydicom data set.
 
-    file: a path or a file of a source. Its file meta information always names a transfer syntax. Call it inside `quiet()`.
-    Raises Unreadable.
+    Its file meta information always names a transfer syntax. Call it inside `quiet()`. Raises Unreadable, MachineFault.
     """
-    with _one_reason(), as_file(file).open("rb") as stream:
-        _refuse_others(stream.read(132))
-        stream.seek(0)
-        dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+    file = as_file(file)
+    raw, whole = (all_bytes(file), True) if pixels else first_bytes(file, LONGEST_HEADER)
+    _refuse_others(raw[:132])
+    deflated = DEFLATED.encode() in raw[: HEADS[1]]  # perhaps: that is found out where it may be
+    if deflated and not whole:
+        raw, whole = all_bytes(file), True
+    with _one_reason():
+        dataset = _inflated_dataset(raw, pixels) if deflated else None
+        if dataset is None:
+            dataset = _dataset(raw, pixels, whole)
+        if not dataset.file_meta.get("TransferSyntaxUID"):
+            dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+        syntax = dataset.file_meta.TransferSyntaxUID
+    if not isinstance(syntax, str):
+        raise Unreadable("TransferSyntaxUID is malformed")
     return dataset
 
 
 @contextmanager
 def _one_reason():
-    """Turn whatever goes wrong while a file is opened into Unreadable."""
+    """Turn whatever goes wrong while a file's bytes are parsed into Unreadable."""
     try:
         yield
-    except Unreadable:
+    except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # a damaged file makes the parser raise nearly anything: struct.error, zlib.error, OSError, ...
-        why = getattr(error, "strerror", None)  # only the system's own errors have one
-        raise Unreadable(f"cannot be opened: {why}" if why else "damaged or truncated header") from None
+    except Exception:  # a damaged file makes the parser raise nearly anything: struct.error, RecursionError, OSError, ...
+        raise Unreadable("damaged or truncated header") from None
 
 
 def _refuse_others(head):
@@ -80,7 +84,68 @@ def _refuse_others(head):
 
 def as_file(file):
     """Return a file of a source, where it is given as a path, too."""
-    return OnDisk(os.fspath(file)) if isinstance(file, str | Path) else file
+    return OnDisk(str(file)) if isinstance(file, str | Path) else file
+
+
+class _Pieces(io.BytesIO):
+    """Bytes that are handed out in so many pieces at most: millions of tiny elements would take minutes and gigabytes.
+
+    And never all at once: pydicom asks for that to inflate a data set, which `_inflated_dataset` does within bounds.
+    """
+
+    def __init__(self, raw):
+        super().__init__(raw)
+        self.view, self.reads = memoryview(raw), 0
+
+    def read(self, size=-1):
+        self.reads += 1
+        if size is None or size < 0:
+            raise Unreadable(f"deflated, behind meta information of more than {HEADS[1] >> 10} KB")
+        if self.reads > MOST_READS:
+            raise Unreadable(f"a header of more than {MOST_READS // 2:,} elements")
+        if size > COPIED:
+            piece = self.view[self.tell() :][:size]
+            self.seek(len(piece), io.SEEK_CUR)
+            return piece
+        return super().read(size)
+
+
+class _Stop:
+    """Tells pydicom to stop at the pixels, and keeps whether they were reached."""
+
+    def __init__(self, pixels):
+        self.pixels, self.reached = pixels, False
+
+    def __call__(self, tag, vr, length):
+        if tag not in PIXELS:
+            return False
+        self.reached = True
+        return not self.pixels
+
+
+def _dataset(raw, pixels, whole):
+    """Parse a data set that is not deflated."""
+    stop = _Stop(pixels)
+    dataset = read_partial(_Pieces(raw), stop_when=stop, force=True)
+    if not (stop.reached or whole):
+        raise Unreadable(f"a header of more than {LONGEST_HEADER >> 20} MB")
+    return dataset
+
+
+def _inflated_dataset(raw, pixels):
+    """Parse a deflated data set, which pydicom would inflate without end; None where it is no such one."""
+    stream = io.BytesIO(raw)
+    stream.seek(132 if raw[128:132] == b"DICM" else 0)
+    elements = list(data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2))
+    syntaxes = [element.value for element in elements if element.tag == Tag("TransferSyntaxUID")]
+    if not syntaxes or DEFLATED.encode() not in (syntaxes[-1] or b""):
+        return None
+    body = isal_zlib.decompressobj(wbits=-15).decompress(raw[stream.tell() :], MOST_INFLATED + 1)
+    if len(body) > MOST_INFLATED:
+        raise Unreadable(f"a deflated data set of more than {MOST_INFLATED >> 20} MB")
+    dataset = read_dataset(_Pieces(body), False, True, stop_when=_Stop(pixels))
+    dataset.file_meta = FileMetaDataset({element.tag: element for element in elements})
+    return dataset
 
 
 def _guess_syntax(dataset):
@@ -91,25 +156,22 @@ def _guess_syntax(dataset):
     return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
 
 
-class NotPlain(Exception):
-    """A header, or a value in it, that is left to pydicom's own reading."""
-
-
-def plain_elements(file):
+def plain_elements(file: OnDisk | InZip) -> tuple[dict, str] | None:
     """Return (elements, transfer syntax) of the usual file's header: pydicom's raw elements of TAGS by their tags, as ints.
 
     They come from the generator that dcmread itself reads with; most of dcmread's time goes into objects that nobody asks for
     here. Returns None for files that are left to dcmread: without preamble, big endian, deflated, without pixels. Raises
-    Unreadable for what is no DICOM file or cannot be read at all.
+    Unreadable for what is no DICOM file, MachineFault.
     """
     for count in HEADS:
-        with _one_reason():
-            head, whole = file.head(count)
-            _refuse_others(head)
+        head, whole = first_bytes(file, count)
+        _refuse_others(head)
         try:
             found = _walk_header(head)
         except NotPlain:
             return None
+        except MemoryError:
+            raise
         except Exception:  # as in `_one_reason`: cut in the middle of an element, or damaged
             found = None
         if found or whole:
@@ -135,83 +197,3 @@ def _walk_header(head):
     )
     elements |= {number: element for element in body if (number := int(element.tag)) in WANTED}
     return (elements, syntax) if reached else None
-
-
-def value_of(dataset, keyword):
-    """Return a tag's value, None where it is missing or empty. Raises Unreadable where it cannot be converted.
-
-    dataset: pydicom's, or the raw elements of `plain_elements`; for a value of these that is not plain, raises NotPlain
-    """
-    if isinstance(dataset, dict):
-        tag, vr = TAGS[keyword]
-        raw = dataset.get(tag)
-        return _plain_value(raw, vr) if raw is not None and raw.value else None
-    try:
-        value = dataset.get(keyword)
-    except Exception:  # text in a numeric tag, a binary number of the wrong length
-        raise Unreadable(f"{keyword} is malformed") from None
-    return None if value is None or value == "" else value
-
-
-def _plain_value(raw, vr):
-    """Return the value of a raw element that is plainly of its usual VR (PS3.5 section 6.2), as pydicom would, only faster."""
-    bytes_ = raw.value
-    try:
-        if raw.VR not in (None, vr):
-            raise NotPlain
-        if vr == "DS":
-            values = [float(text) for text in bytes_.split(b"\\")]  # float takes the spaces that may stand around it
-            return values if len(values) > 1 else values[0]
-        if vr == "US" and len(bytes_) == 2:
-            return int.from_bytes(bytes_, "little")
-        if vr in ("UI", "LO") and b"\\" not in bytes_ and b"\x1b" not in bytes_:  # one value, no change of alphabet
-            return bytes_.decode("ascii").rstrip(" \0") or None
-    except ValueError:
-        raise NotPlain from None
-    raise NotPlain
-
-
-def needed_text(dataset, keyword):
-    """Return a needed tag's value as text."""
-    value = value_of(dataset, keyword)
-    if value is None or not (text := str(value).strip(" \0")):
-        raise Unreadable(f"{keyword} is missing or empty")
-    return text
-
-
-def numbers(dataset, keyword, count):
-    """Return a needed tag's `count` finite numbers, float64 (count,)."""
-    return np.array(_floats(dataset, keyword, count))
-
-
-def _floats(dataset, keyword, count):
-    value = value_of(dataset, keyword)
-    if value is None:
-        raise Unreadable(f"{keyword} is missing or empty")
-    try:
-        if type(value) in (int, float):
-            value = [value]
-        values = value if type(value) is list else np.atleast_1d(np.asarray(value, np.float64)).tolist()
-    except (TypeError, ValueError):
-        raise Unreadable(f"{keyword} is malformed") from None
-    if len(values) != count or not all(map(math.isfinite, values)):
-        raise Unreadable(f"{keyword} is not {count} numbers")
-    return values
-
-
-def positive_int(dataset, keyword):
-    """Return a needed tag's value, a whole number above 0."""
-    [number] = _floats(dataset, keyword, 1)
-    if number < 1 or number != int(number):
-        raise Unreadable(f"{keyword} is {number:g}, not a whole number above 0")
-    return int(number)
-
-
-def optional_number(dataset, keyword):
-    """Return a tag's first value as a float; NaN where it is missing, empty or malformed."""
-    try:
-        value = value_of(dataset, keyword)
-        first = value if value is None or isinstance(value, ONE) else value[0]
-        return float("nan" if first is None or first == "" else first)
-    except (Unreadable, TypeError, ValueError, IndexError):
-        return np.nan

@@ -1,18 +1,28 @@
 """Runs independent jobs on the processes of this machine. The only module that knows how."""
 
+import atexit
 import collections
 import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import select
 import signal
+import struct
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ct.errors import InputError
 
+ROOT = Path(__file__).resolve().parent.parent
+BEGINS = 120  # seconds that a child may take to begin, on a busy machine
+LENGTH = struct.Struct("<Q")  # before each message between a child and its parent: how many bytes it has
 AHEAD = 4  # jobs that wait or are done but not fetched, for each worker
 
 
@@ -95,3 +105,104 @@ def _begin(stop):
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+class ChildEnded(Exception):
+    """A child that ended without an answer.
+
+    status: as of subprocess, -N for signal N; None where it was killed for being late; began: whether it had begun to listen
+    """
+
+    def __init__(self, status, began):
+        super().__init__(status, began)
+        self.status, self.began = status, began
+
+
+class Child:
+    """A process that answers messages of bytes one by one, for work that may crash or run wild: it alone is lost then.
+
+    It begins with the first message and again with the one after its end; it ends with this process. Nothing is pickled.
+
+    module: its `serve()` runs in the child, and reads and writes by `read_message` and `write_message`
+    """
+
+    def __init__(self, module):
+        code = f"import sys; sys.path.append({str(ROOT)!r}); from {module} import serve; serve()"
+        self.words = [sys.executable, "-P", "-c", code]  # -P: no module of the folder that we happen to stand in
+        self.process, self.owner, self.began, self.answered = None, None, False, 0
+
+    def ask(self, message, seconds):
+        """Return the answer to a message. Raises ChildEnded where none comes within `seconds`, OSError."""
+        if self.process is None or self.owner != os.getpid():  # a child of the process that forked this one is not ours
+            self._begin()
+        try:
+            write_message(self.process.stdin.fileno(), message)
+        except BrokenPipeError:
+            raise self._ended() from None
+        answer = self._receive(seconds)
+        self.answered += 1
+        return answer
+
+    def close(self):
+        """End the child, if there is one."""
+        process, self.process, self.answered = self.process, None, 0
+        if process and self.owner == os.getpid():
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+    def _begin(self):
+        self.owner, self.began, self.answered = os.getpid(), False, 0
+        one = dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+        )  # each reserves memory a thread
+        with _uninterrupted():
+            self.process = subprocess.Popen(
+                self.words, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                env=os.environ | one,
+            )  # fmt: skip
+        atexit.register(self.close)
+        self._receive(BEGINS)  # it says that it listens
+        self.began = True
+
+    def _receive(self, seconds):
+        """Return the next message of the child."""
+        end, descriptor = time.monotonic() + seconds, self.process.stdout.fileno()
+        head = self._bytes(descriptor, LENGTH.size, end)
+        return self._bytes(descriptor, LENGTH.unpack(head)[0], end)
+
+    def _bytes(self, descriptor, count, end):
+        memory, at = bytearray(count), 0
+        while at < count:
+            ready, _, _ = select.select([descriptor], [], [], max(end - time.monotonic(), 0))
+            if not ready:
+                self.close()
+                raise ChildEnded(None, self.began)
+            got = os.readv(descriptor, [memoryview(memory)[at:]])
+            if not got:
+                raise self._ended()
+            at += got
+        return memory
+
+    def _ended(self):
+        """Close what is left of a child that ended, and return the ChildEnded to raise."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)  # its pipe may close a little before it has ended
+        status = self.process.returncode
+        self.close()
+        return ChildEnded(status, self.began)
+
+
+def write_message(descriptor, *pieces):
+    """Write a message, of bytes in several pieces, to a pipe."""
+    for piece in (LENGTH.pack(sum(map(len, pieces))), *pieces):
+        left = memoryview(piece)
+        while left:
+            left = left[os.write(descriptor, left) :]
+
+
+def read_message(file):
+    """Return the next message of a file that is a pipe; None where the other side has ended."""
+    head = file.read(LENGTH.size)
+    return file.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else None

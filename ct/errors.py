@@ -17,3 +17,10 @@ def shown(text: object, longest: int = SHOWN) -> str:
     text = without_passwords(str(text))[: longest + 1]
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
     return text if len(text) <= longest else f"{text[: longest - 4]} ..."
+
+
+class MachineFault(InputError):
+    """The machine is at fault, not the data: a disk that is gone, too many open files, memory, rights.
+
+    Never put down to a file: the stage stops, keeps what is finished, and goes on with the same command. One line, too.
+    """

@@ -10,19 +10,9 @@ from contextlib import suppress
 import numpy as np
 
 from ct.code_words import known_syntax, without_values
-from ct.elements import (
-    NotPlain,
-    as_file,
-    needed_text,
-    numbers,
-    open_dataset,
-    optional_number,
-    plain_elements,
-    positive_int,
-    quiet,
-    value_of,
-)
+from ct.elements import NotPlain, as_file, open_dataset, plain_elements, quiet
 from ct.source import Unreadable
+from ct.values import needed_text, numbers, optional_number, positive_int, value_of
 
 SAME = "same SOPInstanceUID as "  # what a reason says of a second copy, before the path of the first
 UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
@@ -31,6 +21,11 @@ UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
 DIGITS = {"slice": 9, "patient": 8, "study": 10, "series": 10}
 OWN_PATH = rf"stage_[12]_(?:train|test)/ID_[0-9a-f]{{{DIGITS['slice']}}}(?:\.(?:dcm|DCM))?"  # another ending may be a name
 EXACT = "exact lengths"  # what a run notes that keeps identifiers of these lengths alone; earlier ones note nothing
+MOST_PIXELS = 4096  # a side: no head CT has more
+SPACINGS = 1e-3, 1e3  # mm: beyond them it is no pixel's
+BITS = (1, 8, 16, 32, 64)  # BitsAllocated (PS3.5 section 8.1.1)
+LENGTHS = 1e-6, 1e6  # of a direction, squared: it is 1 but for rounding
+PHOTOMETRIC = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 
 
 class EarlierKey(bytes):
@@ -108,11 +103,11 @@ def _facts(dataset, syntax, key, anonymous=False):
         "patient_id": pseudonym(needed_text(dataset, patient), key, "patient"),
         "study_id": pseudonym(needed_text(dataset, "StudyInstanceUID"), key, "study"),
         "series_id": pseudonym(needed_text(dataset, "SeriesInstanceUID"), key, "series"),
-        "rows": positive_int(dataset, "Rows"),
-        "cols": positive_int(dataset, "Columns"),
+        "rows": positive_int(dataset, "Rows", MOST_PIXELS),
+        "cols": positive_int(dataset, "Columns", MOST_PIXELS),
         "ipp": numbers(dataset, "ImagePositionPatient", 3),
         "iop": _orientation(dataset),
-        "pixel_spacing_mm": spacing if spacing > 0 else np.nan,
+        "pixel_spacing_mm": spacing if SPACINGS[0] <= spacing <= SPACINGS[1] else np.nan,
         "slope": optional_number(dataset, "RescaleSlope"),
         "intercept": optional_number(dataset, "RescaleIntercept"),
         "bits_stored": optional_number(dataset, "BitsStored"),
@@ -148,6 +143,25 @@ def _orientation(dataset):
     iop = numbers(dataset, "ImageOrientationPatient", 6)
     row, col = iop[:3].tolist(), iop[3:].tolist()
     rows, cols, both = (sum(map(operator.mul, a, b)) for a, b in ((row, row), (col, col), (row, col)))
-    if rows * cols == 0 or abs(both) > 0.5 * math.sqrt(rows * cols):  # the cosine between them
+    of_length_one = all(LENGTHS[0] < squared < LENGTHS[1] for squared in (rows, cols))
+    if not of_length_one or abs(both) > 0.5 * math.sqrt(rows * cols):  # the cosine between them
         raise Unreadable("ImageOrientationPatient holds no two perpendicular directions")
     return iop
+
+
+def stored_facts(dataset) -> dict:
+    """Return what decodes the stored values, checked: Rows, Columns, BitsAllocated, BitsStored, PixelRepresentation (int) and
+    PhotometricInterpretation (text, "" where it is missing). Raises Unreadable.
+    """
+    facts = {keyword: positive_int(dataset, keyword, MOST_PIXELS) for keyword in ("Rows", "Columns")}
+    facts["BitsAllocated"] = positive_int(dataset, "BitsAllocated", BITS[-1])
+    if facts["BitsAllocated"] not in BITS:
+        raise Unreadable(f"BitsAllocated is {facts['BitsAllocated']}, none of {', '.join(map(str, BITS))}")
+    facts["BitsStored"] = positive_int(dataset, "BitsStored", facts["BitsAllocated"])
+    signed = numbers(dataset, "PixelRepresentation", 1)[0]
+    if signed not in (0, 1):
+        raise Unreadable(f"PixelRepresentation is {signed:g}, neither 0 nor 1")
+    text = str(value_of(dataset, "PhotometricInterpretation") or "").strip(" \0")
+    if text and text not in PHOTOMETRIC:
+        raise Unreadable("PhotometricInterpretation is none of the standard's")
+    return facts | {"PixelRepresentation": int(signed), "PhotometricInterpretation": text}

@@ -1,7 +1,8 @@
 """The pixel cache: every slice as a small square of HU, compressed in shards (ct/shards.py writes them), read by threads.
 
 shard-00000.blosc2 ...   the compressed slices of SHARD rows of the slice table, one after the other
-index.parquet            slice_id -> shard, offset, length in bytes; an unreadable slice has length 0
+index.parquet            slice_id -> shard, offset, length in bytes; an unreadable slice has length 0; crc32 of these bytes,
+                         which caches of earlier versions lack
 pixels.json              the size, and the shards' digests
 """
 
@@ -12,6 +13,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
 from ct.engine import cores
 from ct.errors import InputError
@@ -44,6 +46,7 @@ class PixelCache:
         index = read_table(self.folder / "index.parquet")
         self.slice_ids = index.index.to_numpy()
         self._shard, self._offset, self._length = (index[name].to_numpy() for name in ("shard", "offset", "length"))
+        self._crc32 = index["crc32"].to_numpy() if "crc32" in index else np.full(len(index), -1)
         self._threads = threads or min(cores(), MOST_THREADS)
         self._pool = None, None  # the process that it belongs to, and the ThreadPoolExecutor
         self._open = lru_cache(OPEN_SHARDS)(partial(_Shard, self.folder))
@@ -100,8 +103,8 @@ class PixelCache:
         import blosc2
 
         scratch = self._scratch_here()
-        places = (column[numbers].tolist() for column in (self._shard, self._offset, self._length))
-        for shard, offset, length, target in zip(*places, out, strict=True):
+        places = (column[numbers].tolist() for column in (self._shard, self._offset, self._length, self._crc32))
+        for shard, offset, length, checksum, target in zip(*places, out, strict=True):
             if not length:
                 target[:] = AIR
                 continue
@@ -110,6 +113,8 @@ class PixelCache:
                 self._open(shard).read_into(blob, offset)
                 if blosc2.get_cbuffer_sizes(blob)[:2] != (target.nbytes, length):
                     raise ValueError("not a slice")  # blosc2 would write as many bytes as the blob claims to hold
+                if checksum >= 0 and isal_zlib.crc32(blob) != checksum:
+                    raise ValueError("its checksum is another")
                 blosc2.decompress2(blob, dst=target, nthreads=1)
             except (OSError, RuntimeError, ValueError) as error:
                 path = shard_path(self.folder, shard)

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from isal import isal_zlib
 
 from ct.dicom import read_hu
 from ct.engine import run_jobs
 from ct.pieces import bytes_digest, seal
 from ct.pixels import AIR, SHARD, shard_path
+from ct.reading import read_each
 from ct.rundir import discard, read_table, replacing, write_json, write_table
 from ct.slices import PIXEL_COLUMNS
-from ct.source import Folder, Unreadable
+from ct.source import Folder
 
 LOWEST, HIGHEST = -1024, 3071  # HU: twelve bits, all that a CT scanner tells apart
 BLOCK_BYTES = 32768  # fixed: left to blosc2 it would follow the processor's cache, and the bytes with it
@@ -46,7 +48,7 @@ def write_cache(folder, source, slices, size, workers=None, progress=None, recor
         if progress:
             progress(done)
     record = pd.concat(known) if known else _record([], slices.iloc[:0], "", "")
-    write_table(folder / "index.parquet", _index(slices.index, record["length"]))
+    write_table(folder / "index.parquet", _index(slices.index, record["length"], record["crc32"]))
     digests = [record["blake2b"].iloc[0] for record in known]
     write_json(folder / "pixels.json", {"size": size, "slices": len(slices), "blake2b": digests})
     return record[[*PIXEL_COLUMNS, "reason"]].set_axis(slices.index)
@@ -80,7 +82,15 @@ def _kept_shard(path, job, note):
         return None
     if record["job"].iloc[0] != job:
         return None
-    return record if bytes_digest(path) == record["blake2b"].iloc[0] else record.iloc[:0]
+    if bytes_digest(path) != record["blake2b"].iloc[0]:
+        return record.iloc[:0]
+    return record if "crc32" in record else record.assign(crc32=_checksums(path, record["length"]))
+
+
+def _checksums(path, lengths):
+    """Return the CRC-32 of the slices of a shard, for the record of a version that kept none."""
+    with open(path, "rb") as shard:
+        return np.array([isal_zlib.crc32(shard.read(length)) if length else 0 for length in lengths], np.uint32)
 
 
 def _job_digest(part, size):
@@ -89,22 +99,23 @@ def _job_digest(part, size):
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _index(slice_ids, lengths):
-    """Return the table that says where each slice lies."""
+def _index(slice_ids, lengths, checksums):
+    """Return the table that says where each slice lies, and the CRC-32 of its bytes there."""
     length = np.array(lengths, np.int32)
     shard = np.arange(len(length)) // SHARD
     end = np.cumsum(length, dtype=np.int64)
     before = np.concatenate([[0], end])[shard * SHARD]  # bytes in all the shards before
     table = {"shard": shard.astype(np.int32), "offset": end - length - before, "length": length}
+    table["crc32"] = np.array(checksums, np.uint32)
     return pd.DataFrame(table, index=slice_ids)
 
 
 def _record(rows, slice_ids, job, digest):
-    """Return what is known of a shard: one row a slice, its length in bytes and its facts; the digests of job and shard."""
-    table = pd.DataFrame(rows, columns=["length", *PIXEL_COLUMNS, "reason"], index=slice_ids)
+    """Return what is known of a shard: one row a slice (bytes, CRC-32, facts); digests of job and shard."""
+    table = pd.DataFrame(rows, columns=["length", "crc32", *PIXEL_COLUMNS, "reason"], index=slice_ids)
     kinds = dict.fromkeys(PIXEL_COLUMNS, np.float32) | dict.fromkeys(["readable", "repaired_intercept"], bool)
     table = table.assign(job=job, blake2b=digest)
-    return table.astype({"length": np.int32, **kinds, **dict.fromkeys(["reason", "job", "blake2b"], str)})
+    return table.astype({"length": np.int32, "crc32": np.uint32, **kinds, **dict.fromkeys(["reason", "job", "blake2b"], str)})
 
 
 def _write_shard(path, files, part, size, note):
@@ -119,20 +130,21 @@ def _write_shard(path, files, part, size, note):
         blocksize=BLOCK_BYTES,
         nthreads=1,
     )
-    rows, digest = [], hashlib.blake2b(digest_size=16)
+    rows, digest, lasts = [], hashlib.blake2b(digest_size=16), True
     with replacing(path, lasting=False) as unfinished, open(unfinished, "wb") as shard:
-        for file, spacing in zip(files, part["pixel_spacing_mm"].tolist(), strict=True):
-            try:
-                hu, repaired = read_hu(file)
-            except Unreadable as error:
-                rows.append((0, False, False, *[np.nan] * (len(PIXEL_COLUMNS) - 2), str(error)))
+        slices = read_each(lambda file: read_hu(file), files)
+        for (decoded, reason, may_pass), spacing in zip(slices, part["pixel_spacing_mm"].tolist(), strict=True):
+            lasts &= not may_pass
+            if reason:
+                rows.append((0, 0, False, False, *[np.nan] * (len(PIXEL_COLUMNS) - 2), reason))
                 continue
+            hu, repaired = decoded
             blob = blosc2.compress2(shrink(hu, size), cparams=params)
             shard.write(blob)
             digest.update(blob)
-            rows.append((len(blob), True, repaired, *measure(hu, spacing), ""))
+            rows.append((len(blob), isal_zlib.crc32(blob), True, repaired, *measure(hu, spacing), ""))
     record = _record(rows, part.index, _job_digest(part, size), digest.hexdigest())
-    if note:
+    if note and lasts:
         write_table(note, record, lasting=False)
         seal(note)
     return record

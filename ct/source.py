@@ -18,6 +18,8 @@ import numpy as np
 from isal import isal_zlib
 
 from ct.errors import InputError, shown
+from ct.faults import listing_faults
+from ct.kept_names import kept_name, name_on_disk
 
 WHERE = np.dtype(  # of a zip's members: where its local header begins, bytes in the archive and unpacked, ...
     [("offset", "i8"), ("packed", "i8"), ("size", "i8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")]
@@ -43,6 +45,10 @@ class OnDisk(NamedTuple):
         with open(self.path, "rb", buffering=0) as file:
             head = file.read(count)
         return head, len(head) < count
+
+    def length(self):
+        """Return its size in bytes. Raises OSError."""
+        return os.stat(self.path).st_size
 
     def open(self, mode="rb"):
         """Open it for reading bytes. Raises OSError."""
@@ -74,6 +80,10 @@ class InZip(NamedTuple):
         if len(head) < self.size:
             return head, False
         return self._checked(head), True
+
+    def length(self):
+        """Return its unpacked size in bytes, as the archive has it."""
+        return self.size
 
     def open(self, mode="rb"):
         """Read all of it, check it, and return it as a file of bytes. Raises Unreadable, OSError."""
@@ -119,8 +129,11 @@ class InZip(NamedTuple):
 class Folder:
     """A folder as a source; iterated, it hands out the files that `take` chose.
 
-    root: Path; names: relative to it
+    root: Path; names: relative to it; spares_unreadable: whether a file that the system does not hand over, while it does
+    others, counts as unreadable
     """
+
+    spares_unreadable = False
 
     def __init__(self, root, names=()):
         self.root, self.names = Path(root), names
@@ -136,7 +149,8 @@ class Folder:
 
     def holds(self, folder):
         """Return whether a file lies below `folder`; hidden ones do not count."""
-        return next(_walk(self.root / folder), None) is not None
+        with listing_faults():
+            return next(_walk(self.root / folder), None) is not None
 
     def file(self, name):
         """Return the path of a file in it, or None where it is not there."""
@@ -144,7 +158,7 @@ class Folder:
         return path if path.is_file() else None
 
     def files(self, folder):
-        """Return the names of all files below `folder`, sorted."""
+        """Return the names of all files below `folder`, sorted. Raises MachineFault."""
         return [f"{folder}/{name}" for name in list_files(self.root / folder)]
 
     def all_files(self):
@@ -153,22 +167,25 @@ class Folder:
 
     def take(self, names):
         """Return the source with these files, to be iterated."""
-        return Folder(self.root, names)
+        taken = Folder(self.root, names)
+        taken.spares_unreadable = self.spares_unreadable
+        return taken
 
     def __iter__(self):
         root = str(self.root)
-        return (OnDisk(os.path.join(root, name)) for name in self.names)
+        return (OnDisk(os.path.join(root, name_on_disk(name))) for name in self.names)
 
 
 def list_files(folder):
-    """Return the paths of all files below `folder`, relative to it, with forward slashes, sorted; dot files are left out."""
-    return _printable(folder, sorted(_walk(folder)))
+    """Return the paths of all files below `folder`, relative to it, with forward slashes, sorted; dot files are left out.
 
-
-def _printable(where, names):
-    if bad := next((name for name in names if not name.isprintable()), None):  # bytes that are no UTF-8 come as surrogates
-        raise InputError(f"{where} holds a file whose name cannot be kept in a table, {bad!r}; rename it")
-    return names
+    They are names as ct/kept_names.py keeps them. Raises MachineFault, InputError for folders that are nested too deep.
+    """
+    try:
+        with listing_faults():
+            return sorted(map(kept_name, _walk(folder)))
+    except RecursionError:
+        raise InputError(f"{folder} holds folders that are nested hundreds deep; take them out") from None
 
 
 def _walk(folder, prefix="", around=()):
@@ -188,8 +205,11 @@ def _walk(folder, prefix="", around=()):
 class Zip:
     """A zip archive, or a folder inside one, as a source; the same methods as Folder's.
 
-    path: of the archive; names: of its files below `inside` and relative to that, sorted; where: (n,) of the dtype WHERE
+    path: of the archive; names: of its files below `inside` and relative to that, as ct/kept_names.py keeps them, sorted;
+    where: (n,) of the dtype WHERE; spares_unreadable: as of Folder
     """
+
+    spares_unreadable = False
 
     def __init__(self, path, inside, names, where):
         self.path, self.inside, self.names, self.where = str(path), inside, names, where
@@ -218,15 +238,17 @@ class Zip:
     def files(self, folder):
         """Return the names of all files below `folder`, sorted."""
         begin, end = self._range(folder)
-        return _printable(self.root, self.names[begin:end])
+        return self.names[begin:end]
 
     def all_files(self):
         """Return the names of all files in it, sorted, without what a Mac's archiver leaves behind."""
-        return _printable(self.root, [name for name in self.names if not name.startswith("__MACOSX/")])
+        return [name for name in self.names if not name.startswith("__MACOSX/")]
 
     def take(self, names):
         """Return the source with these files, to be iterated."""
-        return Zip(self.path, self.inside, names, self.where[[self._row(name) for name in names]])
+        taken = Zip(self.path, self.inside, names, self.where[[self._row(name) for name in names]])
+        taken.spares_unreadable = self.spares_unreadable
+        return taken
 
     def __iter__(self):
         return (InZip(self.path, self.inside + name, *row) for name, row in zip(self.names, self.where.tolist(), strict=True))
@@ -247,7 +269,8 @@ def open_zip(path):
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            found = {info.filename: info for info in archive.infolist() if _is_plain(info.filename)}  # of two, the last
+            plain = (info for info in archive.infolist() if _is_plain(info.filename))
+            found = {kept_name(info.filename): info for info in plain}  # of two, the last
     except DAMAGE as error:
         raise _no_zip(path, str(error) or type(error).__name__) from None
     names = sorted(found)

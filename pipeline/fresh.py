@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ct.kept_names import name_on_disk
 from ct.passwords import without_passwords
 from ct.pieces import bytes_digest
 from ct.rundir import write_json
@@ -46,10 +47,13 @@ def read_receipt(path):
 
 
 def tree_digest(root, files):
-    """Return a digest of the names, sizes and times of files below `root`, without reading them."""
+    """Return a digest of the names, sizes and times of files below `root`, without reading them.
+
+    files: their names, as ct/kept_names.py keeps them
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name in files:
-        stat = os.stat(os.path.join(root, name))
+        stat = os.stat(os.path.join(root, name_on_disk(name)))
         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 

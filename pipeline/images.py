@@ -34,6 +34,7 @@ def ingest(run, receipt):
         ingest_list(run, receipt)
         return
     found, key, data = run.find_source(), run.pseudonym_key(), run.recipe.data
+    found.source.spares_unreadable = run.quarantine_unreadable
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
     files = {name: digest for name, digest in receipt.values["read"].items() if name != "label csv"}
     rule = identifier_rule(key)

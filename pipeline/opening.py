@@ -28,6 +28,7 @@ def opened(options):
             check_installed(run.recipe.stage2.components)
             run.workers = getattr(options, "workers", None)
             run.timeout = getattr(options, "timeout", None)
+            run.quarantine_unreadable = getattr(options, "quarantine_unreadable", False)
             with hidden_folders(run.recipe.data.source):
                 yield run
     except Timeout:

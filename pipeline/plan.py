@@ -75,6 +75,7 @@ class IngestOptions(RunOptions):
     allow_unlabelled: bool | None = None
     missing: Literal["refuse", "prior"] | None = None
     workers: int | None = Field(None, ge=1)
+    quarantine_unreadable: bool = False
 
 
 class TuneOptions(RunOptions):
@@ -162,6 +163,7 @@ class ScoreOptions(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(None, ge=1)
     anyway: bool = False
+    quarantine_unreadable: bool = False
     model: Folder | None = None
     run: Folder | None = Field(None, validate_default=True)
 

@@ -46,6 +46,7 @@ def score(model, options, say, bar):
     if Path(options.data).resolve() in to.resolve().parents:
         raise InputError(f"--to={to} lies in --data={options.data}, among the files to be scored; name a folder elsewhere")
     source, files = open_data(options.data)
+    source.spares_unreadable = options.quarantine_unreadable
     if note := other_versions(model):
         say(f"  {note}")
     with replacing(to, among_users=True) as part:

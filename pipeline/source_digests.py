@@ -6,6 +6,7 @@ unchanged.
 
 from pathlib import Path
 
+from ct.kept_names import kept_name
 from pipeline.fresh import file_digest, read_receipt, tree_digest
 from pipeline.updates import WEIGHTS, reads_as_now
 
@@ -99,7 +100,7 @@ def _file_digests(run, paths):
 
 def _zip_digest(path):
     """Digest a zip's size and time alone: to read its directory of a million names takes seconds."""
-    return tree_digest(path.parent, [path.name])
+    return tree_digest(path.parent, [kept_name(path.name)])
 
 
 DIGESTS = {  # what a stage reads, as pipeline.stages.Stage names it -> how it is digested

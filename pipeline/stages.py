@@ -76,6 +76,7 @@ class Run:
         self.say = say
         self.bar = bar or progress_bar
         self.workers = None  # processes; None: one a core
+        self.quarantine_unreadable = False  # files that the system cannot read, while it reads others
         self.timeout = None  # seconds of tuning; None: as long as it takes
         self.recipe: Recipe = load_recipe(self.dir.recipe, older_recipe)
         self.source_digests = None  # {name: digest} once the source has been digested

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -213,6 +214,43 @@ def test_a_shard_that_ends_too_early_is_named(cache):
     opened.read([0, 6])
     with pytest.raises(InputError, match="shard-00001.blosc2 is damaged or gone .it ends too early"):
         opened.read([5])
+
+
+def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
+    opened = cache[0]
+    shard = opened.folder / "shard-00001.blosc2"
+    data, index = bytearray(shard.read_bytes()), pd.read_parquet(opened.folder / "index.parquet")
+    assert index["crc32"].tolist()[:3] == [zlib.crc32(blob) for blob in blobs(opened.folder, index)[:3]]
+    data[index["offset"].iloc[4] + 60] ^= 1  # among the values of the second of its slices: blosc2 sees nothing there
+    shard.write_bytes(data)
+    out = np.full((1, 16, 16), 12345, np.int16)
+    with pytest.raises(InputError, match="shard-00001.blosc2 is damaged or gone .its checksum is another"):
+        opened.read([4], out)
+    assert (out == 12345).all()
+    np.testing.assert_array_equal(opened.read([5]), cache[2][[5]])
+
+
+def blobs(folder, index):
+    """The compressed slices of the first shard, as they lie there."""
+    data = (folder / "shard-00000.blosc2").read_bytes()
+    return [data[at : at + length] for at, length in zip(index["offset"], index["length"], strict=True)]
+
+
+def test_a_cache_of_an_earlier_version_has_no_checksums_and_is_read(cache):
+    folder, want = cache[0].folder, cache[2]
+    pd.read_parquet(folder / "index.parquet").drop(columns="crc32").to_parquet(folder / "index.parquet")
+    np.testing.assert_array_equal(PixelCache(folder).read(np.arange(7)), want)
+
+
+def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, monkeypatch):
+    again = lambda: write_cache(tmp_path / "c", *source, 16, 1, records=tmp_path / "records")  # noqa: E731
+    again()
+    for note in (tmp_path / "records").glob("*.parquet"):
+        pd.read_parquet(note).drop(columns="crc32").to_parquet(note)
+    monkeypatch.setattr(shards, "read_hu", lambda file: pytest.fail("a shard was written anew"))
+    again()
+    ours, theirs = ((folder / "index.parquet").read_bytes() for folder in (tmp_path / "c", cache[0].folder))
+    assert ours == theirs
 
 
 def test_a_missing_shard_is_named(cache):

@@ -97,6 +97,7 @@ def test_flags_reach_the_plan_checked_and_typed(flag, monkeypatch):
     assert verb == "all"
     assert options.model_dump() == {
         "run": "0,1", "trials": 7, "workers": None, "missing": None, "allow_unlabelled": True,
+        "quarantine_unreadable": False,
     }  # fmt: skip
 
 

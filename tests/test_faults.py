@@ -1,0 +1,198 @@
+"""The machine's faults stop a stage and are never put down to a file; a file alone at fault may be left out on demand."""
+
+import errno
+import os
+import shutil
+
+import pandas as pd
+import pytest
+from tiny_dicom import write_slice
+from tiny_zip import pack
+
+import run
+from ct import dicom
+from ct.acquisition import read_acquisition
+from ct.dicom import read_headers
+from ct.errors import MachineFault
+from ct.shards import write_cache
+from ct.source import Folder, OnDisk, list_files, open_zip
+
+KEY = b"key"
+NAMES = [f"{number}.dcm" for number in range(6)]
+FLAG = "--quarantine-unreadable"
+
+
+@pytest.fixture
+def source(tmp_path):
+    for number, name in enumerate(NAMES):
+        write_slice(tmp_path / "in" / name, name=f"ID_{number}", ImagePositionPatient=[0, 0, number])
+    (tmp_path / "in" / "2.dcm").write_bytes(b"no DICOM")
+    return Folder(tmp_path / "in")
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """`failing(code, names, times)`: the system fails to read files of these names, so often, all after that in vain."""
+    left = {}
+    head, open_ = OnDisk.head, OnDisk.open
+
+    def check(file):
+        name = os.path.basename(file.path)
+        if left.get(name, (0, 0))[1] > 0:
+            code, times = left[name]
+            left[name] = code, times - 1
+            raise MemoryError if code is None else OSError(code, os.strerror(code), file.path)
+
+    monkeypatch.setattr(OnDisk, "head", lambda self, count: check(self) or head(self, count))
+    monkeypatch.setattr(OnDisk, "open", lambda self, mode="rb": check(self) or open_(self, mode))
+    return lambda code, names=NAMES, times=10**9: left.update(dict.fromkeys(names, (code, times)))
+
+
+def headers(source, parts=None):
+    return read_headers(source, NAMES, KEY, workers=1, parts=parts)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EMFILE, "too many open files: raise the limit .ulimit -n"),
+        (errno.ENFILE, "too many open files in system"),
+        (errno.ENODEV, "no such device: mount it again"),
+        (errno.ENOTCONN, "not connected: mount it again"),
+        (errno.ENOMEM, "cannot allocate memory"),
+        (None, "out of memory: take fewer processes .--workers=1"),
+        (errno.ENOENT, "no such file or directory: is its disk still there"),
+        (errno.EIO, "input/output error: is its disk still there"),
+        (errno.ESTALE, "stale file handle: is its disk still there"),
+        (errno.EACCES, "permission denied: is its disk still there, and may you read it"),
+    ],
+)
+@pytest.mark.parametrize("spares", [False, True])
+def test_a_fault_of_all_files_stops_and_nothing_is_kept_of_it(source, failing, tmp_path, code, says, spares):
+    failing(code)
+    source.spares_unreadable = spares
+    with pytest.raises(MachineFault, match=says) as error:
+        headers(source, tmp_path / "parts")
+    assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value) and "dcm" not in str(error.value)
+    assert "the same command continues" in str(error.value)
+    assert not list((tmp_path).glob("parts/*"))
+
+
+def test_a_fault_that_passes_leaves_no_trace(source, failing):
+    want = headers(source)
+    failing(errno.EIO, ["3.dcm"], times=1)
+    for a, b in zip(headers(source), want, strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    assert want[1]["reason"].tolist() == ["not a DICOM file"]
+
+
+def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, failing, tmp_path):
+    failing(errno.EACCES, ["3.dcm"])
+    with pytest.raises(MachineFault, match=f"^a file of the data cannot be read, permission denied, .*{FLAG}"):
+        headers(source, tmp_path / "parts")
+    source.spares_unreadable = True
+    table, refused = headers(source, tmp_path / "parts")
+    assert refused["reason"].tolist() == ["not a DICOM file", "cannot be read: permission denied"]
+    assert len(table) == 4 and not list((tmp_path / "parts").glob("*"))  # not kept: the next run tries it again
+    failing(0, times=0)
+    source.spares_unreadable = False
+    assert len(headers(source, tmp_path / "parts")[0]) == 5 and list((tmp_path / "parts").glob("*.parquet"))
+
+
+def test_pixels_and_acquisition_likewise(source, failing, tmp_path):
+    table, _ = headers(source)
+    cache = lambda: write_cache(tmp_path / "c", source, table, 16, 1, records=tmp_path / "records")  # noqa: E731
+    for code in (errno.EMFILE, errno.EIO, None):
+        failing(code)
+        with pytest.raises(MachineFault):
+            cache()
+        with pytest.raises(MachineFault):
+            read_acquisition(source, table["path"].tolist())
+    failing(0, times=0)
+    failing(errno.EIO, ["3.dcm"])
+    with pytest.raises(MachineFault, match=FLAG):
+        cache()
+    with pytest.raises(MachineFault, match=FLAG):
+        read_acquisition(source, table["path"].tolist())
+    assert not list(tmp_path.glob("records/*")) and not list(tmp_path.glob("c/*.blosc2"))
+    source.spares_unreadable = True
+    assert cache()["reason"].tolist() == ["", "", "cannot be read: input/output error", "", ""]
+    assert not list(tmp_path.glob("records/*"))  # so the next call tries it again
+    assert read_acquisition(source, table["path"].tolist())["sop_uid"].tolist() == ["ID_0", "ID_1", "", "ID_4", "ID_5"]
+    failing(0, times=0)
+    assert cache()["readable"].all() and list(tmp_path.glob("records/*"))
+
+
+def test_a_zip_whose_disk_goes_is_the_machines_fault(source, tmp_path):
+    archive = pack(tmp_path / "in", tmp_path / "a.zip")
+    packed = open_zip(archive)
+    table, _ = headers(packed)
+    archive.rename(tmp_path / "b.zip")
+    with pytest.raises(MachineFault, match="no such file or directory: is its disk still there"):
+        headers(packed)
+    with pytest.raises(MachineFault, match="is its disk still there"):
+        write_cache(tmp_path / "c", packed, table, 16, workers=1)
+
+
+def test_a_folder_that_cannot_be_listed_is_the_machines_fault(tmp_path, monkeypatch):
+    (tmp_path / "DOE JANE").mkdir()
+    real = os.scandir
+
+    def scandir(folder):
+        if "DOE" in str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(MachineFault, match="permission denied") as error:
+        list_files(tmp_path)
+    assert "DOE" not in str(error.value)
+
+
+def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeypatch, capsys):
+    """One line; mounted again, the same command goes on and ends as if nothing had been."""
+    data = shutil.copytree(competition, tmp_path / "data")
+    for name in ("a", "b"):
+        assert run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={data}"]) == 0
+    assert run.main(["ingest", f"--run={tmp_path / 'b'}", "--workers=1"]) == 0
+    facts, count = dicom.header_facts, [0]
+
+    def unmounting(*arguments):
+        count[0] += 1
+        if count[0] == 15:
+            data.rename(tmp_path / "unmounted")
+        return facts(*arguments)
+
+    monkeypatch.setattr(dicom, "header_facts", unmounting)
+    monkeypatch.setattr(dicom, "CHUNK", 8)
+    capsys.readouterr()
+    assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line for line in errors if line.startswith("error:")][0].startswith("error: the data cannot be read, no such file")
+    (tmp_path / "unmounted").rename(data)
+    assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 0
+    for name in ("slices.parquet", "quarantine.csv", "ingest.json", "pixels/index.parquet"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_the_flag_reaches_ingest_and_score(competition, finished, tmp_path, failing, capsys):
+    data = shutil.copytree(competition, tmp_path / "data")
+    name = sorted(path.name for path in (data / "stage_2_test").iterdir())[1]
+    failing(errno.EACCES, [name])
+    assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={data}", "--missing=prior"]) == 0
+    words = ["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]
+    assert run.main(words) == 1 and FLAG in capsys.readouterr().err
+    assert run.main([*words, FLAG]) == 0
+    assert "cannot be read: permission denied" in (tmp_path / "r" / "quarantine.csv").read_text()
+    words = ["score", f"--run={finished}", f"--data={data / 'stage_2_test'}", f"--to={tmp_path / 's'}", "--workers=1"]
+    assert run.main(words) == 1 and FLAG in capsys.readouterr().err
+    assert run.main([*words, FLAG]) == 0
+    assert "cannot be read: permission denied" in (tmp_path / "s" / "quarantine.csv").read_text()
+
+
+def test_memory_and_open_files_outside_of_reading_are_one_line(monkeypatch, capsys):
+    for error, says in ((MemoryError(), "out of memory; "), (OSError(errno.EMFILE, "Too many open files"), "ulimit -n")):
+        monkeypatch.setattr("pipeline.verbs.execute", lambda verb, options, error=error: (_ for _ in ()).throw(error))
+        assert run.main(["folds", "--run=r"]) == 1
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1 and says in printed and "--workers=1" in printed
