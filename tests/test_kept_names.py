@@ -63,7 +63,7 @@ def test_a_folder_with_such_names_is_read(odd_folder, tmp_path):
     table, refused = read_headers(odd_folder, names, b"key", workers=1, parts=tmp_path / "parts")
     assert set(table["path"]) == set(KEPT.values()) and len(table) == len(KEPT)
     assert refused["path"].tolist() == [r"Gr\xfc\xdfe.txt"] and refused["reason"].tolist() == ["not a DICOM file"]
-    assert refused["slice_id"].tolist() == [pseudonym(r"Gr\xfc\xdfe", b"key")]
+    assert refused["slice_id"].tolist() == [pseudonym(r"Gr\xfc\xdfe", b"key", "slice")]
     for file in Folder(odd_folder).take(table["path"]):
         assert read_hu(file)[0].shape == (3, 4)
 
