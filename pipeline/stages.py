@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ct.engine import cores
 from ct.errors import InputError
-from ct.header import EXACT, EarlierKey
 from ct.rundir import RunDir, read_json
 from pipeline.bars import progress_bar, say
 from pipeline.damage import check_content
@@ -130,6 +129,8 @@ class Run:
         if not whole or known not in (None, file_digest(self.dir.key)):
             what = "damaged: patients and slices would get other pseudonyms" if self.dir.key.is_file() else "gone"
             raise InputError(f"{self.dir.key} is {what}; put it back from a copy of the run, or make a new run")
+        from ct.header import EarlierKey  # with pydicom, which takes `status` a third of its time
+
         key = self.dir.key.read_bytes()
         return key if self._exact_identifiers() else EarlierKey(key)
 
@@ -137,6 +138,8 @@ class Run:
         """Tell whether identifiers are kept of the competition's exact lengths alone: not where an ingest, or one that was
         interrupted, has kept others.
         """
+        from ct.header import EXACT
+
         for path in (self.dir.ingest, self.dir.ingest_work / "inputs.json"):
             with suppress(InputError, ValueError):  # not there, or damaged: `ingest` makes it anew
                 kept = read_json(path)

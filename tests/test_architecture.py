@@ -198,6 +198,12 @@ def test_the_command_line_starts_without_what_is_slow(modules):
     assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
 
 
+def test_status_starts_without_what_reads_dicom():
+    code = "import sys, run, pipeline.verbs; print(sorted({'pydicom', 'scipy', 'torch', 'lightgbm'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
+
+
 def test_stage_two_starts_without_what_is_optional():
     code = "import sys, pipeline.stacking; print(sorted({'torch', 'xgboost', 'catboost'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
