@@ -267,7 +267,8 @@ def _run(argv):
         argv = [argv[1], "--help"]
     argv[:1] = [verb if verb.startswith("-") else verb.replace("_", "-") for verb in argv[:1]]  # fire takes both spellings
     with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(line_buffering=True)  # in a log file its lines stand in order among those of the bars
+        # in a log file its lines stand in order among those of the bars; a letter that a terminal lacks is written as \\u00fc
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         if not argv or argv[0] in ("help", "--help", "-h"):
             print(overview())
@@ -353,7 +354,11 @@ def flags_of(verb):
 @contextlib.contextmanager
 def silence():
     """Keep lines, bars and warnings from the terminal; what is raised goes on."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 

@@ -63,7 +63,10 @@ def demo(run, seed):
     """Run the demo in a process of its own. Returns (minutes, GB of all its processes together at their peak, exit status)."""
     start, peak = time.perf_counter(), 0
     words = [sys.executable, str(ROOT / "run.py"), "demo", f"--run={run}", f"--seed={seed}"]
-    with open(f"{run}.log", "w") as log, subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT) as process:
+    with (
+        open(f"{run}.log", "w", encoding="utf-8") as log,
+        subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
         while process.poll() is None:
             peak = max(peak, tree_memory(process.pid))
             time.sleep(0.3)
@@ -75,7 +78,7 @@ def tree_memory(pid):
     total = 0
     for child in [pid, *children(pid)]:
         with contextlib.suppress(OSError):  # it has just ended
-            text = Path(f"/proc/{child}/smaps_rollup").read_text()
+            text = Path(f"/proc/{child}/smaps_rollup").read_text(encoding="utf-8")
             total += 1024 * int(next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1])
     return total
 
@@ -83,7 +86,7 @@ def tree_memory(pid):
 def children(pid):
     """Return the process ids below `pid`."""
     with contextlib.suppress(OSError):
-        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
         return [int(child) for child in below] + [grand for child in below for grand in children(child)]
     return []
 

@@ -137,7 +137,7 @@ def serve(kind, seed, folder):
     module, place = importlib.import_module(KINDS[kind][0]), list(KINDS).index(kind)
     (folder / "seeds").mkdir(exist_ok=True)
     seeds = module.make_seeds(folder / "seeds")
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGESIZE") + MEMORY, resource.RLIM_INFINITY))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -157,7 +157,7 @@ def serve(kind, seed, folder):
 def tried(module, case):
     """Return (outcome, line) of one case."""
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
             said = module.attempt(case)
     except MemoryError:
         return "large", f"more than {MEMORY >> 30} GB"

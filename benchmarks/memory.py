@@ -118,7 +118,7 @@ def measure(what, folder, most):
         weights = build_model(inputs.config("tiny"), 0).backbone.state_dict()
         save_file({name: value.contiguous() for name, value in weights.items()}, home / "weights.safetensors")
         look(inputs, "tiny", 0, "test", SAME)
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     return 0
 

@@ -196,7 +196,7 @@ def real_pictures(folder):
 def call(*words):
     """Run the command line. Returns the "seconds", those of the "processor", and the "memory" at its peak in GB."""
     start, peak, pid = time.perf_counter(), 0, 0
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *words], cwd=ROOT, stdout=log, stderr=log)
         while not pid:
             time.sleep(0.05)
@@ -211,7 +211,7 @@ def call(*words):
 
 def high_water(pid):
     """Return the KB that a process has held at most so far; its ru_maxrss would begin with what this one holds."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 

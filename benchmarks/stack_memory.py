@@ -116,7 +116,9 @@ def measure(what, folder, at_once):
 
 def own_memory():
     """Return the bytes of memory of this process that no file stands behind."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("RssAnon")
+    )
     return int(line.split()[1]) * 1024
 
 

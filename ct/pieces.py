@@ -23,13 +23,13 @@ def bytes_digest(path: Path) -> str:
 def seal(path: Path) -> None:
     """Write the seal of the piece `path`, which is complete."""
     with replacing(_seal_path(path), lasting=False) as part:
-        part.write_text(f"{bytes_digest(path)}\n")
+        part.write_text(f"{bytes_digest(path)}\n", encoding="utf-8")
 
 
 def is_whole(path: Path) -> bool:
     """Return whether the piece `path` holds the bytes that were sealed, or was never sealed."""
     try:
-        return _seal_path(path).read_text().strip() == bytes_digest(path)
+        return _seal_path(path).read_text(encoding="utf-8").strip() == bytes_digest(path)
     except FileNotFoundError:
         return path.is_file()
     except UnicodeDecodeError:

@@ -124,24 +124,24 @@ def read_arrays(path):
 def write_json(path, value):
     """Write plain values as JSON, keys in their order; NaN becomes null."""
     with replacing(path) as part:
-        part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path):
     """Read a JSON file."""
-    return json.loads(needed(path).read_text())
+    return json.loads(needed(path).read_text(encoding="utf-8"))
 
 
 def write_yaml(path, value):
     """Write plain values as YAML, keys in their order."""
     with replacing(path) as part:
-        part.write_text(yaml.safe_dump(value, sort_keys=False, width=120))
+        part.write_text(yaml.safe_dump(value, sort_keys=False, width=120), encoding="utf-8")
 
 
 def write_text(path, text, lasting=True):
     """Write a text file. lasting: as in `replacing`"""
     with replacing(path, lasting) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 def needed(path):

@@ -1,5 +1,7 @@
 """The competition's submission file: written in the order of the sample file, then read back and checked against it."""
 
+import shlex
+
 import numpy as np
 import pandas as pd
 
@@ -78,4 +80,4 @@ def check_submission(path, sample_ids):
 
 def kaggle_command(path, message):
     """Return the shell command that sends the file as a late submission."""
-    return f'kaggle competitions submit -c {COMPETITION} -f "{path}" -m "{message}"'
+    return shlex.join(["kaggle", "competitions", "submit", "-c", COMPETITION, "-f", str(path), "-m", message])

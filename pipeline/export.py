@@ -10,6 +10,7 @@ from pipeline.fresh import file_digest
 from pipeline.model import model_of_run
 from pipeline.model_schema import FORMAT
 from pipeline.recipe import save_recipe, with_changes
+from pipeline.shell import run_command
 
 
 def export_model(run, to):
@@ -27,7 +28,7 @@ def export_model(run, to):
         about = {"format": FORMAT, "made": card["made"], "commit": card["commit"], "versions": model.versions}
         write_json(part / "model.json", about | {"files": digests})
     run.say(f"  {len(model.weights)} CNNs, {len(model.boosters)} models of stage two, {size / 1e6:.1f} MB in {to}")
-    run.say(f"  next: python run.py score --data=FOLDER_OR_ZIP --model={to} --to=OUT")
+    run.say(f"  next: {run_command('score', data='FOLDER_OR_ZIP', model=to, to='OUT')}")
 
 
 def _pack(model, card, part):

@@ -40,7 +40,7 @@ def _digest_once(path, size, mtime_ns):
 def read_receipt(path):
     """Return the receipt at `path`, or None where there is none that reads."""
     try:
-        known = json.loads(Path(path).read_text())
+        known = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # ValueError: cut off, or no text
         return None
     return known if isinstance(known, dict) and {"recipe", "read", "made"} <= set(known) else None
@@ -187,7 +187,7 @@ def commit():
     try:
         text = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, check=False, timeout=10,
+            cwd=here, capture_output=True, encoding="utf-8", check=False, timeout=10,
         ).stdout  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -61,7 +61,7 @@ class Journal(BaseJournalBackend):
         self.digest, self.size, self.logs = digest, self.size + len(text.encode()), self.logs + _as_read(text)
         if ended:
             with replacing(self.seal, lasting=False) as part:
-                part.write_text(f"{self.size} {self.digest.hexdigest()}\n")
+                part.write_text(f"{self.size} {self.digest.hexdigest()}\n", encoding="utf-8")
 
 
 def open_study(
@@ -107,7 +107,7 @@ def _sealed(seal: Path, content: bytes) -> bytes:
     """
     if not seal.exists():
         return content[: content.rfind(b"\n") + 1]
-    size, digest = seal.read_text().split()
+    size, digest = seal.read_text(encoding="utf-8").split()
     if hashlib.blake2b(content[: int(size)], digest_size=16).hexdigest() != digest or len(content) < int(size):
         raise ValueError("it holds other bytes than were written")
     return content[: int(size)]

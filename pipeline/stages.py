@@ -11,6 +11,7 @@ from pipeline.bars import progress_bar, say
 from pipeline.damage import check_content
 from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt, why_stale
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
+from pipeline.shell import with_flags
 from pipeline.source_digests import DIGESTS
 from pipeline.updates import older_recipe
 
@@ -71,7 +72,9 @@ class Run:
     def __init__(self, root, say=say, bar=None):
         self.dir = RunDir(root)
         if not self.dir.root.is_dir():
-            raise InputError(f"--run={root}: no such run; make one with `new --run={root} --recipe=NAME --data=DIR`")
+            raise InputError(
+                f"--run={root}: no such run; make one with `{with_flags('new', run=root, recipe='NAME', data='DIR')}`"
+            )
         self.say = say
         self.bar = bar or progress_bar
         self.workers = None  # processes; None: one a core

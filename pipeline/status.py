@@ -11,6 +11,7 @@ from ct.provenance import differences
 from ct.rundir import read_json
 from pipeline.damage import damaged_files, receipts
 from pipeline.fresh import changed_file, read_receipt
+from pipeline.shell import run_command
 from pipeline.stages import STAGES, Run, state
 
 
@@ -82,6 +83,6 @@ def _print(run, options, states, unlike, damaged):
     if options.verify and not damaged:
         print("  every file was read and holds what its receipt says")
     if begun := [name for name, (kind, _) in states.items() if kind != "fresh"]:
-        print(f"  {len(states) - len(begun)} of {len(states)} are fresh; next: python run.py all --run={options.run}")
+        print(f"  {len(states) - len(begun)} of {len(states)} are fresh; next: {run_command('all', run=options.run)}")
     else:
         print(f"  all are fresh; see {run.dir.report}")

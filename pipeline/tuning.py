@@ -141,7 +141,7 @@ def _best_so_far(folder, bar):
             with suppress(OSError):  # a study that ends takes its line away
                 told = max(folder.glob("*.now"), key=lambda path: path.stat().st_mtime, default=None)
                 if told:
-                    bar.tell(f"{told.read_text()} at best")
+                    bar.tell(f"{told.read_text(encoding='utf-8')} at best")
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

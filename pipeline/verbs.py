@@ -12,6 +12,7 @@ from pipeline.bars import no_bar, progress_bar
 from pipeline.opening import check_fresh, opened
 from pipeline.plan import DemoOptions, NewOptions, RunOptions, SynthOptions, TuneOptions
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
+from pipeline.shell import run_command
 from pipeline.stages import KEY_BYTES, Run, run_all, run_stage, state
 from pipeline.status import status
 from stage2_stack.config import check_installed
@@ -87,9 +88,9 @@ def new(options):
     save_recipe(run.recipe, recipe)
     print(f"new: {options.run} with the recipe {recipe.name}, data in {options.data or options.slices}")
     if recipe.stage1.models:
-        print(f"  next: python run.py all --run={options.run}")
+        print(f"  next: {run_command('all', run=options.run)}")
     else:
-        print(f"  next: python run.py import-predictions --run={options.run} --name=NAME --oof=FILE")
+        print(f"  next: {run_command('import-predictions', run=options.run, name='NAME', oof='FILE')}")
 
 
 def demo(options: DemoOptions):

@@ -22,8 +22,8 @@ WIDTH, HEIGHT = 320, 250  # of a panel, in its own units; the page scales it
 ROW = 26  # of a row of dots
 LOW = 0.02  # probability under which slices are one dot of the reliability curve: most slices are there
 POINTS = 120  # of a curve at most
-PALETTE = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", (Path(__file__).parent / "templates" / "page.css").read_text()
-                          .partition("@media")[0]))  # fmt: skip
+CSS = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
+PALETTE = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", CSS.partition("@media")[0]))
 STYLE = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "font.size": 11,

@@ -79,7 +79,9 @@ def write_study(run, study):
 
 def rendered(template, context):
     """Return a page: a template filled with `context`, its own style and script, and the policy that allows these alone."""
-    style, script = (Markup("\n".join((TEMPLATES / name).read_text() for name in names)) for names in (STYLES, SCRIPTS))
+    style, script = (
+        Markup("\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)) for names in (STYLES, SCRIPTS)
+    )
     page = environment().get_template(template).render(context | {"style": style, "script": script})
     return with_policy(page, style, script)
 

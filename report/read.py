@@ -6,7 +6,6 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.special import expit, logit
 
 from ct import rundir
@@ -15,6 +14,7 @@ from ct.labels import LABELS
 from ct.pixels import PixelCache
 from ct.sheets import read_sheet
 from ct.windows import apply_window, window_bounds
+from ct.yaml_file import read_yaml
 
 STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
 PATH_KEYS = {"source", "labels", "sample", "slices"}  # of the recipe's `data`: only their last part is anybody's business
@@ -75,7 +75,7 @@ class Artifacts:
 
 def read_run(run):
     """Read the artifacts of a ct.rundir.RunDir. Raises InputError where recipe, slices or ingest's facts are missing."""
-    recipe = yaml.safe_load(rundir.needed(run.recipe).read_text())
+    recipe = read_yaml(rundir.needed(run.recipe))
     slices = rundir.read_table(run.slices)
     folds = _table(run.folds)
     slices = slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index))

@@ -119,6 +119,19 @@ def undocumented(tree):
     return found
 
 
+def locale_dependent(tree):
+    """Calls that read or write text in whatever encoding the locale has: under Latin-1 they lose a run's work."""
+    found = []
+    for name, call in called(tree):
+        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        mode = ast.unparse(call.args[1]) if len(call.args) > 1 else given.get("mode", "'r'")
+        opens = name in ("open", "os.fdopen") and "b" not in mode and mode != "mode"
+        text = name.startswith("subprocess.") and given.get("text", given.get("universal_newlines")) == "True"
+        if "encoding" not in given and (opens or text or name.endswith((".read_text", ".write_text"))):
+            found.append(f"{call.lineno}: {ast.unparse(call)}")
+    return found
+
+
 def test_the_house_is_there():
     assert {package(name) for name in HOUSE} == set(MAY_IMPORT)
     assert len(HOUSE) > 30 and "tests/test_architecture.py" in SOURCES
@@ -139,6 +152,11 @@ def test_nothing_sloppy(name):
 @pytest.mark.parametrize("name", HOUSE)
 def test_no_pickle(name):
     assert unsafe_loads(HOUSE[name]) == []
+
+
+@pytest.mark.parametrize("name", HOUSE)
+def test_text_is_utf8_whatever_the_locale(name):
+    assert locale_dependent(HOUSE[name]) == []
 
 
 @pytest.mark.parametrize("name", HOUSE)

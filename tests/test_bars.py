@@ -51,7 +51,7 @@ def written(bar):
 def test_in_a_file_each_update_is_a_line(tmp_path):
     """Also where what is printed beside it goes to a terminal."""
     master, terminal = pty.openpty()
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         subprocess.run([sys.executable, "-c", SCRIPT, str(ROOT)], stdout=terminal, stderr=log, check=True)
     os.close(terminal)
     os.close(master)

@@ -187,7 +187,7 @@ def test_workers_end_with_their_parent():
     script = "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.engine import run_jobs\nif __name__ == '__main__':\n"
     script += "    list(run_jobs(time.sleep, [(60,), (60,)], 2))\n"
     path = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"ich_engine_{os.getpid()}.py")
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(script)
     try:
         parent = subprocess.Popen([sys.executable, path, str(ROOT)])
@@ -228,5 +228,5 @@ def _children(pid):
 
 
 def _state(pid):
-    with open(f"/proc/{pid}/stat") as file:
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
         return file.read().rsplit(")", 1)[1].split()[0]

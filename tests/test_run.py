@@ -168,7 +168,7 @@ def test_errors_of_the_system_say_what_to_do(number, monkeypatch, capsys):
 def test_a_log_file_holds_lines_in_their_order(tmp_path):
     """Python would keep what is printed to a file back, and write errors and bars before it."""
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import run; run.main([]); print('last', file=sys.stderr)"
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         subprocess.run([sys.executable, "-c", script], stdout=log, stderr=log, check=True)
     assert (tmp_path / "log").read_text().splitlines()[-1] == "last"
 

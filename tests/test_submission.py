@@ -1,5 +1,7 @@
 """The submission: exactly the sample's rows in its order, and every defect found and named."""
 
+import shlex
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,8 +151,7 @@ def test_errors_of_the_sample_are_named(tmp_path, sample):
 
 
 def test_kaggle_command():
-    command = kaggle_command("a b/submission.csv", "ICH-Stack demo")
-    assert (
-        command
-        == 'kaggle competitions submit -c rsna-intracranial-hemorrhage-detection -f "a b/submission.csv" -m "ICH-Stack demo"'
-    )
+    begin = "kaggle competitions submit -c rsna-intracranial-hemorrhage-detection -f"
+    assert kaggle_command("r/submission.csv", "ICH-Stack demo") == f"{begin} r/submission.csv -m 'ICH-Stack demo'"
+    for name in ("a b", "$(touch x)", "`x`", 'a"b', "it's", "ü;x"):
+        assert shlex.split(kaggle_command(f"{name}/s.csv", name))[-3:] == [f"{name}/s.csv", "-m", name]
