@@ -52,7 +52,7 @@ def limit_memory() -> bool:
     """Limit the memory of this process. Returns whether that is what it will meet first, not a limit of its parent's."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     except FileNotFoundError:  # no Linux
         return False
     most, (_, hard) = pages * resource.getpagesize() + MEMORY, resource.getrlimit(resource.RLIMIT_AS)
