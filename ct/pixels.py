@@ -1,8 +1,9 @@
 """The pixel cache: every slice as a small square of HU, compressed in shards (ct/shards.py writes them), read by threads.
 
 shard-00000.blosc2 ...   the compressed slices of SHARD rows of the slice table, one after the other
-index.parquet            slice_id -> shard, offset, length in bytes; an unreadable slice has length 0; crc32 of these bytes,
-                         which caches of earlier versions lack
+index.parquet            slice_id -> shard, offset, length in bytes; an unreadable slice has length 0
+checksums.parquet        slice_id -> crc32 of these bytes; caches of earlier versions have none. Not a column of the index:
+                         that would be another file than theirs, and what was made from it stale
 pixels.json              the size, and the shards' digests
 """
 
@@ -30,6 +31,14 @@ def shard_path(folder, number):
     return folder / f"shard-{number:05d}.blosc2"
 
 
+def _checksums(folder, slice_ids):
+    """Return the CRC-32 of each slice's bytes, int64 (n,); -1 where none was kept."""
+    path = folder / "checksums.parquet"
+    if not path.exists():
+        return np.full(len(slice_ids), -1)
+    return read_table(path)["crc32"].reindex(slice_ids).fillna(-1).to_numpy(np.int64)
+
+
 class PixelCache:
     """The slices of one cache, by their row in the slice table. Several threads may read at once; it survives a fork.
 
@@ -46,7 +55,7 @@ class PixelCache:
         index = read_table(self.folder / "index.parquet")
         self.slice_ids = index.index.to_numpy()
         self._shard, self._offset, self._length = (index[name].to_numpy() for name in ("shard", "offset", "length"))
-        self._crc32 = index["crc32"].to_numpy() if "crc32" in index else np.full(len(index), -1)
+        self._crc32 = _checksums(self.folder, index.index)
         self._threads = threads or min(cores(), MOST_THREADS)
         self._pool = None, None  # the process that it belongs to, and the ThreadPoolExecutor
         self._open = lru_cache(OPEN_SHARDS)(partial(_Shard, self.folder))

@@ -48,7 +48,9 @@ def write_cache(folder, source, slices, size, workers=None, progress=None, recor
         if progress:
             progress(done)
     record = pd.concat(known) if known else _record([], slices.iloc[:0], "", "")
-    write_table(folder / "index.parquet", _index(slices.index, record["length"], record["crc32"]))
+    write_table(folder / "index.parquet", _index(slices.index, record["length"]))
+    checksums = pd.DataFrame({"crc32": record["crc32"].to_numpy(np.uint32)}, index=slices.index)
+    write_table(folder / "checksums.parquet", checksums)
     digests = [record["blake2b"].iloc[0] for record in known]
     write_json(folder / "pixels.json", {"size": size, "slices": len(slices), "blake2b": digests})
     return record[[*PIXEL_COLUMNS, "reason"]].set_axis(slices.index)
@@ -99,14 +101,13 @@ def _job_digest(part, size):
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _index(slice_ids, lengths, checksums):
-    """Return the table that says where each slice lies, and the CRC-32 of its bytes there."""
+def _index(slice_ids, lengths):
+    """Return the table that says where each slice lies."""
     length = np.array(lengths, np.int32)
     shard = np.arange(len(length)) // SHARD
     end = np.cumsum(length, dtype=np.int64)
     before = np.concatenate([[0], end])[shard * SHARD]  # bytes in all the shards before
     table = {"shard": shard.astype(np.int32), "offset": end - length - before, "length": length}
-    table["crc32"] = np.array(checksums, np.uint32)
     return pd.DataFrame(table, index=slice_ids)
 
 

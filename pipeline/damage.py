@@ -14,6 +14,7 @@ from pipeline.fresh import changed, read_receipt
 
 JOBS = ("stage1/*/*/train.json", "stage1/*/*/predict.json", "stage2/tune/*.receipt.json")  # receipts of units of work
 REPORTS = ("report", "report --study")
+CHECKSUMS = "pixels/checksums.parquet"  # where it is there, each slice is verified whenever it is decoded
 SHARDS = "pixels/shard-*"
 LARGE = {  # files that take seconds to read, of which a stage's other readers need nothing -> the verbs that read them
     SHARDS: ("train", "predict", "explain", "search", *REPORTS),
@@ -39,7 +40,7 @@ def check_content(run: RunDir, verb: str, stages: list[str]) -> None:
         names = [name for name in made if all(verb in verbs for large, verbs in LARGE.items() if fnmatch(name, large))]
         shards = [name for name in names if fnmatch(name, SHARDS)]
         _refuse_damaged(run, verb, stage, {name: made[name] for name in names if name not in shards})
-        if shards and not slices_have_checksums(run):
+        if shards and CHECKSUMS not in made:
             _refuse_damaged(run, verb, stage, {name: made[name] for name in shards})
     for pattern, (verbs, remedy) in SEALED.items():
         for path in sorted(run.root.glob(pattern)) if verb in verbs else ():
@@ -55,13 +56,6 @@ def _refuse_damaged(run, verb, stage, made):
                 f"{verb} reads what {stage} makes, and {why}; put that file back from a copy of the run, or run "
                 f"`{stage}` or `all`, which makes it again"
             )
-
-
-def slices_have_checksums(run: RunDir) -> bool:
-    """Whether the pixel cache holds a checksum of each slice, which is checked whenever the slice is decoded."""
-    import pyarrow.parquet as pq
-
-    return "crc32" in pq.read_schema(run.pixels / "index.parquet").names
 
 
 def damaged_files(run: RunDir, progress=None, marks: bool = True) -> list[tuple[str, str]]:

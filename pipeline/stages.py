@@ -63,6 +63,7 @@ GIVEN = {
     "explanations": "Grad-CAM maps, if any",
 }
 KEY_BYTES = 32
+CHECKS = ("pixels/checksums.parquet",)  # of ingest; nothing depends on them that does not depend on what they are of
 COUNTS = ("ingest.json", "quarantine.csv")  # of ingest, for people: only submit and report depend on them
 
 
@@ -109,7 +110,7 @@ class Run:
             if name in DIGESTS:
                 digests |= DIGESTS[name](self)
             elif known := read_receipt(self.dir.receipt(name)):
-                skip = () if stage.name in ("submit", "report") else COUNTS
+                skip = CHECKS if stage.name in ("submit", "report") else COUNTS + CHECKS
                 digests |= {path: made["digest"] for path, made in known["made"].items() if path not in skip}
         return digests
 

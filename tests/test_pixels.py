@@ -118,6 +118,7 @@ def test_what_is_written_is_read(cache):
     np.testing.assert_array_equal(got, want)
     assert opened.slice_ids.tolist() == [f"ID_{i}" for i in range(7)]
     assert sorted(p.name for p in opened.folder.iterdir()) == [
+        "checksums.parquet",
         "index.parquet",
         "pixels.json",
         *[f"shard-0000{i}.blosc2" for i in range(3)],
@@ -220,7 +221,9 @@ def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
     opened = cache[0]
     shard = opened.folder / "shard-00001.blosc2"
     data, index = bytearray(shard.read_bytes()), pd.read_parquet(opened.folder / "index.parquet")
-    assert index["crc32"].tolist()[:3] == [zlib.crc32(blob) for blob in blobs(opened.folder, index)[:3]]
+    assert pd.read_parquet(opened.folder / "checksums.parquet")["crc32"].tolist()[:3] == [
+        zlib.crc32(blob) for blob in blobs(opened.folder, index)[:3]
+    ]
     data[index["offset"].iloc[4] + 60] ^= 1  # among the values of the second of its slices: blosc2 sees nothing there
     shard.write_bytes(data)
     out = np.full((1, 16, 16), 12345, np.int16)
@@ -238,7 +241,7 @@ def blobs(folder, index):
 
 def test_a_cache_of_an_earlier_version_has_no_checksums_and_is_read(cache):
     folder, want = cache[0].folder, cache[2]
-    pd.read_parquet(folder / "index.parquet").drop(columns="crc32").to_parquet(folder / "index.parquet")
+    (folder / "checksums.parquet").unlink()
     np.testing.assert_array_equal(PixelCache(folder).read(np.arange(7)), want)
 
 
@@ -249,7 +252,7 @@ def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, mo
         pd.read_parquet(note).drop(columns="crc32").to_parquet(note)
     monkeypatch.setattr(shards, "read_hu", lambda file: pytest.fail("a shard was written anew"))
     again()
-    ours, theirs = ((folder / "index.parquet").read_bytes() for folder in (tmp_path / "c", cache[0].folder))
+    ours, theirs = ((folder / "checksums.parquet").read_bytes() for folder in (tmp_path / "c", cache[0].folder))
     assert ours == theirs
 
 
