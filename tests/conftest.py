@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_NUM_THREADS"] = "1"  # LightGBM and torch on one thread each: they fight on a busy box
+signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it is ignored, and children inherit that
 LONGEST = ("test_readme.py", "test_real.py")
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}  # 40 slices
 

@@ -120,6 +120,24 @@ def test_the_search_finds_what_is_there(tmp_path):
     assert set(found) == {"index.parquet", "column.parquet", "cell.parquet", "a.html", name_of(6)}
 
 
+def test_no_verb_opens_a_connection(finished, strangers, tmp_path, capfd, monkeypatch):
+    """In the process of the verb; the recipe asks for no weights from elsewhere and for no database."""
+    asked = []
+
+    def connect(self, address):
+        asked.append(address)
+        raise OSError("no network here")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(f"socket.socket.{name}", connect)
+    folder = shutil.copytree(finished, tmp_path / "r")
+    (folder / "receipts" / "report.json").unlink()
+    call(capfd, "all", f"--run={folder}", "--workers=1")
+    call(capfd, "export-model", f"--run={folder}", f"--to={tmp_path / 'model'}")
+    call(capfd, "score", f"--model={tmp_path / 'model'}", f"--data={strangers}", f"--to={tmp_path / 'out'}", "--workers=1")
+    assert asked == []
+
+
 @pytest.mark.slow
 def test_every_verb_leaves_no_planted_name(planted, strangers, tmp_path, command, capfd):
     """The longest two in processes of their own, with workers, bars and all."""
