@@ -78,8 +78,8 @@ def test_a_known_patients_new_rows_get_the_probe_without_that_patients_part(case
     np.testing.assert_array_equal(unseen_logits(probe, parts, x, part), logits)
     part[:100] = -1  # strangers
     made = unseen_logits(probe, parts, x, part)
-    np.testing.assert_array_equal(made[:100], probe.logits(x[:100]))
-    np.testing.assert_array_equal(made[100:], logits[100:])
+    np.testing.assert_allclose(made[:100], probe.logits(x[:100]), rtol=1e-5)  # products of other shapes: not to the bit
+    np.testing.assert_allclose(made[100:], logits[100:], rtol=1e-5)
     assert (made[:100] != logits[:100]).all()
 
 

@@ -136,3 +136,18 @@ def test_tune_is_interrupted_with_one_line_and_continued(finished, tmp_path):
         assert (process.returncode, err) in ((INTERRUPTED, f"error: {LINE}\n"), (0, ""))
     assert run.main(["all", f"--run={work}", "--workers=1"]) == 0
     assert (work / "submission.csv").read_bytes() == (finished / "submission.csv").read_bytes()
+
+
+def test_ctrl_c_reaches_the_children_of_tests_where_it_is_ignored():
+    """As under nohup, or in the background of a shell: what a test starts is interrupted all the same."""
+    code = "import sys; sys.path.insert(0, sys.argv[1])\nimport conftest, subprocess\n"
+    code += "print(subprocess.run([sys.executable, '-c', sys.argv[2]], capture_output=True, text=True).stdout)"
+    ask = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child is born with it
+    try:
+        child = [subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() for words in (
+            [sys.executable, "-c", ask], [sys.executable, "-c", code, str(ROOT / "tests"), ask],
+        )]  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert child == ["False", "True"]
