@@ -14,11 +14,17 @@ from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from ct.elements import KEYWORDS
+from ct.values import KEYWORDS
 
 PLANTED = re.compile(rb"ZQX[0-9A-F]{8}QZ", re.IGNORECASE)  # letters and digits: of all text, codes take these alone
 CAN_HOLD = {*re.findall("..", "AEASCSDADSDTISLOLTOBOWPNSHSTTMUCUIUNURUT")}  # value representations, of two letters each
-KEPT = {*KEYWORDS.split(), "PixelData", "HighBit", "SpecificCharacterSet"}  # without them no file reads
+KEPT = {
+    *KEYWORDS.split(),
+    "PixelData",
+    "HighBit",
+    "PhotometricInterpretation",
+    "SpecificCharacterSet",
+}  # without them no file reads
 
 
 def name_of(number):

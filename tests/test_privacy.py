@@ -25,6 +25,9 @@ def damage(folder, sources, names, **codes):
     plant(sources[0], folder / name_of(102), names, Rows=None, **codes)
     plant(sources[0], folder / name_of(103), names, **codes)
     plant(sources[0], folder / name_of(104), names, SOPInstanceUID=name_of(105), PixelData=None, **codes)
+    plant(
+        sources[0], folder / name_of(112), names, SOPInstanceUID=name_of(113), PhotometricInterpretation=name_of(114), **codes
+    )
     for number, (syntax, source) in enumerate(zip((*COMPRESSED, name_of(106)), sources[1:], strict=False), 107):
         plant(source, folder / f"{name_of(number)}.dcm", names, syntax, **codes)
 
@@ -103,7 +106,7 @@ def test_score_leaves_no_planted_name(finished, strangers, tmp_path, capfd, word
     remarks = pd.read_csv(tmp_path / "out" / "remarks.csv")["what"]
     assert {"the modality is no known one, not CT", "BodyPartExamined says no known word"} <= set(remarks)
     names = pd.read_csv(tmp_path / "out" / "names.csv")
-    assert names["sop_uid"].str.contains("ZQX").sum() == 11 and names["path"].str.contains("ZQX").all()
+    assert names["sop_uid"].str.contains("ZQX").sum() == 12 and names["path"].str.contains("ZQX").all()
 
 
 def test_the_search_finds_what_is_there(tmp_path):
