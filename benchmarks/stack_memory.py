@@ -28,6 +28,7 @@ from ct.labels import LABELS  # noqa: E402
 from features.build import SCOPES, feature_names, scope_columns  # noqa: E402
 from pipeline.recipe import find_recipe, load_recipe  # noqa: E402
 from stage2_stack import boost, nested  # noqa: E402
+from stage2_stack import tune as search  # noqa: E402
 from stage2_stack.boost import Bins  # noqa: E402
 from stage2_stack.config import StackConfig  # noqa: E402
 from stage2_stack.space import FIRST  # noqa: E402
@@ -99,6 +100,7 @@ def measure(what, folder, at_once):
     patients = np.arange(len(X)) // SERIES
     nested.cores = lambda: int(at_once)
     boost.FIXED["bin_construct_sample_cnt"] = SAMPLE if what == "edges" else 2000
+    search.HELD = 0  # one scope at a time, as where there are many rows
     over, peak = threading.Event(), [0]
 
     def look():

@@ -19,6 +19,7 @@ from stage2_stack.space import FIRST, SPACE, split_scope, suggest
 
 STARTUP = 5  # trials before the sampler and the pruner have seen enough to have an opinion
 KEPT = 60.0  # per cent of the earlier trials that one must be among after each inner fold, or it ends
+HELD = 500_000_000  # bytes of binned rows that one search holds, or those of one scope where they alone are more
 INSTEAD = "calibrated mean of the CNNs instead"
 
 
@@ -58,7 +59,7 @@ class InnerFolds:
         self.bins, self.rows, self.y, self.label = bins, rows, y, label
         self.config, self.seed = config, seed
         self.splits, self.base = [], np.empty(len(y))
-        self.scope, self.datasets = None, {}  # {number of a split: its Datasets} in the scope that was asked for last
+        self.datasets = {}  # {scope: {number of a split: its Datasets}}
         raw = bins.X[rows, bins.names.index(label)]
         for j in np.unique(inner):
             fit, held_out = np.flatnonzero(inner != j), np.flatnonzero(inner == j)
@@ -71,10 +72,10 @@ class InnerFolds:
 
         report: called after each fold with its number from 1 and the loss so far less that of the calibrated stage one
         """
-        params, columns = self._enter(params)
+        params, columns, sets = self._enter(params)
         total, start, seen = np.zeros(self.config.max_rounds), 0.0, 0
         for step, (_, held_out, _) in enumerate(self.splits, 1):
-            train, valid = self._data(step - 1, columns)
+            train, valid = self._data(step - 1, columns, sets)
             _, curves = fit_booster(train, params, self.config.max_rounds, self.seed, self.config.threads, [valid])
             total, seen = total + curves[0] * len(held_out), seen + len(held_out)
             start += log_loss(self.y[held_out], expit(self.base[held_out])).sum()
@@ -84,30 +85,34 @@ class InnerFolds:
 
     def gain(self, params, rounds):
         """Return, for each row, the loss of the calibrated stage one minus that of the stacker, (n,)."""
-        params, columns = self._enter(params)
+        params, columns, sets = self._enter(params)
         boosted = np.empty(len(self.y))
         for number, (_, held_out, base) in enumerate(self.splits):
-            train, _ = self._data(number, columns)
+            train, _ = self._data(number, columns, sets)
             booster, _ = fit_booster(train, params, rounds, self.seed, self.config.threads)
             values = self.bins.values(columns, self.rows[held_out])
             boosted[held_out] = boosted_logit(booster, values, base[held_out], self.config.threads)
         return log_loss(self.y, expit(self.base)) - log_loss(self.y, expit(boosted))
 
     def _enter(self, params):
-        """Return LightGBM's parameters and the columns in scope. The Datasets of another scope are dropped: each holds a copy
-        of its binned rows, all splits together of all rows once a split, and to make them again is quick beside a fit."""
-        params, scope = split_scope(params)
-        if scope != self.scope:
-            self.scope, self.datasets = scope, {}
-        return params, scope_columns(self.bins.names, self.label, scope)
+        """Return LightGBM's parameters, the columns in scope, and the Datasets that there are of it.
 
-    def _data(self, number, columns):
-        """Return the Datasets of one split, (train, valid)."""
-        if number not in self.datasets:
+        Each split's Datasets are a copy of all binned rows. Those of other scopes are dropped where all would take more than
+        HELD: with so many rows, to make them again is quick beside a fit.
+        """
+        params, scope = split_scope(params)
+        columns = {each: scope_columns(self.bins.names, self.label, each) for each in {*self.datasets, scope}}
+        if len(self.splits) * len(self.rows) * sum(map(len, columns.values())) > HELD:
+            self.datasets = {scope: self.datasets.get(scope, {})}
+        return params, columns[scope], self.datasets.setdefault(scope, {})
+
+    def _data(self, number, columns, sets):
+        """Return the Datasets of one split, (train, valid), from `sets`, or made and put there."""
+        if number not in sets:
             fit, held_out, base = self.splits[number]
             parts = ((self.rows[part], self.y[part], base[part]) for part in (fit, held_out))
-            self.datasets[number] = tuple(self.bins.rows(columns, *part) for part in parts)
-        return self.datasets[number]
+            sets[number] = tuple(self.bins.rows(columns, *part) for part in parts)
+        return sets[number]
 
 
 def run_trials(study, folds, trials, seed, space=SPACE, progress=None, deadline=math.inf, shared=False):

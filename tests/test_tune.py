@@ -336,19 +336,24 @@ def test_best_config_leaves_out_what_is_not(tmp_path):
     assert "is not beyond doubt" in found["why"] and found["why"].endswith("calibrated mean of the CNNs instead")
 
 
-def test_the_datasets_of_one_scope_are_held_at_once():
+@pytest.mark.parametrize("few", [True, False])
+def test_of_many_rows_the_datasets_of_one_scope_are_held_at_once(few, monkeypatch):
+    if not few:
+        monkeypatch.setattr("stage2_stack.tune.HELD", 10_000)
     folds, _ = make_folds(max_rounds=4)
     settings = {scope: FIRST | {"scope": scope} for scope in ("context", "all")}
     losses = [folds.evaluate(settings[scope]) for scope in ("context", "all", "context")]
-    assert losses[0] == losses[2] and len(folds.datasets) == len(folds.splits)
-    held = [weakref.ref(data) for pair in folds.datasets.values() for data in pair]
+    assert losses[0] == losses[2] and {scope: len(sets) for scope, sets in folds.datasets.items()} == (
+        {"context": 4, "all": 4} if few else {"context": 4}
+    )
+    held = [weakref.ref(data) for pair in folds.datasets["context"].values() for data in pair]
 
     def stop(*args):
         raise KeyError
 
     with pytest.raises(KeyError):  # as a trial that is pruned after the first fold
         folds.evaluate(settings["all"], stop)
-    assert len(folds.datasets) == 1 and all(data() is None for data in held)
+    assert len(folds.datasets["all"]) == (4 if few else 1) and all((data() is not None) == few for data in held)
 
 
 def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
