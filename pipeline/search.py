@@ -13,6 +13,7 @@ from ct.errors import InputError
 from ct.folds import assign_folds, fold_groups
 from ct.labels import LABELS
 from ct.metrics import compare
+from ct.pieces import is_whole
 from ct.rundir import read_table
 from ct.seeds import derive_seed
 from pipeline.fresh import file_digest
@@ -150,6 +151,7 @@ def _sound(trial):
 def _opinions(bench, number):
     """Return the kept probabilities (n, 6) of a trial on the held-out slices."""
     path = kept(bench, number)
-    if not path.exists():
-        raise InputError(f"{path} is gone; remove {bench.folder.with_suffix('.journal')}, too, and search anew")
+    if not is_whole(path):
+        state, journal = "damaged" if path.exists() else "gone", bench.folder.with_suffix(".journal")
+        raise InputError(f"{path} is {state}; remove {journal}, too, and search anew")
     return read_table(path).loc[bench.slices.index[bench.split[1]]].to_numpy()

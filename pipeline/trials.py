@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from ct.errors import InputError
 from ct.labels import LABELS
+from ct.pieces import seal
 from ct.rundir import write_table
 from ct.seeds import derive_seed
 from stage1_cnn.config import CnnConfig
@@ -160,6 +161,7 @@ def _train(bench, config, number, keep, epoch=None):
         rows = neighbour_rows(bench.slices, config.neighbours)[held]
         probs, _ = predict(trained.model, rows, np.ones(len(held), bool), bench.read_hu, config)
         write_table(kept(bench, number), pd.DataFrame(probs, index=bench.slices.index[held], columns=list(LABELS)))
+        seal(kept(bench, number))
     return loss, losses
 
 

@@ -16,6 +16,7 @@ from ct.config import check
 from ct.errors import InputError
 from ct.folds import assign_folds
 from ct.labels import LABELS
+from ct.pieces import seal
 from ct.rundir import write_table
 from pipeline import trials as trials_module
 from pipeline.bars import no_bar
@@ -389,6 +390,23 @@ def test_what_is_beyond_doubt_is_to_be_adopted_and_the_recipe_takes_it(tmp_path)
 def test_what_is_not_is_not(tmp_path, better, says):
     lines = decided(tmp_path, np.array(better, float), len(better))
     assert len(lines) == 4 and lines[2].startswith("nothing beat the recipe beyond doubt") and says in lines[2]
+
+
+@pytest.mark.parametrize("what", ["damaged", "gone"])
+def test_probabilities_that_do_not_hold_are_not_compared(tmp_path, monkeypatch, what):
+    real = write_table
+
+    def write(path, table):
+        real(path, table)
+        seal(path)
+        if what == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-1] + b"2")
+
+    monkeypatch.setitem(decided.__globals__, "write_table", write)
+    with pytest.raises(InputError, match=f"trial0.parquet is {what}; remove .*journal, too, and search anew"):
+        decided(tmp_path, np.full(8, 1.0))
 
 
 def test_nothing_better_says_so(tmp_path, made_up):
