@@ -52,7 +52,7 @@ def resuming(path, inputs, say=None):
             say(f"  {path.name}/{marker.name} is damaged; the work that was interrupted is begun anew")
     if not same:
         discard(path)
-        path.mkdir(parents=True)
+        path.mkdir(mode=0o700, parents=True)  # what ingest has read so far holds paths, which may be people's names
         write_json(marker, inputs)
     yield path
     discard(path)

@@ -93,3 +93,19 @@ def test_what_names_people_is_readable_by_its_owner_alone(finished, competition,
     assert "'=cmd.dcm" in (tmp_path / "out/quarantine.csv").read_text()
     assert "=cmd.dcm" in read_sheet(tmp_path / "out/quarantine.csv")["path"].tolist()
     assert mode(Run(tmp_path / "r").dir.slices) == 0o666  # of these nobody can tell whose they are
+
+
+def test_an_unfinished_ingest_is_its_owners_alone(competition, tmp_path, monkeypatch):
+    """Its work folder holds the paths of all files."""
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.images.read_pixels", stop)
+    before = os.umask(0)
+    try:
+        assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={competition}"]) == 0
+        assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 130
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "r/ingest.part") == 0o700 and any((tmp_path / "r/ingest.part").rglob("*.parquet"))
