@@ -2,11 +2,32 @@
 
 import numpy as np
 
-from ct.labels import WEIGHTS
-from ct.metrics import log_loss, weighted_log_loss
+from ct.labels import LABELS, WEIGHTS
+from ct.metrics import auc, log_loss, weighted_log_loss
 
 SHARE_OF_MEDIAN, ERRORS = 0.5, 3.0  # a fold's loss: below that share of the median fold's, and that many errors away from it
 SHARE_OF_TEST = 0.6  # train's entropy or loss, of the entropy on test slices
+
+SHARE_OF_PRIOR = 1 / 20  # the loss, of the base rates' entropy: the best of this competition came to a quarter of it
+SHARP_AUC, SHARP_LABELS = 0.999, 3  # in so many labels nobody is as good on slices that are new
+
+
+def in_sample_alarm(y, p):
+    """Return why the predictions look as if all slices had been trained on, in every fold, or "".
+
+    y, p: (n, 6), columns LABELS
+
+    It alarms where the weighted log loss is under a twentieth of the base rates' entropy, the loss of each label's share of
+    positives, or the AUC is .999 or more in three labels. It needs no test predictions.
+    """
+    loss, entropy = weighted_log_loss(y, p), weighted_log_loss(y, np.broadcast_to(np.mean(y, axis=0), np.shape(y)))
+    if loss < SHARE_OF_PRIOR * entropy:
+        return f"the weighted log loss is {loss:.4f}, under a twentieth of the base rates' entropy, {entropy:.4f}"
+    areas = {label: auc(y[:, j], p[:, j]) for j, label in enumerate(LABELS)}
+    sharp = [label for label, area in areas.items() if area is not None and area >= SHARP_AUC]
+    if len(sharp) >= SHARP_LABELS:
+        return f"the AUC is {SHARP_AUC} or more in {len(sharp)} labels, {', '.join(sharp)}"
+    return ""
 
 
 def fold_alarm(y, p, fold, patients, repeats=500, seed=0):

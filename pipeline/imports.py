@@ -8,7 +8,7 @@ from ct.errors import InputError
 from ct.folds import fold_groups, group_folds
 from ct.header import pseudonym
 from ct.labels import LABELS
-from ct.leaks import entropy_alarm, fold_alarm
+from ct.leaks import entropy_alarm, fold_alarm, in_sample_alarm
 from ct.opinions import read_opinions
 from ct.pieces import seal
 from ct.rundir import discard, read_table, replacing, write_json, write_table
@@ -131,7 +131,7 @@ def _alarms(y, p, patients, fold, per_fold):
     if per_fold is not None and per_fold.size:
         test_p = per_fold.reshape(-1, len(LABELS))
         alarms.append(entropy_alarm(y, p, test_p[~np.isnan(test_p).any(axis=1)]))
-    return [alarm for alarm in alarms if alarm]
+    return [alarm for alarm in (*alarms, in_sample_alarm(y, p)) if alarm]
 
 
 def _adopt(run, train, own):

@@ -236,6 +236,19 @@ def test_in_sample_predictions_are_refused_unless_trusted(fresh, capsys):
     assert "taken on trust" in capsys.readouterr().out
 
 
+def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predictions(fresh, capsys):
+    """All folds are alike, so that none stands out, and nobody has test slices to compare with."""
+    y = TRAIN[COLUMNS].astype(float).to_numpy()
+    for p, why in ((np.where(y == 1, 0.997, 0.001), "under a twentieth of the base rates' entropy"),
+                   (np.where(y == 1, 0.55, 0.45), "the AUC is 0.999 or more in ")):  # fmt: skip
+        known = pd.DataFrame(p, columns=COLUMNS).assign(SOPInstanceUID=TRAIN["SOPInstanceUID"].to_numpy())
+        assert take(fresh, "one", known.assign(fold=(NUMBER % 3).to_numpy())) == 1
+        line = error(capsys)
+        assert why in line and "--trust-oof" in line and not (fresh / "imports").exists()
+    assert take(fresh, "one", known, None, "--trust-oof") == 0
+    assert "taken on trust (--trust-oof), although the AUC is 0.999 or more" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [

@@ -5,7 +5,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 
 from ct.labels import LABELS
-from ct.leaks import entropy_alarm, fold_alarm
+from ct.leaks import entropy_alarm, fold_alarm, in_sample_alarm
 from ct.metrics import weighted_log_loss
 
 FOLDS, PATIENTS, SLICES, NOISE = 5, 60, 12, 20
@@ -90,3 +90,48 @@ def test_a_confident_loss_below_the_tests_entropy_alarms():
     unsure = np.full((50, 6), 0.8)
     assert entropy_alarm(y, p, unsure).startswith("the weighted log loss on train slices is 0.2231")
     assert entropy_alarm(1 - y, p, unsure) == ""
+
+
+def constant(y, q):
+    """The probability of the right answer is `q` everywhere."""
+    return np.where(y == 1, q, 1 - q)
+
+
+def test_a_loss_under_a_twentieth_of_the_base_rates_entropy_alarms():
+    """A quarter of the slices positive: entropy -(.25 ln .25 + .75 ln .75) = 0.56234, a twentieth of it 0.028117."""
+    y = np.tile([[1], [0], [0], [0]], (10, len(LABELS)))
+    bar = np.exp(-0.56233514 / 20)
+    above, below = constant(y, bar - 1e-5), constant(y, bar + 1e-5)
+    assert in_sample_alarm(y, below) == "the weighted log loss is 0.0281, under a twentieth of the base rates' entropy, 0.5623"
+    assert "log loss" not in in_sample_alarm(y, above)
+
+
+def test_an_auc_of_999_in_three_labels_alarms():
+    """40 positives, 50 negatives: an AUC of .999 is two wrong pairs of the 2,000."""
+    y = np.repeat([[1]] * 40 + [[0]] * 50, len(LABELS), axis=1)
+    p = np.linspace(0.6, 0.4, 90)[:, None].repeat(len(LABELS), axis=1)
+
+    def with_wrong_pairs(*counts):
+        """Of each label, that many positives lie below one negative each."""
+        mixed = p.copy()
+        for j, count in enumerate(counts):
+            mixed[39, j] = p[39 + count, j] - 1e-6 if count else p[39, j]
+        return mixed
+
+    assert in_sample_alarm(y, with_wrong_pairs(3, 3, 3, 3, 3, 3)) == ""
+    assert in_sample_alarm(y, with_wrong_pairs(3, 2, 3, 1, 3, 3)) == ""  # two labels: .999 and .9995
+    line = in_sample_alarm(y, with_wrong_pairs(3, 2, 3, 1, 0, 3))
+    assert line == "the AUC is 0.999 or more in 3 labels, epidural, intraventricular, subarachnoid"
+    y[:, 1:] = 0  # what has no positives has no AUC
+    assert in_sample_alarm(y, p) == ""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_honest_models_are_not_in_sample(seed):
+    y, p, _, _ = simulated(seed, model=seed)
+    assert in_sample_alarm(y, p) == ""
+
+
+def test_a_forest_that_saw_all_slices_is_in_sample(fitted):
+    y, _, _, honest, in_sample, *_ = fitted
+    assert in_sample_alarm(y, honest) == "" and in_sample_alarm(y, in_sample) != ""
