@@ -16,7 +16,7 @@ test-slow: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
-	@missed=; for name in demo ingest loader train_step memory features submission boosting calibration stack_gain score report; do \
+	@missed=; for name in demo ingest loader train_step memory stack_memory features submission boosting calibration stack_gain score report; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; \
 	done; test -z "$$missed" || { echo "missed:$$missed"; exit 1; }
 
