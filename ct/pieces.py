@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ct.errors import InputError
 from ct.replacement import discard, replacing
 
 SEAL = ".seal"
@@ -46,6 +47,17 @@ def drop_damaged(folder: Path) -> list[str]:
             discard(sealed)
             damaged.append(piece.relative_to(folder).as_posix())
     return damaged
+
+
+def keep_key(note: Path, digest: str) -> None:
+    """Note the digest of the key of an ingest's pseudonyms. Raises InputError where the interrupted one noted another."""
+    if note.exists() and note.read_text(encoding="utf-8", errors="replace") != digest:
+        raise InputError(
+            "the key of the pseudonyms is another than when this ingest was interrupted; put the run's own key back from a "
+            f"copy, or remove {note.parent.name}/ to begin the ingest anew"
+        )
+    with replacing(note) as part:
+        part.write_text(digest, encoding="utf-8")
 
 
 def take_up(work: Path, pixels: Path, say: Callable[[str], None]) -> None:

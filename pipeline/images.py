@@ -14,7 +14,7 @@ from ct.given import read_slice_list
 from ct.header import EXACT, EarlierKey, pseudonym, public_paths
 from ct.labels import LABELS, read_labels
 from ct.people import ONE, PEOPLE, UNCLEAR, separate
-from ct.pieces import take_up
+from ct.pieces import keep_key, take_up
 from ct.replacement import discard, flush, replacing
 from ct.rundir import read_table, resuming, write_json, write_table
 from ct.shards import write_cache
@@ -36,10 +36,12 @@ def ingest(run, receipt):
     found, key, data = run.find_source(), run.pseudonym_key(), run.recipe.data
     found.source.spares_unreadable = run.quarantine_unreadable
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
-    files = {name: digest for name, digest in receipt.values["read"].items() if name != "label csv"}
+    read = receipt.values["read"]
+    files = {name: digest for name, digest in read.items() if name not in ("label csv", "key")}
     rule = identifier_rule(key)
     same = {"source": data.source, "files": files, "versions": versions()} | rule
     with resuming(run.dir.ingest_work, same, run.say) as work:
+        keep_key(work / "key.txt", read["key"])
         take_up(work, run.dir.pixels, run.say)
         slices, quarantine = read_sets(run, found, key, work)
         check_apart(slices)

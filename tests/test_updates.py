@@ -11,12 +11,13 @@ from pydantic.fields import FieldInfo
 from safetensors.torch import load_file
 
 import run
+from ct.errors import InputError
 from ct.labels import LABELS
 from ct.provenance import differences
 from ct.rundir import read_table
 from features.config import FeatureConfig
-from pipeline import updates
-from pipeline.fresh import inputs_digest
+from pipeline import images, updates
+from pipeline.fresh import inputs_digest, versions
 from pipeline.packed_model import model_of_folder
 from pipeline.recipe import PixelConfig, Recipe, StageOneConfig, load_recipe
 from pipeline.stages import STAGES, Run, state
@@ -142,6 +143,30 @@ def test_the_digest_of_an_unfinished_training_outlives_a_new_field(new_fields):
     before = {**part, "model": {name: value for name, value in part["model"].items() if name != "zoom"}}
     changed = {**part, "model": {**part["model"], "zoom": 0.75}}
     assert inputs_digest(part, {}) == inputs_digest(before, {}) != inputs_digest(changed, {})
+
+
+def test_an_interrupted_ingest_of_before_goes_on_and_keeps_its_key(finished, tmp_path, monkeypatch, capsys):
+    r = shutil.copytree(finished, tmp_path / "r")
+    read = json.loads((r / "receipts/ingest.json").read_text())["read"]
+    (r / "receipts/ingest.json").unlink()
+    (r / "ingest.json").unlink()
+    (r / "ingest.part").mkdir()
+    files = {name: read[name] for name in ("train files", "test files")}
+    of_before = {"source": Run(r).recipe.data.source, "files": files, "versions": versions()}
+    (r / "ingest.part/inputs.json").write_text(json.dumps(of_before))
+    (r / "ingest.part/piece").write_text("of what was read")
+
+    def stop(*words):
+        raise InputError(f"stopped; the piece is there: {(r / 'ingest.part/piece').exists()}")
+
+    monkeypatch.setattr(images, "read_sets", stop)
+    assert run.main(["ingest", f"--run={r}"]) == 1
+    assert "the piece is there: True" in capsys.readouterr().err
+    key = bytearray((r / "key").read_bytes())
+    key[7] ^= 1
+    (r / "key").write_bytes(key)
+    assert run.main(["ingest", f"--run={r}"]) == 1
+    assert "the key of the pseudonyms is another" in capsys.readouterr().err
 
 
 def test_receipts_say_what_the_work_was_done_under(finished):
