@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ct.errors import InputError, shown
 
-MESSAGE = 400  # characters of what is said about a value, or of a list of known words
+MESSAGE = 240  # characters of what is said about a value, or of a list of known words
 
 
 class Config(BaseModel):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ct.config import nearest
-from ct.errors import InputError
+from ct.errors import InputError, shown
 from ct.header import pseudonym
 from ct.labels import LABELS
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
@@ -69,7 +69,7 @@ def given_folds(column, where):
     text = column.astype(str).str.strip()
     fold = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
     if (bad := np.isnan(fold) & ~text.isin(["", "nan", "None", "<NA>"]).to_numpy(bool)).any():
-        raise InputError(f"{where}: fold {text[bad].iloc[0]!r} is no number; folds are numbered 0, 1, ...")
+        raise InputError(f"{where}: fold {shown(repr(text[bad].iloc[0]))} is no number; folds are numbered 0, 1, ...")
     found = np.unique(fold[~np.isnan(fold)])
     if len(found) < 2 or not np.array_equal(found, np.arange(len(found))):
         numbers = ", ".join(f"{number:g}" for number in found[:8])
@@ -97,7 +97,7 @@ def read_slice_list(path, key):
         if (bad := (values.str.strip() == "").to_numpy(bool)).any():
             raise InputError(f"{where}: row {int(np.argmax(bad)) + 1} has no {column}")
     if (twice := ids.duplicated().to_numpy()).any():
-        raise InputError(f"{where}: slice {ids[twice].iloc[0]} occurs twice; every slice has one row")
+        raise InputError(f"{where}: slice {shown(ids[twice].iloc[0])} occurs twice; every slice has one row")
     columns = {IDS[name]: _pseudonyms(values, key, IDS[name].removesuffix("_id")) for name, values in names.items()}
     for column, parts in VECTORS.items():
         columns |= dict(zip(parts, _vectors(given[column], ids, column, len(parts), where).T, strict=True))
@@ -112,7 +112,8 @@ def read_slice_list(path, key):
         columns["fold"] = given_folds(given["fold"].astype(object).where(train, ""), where)
         if (bad := train & np.isnan(columns["fold"])).any():
             raise InputError(
-                f"{where}: slice {ids[bad].iloc[0]} has no fold; give one to every labelled slice, or leave out the column"
+                f"{where}: slice {shown(ids[bad].iloc[0])} has no fold; "
+                "give one to every labelled slice, or leave out the column"
             )
     table = pd.DataFrame(columns).set_index("slice_id")
     table = table[[*HEADER_COLUMNS, *POSITION, *ORIENTATION, *(["fold"] if "fold" in table else [])]]
@@ -124,21 +125,23 @@ def _pseudonyms(names, key, kind):
     return pd.array(np.array([pseudonym(name, key, kind) for name in known], object)[code], dtype=TEXT)
 
 
-def _split(column):
-    """Return the values of each cell, a DataFrame of text: "['1.0', '2.0']" and "1.0\\2.0" are two."""
+def _split(column, most):
+    """Return the values of each cell, a DataFrame of text: "['1.0', '2.0']" and "1.0\\2.0" are two.
+
+    What follows the first `most` values of a cell is one more: a cell of a million commas has no million columns.
+    """
     bare = column.astype(str).str.replace(r"[\[\]()'\"\s]", "", regex=True)
-    return bare.str.split(SEVERAL, expand=True, regex=True)
+    return bare.str.split(SEVERAL, n=most, expand=True, regex=True)
 
 
 def _vectors(column, ids, name, count, where):
     """Return a column of `count` numbers a cell, float64 (n, count)."""
-    parts = _split(column)
+    parts = _split(column, count)
     values = parts.reindex(columns=range(count)).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     too_many = parts.reindex(columns=range(count, parts.shape[1])).notna().any(axis=1).to_numpy(bool)
     if (bad := too_many | ~np.isfinite(values).all(axis=1)).any():
-        raise InputError(
-            f"{where}: slice {ids[bad].iloc[0]} has the {name} {column[bad].iloc[0]!r}; it should be {count} numbers"
-        )
+        value = shown(repr(column[bad].iloc[0]))
+        raise InputError(f"{where}: slice {shown(ids[bad].iloc[0])} has the {name} {value}; it should be {count} numbers")
     return values
 
 
@@ -146,7 +149,7 @@ def _first_numbers(column, rows):
     """Return the first number of each cell, float32 (n,); NaN where there is none."""
     if column is None:
         return np.full(rows, np.nan, np.float32)
-    return pd.to_numeric(_split(column)[0], errors="coerce").to_numpy(np.float32)
+    return pd.to_numeric(_split(column, 1)[0], errors="coerce").to_numpy(np.float32)
 
 
 def _refuse_planes(columns, ids, where):
@@ -155,7 +158,7 @@ def _refuse_planes(columns, ids, where):
     size = np.linalg.norm(row, axis=1) * np.linalg.norm(col, axis=1)
     if (bad := (size == 0) | (np.abs((row * col).sum(axis=1)) > 0.5 * size)).any():
         raise InputError(
-            f"{where}: the ImageOrientationPatient of slice {ids[bad].iloc[0]} is no two perpendicular directions"
+            f"{where}: the ImageOrientationPatient of slice {shown(ids[bad].iloc[0])} is no two perpendicular directions"
         )
 
 
@@ -166,7 +169,7 @@ def _labels(given, ids, where):
         text = given[label].astype(object).where(given[label].notna(), "").astype(str).str.strip()
         y[:, j] = pd.to_numeric(text, errors="coerce")
         if (bad := (text != "").to_numpy(bool) & ~np.isin(y[:, j], [0, 1])).any():
-            raise InputError(
-                f"{where}: {label} of slice {ids[bad].iloc[0]} is {text[bad].iloc[0]!r}; labels are 0 or 1, or empty"
-            )
+            value = shown(repr(text[bad].iloc[0]))
+            what = f"{label} of slice {shown(ids[bad].iloc[0])} is {value}"
+            raise InputError(f"{where}: {what}; labels are 0 or 1, or empty")
     return y

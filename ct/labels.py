@@ -59,15 +59,15 @@ def read_labels(path):
     for number, name in enumerate(LABELS):
         label[ids.str.endswith(f"_{name}").to_numpy(bool)] = number
     if (bad := label < 0).any():
-        raise InputError(f"{path}: row {ids[bad].iloc[0]!r} does not end in one of {', '.join(KAGGLE_ORDER)}")
+        raise InputError(f"{path}: row {shown(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}")
     if (bad := ~np.isin(value, [0, 1])).any():
         where = rows[bad].iloc[0]
-        raise InputError(f"{path}: {where['ID']} has the label {where['Label']!r}; labels are 0 or 1")
+        raise InputError(f"{path}: {shown(where['ID'])} has the label {shown(repr(where['Label']))}; labels are 0 or 1")
     row, slice_id = pd.factorize(ids.str.replace("_[^_]*$", "", regex=True))  # not `split_row_id`: its objects would fill 1 GB
     table = np.full((len(slice_id), len(LABELS)), np.nan, np.float32)
     table[row, label] = value
     if (bad := table[row, label] != value).any():  # of two rows, another has been written over it
-        raise InputError(f"{path}: {ids[bad].iloc[0]} is both 0 and 1; remove the wrong row")
+        raise InputError(f"{path}: {shown(ids[bad].iloc[0])} is both 0 and 1; remove the wrong row")
     table = pd.DataFrame(table, index=pd.Index(slice_id, name="slice_id"), columns=list(LABELS)).sort_index()
     return table, len(rows) - int(table.notna().to_numpy().sum())
 

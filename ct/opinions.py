@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ct.errors import InputError
+from ct.errors import InputError, shown
 from ct.given import given_folds, need_columns, read_given, texts
 from ct.labels import KAGGLE_ORDER, LABELS
 
@@ -39,12 +39,15 @@ def read_opinions(path, flag):
     if (bad := ~((p >= 0) & (p <= 1))).any():  # NaN, too
         row, j = np.argwhere(bad)[0]
         value = table[LABELS[j]].iloc[row]
-        raise InputError(f"{where}: {LABELS[j]} of slice {table['slice_id'].iloc[row]} is {value!r}; it should lie in [0, 1]")
+        what = f"{LABELS[j]} of slice {shown(table['slice_id'].iloc[row])} is {shown(repr(value))}"
+        raise InputError(f"{where}: {what}; it should lie in [0, 1]")
     table = table.assign(**dict(zip(LABELS, p.T, strict=True)))
     if "fold" in table:
         table["fold"] = given_folds(table["fold"], where)
         if (bad := table["fold"].isna().to_numpy()).any():
-            raise InputError(f"{where}: slice {table['slice_id'][bad].iloc[0]} has no fold; give one to every row or to none")
+            raise InputError(
+                f"{where}: slice {shown(table['slice_id'][bad].iloc[0])} has no fold; give one to every row or to none"
+            )
     return table.reset_index(drop=True)
 
 
@@ -54,7 +57,7 @@ def _from_long(given, where):
     for j, label in enumerate(LABELS):
         place[ids.str.endswith(f"_{label}").to_numpy(bool)] = j
     if (bad := place < 0).any():
-        raise InputError(f"{where}: row {ids[bad].iloc[0]!r} does not end in one of {', '.join(KAGGLE_ORDER)}")
+        raise InputError(f"{where}: row {shown(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}")
     parts = [ids.str.replace("_[^_]*$", "", regex=True).rename("slice_id")]
     if "fold" in given:
         parts.append(given["fold"].astype(str))
@@ -63,10 +66,10 @@ def _from_long(given, where):
     count = np.bincount(row * len(LABELS) + place, minlength=len(known) * len(LABELS))
     if (bad := count > 1).any():
         slice_id, j = parts[0].iloc[first[np.argmax(bad) // len(LABELS)]], np.argmax(bad) % len(LABELS)
-        raise InputError(f"{where}: row {slice_id}_{LABELS[j]} occurs twice; every slice has six rows")
+        raise InputError(f"{where}: row {shown(slice_id)}_{LABELS[j]} occurs twice; every slice has six rows")
     if (bad := count == 0).any():
         slice_id, j = parts[0].iloc[first[np.argmax(bad) // len(LABELS)]], np.argmax(bad) % len(LABELS)
-        raise InputError(f"{where}: row {slice_id}_{LABELS[j]} is missing; every slice has six rows")
+        raise InputError(f"{where}: row {shown(slice_id)}_{LABELS[j]} is missing; every slice has six rows")
     values = np.empty((len(known), len(LABELS)), object)
     values[row, place] = given["Label"].to_numpy(object)
     table = pd.concat([part.iloc[first].reset_index(drop=True) for part in parts], axis=1)

@@ -5,7 +5,7 @@ import shlex
 import numpy as np
 import pandas as pd
 
-from ct.errors import InputError
+from ct.errors import InputError, shown
 from ct.labels import KAGGLE_ORDER, LABELS, read_id_csv, split_row_id
 
 SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1, so that the printed digits stay inside, too
@@ -22,12 +22,12 @@ def read_sample(path):
     if len(ids) == 0:
         raise InputError(f"{path} has no rows")
     if (bad := pd.isna(label)).any():
-        raise InputError(f"{path}: row {ids[bad].iloc[0]!r} does not end in one of {', '.join(KAGGLE_ORDER)}")
+        raise InputError(f"{path}: row {shown(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}")
     if (bad := ids.duplicated()).any():
-        raise InputError(f"{path}: row {ids[bad].iloc[0]} occurs twice")
+        raise InputError(f"{path}: row {shown(ids[bad].iloc[0])} occurs twice")
     rows = pd.Series(slice_id).value_counts(sort=False)
     if (bad := rows != len(LABELS)).any():
-        raise InputError(f"{path}: slice {rows.index[bad][0]} has {rows[bad].iloc[0]} rows instead of {len(LABELS)}")
+        raise InputError(f"{path}: slice {shown(rows.index[bad][0])} has {rows[bad].iloc[0]} rows instead of {len(LABELS)}")
     return ids.to_numpy(object), slice_id, label
 
 
@@ -68,14 +68,16 @@ def check_submission(path, sample_ids):
     shared = min(len(ids), len(sample_ids))
     if (bad := ids[:shared] != sample_ids[:shared]).any():
         first = int(np.argmax(bad))
-        raise InputError(f"{path}: row {first + 1} is {ids[first]}, the sample has {sample_ids[first]} there")
+        raise InputError(f"{path}: row {first + 1} is {shown(ids[first])}, the sample has {sample_ids[first]} there")
     if len(ids) != len(sample_ids):
         extra = ids[shared] if len(ids) > shared else sample_ids[shared]
         raise InputError(f"{path} has {len(ids)} rows, the sample {len(sample_ids)}; the first difference is {extra}")
     value = pd.to_numeric(rows["Label"], errors="coerce").to_numpy(np.float64)
     if (bad := ~((value > 0) & (value < 1))).any():
         first = int(np.argmax(bad))
-        raise InputError(f"{path}: {ids[first]} is {rows['Label'].iloc[first]!r}; probabilities lie inside (0, 1)")
+        raise InputError(
+            f"{path}: {shown(ids[first])} is {shown(repr(rows['Label'].iloc[first]))}; probabilities lie inside (0, 1)"
+        )
 
 
 def kaggle_command(path, message):

@@ -16,6 +16,12 @@ from ct.errors import InputError, shown
 
 PLENTY = 64 << 20  # bytes that any packed csv may unpack to; Kaggle's label csv has 119 MB, and packs to a sixth
 RATIO = 100  # beyond PLENTY a csv may be so many times as large as it is packed
+MARKS = {  # at a text's beginning -> its encoding, longer ones first
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 FIRST_LINE = 1 << 20  # bytes; within them a csv's first line ends
 MOST_COLUMNS = 4096
 FEW_CELLS = 10_000_000  # that any parquet file may have; beyond them so many a byte, since repeated values take no room
@@ -34,7 +40,7 @@ def read_csv_file(file: io.BufferedIOBase, where: str, kind: str = "csv or parqu
     file = _unpacked(file, where)
     begin = file.read(FIRST_LINE)
     file.seek(0)
-    encoding = "utf-16" if begin[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = next((name for mark, name in MARKS.items() if begin.startswith(mark)), "utf-8-sig")
     try:
         if len(begin) == FIRST_LINE and b"\n" not in begin:
             raise InputError(f"{where} is no {kind}: its first line has no end")
@@ -44,7 +50,7 @@ def read_csv_file(file: io.BufferedIOBase, where: str, kind: str = "csv or parqu
         _refuse_twice(names, where)
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding=encoding)
     except UnicodeDecodeError:
-        raise InputError(f"{where} is no {kind}: it is neither UTF-8 nor UTF-16 text; save it as UTF-8") from None
+        raise InputError(f"{where} is no {kind}: it is no UTF-8 text, nor marked as UTF-16; save it as UTF-8") from None
     except (ValueError, OverflowError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{where} is no {kind}: {reason_of(error)}") from None
 

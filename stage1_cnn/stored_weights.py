@@ -1,6 +1,7 @@
 """CNN weights and probes that come from a file: whether they are those of the recipe's CNNs, before they are used."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,20 +10,31 @@ from safetensors import SafetensorError, safe_open
 from ct.errors import InputError, shown
 from ct.labels import LABELS
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import Cnn, build_model, try_model
+from stage1_cnn.model import Cnn, build_model
+
+UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # timm's
+
+
+@contextlib.contextmanager
+def timm_faults(config: CnnConfig) -> Iterator[None]:
+    """Turn what timm's many modules raise for settings that they cannot make a CNN of into InputError."""
+    try:
+        yield
+    except UNFIT as error:
+        lines = str(error).splitlines()
+        why = shown(lines[0] if lines else type(error).__name__)
+        raise InputError(f"backbone {shown(config.backbone)!r} cannot be made with its other settings ({why})") from None
 
 
 def checked_cnn(config: CnnConfig, size: int) -> Cnn:
     """Return the CNN of a recipe's entry with random weights. Raises InputError where timm cannot make it, or it takes no
-    images of `size` pixels a side, or of the entry's own size.
+    image of `size` pixels a side, or of the entry's own size.
     """
-    try:
-        try_model(config, size)
-        return build_model(config.model_copy(update={"pretrained": False}), seed=0)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        lines = str(error).splitlines()  # the kinds are those of timm's many modules
-        why = shown(lines[0] if lines else type(error).__name__)
-        raise InputError(f"backbone {shown(config.backbone)!r} cannot be made ({why})") from None
+    size = config.image_size or size
+    with timm_faults(config), torch.inference_mode():
+        cnn = build_model(config.model_copy(update={"pretrained": False}), seed=0).eval()
+        cnn(torch.zeros(1, config.in_channels, size, size))
+    return cnn
 
 
 def check_weights(cnn: Cnn, path: Path) -> None:

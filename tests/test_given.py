@@ -162,3 +162,13 @@ def test_faults_of_predictions_are_named(tmp_path, wide, change, says):
     with pytest.raises(InputError, match=r"^[^\n]*$") as error:
         read_opinions(path, "oof")
     assert says in str(error.value) and f"--oof={path}" in str(error.value)
+
+
+def test_a_cell_of_a_million_commas_takes_no_million_columns(tmp_path):
+    table = slice_list()
+    table.loc[3, "WindowCenter"] = "40" + "," * 1_000_000  # of several, the first
+    assert read_slice_list(written(table, tmp_path / "s.csv"), KEY)["window_center"].tolist()[3] == 40
+    table.loc[3, "ImagePositionPatient"] = "1" + ",1" * 1_000_000
+    with pytest.raises(InputError, match="it should be 3 numbers") as caught:
+        read_slice_list(written(table, tmp_path / "s.csv"), KEY)
+    assert len(str(caught.value)) < 400
