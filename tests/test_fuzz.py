@@ -20,7 +20,9 @@ def test_no_spoilt_dicom_file_does_harm():
     assert (total, sum(bad)) == (200, 0) and read > 30 and refused > 80
 
 
-@pytest.mark.parametrize(("kind", "cases"), [("tables", 150), ("recipes", 150), ("zips", 80), ("models", 12)])
+@pytest.mark.parametrize(
+    ("kind", "cases"), [("tables", 150), ("recipes", 150), ("zips", 80), pytest.param("models", 12, marks=pytest.mark.slow)]
+)
 def test_no_spoilt_table_recipe_zip_or_model_does_harm(kind, cases):
     done = fuzz(f"--kind={kind}", f"--cases={cases}", "--seed=1")
     assert done.returncode == 0, done.stdout + done.stderr
