@@ -8,12 +8,13 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/python run.py demo
 
+# PYTHONUTF8: the tests read pages and tables as UTF-8 in any locale; the program does so by itself (tests/test_environment.py)
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	PYTHONUTF8=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
 # passive: threads of torch that wait for each other busily take the cores from the other process, which costs a factor of three
 test-slow: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	@missed=; for name in demo ingest loader train_step memory stack_memory features submission boosting calibration stack_gain score report; do \
