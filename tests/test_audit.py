@@ -1,6 +1,6 @@
 """What the project stands on: licences of all that its requirements bring, and, where asked for, known vulnerabilities.
 
-`make audit` runs all of it; the last needs a database on the network, and is skipped with its reason where that is out of reach.
+`make audit` runs all of it; the last needs a database on the network, and is skipped with its reason where that cannot be had.
 """
 
 import importlib.metadata
