@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ct.errors import InputError
-from ct.labels import KAGGLE_ORDER, LABELS, SUBTYPES, WEIGHTS, read_id_csv, read_labels, split_row_id
+from ct.labels import KAGGLE_ORDER, LABELS, SUBTYPES, WEIGHTS, contradictions, read_id_csv, read_labels, split_row_id
 
 TWICE = ("ID_a64d5deed", "ID_921490062", "ID_489ae4179", "ID_854fba667")  # each six times too often in the real file
 
@@ -112,3 +112,14 @@ def test_real_labels_of_the_start_of_the_file(tmp_path, real_data):
     assert dropped == 0
     assert (table.loc[wide.index] == wide[list(LABELS)]).all().all()
     assert (table["any"] == table[list(SUBTYPES)].max(axis=1)).all()
+
+
+def test_labels_that_contradict_each_other():
+    """`any` says that one of the five is there; a slice that lacks a label says nothing."""
+    rows = {"a": [0, 0, 0, 0, 0, 0], "b": [1, 0, 1, 0, 0, 1], "c": [0, 0, 0, 0, 0, 1], "d": [1, 0, 0, 0, 0, 0]}
+    rows |= {"e": [0, 1, 0, 0, 0, np.nan], "f": [0, 1, 1, 1, 1, 1], "g": [1, 0, 0, 0, 0, np.nan]}
+    wrong = contradictions(pd.DataFrame.from_dict(rows, orient="index", columns=list(LABELS), dtype=np.float32))
+    assert {name: list(ids) for name, ids in wrong.items()} == {
+        "subtype_without_any": ["c", "f"],
+        "any_without_subtype": ["d"],
+    }

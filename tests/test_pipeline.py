@@ -17,10 +17,11 @@ import ct.competition
 import ct.shards
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
-from ct.rundir import read_array, read_json, read_table
+from ct.rundir import RunDir, read_array, read_json, read_table
 from pipeline.images import take_patients
 from pipeline.recipe import find_recipe
 from pipeline.stages import STAGES, Run, state
+from report import write_report
 
 SAMPLE = "stage_2_sample_submission.csv"
 
@@ -343,6 +344,27 @@ def test_ingest_refuses_bad_labels_and_leaves_nothing(data, tmp_path, capsys, ch
     assert says.format(first=first) in error(capsys)
     left = {path.name for path in (tmp_path / "r").iterdir()} - {"ingest.part"}  # the headers that were read
     assert left == {".lock", "key", "recipe.yaml"}
+
+
+def test_labels_that_contradict_each_other_are_counted_and_named(data, tmp_path, capsys):
+    labels = pd.read_csv(data / "stage_2_train.csv", dtype=str).set_index("ID")["Label"]
+    some = labels.index[labels.index.str.endswith("_any")]
+    positive = labels[some] == "1"
+    bare, added = sorted(some[positive]), sorted(some[~positive])[:1]  # `any` is taken from all, and given to another
+    labels[bare], labels[added] = "0", "1"
+    labels.reset_index().to_csv(data / "stage_2_train.csv", index=False)
+    assert new(tmp_path / "r", data) == 0
+    assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 0
+    out, counts = capsys.readouterr().out, json.loads((tmp_path / "r" / "ingest.json").read_text())
+    assert (counts["subtype_without_any"], counts["any_without_subtype"]) == (len(bare), 1) and len(bare) > 1
+    first, other = counts["contradictory_labels"]
+    assert f"{first}_any" in bare and f"{other}_any" == added[0]
+    assert f"{len(bare)} train slices with a subtype whose `any` is 0" in out and f"the first: {first}, {other}" in out
+    assert "1 train slices without a subtype whose `any` is 1" in out
+    write_report(RunDir(tmp_path / "r"))
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert f"<code>{first}</code>, <code>{other}</code>" in page
+    assert f"<dt>train slices with a subtype whose any is 0</dt><dd>{len(bare)}</dd>" in page
 
 
 def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path, capsys):
