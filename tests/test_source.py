@@ -67,7 +67,7 @@ def test_a_zip_and_a_folder_give_the_same(data, tmp_path, around, method, monkey
     for one, two in ((table, other[1]), (bad, other[2]), (facts, other[3]), (labels, other[5])):
         pd.testing.assert_frame_equal(one, two)
     assert bad["reason"].tolist() == ["not a DICOM file", f"same SOPInstanceUID as {TRAIN}/ID_1.dcm"]
-    assert files == other[4] and len(files) == 4
+    assert files == other[4] and len(files) == 5  # two shards, index, checksums, pixels.json
 
 
 def test_workers_read_the_zip_by_themselves(data, tmp_path):
