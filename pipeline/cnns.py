@@ -9,12 +9,15 @@ from pipeline.checkpoints import checkpoint_digest
 from pipeline.fresh import inputs_digest, read_receipt
 from pipeline.jobs import Inputs, order
 from pipeline.updates import reads_of_before, reads_of_cnn
+from stage1_cnn.device import pick_device
 from stage1_cnn.environment import FACTS, environment
+from stage1_cnn.model import try_model
 
 
 def train(run, receipt):
     """Train every CNN on every fold but one; keep weights, learning curve, and what it thinks of the fold it never saw."""
     inputs, slices, unlike = Inputs(run), read_table(run.dir.slices), []
+    _try_on_gpu(run)
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)
@@ -41,6 +44,16 @@ def train(run, receipt):
     receipt.values |= _environments(run, "train.json")
     if unlike:
         receipt.values["not_repeatable"] = unlike
+
+
+def _try_on_gpu(run):
+    """Try every CNN on the GPU before the first one trains for hours: `new` may have run on a machine without one.
+
+    Raises InputError where a backbone cannot be trained there.
+    """
+    if pick_device().type == "cuda":
+        for config in run.recipe.stage1.models:
+            try_model(config, run.recipe.pixels.size)
 
 
 def predict(run, receipt):

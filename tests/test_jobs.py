@@ -8,12 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import run
+from ct.errors import InputError
 from ct.rundir import read_array, read_table
 from pipeline import jobs
 from pipeline.stages import Run, state
@@ -253,6 +255,17 @@ def test_parts_made_with_other_weights_are_dropped(untrained, monkeypatch):
     (old / "00000.parquet").write_text("of other weights")
     assert run.main(["train", f"--run={untrained}"]) == 0
     assert not old.exists()
+
+
+def test_on_a_gpu_every_cnn_is_tried_before_the_first_is_trained(untrained, monkeypatch, capsys):
+    def refuse(config, size):
+        assert size == Run(untrained).recipe.pixels.size
+        raise InputError(f"{config.backbone} does not go back")
+
+    monkeypatch.setattr("pipeline.cnns.try_model", refuse)
+    monkeypatch.setattr("pipeline.cnns.pick_device", lambda: torch.device("cuda"))
+    assert run.main(["train", f"--run={untrained}"]) == 1
+    assert "does not go back" in capsys.readouterr().err and not list(untrained.rglob("*.safetensors"))
 
 
 def test_a_loss_that_is_not_a_number_leaves_the_slices_of_its_batch(untrained, monkeypatch, capsys):
