@@ -39,7 +39,7 @@ def hidden_folders(data: Path | str) -> Iterator[None]:
         line = between.sub(lambda _: f"{data}/", str(error)) if str(data) else str(error)
         if line == str(error):
             raise
-        raise InputError(line) from None
+        raise type(error)(line) from None
 
 
 def find_competition(data, labels=None, sample=None):

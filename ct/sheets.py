@@ -1,8 +1,8 @@
 """Tables that people open in a spreadsheet program: csv files whose cells are text and never formulas.
 
-A cell that begins with = + - @, a tab or a carriage return is run by spreadsheet programs as a formula, and file names and
-remarks come from strangers (OWASP, "CSV injection"). Such a cell gets an apostrophe in front, which they take for "this is
-text"; `read_sheet` takes it away again. Numbers stay numbers.
+A cell that begins with = + - @ (or their wide forms), a tab or a line break is run by spreadsheet programs as a formula, and
+file names and remarks come from strangers (OWASP, "CSV injection"). Such a cell gets an apostrophe in front, which they take
+for "this is text"; `read_sheet` takes it away again. Numbers stay numbers.
 """
 
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # also behind apostrophes: so what is written can be told from what was there
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # behind apostrophes, too: so it can be undone
 
 
 def write_sheet(path: Path, table: pd.DataFrame, index: bool = True, private: bool = False) -> None:

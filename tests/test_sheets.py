@@ -14,7 +14,7 @@ from ct.rundir import replacing
 from ct.sheets import read_sheet, write_sheet
 from pipeline.stages import Run
 
-FORMULAS = ["=1+2", "+4711", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''-x"]
+FORMULAS = ["=1+2", "+4711", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "''-x"]
 PLAIN = ["", "a=b", "'quoted", "stage_2_train/ID_0a.dcm", 'x"y,z', "O'Neill", "two\nlines", "a\r=b"]
 
 
@@ -26,7 +26,7 @@ def test_no_cell_begins_like_a_formula_and_all_come_back(tmp_path):
     table = pd.DataFrame({"path": FORMULAS + PLAIN, "kind": "pixels"})
     write_sheet(tmp_path / "a.csv", table, index=False)
     cells = pd.read_csv(tmp_path / "a.csv", dtype=str, keep_default_na=False)["path"]
-    assert not cells.str.startswith(("=", "+", "-", "@", "\t", "\r")).any()
+    assert not cells.str.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d")).any()
     assert cells[len(FORMULAS) :].tolist() == PLAIN  # nothing else is touched
     pd.testing.assert_frame_equal(read_sheet(tmp_path / "a.csv"), table, check_dtype=False)
 
