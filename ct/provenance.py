@@ -1,5 +1,8 @@
 """Whether the stages of a run were made by the same code and the same packages. Differences make nothing stale."""
 
+import json
+from pathlib import Path
+
 
 def differences(receipts: dict[str, dict]) -> list[str]:
     """Return a line for the code, and for each package, of which not all stages were made by the same version.
@@ -20,3 +23,20 @@ def _grouped(versions):
     for stage, version in versions.items():
         stages.setdefault(version, []).append(stage)
     return ", ".join(f"{version} ({', '.join(names)})" for version, names in stages.items())
+
+
+def read_receipt(path: str | Path) -> dict | None:
+    """Return the receipt at `path`, or None where there is none that reads."""
+    try:
+        known = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):  # ValueError: cut off, or no text
+        return None
+    return known if _is_receipt(known) else None
+
+
+def _is_receipt(known):
+    """Return whether plain values are those of a receipt: a damaged one may be JSON all the same."""
+    if not isinstance(known, dict) or not all(isinstance(known.get(part), dict) for part in ("recipe", "read", "made")):
+        return False
+    stamps = [stamp for stamp in known["made"].values() if isinstance(stamp, dict)]
+    return len(stamps) == len(known["made"]) and all({"digest", "size", "mtime_ns"} <= set(stamp) for stamp in stamps)

@@ -64,11 +64,11 @@ def damaged_files(run: RunDir, progress=None, marks: bool = True) -> list[tuple[
     progress(name): called before a file is read; marks: whether they are marked in the receipt. Receipts and pieces of
     unfinished work that do not hold are among them.
     """
-    found, seen = [], set()
+    damaged, seen = [], set()
     for path in receipts(run):
         known = read_receipt(path)
         if known is None:
-            found.append((f"{path.relative_to(run.root)} is damaged", path.name.split(".")[0]))
+            damaged.append((f"{path.relative_to(run.root)} is damaged", path.name.split(".")[0]))
             continue
         lines = []
         for name, stamp in known["made"].items():
@@ -78,9 +78,9 @@ def damaged_files(run: RunDir, progress=None, marks: bool = True) -> list[tuple[
                 lines.append((name, why))
         if marks:
             mark(path, [name for name, _ in lines])
-        found += [(why, known["stage"]) for name, why in lines if name not in seen]
+        damaged += [(why, known.get("stage", "")) for name, why in lines if name not in seen]
         seen |= known["made"].keys()
-    return found + [(f"{path.relative_to(run.root)} is damaged", "") for path in _unfinished(run) if not _holds(path)]
+    return damaged + [(f"{path.relative_to(run.root)} is damaged", "") for path in _unfinished(run) if not _holds(path)]
 
 
 def _unfinished(run):

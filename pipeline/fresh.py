@@ -19,6 +19,7 @@ from pathlib import Path
 from ct.kept_names import name_on_disk
 from ct.passwords import without_passwords
 from ct.pieces import bytes_digest
+from ct.provenance import read_receipt
 from ct.rundir import write_json
 from pipeline.updates import may_lack, reads_as_now, with_older_values, without_later_fields
 
@@ -35,15 +36,6 @@ def file_digest(path):
 @functools.lru_cache(maxsize=100_000)
 def _digest_once(path, size, mtime_ns):
     return bytes_digest(path)
-
-
-def read_receipt(path):
-    """Return the receipt at `path`, or None where there is none that reads."""
-    try:
-        known = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # ValueError: cut off, or no text
-        return None
-    return known if isinstance(known, dict) and {"recipe", "read", "made"} <= set(known) else None
 
 
 def tree_digest(root, files):
@@ -116,10 +108,11 @@ def first_difference(old, new, path=""):
     return next((line for key, a, b in pairs if (line := first_difference(a, b, key))), "")
 
 
-def why_stale(root, receipt, part, read, verify=False):
+def why_stale(root, receipt, part, read, verify=False, shared=()):
     """Return why the job behind the receipt file `receipt` must run, or "" where what it made still holds.
 
-    part: its part of the recipe now; read: {name: digest} of its inputs now; verify: as of `changed_file`
+    part: its part of the recipe now; read: {name: digest} of its inputs now; verify: as of `changed_file`; shared: as of
+    `reads_as_now`
     """
     known = read_receipt(receipt)
     if known is None:
@@ -127,7 +120,7 @@ def why_stale(root, receipt, part, read, verify=False):
     part = json.loads(json.dumps(without_passwords(part)))  # as a receipt holds it: a tuple is a list there
     if line := first_difference(with_older_values(without_passwords(known["recipe"]), part), part):
         return f"recipe changed, {line}"
-    before = reads_as_now(known["read"], known["recipe"])
+    before = reads_as_now(known["read"], known["recipe"], shared)
     for name in sorted({*before, *read}):
         if before.get(name) != read.get(name) and not (name not in before and may_lack(name)):
             return f"{name} changed"

@@ -14,10 +14,12 @@ from pipeline.updates import WEIGHTS, reads_as_now
 def source_digests(run):
     """Digest the source, once per process."""
     if run.source_digests is None:
-        known = read_receipt(run.dir.receipt("ingest"))
-        gone = known and not Path(run.recipe.data.slices or run.recipe.data.source).exists()
-        before = {name: digest for name, digest in known["read"].items() if name != "key"} if gone else {}
-        run.source_digests = before or _digest_source(run)
+        receipt = run.dir.receipt("ingest")
+        if receipt.exists() and not Path(run.recipe.data.slices or run.recipe.data.source).exists():
+            read = (read_receipt(receipt) or {"read": {}})["read"]  # {}: the receipt is damaged, and ingest counts as not made
+            run.source_digests = {name: digest for name, digest in read.items() if name != "key"}
+        else:
+            run.source_digests = _digest_source(run)
     return run.source_digests
 
 
@@ -51,7 +53,7 @@ def sample_digest(run):
     if data.sample or source.exists():
         return {"sample csv": file_digest(run.find_sample())}
     known = read_receipt(run.dir.receipt("submit"))
-    return {"sample csv": known["read"]["sample csv"]} if known else {}
+    return {name: digest for name, digest in known["read"].items() if name == "sample csv"} if known else {}
 
 
 def key_digest(run):

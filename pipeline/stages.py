@@ -13,7 +13,7 @@ from pipeline.fresh import Receipt, file_digest, first_difference, read_receipt,
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
 from pipeline.shell import with_flags
 from pipeline.source_digests import DIGESTS
-from pipeline.updates import older_recipe
+from pipeline.updates import older_recipe, shared_names, weight_files
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ class Run:
 
     def job(self, path, stage, part, read):
         """Return (why, receipt) of one job of a stage, such as one CNN and fold: "" where its work still holds."""
-        why = why_stale(self.dir.root, path, part, read, verify=True)  # it is kept, and enters the stage's own receipt
+        shared = shared_names(weight_files(self.part(("stage1.models",))["stage1.models"]))
+        why = why_stale(self.dir.root, path, part, read, verify=True, shared=shared)  # kept work enters the stage's receipt
         return why, Receipt(self.dir.root, path, stage, part, read)
 
     def pseudonym_key(self):

@@ -5,6 +5,7 @@ OLDER_VALUES names the value that does. A receipt, recipe, journal or checkpoint
 that value, so nothing is made again and no checkpoint is thrown away.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic_core import to_jsonable_python
@@ -68,19 +69,31 @@ def older_recipe(values: dict) -> dict:
     return _older_fields(values, Recipe)
 
 
-def reads_as_now(read: dict, part: dict) -> dict:
+def reads_as_now(read: dict, part: dict, shared: Collection[str] = ()) -> dict:
     """Return what an older receipt read, {name: digest}, under today's names.
 
-    part: the receipt's part of the recipe. Local weights were named by their file alone, so of two files of one name only one
-    digest was kept: nothing is known of these, nor of the weights of a CNN that is not in the part.
+    part: the receipt's part of the recipe; shared: names of files of weights that several CNNs begin with, beside those of the
+    part. Local weights were named by their file alone, so of two files of one name one digest was kept: nothing is known of
+    them, nor of the weights of a CNN that is not in the part.
     """
-    models = part.get("stage1.models") or ([part["model"]] if "model" in part else [])
-    local = {model["name"]: Path(model["pretrained"]).name for model in models if isinstance(model["pretrained"], str)}
+    files = weight_files(part.get("stage1.models") or [part.get("model")])
     known = {name: digest for name, digest in read.items() if not name.startswith("weights ")}
-    for model, file in local.items():
-        if f"weights {file}" in read and list(local.values()).count(file) == 1:
+    for model, file in files.items():
+        if f"weights {file}" in read and file not in shared_names(files) and file not in shared:
             known[WEIGHTS + model] = read[f"weights {file}"]
     return known
+
+
+def weight_files(models: list[dict]) -> dict[str, str]:
+    """Return {CNN: name of the file of local weights that it begins with} of plain values of CNNs; without those of none."""
+    values = [(model.get("name"), model.get("pretrained")) for model in models if isinstance(model, dict)]
+    return {name: Path(file).name for name, file in values if isinstance(name, str) and isinstance(file, str)}
+
+
+def shared_names(files: dict[str, str]) -> set[str]:
+    """Return the names of files that several CNNs begin with. files: as returned by `weight_files`"""
+    names = list(files.values())
+    return {name for name in names if names.count(name) > 1}
 
 
 def may_lack(name: str) -> bool:
@@ -94,8 +107,8 @@ def reads_of_before(read: dict, models: list[dict]) -> dict:
 
     read: {name: digest} of all CNNs; models: plain values of the recipe's CNNs
     """
-    local = {model["name"]: Path(model["pretrained"]).name for model in models if isinstance(model["pretrained"], str)}
-    weights = {f"weights {file}": read[WEIGHTS + model] for model, file in local.items() if WEIGHTS + model in read}
+    files = weight_files(models)
+    weights = {f"weights {file}": read[WEIGHTS + model] for model, file in files.items() if WEIGHTS + model in read}
     return {name: digest for name, digest in read.items() if not name.startswith(WEIGHTS)} | weights
 
 

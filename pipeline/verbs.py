@@ -133,10 +133,9 @@ def import_table(options):
         if options.remove:
             remove_import(run, options.name)
             return
-        if run.recipe.stage1.models:
-            check_fresh(run, "import-predictions", ("ingest",))
-        else:
+        if not run.recipe.stage1.models:
             run_stage(run, "ingest")
+        check_fresh(run, "import-predictions", ("ingest",))
         print(f"import-predictions: {options.name}")
         import_predictions(run, options.name, options.oof, options.test, options.trust_oof)
         if not run.recipe.stage1.models:

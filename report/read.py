@@ -12,6 +12,7 @@ from ct import rundir
 from ct.header import public_paths, public_reason
 from ct.labels import LABELS
 from ct.pixels import PixelCache
+from ct.provenance import read_receipt
 from ct.sheets import read_sheet
 from ct.windows import apply_window, window_bounds
 from ct.yaml_file import read_yaml
@@ -106,7 +107,7 @@ def read_run(run):
         configs=_json(run.stage2 / "configs.json"),
         trials=_table(run.stage2 / "trials.parquet"),
         tuning=_json(run.stage2 / "tuning.json") or {},
-        receipts={s: receipt for s in STAGES if (receipt := _json(run.receipt(s))) is not None},
+        receipts={s: receipt for s in STAGES if (receipt := read_receipt(run.receipt(s))) is not None},
     )
 
 

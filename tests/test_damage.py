@@ -235,3 +235,24 @@ def test_damaged_maps_are_refused_by_report_and_made_again_by_explain(kept, caps
     assert f"{study}.npy, which is damaged; run `explain`" in capsys.readouterr().err
     assert run.main(["explain", f"--run={kept}", f"--studies={study}"]) == 0
     assert path.read_bytes() == whole and run.main(["report", f"--run={kept}"]) == 0
+
+
+def test_a_damaged_receipt_is_never_a_traceback(kept):
+    """Whatever byte of it changes: its stage is fresh still, or stale, or not made."""
+    rng, paths = np.random.default_rng(0), receipts(RunDir(kept))
+    for number in range(60):
+        path = paths[number % len(paths)]
+        whole = path.read_bytes()
+        spoilt = bytearray(whole)
+        spoilt[rng.integers(len(whole))] = rng.choice(list(b'{}[]",:0\xff'))
+        path.write_bytes(spoilt)
+        damaged = [why for why, _ in damaged_files(RunDir(kept), marks=False)]
+        assert (f"{path.relative_to(kept)} is damaged" in damaged) == (read_receipt(path) is None)
+        assert {kind for kind, _ in state(Run(kept)).values()} <= {"fresh", "stale", "missing"}
+        path.write_bytes(whole)
+
+
+def test_a_report_is_made_without_a_receipt_that_does_not_read(kept):
+    (kept / "receipts" / "submit.json").write_text('{"made": [')
+    (kept / "receipts" / "report.json").unlink()
+    assert run.main(["report", f"--run={kept}"]) == 0

@@ -73,8 +73,9 @@ def test_local_weights_of_before_are_known_by_their_cnn(kept, tmp_path):
 
 
 def test_two_local_weights_of_one_file_name_are_told_apart(kept, tmp_path):
-    paths = with_local_weights(kept, OF_WEIGHTS[:1], tmp_path / "w", ("first", "second"))
+    paths = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w", ("first", "second"))
     assert state(Run(kept))["train"] == ("fresh", "")  # an older receipt had one digest for both: nothing is known
+    assert job_of(kept, "cnn") == job_of(kept, "cnn", 1) == ""
     r = Run(kept)
     with Receipt(kept, r.dir.receipt("train"), "train", r.part(STAGES["train"].keys), r.read(STAGES["train"])):
         pass
