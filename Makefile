@@ -17,7 +17,8 @@ test-slow: $(READY)
 	PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
-	@missed=; for name in demo ingest loader train_step memory stack_memory features submission boosting calibration stack_gain score report; do \
+	@missed=; for name in demo ingest loader train_step memory stack_memory features submission boosting calibration stack_gain score \
+	  report faults fuzz; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; \
 	done; test -z "$$missed" || { echo "missed:$$missed"; exit 1; }
 

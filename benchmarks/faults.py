@@ -222,11 +222,13 @@ def main(argv=None):
         print(f"{'kind':10}{'faults':>8}{'good':>8}{'lost':>8}{'loud':>8}{'hung':>8}{'seconds':>9}")
         for kind in kinds:
             home.outcomes, start = collections.Counter(), time.monotonic()
-            KINDS[kind](home, options.count or COUNTS[kind][options.quick])
-            row = home.outcomes
-            bad += sum(row.values()) - row["good"]
-            print(f"{kind:10}{sum(row.values()):8}{row['good']:8}{row['lost']:8}{row['loud']:8}{row['hung']:8}"
-                  f"{time.monotonic() - start:9.0f}", flush=True)  # fmt: skip
+            try:
+                KINDS[kind](home, options.count or COUNTS[kind][options.quick])
+            finally:  # what there is of it, where somebody ends it
+                row = home.outcomes
+                bad += sum(row.values()) - row["good"]
+                print(f"{kind:10}{sum(row.values()):8}{row['good']:8}{row['lost']:8}{row['loud']:8}{row['hung']:8}"
+                      f"{time.monotonic() - start:9.0f}", flush=True)  # fmt: skip
     return int(bad > 0)
 
 

@@ -62,10 +62,11 @@ def test_what_is_lost_loud_or_hung_is_seen(home, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["damage", "disk", "ctrl-c", "workers", "bytes"])
+@pytest.mark.parametrize("kind", ["damage", "workers"])
 def test_faults_cost_nothing(home, kind):
-    if kind in ("ctrl-c", "workers"):
+    """The others have quick tests of their own: test_full_disk, test_interrupts, test_damage."""
+    if kind == "workers":
         tuned = before_stage(shutil.copytree(home.whole, home.folder / "tuned"), "tune")
         home.must(["tune", f"--run={tuned}", "--workers=1", f"--trials={faults.TRIALS}"])
     faults.KINDS[kind](home, 2)
-    assert set(home.outcomes) <= {"good"}
+    assert home.outcomes["good"] == 2 and len(home.outcomes) == 1
