@@ -45,7 +45,7 @@ class CnnConfig(Config):
 
     threads: int = Field(2, ge=1, le=1024)  # torch's on the CPU; here and not from the machine, since results depend on them
     deterministic: bool = True  # the same bits again on the same device; slower on CUDA
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # of the CNN; auto: on CUDA bf16, or fp16 where it has no bf16
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: on CUDA bf16, or fp16 where it has none; fp32: no TF32
     compile: bool = False  # by torch.compile: minutes at first, then faster on CUDA; not the same bits again
 
     @field_validator("windows")

@@ -1,5 +1,7 @@
 """The same as in test_device.py, on a GPU: skipped where torch sees none."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,12 @@ from test_device import NO_BATCH_NORM, config, train
 
 from ct.errors import InputError
 from stage1_cnn.data import neighbour_rows
-from stage1_cnn.device import is_out_of_memory, torch_as_set
+from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_as_set
 from stage1_cnn.explain import explain
 from stage1_cnn.model import build_model, try_model
 from stage1_cnn.predict import predict
 
+os.environ.setdefault(*CUBLAS_WORKSPACE)  # as run.main does: cuBLAS reads it once
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
 MEGABYTES = 1 << 20
 
