@@ -134,7 +134,10 @@ def pixel_bytes(dataset) -> tuple[bytes | memoryview, str]:
     """Return (PixelData as it lies in the file, its VR, "OW" where that is implicit). Raises Unreadable without any."""
     if PIXEL_DATA not in dataset:
         raise Unreadable("pixel data missing or cut short")
-    element = dataset.get_item(PIXEL_DATA)
+    try:
+        element = dataset.get_item(PIXEL_DATA)
+    except NotImplementedError:  # one without a value, which pydicom converts at once, by a VR that there is not
+        raise Unreadable("the pixel data are not bytes by their VR") from None
     if element.VR not in (None, "OB", "OW", "UN"):
         raise Unreadable("the pixel data are not bytes by their VR")
     if not isinstance(element.value, bytes | memoryview | None):
