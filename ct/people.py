@@ -19,6 +19,7 @@ STEP_MM = 0.1  # steps may differ by that much, or by the share EVEN, and count 
 LAGS = (1, 2, 3)  # 6 % of the competition's series are two stacks in one, whose steps repeat after two or three slices
 CHANGES_A_LAG, CHANGES_A_SLICE = 2, 0.1  # a regular series changes its step so often at most; 98 % of the real series do
 MOST_CHANGES = 2 / 3  # of the steps of a short series; one of two slices has none to compare
+FAR_MM = 1e5  # no scanner's frame is as large
 HOLE = 1.5  # times the usual step: slices are missing there
 ODD = 8  # where so many people share a UID, one in so many may be irregular (one in 50 is), or lie off from the others
 
@@ -90,9 +91,11 @@ def relation(table, patient):
     ONE: wherever one patient's slice follows another's along the normal, the step is that of the slices beside, in space, and
     all together are a regular series.
     """
+    position = table[list(POSITION)].to_numpy(np.float64)
+    if not (np.abs(position) < FAR_MM).all():
+        return UNCLEAR
     normals = slice_normals(table)
     axis = normals.mean(axis=0)
-    position = table[list(POSITION)].to_numpy(np.float64)
     height = (position @ (axis / np.linalg.norm(axis))).round(3)
     order = np.argsort(height, kind="stable")
     position, normals, height, patient = position[order], normals[order], height[order], patient[order]

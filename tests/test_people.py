@@ -110,6 +110,7 @@ UNKNOWN = {
     "it goes on elsewhere in the plane": [part("A", grid(0, 20)), part("B", grid(100, 20), corner=(-110, -90))],
     "it goes on with another tilt": [part("A", grid(0, 20)), part("B", grid(100, 20), iop=(1, 0, 0, 0, 0.97, -0.24))],
     "one of them torn": [part("A", grid(0, 30)), part("B", grid(1.3, 15)), part("C", grid(76.3, 15))],
+    "a position that is none": [part("A", [*grid(0, 20), 1e308]), part("B", grid(1.3, 20))],
     "a hole between": [part("A", grid(0, 20)), part("B", grid(110, 20))],
 }
 

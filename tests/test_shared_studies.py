@@ -17,6 +17,7 @@ from ct.folds import assign_folds, fold_groups
 from ct.rundir import read_json, read_table
 from pipeline.crossfit import of_each_patient, patient_parts
 from pipeline.images import take_patients
+from pipeline.incoming import about_people, folds_of_groups
 from pipeline.search import inner_split
 from pipeline.stages import Run
 from pipeline.tables import patients_of_folds
@@ -216,6 +217,24 @@ def test_score_has_a_row_for_each_person(finished, competition, tmp_path, capsys
     own = read_table(tmp_path / "alone-out" / "slices.parquet")
     stranger = slices[slices["study_id"] == studies.index[studies["patient_id"] == "patient-1"][0]]
     np.testing.assert_allclose(stranger[COLUMNS], own[COLUMNS], atol=1e-6)
+
+
+def test_scored_patients_of_one_study_share_a_fold():
+    """One of them is known from training; where two are, of two folds, no fold's models are innocent."""
+    table = pd.DataFrame({"patient_id": ["A", "B", "C", "D", "E"], "study_id": ["S", "S", "T", "T", "U"]}, index=list("abcde"))
+    known = pd.DataFrame({"fold": [1, 0, 2], "part": [3, 4, 0]}, index=["B", "C", "D"])
+    found = pd.DataFrame(folds_of_groups(table, known))
+    assert found.loc[["a", "b", "e"], "fold"].tolist() == [1, 1, -1] and found.loc[["a", "b", "e"], "part"].tolist() == [
+        3,
+        3,
+        -1,
+    ]
+    assert found["two_folds"].tolist() == [False, False, True, True, False]
+    assert (pd.DataFrame(folds_of_groups(table, None))["fold"] == -1).all()
+    slices = table.assign(series_id=list("12345"), people=["one person"] * 4 + [""], **folds_of_groups(table, known))
+    findings = about_people(slices)
+    assert {finding.study_id for finding in findings if finding.refuses} == {"T"}
+    assert [finding.study_id for finding in findings if "make one series together" in finding.what] == ["S", "T"]
 
 
 def test_score_refuses_what_is_neither_and_goes_on(finished, competition, tmp_path, capsys):

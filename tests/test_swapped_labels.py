@@ -3,7 +3,7 @@
 import numpy as np
 from tiny_tables import slice_table
 
-from benchmarks.swapped_labels import BLOCKS, shuffled, swapped
+from benchmarks.swapped_labels import BLOCKS, shuffled, swapped, turned
 
 
 def test_blocks_take_the_labels_of_the_same_heights():
@@ -31,3 +31,14 @@ def test_shuffled_labels_stay_in_their_fold():
     fold, y = np.tile(np.arange(5), 20), np.arange(100)[:, None]
     mixed = shuffled(y, fold, np.random.default_rng(0))
     assert (fold[mixed[:, 0]] == fold).all() and sorted(mixed[:, 0]) == list(range(100)) and (mixed != y).mean() > 0.5
+
+
+def test_turned_labels_stay_in_their_series_and_in_their_order():
+    slices = slice_table(*(("train", study, list(range(4 + study))) for study in range(20)))
+    study, place = slices["study_id"].to_numpy(), slices["place"].to_numpy()
+    mixed = turned(slices, np.column_stack([place, np.unique(study, return_inverse=True)[1]]), np.random.default_rng(0))
+    assert (mixed[:, 1] == np.unique(study, return_inverse=True)[1]).all()
+    for name in np.unique(study):
+        own = mixed[study == name, 0]
+        assert ((np.diff(own) - 1) % len(own) == 0).all()
+    assert (mixed[:, 0] != place).mean() > 0.5
