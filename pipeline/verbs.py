@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.rundir import RunDir, read_json
+from pipeline import stage_processes
 from pipeline.answers import explain, export_model, report, score, submit
 from pipeline.bars import no_bar, progress_bar
 from pipeline.opening import check_fresh, opened
@@ -107,14 +108,23 @@ def demo(options: DemoOptions):
             raise InputError(f"{data} was made with --{name}={made[name]}; leave --{name} out, or give another --run=DIR")
     if not RunDir(options.run).recipe.exists():
         new(NewOptions(run=options.run, recipe="demo", data=data, seed=made["seed"]))
-    with opened(options) as run:
-        _all(run)
+    everything(options)
 
 
 def everything(options):
     """Bring every stage up to date."""
+    start = time.perf_counter()
     with opened(options) as run:
-        _all(run)
+        if run.recipe.stage2.storage and state(run)["tune"][0] != "fresh":
+            _check_store(run.recipe)  # better before the CNNs are trained than after
+        made = [] if stage_processes.APART else run_all(run)
+    if stage_processes.APART:
+        made = stage_processes.run_all_apart(options)
+    took = f"in {time.perf_counter() - start:.0f} s"
+    print(f"all: {', '.join(made)} made {took}" if made else f"all: everything is fresh, looked through {took}")
+    for path in (run.dir.submission, run.dir.report):
+        if path.exists():
+            print(f"  {path}")
 
 
 def features(options):
@@ -156,18 +166,6 @@ def search(options):
         from pipeline.search import search_cnn
 
         search_cnn(run, options.model, options.fold or 0, options.trials or 20, options.timeout)
-
-
-def _all(run):
-    start = time.perf_counter()
-    if run.recipe.stage2.storage and state(run)["tune"][0] != "fresh":
-        _check_store(run.recipe)  # better before the CNNs are trained than after
-    made = run_all(run)
-    took = f"in {time.perf_counter() - start:.0f} s"
-    print(f"all: {', '.join(made)} made {took}" if made else f"all: everything is fresh, looked through {took}")
-    for path in (run.dir.submission, run.dir.report):
-        if path.exists():
-            print(f"  {path}")
 
 
 def _check_source(recipe):

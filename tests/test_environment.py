@@ -29,6 +29,7 @@ def test_that_locale_is_no_utf8():
     assert "utf" not in done.stdout.lower()
 
 
+@pytest.mark.slow
 def test_report_and_score_lose_nothing_in_a_locale_that_is_not_utf8(before_trust, tmp_path):
     kept = shutil.copytree(before_trust / "run", tmp_path / "r")
     (kept / "report.html").unlink()
@@ -83,8 +84,41 @@ IMPORTS = {  # module of a stage -> what it does not need, and therefore does no
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", IMPORTS)
 def test_a_stage_loads_not_both_torch_and_lightgbm(module):
     code = f"import sys, pipeline.verbs, {module}; print(*({{'torch', 'lightgbm'}} & set(sys.modules)))"
     loaded = set(python("-c", code).stdout.split())
     assert not loaded & set(IMPORTS[module].split())
+
+
+@pytest.mark.slow
+def test_where_they_crash_together_every_stage_has_a_process_of_its_own(before_trust, tmp_path, capfd, monkeypatch):
+    from pipeline import stage_processes
+
+    kept = shutil.copytree(before_trust / "run", tmp_path / "r")
+    (kept / "report.html").unlink()
+    (kept / "receipts" / "stack.json").unlink()
+    monkeypatch.setattr(stage_processes, "APART", True)
+    monkeypatch.setattr("pipeline.stages.run_stage", lambda *args: pytest.fail("in this process"))
+    assert run.main(["all", f"--run={kept}", "--workers=1"]) == 0
+    out = capfd.readouterr().out
+    assert "tune: fresh, nothing to do" in out and "all: stack, report made" in out and (kept / "report.html").exists()
+    assert run.main(["all", f"--run={kept}"]) == 0 and "everything is fresh" in capfd.readouterr().out
+    (kept / "report.html").unlink()
+    assert run.main(["all", f"--run={kept}", "--quiet"]) == 0
+    assert capfd.readouterr().out == "" and (kept / "report.html").exists()
+    (kept / "report.html").unlink()
+    (kept / "slices.parquet").write_bytes(b"")
+    with pytest.raises(SystemExit) as ended:
+        run.main(["all", f"--run={kept}"])
+    assert ended.value.code == 1 and capfd.readouterr().err.count("error: ") == 1
+
+
+def test_a_stage_in_a_process_of_its_own_gets_its_options():
+    from pipeline.plan import AllOptions
+    from pipeline.stage_processes import _command
+
+    options = AllOptions(run="r", workers=3, trials=5)
+    assert _command("tune", options)[2:] == ["tune", "--run=r", "--workers=3"]
+    assert _command("train", options)[2:] == ["train", "--run=r"]
