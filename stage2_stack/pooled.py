@@ -42,15 +42,22 @@ def pooled_matrix(X, names):
     return made.reshape(-1, made.shape[2])
 
 
-def pooled_rows(X: np.ndarray, names: list, number: int) -> np.ndarray:
-    """Return the pooled features (n, p) float32 of X (n, f) for one subtype, SUBTYPES[number]."""
+def pooled_rows(X: np.ndarray, names: list, number: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the pooled features (m, p) float32 of some rows, int (m,), of X (n, f) for one subtype, SUBTYPES[number].
+
+    rows: None for all
+    """
     place, label = {name: i for i, name in enumerate(names)}, SUBTYPES[number]
-    logits = X[:, [place[subtype] for subtype in SUBTYPES]]
-    own = X[:, [place[label + kind] for kind in own_kinds(names)]]
+
+    def values(columns):
+        return X[:, columns] if rows is None else X[np.ix_(rows, columns)]
+
+    logits = values([place[subtype] for subtype in SUBTYPES])
+    own = values([place[label + kind] for kind in own_kinds(names)])
     others = -np.sort(-np.delete(logits, number, axis=1), axis=1)  # NaN last
-    told = np.zeros((len(X), len(SUBTYPES)), np.float32)
+    told = np.zeros((len(logits), len(SUBTYPES)), np.float32)
     told[:, number] = 1
-    return np.hstack([own, others, X[:, scope_columns(names, "any", "study")], told])
+    return np.hstack([own, others, values(scope_columns(names, "any", "study")), told])
 
 
 class PooledBins(Bins):
@@ -67,7 +74,7 @@ class PooledBins(Bins):
         made = np.empty((len(rows), len(columns)), np.float32)
         for number in np.unique(numbers):
             at = np.flatnonzero(numbers == number)
-            pooled = pooled_rows(self.X[rows[at]], self.own_names, number)
+            pooled = pooled_rows(self.X, self.own_names, number, rows[at])
             made[at] = pooled if len(columns) == len(self.names) else pooled[:, columns]
         return made
 
