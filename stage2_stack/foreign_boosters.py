@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from ct.errors import shown
-from stage2_stack.learners import learner_of
 
 SECONDS, MEMORY = 60, 8 << 30  # of the child, for all files
 ROWS = (np.nan, 0.0, 1e30, -1e30, 3.0, -3.0)  # values of the rows that are predicted, each in all columns
@@ -46,7 +45,7 @@ def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
 
 def fault_of(path: str, component: str, columns: int) -> str:
     """Return what is wrong with a booster that should see so many columns, or "". A native crash ends the process."""
-    learner, values = learner_of(component), np.repeat(np.array(ROWS, np.float32)[:, None], columns, axis=1)
+    learner, values = _learner(component), np.repeat(np.array(ROWS, np.float32)[:, None], columns, axis=1)
     try:
         model = learner.load(Path(path).read_bytes())
         if component == "xgboost" and model.num_features() != columns:
@@ -61,6 +60,17 @@ def fault_of(path: str, component: str, columns: int) -> str:
     if logits.shape != (len(ROWS),) or not (np.abs(logits) < BEYOND).all():
         return "it predicts no logits"
     return ""
+
+
+def _learner(component):
+    """Return the Learner as `learners.learner_of` does, without LightGBM, whose import takes seconds."""
+    if component == "xgboost":
+        from stage2_stack.xgboost_trees import XGBoost
+
+        return XGBoost()
+    from stage2_stack.catboost_trees import CatBoost
+
+    return CatBoost()
 
 
 def _main():

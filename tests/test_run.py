@@ -117,7 +117,7 @@ def test_demo_is_not_continued_with_other_data(capsys, tmp_path, monkeypatch):
 
     write_json(tmp_path / "d-data" / "synth.json", {"studies": 60, "seed": 0})
     save_recipe(tmp_path / "d" / "recipe.yaml", load_recipe(find_recipe("demo")))
-    monkeypatch.setattr(verbs, "_all", lambda run: print("worked"))
+    monkeypatch.setattr(verbs, "everything", lambda options: print("worked"))
     for flag, says in (("--seed=7", "was made with --seed=0"), ("--studies=8", "was made with --studies=60")):
         assert run.main(["demo", f"--run={tmp_path / 'd'}", flag]) == 1
         assert says in capsys.readouterr().err
