@@ -38,19 +38,17 @@ def resuming(path, inputs, say=None):
 
     inputs: plain values that decide what the pieces hold. What a killed or failed process left in the folder is there again
     where its inputs were the same, and else thrown away. The folder goes when the block ends without an error.
-    say: called with a line where the note of the inputs is damaged
+    say: called with a line where work is thrown away
     """
     path = Path(path)
     marker = path / "inputs.json"
     try:
         same = read_json(marker) == json.loads(json.dumps(_plain(inputs)))
-    except InputError:  # there is none
+    except (InputError, ValueError, RecursionError):  # there is none, or a damaged one
         same = False
-    except (ValueError, RecursionError):
-        same = False
-        if say:
-            say(f"  {path.name}/{marker.name} is damaged; the work that was interrupted is begun anew")
     if not same:
+        if say and marker.exists():
+            say(f"  {path.name} is of other inputs, or damaged; the work that was interrupted is begun anew")
         discard(path)
         path.mkdir(mode=0o700, parents=True)  # what ingest has read so far holds paths, which may be people's names
         write_json(marker, inputs)

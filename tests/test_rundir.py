@@ -116,8 +116,12 @@ def test_resuming_keeps_unfinished_work_while_its_inputs_are_the_same(tmp_path, 
         (work / "piece").write_text("two")
         raise error
     (tmp_path / "w.part" / "inputs.json").write_text('{"size"')  # a disk that was full
-    with resuming(tmp_path / "w.part", inputs | {"size": 65}) as work:
+    lines = []
+    with resuming(tmp_path / "w.part", inputs | {"size": 65}, lines.append) as work:
         assert names(work) == ["inputs.json"]
+    assert lines == ["  w.part is of other inputs, or damaged; the work that was interrupted is begun anew"]
+    with resuming(tmp_path / "w.part", inputs, lines.append):
+        assert len(lines) == 1  # where there was no work, there is nothing to say
     assert names(tmp_path) == []
 
 
