@@ -77,7 +77,7 @@ def write_study(run, study):
     return run.study_page(study)
 
 
-def rendered(template, context):
+def rendered(template: str, context: dict[str, object]) -> str:
     """Return a page: a template filled with `context`, its own style and script, and the policy that allows these alone."""
     style, script = (
         Markup("\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)) for names in (STYLES, SCRIPTS)
