@@ -116,7 +116,8 @@ class Run:
 
     def why_stale(self, stage):
         """Return why a stage must run, or "" where its work still holds."""
-        return why_stale(self.dir.root, self.dir.receipt(stage.name), self.part(stage.keys), self.read(stage))
+        why = why_stale(self.dir.root, self.dir.receipt(stage.name), self.part(stage.keys), self.read(stage))
+        return "the key is damaged or gone, put it back from a copy of the run" if why == "key changed" else why
 
     def job(self, path, stage, part, read):
         """Return (why, receipt) of one job of a stage, such as one CNN and fold: "" where its work still holds."""

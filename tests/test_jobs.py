@@ -341,6 +341,7 @@ def test_two_processes_leave_the_same_files_as_one(untrained, finished):
         assert done.stdout.count(f"{verb}:") == 1  # only one of them speaks
     for name in ("train", "predict"):
         assert state(Run(untrained))[name][0] == "fresh"
+        assert json.loads((untrained / FOLD / f"{name}.json").read_text())["processes"] == 2
     files = [{str(p.relative_to(f)) for p in (f / "stage1").rglob("*") if p.is_file()} for f in (untrained, finished)]
     assert files[0] == files[1]
     for name in (
