@@ -9,9 +9,9 @@ Each kind is a module beside this one (KINDS) with three functions:
     attempt(folder) -> line               what the program makes of it: "" where it is taken, else the line that refuses it
 
 Cases run in a child of their own per kind, which is replaced when it dies or takes too long. A case is `uncaught` where
-`attempt` raises, or its line is none that a user may see; `died` where the child does; `slow` beyond SECONDS, twice in
-succession; `large` where it meets the limit of MEMORY. Any of these makes the exit status 1. The same seed and number give the
-same case: `--first=N --cases=1 --show` repeats one.
+`attempt` raises, or its line is none that a user may see; `died` where the child does; `slow` beyond SECONDS of the processor
+(its children's included), or PATIENCE by the clock, twice in succession; `large` where it meets the limit of MEMORY. Any of
+these makes the exit status 1. The same seed and number give the same case: `--first=N --cases=1 --show` repeats one.
 """
 
 import argparse
@@ -43,8 +43,8 @@ KINDS = {  # kind: its module, cases in all, cases with --quick
     "zips": ("fuzz_zips", 900, 200),
     "models": ("fuzz_models", 800, 120),
 }
-SECONDS, MEMORY = 10, 2 << 30  # a case's limits: wall clock, and bytes of memory beyond what the idle child has
-PATIENCE = 60  # seconds after which a child that does not answer is killed
+SECONDS, MEMORY = 10, 2 << 30  # a case's limits: of the processor, and bytes of memory beyond what the idle child has
+PATIENCE = 60  # seconds by the clock after which a child that does not answer is killed
 GOOD = ("read", "refused")
 OUTCOMES = (*GOOD, "uncaught", "died", "slow", "large")
 LONGEST = 400  # characters of a line that a user may see
@@ -79,7 +79,7 @@ def fuzz(kind, numbers, seed, show=False):
         for number in numbers:
             result = child.run(number)
             if result["outcome"] == "slow":
-                result = child.run(number)  # a busy machine is slow, too, but not twice
+                result = child.run(number)  # a machine that stood still is slow, too, but not twice
             counts[result["outcome"]] += 1
             longest = max(longest, result["seconds"])
             if result["outcome"] == "refused":
@@ -108,7 +108,7 @@ class Child:
         answer = self._line(PATIENCE)
         seconds = time.perf_counter() - start
         if answer:
-            return {"seconds": seconds} | json.loads(answer)
+            return json.loads(answer)
         late = self.process.poll() is None and seconds >= PATIENCE
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0 if late else 5)
@@ -151,12 +151,20 @@ def serve(kind, seed, folder):
         case.mkdir()
         what = module.mutate(np.random.default_rng([seed, place, int(line)]), seeds, case)
         (folder / "what").write_text(what)
-        start = time.perf_counter()
+        start = processor_seconds()
         outcome, said = tried(module, case)
-        if outcome in GOOD and time.perf_counter() - start > SECONDS:
-            outcome, said = "slow", f"{time.perf_counter() - start:.0f} s"
-        print(json.dumps({"outcome": outcome, "what": what, "line": said}), file=answers, flush=True)
+        seconds = processor_seconds() - start
+        if outcome in GOOD and seconds > SECONDS:
+            outcome, said = "slow", f"{seconds:.0f} s"
+        answer = {"outcome": outcome, "what": what, "line": said, "seconds": seconds}
+        print(json.dumps(answer), file=answers, flush=True)
     return 0
+
+
+def processor_seconds():
+    """Seconds of the processor that this process and its ended children have taken."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in usage)
 
 
 def tried(module, case):

@@ -10,7 +10,7 @@ from ct.errors import MachineFault
 from ct.faults import GOES_ON, FileFault, fault_of, out_of_memory
 from ct.source import Unreadable
 
-SECONDS, SECONDS_A_PIXEL = 3, 3e-7  # of the processor: real slices take 0.01 to 0.3 s, one of 4096 x 4096 about 4
+SECONDS, SECONDS_A_PIXEL = 2, 3e-7  # of the processor: real slices take 0.01 to 0.3 s, one of 4096 x 4096 about 4
 PATIENCE = 120  # seconds on the clock, for a decoder that waits for something that never comes
 _CHILD = Child("ct.decoder")
 
