@@ -59,7 +59,8 @@ def run_jobs(function, jobs, workers=None):
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise InputError(
-            "a worker process was killed, perhaps for want of memory; try again with fewer: --workers=1"
+            "a worker process was killed or could not begin, perhaps for want of memory or open files (ulimit -a); what is "
+            "finished is kept, try again with fewer: --workers=1"
         ) from None
     except BaseException:  # an interrupt, or the caller asks for no more: jobs under way may take hours
         stopped.close()
