@@ -1,5 +1,6 @@
 """From DICOM files to the slices' headers, many at a time, and from one file to HU."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,11 @@ import pandas as pd
 from pydicom import uid
 
 from ct.decoding import decode
-from ct.elements import open_dataset, quiet
+from ct.elements import NotPlain, as_file, parsed, plain_pixels, quiet
 from ct.engine import run_jobs
-from ct.header import SAME, header_facts, pseudonym, refuse_other_images, rescale, stored_facts
+from ct.header import SAME, header_facts, photometric_word, pseudonym, refuse_other_images, rescale, stored_facts
 from ct.pieces import seal
-from ct.reading import read_each
+from ct.reading import all_bytes, read_each
 from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
 from ct.source import Folder, InZip, OnDisk, Unreadable
@@ -89,7 +90,8 @@ def _read_chunk(files, names, key, path, anonymous):
     with quiet():
         facts = read_each(lambda file: header_facts(file, key, anonymous), files)
         for name, (header, reason, may_pass) in zip(names, facts, strict=True):
-            headers.append((header or NOTHING) | {"path": name})
+            headers.append(header or dict(NOTHING))
+            headers[-1]["path"] = name
             reasons.append(reason)
             lasting &= not may_pass
     table = _header_table(headers, reasons)
@@ -117,12 +119,9 @@ def read_hu(file: str | Path | OnDisk | InZip) -> tuple[np.ndarray, bool]:
     Returns (hu, repaired): int16 (rows, cols) in HU, rounded and clipped to int16, and whether the intercept was mended (see
     `wraps_at_12_bits`). Raises Unreadable for anything that is wrong with the file, MachineFault.
     """
+    raw = all_bytes(as_file(file))
     with quiet():
-        dataset = open_dataset(file)
-        refuse_other_images(dataset)
-        facts = stored_facts(dataset)
-        stored = _stored(dataset, facts)
-        slope, intercept = rescale(dataset)
+        stored, facts, (slope, intercept) = _plain_slice(raw) or _slice(raw)
     twelve = facts["BitsStored"] == 12 and facts["PixelRepresentation"] == 0
     if twelve and slope == 1 and intercept > -100 and wraps_at_12_bits(stored):
         return (stored.astype(np.int16) + np.int16(1000)) % np.int16(4096) - np.int16(1000), True
@@ -150,18 +149,38 @@ def wraps_at_12_bits(stored):
     return bool(air > 0.05 * stored.size and below < 0.05 * air)
 
 
-def _stored(dataset, facts):
-    """Return the stored values (rows, cols) as pydicom's own decoding gives them (PS3.5 section 8.1).
+def _plain_slice(raw):
+    """Return (stored values, facts of them, rescale) of the usual file; None for one that is left to `_slice`."""
+    found = plain_pixels(raw)
+    if not found or found[1] not in NATIVE:
+        return None
+    elements, _, pixels = found
+    with suppress(NotPlain, Unreadable):  # pydicom's own reading has the last word
+        refuse_other_images(elements)
+        facts = stored_facts(elements)
+        if facts["BitsAllocated"] == 16:
+            return _native(pixels, facts), facts, rescale(elements)
+    return None
 
-    facts: as returned by `stored_facts`
-    """
-    shape, syntax = (facts["Rows"], facts["Columns"]), str(dataset.file_meta.TransferSyntaxUID)
+
+def _slice(raw):
+    """Do the same as `_plain_slice` for any file. Raises Unreadable, MachineFault."""
+    dataset = parsed(raw)
+    refuse_other_images(dataset)
+    facts, syntax = stored_facts(dataset), str(dataset.file_meta.TransferSyntaxUID)
     pixels, vr = pixel_bytes(dataset)
-    if syntax not in NATIVE or facts["BitsAllocated"] != 16:
-        stored = decode(facts | {"syntax": syntax, "vr": vr}, pixels)
-        if stored.shape != shape:
-            raise Unreadable(f"the pixel data is an image of {stored.shape}, not {shape}")
-        return stored
+    if syntax in NATIVE and facts["BitsAllocated"] == 16:
+        return _native(pixels, facts), facts, rescale(dataset)
+    asked = facts | {"syntax": syntax, "vr": vr, "PhotometricInterpretation": photometric_word(dataset)}
+    stored, shape = decode(asked, pixels), (facts["Rows"], facts["Columns"])
+    if stored.shape != shape:
+        raise Unreadable(f"the pixel data is an image of {stored.shape}, not {shape}")
+    return stored, facts, rescale(dataset)
+
+
+def _native(pixels, facts):
+    """Return the stored values (rows, cols) of uncompressed pixels of 16 bits (PS3.5 section 8.1)."""
+    shape = facts["Rows"], facts["Columns"]
     wanted = shape[0] * shape[1] * 2
     if len(pixels) < wanted:
         raise Unreadable(f"truncated pixel data: {len(pixels)} of {wanted} bytes")

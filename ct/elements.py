@@ -29,6 +29,8 @@ IMPLICIT = {  # the usual transfer syntaxes: whether their VRs are implicit
     if syntax.is_little_endian and not syntax.is_deflated
 }
 DEFLATED = str(uid.DeflatedExplicitVRLittleEndian)
+PIXEL_DATA = b"\xe0\x7f\x10\x00"  # the tag, as it lies in a file
+UNDEFINED = 0xFFFFFFFF  # length of what ends with a delimiter
 PIXELS = {int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")}
 
 
@@ -47,12 +49,16 @@ def open_dataset(file: str | Path | OnDisk | InZip, pixels: bool = True) -> Data
     """
     file = as_file(file)
     raw, whole = (all_bytes(file), True) if pixels else first_bytes(file, LONGEST_HEADER)
-    _refuse_others(raw[:132])
-    deflated = DEFLATED.encode() in raw[: HEADS[1]]  # perhaps: that is found out where it may be
-    if deflated and not whole:
+    if not whole and _may_be_deflated(raw):
         raw, whole = all_bytes(file), True
+    return parsed(raw, pixels, whole)
+
+
+def parsed(raw: bytes, pixels: bool = True, whole: bool = True) -> Dataset:
+    """Parse a DICOM file's bytes, or where not `whole` its first, as `open_dataset` does. Raises Unreadable."""
+    _refuse_others(raw[:132])
     with _one_reason():
-        dataset = _inflated_dataset(raw, pixels) if deflated else None
+        dataset = _inflated_dataset(raw, pixels) if _may_be_deflated(raw) else None
         if dataset is None:
             dataset = _dataset(raw, pixels, whole)
         if not dataset.file_meta.get("TransferSyntaxUID"):
@@ -148,6 +154,10 @@ def _inflated_dataset(raw, pixels):
     return dataset
 
 
+def _may_be_deflated(raw):
+    return DEFLATED.encode() in raw[: HEADS[1]]
+
+
 def _guess_syntax(dataset):
     """Return the transfer syntax that a data set without file meta information was read as."""
     implicit, little = dataset.original_encoding
@@ -175,12 +185,37 @@ def plain_elements(file: OnDisk | InZip) -> tuple[dict, str] | None:
         except Exception:  # as in `_one_reason`: cut in the middle of an element, or damaged
             found = None
         if found or whole:
-            return found
+            return found[:2] if found else None
     return None
 
 
+def plain_pixels(raw: bytes) -> tuple[dict, str, memoryview] | None:
+    """Return (elements, transfer syntax, pixel data) of the usual file's bytes, the first two as `plain_elements` does.
+
+    Returns None for files that are left to `parsed`. Pixel data that are cut short have fewer bytes than they should.
+    """
+    try:
+        found = _walk_header(raw[: HEADS[1]])
+    except MemoryError:
+        raise
+    except Exception:  # NotPlain, or as in `_one_reason`
+        return None
+    if found is None:
+        return None
+    elements, syntax, at = found
+    implicit = IMPLICIT[syntax]
+    begin = at + (8 if implicit else 12)
+    length = int.from_bytes(raw[begin - 4 : begin], "little")
+    if raw[at : at + 4] != PIXEL_DATA or length == UNDEFINED or not (implicit or raw[at + 4 : at + 6] in (b"OW", b"OB")):
+        return None
+    return elements, syntax, memoryview(raw)[begin : begin + length]
+
+
 def _walk_header(head):
-    """Return (elements, transfer syntax) of a file that begins with `head`; None where the pixels are not reached in it."""
+    """Return (elements, transfer syntax, where the pixels begin) of a file that begins with `head`.
+
+    Returns None where the pixels are not reached in it. Raises NotPlain, and whatever the parser raises.
+    """
     if head[128:132] != b"DICM":
         raise NotPlain
     reached = []
@@ -196,4 +231,4 @@ def _walk_header(head):
         stream, IMPLICIT[syntax], True, lambda tag, vr, length: tag in PIXELS and not reached.append(tag)
     )
     elements |= {number: element for element in body if (number := int(element.tag)) in WANTED}
-    return (elements, syntax) if reached else None
+    return (elements, syntax, stream.tell()) if reached else None

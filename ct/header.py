@@ -150,8 +150,9 @@ def _orientation(dataset):
 
 
 def stored_facts(dataset) -> dict:
-    """Return what decodes the stored values, checked: Rows, Columns, BitsAllocated, BitsStored, PixelRepresentation (int) and
-    PhotometricInterpretation (text, "" where it is missing). Raises Unreadable.
+    """Return what decodes the stored values, checked: Rows, Columns, BitsAllocated, BitsStored, PixelRepresentation (int).
+
+    Raises Unreadable.
     """
     facts = {keyword: positive_int(dataset, keyword, MOST_PIXELS) for keyword in ("Rows", "Columns")}
     facts["BitsAllocated"] = positive_int(dataset, "BitsAllocated", BITS[-1])
@@ -161,7 +162,12 @@ def stored_facts(dataset) -> dict:
     signed = numbers(dataset, "PixelRepresentation", 1)[0]
     if signed not in (0, 1):
         raise Unreadable(f"PixelRepresentation is {signed:g}, neither 0 nor 1")
+    return facts | {"PixelRepresentation": int(signed)}
+
+
+def photometric_word(dataset) -> str:
+    """Return PhotometricInterpretation, "" where it is missing. Raises Unreadable for what the standard has not."""
     text = str(value_of(dataset, "PhotometricInterpretation") or "").strip(" \0")
     if text and text not in PHOTOMETRIC:
         raise Unreadable("PhotometricInterpretation is none of the standard's")
-    return facts | {"PixelRepresentation": int(signed), "PhotometricInterpretation": text}
+    return text

@@ -91,7 +91,9 @@ def _floats(dataset, keyword, count):
     if value is None:
         raise Unreadable(f"{keyword} is missing or empty")
     try:
-        values = [_number(one) for one in ([value] if isinstance(value, ONE) else value)]
+        values = [value] if isinstance(value, ONE) else value
+        if not isinstance(dataset, dict):  # there they are numbers, and need not be looked at
+            values = [_number(one) for one in values]
     except (TypeError, ValueError, OverflowError):
         raise Unreadable(f"{keyword} is malformed") from None
     if len(values) != count or not all(map(math.isfinite, values)):
