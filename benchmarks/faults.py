@@ -29,7 +29,8 @@ from fault_places import GIVEN, STAGES, WORK, before_stage, flip, kinds_of_files
 
 COUNTS = {"renames": (50, 5), "moments": (30, 3), "damage": (30, 3), "workers": (10, 1), "disk": (20, 3), "ctrl-c": (40, 4),
           "bytes": (40, 5)}  # fmt: skip
-SECONDS, PATIENCE, TRIALS = 15, 300, 20  # after Ctrl-C; for a command to end; of tune where it is interrupted
+NO_END = 124  # the status of a command that was ended for want of an end
+SECONDS, PATIENCE, TRIALS = 15, 600, 20  # after Ctrl-C; for a command to end; of tune where it is interrupted
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}
 
 
@@ -64,7 +65,10 @@ class Home:
     def call(self, words, script="run.py", before=()):
         """Run a command to its end."""
         words = [sys.executable, str(ROOT / script), *map(str, before), *map(str, words)]
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        try:
+            return subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(words, NO_END, "", f"error: no end within {PATIENCE} s")
 
     def strike(self, words, wait, how, target=lambda process: process.pid):
         """Run a command, and send the signal `how` after `wait` seconds. Returns (it, seconds until it ended)."""
