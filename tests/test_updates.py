@@ -79,6 +79,22 @@ def test_score_answers_as_before(before_trust, tmp_path, kind):
     np.testing.assert_allclose(ours[list(LABELS)], expected[list(LABELS)], atol=1e-6, rtol=0)
 
 
+def test_export_model_packs_a_run_of_before_as_it_was_packed(kept, before_trust, tmp_path):
+    assert run.main(["export-model", f"--run={kept}", f"--to={tmp_path / 'model'}"]) == 0
+    of_before = before_trust / "model"
+    names = {path.relative_to(of_before) for path in of_before.rglob("*") if path.is_file()}
+    assert {path.relative_to(tmp_path / "model") for path in (tmp_path / "model").rglob("*") if path.is_file()} == names
+    for name in names:
+        if name.suffix in (".safetensors", ".txt"):
+            assert (tmp_path / "model" / name).read_bytes() == (of_before / name).read_bytes(), name
+    recipes = [load_recipe(folder / "recipe.yaml", updates.older_recipe) for folder in (tmp_path / "model", of_before)]
+    assert recipes[0] == recipes[1]
+    ours, theirs = (json.loads((folder / "stage2.json").read_text()) for folder in (tmp_path / "model", of_before))
+    assert ours["names"] == theirs["names"] and ours["blend"] == theirs["blend"]
+    for label in LABELS:
+        assert ours["studies"][label] == pytest.approx(theirs["studies"][label], abs=1e-6)
+
+
 @pytest.fixture
 def new_fields(monkeypatch):
     """Settings of a later version: a field more in the CNNs', the features' and the stackers' Config, with defaults."""
