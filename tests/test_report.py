@@ -95,7 +95,10 @@ def make_run(root, studies=15, slices=8, seed=0):
             "commit": "0123abc+",
             "recipe": {},
             "read": {SECRET: "0a1b", "train files": f"{stage}0123"},
-            "made": {f"{SECRET}/a": {"digest": "x", "size": 1_500_000_000}, "b": {"digest": "x", "size": 40_000}},
+            "made": {
+                f"{SECRET}/a": {"digest": "x", "size": 1_500_000_000, "mtime_ns": 1},
+                "b": {"digest": "x", "size": 40_000, "mtime_ns": 1},
+            },
             "finished": "2026-01-02T03:04:05+00:00",
         }
         rundir.write_json(run.receipt(stage), facts)
