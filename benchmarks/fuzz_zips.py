@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from byte_damage import damaged, nasty
 
+from ct.archive import open_zip
 from ct.competition import find_competition
 from ct.errors import InputError
 from ct.labels import LABELS, read_labels
-from ct.source import Unreadable, open_zip
+from ct.source import Unreadable
 from ct.submission import read_sample
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

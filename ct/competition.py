@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ct.archive import InZip, Zip, open_zip
 from ct.errors import InputError
-from ct.source import Folder, InZip, Zip, open_zip
+from ct.source import Folder
 
 STAGES = ("stage_2", "stage_1")  # of the competition; the second supersedes the first
 ARCHIVE = "rsna-intracranial-hemorrhage-detection.zip"  # Kaggle's

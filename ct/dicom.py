@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from pydicom import uid
 
+from ct.archive import InZip
 from ct.decoding import decode
 from ct.elements import NotPlain, as_file, parsed, plain_pixels, quiet
 from ct.engine import run_jobs
@@ -15,7 +16,7 @@ from ct.pieces import seal
 from ct.reading import all_bytes, read_each
 from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
-from ct.source import Folder, InZip, OnDisk, Unreadable
+from ct.source import Folder, OnDisk, Unreadable
 from ct.values import pixel_bytes
 
 CHUNK = 1024  # headers a job

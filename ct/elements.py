@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import data_element_generator, read_dataset, read_partial
 from pydicom.tag import Tag
 
+from ct.archive import InZip
 from ct.reading import all_bytes, first_bytes
-from ct.source import InZip, OnDisk, Unreadable
+from ct.source import OnDisk, Unreadable
 from ct.values import WANTED, NotPlain, value_of
 
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # that a data set without a preamble may begin with

@@ -7,9 +7,10 @@ the stage. A file without the right to read it counts as the machine's fault, to
 
 from collections.abc import Callable, Iterator
 
+from ct.archive import InZip, Zip
 from ct.errors import MachineFault
 from ct.faults import GOES_ON, FileFault, fault_of, out_of_memory, unread
-from ct.source import Folder, InZip, OnDisk, Unreadable, Zip
+from ct.source import Folder, OnDisk, Unreadable
 
 MOST_BYTES = 160 << 20  # of a file: the pixels of 4096 x 4096 with 64 bits, and a header
 NEIGHBOURS = 4  # files on each side that are tried where one fails

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ct.acquisition import read_acquisition
+from ct.archive import open_zip
 from ct.dicom import read_headers
 from ct.errors import InputError
 from ct.folds import fold_groups
@@ -15,7 +16,7 @@ from ct.people import ONE, PEOPLE, UNCLEAR, separate
 from ct.pixels import PixelCache
 from ct.shards import write_cache
 from ct.slices import PIXEL_COLUMNS, order_slices
-from ct.source import Folder, open_zip
+from ct.source import Folder
 from ct.suitability import Finding, unlike_by_header, unlike_by_pixels
 
 NAMED = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}

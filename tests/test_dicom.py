@@ -15,13 +15,14 @@ from tiny_dicom import NAME, REAL_DATA, make_dataset, slice_bytes, write_slice
 from tiny_zip import pack
 
 from ct import dicom, header
+from ct.archive import open_zip
 from ct.competition import find_competition
 from ct.dicom import read_headers, read_hu
 from ct.elements import NotPlain, open_dataset, plain_elements, quiet
 from ct.errors import InputError, MachineFault
 from ct.header import EarlierKey, pseudonym, read_header
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
-from ct.source import OnDisk, Unreadable, list_files, open_zip
+from ct.source import OnDisk, Unreadable, list_files
 
 KEY = b"key"
 ZOO = REAL_DATA / "dicom_zoo"

@@ -12,10 +12,11 @@ from tiny_zip import pack
 import run
 from ct import dicom
 from ct.acquisition import read_acquisition
+from ct.archive import open_zip
 from ct.dicom import read_headers
 from ct.errors import MachineFault
 from ct.shards import write_cache
-from ct.source import Folder, OnDisk, list_files, open_zip
+from ct.source import Folder, OnDisk, list_files
 
 KEY = b"key"
 NAMES = [f"{number}.dcm" for number in range(6)]

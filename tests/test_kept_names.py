@@ -10,11 +10,12 @@ from tiny_dicom import write_slice
 from tiny_zip import pack
 
 import run
+from ct.archive import open_zip
 from ct.dicom import read_headers, read_hu
 from ct.header import pseudonym
 from ct.kept_names import kept_name, name_on_disk
 from ct.rundir import read_table
-from ct.source import Folder, list_files, open_zip
+from ct.source import Folder, list_files
 
 KEPT = {
     "a.dcm": "a.dcm",

@@ -11,6 +11,7 @@ from tiny_dicom import make_dataset, slice_bytes, write_slice
 from tiny_zip import edit_entry, pack
 
 from ct import elements, shards
+from ct.archive import InZip, open_zip
 from ct.competition import ARCHIVE, find_competition
 from ct.dicom import read_headers, read_hu
 from ct.elements import quiet
@@ -19,7 +20,7 @@ from ct.header import read_header
 from ct.labels import read_labels
 from ct.shards import write_cache
 from ct.slices import order_slices
-from ct.source import Folder, InZip, OnDisk, Unreadable, open_zip
+from ct.source import Folder, OnDisk, Unreadable
 from ct.submission import read_sample
 
 KEY = b"key"
