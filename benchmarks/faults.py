@@ -27,8 +27,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from fault_places import GIVEN, STAGES, WORK, before_stage, flip, kinds_of_files, room  # noqa: E402
 
-COUNTS = {"renames": (50, 5), "moments": (30, 3), "damage": (30, 3), "workers": (10, 1), "disk": (20, 3), "ctrl-c": (40, 4),
-          "bytes": (40, 5)}  # fmt: skip
+COUNTS = {"renames": (50, 3), "moments": (30, 2), "damage": (30, 2), "workers": (10, 1), "disk": (20, 2), "ctrl-c": (40, 3),
+          "bytes": (40, 3)}  # fmt: skip
 NO_END = 124  # the status of a command that was ended for want of an end
 SECONDS, PATIENCE, TRIALS = 15, 600, 20  # after Ctrl-C; for a command to end; of tune where it is interrupted
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}
