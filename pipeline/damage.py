@@ -19,6 +19,7 @@ SHARDS = "pixels/shard-*"
 LARGE = {  # files that take seconds to read, of which a stage's other readers need nothing -> the verbs that read them
     SHARDS: ("train", "predict", "explain", "search", *REPORTS),
     "stage1/*/weights.safetensors": ("predict", "explain", "score", "export-model"),
+    "stage1/*embeddings.npy": ("features",),
     "stage2/features/t*.npy": ("tune", "stack"),
 }
 SEALED = {  # files of no stage, each with a seal beside it -> (the verbs that read them, what makes them again)

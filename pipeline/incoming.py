@@ -20,6 +20,7 @@ from ct.source import Folder
 from ct.suitability import Finding, unlike_by_header, unlike_by_pixels
 
 NAMED = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
+NO_PART = 127  # no probe without this part: features.embeddings.unseen_logits gives NaN
 KNOWN = (
     "a patient of the training data, scored by the models of one fold alone",
     "the other folds' models have learnt from this patient",
@@ -118,13 +119,15 @@ def folds_of_groups(table, patients):
     """Return the columns `fold` and `part`, int8 (n,): the training patient's, for all of a group; -1 for strangers.
 
     table: header table; patients: as in `read_studies`. A third column, `two_folds`, tells where a group's patients are of
-    several folds.
+    several folds. Where they are of several parts, each part's probe learned from one of them: the group has NO_PART.
     """
     known = pd.DataFrame(columns=["fold", "part"]) if patients is None else patients
     columns = {name: table["patient_id"].map(known[name]).fillna(-1).astype(np.int8) for name in ("fold", "part")}
     groups = pd.Series(fold_groups(table), index=table.index)
-    several = columns["fold"].where(columns["fold"] >= 0).groupby(groups).transform("nunique") > 1
-    return {name: values.groupby(groups).transform("max") for name, values in columns.items()} | {"two_folds": several}
+    several = {name: values.where(values >= 0).groupby(groups).transform("nunique") > 1 for name, values in columns.items()}
+    columns = {name: values.groupby(groups).transform("max") for name, values in columns.items()}
+    part = columns["part"].mask(several["part"], NO_PART).astype(np.int8)
+    return {"fold": columns["fold"], "part": part, "two_folds": several["fold"]}
 
 
 def public_names(table, key):

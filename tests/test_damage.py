@@ -84,11 +84,13 @@ def test_what_a_verb_reads_is_verified_before_it_is_used(kept, verb, name, capsy
 
 def test_large_files_are_verified_only_for_those_who_read_them(kept):
     """Of 750,000 slices the pixels take 49 GB and the features 5: `score` must not wait for either."""
-    large = ("pixels/shard-00000.blosc2", "stage2/features/train.npy", "stage1/cnn/fold0/weights.safetensors")
+    fold0 = "stage1/cnn/fold0"
+    large = ("pixels/shard-00000.blosc2", "stage2/features/train.npy", f"{fold0}/weights.safetensors",
+             f"{fold0}/held_out_embeddings.npy")  # fmt: skip
     for name in large:
         flip(kept / name)
     check_content(RunDir(kept), "submit", ["ingest", "folds", "train", "predict", "features", "stack"])
-    readers = {"score": large[2], "stack": large[1], "search": large[0]}
+    readers = {"score": large[2], "stack": large[1], "search": large[0], "features": large[3]}
     for verb, name in readers.items():
         with pytest.raises(InputError, match=f"{name} is damaged"):
             check_content(RunDir(kept), verb, ["ingest", "folds", "train", "features"])

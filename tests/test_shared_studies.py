@@ -15,9 +15,10 @@ from test_imports import COLUMNS, TABLE, TRAIN, guesses, make
 import run
 from ct.folds import assign_folds, fold_groups
 from ct.rundir import read_json, read_table
+from features.embeddings import Probe, unseen_logits
 from pipeline.crossfit import of_each_patient, patient_parts
 from pipeline.images import take_patients
-from pipeline.incoming import about_people, folds_of_groups
+from pipeline.incoming import NO_PART, about_people, folds_of_groups
 from pipeline.search import inner_split
 from pipeline.stages import Run
 from pipeline.tables import patients_of_folds
@@ -224,17 +225,25 @@ def test_scored_patients_of_one_study_share_a_fold():
     table = pd.DataFrame({"patient_id": ["A", "B", "C", "D", "E"], "study_id": ["S", "S", "T", "T", "U"]}, index=list("abcde"))
     known = pd.DataFrame({"fold": [1, 0, 2], "part": [3, 4, 0]}, index=["B", "C", "D"])
     found = pd.DataFrame(folds_of_groups(table, known))
-    assert found.loc[["a", "b", "e"], "fold"].tolist() == [1, 1, -1] and found.loc[["a", "b", "e"], "part"].tolist() == [
-        3,
-        3,
-        -1,
-    ]
+    assert found.loc[["a", "b", "e"], "fold"].tolist() == [1, 1, -1]
+    assert found.loc[["a", "b", "e"], "part"].tolist() == [3, 3, -1]
     assert found["two_folds"].tolist() == [False, False, True, True, False]
     assert (pd.DataFrame(folds_of_groups(table, None))["fold"] == -1).all()
     slices = table.assign(series_id=list("12345"), people=["one person"] * 4 + [""], **folds_of_groups(table, known))
     findings = about_people(slices)
     assert {finding.study_id for finding in findings if finding.refuses} == {"T"}
     assert [finding.study_id for finding in findings if "make one series together" in finding.what] == ["S", "T"]
+
+
+def test_scored_patients_of_one_study_and_several_parts_get_no_probe():
+    """Each part's probe has learned from the labels of the other patient."""
+    table = pd.DataFrame({"patient_id": ["A", "B", "C"], "study_id": ["S", "S", "U"]}, index=list("abc"))
+    known = pd.DataFrame({"fold": [1, 1, 1], "part": [0, 3, 2]}, index=["A", "B", "C"])
+    columns = folds_of_groups(table, known)
+    assert columns["fold"].tolist() == [1, 1, 1] and columns["part"].tolist() == [NO_PART, NO_PART, 2]
+    probe = Probe(np.zeros(2, np.float32), np.ones((2, 6), np.float32), np.zeros(6, np.float32))
+    logits = unseen_logits(probe, [probe] * 5, np.ones((3, 2), np.float32), columns["part"].to_numpy())
+    assert np.isnan(logits[:2]).all() and (logits[2] == 2).all()
 
 
 def test_score_refuses_what_is_neither_and_goes_on(finished, competition, tmp_path, capsys):
