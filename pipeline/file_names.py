@@ -8,6 +8,7 @@ from pathlib import Path
 from ct.code_words import without_values
 
 RECIPES = str(Path(__file__).resolve().parent.parent / "recipes")
+DEMO = "runs/demo"  # where `demo` works without --run
 WRITTEN = ("--run", "--to", "--out")  # flags of folders that the program writes
 UNKNOWN = "a file"
 
@@ -26,21 +27,25 @@ def shown_file(name: str | bytes | int, words: Sequence[str]) -> str:
     """
     if not isinstance(name, str):
         return UNKNOWN
-    path, flags = Path(os.path.abspath(name)), _flags(words)
+    path, flags = _absolute(name), _flags(words)
     for value in flags.values():
-        typed = Path(os.path.abspath(os.path.expanduser(value)))
+        typed = _absolute(value)
         if path == typed:
             return value
         if path in typed.parents:
             return str(path)
-    folders = [*(flags[flag] for flag in WRITTEN if flag in flags), "runs", RECIPES, sys.prefix]
-    if any(_is_below(path, folder) for folder in folders):
-        return name
-    return next((f"{UNKNOWN} below {value}" for value in flags.values() if _is_below(path, value)), UNKNOWN)
+    own = {flag: flags[flag] for flag in WRITTEN if flag in flags}
+    own_folders = [*own.values(), *([] if "--run" in own else [DEMO]), RECIPES, sys.prefix]
+    data = [value for flag, value in flags.items() if flag not in own]
+    holding = [folder for folder in [*data, *own_folders] if path.is_relative_to(_absolute(folder))]
+    nearest = max(holding, key=lambda folder: len(_absolute(folder).parts), default=None)  # of two alike, the data's
+    if nearest in data:
+        return f"{UNKNOWN} below {nearest}"
+    return UNKNOWN if nearest is None else name
 
 
-def _is_below(path, folder):
-    return path.is_relative_to(os.path.abspath(os.path.expanduser(folder)))
+def _absolute(folder):
+    return Path(os.path.abspath(os.path.expanduser(folder)))
 
 
 def _flags(words):

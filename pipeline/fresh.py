@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ct.faults import listing_faults
 from ct.kept_names import name_on_disk
 from ct.passwords import without_passwords
 from ct.pieces import bytes_digest
@@ -41,12 +42,13 @@ def _digest_once(path, size, mtime_ns):
 def tree_digest(root, files):
     """Return a digest of the names, sizes and times of files below `root`, without reading them.
 
-    files: their names, as ct/kept_names.py keeps them
+    files: their names, as ct/kept_names.py keeps them. Raises MachineFault where one is gone or may not be looked at
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name in files:
-        stat = os.stat(os.path.join(root, name_on_disk(name)))
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    with listing_faults():
+        for name in files:
+            stat = os.stat(os.path.join(root, name_on_disk(name)))
+            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

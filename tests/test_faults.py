@@ -17,6 +17,7 @@ from ct.dicom import read_headers
 from ct.errors import MachineFault
 from ct.shards import write_cache
 from ct.source import Folder, OnDisk, list_files
+from pipeline.fresh import tree_digest
 
 KEY = b"key"
 NAMES = [f"{number}.dcm" for number in range(6)]
@@ -147,6 +148,12 @@ def test_a_folder_that_cannot_be_listed_is_the_machines_fault(tmp_path, monkeypa
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(MachineFault, match="permission denied") as error:
         list_files(tmp_path)
+    assert "DOE" not in str(error.value)
+
+
+def test_a_file_that_vanishes_before_it_is_looked_at_is_the_machines_fault(tmp_path):
+    with pytest.raises(MachineFault, match="no such file or directory") as error:
+        tree_digest(tmp_path, ["DOE JANE/1.dcm"])
     assert "DOE" not in str(error.value)
 
 
