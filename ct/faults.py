@@ -39,13 +39,19 @@ def fault_of(error: OSError | MemoryError) -> MachineFault:
     return unread(why, REMEDIES[error.errno]) if error.errno in REMEDIES else FileFault(why)
 
 
+def fault_of_all(error: OSError | MemoryError, remedy: str) -> MachineFault:
+    """Return the fault that an error of the system is where no single file can be left out.
+
+    remedy: for an error that has none in REMEDIES
+    """
+    fault = fault_of(error)
+    return unread(str(fault), remedy) if isinstance(fault, FileFault) else fault
+
+
 @contextmanager
 def listing_faults() -> Iterator[None]:
     """Turn the system's errors while folders are listed into MachineFault, without names, which may be people's."""
     try:
         yield
     except OSError as error:
-        fault = fault_of(error)
-        if isinstance(fault, FileFault):
-            fault = unread(str(fault), "is its disk still there, and may you read all its folders?")
-        raise fault from None
+        raise fault_of_all(error, "is its disk still there, and may you read all its folders?") from None

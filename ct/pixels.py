@@ -17,7 +17,8 @@ import numpy as np
 from isal import isal_zlib
 
 from ct.engine import cores
-from ct.errors import InputError
+from ct.errors import MachineFault
+from ct.faults import fault_of_all
 from ct.rundir import read_json, read_table
 
 SHARD = 512  # slices
@@ -70,8 +71,8 @@ class PixelCache:
         slice_numbers: int (n,), rows of the slice table; out: int16 (n, size, size), C-contiguous
 
         Returns int16 (n, size, size) in HU; AIR everywhere in an unreadable slice. Raises IndexError for a number out of
-        range (negative ones too), ValueError for an unfit `out`, InputError for a damaged cache; nothing writes to `out` any
-        more then.
+        range (negative ones too), ValueError for an unfit `out`, MachineFault for a cache that is damaged or cannot be read;
+        nothing writes to `out` any more then.
         """
         numbers = np.asarray(slice_numbers, np.int64)
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self)):
@@ -125,9 +126,15 @@ class PixelCache:
                 if checksum >= 0 and isal_zlib.crc32(blob) != checksum:
                     raise ValueError("its checksum is another")
                 blosc2.decompress2(blob, dst=target, nthreads=1)
-            except (OSError, RuntimeError, ValueError) as error:
+            except (FileNotFoundError, RuntimeError, ValueError) as error:
                 path = shard_path(self.folder, shard)
-                raise InputError(f"{path} is damaged or gone ({error}); remove {self.folder} and run ingest") from error
+                raise MachineFault(
+                    f"{path} is damaged or gone ({error}); put it back from a copy of the run, or remove it and run ingest, "
+                    "which makes it again"
+                ) from error
+            except OSError as error:
+                where = f"is the disk of {shard_path(self.folder, shard)} still there, and may you read it?"
+                raise fault_of_all(error, where) from error
 
     def _scratch_here(self):
         """Return this thread's memory for one compressed slice."""

@@ -13,7 +13,7 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from ct.errors import InputError
+from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
 from ct.pieces import seal
 from ct.rundir import write_table
@@ -121,6 +121,8 @@ def _run_trial(study, bench, number):
     except optuna.TrialPruned as pruned:
         trial.set_user_attr("why", str(pruned))
         study.tell(trial, state=TrialState.PRUNED)
+    except MachineFault:  # the disk is gone, or the pixels are damaged: the settings are innocent, and it is run again
+        raise
     except (InputError, MemoryError, torch.OutOfMemoryError) as error:
         trial.set_user_attr("why", f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         study.tell(trial, state=TrialState.PRUNED)  # not failed: it is not run again, and the sampler shuns it

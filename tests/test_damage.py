@@ -259,3 +259,9 @@ def test_a_report_is_made_without_a_receipt_that_does_not_read(kept):
     (kept / "receipts" / "submit.json").write_text('{"made": [')
     (kept / "receipts" / "report.json").unlink()
     assert run.main(["report", f"--run={kept}"]) == 0
+
+
+def test_a_shard_that_was_removed_for_its_damage_is_made_again_by_ingest(kept):
+    """The remedy that the line about a damaged shard names."""
+    (kept / "pixels/shard-00000.blosc2").unlink()
+    assert state(Run(kept))["ingest"] == ("stale", "pixels/shard-00000.blosc2 is gone")

@@ -1,5 +1,6 @@
 """The pixel cache: resampling, measures, shards, threads."""
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -15,7 +16,7 @@ from tiny_dicom import slice_bytes, write_slice
 
 from ct import pixels, shards
 from ct.dicom import read_hu
-from ct.errors import InputError
+from ct.errors import InputError, MachineFault
 from ct.pixels import AIR, PixelCache
 from ct.shards import measure, pad_to_square, shrink, write_cache
 from ct.slices import PIXEL_COLUMNS
@@ -260,8 +261,23 @@ def test_a_missing_shard_is_named(cache):
     opened = cache[0]
     (opened.folder / "shard-00001.blosc2").unlink()
     opened.read([0, 6])
-    with pytest.raises(InputError, match="shard-00001.blosc2 is damaged or gone .*No such file.*run ingest"):
+    with pytest.raises(MachineFault, match="shard-00001.blosc2 is damaged or gone .*No such file.*remove it and run ingest"):
         opened.read([0, 4])
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.EMFILE, "ulimit -n"), (errno.EIO, "shard-00000"), (errno.ESTALE, "the disk")]
+)
+def test_a_cache_that_cannot_be_read_is_not_called_damaged(cache, monkeypatch, code, remedy):
+    def fail(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(MachineFault, match=f"^the data cannot be read, .*{remedy}") as fault:
+        cache[0].read([0])
+    assert "damaged" not in str(fault.value) and "remove" not in str(fault.value)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(cache[0].read([0]), cache[2][[0]])
 
 
 @pytest.mark.parametrize("size", [16 * 16 * 2 - 2, 16 * 16 * 2 + 2, 1 << 30])

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 import run
 from ct.config import check
-from ct.errors import InputError
+from ct.errors import InputError, MachineFault
 from ct.folds import assign_folds
 from ct.labels import LABELS
 from ct.pieces import seal
@@ -310,6 +310,20 @@ def test_a_trial_that_dies_for_its_settings_is_told_and_the_search_goes_on(tmp_p
     dead = [line for line in said if f": failed: {error}; lr: " in line]
     assert len(said) == 8 and 1 <= len(dead) < 7 and train.asked == 8
     assert with_values(CONFIG, finished(study)[best_of(finished(study))].user_attrs["values"]).lr <= 0.004
+
+
+def test_a_disk_that_goes_prunes_no_trial(tmp_path, made_up, unbroken):
+    def die(asked, config):
+        if asked == 4:
+            raise MachineFault("the data cannot be read, input/output error")
+
+    made_up(die)
+    with pytest.raises(MachineFault):
+        run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    assert len(finished(study_of(tmp_path))) == 3
+    made_up()
+    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    assert outcome(study_of(tmp_path)) == unbroken[0]
 
 
 def test_the_recipes_own_death_is_the_users_to_mend(tmp_path, made_up):
