@@ -64,8 +64,12 @@ def take_up(work: Path, pixels: Path, say: Callable[[str], None]) -> None:
     """Prepare the work folder of an interrupted ingest: drop what is damaged, fetch `pixels` that had their place already."""
     if damaged := drop_damaged(work):
         say(f"  {len(damaged)} pieces of the interrupted ingest are damaged and are read anew, the first {damaged[0]}")
-    if (work / "shards").is_dir() and not (work / "pixels").exists() and pixels.is_dir() and not pixels.is_symlink():
-        os.replace(pixels, work / "pixels")
+    if not (work / "shards").is_dir() or (work / "pixels").exists():
+        return
+    for place in (pixels.with_name(f"{pixels.name}.part"), pixels):  # the first: of an older version that was killed
+        if place.is_dir() and not place.is_symlink():
+            os.replace(place, work / "pixels")
+            return
 
 
 def _seal_path(path: Path) -> Path:

@@ -43,7 +43,18 @@ def replacing(path: Path | str, lasting: bool = True, among_users: bool = False)
         if full := as_full_disk(error, path):
             raise full from error
         raise
-    _rename(part, path)
+    put(part, path, lasting)
+
+
+def put(made: Path, path: Path, lasting: bool = True) -> None:
+    """Rename a flushed file or folder to `path`; a folder that is there goes aside, since no rename replaces a full one.
+
+    Interrupted at any moment, `made` is whole, under one of the two names. lasting: as in `replacing`
+    """
+    restore(path)
+    if made.is_dir() and os.path.lexists(path):
+        os.rename(path, _aside(path))
+    os.replace(made, path)
     if lasting:
         _flush(path.parent)
     discard(_aside(path))
@@ -62,13 +73,6 @@ def as_full_disk(error: BaseException, path: Path | str) -> OSError | None:
     if number not in FULL or getattr(error, "filename", None):
         return None
     return OSError(number, os.strerror(number), str(path))
-
-
-def _rename(part: Path, path: Path) -> None:
-    """Rename `part` to `path`; a folder that is there already goes aside, since no rename replaces one that is not empty."""
-    if part.is_dir() and os.path.lexists(path):
-        os.rename(path, _aside(path))
-    os.replace(part, path)
 
 
 def _aside(path: Path) -> Path:

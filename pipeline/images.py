@@ -1,7 +1,6 @@
 """The stages `ingest` and `folds`: from DICOM files to the slice table, the pixel cache and the folds."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from ct.header import EXACT, EarlierKey, pseudonym, public_paths
 from ct.labels import LABELS, read_labels
 from ct.people import ONE, PEOPLE, UNCLEAR, separate
 from ct.pieces import keep_key, take_up
-from ct.replacement import discard, flush, replacing
+from ct.replacement import discard, flush, put, replacing
 from ct.rundir import read_table, resuming, write_json, write_table
 from ct.shards import write_cache
 from ct.sheets import write_sheet
@@ -59,8 +58,7 @@ def ingest(run, receipt):
             write_sheet(part, quarantine.sort_values("path"), index=False, private=True)
         write_json(run.dir.ingest, counts)
         flush(work / "pixels")
-        with replacing(run.dir.pixels) as part:
-            os.replace(work / "pixels", part)
+        put(work / "pixels", run.dir.pixels)  # not by `replacing`, which removes on an error what took hours to decode
         receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
         stamp_files(run.dir.root, receipt.made)  # takes minutes: the work folder goes only afterwards
     for line in describe(counts):

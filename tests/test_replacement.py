@@ -10,7 +10,8 @@ from conftest import ROOT
 
 import run
 from ct import replacement
-from ct.replacement import discard, replacing, restore
+from ct.pieces import take_up
+from ct.replacement import discard, replacing, restore, restore_all
 
 KILLED = """
 import os, sys
@@ -57,6 +58,34 @@ def test_a_folder_is_there_whatever_moment_the_process_is_killed_at(tmp_path):
         if done.returncode == 0:
             break
     assert found.count(["old"]) >= 3 and found.count(["new"]) >= 3 and len(found) < 30, found
+
+
+PUT = (
+    KILLED[: KILLED.index("with replacing")].replace("import replacing", "import put")
+    + """
+put(Path(sys.argv[2]) / "work" / "pixels", Path(sys.argv[2]) / "pixels")
+"""
+)
+
+
+def test_pixels_that_get_their_place_are_there_whatever_moment_the_process_is_killed_at(tmp_path):
+    """What took hours to decode is taken up, never the pixels of the ingest before: at every rename, flush and removal."""
+    (tmp_path / "script.py").write_text(PUT)
+    for moment in range(10):
+        folder = tmp_path / str(moment)
+        (folder / "work" / "shards").mkdir(parents=True)
+        for name in ("pixels", "work/pixels"):
+            (folder / name).mkdir()
+            (folder / name / ("new" if "work" in name else "old")).touch()
+        words = [sys.executable, tmp_path / "script.py", ROOT, folder, str(moment)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 9), done.stderr
+        restore_all(folder)
+        take_up(folder / "work", folder / "pixels", print)
+        assert names(folder / "work" / "pixels") == ["new"], moment
+        if done.returncode == 0:
+            break
+    assert 4 <= moment < 9
 
 
 def test_what_is_written_is_flushed_before_the_rename_and_its_folder_after(tmp_path, monkeypatch):

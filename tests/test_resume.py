@@ -13,6 +13,7 @@ from conftest import ROOT
 from tiny_zip import pack
 
 import ct.dicom
+import ct.replacement
 import ct.shards
 import pipeline.images
 import run
@@ -242,3 +243,34 @@ def _stat(process):
         return (process / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def test_an_ingest_interrupted_while_its_pixels_get_their_place_decodes_nothing_twice(competition, tmp_path, monkeypatch):
+    """A second ingest with pixels of another size: at each rename of a pixel folder, and in each flush but the first."""
+    assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={competition}"]) == 0
+    words, recipe, size = ["ingest", f"--run={tmp_path / 'r'}", "--workers=1"], tmp_path / "r" / "recipe.yaml", 32
+    assert run.main(words) == 0
+    for moment in range(8):
+        size, seen = size + 1, []
+        recipe.write_text(recipe.read_text().replace(f"size: {size - 1}\n", f"size: {size}\n"))
+
+        def cut(function, calls=seen, moment=moment):
+            def call(path, *more):
+                if {"pixels", "pixels.part"} & {Path(path).name, *(Path(name).name for name in more)}:
+                    calls.append(path)
+                    if len(calls) == moment + 2:
+                        raise KeyboardInterrupt
+                return function(path, *more)
+
+            return call
+
+        for module, name in ((os, "rename"), (os, "replace"), (ct.replacement, "flush"), (pipeline.images, "flush")):
+            monkeypatch.setattr(module, name, cut(getattr(module, name)))
+        status = run.main(words)
+        monkeypatch.undo()
+        if status == 0:
+            break
+        assert status == 130
+        assert Watch(monkeypatch).run(words) == (0, 0, 0), seen
+        monkeypatch.undo()
+    assert moment == 2
