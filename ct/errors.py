@@ -19,6 +19,12 @@ def shown(text: object, longest: int = SHOWN) -> str:
     return text if len(text) <= longest else f"{text[: longest - 4]} ..."
 
 
+def reason_of(error: Exception) -> str:
+    """Return the first line of what an error of a library says, or its kind, fit to be shown."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0] if lines else type(error).__name__, 160)
+
+
 class MachineFault(InputError):
     """The machine is at fault, not the data: a disk that is gone, too many open files, memory, rights.
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ct.errors import InputError, shown
+from ct.errors import InputError, reason_of, shown
 
 PLENTY = 64 << 20  # bytes that any packed csv may unpack to; Kaggle's label csv has 119 MB, and packs to a sixth
 RATIO = 100  # beyond PLENTY a csv may be so many times as large as it is packed
@@ -137,9 +137,3 @@ def _plain(column):
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column
     return pa.chunked_array([pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())])
-
-
-def reason_of(error: Exception) -> str:
-    """Return the first line of what an error of a library says, or its kind, fit to be shown."""
-    lines = str(error).strip().splitlines()
-    return shown(lines[0] if lines else type(error).__name__, 160)

@@ -201,7 +201,6 @@ def _check_models(recipe):
         return recipe
     from pipeline.scalars import check_scalars
     from stage1_cnn.model import check_backbone, try_model
-    from stage1_cnn.stored_weights import timm_faults
 
     check_scalars(recipe.stage1.tensorboard)
     models = []
@@ -212,8 +211,7 @@ def _check_models(recipe):
             values["pretrained"] = _absolute(config.pretrained)
             if not Path(values["pretrained"]).is_file():
                 raise InputError(f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file")
-        with timm_faults(config):
-            try_model(config, recipe.pixels.size)
+        try_model(config, recipe.pixels.size)
         models.append(values)
     return with_changes(recipe, {"stage1.models": models})
 

@@ -1,6 +1,8 @@
 """A timm backbone with six outputs: built, initialised, or loaded from pretrained weights."""
 
+import contextlib
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,23 @@ import timm
 import torch
 from torch import nn
 
-from ct.errors import InputError
+from ct.errors import InputError, reason_of, shown
 from ct.labels import LABELS
+from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import is_out_of_memory, mixed_precision, pick_device, torch_as_set
+
+UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # timm's
+
+
+@contextlib.contextmanager
+def timm_faults(config: CnnConfig) -> Iterator[None]:
+    """Turn what timm's many modules raise for settings that they cannot make a CNN of into InputError."""
+    try:
+        yield
+    except UNFIT as error:
+        raise InputError(
+            f"backbone {shown(config.backbone)!r} cannot be made with its other settings ({reason_of(error)})"
+        ) from None
 
 
 class Cnn(nn.Module):
@@ -54,22 +70,24 @@ def try_model(config, size):
     """Show the CNN of `config` (without any download) two black pictures of `size` pixels a side, forward and backward, on
     the device, in the precision and with the determinism that training would have here.
 
-    Raises InputError where its backbone does not take them: better before the slices are read than after.
+    Raises InputError where timm cannot make it, or its backbone does not take them: better before the slices are read than
+    after.
     """
-    model, size = build_model(config.model_copy(update={"pretrained": False}), seed=0), config.image_size or size
-    device = pick_device()
+    with timm_faults(config):
+        model = build_model(config.model_copy(update={"pretrained": False}), seed=0)
+    device, size = pick_device(), config.image_size or size
     try:
         with torch_as_set(config), torch.random.fork_rng(devices=[]):  # dropout draws
             model = model.train().to(device, memory_format=torch.channels_last)
             with mixed_precision(config, device):
                 logits, _ = model(torch.zeros(2, config.in_channels, size, size, device=device))
             logits.sum().backward()
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except UNFIT as error:
+        reason = reason_of(error)
         remedy = "set image_size to what it was made for, or choose another"
         if is_out_of_memory(error):
             remedy = "lower image_size, or choose a smaller one"
-        elif "deterministic" in reason:  # some of torch's functions on CUDA have no deterministic way back
+        elif "deterministic" in str(error):  # some of torch's functions on CUDA have no deterministic way back
             remedy = "set deterministic: false, or choose another"
         raise InputError(
             f"backbone {config.backbone!r} does not take pictures of {size} x {size} pixels on {device} ({reason}); {remedy}"

@@ -1,29 +1,15 @@
 """CNN weights and probes that come from a file: whether they are those of the recipe's CNNs, before they are used."""
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ct.errors import InputError, shown
+from ct.errors import shown
 from ct.labels import LABELS
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import Cnn, build_model
-
-UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # timm's
-
-
-@contextlib.contextmanager
-def timm_faults(config: CnnConfig) -> Iterator[None]:
-    """Turn what timm's many modules raise for settings that they cannot make a CNN of into InputError."""
-    try:
-        yield
-    except UNFIT as error:
-        lines = str(error).splitlines()
-        why = shown(lines[0] if lines else type(error).__name__)
-        raise InputError(f"backbone {shown(config.backbone)!r} cannot be made with its other settings ({why})") from None
+from stage1_cnn.model import Cnn, build_model, timm_faults
 
 
 def checked_cnn(config: CnnConfig, size: int) -> Cnn:

@@ -233,12 +233,19 @@ def test_a_backbone_is_tried_as_training_would_use_it(monkeypatch):
 @pytest.mark.parametrize(("error", "remedy"), [
     (RuntimeError("adaptive_max_pool2d_backward_cuda does not have a deterministic implementation"), "deterministic: false"),
     (torch.OutOfMemoryError("CUDA out of memory"), "lower image_size"),
+    (AssertionError(), "AssertionError.; set image_size to what it was made for"),
     (RuntimeError("Calculated padded input size per channel: (1 x 1)"), "set image_size to what it was made for"),
 ])  # fmt: skip
 def test_a_backbone_that_cannot_go_back_is_refused_in_time(error, remedy, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", failing_once(torch.Tensor.backward, error))
     with pytest.raises(InputError, match=remedy):
         try_model(config(), 32)
+
+
+def test_settings_that_timm_makes_nothing_of_are_one_line():
+    with pytest.raises(InputError, match="backbone 'xcit_nano_12_p16_224' (cannot be made|does not take)") as error:
+        try_model(config(backbone="xcit_nano_12_p16_224", image_size=50), 64)
+    assert "\n" not in str(error.value)
 
 
 def test_explain_runs_as_set_and_halves_too(monkeypatch):
