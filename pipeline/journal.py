@@ -1,8 +1,8 @@
 """The journal of an optuna study: a file of one process at a time, whose bytes are verified before a later process goes on.
 
-After each trial the journal is flushed to the disk and its seal written: how many bytes it has, and their digest. What lies
-behind the sealed bytes is of a trial that did not end, and is cut off. There is no lock of optuna's to wait for: the run
-folder's own keeps other processes out.
+After each trial the journal is flushed to the disk and its seal written: how many bytes it has, their digest, and that of the
+study's inputs. What lies behind the sealed bytes is of a trial that did not end, and is cut off. There is no lock of optuna's to
+wait for: the run folder's own keeps other processes out.
 """
 
 import hashlib
@@ -20,18 +20,21 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ct.pieces import SEAL
-from ct.replacement import as_full_disk, discard, replacing
+from ct.replacement import as_full_disk, discard, flush, replacing
 from ct.rundir import write_text
-from pipeline.updates import with_older_values
+from pipeline.updates import with_older_values, without_later_fields
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class Journal(BaseJournalBackend):
-    """The operations of a study, a line of JSON each. Raises ValueError where a file holds other bytes than were sealed."""
+    """The operations of a study, a line of JSON each. Raises ValueError where a file holds other bytes than were sealed.
 
-    def __init__(self, path: Path):
-        self.path, self.seal = path, path.with_name(path.name + SEAL)
+    inputs: digest of the study's inputs, for the seal
+    """
+
+    def __init__(self, path: Path, inputs: str = ""):
+        self.path, self.seal, self.inputs = path, _seal_of(path), inputs
         content = path.read_bytes() if path.exists() else b""
         whole = _sealed(self.seal, content)
         self.digest, self.size = hashlib.blake2b(whole, digest_size=16), len(whole)
@@ -60,8 +63,9 @@ class Journal(BaseJournalBackend):
             os.close(handle)
         self.digest, self.size, self.logs = digest, self.size + len(text.encode()), self.logs + _as_read(text)
         if ended:
-            with replacing(self.seal, lasting=False) as part:
-                part.write_text(f"{self.size} {self.digest.hexdigest()}\n", encoding="utf-8")
+            with replacing(self.seal, lasting=False) as part:  # after a power cut the seal before this one does as well
+                part.write_text(f"{self.size} {self.digest.hexdigest()} {self.inputs}\n", encoding="utf-8")
+                flush(part)  # but not an empty one
 
 
 def open_study(
@@ -73,14 +77,17 @@ def open_study(
     continues the same study. say: called with one line where what is there is damaged, and begun anew; sound: whether a
     complete or pruned trial of a journal of an older version, which has no seal, is as such trials are
     """
-    marker = path.with_suffix(".inputs.json")
-    if not _is_of(marker, inputs):
-        _forget(path)
+    marker, digest = path.with_suffix(".inputs.json"), _inputs_digest(inputs)
+    if not _is_noted(marker, inputs):
+        if digest != _sealed_inputs(path):
+            if _is_damaged(marker) and path.exists():
+                say(f"  {marker.name} is damaged or missing; this search begins anew")
+            _forget(path)
         write_text(marker, json.dumps(inputs))
     discard(path.with_name(path.name + ".lock"))  # optuna's own, which an older version left when it was killed
     try:
-        study = _load_study(path)
-        if not path.with_name(path.name + SEAL).exists():
+        study = _load_study(path, digest)
+        if not _seal_of(path).exists():
             _check_trials(study, sound)
         return study
     except (OSError, MemoryError):
@@ -88,13 +95,13 @@ def open_study(
     except Exception:  # optuna replays a damaged journal into nearly any of them
         say(f"  {path.name} is damaged; this search begins anew")
         _forget(path)
-        return _load_study(path)
+        return _load_study(path, digest)
 
 
 def is_whole(path: Path) -> bool:
     """Return whether a journal holds the bytes that were sealed. One of an older version has no seal, and counts as whole."""
     try:
-        _sealed(path.with_name(path.name + SEAL), path.read_bytes())
+        _sealed(_seal_of(path), path.read_bytes())
     except (FileNotFoundError, ValueError):
         return False
     return True
@@ -107,31 +114,52 @@ def _sealed(seal: Path, content: bytes) -> bytes:
     """
     if not seal.exists():
         return content[: content.rfind(b"\n") + 1]
-    size, digest = seal.read_text(encoding="utf-8").split()
+    size, digest, *_ = seal.read_text(encoding="utf-8").split()
     if hashlib.blake2b(content[: int(size)], digest_size=16).hexdigest() != digest or len(content) < int(size):
         raise ValueError("it holds other bytes than were written")
     return content[: int(size)]
 
 
-def _is_of(marker: Path, inputs: dict) -> bool:
+def _is_noted(marker: Path, inputs: dict) -> bool:
     """Return whether the note beside a journal is of `inputs`, settings that an older version lacked at their older values."""
-    try:
-        known = json.loads(marker.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):  # none, or a damaged one
+    if _is_damaged(marker):
         return False
     now = json.loads(json.dumps(inputs))
-    return with_older_values(known, now) == now
+    return with_older_values(json.loads(marker.read_bytes()), now) == now
 
 
-def _load_study(path: Path) -> Study:
+def _is_damaged(marker: Path) -> bool:
+    """Return whether there is no note, or none that can be read."""
+    try:
+        json.loads(marker.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return True
+    return False
+
+
+def _inputs_digest(inputs: dict) -> str:
+    """Return the digest of a study's inputs, 32 hexadecimal digits: the same after an update that adds settings."""
+    text = json.dumps(without_later_fields(json.loads(json.dumps(inputs))), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _sealed_inputs(path: Path) -> str:
+    """Return the digest of the inputs in the seal of a journal; "" where there is none, as in an older version's."""
+    try:
+        return (_seal_of(path).read_text(encoding="utf-8").split() + [""] * 3)[2]
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+def _load_study(path: Path, inputs: str) -> Study:
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(Journal(path))
+    storage = JournalStorage(Journal(path, inputs))
     return optuna.create_study(study_name="tune", storage=storage, direction="minimize", load_if_exists=True)
 
 
 def _forget(path: Path) -> None:
-    discard(path.with_name(path.name + SEAL))
-    discard(path)
+    discard(path)  # first: without its seal it would count as an older version's
+    discard(_seal_of(path))
 
 
 def _check_trials(study: Study, sound: Callable[[FrozenTrial], bool]) -> None:
@@ -150,6 +178,10 @@ def _check_trials(study: Study, sound: Callable[[FrozenTrial], bool]) -> None:
                 raise ValueError(f"trial {trial.number} has a value outside the space")
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and not sound(trial):
             raise ValueError(f"trial {trial.number} is incomplete")
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(path.name + SEAL)
 
 
 def _write_all(handle: int, data: bytes, at: int) -> None:

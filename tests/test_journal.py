@@ -11,6 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+import pipeline.journal
 from ct.rundir import write_text
 from pipeline.journal import Journal, open_study
 from pipeline.tuning import _sound
@@ -114,6 +115,64 @@ def test_a_damaged_seal_is_no_seal_that_holds(unbroken, tmp_path, seal):
     said = []
     assert not opened(put(tmp_path, unbroken[0], seal), said).trials
     assert len(said) == 1 and "begins anew" in said[0]
+
+
+DAMAGED = [b"", b'{"a": 3}', b'{"a": 1', b"\xff", b"[" * 5000, None]
+
+
+@pytest.mark.parametrize("note", DAMAGED)
+def test_a_damaged_note_of_the_inputs_costs_no_trial(unbroken, tmp_path, note):
+    """The digest of the inputs is in the seal, so that the note is written anew."""
+    path, said = put(tmp_path, unbroken[0], unbroken[1]), []
+    marker = path.with_suffix(".inputs.json")
+    marker.unlink() if note is None else marker.write_bytes(note)
+    assert outcome(opened(path, said)) == unbroken[2] and not said
+    assert json.loads(marker.read_bytes()) == {"a": 1}
+    assert not open_study(path, {"a": 2}, said.append, _sound).trials and not said  # other inputs: no damage
+
+
+@pytest.mark.parametrize("note", [note for note in DAMAGED if note != b'{"a": 3}'])
+def test_a_damaged_note_beside_a_seal_without_inputs_costs_a_line(unbroken, tmp_path, note):
+    path, said = put(tmp_path, unbroken[0], b" ".join(unbroken[1].split()[:2])), []
+    marker = path.with_suffix(".inputs.json")
+    marker.unlink() if note is None else marker.write_bytes(note)
+    assert not opened(path, said).trials
+    assert said == ["  a.inputs.json is damaged or missing; this search begins anew"]
+    run_trials(opened(path, said), MadeUp(), TRIALS, seed=5)
+    assert outcome(opened(path, said)) == unbroken[2] and len(said) == 1
+
+
+def test_a_seal_of_before_is_continued_and_gets_its_inputs(unbroken, tmp_path):
+    path, said = put(tmp_path, unbroken[0], b" ".join(unbroken[1].split()[:2])), []
+    run_trials(opened(path, said), MadeUp(), TRIALS + 1, seed=5)
+    seal = path.with_name("a.journal.seal").read_bytes()
+    assert not said and seal.split()[2:] == unbroken[1].split()[2:] and len(seal.split()) == 3
+
+
+def test_a_seal_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """After a power cut it would be empty, and the whole journal count as damaged."""
+    seen, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle))
+    monkeypatch.setattr(os, "replace", lambda a, b: seen.append(str(b)) or replace(a, b))
+    Journal(tmp_path / "a.journal").append_logs([{"op_code": 6, "state": int(TrialState.COMPLETE)}])
+    assert seen == [str(tmp_path / name) for name in ("a.journal", "a.journal.seal.part", "a.journal.seal")]
+
+
+def test_a_damaged_journal_whose_removal_is_cut_off_is_not_taken_for_an_older_versions(unbroken, tmp_path, monkeypatch):
+    path = put(tmp_path, unbroken[0].replace(b'"value":', b'"valve":', 1), unbroken[1])
+    calls = []
+
+    def cut(what):
+        calls.append(what)
+        if len(calls) == 3:  # optuna's lock, and one of the journal and its seal
+            raise KeyboardInterrupt
+        what.unlink(missing_ok=True)
+
+    monkeypatch.setattr(pipeline.journal, "discard", cut)
+    with pytest.raises(KeyboardInterrupt):
+        opened(path)
+    monkeypatch.undo()
+    assert path.with_name("a.journal.seal").exists() and not path.exists() and not opened(path).trials
 
 
 def test_an_older_versions_journal_is_taken_where_it_is_whole(unbroken, tmp_path):
