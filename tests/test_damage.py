@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import run
 from ct.errors import InputError
+from ct.pixels import PixelCache
 from ct.rundir import RunDir, read_table, write_table
 from pipeline.checkpoints import write_checkpoint
 from pipeline.damage import check_content, damaged_files, receipts
@@ -104,6 +105,20 @@ def test_shards_with_checksums_are_left_to_whoever_decodes_them(kept):
     receipt["made"]["pixels/checksums.parquet"] = stamp(kept / "pixels/checksums.parquet")
     (kept / "receipts/ingest.json").write_text(json.dumps(receipt))
     check_content(RunDir(kept), "train", ["ingest"])
+
+
+def test_what_the_line_of_a_damaged_shard_says_to_do_mends_it(competition, tmp_path):
+    r = tmp_path / "r"
+    assert run.main(["new", f"--run={r}", "--recipe=micro", f"--data={competition}"]) == 0
+    assert run.main(["ingest", f"--run={r}", "--workers=1"]) == 0
+    shard = r / "pixels" / "shard-00000.blosc2"
+    whole = shard.read_bytes()
+    flip(shard)
+    with pytest.raises(InputError, match="shard-00000.blosc2 is damaged .*remove it and run ingest"):
+        PixelCache(r / "pixels").read(np.arange(len(read_table(r / "slices.parquet"))))
+    shard.unlink()
+    assert run.main(["ingest", f"--run={r}", "--workers=1"]) == 0
+    assert shard.read_bytes() == whole
 
 
 def test_every_damaged_file_is_named(kept):
