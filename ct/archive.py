@@ -101,10 +101,10 @@ class Zip:
     """A zip archive, or a folder inside one, as a source; the same methods as Folder's.
 
     path: of the archive; names: of its files below `inside` and relative to that, as ct/kept_names.py keeps them, sorted;
-    where: (n,) of the dtype WHERE; spares_unreadable: as of Folder
+    where: (n,) of the dtype WHERE; spares_unreadable, probes: as of Folder
     """
 
-    spares_unreadable = False
+    spares_unreadable, probes = False, ()
 
     def __init__(self, path, inside, names, where):
         self.path, self.inside, self.names, self.where = str(path), inside, names, where
@@ -142,7 +142,7 @@ class Zip:
     def take(self, names):
         """Return the source with these files, to be iterated."""
         taken = Zip(self.path, self.inside, names, self.where[[self._row(name) for name in names]])
-        taken.spares_unreadable = self.spares_unreadable
+        taken.spares_unreadable, taken.probes = self.spares_unreadable, self.probes
         return taken
 
     def __iter__(self):

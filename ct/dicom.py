@@ -13,7 +13,7 @@ from ct.elements import NotPlain, as_file, parsed, plain_pixels, quiet
 from ct.engine import run_jobs
 from ct.header import SAME, header_facts, photometric_word, pseudonym, refuse_other_images, rescale, stored_facts
 from ct.pieces import seal
-from ct.reading import all_bytes, read_each
+from ct.reading import all_bytes, read_each, with_probes
 from ct.rundir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
 from ct.source import Folder, OnDisk, Unreadable
@@ -42,7 +42,8 @@ def read_headers(source, files, key, workers=None, progress=None, parts=None, an
     split, and the columns POSITION (mm) and ORIENTATION. quarantine: path, slice_id (the pseudonym of the file's name without
     its suffix), kind ("header"), reason.
     """
-    source, files = Folder(source) if isinstance(source, str | Path) else source, sorted(files)
+    files = sorted(files)
+    source = with_probes(Folder(source) if isinstance(source, str | Path) else source, files)
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     paths = [parts and Path(parts) / f"{number:05d}.parquet" for number in range(len(chunks))]
     tables = [_kept_chunk(path, names) for path, names in zip(paths, chunks, strict=True)]

@@ -5,6 +5,7 @@ disk, too many open files, no right to read), a quarantine would make a part of 
 the stage. A file without the right to read it counts as the machine's fault, too: its owner can mend it.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 
 from ct.archive import InZip, Zip
@@ -35,15 +36,23 @@ def all_bytes(file: OnDisk | InZip) -> bytes:
         raise fault_of(error) from None
 
 
+def with_probes(source: Folder | Zip, names: list[str]) -> Folder | Zip:
+    """Return the source with the first, middle and last of `names`, all that is read of it, as its probes."""
+    probed = copy.copy(source)
+    probed.probes = tuple(source.take(sorted({names[0], names[len(names) // 2], names[-1]}) if names else []))
+    return probed
+
+
 def read_each(read: Callable[[OnDisk | InZip], object], files: Folder | Zip) -> Iterator[tuple[object, str, bool]]:
     """Yield for each file what `read` returns, or None; why it is unreadable, or ""; whether that may pass.
 
-    A file that the system does not hand over is tried again after its neighbours. If it fails again while one of them reads,
-    the source's `spares_unreadable` decides whether it counts as unreadable, which may pass, or all stops.
+    A file that the system does not hand over is tried again after its neighbours and the source's probes. If it fails again
+    while one of them reads, or where there is no other, the source's `spares_unreadable` decides whether it counts as
+    unreadable, which may pass, or all stops.
 
     Raises MachineFault.
     """
-    spares, files = files.spares_unreadable, list(files)
+    spares, probes, files = files.spares_unreadable, files.probes, list(files)
     for place, file in enumerate(files):
         value, reason, may_pass = None, "", False
         try:
@@ -51,23 +60,28 @@ def read_each(read: Callable[[OnDisk | InZip], object], files: Folder | Zip) -> 
         except Unreadable as error:
             reason = str(error)
         except FileFault:
-            value, reason, may_pass = _again(read, files, place, spares)
+            value, reason, may_pass = _again(read, file, _others(files, place, probes), spares)
         except MemoryError:
             raise out_of_memory() from None
         yield value, reason, may_pass
 
 
-def _again(read, files, place, spares):
+def _others(files, place, probes):
+    """Return the files that tell whether the system hands over any but the one at `place`."""
+    near = files[max(place - NEIGHBOURS, 0) : place + 1 + NEIGHBOURS]
+    return [file for file in dict.fromkeys([*near, *probes]) if file != files[place]]
+
+
+def _again(read, file, others, spares):
     """Try a file again after others. Returns as `read_each` yields."""
-    others = [*files[max(place - NEIGHBOURS, 0) : place], *files[place + 1 : place + 1 + NEIGHBOURS]]
-    others_read = any(_reads(file) for file in others)
+    others_read = any(map(_reads, others))
     try:
-        return read(files[place]), "", False
+        return read(file), "", False
     except Unreadable as error:
         return None, str(error), False
     except FileFault as error:
         fault = error
-    if not others_read:
+    if not (others_read or spares and not others):
         raise unread(str(fault), "is its disk still there, and may you read it?")
     if not spares:
         raise MachineFault(

@@ -12,7 +12,7 @@ from ct.dicom import read_hu
 from ct.engine import run_jobs
 from ct.pieces import bytes_digest, seal
 from ct.pixels import AIR, SHARD, shard_path
-from ct.reading import read_each
+from ct.reading import read_each, with_probes
 from ct.rundir import discard, read_table, replacing, write_json, write_table
 from ct.slices import PIXEL_COLUMNS
 from ct.source import Folder
@@ -32,6 +32,7 @@ def write_cache(folder, source, slices, size, workers=None, progress=None, recor
     Returns a DataFrame indexed like `slices` with PIXEL_COLUMNS and `reason`, empty where the slice is readable.
     """
     folder, source = Path(folder), Folder(source) if isinstance(source, str | Path) else source
+    source = with_probes(source, slices["path"].tolist())
     parts = [slices[["path", "pixel_spacing_mm"]].iloc[first : first + SHARD] for first in range(0, len(slices), SHARD)]
     paths = [shard_path(folder, number) for number in range(len(parts))]
     notes = [records and Path(records) / f"{path.stem}.parquet" for path in paths]

@@ -44,10 +44,10 @@ class Folder:
     """A folder as a source; iterated, it hands out the files that `take` chose.
 
     root: Path; names: relative to it; spares_unreadable: whether a file that the system does not hand over, while it does
-    others, counts as unreadable
+    others, counts as unreadable; probes: files of all that is read, which tell whether the system hands over others
     """
 
-    spares_unreadable = False
+    spares_unreadable, probes = False, ()
 
     def __init__(self, root, names=()):
         self.root, self.names = Path(root), names
@@ -82,7 +82,7 @@ class Folder:
     def take(self, names):
         """Return the source with these files, to be iterated."""
         taken = Folder(self.root, names)
-        taken.spares_unreadable = self.spares_unreadable
+        taken.spares_unreadable, taken.probes = self.spares_unreadable, self.probes
         return taken
 
     def __iter__(self):

@@ -10,9 +10,9 @@ from tiny_dicom import write_slice
 from tiny_zip import pack
 
 import run
-from ct import dicom
+from ct import dicom, shards
 from ct.acquisition import read_acquisition
-from ct.archive import open_zip
+from ct.archive import InZip, open_zip
 from ct.dicom import read_headers
 from ct.errors import MachineFault
 from ct.shards import write_cache
@@ -99,6 +99,41 @@ def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, fai
     failing(0, times=0)
     source.spares_unreadable = False
     assert len(headers(source, tmp_path / "parts")[0]) == 5 and list((tmp_path / "parts").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("bad", [range(2, 11), range(9), range(3, 12)])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_many_in_a_row_that_fail_may_be_left_out_where_others_read(tmp_path, monkeypatch, failing, bad, zipped):
+    """Whatever the chunks are: those of one of them may fail all."""
+    names = [f"{number:02d}.dcm" for number in range(12)]
+    for number, name in enumerate(names):
+        write_slice(tmp_path / "in" / name, name=f"ID_{number}", ImagePositionPatient=[0, 0, number])
+    source = open_zip(pack(tmp_path / "in", tmp_path / "a.zip")) if zipped else Folder(tmp_path / "in")
+    names = source.all_files()
+    table, _ = read_headers(source, names, KEY, workers=1)
+    monkeypatch.setattr(dicom, "CHUNK", 3)
+    monkeypatch.setattr(shards, "SHARD", 3)
+    if zipped:
+        check, real = {names[number].encode() for number in bad}, InZip._packed
+        fails = lambda file: file.name.encode() in check and (_ for _ in ()).throw(OSError(errno.EIO, "no"))  # noqa: E731
+        monkeypatch.setattr(InZip, "_packed", lambda file, count: fails(file) or real(file, count))
+    else:
+        failing(errno.EIO, [names[number] for number in bad])
+    with pytest.raises(MachineFault, match=FLAG):
+        read_headers(source, names, KEY, workers=1)
+    source.spares_unreadable = True
+    assert len(read_headers(source, names, KEY, workers=1)[0]) == 3
+    facts = write_cache(tmp_path / "c", source, table, 16, 1)
+    assert facts["readable"].tolist() == [number not in bad for number in range(12)]
+
+
+def test_the_only_file_may_be_left_out(source, failing):
+    failing(errno.EACCES)
+    with pytest.raises(MachineFault, match="permission denied"):
+        read_headers(source, NAMES[:1], KEY, workers=1)
+    source.spares_unreadable = True
+    table, refused = read_headers(source, NAMES[:1], KEY, workers=1)
+    assert table.empty and refused["reason"].tolist() == ["cannot be read: permission denied"]
 
 
 def test_pixels_and_acquisition_likewise(source, failing, tmp_path):
