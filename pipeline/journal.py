@@ -1,8 +1,8 @@
 """The journal of an optuna study: a file of one process at a time, whose bytes are verified before a later process goes on.
 
 After each trial the journal is flushed to the disk and its seal written: how many bytes it has, their digest, and that of the
-study's inputs. What lies behind the sealed bytes is of a trial that did not end, and is cut off. There is no lock of optuna's to
-wait for: the run folder's own keeps other processes out.
+study's inputs. What lies behind the sealed bytes is of a trial that did not end, and is cut off. There is no lock of optuna's
+to wait for: the run folder's own keeps other processes out.
 """
 
 import hashlib
