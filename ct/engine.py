@@ -131,6 +131,7 @@ class Child:
         code = f"import sys; sys.path.append({str(ROOT)!r}); from {module} import serve; serve()"
         self.words = [sys.executable, "-P", "-c", code]  # -P: no module of the folder that we happen to stand in
         self.process, self.owner, self.began, self.answered = None, None, False, 0
+        atexit.register(self.close)
 
     def ask(self, message, seconds):
         """Return the answer to a message. Raises ChildEnded where none comes within `seconds`, OSError."""
@@ -163,7 +164,6 @@ class Child:
                 self.words, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 env=os.environ | one,
             )  # fmt: skip
-        atexit.register(self.close)
         self._receive(BEGINS)  # it says that it listens
         self.began = True
 
@@ -174,10 +174,10 @@ class Child:
         return self._bytes(descriptor, LENGTH.unpack(head)[0], end)
 
     def _bytes(self, descriptor, count, end):
-        memory, at = bytearray(count), 0
+        memory, at, readable = bytearray(count), 0, select.poll()  # select.select takes no descriptor beyond 1023
+        readable.register(descriptor, select.POLLIN)
         while at < count:
-            ready, _, _ = select.select([descriptor], [], [], max(end - time.monotonic(), 0))
-            if not ready:
+            if not readable.poll(max(end - time.monotonic(), 0) * 1000):
                 self.close()
                 raise ChildEnded(None, self.began)
             got = os.readv(descriptor, [memoryview(memory)[at:]])
