@@ -50,6 +50,19 @@ def find_competition(data, labels=None, sample=None):
 
     Returns a Competition. Raises InputError, one line, for whatever is missing.
     """
+    source, stage = find_folders(data)
+    return Competition(
+        source=source,
+        root=source.root,
+        train_dir=source.root / f"{stage}_train",
+        test_dir=source.root / f"{stage}_test",
+        labels_csv=find_csv(data, source, f"{stage}_train.csv", labels, "labels"),
+        sample_csv=find_csv(data, source, f"{stage}_sample_submission.csv", sample, "sample"),
+    )
+
+
+def find_folders(data: Path | str) -> tuple[Folder | Zip, str]:
+    """Return (source of the folder that holds the two parts, the stage's name) at or below `data`. Raises InputError."""
     source, stage = _descend(Path(data))
     folders, belongs = source.folders(), "the DICOM files of that part belong there"
     for folder in (f"{stage}_train", f"{stage}_test"):
@@ -57,17 +70,11 @@ def find_competition(data, labels=None, sample=None):
             raise InputError(f"--data={data} has no folder {folder}; {belongs}")
         if not source.holds(folder):
             raise InputError(f"the folder {folder} of --data={data} holds no files; {belongs}")
-    return Competition(
-        source=source,
-        root=source.root,
-        train_dir=source.root / f"{stage}_train",
-        test_dir=source.root / f"{stage}_test",
-        labels_csv=_find_csv(data, source, f"{stage}_train.csv", labels, "labels"),
-        sample_csv=_find_csv(data, source, f"{stage}_sample_submission.csv", sample, "sample"),
-    )
+    return source, stage
 
 
-def _find_csv(data, source, name, elsewhere, flag):
+def find_csv(data: Path | str, source: Folder | Zip, name: str, elsewhere: Path | str | None, flag: str) -> Path | InZip:
+    """Return the csv file `elsewhere`, or the one called `name` of a source, packed or not. Raises InputError."""
     if elsewhere:
         return find_elsewhere(elsewhere, flag)
     as_named = (source.file(name + packing) for packing in ("", ".zip", ".gz"))  # as Kaggle hands out single files

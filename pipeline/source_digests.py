@@ -4,8 +4,10 @@ Each function takes a pipeline.stages.Run and returns {name: digest}. What was m
 unchanged.
 """
 
+from functools import partial
 from pathlib import Path
 
+from ct.errors import InputError
 from ct.kept_names import kept_name
 from pipeline.fresh import file_digest, read_receipt, tree_digest
 from pipeline.updates import WEIGHTS, reads_as_now
@@ -24,22 +26,35 @@ def source_digests(run):
 
 
 def _digest_source(run):
-    from ct.competition import find_elsewhere
+    from ct.competition import find_csv, find_elsewhere, find_folders
 
     data = run.recipe.data
     if data.slices:
         return {"slice list": file_digest(find_elsewhere(Path(data.slices), "slices"))}
     if Path(data.source).is_file():
-        labels = {"label csv": file_digest(find_elsewhere(data.labels, "labels"))} if data.labels else {}
+        labels = _csv_digest(run, "label csv", "ingest", lambda: find_elsewhere(data.labels, "labels")) if data.labels else {}
         return {"zip archive": _zip_digest(Path(data.source)), **labels}
     from ct.source import list_files
 
-    found = run.find_source()
+    source, stage = find_folders(data.source)
+    train, test = source.root / f"{stage}_train", source.root / f"{stage}_test"
+    find_labels = partial(find_csv, data.source, source, f"{stage}_train.csv", data.labels, "labels")
     return {
-        "train files": tree_digest(found.train_dir, list_files(found.train_dir)),
-        "test files": tree_digest(found.test_dir, list_files(found.test_dir)),
-        "label csv": file_digest(found.labels_csv),
+        "train files": tree_digest(train, list_files(train)),
+        "test files": tree_digest(test, list_files(test)),
+        **_csv_digest(run, "label csv", "ingest", find_labels),
     }
+
+
+def _csv_digest(run, name, stage, find):
+    """Return {name: digest} of the csv file that `find()` returns; of one that is gone, what the receipt of `stage` knows."""
+    try:
+        return {name: file_digest(find())}
+    except InputError:
+        known = (read_receipt(run.dir.receipt(stage)) or {"read": {}})["read"]
+        if name not in known:
+            raise
+        return {name: known[name]}
 
 
 def sample_digest(run):
@@ -51,7 +66,7 @@ def sample_digest(run):
     if source.is_file() and not data.sample:
         return {"sample csv": _zip_digest(source)}
     if data.sample or source.exists():
-        return {"sample csv": file_digest(run.find_sample())}
+        return _csv_digest(run, "sample csv", "submit", run.find_sample)
     known = read_receipt(run.dir.receipt("submit"))
     return {name: digest for name, digest in known["read"].items() if name == "sample csv"} if known else {}
 

@@ -161,10 +161,13 @@ class Run:
 
     def find_sample(self):
         """Return the sample submission, a path or a file of a zip; it may lie elsewhere than the slices."""
-        from ct.competition import find_elsewhere
+        from ct.competition import find_csv, find_elsewhere, find_folders
 
-        elsewhere = self.recipe.data.sample
-        return find_elsewhere(elsewhere, "sample") if elsewhere else self.find_source().sample_csv
+        data = self.recipe.data
+        if data.sample:
+            return find_elsewhere(data.sample, "sample")
+        source, stage = find_folders(data.source)
+        return find_csv(data.source, source, f"{stage}_sample_submission.csv", None, "sample")
 
 
 def state(run):

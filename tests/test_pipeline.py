@@ -512,6 +512,24 @@ def test_the_source_may_be_moved_away(copy, tmp_path, capsys):
     assert "submit    missing" in out
 
 
+@pytest.mark.parametrize("names", [("labels",), ("sample",), ("labels", "sample")])
+def test_csv_files_that_lay_elsewhere_may_be_moved_away(copy, competition, names, tmp_path, capsys):
+    """Of the folders that are still there nothing changed, and what the files held is known."""
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["data"] |= dict.fromkeys(names, str(tmp_path / "gone.csv"))
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for path in (copy / "receipts").glob("*.json"):  # as if they had lain there when they were read
+        receipt = json.loads(path.read_text())
+        read = receipt["recipe"]
+        read |= {f"data.{name}": str(tmp_path / "gone.csv") for name in names if f"data.{name}" in read}
+        read.get("data", {}).update(dict.fromkeys(names, str(tmp_path / "gone.csv")))
+        path.write_text(json.dumps(receipt))
+    assert {kind for kind, _ in state(Run(copy)).values()} == {"fresh"}
+    (copy / "receipts" / "ingest.json").unlink()
+    assert run.main(["ingest", f"--run={copy}", "--workers=1"]) == 1
+    assert f"gone.csv does not exist or is no file; put it there or name it with --{names[0]}" in capsys.readouterr().err
+
+
 def test_a_zip_ends_in_the_same_submission_as_its_folder(competition, finished, tmp_path, capsys, monkeypatch):
     archive, r = pack(competition, tmp_path / "kaggle.zip", "rsna/"), tmp_path / "r"
     before = os.stat(archive)
@@ -543,7 +561,9 @@ def test_csv_files_beside_a_zip(competition, tmp_path, capsys):
     assert run.main(["ingest", f"--run={r}", "--workers=1"]) == 0
     rewrite(tmp_path / "labels.csv", lambda rows: rows[::-1])
     assert state(Run(r))["ingest"] == ("stale", "label csv changed")
-    (tmp_path / "labels.csv").unlink()
+    (tmp_path / "labels.csv").unlink()  # moved away: what was read of it is known
+    assert run.main(["status", f"--run={r}"]) == 0
+    (r / "receipts" / "ingest.json").unlink()  # and now it is not
     capsys.readouterr()
     assert run.main(["status", f"--run={r}"]) == 1
     assert "labels.csv does not exist or is no file; put it there or name it with --labels" in error(capsys)
