@@ -45,7 +45,7 @@ def ingest(run, receipt):
         slices, quarantine = read_sets(run, found, key, work)
         check_apart(slices)
         on_disk = train_ids(slices, quarantine)
-        slices, people = own_series(slices, key)
+        slices, people = own_series(slices, key, work / "quarantine.csv")
         slices, left_out = take_patients(slices, data.train_slices)
         slices, counts = join_labels(slices, labels, on_disk, found.labels_csv, key, data.allow_unlabelled)
         match_sample(found.sample_csv, key, slices.index[slices["split"] == "test"], quarantine, data.missing)
@@ -138,25 +138,37 @@ def identifier_rule(key):
     return {} if isinstance(key, EarlierKey) else {"identifiers": EXACT}
 
 
-def own_series(slices, key):
+def own_series(slices, key, note=None):
     """Give each PatientID series, and each person studies, of their own (`ct.people.separate`). Returns (slices, counts).
 
-    Raises InputError where it is unclear whether the patients of a study are one person.
+    Raises InputError where it is unclear whether the patients of a study are one person. note: path of a csv that then names
+    the files of all such studies for the owner's eyes alone, since the line may not; None where there are no files
     """
     apart, verdict = separate(slices, key)
     if len(unclear := apart[verdict == UNCLEAR]):
+        if note:
+            _name_unclear(unclear, note)
         study = unclear["study_id"].iloc[0]
         patients = sorted(set(unclear["patient_id"][unclear["study_id"] == study]))
         raise InputError(
             f"study {study} holds slices of {len(patients)} patients, {', '.join(patients[:3])}{' ...' * (len(patients) > 3)} "
             "(pseudonyms), which are neither whole series of several people nor one series together; give each person a "
             "StudyInstanceUID, or all slices of one person the same PatientID, or leave the study out"
+            + (f"; {note} names its files" if note else "")
         )
     return apart, {
         "studies_split": slices["study_id"][verdict == PEOPLE].nunique(),
         "people_of_split_studies": apart["study_id"][verdict == PEOPLE].nunique(),
         "studies_joined": apart["study_id"][verdict == ONE].nunique(),
     }
+
+
+def _name_unclear(unclear, note):
+    """Write which files the slices of unclear studies are in, with their study's and patient's pseudonyms."""
+    whose = "study " + unclear["study_id"].astype(str) + ", patient " + unclear["patient_id"].astype(str)
+    rows = unclear.assign(kind="study", reason=whose + ": unclear how many people these are").reset_index()
+    with replacing(note) as part:
+        write_sheet(part, rows[["path", "slice_id", "split", "kind", "reason"]], index=False, private=True)
 
 
 def take_patients(slices, train_slices):

@@ -15,6 +15,7 @@ from test_imports import COLUMNS, TABLE, TRAIN, guesses, make
 import run
 from ct.folds import assign_folds, fold_groups
 from ct.rundir import read_json, read_table
+from ct.sheets import read_sheet
 from features.embeddings import Probe, unseen_logits
 from pipeline.crossfit import of_each_patient, patient_parts
 from pipeline.images import take_patients
@@ -118,7 +119,16 @@ def test_what_is_neither_is_refused_by_pseudonym(competition, tmp_path, capsys):
     assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 1
     line = error(capsys)
     assert f"study {changed[0]} holds slices of 2 patients" in line and "give each person a StudyInstanceUID" in line
-    assert "DOE" not in line
+    note = tmp_path / "r" / "ingest.part" / "quarantine.csv"
+    assert "DOE" not in line and f"{note} names its files" in line and note.stat().st_mode & 0o777 == 0o600
+    files = read_sheet(note)
+    paths = [path for path in data.glob("stage_2_train/*.dcm") if pydicom.dcmread(path).StudyInstanceUID == changed[0]]
+    assert sorted(files["path"]) == sorted(path.relative_to(data).as_posix() for path in paths)
+    assert set(files["split"]) == {"train"} and files["reason"].nunique() == 2
+    assert not files["reason"].str.contains("DOE").any()
+    shutil.rmtree(data)
+    shutil.copytree(competition, data)
+    assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 0 and not note.exists()
 
 
 def test_given_folds_that_tear_a_study_are_refused(tmp_path, capsys):
