@@ -14,13 +14,21 @@ from pipeline.stages import Run, state
 from stage2_stack.config import check_installed
 
 
+def lock_of(root: Path) -> FileLock:
+    """Return the lock of a run folder, not yet taken. Raises InputError where it is a link: what it leads to is not ours."""
+    path = root / ".lock"
+    if path.is_symlink():
+        raise InputError(f"{path} is a link; nothing is written or removed beyond it: remove the link")
+    return FileLock(path, timeout=0)
+
+
 @contextlib.contextmanager
 def opened(options):
     """Open a run folder for work, with the changes that the options make to its recipe; one process at a time."""
     root = Path(options.run)
     run = Run(root)
     try:
-        with FileLock(root / ".lock", timeout=0):
+        with lock_of(root):
             refuse_links(root)
             restore_all(root)
             changes = {IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None}

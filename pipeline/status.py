@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ct.errors import InputError
 from ct.provenance import differences
 from ct.rundir import read_json
 from pipeline.damage import damaged_files, receipts
 from pipeline.fresh import changed_file, read_receipt
+from pipeline.opening import lock_of
 from pipeline.shell import run_command
 from pipeline.stages import STAGES, Run, state
 
@@ -32,7 +33,7 @@ def _verified(run):
     """Return `damaged_files` of a run, and whether its key is the right one. Nobody may work on it meanwhile."""
     writable = os.access(run.dir.root, os.W_OK)
     try:
-        lock = FileLock(run.dir.root / ".lock", timeout=0) if writable else contextlib.nullcontext()
+        lock = lock_of(run.dir.root) if writable else contextlib.nullcontext()
         with lock, run.bar(None, "verifying", "file") as bar:
             damaged = damaged_files(run.dir, lambda name: bar.update(), marks=writable)
     except Timeout:

@@ -180,6 +180,20 @@ def test_a_linked_folder_of_a_run_is_not_written_into(tmp_path, finished, outsid
     assert names(outside) == ["boosters", "precious.txt"] and names(outside / "boosters") == ["precious.txt"]
 
 
+@pytest.mark.parametrize("words", [["folds"], ["status", "--verify"]])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path, before_trust, words, is_there, capsys):
+    work, outside = shutil.copytree(before_trust / "run", tmp_path / "r"), tmp_path / "precious.txt"
+    (work / ".lock").unlink(missing_ok=True)
+    (work / ".lock").symlink_to(outside)
+    if is_there:
+        outside.write_text("precious")
+    assert run.main([words[0], f"--run={work}", *words[1:]]) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and ".lock is a link" in line
+    assert outside.exists() == is_there and (not is_there or outside.read_text() == "precious")
+
+
 def test_a_run_killed_between_two_renames_of_a_folder_goes_on(tmp_path, finished, capsys):
     work = shutil.copytree(finished, tmp_path / "r")
     for name in ("pixels", "stage2/boosters"):
