@@ -32,6 +32,7 @@ FASTEST = {  # the fastest of the installed decoders of each syntax, as measured
     uid.JPEGLosslessSV1: "gdcm",
 }
 MEMORY = 1 << 30  # bytes, beyond what the process has before its first slice
+LESS_MEMORY = b"ready, with less memory"  # the greeting where a limit of the parent's leaves it less than MEMORY
 TAGS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 
 
@@ -40,12 +41,19 @@ def serve() -> None:
     questions, answers, nowhere = os.fdopen(os.dup(0), "rb"), os.dup(1), os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):  # what a decoder prints is no answer, and may quote the file
         os.dup2(nowhere, standard)
-    limited = limit_memory()
-    write_message(answers, b"ready")
+    limited = begin(answers)
     while (message := read_message(questions)) is not None:
         head, pixels = message.split(b"\n", 1)
         reply, values = answer(json.loads(head), pixels, limited)
         write_message(answers, json.dumps(reply).encode() + b"\n", values)
+
+
+def begin(answers: int) -> bool:
+    """Limit the memory, and tell the parent that this process listens. Returns what `limit_memory` returns."""
+    limited = limit_memory()
+    parents = not limited and resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY
+    write_message(answers, LESS_MEMORY if parents else b"ready")
+    return limited
 
 
 def limit_memory() -> bool:

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 
+from ct.decoder import LESS_MEMORY
 from ct.engine import Child, ChildEnded
 from ct.errors import MachineFault
 from ct.faults import GOES_ON, FileFault, fault_of, out_of_memory
@@ -12,6 +13,7 @@ from ct.source import Unreadable
 
 SECONDS, SECONDS_A_PIXEL = 2, 3e-7  # of the processor: real slices take 0.01 to 0.3 s, one of 4096 x 4096 about 4
 PATIENCE = 120  # seconds on the clock, for a decoder that waits for something that never comes
+LATE = (None, -signal.SIGPROF)  # the status of a decoder that took too long, on the clock or of the processor
 _CHILD = Child("ct.decoder")
 
 
@@ -22,14 +24,20 @@ def decode(facts: dict, pixels: bytes | memoryview) -> np.ndarray:
     and vr of the pixel data; pixels: as they lie in the file
 
     Raises Unreadable where they cannot be decoded, the decoder crashes on them, alone too, or needs more time or memory than
-    it may; MachineFault where the decoder cannot begin, or the system ends it.
+    it may; MachineFault where the decoder cannot begin, the system ends it, or it ends where it has less memory than
+    it may take: what a codec cannot allocate ends in a crash as well.
     """
     facts = facts | {"seconds": round(SECONDS + SECONDS_A_PIXEL * facts["Rows"] * facts["Columns"], 1)}
     message = json.dumps(facts).encode() + b"\n" + bytes(pixels)
     try:
         answer = _ask(message)
     except ChildEnded as ended:
-        raise Unreadable(_reason(ended.status, facts["seconds"])) from None
+        reason = _reason(ended.status, facts["seconds"])
+        if ended.status not in LATE and _CHILD.greeting == LESS_MEMORY:
+            raise MachineFault(
+                f"{reason} where `ulimit -v` leaves it less memory than a slice may take: set a larger limit; {GOES_ON}"
+            ) from None
+        raise Unreadable(reason) from None
     head, values = bytes(answer[: answer.index(b"\n")]), memoryview(answer)[answer.index(b"\n") + 1 :]
     reply = json.loads(head)
     if "fault" in reply:

@@ -124,13 +124,15 @@ class Child:
 
     It begins with the first message and again with the one after its end; it ends with this process. Nothing is pickled.
 
-    module: its `serve()` runs in the child, and reads and writes by `read_message` and `write_message`
+    module: its `serve()` runs in the child, and reads and writes by `read_message` and `write_message`; the first that it
+    writes, when it listens, is kept as `greeting`
     """
 
     def __init__(self, module):
         code = f"import sys; sys.path.append({str(ROOT)!r}); from {module} import serve; serve()"
         self.words = [sys.executable, "-P", "-c", code]  # -P: no module of the folder that we happen to stand in
         self.process, self.owner, self.began, self.answered = None, None, False, 0
+        self.greeting = b""
         atexit.register(self.close)
 
     def ask(self, message, seconds):
@@ -164,7 +166,7 @@ class Child:
                 self.words, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 env=os.environ | one,
             )  # fmt: skip
-        self._receive(BEGINS)  # it says that it listens
+        self.greeting = bytes(self._receive(BEGINS))
         self.began = True
 
     def _receive(self, seconds):

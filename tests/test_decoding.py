@@ -102,6 +102,24 @@ def test_a_limit_of_the_parents_is_the_machines(odd):
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 
+def test_a_crash_with_less_memory_than_a_slice_may_take_is_the_machines(odd, monkeypatch):
+    """A codec that cannot allocate ends in SIGABRT. What takes too long does so with any memory."""
+    monkeypatch.setenv("ICH_ODD_DECODER", "less memory")
+    assert odd(b"g").shape == (8, 8)
+    with pytest.raises(
+        MachineFault, match=r"^the decoder crashed \(SIGABRT\) where `ulimit -v` .* set a larger limit; the same"
+    ):
+        odd(b"a")
+    with pytest.raises(MachineFault, match=r"^the decoder ended \(status 1\) where"):
+        odd(b"e")
+    with pytest.raises(Unreadable, match="^decoding took longer"):
+        odd(b"t")
+    monkeypatch.delenv("ICH_ODD_DECODER")
+    decoding.close()
+    with pytest.raises(Unreadable, match=r"^the decoder ended \(status 1\)$"):
+        odd(b"e")
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
 def test_the_same_values_from_the_decoders_process(tmp_path, syntax):
     pixels = np.random.default_rng(0).integers(-1000, 1000, (64, 50)).astype(np.int16)
