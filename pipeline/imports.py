@@ -13,6 +13,7 @@ from ct.opinions import read_opinions
 from ct.pieces import seal
 from ct.rundir import discard, read_table, replacing, write_json, write_table
 from ct.seeds import derive_seed
+from ct.sheets import read_sheet
 from pipeline.stages import run_stage
 
 COLUMNS = list(LABELS)
@@ -80,7 +81,7 @@ def _by_slice(run, given, rows, where):
 
     Left out are those in quarantine and, where the run takes a part of the train slices only, those that it does not take.
     """
-    key, quarantine = run.pseudonym_key(), pd.read_csv(run.dir.quarantine, dtype=str, keep_default_na=False)
+    key, quarantine = run.pseudonym_key(), read_sheet(run.dir.quarantine)
     table = given.set_index(pd.Index([pseudonym(name, key, "slice") for name in given["slice_id"]], name="slice_id"))
     unknown = ~table.index.isin(rows.index)
     if where.startswith("--test") or run.recipe.data.train_slices is None:

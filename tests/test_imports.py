@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ import yaml
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.rundir import read_table
+from ct.sheets import write_sheet
+from pipeline import imports
 from pipeline.stages import Run, state
 
 COLUMNS = list(LABELS)
@@ -362,6 +365,15 @@ def test_a_damaged_import_is_refused_before_it_is_stacked(copy, name, capsys):
     assert (copy / "stage2/features/train.npy").read_bytes() == features
     assert run.main(["status", f"--run={copy}", "--verify"]) == 1
     assert f"imports/{name} is damaged" in capsys.readouterr().out
+
+
+def test_the_quarantine_is_read_as_it_was_written(tmp_path, monkeypatch):
+    """A name that begins as a formula does has an apostrophe in the file."""
+    monkeypatch.setattr(imports, "pseudonym", lambda name, key, kind: name)
+    write_sheet(tmp_path / "q.csv", pd.DataFrame({"slice_id": ["-1"]}), index=False)
+    stub = SimpleNamespace(dir=SimpleNamespace(quarantine=tmp_path / "q.csv"), pseudonym_key=lambda: b"")
+    given, rows = pd.DataFrame({"slice_id": ["a", "-1"], "any": [0.5, 0.5]}), pd.DataFrame({"split": ["test"]}, index=["a"])
+    assert imports._by_slice(stub, given, rows, "--test=t.csv").index.tolist() == ["a"]
 
 
 def test_damaged_folds_of_an_import_are_refused(fresh, capsys):
