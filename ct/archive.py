@@ -16,6 +16,7 @@ import numpy as np
 from isal import isal_zlib
 
 from ct.errors import InputError, shown
+from ct.faults import raise_fault
 from ct.kept_names import kept_name
 from ct.source import Unreadable
 
@@ -160,13 +161,14 @@ class Zip:
 def open_zip(path):
     """Read the directory of a zip archive: once, and at the size of Kaggle's it takes seconds. Returns a Zip.
 
-    Left out are folders, hidden files, and names that are absolute or lead upwards. Raises InputError.
+    Left out are folders, hidden files, and names that are absolute or lead upwards. Raises InputError, MachineFault.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             plain = (info for info in archive.infolist() if _is_plain(info.filename))
             found = {kept_name(info.filename): info for info in plain}  # of two, the last
     except DAMAGE as error:
+        raise_fault(error, f"{path}")
         raise _no_zip(path, str(error) or type(error).__name__) from None
     names = sorted(found)
     infos = map(found.pop, names)  # a million ZipInfo are a gigabyte: none is kept

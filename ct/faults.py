@@ -48,6 +48,16 @@ def fault_of_all(error: OSError | MemoryError, remedy: str) -> MachineFault:
     return unread(str(fault), remedy) if isinstance(fault, FileFault) else fault
 
 
+def raise_fault(error: Exception, where: str) -> None:
+    """Raise MachineFault where an error while the file `where` is read is the system's, or hides one, as zipfile's do.
+
+    An OSError without a number is not: gzip and safetensors call damage so. Nor is EINVAL: damaged places lie before a file.
+    """
+    cause = error if isinstance(error, OSError) else error.__context__
+    if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
+        raise fault_of_all(cause, f"is the disk of {where} still there, and may you read it?") from None
+
+
 @contextmanager
 def listing_faults() -> Iterator[None]:
     """Turn the system's errors while folders are listed into MachineFault, without names, which may be people's."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ct.errors import InputError, reason_of, shown
+from ct.faults import raise_fault
 
 PLENTY = 64 << 20  # bytes that any packed csv may unpack to; Kaggle's label csv has 119 MB, and packs to a sixth
 RATIO = 100  # beyond PLENTY a csv may be so many times as large as it is packed
@@ -70,7 +71,7 @@ def _refuse_twice(names, where):
 
 
 def _unpacked(file, where):
-    """Return a file of bytes without gzip's or zip's packing, at its beginning. Raises InputError."""
+    """Return a file of bytes without gzip's or zip's packing, at its beginning. Raises InputError, MachineFault."""
     magic = file.read(4)
     packed = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -85,6 +86,7 @@ def _unpacked(file, where):
         else:
             return file
     except UNPACKING as error:
+        raise_fault(error, where)
         raise InputError(f"{where} is damaged, it cannot be unpacked ({reason_of(error)}); download it again") from None
     if len(raw) > most:
         raise InputError(f"{where} unpacks to more than {most >> 20} MB from {packed} bytes, which no csv does")

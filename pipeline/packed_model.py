@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ct.config import check
 from ct.errors import InputError, shown
+from ct.faults import raise_fault
 from features.build import feature_names
 from pipeline.fresh import file_digest
 from pipeline.model import Model
@@ -50,12 +51,13 @@ def model_of_folder(folder: str | Path) -> Model:
 
 
 def read_about(folder: Path) -> About:
-    """Return model.json of a packed folder. Raises InputError where there is none, or of another format."""
+    """Return model.json of a packed folder. Raises InputError where there is none, or of another format, MachineFault."""
     path = folder / ABOUT
     try:
         values = read_foreign_json(path)
         known = values["format"], values["files"], values["versions"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_fault(error, f"--model={folder}: {ABOUT}")
         raise InputError(
             f"--model={folder} is no model folder, it has no model.json that reads; make one: `export-model --run=R --to=DIR`"
         ) from None

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ct.errors import shown
+from ct.faults import raise_fault
 from ct.labels import LABELS
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import Cnn, build_model, timm_faults
@@ -58,4 +59,6 @@ def check_arrays(path: Path, wanted: dict, others: bool = False) -> None:
                 if array.dtype != dtype or (array.is_floating_point() and not torch.isfinite(array).all()):
                     raise ValueError(f"{name} holds no finite {str(dtype).removeprefix('torch.')} numbers")
     except (SafetensorError, OSError) as error:
+        if path.is_file():
+            raise_fault(error, path.name)
         raise ValueError(f"it is no safetensors file ({shown(error)})") from None

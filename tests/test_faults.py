@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import zipfile
 
 import pandas as pd
 import pytest
@@ -169,6 +170,17 @@ def test_a_zip_whose_disk_goes_is_the_machines_fault(source, tmp_path):
         headers(packed)
     with pytest.raises(MachineFault, match="is its disk still there"):
         write_cache(tmp_path / "c", packed, table, 16, workers=1)
+
+
+def test_a_zip_whose_directory_cannot_be_read_is_not_called_damaged(source, tmp_path, monkeypatch):
+    archive = pack(tmp_path / "in", tmp_path / "a.zip")
+
+    def fail(file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(zipfile, "_EndRecData", fail)
+    with pytest.raises(MachineFault, match="input/output error: is the disk of .*a.zip still there"):
+        open_zip(archive)
 
 
 def test_a_folder_that_cannot_be_listed_is_the_machines_fault(tmp_path, monkeypatch):

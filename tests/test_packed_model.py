@@ -1,7 +1,9 @@
 """A packed model of a stranger, whose digests are right: all that cannot be a model is one line before a file is scored."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from ct.errors import InputError
+from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
 from pipeline.packed_model import model_of_folder
 from stage2_stack.foreign_boosters import first_fault
@@ -70,6 +72,17 @@ def test_what_export_model_packs_is_read(folder):
 def test_a_file_that_is_not_listed_is_refused(folder):
     shutil.copy(folder / WEIGHTS, folder / "weights" / "other.safetensors")
     refused(folder, "weights/other.safetensors is not among the files")
+
+
+@pytest.mark.parametrize("reader", ["pathlib.Path.read_text", "stage1_cnn.stored_weights.safe_open"])
+def test_a_file_that_the_system_does_not_hand_over_is_no_unfit_model(folder, monkeypatch, reader):
+    def fail(*arguments, **given):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    model_of_folder(folder)
+    monkeypatch.setattr(reader, fail)
+    with pytest.raises(MachineFault, match="^the data cannot be read, input/output error: is the disk of .* still there"):
+        model_of_folder(folder)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, BOOSTER, "probes.safetensors", "stage2.json", "recipe.yaml"])

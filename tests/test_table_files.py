@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import errno
 import gzip
 import io
 import os
@@ -15,11 +16,12 @@ import pytest
 
 from ct import table_files
 from ct.competition import find_competition
-from ct.errors import InputError
+from ct.errors import InputError, MachineFault
 from ct.given import read_given, read_slice_list
 from ct.labels import LABELS, read_id_csv, read_labels
 from ct.opinions import read_opinions
 from ct.submission import read_sample
+from ct.table_files import read_csv_file
 
 TEXT = "ID,Label\n" + "".join(f"ID_{number:03x}_{label},0\n" for number in range(3) for label in LABELS)
 
@@ -92,6 +94,20 @@ def test_what_is_no_csv_is_one_printable_line(name, tmp_path):
     with pytest.raises(InputError, match=says) as caught:
         read_id_csv(tmp_path / name)
     assert str(caught.value).isprintable() and name in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["l.csv.gz", "zip_called.csv"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_goes_while_a_packed_csv_is_read_is_the_machines_fault(name, code):
+    class Failing(io.BytesIO):
+        def read(self, count=-1):
+            if self.tell() > 3:  # behind the mark that tells how it is packed
+                raise OSError(code, os.strerror(code))
+            return super().read(count)
+
+    with pytest.raises(MachineFault, match=f"{os.strerror(code).lower()}: is the disk of --oof=x.csv still there") as fault:
+        read_csv_file(Failing(PACKED[name]), "--oof=x.csv")
+    assert "damaged" not in str(fault.value)
 
 
 def test_a_member_that_is_encrypted_is_one_line(tmp_path):
