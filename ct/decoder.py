@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from pydicom import uid
@@ -19,7 +18,7 @@ from pydicom.pixels import pixel_array
 
 from ct.code_words import known_syntax, without_values
 from ct.elements import quiet
-from ct.engine import read_message, write_message
+from ct.engine import limit_memory, read_message, write_message
 from ct.header import UNDECODED
 
 FASTEST = {  # the fastest of the installed decoders of each syntax, as measured on one core
@@ -50,29 +49,16 @@ def serve() -> None:
 
 def begin(answers: int) -> bool:
     """Limit the memory, and tell the parent that this process listens. Returns what `limit_memory` returns."""
-    limited = limit_memory()
+    limited = limit_memory(MEMORY)
     parents = not limited and resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY
     write_message(answers, LESS_MEMORY if parents else b"ready")
     return limited
 
 
-def limit_memory() -> bool:
-    """Limit the memory of this process. Returns whether that is what it will meet first, not a limit of its parent's."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-    except FileNotFoundError:  # no Linux
-        return False
-    most, (_, hard) = pages * resource.getpagesize() + MEMORY, resource.getrlimit(resource.RLIMIT_AS)
-    own = hard == resource.RLIM_INFINITY or most <= hard
-    resource.setrlimit(resource.RLIMIT_AS, (most if own else hard, hard))
-    return own
-
-
 def answer(facts: Mapping, pixels: bytes, limited: bool) -> tuple[dict, np.ndarray | bytes]:
     """Return (reply, stored values) for one slice.
 
-    facts: the transfer syntax, VR, seconds, PhotometricInterpretation and TAGS; limited: as returned by `limit_memory`
+    facts: the transfer syntax, VR, seconds, PhotometricInterpretation and TAGS; limited: as `limit_memory` returned it
 
     reply: "shape" and "dtype", or "reason" where the pixels cannot be decoded, or "fault" where the machine lacks memory
     """

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import select
 import signal
 import struct
@@ -195,6 +196,22 @@ class Child:
         status = self.process.returncode
         self.close()
         return ChildEnded(status, self.began)
+
+
+def limit_memory(more: int) -> bool:
+    """Limit the memory of this process to what it has and `more` bytes, and have it leave no core.
+
+    Returns whether that is what it will meet first, not a limit of its parent's.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+    except FileNotFoundError:  # no Linux
+        return False
+    most, (_, hard) = pages * resource.getpagesize() + more, resource.getrlimit(resource.RLIMIT_AS)
+    own = hard == resource.RLIM_INFINITY or most <= hard
+    resource.setrlimit(resource.RLIMIT_AS, (most if own else hard, hard))
+    return own
 
 
 def write_message(descriptor, *pieces):

@@ -6,13 +6,13 @@ LightGBM's is in booster_text.py: the child reads each file and predicts a few r
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from ct.engine import limit_memory
 from ct.errors import shown
 
 SECONDS, MEMORY = 60, 8 << 30  # of the child, for all files
@@ -74,8 +74,7 @@ def _learner(component):
 
 
 def _main():
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(MEMORY)
     for path, component, columns in json.load(sys.stdin):
         print(json.dumps({"fault": fault_of(path, component, columns)}), flush=True)
 

@@ -87,8 +87,8 @@ def test_a_limit_of_the_parents_is_the_machines(odd):
     """Where the parent may have less memory than the decoder, running out of it says nothing about the file."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     code = (
-        "import resource\nfrom ct import decoder\nfrom ct.decoding import decode\n"
-        "decoder.MEMORY = 1 << 60\nassert not decoder.limit_memory()\n"
+        "import resource\nfrom ct import decoder\nfrom ct.decoding import decode\nfrom ct.engine import limit_memory\n"
+        "decoder.MEMORY = 1 << 60\nassert not limit_memory(decoder.MEMORY)\n"
         "decoder.decoded = lambda *_: (_ for _ in ()).throw(MemoryError())\n"
         "print(decoder.answer({'seconds': 1}, b'', False)[0], decoder.answer({'seconds': 1}, b'', True)[0])"
     )

@@ -5,10 +5,13 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from safetensors.numpy import load_file, save_file
 
 from ct.errors import InputError, MachineFault
@@ -293,6 +296,20 @@ def test_a_native_crash_of_xgboost_is_one_line(tmp_path):
     path, why = first_fault([text])
     assert path == text[0] and why.startswith("xgboost does not read it") and "\n" not in why
     assert first_fault([(good[0], "xgboost", 5)]) == (good[0], "it sees 4 columns, not 5")
+
+
+def test_boosters_are_tried_under_a_limit_of_the_parents_too(tmp_path):
+    """Who may have less memory than the child would take cannot raise the limit, unless it is root."""
+    code = (
+        "import resource\nfrom stage2_stack import foreign_boosters\nset_to = resource.setrlimit\n"
+        "def as_nobody(which, limits):\n"
+        "    if limits[1] > resource.getrlimit(which)[1] > 0:\n        raise ValueError('not allowed')\n"
+        "    set_to(which, limits)\n"
+        "set_to(resource.RLIMIT_AS, (4 << 30, 4 << 30))\nresource.setrlimit = as_nobody\nforeign_boosters._main()\n"
+        "print(resource.getrlimit(resource.RLIMIT_AS) == (4 << 30, 4 << 30))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input="[]", cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_a_network_on_other_features_is_refused():
