@@ -1,5 +1,6 @@
 """Reads a folder that `export-model` packed, perhaps a stranger's: all of it is checked before any of it is used."""
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from pipeline.model import Model
 from pipeline.model_schema import FORMAT, About, StageTwo, check_fit
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.updates import older_recipe
-from stage1_cnn.stored_weights import check_probes, check_weights, checked_cnn
+from stage1_cnn.stored_weights import check_probes, check_size, check_weights, outlined_cnn
 from stage2_stack.config import check_installed
 from stage2_stack.foreign_boosters import first_fault
 from stage2_stack.stored_boosters import FOREIGN, SUFFIXES, check_model, columns_seen, file_names
@@ -151,10 +152,8 @@ def _check_boosters(boosters, needed, stage2, where):
 def _check_weights(recipe, weights, probes, where):
     """Raise InputError for weights or probes that are not those of the recipe's CNNs."""
     for config in recipe.stage1.models:
-        try:
-            cnn = checked_cnn(config, recipe.pixels.size)
-        except InputError as error:
-            raise InputError(f"{where}: {config.name}: {error}") from None
+        with _named(where, config):
+            cnn = outlined_cnn(config)
         for k in range(recipe.folds.k):
             path = weights[config.name, k]
             try:
@@ -166,6 +165,17 @@ def _check_weights(recipe, weights, probes, where):
                 check_probes(probes, [f"{config.name}.fold{k}." for k in range(recipe.folds.k)], cnn.width)
             except ValueError as error:
                 raise _unfit(where, probes.name, error) from None
+        with _named(where, config):  # only now: its weights are in the folder, so that its size is no mere claim
+            check_size(config, recipe.pixels.size)
+
+
+@contextlib.contextmanager
+def _named(where, config):
+    """Put the folder and the CNN's name before an InputError of the block."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {config.name}: {error}") from None
 
 
 def _unfit(where, name, why):

@@ -13,15 +13,24 @@ from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import Cnn, build_model, timm_faults
 
 
-def checked_cnn(config: CnnConfig, size: int) -> Cnn:
-    """Return the CNN of a recipe's entry with random weights. Raises InputError where timm cannot make it, or it takes no
-    image of `size` pixels a side, or of the entry's own size.
+def outlined_cnn(config: CnnConfig) -> Cnn:
+    """Return the CNN of a recipe's entry without its numbers: however large it claims to be, it takes no memory.
+
+    Raises InputError where timm cannot make it.
+    """
+    with timm_faults(config), torch.device("meta"):
+        return build_model(config.model_copy(update={"pretrained": False}), seed=0)
+
+
+def check_size(config: CnnConfig, size: int) -> None:
+    """Raise InputError where the CNN of a recipe's entry takes no image of `size` pixels a side, or of the entry's own size.
+
+    It is built for that: the files should be known to hold as many weights first.
     """
     size = config.image_size or size
     with timm_faults(config), torch.inference_mode():
         cnn = build_model(config.model_copy(update={"pretrained": False}), seed=0).eval()
         cnn(torch.zeros(1, config.in_channels, size, size))
-    return cnn
 
 
 def check_weights(cnn: Cnn, path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from safetensors.numpy import load_file, save_file
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
 from pipeline.packed_model import model_of_folder
+from stage1_cnn import stored_weights
 from stage2_stack.foreign_boosters import first_fault
 from stage2_stack.stored_boosters import check_model
 
@@ -231,6 +233,23 @@ def test_weights_are_those_of_the_cnn(folder, change, says):
     refused(folder, f"{WEIGHTS} does not fit the model .*{says}")
 
 
+def test_a_huge_cnn_is_not_built_before_its_weights_are_seen(folder, monkeypatch):
+    """1.8 billion weights are claimed, which take 7 GB, and the folder holds some thousands."""
+    build = stored_weights.build_model
+
+    def watched(config, seed):
+        if not torch.empty(0).is_meta:
+            raise RuntimeError("built with all its weights")
+        return build(config, seed)
+
+    monkeypatch.setattr(stored_weights, "build_model", watched)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["stage1"]["models"][0] |= {"backbone": "vit_gigantic_patch14_224", "image_size": 224}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    packed_again(folder)
+    refused(folder, f"{WEIGHTS} does not fit the model .*it lacks")
+
+
 @pytest.mark.parametrize("end", [0, 7, 100, -1])
 @pytest.mark.parametrize("name", [WEIGHTS, "probes.safetensors"])
 def test_weights_that_are_cut_are_one_line(folder, name, end):
@@ -313,7 +332,6 @@ def test_boosters_are_tried_under_a_limit_of_the_parents_too(tmp_path):
 
 
 def test_a_network_on_other_features_is_refused():
-    import torch
     from safetensors.torch import save
 
     from features.build import slice_columns
