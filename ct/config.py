@@ -42,7 +42,7 @@ def check(kind, values, where, strict=False):
         if first["type"] == "missing":
             raise InputError(f"{where}: {path!r} is missing") from None
         message = shown(first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict), MESSAGE)
-        at = f"{path} = {shown(repr(first['input']))}: "
+        at = f"{path} = {shown(repr(first['input']))}: " if first["loc"][-1:] != ("storage",) else f"{path}: "  # a password
         if first["input"] is None and not strict:  # a flag that was not given
             at = ""
         raise InputError(f"{where}: {at}{message[0].lower() + message[1:]}") from None

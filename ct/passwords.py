@@ -1,10 +1,17 @@
-"""Passwords in URLs, which no line, page or receipt repeats."""
+"""Passwords in URLs, which no line, page or receipt repeats.
+
+A value that begins with a URL is taken for a URL to its end: a password may hold any sign, blanks and @ included. Within a line
+a URL ends with its quotes, or with the next blank. Values of its query may hold passwords under any name, and are masked, too.
+"""
 
 import re
 
-IN_URL = re.compile(r"(://[^:/@\s]*):[^@\s]*@")  # as SQLAlchemy reads a URL: user, then all up to the @
-WHOLE_URL = re.compile(r"(['\"]?[a-z]\w*(?:\+\w+)?://[^:/@\s]*):(?:(?!: )[^@\n])*@", re.I)  # a value that is nothing but one
-IN_QUERY = re.compile(r"(?i)([?&][a-z_]*(?:pass|pwd|secret|token)[a-z_]*)=[^&\s'\"]*")
+SCHEME = r"[a-z][a-z0-9+.-]*://"
+QUOTED = re.compile(rf"(['\"])({SCHEME}(?:\\.|(?!\1).)*)\1", re.I | re.S)  # as Python writes a text
+BARE = re.compile(rf"(?<!['\"\w])({SCHEME}\S*)", re.I)
+USER = re.compile(r"://([^:/@\s]*):.*@", re.S)  # up to the last @
+NO_COLON = re.compile(r"://[^:/@\s]*[/?#].*@", re.S)  # a password that is not where one belongs
+QUERY = re.compile(r"([?&][^=&\s'\"]+)=[^&'\"]*")
 
 
 def without_passwords(value: object) -> object:
@@ -15,5 +22,12 @@ def without_passwords(value: object) -> object:
         return type(value)(without_passwords(inner) for inner in value)
     if not isinstance(value, str) or "://" not in value:
         return value
-    value = WHOLE_URL.sub(r"\1:***@", value, count=1) if WHOLE_URL.match(value) else value
-    return IN_QUERY.sub(r"\1=***", IN_URL.sub(r"\1:***@", value))
+    if re.match(SCHEME, value, re.I):
+        return _masked(value)
+    value = QUOTED.sub(lambda match: match[1] + _masked(match[2]) + match[1], value)
+    return BARE.sub(lambda match: _masked(match[1]), value)
+
+
+def _masked(url):
+    """Return a URL without its password and the values of its query."""
+    return QUERY.sub(r"\1=***", NO_COLON.sub("://***@", USER.sub(r"://\1:***@", url)))

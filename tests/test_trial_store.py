@@ -28,8 +28,12 @@ SECRET = "s3cret"
         ("postgresql+psycopg2://ann:s3/cr:et@db:5432/x", "postgresql+psycopg2://ann:***@db:5432/x"),
         ("'mysql://ann:my s3cret@db'", "'mysql://ann:***@db'"),
         ("no database at mysql://ann:s3cret@db: refused", "no database at mysql://ann:***@db: refused"),
-        ("postgresql://db/x?user=ann&password=s3cret&y=1", "postgresql://db/x?user=ann&password=***&y=1"),
-        ("redis://localhost:6379: give user:word@host", "redis://localhost:6379: give user:word@host"),
+        ("postgresql://db/x?user=ann&password=s3cret&y=1", "postgresql://db/x?user=***&password=***&y=***"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dann%3BPWD%3Ds3cret", "mssql+pyodbc:///?odbc_connect=***"),
+        ("postgresql://ann:s3/cr@et@db/x", "postgresql://ann:***@db/x"),
+        ("postgresql://ann:s3: cr et@db/x", "postgresql://ann:***@db/x"),
+        ("storage = 'mysql://ann:s3: cr@et@db/x': refused", "storage = 'mysql://ann:***@db/x': refused"),
+        ("no redis://localhost:6379: give user:word@host", "no redis://localhost:6379: give user:word@host"),
         ("sqlite:////home/ann/x.db", "sqlite:////home/ann/x.db"),
         ("me@x.org", "me@x.org"),
     ],
@@ -148,6 +152,15 @@ def test_status_masks_it(before_trust, tmp_path, capsys):
         assert run.main(["status", f"--run={kept}", *words]) == 0
         out = capsys.readouterr().out
         assert SECRET not in out and "postgresql://ann:***@db" in out
+
+
+def test_a_storage_of_another_type_is_not_shown(tmp_path, capsys):
+    own = yaml.safe_load((RECIPES / "micro.yaml").read_text())
+    own["stage2"]["storage"] = {"password": SECRET}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    assert run.main(["new", f"--run={tmp_path / 'r'}", f"--recipe={tmp_path / 'own.yaml'}", f"--data={tmp_path}"]) == 1
+    err = capsys.readouterr().err
+    assert SECRET not in err and "stage2.storage: " in err and err.count("\n") == 1
 
 
 def test_a_wrong_value_is_shown_without_it():
