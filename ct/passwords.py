@@ -1,7 +1,8 @@
 """Passwords in URLs, which no line, page or receipt repeats.
 
-A value that begins with a URL is taken for a URL to its end: a password may hold any sign, blanks and @ included. Within a line
-a URL ends with its quotes, or with the next blank. Values of its query may hold passwords under any name, and are masked, too.
+A value that begins with a URL is taken for a URL to its end: a password may hold any sign, blanks and @ included.
+Within a line a URL ends with its quotes, or with the next blank. Values of its query may hold passwords under any name,
+and are masked, too.
 """
 
 import re

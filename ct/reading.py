@@ -6,6 +6,7 @@ the stage. A file without the right to read it counts as the machine's fault, to
 """
 
 import copy
+import errno
 from collections.abc import Callable, Iterator
 
 from ct.archive import InZip, Zip
@@ -22,7 +23,7 @@ def first_bytes(file: OnDisk | InZip, count: int) -> tuple[bytes, bool]:
     try:
         return file.head(count)
     except (OSError, MemoryError) as error:
-        raise fault_of(error) from None
+        raise _failure(error) from None
 
 
 def all_bytes(file: OnDisk | InZip) -> bytes:
@@ -33,7 +34,13 @@ def all_bytes(file: OnDisk | InZip) -> bytes:
         with file.open("rb") as stream:
             return stream.read(size)
     except (OSError, MemoryError) as error:
-        raise fault_of(error) from None
+        raise _failure(error) from None
+
+
+def _failure(error):
+    """Return Unreadable for a link that leads to itself, which no machine can mend, else the machine's fault."""
+    loop = isinstance(error, OSError) and error.errno == errno.ELOOP
+    return Unreadable("a link that leads to itself") if loop else fault_of(error)
 
 
 def with_probes(source: Folder | Zip, names: list[str]) -> Folder | Zip:

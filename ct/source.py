@@ -4,6 +4,7 @@ A source names its files relative to itself, with forward slashes. What it hands
 any process, without the source.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from typing import NamedTuple
 from ct.errors import InputError
 from ct.faults import listing_faults
 from ct.kept_names import kept_name, name_on_disk
+
+LOST_LINK = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # of a link that leads to no file
 
 
 class Unreadable(Exception):
@@ -55,7 +58,7 @@ class Folder:
     def folders(self):
         """Return the names of the folders in it, sorted, without hidden ones and those that a Mac's archiver leaves behind."""
         with os.scandir(self.root) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith((".", "__")) and entry.is_dir())
+            return sorted(e.name for e in entries if not e.name.startswith((".", "__")) and _kind(e) == "folder")
 
     def below(self, folder):
         """Return the source that one of its folders is."""
@@ -110,7 +113,26 @@ def _walk(folder, prefix="", around=()):
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_file():
+            kind = _kind(entry)
+            if kind == "file":
                 yield prefix + entry.name
-            elif entry.is_dir():
+            elif kind == "folder":
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", (*around, here))
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """Return "file", "folder", or "" for what is neither, such as a socket.
+
+    A link that leads nowhere, perhaps since its disk is gone, or to itself is a file: reading it fails, and a line says so.
+    """
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        entry.stat()
+    except OSError as error:
+        if entry.is_symlink() and error.errno in LOST_LINK:
+            return "file"
+        raise
+    return ""

@@ -47,9 +47,19 @@ def tree_digest(root, files):
     digest = hashlib.blake2b(digest_size=16)
     with listing_faults():
         for name in files:
-            stat = os.stat(os.path.join(root, name_on_disk(name)))
+            stat = _stat(os.path.join(root, name_on_disk(name)))
             digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _stat(path):
+    """Return a file's status; that of the link itself where it leads nowhere: whoever reads it says so."""
+    try:
+        return os.stat(path)
+    except OSError:
+        if os.path.islink(path):
+            return os.lstat(path)
+        raise
 
 
 def inputs_digest(part, read):

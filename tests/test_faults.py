@@ -251,3 +251,27 @@ def test_memory_and_open_files_outside_of_reading_are_one_line(monkeypatch, caps
         assert run.main(["folds", "--run=r"]) == 1
         printed = capsys.readouterr().err
         assert printed.count("\n") == 1 and says in printed and "--workers=1" in printed
+
+
+def test_links_to_a_disk_that_is_gone_are_files_that_cannot_be_read(source, tmp_path):
+    """Left out in silence, a farm of links on an unmounted disk would be a part of the data that looks like all of it."""
+    farm = tmp_path / "farm"
+    farm.mkdir()
+    for name in ("0.dcm", "1.dcm", "4.dcm"):
+        (farm / name).symlink_to(tmp_path / "in" / name)
+    (tmp_path / "in" / "1.dcm").unlink()
+    names = list_files(farm)
+    assert names == ["0.dcm", "1.dcm", "4.dcm"] and tree_digest(farm, names)
+    with pytest.raises(MachineFault, match=f"no such file or directory, while others can.*{FLAG}"):
+        read_headers(Folder(farm), names, KEY, workers=1)
+    shutil.rmtree(tmp_path / "in")
+    with pytest.raises(MachineFault, match="is its disk still there"):
+        read_headers(Folder(farm), names, KEY, workers=1)
+
+
+def test_a_link_to_itself_costs_itself(source, tmp_path):
+    os.symlink("self", tmp_path / "in" / "self")
+    names = list_files(tmp_path / "in")
+    assert "self" in names and Folder(tmp_path).folders() == ["in"] and Folder(tmp_path / "in").folders() == []
+    table, quarantine = read_headers(Folder(tmp_path / "in"), names, KEY, workers=1)
+    assert len(table) == 5 and quarantine["reason"].tolist() == ["not a DICOM file", "a link that leads to itself"]
