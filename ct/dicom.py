@@ -1,5 +1,6 @@
 """From DICOM files to the slices' headers, many at a time, and from one file to HU."""
 
+import itertools
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ct.source import Folder, OnDisk, Unreadable
 from ct.values import pixel_bytes
 
 CHUNK = 1024  # headers a job
+COPIED = 128  # slices that lie in several files, a job
 TEXT = pd.Series([""], dtype=str).dtype  # pandas' own for text: of arrow's strings since pandas 3
 TEXTS = ("patient_id", "study_id", "series_id", "path", "transfer_syntax")
 FLOATS = ("pixel_spacing_mm", "slope", "intercept", "bits_stored", "pixel_representation", "window_center", "window_width")
@@ -40,7 +42,8 @@ def read_headers(source, files, key, workers=None, progress=None, parts=None, an
 
     Returns (table, quarantine), both in the order of the sorted names. table: indexed by slice_id, HEADER_COLUMNS without
     split, and the columns POSITION (mm) and ORIENTATION. quarantine: path, slice_id (the pseudonym of the file's name without
-    its suffix), kind ("header"), reason.
+    its suffix), kind ("header"), reason. Of several files of one SOPInstanceUID the first whose pixels decode is in the table,
+    the first where none's do; the others are in the quarantine, with its name. Raises MachineFault.
     """
     files = sorted(files)
     source = with_probes(Folder(source) if isinstance(source, str | Path) else source, files)
@@ -59,20 +62,49 @@ def read_headers(source, files, key, workers=None, progress=None, parts=None, an
             progress(done)
     table = pd.concat(tables) if tables else _header_table([], [])
     tables.clear()  # a million rows twice are a third of a gigabyte
-    return _set_apart(table, key)
+    return _set_apart(table, _taken(table, source, workers), key)
 
 
-def _set_apart(table, key):
-    """Split what the chunks hold into the good headers and the quarantine of those refused and of second copies."""
+def _taken(table, source, workers):
+    """Return which rows of what the chunks hold are taken, bool (n,); files are decoded only where a slice has several.
+
+    Which of them is whole their headers do not tell: a copy that was cut off would take the place of the slice.
+    """
+    taken = (table["reason"] == "").to_numpy(copy=True)
+    good = np.flatnonzero(taken)
+    rows = good[table.index[good].duplicated(keep=False)]
+    taken[rows] = False
+    copies = {}
+    for slice_id, row, path in zip(table.index[rows], rows.tolist(), table["path"].iloc[rows], strict=True):
+        copies.setdefault(slice_id, []).append((row, path))
+    copies = list(copies.values())
+    jobs = (
+        ([source.take([path for _, path in files]) for files in copies[first : first + COPIED]],)
+        for first in range(0, len(copies), COPIED)
+    )
+    places = itertools.chain.from_iterable(run_jobs(_first_that_decodes, jobs, workers))
+    for files, place in zip(copies, places, strict=True):
+        taken[files[place][0]] = True
+    return taken
+
+
+def _first_that_decodes(copies):
+    """Return for each slice's files the place of the first whose pixels decode, 0 where none's do."""
+    decoded = (read_each(read_hu, files) for files in copies)
+    return [next((place for place, (_, reason, _) in enumerate(each) if not reason), 0) for each in decoded]
+
+
+def _set_apart(table, taken, key):
+    """Split what the chunks hold into the headers `taken` and the quarantine of those refused and of other copies."""
     refused = (table["reason"] != "").to_numpy()
     bad = list(zip(table["path"][refused], table["reason"][refused], strict=True))
-    table = table.drop(columns="reason")[~refused]
-    twice = table.index.duplicated()
-    first = table["path"][~twice]
-    for slice_id, path in table["path"][twice].items():
-        bad.append((path, f"{SAME}{first[slice_id]}"))
+    others = table["path"][~taken & ~refused]
+    table = table.drop(columns="reason")[taken]
+    path_taken = table["path"]
+    for slice_id, path in others.items():
+        bad.append((path, f"{SAME}{path_taken[slice_id]}"))
     rows = [(path, pseudonym(Path(path).stem, key, "slice"), "header", reason) for path, reason in sorted(bad)]
-    return table[~twice], pd.DataFrame(rows, columns=["path", "slice_id", "kind", "reason"], dtype=str)
+    return table, pd.DataFrame(rows, columns=["path", "slice_id", "kind", "reason"], dtype=str)
 
 
 def _kept_chunk(path, names):

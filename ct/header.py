@@ -14,7 +14,7 @@ from ct.elements import NotPlain, as_file, open_dataset, plain_elements, quiet
 from ct.source import Unreadable
 from ct.values import needed_text, numbers, optional_number, positive_int, value_of
 
-SAME = "same SOPInstanceUID as "  # what a reason says of a second copy, before the path of the first
+SAME = "same SOPInstanceUID as "  # what a reason says of another copy, before the path of the one taken
 UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
 # In the competition's files each slice's identifier has 9 hexadecimal digits, each patient's 8, each study's and series' 10:
 # counted in 752,803 slices, 1,435 patients and 1,480 studies and series, and in whole files of train and test; no exception.

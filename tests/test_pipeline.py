@@ -447,6 +447,17 @@ def test_a_part_of_the_data_is_no_other_data(copy, data, part):
     assert len(pd.read_csv(copy / "submission.csv")) == len(sample)
 
 
+def test_a_damaged_copy_of_a_slice_does_not_take_its_place(data, tmp_path):
+    first = sorted((data / "stage_2_train").iterdir())[0]
+    (first.parent / "0 damaged.dcm").write_bytes(first.read_bytes()[:-20])
+    assert new(tmp_path / "r", data) == 0
+    assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 0
+    taken = read_table(tmp_path / "r" / "slices.parquet").loc[first.stem]
+    assert taken["readable"] and taken["path"] == f"stage_2_train/{first.name}"
+    reasons = pd.read_csv(tmp_path / "r" / "quarantine.csv").set_index("path")["reason"]
+    assert reasons["stage_2_train/0 damaged.dcm"] == f"same SOPInstanceUID as {taken['path']}"
+
+
 def test_one_process_at_a_time(copy, capsys):
     from filelock import FileLock
 
