@@ -21,7 +21,7 @@ from ct.sheets import write_sheet
 from ct.slices import PIXEL_COLUMNS, order_slices
 from pipeline.fresh import stamp_files, versions
 from pipeline.ingest_counts import describe, summary
-from pipeline.tables import match_sample
+from pipeline.tables import first_reason, match_sample
 
 
 def ingest(run, receipt):
@@ -129,7 +129,7 @@ def train_ids(slices, quarantine):
     """Return the slice ids of all files of train, those left out included. Raises InputError where no header reads."""
     train = slices.index[slices["split"] == "train"]
     if train.empty:
-        raise InputError(f"no file of train has a header that reads; the first: {_first_reason(quarantine)}")
+        raise InputError(f"no file of train has a header that reads; the first: {first_reason(quarantine)}")
     return set(train) | set(quarantine.loc[quarantine["split"] == "train", "slice_id"])
 
 
@@ -249,10 +249,3 @@ def folds(run, receipt):
     for k, part in train.groupby("fold"):
         positive = ", ".join(f"{label} {part[label].mean():.1%}" for label in LABELS)
         run.say(f"  fold {k}: {part['patient_id'].nunique()} patients, {len(part)} slices, positive {positive}")
-
-
-def _first_reason(quarantine):
-    if quarantine.empty:
-        return "none is there"
-    first = quarantine.iloc[0]
-    return f"{first['split']}/{first['slice_id']}, {first['reason']}"  # its path may be named after a person

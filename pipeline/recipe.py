@@ -26,7 +26,7 @@ class DataConfig(Config):
     slices: str | None = None  # a table of slices instead of images, for stage two alone; "" until `new --slices` names it
     train_slices: int | None = Field(None, ge=1)  # take that many train slices at most, as whole patients; None: all
     allow_unlabelled: bool = False  # leave train slices without all six labels out of training, after folds
-    missing: Literal["refuse", "prior"] = "refuse"  # sample rows without any file: stop, or give them the training prior
+    missing: Literal["refuse", "prior"] = "refuse"  # sample rows without any file, most test files unreadable: stop, or prior
 
 
 class FoldConfig(Config):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -16,11 +17,13 @@ from tiny_zip import pack
 import ct.competition
 import ct.shards
 import run
+from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.rundir import RunDir, read_array, read_json, read_table
 from pipeline.images import take_patients
 from pipeline.recipe import find_recipe
 from pipeline.stages import STAGES, Run, state
+from pipeline.tables import match_sample
 from report import write_report
 
 SAMPLE = "stage_2_sample_submission.csv"
@@ -427,6 +430,32 @@ def test_a_sample_of_other_data_is_refused(copy, data, missing, capsys):
         said = error(capsys)
         assert said.count("\n") == 1 and ("it belongs to other data" in said) == (missing == "prior"), said
         assert (copy / "submission.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(("spoilt", "status"), [(5, 1), (3, 1), (2, 0)])
+def test_a_test_set_of_which_most_does_not_read_is_refused_before_the_training(data, tmp_path, spoilt, status, capsys):
+    """Else a submission of nothing but priors would look like one. A few quarantined files get the prior."""
+    r, files = tmp_path / "r", sorted((data / "stage_2_test").iterdir())
+    assert len(files) == 5
+    for path in files[:spoilt]:
+        path.write_bytes(b"x")
+    assert new(r, data) == 0
+    assert run.main(["ingest", f"--run={r}", "--workers=1"]) == status
+    if status:
+        line = error(capsys)
+        assert f"{spoilt} of the 5 slices" in line and f"test/{files[0].stem}, " in line and "--missing=prior" in line, line
+        assert not (r / "slices.parquet").exists()
+        assert run.main(["ingest", f"--run={r}", "--workers=1", "--missing=prior"]) == 0
+
+
+def test_a_sample_of_which_most_is_in_quarantine_is_refused_unless_the_prior_may_stand_in(finished):
+    slices, kept = read_table(finished / "slices.parquet"), Run(finished)
+    test = slices.index[slices["split"] == "test"]
+    quarantine = pd.DataFrame({"slice_id": test, "split": "test", "kind": "header", "reason": "no DICOM"})
+    match = partial(match_sample, kept.find_sample(), kept.pseudonym_key())
+    with pytest.raises(InputError, match=f"^3 of the 5 slices of the sample .* test/{test[0]}, no DICOM; .*--missing=prior"):
+        match(test[3:], quarantine[:3], "refuse")
+    assert len(match(test[3:], quarantine[:3], "prior")[3]) == 3 and len(match(test[2:], quarantine[:2], "refuse")[3]) == 2
 
 
 @pytest.mark.parametrize("part", ["few studies of the whole sample", "a sample of few studies"])
