@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from ct.errors import InputError, shown
 from ct.passwords import without_passwords
@@ -20,6 +22,7 @@ HEARTBEAT, GRACE = 30, 120  # seconds between signs of life of a trial, and with
 PATIENCE = 60  # seconds that a worker waits for SQLite's lock; others wait in their server
 TRIES = 3  # machines that begin at once may make the tables at once
 FAULTS = (SQLAlchemyError, StorageInternalError)
+REMEDY = "give a URL such as postgresql://user:password@host/name or sqlite:////folder/file.db, or leave it empty"
 UNFIT = (*FAULTS, ImportError, ValueError, TypeError, RuntimeError, OSError)  # of optuna and of drivers, as it is opened
 
 
@@ -27,6 +30,8 @@ def check_store(url: str) -> None:
     """Open the database at `url`, as optuna takes it, and make its tables. Raises InputError where that cannot be."""
     for number in range(TRIES):
         try:
+            if _is_in_memory(url):
+                break
             RDBStorage(url).engine.dispose()
             return
         except UNFIT as error:
@@ -34,9 +39,21 @@ def check_store(url: str) -> None:
                 time.sleep(1)  # another machine makes them
                 continue
             raise InputError(
-                f"stage2.storage = {shown(url)}: no database for trials can be opened there ({_reason(error)}); "
-                "give a URL such as postgresql://user:password@host/name or sqlite:////folder/file.db, or leave it empty"
+                f"stage2.storage = {shown(url)}: no database for trials can be opened there ({_reason(error)}); {REMEDY}"
             ) from None
+    raise InputError(
+        f"stage2.storage = {shown(url)}: a database in memory ends with its process, and no other sees it; {REMEDY}"
+    )
+
+
+def _is_in_memory(url):
+    """Return whether a database is SQLite's without a file, as it tells itself: its URL has many forms."""
+    if make_url(url).get_backend_name() != "sqlite":
+        return False
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        files = {name: file for _, name, file in connection.exec_driver_sql("PRAGMA database_list")}
+    return not files["main"]
 
 
 def open_shared(url: str, name: str, inputs: dict) -> optuna.Study:

@@ -62,6 +62,16 @@ def test_what_cannot_be_opened_is_one_line(tmp_path):
         assert line.isprintable() and says in line and f":{SECRET}@" not in line
 
 
+@pytest.mark.parametrize(
+    "rest",
+    ["://", ":///:memory:", "+pysqlite://", ":///file::memory:?uri=true", ":///file:x?mode=memory&cache=shared&uri=true"],
+)
+def test_a_database_in_memory_is_refused(rest):
+    """Each worker would have its own, without tables."""
+    with pytest.raises(InputError, match="^stage2.storage = sqlite.*in memory.*; give a URL such as .*$"):
+        check_store(f"sqlite{rest}")
+
+
 def test_a_database_whose_tables_another_machine_makes_is_tried_again(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/new.db"
     tries, real = [], optuna.storages.RDBStorage
