@@ -29,7 +29,7 @@ def replacing(path: Path | str, lasting: bool = True, among_users: bool = False)
     has that name already is removed.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}{MARK if among_users else ''}.part")
+    part = _unfinished(path, among_users)
     path.parent.mkdir(parents=True, exist_ok=True)
     restore(path)
     discard(part)
@@ -73,6 +73,15 @@ def as_full_disk(error: BaseException, path: Path | str) -> OSError | None:
     if number not in FULL or getattr(error, "filename", None):
         return None
     return OSError(number, os.strerror(number), str(path))
+
+
+def asides(path: Path) -> tuple[Path, Path]:
+    """Return the names beside a user's `path` under which it is written, and kept while it is replaced."""
+    return _unfinished(path, among_users=True), _aside(path)
+
+
+def _unfinished(path: Path, among_users: bool) -> Path:
+    return path.with_name(f"{path.name}{MARK if among_users else ''}.part")
 
 
 def _aside(path: Path) -> Path:

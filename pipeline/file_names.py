@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ct.code_words import without_values
+from ct.replacement import asides
 
 RECIPES = str(Path(__file__).resolve().parent.parent / "recipes")
 DEMO = "runs/demo"  # where `demo` works without --run
@@ -35,6 +36,9 @@ def shown_file(name: str | bytes | int, words: Sequence[str]) -> str:
         if path in typed.parents:
             return str(path)
     own = {flag: flags[flag] for flag in WRITTEN if flag in flags}
+    for value in own.values():  # it is written under another name beside its own
+        if any(part in (path, *path.parents) for part in asides(_absolute(value))):
+            return value
     own_folders = [*own.values(), *([] if "--run" in own else [DEMO]), RECIPES, sys.prefix]
     data = [value for flag, value in flags.items() if flag not in own]
     holding = [folder for folder in [*data, *own_folders] if path.is_relative_to(_absolute(folder))]

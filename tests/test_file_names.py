@@ -30,6 +30,9 @@ def error(capsys):
         ("r/key", ["ingest", "--run", "r"], "r/key"),
         ("out/page.html.part", ["score", "--to=out"], "out/page.html.part"),
         ("outside", ["score", "--to=out"], "a file"),
+        ("out.ich-stack.part", ["score", "--to=./out"], "./out"),
+        ("out.ich-stack.part/stage_2_train/ID_a.dcm", ["synth", "--out=out"], "out"),
+        ("d.ich-stack.part", ["score", "--to=out", "--data=d"], "a file"),
         ("a", ["new", "--run=a/b/r"], os.path.abspath("a")),
         ("runs/demo/key", ["demo"], "runs/demo/key"),
         ("runs/data/stage_2_train/DOE^JOHN.dcm", ["all", "--run=runs/a"], "a file"),
@@ -57,6 +60,22 @@ def test_an_error_of_the_system_names_no_file_of_the_data(competition, tmp_path,
     monkeypatch.setattr("ct.competition._descend", lambda data: (_ for _ in ()).throw(OSError(f"no, '{data}/Jane Doe'")))
     assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={competition}"]) == 1
     assert error(capsys) == "error: no\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "name", "number"),
+    [
+        ("new", "run", "y" * 300, errno.ENAMETOOLONG),
+        ("new", "run", "round/x", errno.ELOOP),
+        ("synth", "out", "y" * 300, errno.ENAMETOOLONG),
+        ("synth", "out", "y" * 250, errno.ENAMETOOLONG),  # it is written under a longer name
+    ],
+)
+def test_a_name_that_cannot_be_is_named_with_a_remedy(verb, flag, name, number, competition, tmp_path, capsys):
+    (tmp_path / "round").symlink_to("round")
+    more = ["--recipe=micro", f"--data={competition}"] if verb == "new" else ["--studies=2"]
+    assert run.main([verb, f"--{flag}={tmp_path / name}", *more]) == 1
+    assert error(capsys) == f"error: {tmp_path / name}: {os.strerror(number).lower()}; {run.REMEDIES[number]}\n"
 
 
 JANE = "Jane Doe/1961"
