@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from ct.archive import InZip, Zip
 from ct.errors import MachineFault
 from ct.faults import GOES_ON, FileFault, fault_of, out_of_memory, unread
-from ct.source import Folder, OnDisk, Unreadable
+from ct.source import Folder, NoBytes, OnDisk, Unreadable
 
 MOST_BYTES = 160 << 20  # of a file: the pixels of 4096 x 4096 with 64 bits, and a header
 NEIGHBOURS = 4  # files on each side that are tried where one fails
@@ -38,9 +38,9 @@ def all_bytes(file: OnDisk | InZip) -> bytes:
 
 
 def _failure(error):
-    """Return Unreadable for a link that leads to itself, which no machine can mend, else the machine's fault."""
+    """Return NoBytes for a link that leads to itself, which no machine can mend, else the machine's fault."""
     loop = isinstance(error, OSError) and error.errno == errno.ELOOP
-    return Unreadable("a link that leads to itself") if loop else fault_of(error)
+    return NoBytes("a link that leads to itself") if loop else fault_of(error)
 
 
 def with_probes(source: Folder | Zip, names: list[str]) -> Folder | Zip:
@@ -102,7 +102,7 @@ def _reads(file):
     """Return whether the system hands out a file's first byte."""
     try:
         first_bytes(file, 1)
-    except FileFault:
+    except (FileFault, NoBytes):
         return False
     except Unreadable:  # its bytes came, whatever they are
         return True

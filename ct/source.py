@@ -6,6 +6,7 @@ any process, without the source.
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +21,18 @@ class Unreadable(Exception):
     """A file that cannot be used: one short line with the reason, without paths and without values of identifying tags."""
 
 
+class NoBytes(Unreadable):
+    """What stands among the files and holds no bytes: a pipe, a socket, a device, a link to itself."""
+
+
 class OnDisk(NamedTuple):
     """A file of a folder."""
 
     path: str
 
     def head(self, count):
-        """Return (bytes, whole): the first `count` bytes, and whether that is all. Raises OSError."""
+        """Return (bytes, whole): the first `count` bytes, and whether that is all. Raises NoBytes, OSError."""
+        _refuse_other_kinds(self.path)
         with open(self.path, "rb", buffering=0) as file:
             head = file.read(count)
         return head, len(head) < count
@@ -36,7 +42,8 @@ class OnDisk(NamedTuple):
         return os.stat(self.path).st_size
 
     def open(self, mode="rb"):
-        """Open it for reading bytes. Raises OSError."""
+        """Open it for reading bytes. Raises NoBytes, OSError."""
+        _refuse_other_kinds(self.path)
         return open(self.path, mode)
 
     def __str__(self):
@@ -113,26 +120,27 @@ def _walk(folder, prefix="", around=()):
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            kind = _kind(entry)
-            if kind == "file":
+            if _kind(entry) == "file":
                 yield prefix + entry.name
-            elif kind == "folder":
+            else:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", (*around, here))
 
 
 def _kind(entry: os.DirEntry) -> str:
-    """Return "file", "folder", or "" for what is neither, such as a socket.
+    """Return "folder", or "file" for all else: a pipe, too, or a link that leads nowhere, perhaps since its disk is gone.
 
-    A link that leads nowhere, perhaps since its disk is gone, or to itself is a file: reading it fails, and a line says so.
+    What is none of either fails when it is read, and a line says so; left out here, it would be in silence.
     """
     try:
-        if entry.is_dir():
-            return "folder"
-        if entry.is_file():
-            return "file"
-        entry.stat()
+        return "folder" if entry.is_dir() else "file"
     except OSError as error:
         if entry.is_symlink() and error.errno in LOST_LINK:
             return "file"
         raise
-    return ""
+
+
+def _refuse_other_kinds(path):
+    """Raise NoBytes for a pipe, whose opening would wait for a writer, a socket or a device; OSError for what is not there."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise NoBytes("no ordinary file")

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import socket
 import zipfile
 
 import pandas as pd
@@ -14,10 +15,10 @@ import run
 from ct import dicom, shards
 from ct.acquisition import read_acquisition
 from ct.archive import InZip, open_zip
-from ct.dicom import read_headers
+from ct.dicom import read_headers, read_hu
 from ct.errors import MachineFault
 from ct.shards import write_cache
-from ct.source import Folder, OnDisk, list_files
+from ct.source import Folder, OnDisk, Unreadable, list_files
 from pipeline.fresh import tree_digest
 
 KEY = b"key"
@@ -275,3 +276,34 @@ def test_a_link_to_itself_costs_itself(source, tmp_path):
     assert "self" in names and Folder(tmp_path).folders() == ["in"] and Folder(tmp_path / "in").folders() == []
     table, quarantine = read_headers(Folder(tmp_path / "in"), names, KEY, workers=1)
     assert len(table) == 5 and quarantine["reason"].tolist() == ["not a DICOM file", "a link that leads to itself"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_ordinary_file_is_in_the_quarantine_and_is_not_waited_for(source, tmp_path, monkeypatch, kind):
+    other = tmp_path / "in" / "x.dcm"
+    if kind == "pipe":
+        os.mkfifo(other)
+    elif kind == "socket":
+        monkeypatch.chdir(other.parent)  # a socket's path may have a hundred letters at most
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(other.name)
+    else:
+        other.symlink_to(os.devnull)
+    names = list_files(tmp_path / "in")
+    assert names == [*NAMES, "x.dcm"] and tree_digest(tmp_path / "in", names)
+    assert Folder(tmp_path / "in").folders() == []
+    table, quarantine = read_headers(source, names, KEY, workers=1)
+    assert len(table) == 5 and dict(zip(quarantine["path"], quarantine["reason"], strict=True)) == {
+        "2.dcm": "not a DICOM file",
+        "x.dcm": "no ordinary file",
+    }
+    with pytest.raises(Unreadable, match="no ordinary file"):
+        read_hu(other)
+
+
+def test_a_pipe_does_not_show_that_the_disk_reads(source, failing, tmp_path):
+    os.mkfifo(tmp_path / "in" / "x.dcm")
+    failing(errno.EIO)
+    source.spares_unreadable = True
+    with pytest.raises(MachineFault, match="is its disk still there"):
+        read_headers(source, [*NAMES, "x.dcm"], KEY, workers=1)
