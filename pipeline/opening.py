@@ -49,6 +49,7 @@ def check_fresh(run, verb, stages):
     for name in stages:
         kind, why = states[name]
         if kind != "fresh":
+            run.pseudonym_key()  # with a damaged one `ingest` and `all` would end as this does
             because = f" ({why})" if kind == "stale" else ""
             raise InputError(f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` or `all`")
     check_content(run.dir, verb, stages)

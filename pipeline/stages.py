@@ -195,6 +195,7 @@ def run_stage(run, name):
     states = state(run)
     for read in stage.reads:
         if read in STAGES and states[read][0] != "fresh":
+            run.pseudonym_key()  # with a damaged one `ingest` and `all` would end as this does
             raise InputError(f"{name} reads what {read} makes, and {read} is {_phrase(states[read])}; run `{read}` or `all`")
     why = run.why_stale(stage)
     if not why:

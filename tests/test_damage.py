@@ -225,16 +225,22 @@ def test_a_damaged_model_folder_is_refused_file_by_file(before_trust, tmp_path, 
 
 
 @pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
-@pytest.mark.parametrize("verb", ["submit", "score", "ingest"])
+@pytest.mark.parametrize("verb", ["submit", "score", "ingest", "export-model", "import-predictions", "tune"])
 def test_another_key_than_the_one_of_ingest_is_refused(finished, competition, tmp_path, verb, spoil, capsys):
     r = shutil.copytree(finished, tmp_path / "run")
     spoil(r / "key")
     (r / "receipts" / "submit.json").unlink()
-    words = [f"--data={competition / 'stage_2_test'}", f"--to={tmp_path / 'out'}"] if verb == "score" else []
+    words = {
+        "score": [f"--data={competition / 'stage_2_test'}", f"--to={tmp_path / 'out'}"],
+        "export-model": [f"--to={tmp_path / 'out'}"],
+        "import-predictions": ["--name=a", f"--oof={tmp_path / 'oof.csv'}"],
+    }.get(verb, [])
+    (tmp_path / "oof.csv").write_text("slice_id\n")
     before = (r / "slices.parquet").read_bytes()
     assert run.main([verb, f"--run={r}", *words]) == 1
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "key" in err, err
+    assert err.count("\n") == 1 and err.endswith("; put it back from a copy of the run, or make a new run\n"), err
+    assert f"{r / 'key'} is " in err
     assert (r / "slices.parquet").read_bytes() == before and (r / "receipts" / "ingest.json").is_file()
     assert run.main(["status", f"--run={r}", "--verify"]) == 1
     out = capsys.readouterr().out
