@@ -229,7 +229,7 @@ REMEDIES = {  # errors of the system -> what to do about them
     errno.EROFS: "give another path",
     errno.EEXIST: "that is a file, where a folder is needed; give another path",
     errno.ENOTDIR: "a part of it is a file, where a folder is needed; give another path",
-    errno.EISDIR: "give the path of a file",
+    errno.EISDIR: "that is a folder, where a file is needed; move it away, or give the path of a file",
     errno.ENAMETOOLONG: "give a shorter path",
     errno.ELOOP: "links there lead round in a circle; give another path",
     errno.ENOENT: "it was moved away meanwhile, or cannot be made there; look at the path",

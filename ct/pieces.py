@@ -33,7 +33,7 @@ def is_whole(path: Path) -> bool:
         return _seal_path(path).read_text(encoding="utf-8").strip() == bytes_digest(path)
     except FileNotFoundError:
         return path.is_file()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, IsADirectoryError):
         return False
 
 

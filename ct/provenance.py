@@ -29,7 +29,7 @@ def read_receipt(path: str | Path) -> dict | None:
     """Return the receipt at `path`, or None where there is none that reads."""
     try:
         known = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):  # ValueError: cut off, or no text
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):  # ValueError: cut off, or no text
         return None
     return known if _is_receipt(known) else None
 

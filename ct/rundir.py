@@ -44,7 +44,7 @@ def resuming(path, inputs, say=None):
     marker = path / "inputs.json"
     try:
         same = read_json(marker) == json.loads(json.dumps(_plain(inputs)))
-    except (InputError, ValueError, RecursionError):  # there is none, or a damaged one
+    except (InputError, IsADirectoryError, ValueError, RecursionError):  # there is none, or a damaged one
         same = False
     if not same:
         if say and marker.exists():

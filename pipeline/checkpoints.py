@@ -66,6 +66,8 @@ def checkpoint_digest(path: Path) -> str:
 
 def is_whole(path: Path) -> bool:
     """Return whether a checkpoint holds what was written; of an older version, whether it holds numbers."""
+    if not path.is_file():
+        return False  # a folder, of which safetensors tells that there is no such device
     try:
         with safe_open(path, "pt") as file:
             _check(file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118

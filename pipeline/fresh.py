@@ -98,7 +98,7 @@ def changed(path, name, known, verify=False):
     verify: whether to read it, even if this process did so before at the same size and time
     """
     if not path.is_file():
-        return f"{name} is gone"
+        return f"{name} is damaged" if path.is_dir() else f"{name} is gone"
     stat = path.stat()
     same = (stat.st_size, stat.st_mtime_ns) == (known["size"], known["mtime_ns"])
     if same and not verify:

@@ -102,7 +102,7 @@ def is_whole(path: Path) -> bool:
     """Return whether a journal holds the bytes that were sealed. One of an older version has no seal, and counts as whole."""
     try:
         _sealed(_seal_of(path), path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return False
     return True
 

@@ -147,7 +147,7 @@ class Run:
         from ct.header import EXACT
 
         for path in (self.dir.ingest, self.dir.ingest_work / "inputs.json"):
-            with suppress(InputError, ValueError):  # not there, or damaged: `ingest` makes it anew
+            with suppress(InputError, IsADirectoryError, ValueError):  # not there, or damaged: `ingest` makes it anew
                 kept = read_json(path)
                 return not isinstance(kept, dict) or kept.get("identifiers") == EXACT
         return True

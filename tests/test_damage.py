@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 import run
 from ct.errors import InputError
+from ct.pieces import seal
 from ct.pixels import PixelCache
-from ct.rundir import RunDir, read_table, write_table
+from ct.rundir import RunDir, read_table, write_table, write_text
 from pipeline.checkpoints import write_checkpoint
 from pipeline.damage import check_content, damaged_files, receipts
 from pipeline.fresh import read_receipt, stamp
@@ -222,6 +223,25 @@ def test_a_damaged_model_folder_is_refused_file_by_file(before_trust, tmp_path, 
         assert run.main(words) == 1, name
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and (str(name) in err or name.name == "model.json"), (name, err)
+
+
+def test_folders_in_the_place_of_files_are_all_named(kept, capsys):
+    """Of receipts, of what stages made, and of pieces of unfinished work with their seals."""
+    for name in ("a", "b"):
+        write_text(kept / "ingest.part" / name, "x")
+        seal(kept / "ingest.part" / name)
+    folders = [
+        "receipts/submit.json", "stage1/cnn/fold0/train.json", "ingest.json", "stage2/blend.json", "ingest.part/a",
+        "ingest.part/b.seal", "stage1/cnn/fold0/checkpoint.safetensors", "search/cnn-fold0.journal",
+    ]  # fmt: skip
+    write_text(kept / "search/cnn-fold0.journal.seal", "1 x")
+    for name in folders:
+        (kept / name).unlink(missing_ok=True)
+        (kept / name).mkdir()
+    assert run.main(["status", f"--run={kept}", "--verify"]) == 1
+    out, err = capsys.readouterr()
+    assert [name for name in folders if f"  {name.removesuffix('.seal')} is damaged" not in out] == [], err
+    assert err.count("\n") == 1 and f"{len(folders)} files are damaged" in err
 
 
 @pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
