@@ -60,6 +60,18 @@ def before_trust(tmp_path_factory):
     return kept_runs.unpack(tmp_path_factory.mktemp("before_trust"))
 
 
+@pytest.fixture
+def kept(before_trust, tmp_path):
+    """The finished run of an earlier version, which may be changed."""
+    return shutil.copytree(before_trust / "run", tmp_path / "run")
+
+
+@pytest.fixture
+def half(before_trust, tmp_path):
+    """The half-trained run of an earlier version, which may be changed."""
+    return shutil.copytree(before_trust / "half", tmp_path / "half")
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """Chromium without a screen, driven by Selenium; started once a process."""

@@ -51,18 +51,6 @@ def flip(path, share=0.6):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.fixture
-def kept(before_trust, tmp_path):
-    """A finished run, which may be changed."""
-    return shutil.copytree(before_trust / "run", tmp_path / "run")
-
-
-@pytest.fixture
-def half(before_trust, tmp_path):
-    """A half-trained run, which may be changed."""
-    return shutil.copytree(before_trust / "half", tmp_path / "half")
-
-
 def words_of(verb, kept):
     if verb == "score":
         return [f"--run={kept}", f"--data={kept.parent}", f"--to={kept.parent.parent / 'out'}"]

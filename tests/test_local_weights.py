@@ -1,7 +1,6 @@
 """Local weights that CNNs begin with: each CNN depends on its own, whatever the files are called and wherever they went."""
 
 import json
-import shutil
 
 import pytest
 import yaml
@@ -14,18 +13,6 @@ from pipeline.fresh import Receipt, file_digest, inputs_digest
 from pipeline.jobs import Inputs
 from pipeline.stages import STAGES, Run, state
 from stage1_cnn.device import pick_device
-
-
-@pytest.fixture
-def kept(before_trust, tmp_path):
-    """The finished run of an earlier version, which may be changed."""
-    return shutil.copytree(before_trust / "run", tmp_path / "run")
-
-
-@pytest.fixture
-def half(before_trust, tmp_path):
-    """The half-trained run of an earlier version, which may be changed."""
-    return shutil.copytree(before_trust / "half", tmp_path / "half")
 
 
 def with_local_weights(kept, receipts, folder, digests=("d1",)):

@@ -26,18 +26,6 @@ from stage1_cnn.device import pick_device
 from stage2_stack.config import StackConfig
 
 
-@pytest.fixture
-def kept(before_trust, tmp_path):
-    """The finished run of an earlier version, which may be changed."""
-    return shutil.copytree(before_trust / "run", tmp_path / "run")
-
-
-@pytest.fixture
-def half(before_trust, tmp_path):
-    """The half-trained run of an earlier version, which may be changed."""
-    return shutil.copytree(before_trust / "half", tmp_path / "half")
-
-
 def files_and_times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
