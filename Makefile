@@ -8,7 +8,7 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/python run.py demo
 
-# PYTHONUTF8: the tests read pages and tables as UTF-8 in any locale; the program does so by itself (tests/test_environment.py)
+# PYTHONUTF8: the tests read pages and tables as UTF-8 in any locale; the program does so by itself (tests/pipeline/test_environment.py)
 test: $(READY)
 	PYTHONUTF8=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
@@ -28,7 +28,7 @@ lint: $(READY)
 
 # licences of what is installed, and known vulnerabilities where their database can be reached; -rs says why if it cannot
 audit: $(READY)
-	ICH_AUDIT=1 $(BIN)/python -m pytest tests/test_audit.py -q -rs
+	ICH_AUDIT=1 $(BIN)/python -m pytest tests/project/test_audit.py -q -rs
 
 clean:
 	rm -rf .venv

@@ -1,4 +1,6 @@
-"""The command line: `python run.py VERB --flag=value`. Builds a checked plan with python-fire, then carries it out."""
+"""The command line: `python run.py VERB --flag=value`. Builds a checked plan with python-fire, then
+carries it out.
+"""
 
 import contextlib
 import errno
@@ -8,14 +10,15 @@ import signal
 import sys
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # during the imports there is nothing yet to lose, or to print
+    # during the imports there is nothing yet to lose, or to print
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import fire  # noqa: E402
 
 from ct.config import nearest  # noqa: E402
 from ct.errors import InputError, shown  # noqa: E402
-from ct.interrupts import INTERRUPTED, LINE, Interrupts  # noqa: E402
-from pipeline.plan import Plan, unpack  # noqa: E402
+from ct.system.interrupts import INTERRUPTED, LINE, Interrupts  # noqa: E402
+from pipeline.options import Plan, unpack  # noqa: E402
 
 
 class Verbs:
@@ -25,7 +28,8 @@ class Verbs:
         """Make example data and run everything on them: synth, new, all. Repeated, it continues.
 
         Args:
-            run: the run folder; the example data go to the folder of this name with "-data" behind it
+            run: the run folder; the example data go to the folder of this name with "-data" behind
+                it
             studies: head-CT studies to make; 60 if not given
             seed: of the data and of the training; 0 if not given
         """
@@ -42,16 +46,28 @@ class Verbs:
         return Plan("synth", {"out": out, "studies": studies, "seed": seed})
 
     def new(
-        self, *, run, recipe, data=None, slices=None, labels=None, sample=None, train_slices=None, seed=None,
-        allow_unlabelled=None, missing=None,
-    ):  # fmt: skip
+        self,
+        *,
+        run,
+        recipe,
+        data=None,
+        slices=None,
+        labels=None,
+        sample=None,
+        train_slices=None,
+        seed=None,
+        allow_unlabelled=None,
+        missing=None,
+    ):
         """Make a run folder. Needs --recipe and --data or --slices, and, as all that follow, --run.
 
         Args:
             run: the folder to make
             recipe: a name from recipes/, or a YAML file
-            data: a folder laid out as Kaggle's: stage_2_train/, stage_2_test/ and the two csv files; or Kaggle's zip, as it is
-            slices: instead of data, for stage two alone: a csv or parquet table of slices, their geometry and labels
+            data: a folder laid out as Kaggle's: stage_2_train/, stage_2_test/ and the two csv
+                files; or Kaggle's zip, as it is
+            slices: instead of data, for stage two alone: a csv or parquet table of slices, their
+                geometry and labels
             labels: the label csv, if it is elsewhere
             sample: the sample submission, if it is elsewhere
             train_slices: take that many train slices at most, as whole patients; all if not given
@@ -61,15 +77,20 @@ class Verbs:
         """
         return Plan("new", _but_self(locals()))
 
-    def ingest(self, *, run, allow_unlabelled=None, missing=None, workers=None, quarantine_unreadable=False):
+    def ingest(
+        self, *, run, allow_unlabelled=None, missing=None, workers=None, quarantine_unreadable=False
+    ):
         """Read headers and pixels into the slice table and the pixel cache.
 
         Args:
             run: the run folder
-            allow_unlabelled: leave train slices without all six labels out of training (kept in the run's recipe)
-            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
+            allow_unlabelled: leave train slices without all six labels out of training (kept in the
+                run's recipe)
+            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept
+                in the run's recipe)
             workers: processes; the number of cores if not given
-            quarantine_unreadable: put files that the system cannot read, while it reads others, into quarantine
+            quarantine_unreadable: put files that the system cannot read, while it reads others,
+                into quarantine
         """
         return Plan("ingest", _but_self(locals()))
 
@@ -91,9 +112,11 @@ class Verbs:
         Args:
             run: the run folder
             name: what to call the model; the same name again replaces it
-            oof: csv or parquet, its out-of-fold predictions: slice id and six labels, or ID,Label; with `fold` if at hand
+            oof: csv or parquet, its out-of-fold predictions: slice id and six labels, or ID,Label;
+                with `fold` if at hand
             test: likewise its predictions on the test slices; with `fold`, one row a slice and fold
-            trust_oof: take predictions that look as if the model had been trained on those very slices
+            trust_oof: take predictions that look as if the model had been trained on those very
+                slices
             remove: take the model out of the run again
         """
         return Plan("import-predictions", _but_self(locals()))
@@ -118,10 +141,12 @@ class Verbs:
 
         Args:
             run: the run folder
-            stage: "one" for a CNN's settings within the recipe's search.space; "two" does what tune does
+            stage: "one" for a CNN's settings within the recipe's search.space; "two" does what tune
+                does
             model: the CNN's name; not needed where the recipe has one
             fold: whose patients are left out of the search; 0 if not given
-            trials: in all, with those of earlier calls; 20 if not given (stage two: of each search, kept in the run's recipe)
+            trials: in all, with those of earlier calls; 20 if not given (stage two: of each search,
+                kept in the run's recipe)
             timeout: seconds after which no further trial begins
         """
         return Plan("search", _but_self(locals()))
@@ -136,7 +161,8 @@ class Verbs:
         Args:
             run: the run folder
             stage: "two", or "one" for the calibrated mean of the CNNs
-            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
+            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept
+                in the run's recipe)
         """
         return Plan("submit", _but_self(locals()))
 
@@ -159,16 +185,28 @@ class Verbs:
         """
         return Plan("explain", _but_self(locals()))
 
-    def all(self, *, run, allow_unlabelled=None, trials=None, missing=None, workers=None, quarantine_unreadable=False):
+    def all(
+        self,
+        *,
+        run,
+        allow_unlabelled=None,
+        trials=None,
+        missing=None,
+        workers=None,
+        quarantine_unreadable=False,
+    ):
         """Bring whatever is stale up to date, in order.
 
         Args:
             run: the run folder
-            allow_unlabelled: leave train slices without all six labels out of training (kept in the run's recipe)
+            allow_unlabelled: leave train slices without all six labels out of training (kept in the
+                run's recipe)
             trials: of each search of tune (kept in the run's recipe)
-            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept in the run's recipe)
+            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept
+                in the run's recipe)
             workers: processes; the number of cores if not given
-            quarantine_unreadable: put files that the system cannot read, while it reads others, into quarantine
+            quarantine_unreadable: put files that the system cannot read, while it reads others,
+                into quarantine
         """
         return Plan("all", _but_self(locals()))
 
@@ -177,11 +215,23 @@ class Verbs:
 
         Args:
             run: the run folder
-            to: a new folder, for weights, boosters, calibrations and the card; no pixels, labels, identifiers
+            to: a new folder, for weights, boosters, calibrations and the card; no pixels, labels,
+                identifiers
         """
         return Plan("export-model", _but_self(locals()))
 
-    def score(self, *, data, to, run=None, model=None, device="auto", workers=None, anyway=False, quarantine_unreadable=False):
+    def score(
+        self,
+        *,
+        data,
+        to,
+        run=None,
+        model=None,
+        device="auto",
+        workers=None,
+        anyway=False,
+        quarantine_unreadable=False,
+    ):
         """Score studies of your own: a folder or zip of DICOM files. Needs --run or --model.
 
         Args:
@@ -192,7 +242,8 @@ class Verbs:
             device: "cpu", "cuda", or "auto", the GPU where there is one
             workers: processes that decode; the number of cores if not given
             anyway: score what would be refused, too (no CT, no head, ...)
-            quarantine_unreadable: put files that the system cannot read, while it reads others, into quarantine
+            quarantine_unreadable: put files that the system cannot read, while it reads others,
+                into quarantine
         """
         return Plan("score", _but_self(locals()))
 
@@ -202,7 +253,8 @@ class Verbs:
         Args:
             run: the run folder
             json: print it for scripts, with the scores there are, as one JSON object
-            verify: read every file whole, name all that are damaged, and end with status 1 where there are any
+            verify: read every file whole, name all that are damaged, and end with status 1 where
+                there are any
         """
         return Plan("status", {"run": run, "as_json": json, "verify": verify})
 
@@ -242,13 +294,18 @@ REMEDIES = {  # errors of the system -> what to do about them
     errno.EMFILE: "raise the limit (ulimit -n 1024), or take fewer processes (--workers=1); what is finished is kept",
     errno.ENFILE: "close other programs; the same command continues, what is finished is kept",
 }
-VERBS = {name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)}
+VERBS = {
+    name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)
+}
 for _verb in VERBS.values():
-    fire.decorators.SetParseFn(str)(_verb)  # pydantic reads the values: fire would make --run=1e3 a number
+    # pydantic reads the values: fire would make --run=1e3 a number
+    fire.decorators.SetParseFn(str)(_verb)
 
 
 def main(argv=None):
-    """Run the command line. Returns the exit status: 0, 1 for wrong input, 2 for a wrong word, 130 when interrupted."""
+    """Run the command line. Returns the exit status: 0, 1 for wrong input, 2 for a wrong word, 130
+    when interrupted.
+    """
     with Interrupts() as interrupts:
         try:
             status = _run(argv)
@@ -263,13 +320,16 @@ def main(argv=None):
 
 def _run(argv):
     """Run the command line, but for interrupts. Returns the exit status."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when any verb first multiplies
+    # cuBLAS reads it once, when any verb first multiplies
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) > 1 and argv[0] in ("help", "--help", "-h"):
         argv = [argv[1], "--help"]
-    argv[:1] = [verb if verb.startswith("-") else verb.replace("_", "-") for verb in argv[:1]]  # fire takes both spellings
+    # fire takes both spellings
+    argv[:1] = [verb if verb.startswith("-") else verb.replace("_", "-") for verb in argv[:1]]
     with contextlib.suppress(AttributeError):
-        # in a log file its lines stand in order among those of the bars; a letter that a terminal lacks is written as \\u00fc
+        # in a log file its lines stand in order among those of the bars; a letter that a terminal
+        # lacks is written as \\u00fc
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         if not argv or argv[0] in ("help", "--help", "-h"):
@@ -279,15 +339,21 @@ def _run(argv):
             print(verb_help(argv[0]))
             return 0
         words = [word for word in argv if word != QUIET]
-        verb, options = unpack(fire.Fire(Verbs(), command=words, name="run.py", serialize=lambda plan: None))
+        verb, options = unpack(
+            fire.Fire(Verbs(), command=words, name="run.py", serialize=lambda plan: None)
+        )
         if verb == "completion":
-            from pipeline.shell import completion
+            from pipeline.commands.completion import completion
 
             print(completion({verb: [*flags_of(verb), QUIET, "--help"] for verb in VERBS}))
             return 0
-        from pipeline.verbs import execute
+        from pipeline.commands.dispatch import execute
 
-        with silence() if QUIET in argv and not getattr(options, "as_json", False) else contextlib.nullcontext():
+        with (
+            silence()
+            if QUIET in argv and not getattr(options, "as_json", False)
+            else contextlib.nullcontext()
+        ):
             execute(verb, options)
     except UsageError as error:
         return _fail(error, 2)
@@ -297,7 +363,7 @@ def _run(argv):
         sys.stdout = None
         return 1
     except OSError as error:
-        from pipeline.file_names import shown_error
+        from pipeline.error_paths import shown_error
 
         remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
         return _fail(f"{shown_error(error, argv)}{remedy}", 1)
@@ -311,13 +377,16 @@ class UsageError(InputError):
 
 
 def check_words(argv):
-    """Raise UsageError for a verb or flag that there is not, with the nearest one that there is: fire would run first.
+    """Raise UsageError for a verb or flag that there is not, with the nearest one that there is:
+    fire would run first.
 
     Returns "help" where the words ask for it.
     """
     verb, *words = argv
     if verb.startswith("-"):
-        raise UsageError(f"unexpected {verb!r}; the verb comes first: python run.py VERB --flag=value")
+        raise UsageError(
+            f"unexpected {verb!r}; the verb comes first: python run.py VERB --flag=value"
+        )
     if verb not in VERBS:
         raise UsageError(f"no verb {verb!r}{nearest(verb, VERBS)}")
     parameters = inspect.signature(VERBS[verb]).parameters
@@ -327,7 +396,9 @@ def check_words(argv):
         if word in ("--help", "-h"):
             return "help"
         if word.startswith("--"):
-            flag, equals, _ = word.replace("_", "-", word.partition("=")[0].count("_")).partition("=")
+            flag, equals, _ = word.replace("_", "-", word.partition("=")[0].count("_")).partition(
+                "="
+            )
             if flag not in flags:
                 raise UsageError(f"{verb}: no flag {flag}{nearest(flag, flags)}")
             if flag in given:
@@ -339,10 +410,14 @@ def check_words(argv):
         elif value_may_follow and not word.startswith("-"):
             value_may_follow, given[flag] = False, True
         else:
-            raise UsageError(f"{verb}: unexpected {word!r}; flags are written --name=value and are {', '.join(flags)}")
+            raise UsageError(
+                f"{verb}: unexpected {word!r}; flags are written --name=value and are {', '.join(flags)}"
+            )
     if bare := [flag for flag, complete in given.items() if not complete]:
         raise UsageError(f"{verb}: {bare[0]} needs a value, written {bare[0]}=VALUE")
-    needed = [f"--{name}" for name, p in parameters.items() if name != "self" and p.default is p.empty]
+    needed = [
+        f"--{name}" for name, p in parameters.items() if name != "self" and p.default is p.empty
+    ]
     if lacking := [flag for flag in needed if flag not in given]:
         raise UsageError(f"{verb} needs {', '.join(lacking)}; see `python run.py {verb} --help`")
     return ""
@@ -350,7 +425,11 @@ def check_words(argv):
 
 def flags_of(verb):
     """Return the flags of a verb, as they are typed."""
-    return [f"--{name.replace('_', '-')}" for name in inspect.signature(VERBS[verb]).parameters if name != "self"]
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in inspect.signature(VERBS[verb]).parameters
+        if name != "self"
+    ]
 
 
 @contextlib.contextmanager
@@ -369,16 +448,24 @@ def overview():
     lines = [inspect.getdoc(Verbs), "", "  python run.py VERB --flag=value ...", ""]
     for name, verb in VERBS.items():
         lines.append(f"  {name:18} {inspect.getdoc(verb).splitlines()[0]}")
-    lines += ["", "To begin: python run.py demo. A verb's flags: python run.py VERB --help.",
-              f"With any verb, {QUIET} prints nothing but errors. Not a medical device."]  # fmt: skip
+    lines += [
+        "",
+        "To begin: python run.py demo. A verb's flags: python run.py VERB --help.",
+        f"With any verb, {QUIET} prints nothing but errors. Not a medical device.",
+    ]
     return "\n".join(lines)
 
 
 def verb_help(verb):
     """Return what `python run.py VERB --help` prints, from the verb's signature and docstring."""
     about, _, args = inspect.getdoc(VERBS[verb]).partition("\n\nArgs:\n")
-    described = dict(line.strip().split(": ", 1) for line in args.splitlines()) or {"run": "the run folder"}
-    lines = [f"python run.py {verb} --flag=value ..." if flags_of(verb) else f"python run.py {verb}", "", about, ""]
+    described = _described(args) or {"run": "the run folder"}
+    lines = [
+        f"python run.py {verb} --flag=value ..." if flags_of(verb) else f"python run.py {verb}",
+        "",
+        about,
+        "",
+    ]
     for name, parameter in inspect.signature(VERBS[verb]).parameters.items():
         if name != "self":
             default = {parameter.empty: " (needed)", None: "", False: ""}
@@ -388,12 +475,25 @@ def verb_help(verb):
     return "\n".join(lines)
 
 
+def _described(args):
+    """Return {argument: its description} of the Args of a docstring; deeper lines continue one."""
+    described, name = {}, None
+    for line in args.splitlines():
+        if line.startswith("        "):
+            described[name] += f" {line.strip()}"
+        else:
+            name, _, text = line.strip().partition(": ")
+            described[name] = text
+    return described
+
+
 def _but_self(values):
     return {name: value for name, value in values.items() if name != "self"}
 
 
 def _fail(error, status):
-    print(f"error: {shown(error, LONGEST)}", file=sys.stderr)  # a stranger's text may hold line breaks and terminal codes
+    # a stranger's text may hold line breaks and terminal codes
+    print(f"error: {shown(error, LONGEST)}", file=sys.stderr)
     return status
 
 

@@ -1,16 +1,20 @@
-"""Times the boosters of stage two, as it fits them, beside plain LightGBM calls, and compares their losses.
+"""Times the boosters of stage two, as it fits them, beside plain LightGBM calls, and compares their
+losses.
 
     python benchmarks/boosting.py [--quick] [--rows=N] [--fits=N]
 
-Six labels x 5 folds, a booster each: 300 features, 200 rounds, 63 leaves, a third of the features a tree, 2 threads. Ours
-bins the matrix once, takes of it the rows of each booster, and fits two boosters side by side, a thread each. Plain calls
-`lgb.train` with two threads, each time on a Dataset of its own, with the choice between rows and columns left to LightGBM and
-with `force_col_wise`. Binning and boosting are timed apart, and so are the rows that ours takes. 752,803 rows; --quick takes a
-thirty-second. Rows and labels are made up: neighbours of noisy logits, and NaN at the ends of series.
+Six labels x 5 folds, a booster each: 300 features, 200 rounds, 63 leaves, a third of the features a
+tree, 2 threads. Ours bins the matrix once, takes of it the rows of each booster, and fits two
+boosters side by side, a thread each. Plain calls `lgb.train` with two threads, each time on a
+Dataset of its own, with the choice between rows and columns left to LightGBM and with
+`force_col_wise`. Binning and boosting are timed apart, and so are the rows that ours takes. 752,803
+rows; --quick takes a thirty-second. Rows and labels are made up: neighbours of noisy logits, and
+NaN at the ends of series.
 
-Ten of the thirty are fitted, or --fits=N, and the seconds scaled up, but those of what ours does once. The ways take turns,
-two boosters each, so that other work on the machine meets all alike. A loss counts as the same up to a thousandth of it: the
-edges of ours' bins come from all rows, plain's from those of its fold.
+Ten of the thirty are fitted, or --fits=N, and the seconds scaled up, but those of what ours does
+once. The ways take turns, two boosters each, so that other work on the machine meets all alike. A
+loss counts as the same up to a thousandth of it: the edges of ours' bins come from all rows,
+plain's from those of its fold.
 """
 
 import argparse
@@ -27,30 +31,45 @@ from scipy.special import expit
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ct.engine import cores, run_threads  # noqa: E402
 from ct.labels import LABELS, WEIGHTS  # noqa: E402
 from ct.metrics import log_loss  # noqa: E402
+from ct.system.engine import cores, run_threads  # noqa: E402
 from stage2_stack.boost import Bins, boosted_logit, fit_booster  # noqa: E402
 
 ROWS, FEATURES, ROUNDS, FOLDS, ALL = 752_803, 300, 200, 5, 30
 THREADS = int(os.environ.get("ICH_BENCH_THREADS", "2"))  # fewer on a box that others use
-PARAMS = {"objective": "binary", "learning_rate": 0.1, "num_leaves": 63, "feature_fraction": 0.3, "verbosity": -1,
-          "seed": 0, "num_threads": THREADS}  # fmt: skip
+PARAMS = {
+    "objective": "binary",
+    "learning_rate": 0.1,
+    "num_leaves": 63,
+    "feature_fraction": 0.3,
+    "verbosity": -1,
+    "seed": 0,
+    "num_threads": THREADS,
+}
 BAR = 0.6
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     options.add_argument("--rows", type=int)
     options.add_argument("--fits", type=int, default=10, choices=(10, 20, ALL))
     options = options.parse_args()
     rows = options.rows or (ROWS // 32 if options.quick else ROWS)
-    print(f"{cores()} cores; {rows:,} rows, {FEATURES} features, {ROUNDS} rounds; seconds of two boosters:")
+    print(
+        f"{cores()} cores; {rows:,} rows, {FEATURES} features, {ROUNDS} rounds; seconds of two boosters:"
+    )
     seconds, losses = measure(*made_up(rows), options.fits // FOLDS)
-    print(f"\n{'six labels x 5 folds':24}binning  rows taken  boosting  total, s   loss of {options.fits} models")
+    print(
+        f"\n{'six labels x 5 folds':24}binning  rows taken  boosting  total, s   loss of {options.fits} models"
+    )
     for way, (once, each, boosting) in seconds.items():
-        print(f"{way:22}{once:9.1f}{each:12.1f}{boosting:10.1f}{once + each + boosting:10.1f}   {losses[way]:.6f}")
+        print(
+            f"{way:22}{once:9.1f}{each:12.1f}{boosting:10.1f}{once + each + boosting:10.1f}   {losses[way]:.6f}"
+        )
     missed = []
     for way in list(WAYS)[1:]:
         share = sum(seconds["ours"]) / sum(seconds[way])
@@ -66,9 +85,11 @@ def main():
 def measure(X, y, fold, labels):
     """Fit the boosters of the first `labels` labels, an even number, all ways in turn.
 
-    Returns {way: seconds of all thirty, (3,): binning, taking rows, boosting} and {way: weighted loss out of fold}.
+    Returns {way: seconds of all thirty, (3,): binning, taking rows, boosting} and {way: weighted
+    loss out of fold}.
     """
-    lgb.train(PARAMS, lgb.Dataset(X[:1000], label=y[:1000, 0]), 5)  # wakes the library and its threads
+    # wakes the library and its threads
+    lgb.train(PARAMS, lgb.Dataset(X[:1000], label=y[:1000, 0]), 5)
     start = time.perf_counter()
     bins = Bins(X, [f"f{i}" for i in range(FEATURES)])
     bins.rows(np.arange(FEATURES), np.arange(2), y[:2, 0], np.zeros(2))
@@ -77,18 +98,27 @@ def measure(X, y, fold, labels):
     said = {way: np.full((len(y), labels), np.nan) for way in WAYS}
     for pair in np.arange(labels).reshape(-1, 2):
         for k in range(FOLDS):
-            turn = {way: np.array(fit(bins, X, y, fold, k, pair, said[way])) for way, fit in WAYS.items()}
+            turn = {
+                way: np.array(fit(bins, X, y, fold, k, pair, said[way]))
+                for way, fit in WAYS.items()
+            }
             for way, seconds in turn.items():
                 spent[way] += seconds
             told = ", ".join(f"{way} {seconds.sum():.1f}" for way, seconds in turn.items())
             print(f"fold {k}, {LABELS[pair[0]]} and {LABELS[pair[1]]}: {told}", flush=True)
-    spent = {way: seconds * ALL / (labels * FOLDS) + once * (way == "ours") for way, seconds in spent.items()}
+    spent = {
+        way: seconds * ALL / (labels * FOLDS) + once * (way == "ours")
+        for way, seconds in spent.items()
+    }
     weights = WEIGHTS[:labels] / WEIGHTS[:labels].sum()
-    return spent, {way: log_loss(y[:, :labels], found).mean(axis=0) @ weights for way, found in said.items()}
+    return spent, {
+        way: log_loss(y[:, :labels], found).mean(axis=0) @ weights for way, found in said.items()
+    }
 
 
 def ours(bins, X, y, fold, k, labels, said):
-    """Fit the boosters of some labels on all but fold k, side by side, and say (n, labels) of fold k.
+    """Fit the boosters of some labels on all but fold k, side by side, and say (n, labels) of fold
+    k.
 
     Returns the seconds of (nothing, taking rows, boosting).
     """
@@ -109,7 +139,8 @@ def ours(bins, X, y, fold, k, labels, said):
 
 
 def plain(bins, X, y, fold, k, labels, said, **params):
-    """Bin and fit the boosters of some labels on all but fold k one by one, and say (n, labels) of fold k.
+    """Bin and fit the boosters of some labels on all but fold k one by one, and say (n, labels) of
+    fold k.
 
     Returns the seconds of (binning, nothing, boosting).
     """
@@ -124,7 +155,11 @@ def plain(bins, X, y, fold, k, labels, said, **params):
     return seconds
 
 
-WAYS = {"ours": ours, "plain": plain, "plain, force_col_wise": functools.partial(plain, force_col_wise=True)}
+WAYS = {
+    "ours": ours,
+    "plain": plain,
+    "plain, force_col_wise": functools.partial(plain, force_col_wise=True),
+}
 
 
 def prior(y):
@@ -133,7 +168,9 @@ def prior(y):
 
 
 def made_up(rows):
-    """Return X (n, 300) float32, y (n, 6) and fold (n,): runs of positives in series of 32, seen through noise."""
+    """Return X (n, 300) float32, y (n, 6) and fold (n,): runs of positives in series of 32, seen
+    through noise.
+    """
     rng = np.random.default_rng(0)
     series = -(-rows // 32)
     place, number = np.tile(np.arange(32), series)[:rows], np.repeat(np.arange(series), 32)[:rows]

@@ -1,15 +1,63 @@
 """Damage to bytes, text and plain values, for the kinds of fuzz.py that are no DICOM files."""
 
 NASTY = tuple(
-    ["", " ", "nan", "NaN", "inf", "-inf", "1e999", "-1", "0", "1", "2", "0.5", "1e-320", "99999999999999999999", "9" * 5000]
-    + ["0x10", "1_000", "true", "null", "None", "~", "[]", "{}", "[1, 2]", "{a: 1}", '"', "'", '"a\nb"', "\n", "\r", "\t"]
-    + ["\0", "\x1b[2J", "\u00e4", "\u2028", "\ud800", "=1+1", "../../x", "/etc/passwd", "ID_0", "a,b", "a;b", "2020-01-01"]
+    [
+        "",
+        " ",
+        "nan",
+        "NaN",
+        "inf",
+        "-inf",
+        "1e999",
+        "-1",
+        "0",
+        "1",
+        "2",
+        "0.5",
+        "1e-320",
+        "99999999999999999999",
+        "9" * 5000,
+    ]
+    + [
+        "0x10",
+        "1_000",
+        "true",
+        "null",
+        "None",
+        "~",
+        "[]",
+        "{}",
+        "[1, 2]",
+        "{a: 1}",
+        '"',
+        "'",
+        '"a\nb"',
+        "\n",
+        "\r",
+        "\t",
+    ]
+    + [
+        "\0",
+        "\x1b[2J",
+        "\u00e4",
+        "\u2028",
+        "\ud800",
+        "=1+1",
+        "../../x",
+        "/etc/passwd",
+        "ID_0",
+        "a,b",
+        "a;b",
+        "2020-01-01",
+    ]
     + ["*a", "&a", "!!python/name:os", "<<", "%", "#", "x" * 70_000]
 )
 
 
 def damaged(rng, raw, tail=0.0):
-    """Return (bytes, what was done) of spoilt bytes. tail: share of the cases in which the last kilobytes are hit."""
+    """Return (bytes, what was done) of spoilt bytes. tail: share of the cases in which the last
+    kilobytes are hit.
+    """
     raw = bytearray(raw)
     first = max(0, len(raw) - 2000) if rng.random() < tail else 0
     for _ in range(int(rng.choice([1, 1, 1, 2, 5, 20]))):
@@ -32,7 +80,9 @@ def damaged(rng, raw, tail=0.0):
 
 
 def damaged_text(rng, text):
-    """Return (text, what was done) of spoilt text: lines twice, gone, swapped or indented, words replaced."""
+    """Return (text, what was done) of spoilt text: lines twice, gone, swapped or indented, words
+    replaced.
+    """
     lines = text.split("\n")
     for _ in range(int(rng.choice([1, 1, 2, 4]))):
         at, kind = int(rng.integers(len(lines))), int(rng.integers(7))
@@ -59,7 +109,9 @@ def nasty(rng):
 
 
 def with_other_word(rng, line):
-    """Return a line in which one of the words between commas, colons, blanks and signs of equality is another."""
+    """Return a line in which one of the words between commas, colons, blanks and signs of equality
+    is another.
+    """
     ends = [0, *(place for place, c in enumerate(line) if c in ",:= []{}"), len(line)]
     at = int(rng.integers(len(ends) - 1))
     begin = ends[at] + (at > 0)
@@ -70,7 +122,21 @@ def damaged_values(rng, values):
     """Return plain values of which one, anywhere, is another, gone, there twice or deeper."""
     places = list(_places(values))
     holder, key = places[int(rng.integers(len(places)))]
-    choices = [None, True, -1, 0, 1, 2, 1.5, -0.5, 1e300, 1e-320, float("nan"), float("inf"), 10**30]
+    choices = [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2,
+        1.5,
+        -0.5,
+        1e300,
+        1e-320,
+        float("nan"),
+        float("inf"),
+        10**30,
+    ]
     choices += [[], {}, [holder[key]], {"x": 1}, nasty(rng)]
     kind = int(rng.integers(len(choices) + 3))
     if kind == len(choices):
@@ -85,7 +151,13 @@ def damaged_values(rng, values):
 
 
 def _places(values):
-    keys = values.keys() if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
+    keys = (
+        values.keys()
+        if isinstance(values, dict)
+        else range(len(values))
+        if isinstance(values, list)
+        else ()
+    )
     for key in list(keys):
         yield values, key
         yield from _places(values[key])

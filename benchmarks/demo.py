@@ -1,7 +1,9 @@
-"""The demo over five seeds: what stage two gains over calibrated stage one, what is left of it when the slices are permuted
-inside their studies, and what it costs. Prints one table; exits with 1 where a bar is missed.
+"""The demo over five seeds: what stage two gains over calibrated stage one, what is left of it when
+the slices are permuted inside their studies, and what it costs. Prints one table; exits with 1
+where a bar is missed.
 
-    python benchmarks/demo.py [--quick] [--keep=DIR]      --quick: one seed; --keep: the runs stay in DIR and are continued
+    python benchmarks/demo.py [--quick] [--keep=DIR]      --quick: one seed; --keep: the runs stay
+    in DIR and are continued
 """
 
 import argparse
@@ -20,22 +22,26 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ct.rundir import read_table, write_table  # noqa: E402
+from ct.run_dir import read_table, write_table  # noqa: E402
 from ct.slices import GEOMETRY_COLUMNS  # noqa: E402
-from pipeline.fresh import Receipt  # noqa: E402
-from pipeline.stages import STAGES, Run  # noqa: E402
+from pipeline.freshness import Receipt  # noqa: E402
+from pipeline.registry import STAGES, Run  # noqa: E402
 
 MINUTES, MEMORY_GB = 5.0, 4.0
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     options.add_argument("--keep", type=Path)
     options = options.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="ich-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
-    print("seed  minutes  memory  stage one  stage two  gain [95 % interval]         permuted gain [95 % interval]")
+    print(
+        "seed  minutes  memory  stage one  stage two  gain [95 % interval]         permuted gain [95 % interval]"
+    )
     missed = []
     for seed in range(1 if options.quick else 5):
         minutes, memory, status = demo(folder / str(seed), seed)
@@ -45,14 +51,24 @@ def main():
         scores = json.loads((folder / str(seed) / "stage2/scores.json").read_text())
         one, two, gain = (scores[name]["weighted"] for name in ("calibrated", "stage_two", "gain"))
         control = permuted_gain(folder / str(seed), folder / f"{seed}-permuted", seed)
-        print(f"{seed:4}  {minutes:7.1f}  {memory:3.1f} GB  {one['loss']:9.4f}  {two['loss']:9.4f}  "
-              f"{interval(gain)}   {interval(control)}", flush=True)  # fmt: skip
-        missed += [f"seed {seed}: {text}" for bad, text in (
-            (minutes > MINUTES, f"{minutes:.1f} minutes, the bar is {MINUTES:g}"),
-            (memory > MEMORY_GB, f"{memory:.1f} GB, the bar is {MEMORY_GB:g}"),
-            (two["loss"] >= one["loss"], "stage two does not beat calibrated stage one"),
-            (not control["low"] <= 0 <= control["high"], "the permuted gain's interval excludes zero"),
-        ) if bad]  # fmt: skip
+        print(
+            f"{seed:4}  {minutes:7.1f}  {memory:3.1f} GB  {one['loss']:9.4f}  {two['loss']:9.4f}  "
+            f"{interval(gain)}   {interval(control)}",
+            flush=True,
+        )
+        missed += [
+            f"seed {seed}: {text}"
+            for bad, text in (
+                (minutes > MINUTES, f"{minutes:.1f} minutes, the bar is {MINUTES:g}"),
+                (memory > MEMORY_GB, f"{memory:.1f} GB, the bar is {MEMORY_GB:g}"),
+                (two["loss"] >= one["loss"], "stage two does not beat calibrated stage one"),
+                (
+                    not control["low"] <= 0 <= control["high"],
+                    "the permuted gain's interval excludes zero",
+                ),
+            )
+            if bad
+        ]
     if not options.keep:
         shutil.rmtree(folder)
     print("\n".join(missed) if missed else "every bar is met")
@@ -60,7 +76,9 @@ def main():
 
 
 def demo(run, seed):
-    """Run the demo in a process of its own. Returns (minutes, GB of all its processes together at their peak, exit status)."""
+    """Run the demo in a process of its own. Returns (minutes, GB of all its processes together at
+    their peak, exit status).
+    """
     start, peak = time.perf_counter(), 0
     words = [sys.executable, str(ROOT / "run.py"), "demo", f"--run={run}", f"--seed={seed}"]
     with (
@@ -79,7 +97,9 @@ def tree_memory(pid):
     for child in [pid, *children(pid)]:
         with contextlib.suppress(OSError):  # it has just ended
             text = Path(f"/proc/{child}/smaps_rollup").read_text(encoding="utf-8")
-            total += 1024 * int(next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1])
+            total += 1024 * int(
+                next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1]
+            )
     return total
 
 
@@ -87,34 +107,54 @@ def children(pid):
     """Return the process ids below `pid`."""
     with contextlib.suppress(OSError):
         below = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-        return [int(child) for child in below] + [grand for child in below for grand in children(child)]
+        return [int(child) for child in below] + [
+            grand for child in below for grand in children(child)
+        ]
     return []
 
 
 def permuted_gain(run, copy, seed):
-    """Stage two's weighted gain when the slices of each series change places at random, opinions and labels going along."""
+    """Stage two's weighted gain when the slices of each series change places at random, opinions
+    and labels going along.
+    """
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("pixels", "stage2", "receipts", "*.npy", "weights*"))
+    shutil.copytree(
+        run,
+        copy,
+        ignore=shutil.ignore_patterns("pixels", "stage2", "receipts", "*.npy", "weights*"),
+    )
     slices = read_table(copy / "slices.parquet")
     write_table(copy / "slices.parquet", permute(slices, np.random.default_rng(seed)))
-    opened = Run(copy, say=lambda text: None)
+    opened = Run(copy, log=lambda text: None)
     with contextlib.redirect_stderr(io.StringIO()):
         for name in ("features", "tune", "stack"):
             module, function = STAGES[name].function.split(":")
             with Receipt(copy, copy / "receipts" / f"{name}.json", name, {}, {}) as receipt:
-                getattr(__import__(f"pipeline.{module}", fromlist=[function]), function)(opened, receipt)
+                getattr(__import__(f"pipeline.{module}", fromlist=[function]), function)(
+                    opened, receipt
+                )
     return json.loads((copy / "stage2/scores.json").read_text())["gain"]["weighted"]
 
 
 def permute(slices, rng):
-    """Return the slice table with the GEOMETRY_COLUMNS dealt out anew inside each series, sorted by place again."""
+    """Return the slice table with the GEOMETRY_COLUMNS dealt out anew inside each series, sorted by
+    place again.
+    """
     slices = slices.copy()
-    series = slices.groupby(["split", "study_id", "series_id"], sort=False, observed=True).ngroup().to_numpy()
+    series = (
+        slices.groupby(["split", "study_id", "series_id"], sort=False, observed=True)
+        .ngroup()
+        .to_numpy()
+    )
     order = np.lexsort([rng.random(len(slices)), series])  # within each series, in random order
     columns = list(GEOMETRY_COLUMNS)
     slices[columns] = slices[columns].iloc[order].to_numpy()
-    slices = slices.astype({"place": np.int32, "series_slices": np.int32, "mixed_orientation": bool})
-    slices = slices.astype({name: np.float64 for name in ("position_mm", "gap_below_mm", "gap_above_mm", "tilt_deg")})
+    slices = slices.astype(
+        {"place": np.int32, "series_slices": np.int32, "mixed_orientation": bool}
+    )
+    slices = slices.astype(
+        {name: np.float64 for name in ("position_mm", "gap_below_mm", "gap_above_mm", "tilt_deg")}
+    )
     return slices.iloc[np.lexsort([slices["place"], series])]
 
 

@@ -7,17 +7,101 @@ from pydicom import uid
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.filereader import dcmread
 
-LONG = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV"}  # lengths of 32 bits
-SHORT = [b"US", b"SS", b"UL", b"SL", b"FL", b"FD", b"DS", b"IS", b"LO", b"CS", b"UI", b"AT", b"PN", b"ZZ", b"\0\0"]
+# lengths of 32 bits
+LONG = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV"}
+SHORT = [
+    b"US",
+    b"SS",
+    b"UL",
+    b"SL",
+    b"FL",
+    b"FD",
+    b"DS",
+    b"IS",
+    b"LO",
+    b"CS",
+    b"UI",
+    b"AT",
+    b"PN",
+    b"ZZ",
+    b"\0\0",
+]
 VRS = sorted(LONG) + SHORT
 PIXELS = b"\xe0\x7f\x10\x00"
-GEOMETRY = [(0x20, 0x32), (0x20, 0x37), (0x28, 0x10), (0x28, 0x11), (0x28, 0x30), (0x28, 0x100), (0x28, 0x101), (0x28, 0x102),
-            (0x28, 0x103), (0x28, 0x1052), (0x28, 0x1053), (0x28, 2), (0x28, 4), (0x28, 8), (0x7FE0, 0x10)]  # fmt: skip
-TEXTS = (b"", b" ", b"abc", b"1_0", b"nan", b"inf", b"-infinity", b"1e308", b"-1e308", b"1e-308", b"0", b"-0", b"-1", b"1\\2",
-         b"1e308\\1e308\\1e308", b"1e-200\\0\\0\\0\\1e-200\\0", b"1e200\\0\\0\\0\\1e200\\0", b"\\\\\\", b"9" * 400, b"0x10",
-         b"1,5", b"1e", b"\xff\xfe", b"\xd9\xa1", b"\0\0", b"1\n2", b"1\\2\\3\\4\\5\\6\\7",
-         b"\\".join([b"1"] * 9000))  # fmt: skip
-WHOLE = (0, 1, 2, 3, 7, 8, 11, 12, 13, 16, 17, 32, 33, 63, 64, 65, 255, 511, 4095, 4096, 4097, 32767, 32768, 65535, -1)
+GEOMETRY = [
+    (0x20, 0x32),
+    (0x20, 0x37),
+    (0x28, 0x10),
+    (0x28, 0x11),
+    (0x28, 0x30),
+    (0x28, 0x100),
+    (0x28, 0x101),
+    (0x28, 0x102),
+    (0x28, 0x103),
+    (0x28, 0x1052),
+    (0x28, 0x1053),
+    (0x28, 2),
+    (0x28, 4),
+    (0x28, 8),
+    (0x7FE0, 0x10),
+]
+TEXTS = (
+    b"",
+    b" ",
+    b"abc",
+    b"1_0",
+    b"nan",
+    b"inf",
+    b"-infinity",
+    b"1e308",
+    b"-1e308",
+    b"1e-308",
+    b"0",
+    b"-0",
+    b"-1",
+    b"1\\2",
+    b"1e308\\1e308\\1e308",
+    b"1e-200\\0\\0\\0\\1e-200\\0",
+    b"1e200\\0\\0\\0\\1e200\\0",
+    b"\\\\\\",
+    b"9" * 400,
+    b"0x10",
+    b"1,5",
+    b"1e",
+    b"\xff\xfe",
+    b"\xd9\xa1",
+    b"\0\0",
+    b"1\n2",
+    b"1\\2\\3\\4\\5\\6\\7",
+    b"\\".join([b"1"] * 9000),
+)
+WHOLE = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    11,
+    12,
+    13,
+    16,
+    17,
+    32,
+    33,
+    63,
+    64,
+    65,
+    255,
+    511,
+    4095,
+    4096,
+    4097,
+    32767,
+    32768,
+    65535,
+    -1,
+)
 
 
 def spoiled(rng, raw):
@@ -47,7 +131,12 @@ def flipped_header(rng, raw):
 
 
 def flipped_pixels(rng, raw):
-    return flipped(rng, raw, raw.rindex(PIXELS), min(len(raw), raw.rindex(PIXELS) + 200 if rng.random() < 0.5 else len(raw)))
+    return flipped(
+        rng,
+        raw,
+        raw.rindex(PIXELS),
+        min(len(raw), raw.rindex(PIXELS) + 200 if rng.random() < 0.5 else len(raw)),
+    )
 
 
 def truncated(rng, raw):
@@ -61,7 +150,9 @@ def noise(rng, raw):
 
 
 def elements(raw):
-    """Return [(begin, VR, where its value begins, length)] of a file in explicit little endian, up to the pixels."""
+    """Return [(begin, VR, where its value begins, length)] of a file in explicit little endian, up
+    to the pixels.
+    """
     if raw[128:132] != b"DICM":
         raise ValueError
     at, rows = 132, []
@@ -144,16 +235,28 @@ def element_twice(rng, raw):
 def nested_deep(rng, raw):
     at = some_element(rng, raw)[0]
     depth = int(rng.choice([10, 300, 10_000]))
-    return raw[:at] + (b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff") * depth + raw[at:]
+    return (
+        raw[:at]
+        + (b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff") * depth
+        + raw[at:]
+    )
 
 
 def another_syntax(rng, raw):
     """Say another transfer syntax than the data are in."""
     at = raw.index(b"\x02\x00\x10\x00UI")
     [length] = struct.unpack_from("<H", raw, at + 6)
-    syntaxes = [str(syntax) for syntax in uid.AllTransferSyntaxes] + ["", "1.2.3", "1.2.840.10008.1.2\\1"]
+    syntaxes = [str(syntax) for syntax in uid.AllTransferSyntaxes] + [
+        "",
+        "1.2.3",
+        "1.2.840.10008.1.2\\1",
+    ]
     text = syntaxes[rng.integers(len(syntaxes))].encode()
-    return raw[:at] + element(b"\x02\x00\x10\x00", b"UI", text + b"\0" * (len(text) % 2)) + raw[at + 8 + length :]
+    return (
+        raw[:at]
+        + element(b"\x02\x00\x10\x00", b"UI", text + b"\0" * (len(text) % 2))
+        + raw[at + 8 + length :]
+    )
 
 
 def fragments(rng, raw):
@@ -171,13 +274,18 @@ def fragments(rng, raw):
         lambda: b"\xfe\xff\x00\xe0\0\0\0\0" * int(rng.choice([0, 3, 60_000])),
         lambda: encapsulate([stream])[: int(rng.integers(len(stream)))],
         lambda: encapsulate([rng.bytes(len(stream))]),
-        lambda: encapsulate([stream], has_bot=False)[:-8] + struct.pack("<L", int(rng.integers(1 << 32))),
+        lambda: (
+            encapsulate([stream], has_bot=False)[:-8]
+            + struct.pack("<L", int(rng.integers(1 << 32)))
+        ),
     )
     return raw[: at + 12] + ways[rng.integers(len(ways))]() + b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
 def markers(rng, raw):
-    """Change the numbers behind a marker of a JPEG, JPEG-LS or JPEG 2000 stream, its size above all."""
+    """Change the numbers behind a marker of a JPEG, JPEG-LS or JPEG 2000 stream, its size above
+    all.
+    """
     begin = raw.rindex(PIXELS)
     frames = [
         b"\xff\xc3",
@@ -195,11 +303,33 @@ def markers(rng, raw):
     count = int(rng.choice([1, 2, 4]))
     at += int(rng.integers(0, 30))
     value = (
-        rng.bytes(count) if rng.random() < 0.4 else (b"\xff" * count, b"\0" * count, b"\x75\x30" * 2)[rng.integers(3)][:count]
+        rng.bytes(count)
+        if rng.random() < 0.4
+        else (b"\xff" * count, b"\0" * count, b"\x75\x30" * 2)[rng.integers(3)][:count]
     )
     return raw[:at] + value + raw[at + count :]
 
 
-MUTATIONS = (flipped, flipped_header, flipped_header, flipped_pixels, flipped_pixels, truncated, noise, another_value,
-             another_value, another_value, another_value, another_vr, another_vr, another_length, without_element,
-             element_twice, nested_deep, another_syntax, fragments, markers, markers)  # fmt: skip
+MUTATIONS = (
+    flipped,
+    flipped_header,
+    flipped_header,
+    flipped_pixels,
+    flipped_pixels,
+    truncated,
+    noise,
+    another_value,
+    another_value,
+    another_value,
+    another_value,
+    another_vr,
+    another_vr,
+    another_length,
+    without_element,
+    element_twice,
+    nested_deep,
+    another_syntax,
+    fragments,
+    markers,
+    markers,
+)

@@ -1,4 +1,5 @@
-"""Runs the command line and sends it a signal at one of its renames: what is done so far has its name, or not yet.
+"""Runs the command line and sends it a signal at one of its renames: what is done so far has its
+name, or not yet.
 
     python benchmarks/fault_child.py NUMBER SIGNAL before|after VERB --flag=value ...
 

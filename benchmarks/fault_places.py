@@ -1,4 +1,6 @@
-"""Where a fault strikes: the stages of a run, its unfinished work, one file of each kind, a disk without room."""
+"""Where a fault strikes: the stages of a run, its unfinished work, one file of each kind, a disk
+without room.
+"""
 
 import contextlib
 import os
@@ -11,7 +13,11 @@ MADE = {  # stage -> what it leaves, beside its receipt
     "ingest": ("slices.parquet", "quarantine.csv", "ingest.json", "pixels"),
     "folds": ("folds.parquet",),
     "train": ("stage1",),
-    "predict": ("stage1/*/fold*/test.parquet", "stage1/*/fold*/test_embeddings.npy", "stage1/*/fold*/predict.json"),
+    "predict": (
+        "stage1/*/fold*/test.parquet",
+        "stage1/*/fold*/test_embeddings.npy",
+        "stage1/*/fold*/predict.json",
+    ),
     "features": ("stage2/features",),
     "tune": ("stage2/tune", "stage2/configs.json"),
     "stack": ("stage2/boosters", "stage2/blend.json", "stage2/test.parquet"),
@@ -19,9 +25,18 @@ MADE = {  # stage -> what it leaves, beside its receipt
     "report": ("report.html",),
 }
 STAGES = tuple(MADE)
-WORK = ("checkpoint.safetensors", "*.part/**/*", "*.journal", "*.journal.seal", "*.inputs.json")  # unfinished work of a run
+# unfinished work of a run
+WORK = ("checkpoint.safetensors", "*.part/**/*", "*.journal", "*.journal.seal", "*.inputs.json")
 GIVEN = ("key", "recipe.yaml")  # of a run: what no stage can make again
-LEFT_OUT = (".lock", ".journal", ".seal", ".inputs.json", "train.json", "predict.json", ".receipt.json")
+LEFT_OUT = (
+    ".lock",
+    ".journal",
+    ".seal",
+    ".inputs.json",
+    "train.json",
+    "predict.json",
+    ".receipt.json",
+)
 
 
 class Kept(NamedTuple):
@@ -34,7 +49,10 @@ class Kept(NamedTuple):
 def before_stage(run, stage):
     """Take what `stage` and those after it made out of a run. Returns the run."""
     for name in STAGES[STAGES.index(stage) :]:
-        for path in [run / "receipts" / f"{name}.json", *(p for pattern in MADE[name] for p in run.glob(pattern))]:
+        for path in [
+            run / "receipts" / f"{name}.json",
+            *(p for pattern in MADE[name] for p in run.glob(pattern)),
+        ]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -48,24 +66,38 @@ def flip(path, rng):
     kept = Kept(content, (stat.st_atime_ns, stat.st_mtime_ns))
     if content:
         at = rng.randrange(len(content))
-        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << rng.randrange(8))]) + content[at + 1 :])
+        path.write_bytes(
+            content[:at] + bytes([content[at] ^ (1 << rng.randrange(8))]) + content[at + 1 :]
+        )
         os.utime(path, ns=kept.times)
     return kept
 
 
 def kinds_of_files(run):
-    """Return one file of each kind that the stages of a run made: those that differ in numbers and labels are one kind."""
+    """Return one file of each kind that the stages of a run made: those that differ in numbers and
+    labels are one kind.
+    """
     files = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         name = path.relative_to(run).as_posix()
         if not name.endswith(LEFT_OUT) and not name.startswith("receipts/") and path.stat().st_size:
-            files.setdefault(re.sub(r"\d+|any|epidural|intra\w+ular|intraparenchymal|sub\w+al|subarachnoid", "#", name), path)
-    return [path for name, path in files.items() if name != "recipe.yaml"]  # that is the user's to change
+            files.setdefault(
+                re.sub(
+                    r"\d+|any|epidural|intra\w+ular|intraparenchymal|sub\w+al|subarachnoid",
+                    "#",
+                    name,
+                ),
+                path,
+            )
+    # that is the user's to change
+    return [path for name, path in files.items() if name != "recipe.yaml"]
 
 
 @contextlib.contextmanager
 def room(folder, megabytes=24):
-    """Give a file system of its own of some megabytes, or None where this process may not mount one."""
+    """Give a file system of its own of some megabytes, or None where this process may not mount
+    one.
+    """
     folder.mkdir(exist_ok=True)
     words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(words, capture_output=True, check=False).returncode:

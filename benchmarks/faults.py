@@ -1,12 +1,14 @@
-"""Faults of the machine while a run is made: none may lose work, change an answer, print a traceback or hang.
+"""Faults of the machine while a run is made: none may lose work, change an answer, print a
+traceback or hang.
 
     python benchmarks/faults.py [--quick] [--kind=NAME] [--count=N] [--seed=N] [--folder=DIR]
 
-Each kind strikes a small run again and again; after each fault the same command is called once more, and what it makes is
-compared with what an unbroken run made, byte for byte. A fault is `lost` where that differs or the command does not come to
-its end, `loud` where there is a traceback or more than one line of error, `hung` where the process lives on for more than
-SECONDS after an interrupt. Any of these makes the exit status 1. --folder: where the runs lie, the system's for temporary
-files if not given.
+Each kind strikes a small run again and again; after each fault the same command is called once
+more, and what it makes is compared with what an unbroken run made, byte for byte. A fault is `lost`
+where that differs or the command does not come to its end, `loud` where there is a traceback or
+more than one line of error, `hung` where the process lives on for more than SECONDS after an
+interrupt. Any of these makes the exit status 1. --folder: where the runs lie, the system's for
+temporary files if not given.
 """
 
 import argparse
@@ -27,10 +29,18 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from fault_places import GIVEN, STAGES, WORK, before_stage, flip, kinds_of_files, room  # noqa: E402
 
-COUNTS = {"renames": (50, 3), "moments": (30, 2), "damage": (30, 2), "workers": (10, 1), "disk": (20, 2), "ctrl-c": (40, 3),
-          "bytes": (40, 3)}  # fmt: skip
+COUNTS = {
+    "renames": (50, 3),
+    "moments": (30, 2),
+    "damage": (30, 2),
+    "workers": (10, 1),
+    "disk": (20, 2),
+    "ctrl-c": (40, 3),
+    "bytes": (40, 3),
+}
 NO_END = 124  # the status of a command that was ended for want of an end
-SECONDS, PATIENCE, TRIALS = 15, 600, 20  # after Ctrl-C; for a command to end; of tune where it is interrupted
+# after Ctrl-C; for a command to end; of tune where it is interrupted
+SECONDS, PATIENCE, TRIALS = 15, 600, 20
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}
 
 
@@ -38,9 +48,13 @@ class Home:
     """An unbroken run, copies of it to strike at, and the outcome of each fault."""
 
     def __init__(self, folder, seed):
-        from ct.synthetic import write_competition
+        from ct.synthetic.example_competition import write_competition
 
-        self.folder, self.rng, self.outcomes = Path(folder), random.Random(seed), collections.Counter()
+        self.folder, self.rng, self.outcomes = (
+            Path(folder),
+            random.Random(seed),
+            collections.Counter(),
+        )
         write_competition(self.folder / "data", **MICRO)
         self.whole = self.new("whole")
         self.must(["all", f"--run={self.whole}", "--workers=1"])
@@ -66,14 +80,25 @@ class Home:
         """Run a command to its end."""
         words = [sys.executable, str(ROOT / script), *map(str, before), *map(str, words)]
         try:
-            return subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
+            return subprocess.run(
+                words, capture_output=True, text=True, check=False, timeout=PATIENCE
+            )
         except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(words, NO_END, "", f"error: no end within {PATIENCE} s")
+            return subprocess.CompletedProcess(
+                words, NO_END, "", f"error: no end within {PATIENCE} s"
+            )
 
     def strike(self, words, wait, how, target=lambda process: process.pid):
-        """Run a command, and send the signal `how` after `wait` seconds. Returns (it, seconds until it ended)."""
+        """Run a command, and send the signal `how` after `wait` seconds. Returns (it, seconds until
+        it ended).
+        """
         words = [sys.executable, str(ROOT / "run.py"), *map(str, words)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        pipes = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "start_new_session": True,
+        }
         process = subprocess.Popen(words, **pipes)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(wait)
@@ -81,20 +106,31 @@ class Home:
         with contextlib.suppress(ProcessLookupError):
             os.kill(target(process), how)
         out, err = process.communicate(timeout=PATIENCE)
-        return subprocess.CompletedProcess(words, process.returncode, out, err), time.monotonic() - start
+        return subprocess.CompletedProcess(
+            words, process.returncode, out, err
+        ), time.monotonic() - start
 
     def judge(self, what, done, statuses, seconds=0.0):
         """Note the outcome of a fault."""
         errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-        quiet = "Traceback" not in done.stderr and len(errors) == (done.returncode not in (0, -9, -15))
+        quiet = "Traceback" not in done.stderr and len(errors) == (
+            done.returncode not in (0, -9, -15)
+        )
         good = quiet and done.returncode in statuses and seconds <= SECONDS
-        self.note(what, "good" if good else "hung" if quiet and done.returncode in statuses else "loud", done)
+        self.note(
+            what,
+            "good" if good else "hung" if quiet and done.returncode in statuses else "loud",
+            done,
+        )
 
     def note(self, what, outcome, done=None):
         """Count an outcome, and print what is not good."""
         self.outcomes[outcome] += 1
         if outcome != "good":
-            print(f"  {outcome}: {what}: {f'{done.returncode} {done.stderr[-1500:]}' if done else ''}", flush=True)
+            print(
+                f"  {outcome}: {what}: {f'{done.returncode} {done.stderr[-1500:]}' if done else ''}",
+                flush=True,
+            )
 
     def same(self, what, run, file="submission.csv", verb="all"):
         """Bring a run to its end by the same command, and compare what it made."""
@@ -108,7 +144,9 @@ class Home:
 
 
 def renames(home, count, damage=False):
-    """Killed before or after a rename, again and again until the run is done; damage: a byte of unfinished work flips, too."""
+    """Killed before or after a rename, again and again until the run is done; damage: a byte of
+    unfinished work flips, too.
+    """
     run = home.new()
     for _ in range(count):
         number, moment = home.rng.randint(1, 12), home.rng.choice(["before", "after"])
@@ -117,7 +155,9 @@ def renames(home, count, damage=False):
         done = home.call(words, "benchmarks/fault_child.py", (number, name, moment))
         what = f"{name} {moment} rename {number} (seed {home.rng.getstate()[1][0]})"
         home.judge(what, done, (0, 130, -9, -15))
-        if damage and (files := [p for pattern in WORK for p in sorted(run.rglob(pattern)) if p.is_file()]):
+        if damage and (
+            files := [p for pattern in WORK for p in sorted(run.rglob(pattern)) if p.is_file()]
+        ):
             flip(home.rng.choice(files), home.rng)
         if done.returncode == 0:
             home.same(what, run)
@@ -129,10 +169,18 @@ def moments(home, count):
     """Killed at a random moment, the process alone or with its workers, until the run is done."""
     run = home.new()
     for _ in range(count):
-        how, wait = home.rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]), home.rng.uniform(1, 12)
+        how, wait = (
+            home.rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
+            home.rng.uniform(1, 12),
+        )
         target = home.rng.choice([lambda process: process.pid, lambda process: -process.pid])
         done, seconds = home.strike(["all", f"--run={run}", "--workers=2"], wait, how, target)
-        home.judge(f"{how.name} after {wait:.1f} s", done, (0, 130, -9, -15), seconds if how == signal.SIGINT else 0)
+        home.judge(
+            f"{how.name} after {wait:.1f} s",
+            done,
+            (0, 130, -9, -15),
+            seconds if how == signal.SIGINT else 0,
+        )
         if done.returncode == 0:
             home.same(f"{how.name} after {wait:.1f} s", run)
             run = home.new()
@@ -144,7 +192,12 @@ def workers(home, count):
     for number in range(count):
         run, wait = before_stage(home.copy(), "tune"), home.rng.uniform(2, 9)
         words = ["tune", f"--run={run}", "--workers=2", f"--trials={TRIALS}"]
-        done, _ = home.strike(words, wait, signal.SIGKILL, lambda process: home.rng.choice(_children(process.pid) or [2**22]))
+        done, _ = home.strike(
+            words,
+            wait,
+            signal.SIGKILL,
+            lambda process: home.rng.choice(_children(process.pid) or [2**22]),
+        )
         home.judge(f"worker {number} killed after {wait:.1f} s", done, (0, 1))
         home.same(f"worker {number} killed after {wait:.1f} s", run, "stage2/configs.json", "tune")
 
@@ -186,30 +239,50 @@ def disk(home, count):
 
 
 def one_byte(home, count):
-    """One bit of a finished file is turned over, its times kept: `status --verify` names it, and `all` makes it again."""
+    """One bit of a finished file is turned over, its times kept: `status --verify` names it, and
+    `all` makes it again.
+    """
     names = [path.relative_to(home.whole) for path in kinds_of_files(home.whole)]
     for number in range(count):
         run = home.copy()
         path = run / names[number % len(names)]
         flip(path, home.rng)
-        done, name = home.call(["status", f"--run={run}", "--verify"]), path.relative_to(run).as_posix()
-        named = done.returncode == 1 and name in done.stdout + done.stderr and "Traceback" not in done.stderr
+        done, name = (
+            home.call(["status", f"--run={run}", "--verify"]),
+            path.relative_to(run).as_posix(),
+        )
+        named = (
+            done.returncode == 1
+            and name in done.stdout + done.stderr
+            and "Traceback" not in done.stderr
+        )
         home.note(name, "good" if named else "lost", done)
         if named and name not in GIVEN:
             home.same(name, run)
 
 
-KINDS = {"renames": renames, "moments": moments, "damage": lambda home, count: renames(home, count, damage=True),
-         "workers": workers, "disk": disk, "ctrl-c": ctrl_c, "bytes": one_byte}  # fmt: skip
+KINDS = {
+    "renames": renames,
+    "moments": moments,
+    "damage": lambda home, count: renames(home, count, damage=True),
+    "workers": workers,
+    "disk": disk,
+    "ctrl-c": ctrl_c,
+    "bytes": one_byte,
+}
 
 
 def _children(pid):
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
 
 
 def main(argv=None):
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     options.add_argument("--kind", choices=KINDS)
     options.add_argument("--count", type=int)
@@ -222,7 +295,14 @@ def main(argv=None):
         home = Home(folder, options.seed)
         if {"workers", "ctrl-c"} & set(kinds):
             tuned = shutil.copytree(home.whole, home.folder / "tuned")
-            home.must(["tune", f"--run={before_stage(tuned, 'tune')}", "--workers=1", f"--trials={TRIALS}"])
+            home.must(
+                [
+                    "tune",
+                    f"--run={before_stage(tuned, 'tune')}",
+                    "--workers=1",
+                    f"--trials={TRIALS}",
+                ]
+            )
         print(f"{'kind':10}{'faults':>8}{'good':>8}{'lost':>8}{'loud':>8}{'hung':>8}{'seconds':>9}")
         for kind in kinds:
             home.outcomes, start = collections.Counter(), time.monotonic()
@@ -231,8 +311,11 @@ def main(argv=None):
             finally:  # what there is of it, where somebody ends it
                 row = home.outcomes
                 bad += sum(row.values()) - row["good"]
-                print(f"{kind:10}{sum(row.values()):8}{row['good']:8}{row['lost']:8}{row['loud']:8}{row['hung']:8}"
-                      f"{time.monotonic() - start:9.0f}", flush=True)  # fmt: skip
+                print(
+                    f"{kind:10}{sum(row.values()):8}{row['good']:8}{row['lost']:8}{row['loud']:8}{row['hung']:8}"
+                    f"{time.monotonic() - start:9.0f}",
+                    flush=True,
+                )
     return int(bad > 0)
 
 

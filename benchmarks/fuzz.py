@@ -1,17 +1,20 @@
-"""Mutated inputs of every kind that comes from strangers: none may end in a traceback, a crash, minutes or gigabytes.
+"""Mutated inputs of every kind that comes from strangers: none may end in a traceback, a crash,
+minutes or gigabytes.
 
     python benchmarks/fuzz.py [--quick] [--kind=NAME] [--cases=N] [--first=N] [--seed=N] [--show]
 
 Each kind is a module beside this one (KINDS) with three functions:
 
-    make_seeds(folder) -> seeds           whole inputs, the same ones each time; files go into `folder`
-    mutate(rng, seeds, folder) -> text    writes one spoilt input into the empty `folder`; returns what was done to it
-    attempt(folder) -> line               what the program makes of it: "" where it is taken, else the line that refuses it
+    make_seeds(folder) -> seeds           whole inputs, the same ones each time; files go into
+    `folder` mutate(rng, seeds, folder) -> text    writes one spoilt input into the empty `folder`;
+    returns what was done to it attempt(folder) -> line               what the program makes of it:
+    "" where it is taken, else the line that refuses it
 
-Cases run in a child of their own per kind, which is replaced when it dies or takes too long. A case is `uncaught` where
-`attempt` raises, or its line is none that a user may see; `died` where the child does; `slow` beyond SECONDS of the processor
-(its children's included), or PATIENCE by the clock, twice in succession; `large` where it meets the limit of MEMORY. Any of
-these makes the exit status 1. The same seed and number give the same case: `--first=N --cases=1 --show` repeats one.
+Cases run in a child of their own per kind, which is replaced when it dies or takes too long. A case
+is `uncaught` where `attempt` raises, or its line is none that a user may see; `died` where the
+child does; `slow` beyond SECONDS of the processor (its children's included), or PATIENCE by the
+clock, twice in succession; `large` where it meets the limit of MEMORY. Any of these makes the exit
+status 1. The same seed and number give the same case: `--first=N --cases=1 --show` repeats one.
 """
 
 import argparse
@@ -43,7 +46,8 @@ KINDS = {  # kind: its module, cases in all, cases with --quick
     "zips": ("fuzz_zips", 900, 200),
     "models": ("fuzz_models", 800, 120),
 }
-SECONDS, MEMORY = 10, 2 << 30  # a case's limits: of the processor, and bytes of memory beyond what the idle child has
+# a case's limits: of the processor, and bytes of memory beyond what the idle child has
+SECONDS, MEMORY = 10, 2 << 30
 PATIENCE = 60  # seconds by the clock after which a child that does not answer is killed
 GOOD = ("read", "refused")
 OUTCOMES = (*GOOD, "uncaught", "died", "slow", "large")
@@ -51,19 +55,24 @@ LONGEST = 400  # characters of a line that a user may see
 
 
 def main(argv=None):
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     options.add_argument("--kind", choices=KINDS)
     options.add_argument("--cases", type=int)
     options.add_argument("--first", type=int, default=0)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--show", action="store_true", help="print every case")
-    options.add_argument("--child", type=Path, help=argparse.SUPPRESS)  # the part that runs the cases
+    # the part that runs the cases
+    options.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = options.parse_args(argv)
     if options.child:
         return serve(options.kind, options.seed, options.child)
     bad = 0
-    print(f"seed {options.seed}\n| kind | cases | {' | '.join(OUTCOMES)} | reasons | longest, s | seconds |")
+    print(
+        f"seed {options.seed}\n| kind | cases | {' | '.join(OUTCOMES)} | reasons | longest, s | seconds |"
+    )
     print(f"|{'---|' * (len(OUTCOMES) + 5)}")
     for kind in [options.kind] if options.kind else KINDS:
         count = options.cases or KINDS[kind][2 if options.quick else 1]
@@ -72,7 +81,9 @@ def main(argv=None):
 
 
 def fuzz(kind, numbers, seed, show=False):
-    """Run the cases `numbers` of a kind and print its row of the table. Returns how many went wrong."""
+    """Run the cases `numbers` of a kind and print its row of the table. Returns how many went
+    wrong.
+    """
     counts, reasons, longest, start = collections.Counter(), set(), 0.0, time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f"ich-fuzz-{kind}-") as folder:
         child = Child(kind, seed, folder)
@@ -85,18 +96,32 @@ def fuzz(kind, numbers, seed, show=False):
             if result["outcome"] == "refused":
                 reasons.add(result["line"].translate(str.maketrans("", "", "-0123456789.")))
             if show or result["outcome"] not in GOOD:
-                print(f"  {kind} {number} ({result['what']}): {result['outcome']}, {result['line']}", file=sys.stderr)
+                print(
+                    f"  {kind} {number} ({result['what']}): {result['outcome']}, {result['line']}",
+                    file=sys.stderr,
+                )
         child.end()
     cells = [sum(counts.values()), *(counts[name] for name in OUTCOMES), len(reasons)]
-    print(f"| {kind} | {' | '.join(map(str, cells))} | {longest:.1f} | {time.perf_counter() - start:.0f} |", flush=True)
+    print(
+        f"| {kind} | {' | '.join(map(str, cells))} | {longest:.1f} | {time.perf_counter() - start:.0f} |",
+        flush=True,
+    )
     return sum(counts[name] for name in OUTCOMES if name not in GOOD)
 
 
 class Child:
-    """The process that runs the cases of a kind, one after the other; a new one follows where it dies."""
+    """The process that runs the cases of a kind, one after the other; a new one follows where it
+    dies.
+    """
 
     def __init__(self, kind, seed, folder):
-        self.words = [sys.executable, __file__, f"--kind={kind}", f"--seed={seed}", f"--child={folder}"]
+        self.words = [
+            sys.executable,
+            __file__,
+            f"--kind={kind}",
+            f"--seed={seed}",
+            f"--child={folder}",
+        ]
         self.folder, self.process = Path(folder), None
 
     def run(self, number):
@@ -116,11 +141,18 @@ class Child:
         what = (self.folder / "what").read_text() if (self.folder / "what").exists() else ""
         line = f"no answer in {PATIENCE} s" if late else f"exit status {self.process.returncode}"
         self.process = None
-        return {"outcome": "slow" if late else "died", "what": what, "line": line, "seconds": seconds}
+        return {
+            "outcome": "slow" if late else "died",
+            "what": what,
+            "line": line,
+            "seconds": seconds,
+        }
 
     def _begin(self):
         if self.process is None:
-            self.process = subprocess.Popen(self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.process = subprocess.Popen(
+                self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             if self._line(10 * PATIENCE) != "ready\n":
                 raise RuntimeError(f"{' '.join(self.words)} did not begin")
 
@@ -143,7 +175,9 @@ def serve(kind, seed, folder):
     (folder / "seeds").mkdir(exist_ok=True)
     seeds = module.make_seeds(folder / "seeds")
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGESIZE") + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGESIZE") + MEMORY, resource.RLIM_INFINITY)
+    )
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         case = folder / "case"
@@ -170,7 +204,10 @@ def processor_seconds():
 def tried(module, case):
     """Return (outcome, line) of one case."""
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stderr(nowhere),
+        ):
             said = module.attempt(case)
     except MemoryError:
         return "large", f"more than {MEMORY >> 30} GB"
@@ -178,8 +215,16 @@ def tried(module, case):
         raise
     except BaseException as error:  # what Rust panics raise is no Exception
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return "uncaught", f"{type(error).__name__}: {str(error)[:200]!r} ({Path(where.filename).name}:{where.lineno})"
-    if not isinstance(said, str) or len(said) > LONGEST or (said and not said.isprintable()) or str(case) in said:
+        return (
+            "uncaught",
+            f"{type(error).__name__}: {str(error)[:200]!r} ({Path(where.filename).name}:{where.lineno})",
+        )
+    if (
+        not isinstance(said, str)
+        or len(said) > LONGEST
+        or (said and not said.isprintable())
+        or str(case) in said
+    ):
         return "uncaught", f"no line for a user: {said!r}"[:300]
     return ("refused", said) if said else ("read", "")
 

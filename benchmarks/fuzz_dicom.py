@@ -1,8 +1,10 @@
-"""Spoilt DICOM files for fuzz.py: bits, lengths, VRs, values, elements, fragments and markers of compressed pixels.
+"""Spoilt DICOM files for fuzz.py: bits, lengths, VRs, values, elements, fragments and markers of
+compressed pixels.
 
-The seeds are made slices in every transfer syntax for which an encoder is installed, and the files of `dicom_zoo` where
-ICH_REAL_DATA has them. A case is one spoilt file between two good neighbours, and goes through what `ingest` and `score` do
-with a file: header, order in its series, acquisition, pixels, measures, resampling.
+The seeds are made slices in every transfer syntax for which an encoder is installed, and the files
+of `dicom_zoo` where ICH_REAL_DATA has them. A case is one spoilt file between two good neighbours,
+and goes through what `ingest` and `score` do with a file: header, order in its series, acquisition,
+pixels, measures, resampling.
 """
 
 import io
@@ -17,12 +19,13 @@ import numpy as np
 from dicom_mutations import spoiled
 from pydicom import uid
 
-from ct.acquisition import read_acquisition
-from ct.dicom import read_headers, read_hu
-from ct.elements import quiet
-from ct.shards import measure, shrink
+from ct.dicom.acquisition import read_acquisition
+from ct.dicom.decode import read_hu
+from ct.dicom.elements import quiet
+from ct.dicom.header_index import read_headers
+from ct.dicom.source import Folder, Unreadable
+from ct.pixel_cache.writer import measure, shrink
 from ct.slices import ORIENTATION, POSITION, order_slices
-from ct.source import Folder, Unreadable
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from tiny_dicom import make_dataset  # noqa: E402
@@ -39,7 +42,10 @@ def make_seeds(folder):
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
     head = np.where(np.hypot(x, y) < 26, 40, -1000) + rng.normal(0, 9, (SIDE, SIDE))
     stored = np.rint(head).astype(np.int16)
-    plain = {"native": (stored, {}), "twelve": ((stored % 4096), {"signed": False, "bits": 12, "RescaleIntercept": 0})}
+    plain = {
+        "native": (stored, {}),
+        "twelve": ((stored % 4096), {"signed": False, "bits": 12, "RescaleIntercept": 0}),
+    }
     seeds = []
     for name, (pixels, tags) in plain.items():
         dataset = make_dataset(pixels, **tags)
@@ -48,12 +54,20 @@ def make_seeds(folder):
             seeds.append((f"{name} {word}", saved(make_dataset(pixels, **tags), implicit, little)))
         seeds.append((f"{name} deflated", deflated(saved(dataset))))
         seeds += [(f"{name} {word}", raw) for word, raw in compressed(pixels, tags)]
-    seeds += [("bytes", saved(eight_bits())), ("32 bits", saved(many_bits(4))), ("64 bits", saved(many_bits(8)))]
+    seeds += [
+        ("bytes", saved(eight_bits())),
+        ("32 bits", saved(many_bits(4))),
+        ("64 bits", saved(many_bits(8))),
+    ]
     seeds.append(("nested", saved(nested())))
     zoo = Path(os.environ.get("ICH_REAL_DATA", "nowhere")) / "dicom_zoo"
     seeds += [(path.name, path.read_bytes()) for path in sorted(zoo.glob("*")) if path.is_file()]
-    good = {f"good{place}.dcm": saved(make_dataset(stored, name=f"ID_00000000{place}", ImagePositionPatient=[0, 0, place]))
-            for place in (1, 2)}  # fmt: skip
+    good = {
+        f"good{place}.dcm": saved(
+            make_dataset(stored, name=f"ID_00000000{place}", ImagePositionPatient=[0, 0, place])
+        )
+        for place in (1, 2)
+    }
     for name, raw in good.items():
         (folder / name).write_bytes(raw)
     return seeds, folder
@@ -61,7 +75,10 @@ def make_seeds(folder):
 
 def saved(dataset, implicit=False, little=True):
     file = io.BytesIO()
-    syntax = {(True, True): uid.ImplicitVRLittleEndian, (False, False): uid.ExplicitVRBigEndian}.get((implicit, little))
+    syntax = {
+        (True, True): uid.ImplicitVRLittleEndian,
+        (False, False): uid.ExplicitVRBigEndian,
+    }.get((implicit, little))
     if syntax:
         dataset.file_meta.TransferSyntaxUID = syntax
         if not little:
@@ -78,13 +95,23 @@ def deflated(raw):
     head = head[: at - 2] + struct.pack("<H", 22) + head[at:]
     [length] = struct.unpack_from("<L", head, 140)
     packer = zlib.compressobj(wbits=-15)
-    return head[:140] + struct.pack("<L", length + 2) + head[144:] + packer.compress(raw[body:]) + packer.flush()
+    return (
+        head[:140]
+        + struct.pack("<L", length + 2)
+        + head[144:]
+        + packer.compress(raw[body:])
+        + packer.flush()
+    )
 
 
 def compressed(pixels, tags):
     """Yield (name, bytes) in each compressed syntax that can be written here."""
-    for name, syntax in {"RLE": uid.RLELossless, "JPEG-LS": uid.JPEGLSLossless, "near": uid.JPEGLSNearLossless,
-                         "J2K": uid.JPEG2000Lossless}.items():  # fmt: skip
+    for name, syntax in {
+        "RLE": uid.RLELossless,
+        "JPEG-LS": uid.JPEGLSLossless,
+        "near": uid.JPEGLSNearLossless,
+        "J2K": uid.JPEG2000Lossless,
+    }.items():
         dataset = make_dataset(pixels, **tags)
         with quiet():
             dataset.compress(syntax)
@@ -117,7 +144,9 @@ def jpeg_lossless(raw):
 
 
 def eight_bits():
-    dataset = make_dataset(np.zeros((SIDE, SIDE)), BitsAllocated=8, BitsStored=8, HighBit=7, signed=False)
+    dataset = make_dataset(
+        np.zeros((SIDE, SIDE)), BitsAllocated=8, BitsStored=8, HighBit=7, signed=False
+    )
     dataset.PixelData = bytes(range(256)) * (SIDE * SIDE // 256)
     return dataset
 
@@ -146,7 +175,9 @@ def nested():
 
 
 def mutate(rng, seeds, folder):
-    """Write `folder`/case.dcm, spoilt once to three times, and its good neighbours. Returns what was done."""
+    """Write `folder`/case.dcm, spoilt once to three times, and its good neighbours. Returns what
+    was done.
+    """
     files, good = seeds
     name, raw = files[rng.integers(len(files))]
     raw, done = spoiled(rng, raw)
@@ -165,7 +196,9 @@ def attempt(folder):
         slices = order_slices(table.assign(split="train"))
         check_tables(table, slices)
         acquisition = read_acquisition(source, slices["path"].tolist())
-        if not {"good1.dcm", "good2.dcm"} <= {*table["path"], *refused["path"]} or len(acquisition) != len(table):
+        if not {"good1.dcm", "good2.dcm"} <= {*table["path"], *refused["path"]} or len(
+            acquisition
+        ) != len(table):
             raise AssertionError("a good file was lost")
         reasons = dict(zip(refused["path"], refused["reason"], strict=True))
         if "case.dcm" in reasons:
@@ -175,7 +208,12 @@ def attempt(folder):
             hu, _ = read_hu(source.file("case.dcm"))
         except Unreadable as error:
             return str(error)
-        if hu.dtype != np.int16 or hu.ndim != 2 or max(hu.shape) > 4096 or not np.isfinite(measure(hu, spacing)[1]):
+        if (
+            hu.dtype != np.int16
+            or hu.ndim != 2
+            or max(hu.shape) > 4096
+            or not np.isfinite(measure(hu, spacing)[1])
+        ):
             raise AssertionError(f"no slice: {hu.dtype} {hu.shape}")
         shrink(hu, 48)
     return ""
@@ -184,7 +222,10 @@ def attempt(folder):
 def check_tables(table, slices):
     """Raise AssertionError where a number in the tables cannot be used."""
     places = table[[*POSITION, *ORIENTATION]].to_numpy(np.float64)
-    if not (np.isfinite(places).all() and np.isfinite(slices[["position_mm", "tilt_deg"]].to_numpy()).all()):
+    if not (
+        np.isfinite(places).all()
+        and np.isfinite(slices[["position_mm", "tilt_deg"]].to_numpy()).all()
+    ):
         raise AssertionError("a position or direction is not finite")
     if np.isinf(slices.select_dtypes("number").to_numpy(np.float64)).any():
         raise AssertionError("a number is infinite")

@@ -1,4 +1,6 @@
-"""Spoilt model folders for fuzz.py, their digests redone as a stranger would: read, and where they are read, asked."""
+"""Spoilt model folders for fuzz.py, their digests redone as a stranger would: read, and where they
+are read, asked.
+"""
 
 import hashlib
 import json
@@ -14,7 +16,7 @@ from yaml import safe_dump, safe_load
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from pipeline.packed_model import model_of_folder
+from pipeline.scoring.packed_model import model_of_folder
 from stage1_cnn.model import load_model
 from stage2_stack.apply import apply_stacker
 from stage2_stack.boost import Bins
@@ -27,7 +29,9 @@ BOOSTER = "boosters/lightgbm-any-fold1-seed0.txt"
 
 
 def make_seeds(folder):
-    """Return the paths of packed models: with LightGBM, a chain and a probe; and with a network and XGBoost besides."""
+    """Return the paths of packed models: with LightGBM, a chain and a probe; and with a network and
+    XGBoost besides.
+    """
     plain = unpack(folder / "kept") / "model"
     rich = Path(shutil.copytree(plain, folder / "rich"))
     stage2, recipe = (
@@ -74,9 +78,15 @@ def _xgboost(names):
         return None
     from features.build import scope_columns
 
-    columns, rng, learner = scope_columns(names, "epidural", "study"), np.random.default_rng(0), XGBoost()
+    columns, rng, learner = (
+        scope_columns(names, "epidural", "study"),
+        np.random.default_rng(0),
+        XGBoost(),
+    )
     X = rng.normal(size=(200, len(names))).astype(np.float32)
-    data = learner.data(Bins(X, names), columns, np.arange(200), (X[:, columns[0]] > 0).astype(float), np.zeros(200))
+    data = learner.data(
+        Bins(X, names), columns, np.arange(200), (X[:, columns[0]] > 0).astype(float), np.zeros(200)
+    )
     return learner.dump(learner.fit(data, PARAMS, 4, 0, 1)[0])
 
 
@@ -84,7 +94,9 @@ def digests_again(folder):
     """Write the digests of the files that are there now into model.json."""
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     about["files"] = {
-        path.relative_to(folder).as_posix(): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        path.relative_to(folder).as_posix(): hashlib.blake2b(
+            path.read_bytes(), digest_size=16
+        ).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "model.json"
     }
@@ -95,7 +107,14 @@ def mutate(rng, seeds, folder):
     """Write one spoilt model folder."""
     seed = seeds[int(rng.choice([0, 0, 0, 0, 0, 1, 1, 1, 1, 2]))]
     model = Path(shutil.copytree(seed, folder / "model", copy_function=shutil.copyfile))
-    kinds = {"values": 0.3, "booster": 0.3, "arrays": 0.1, "bytes": 0.15, "files": 0.1, "about": 0.05}
+    kinds = {
+        "values": 0.3,
+        "booster": 0.3,
+        "arrays": 0.1,
+        "bytes": 0.15,
+        "files": 0.1,
+        "about": 0.05,
+    }
     kind = "foreign" if seed == seeds[2] else str(rng.choice(list(kinds), p=list(kinds.values())))
     return f"{seed.name}, {globals()[f'_{kind}'](rng, model)}"
 
@@ -104,18 +123,26 @@ def _values(rng, model):
     name = str(rng.choice(["stage2.json", "stage2.json", "recipe.yaml"]))
     read, write = (safe_load, safe_dump) if name.endswith("yaml") else (json.loads, json.dumps)
     path = model / name
-    path.write_text(write(damaged_values(rng, read(path.read_text(encoding="utf-8")))), "utf-8", "replace")
+    path.write_text(
+        write(damaged_values(rng, read(path.read_text(encoding="utf-8")))), "utf-8", "replace"
+    )
     digests_again(model)
     return f"values of {name}"
 
 
 def _booster(rng, model):
-    """Spoil a booster's numbers, lines or bytes; at times the sizes of its trees are made to fit again."""
+    """Spoil a booster's numbers, lines or bytes; at times the sizes of its trees are made to fit
+    again.
+    """
     path, kind = model / BOOSTER, int(rng.integers(4))
     text = path.read_text(encoding="utf-8")
     if kind < 2:
         for _ in range(int(rng.choice([1, 1, 3]))):
-            places = [at for at in range(text.index("Tree=0"), text.index("end of trees")) if text[at].isdigit()]
+            places = [
+                at
+                for at in range(text.index("Tree=0"), text.index("end of trees"))
+                if text[at].isdigit()
+            ]
             at = places[int(rng.integers(len(places)))]
             text = text[:at] + str(rng.choice([*"0123456789", "-"])) + text[at + 1 :]
     elif kind == 2:
@@ -125,7 +152,10 @@ def _booster(rng, model):
     if rng.random() < 0.5 and "Tree=0" in text and "end of trees" in text:
         trees = text[text.index("Tree=0") : text.index("end of trees")].split("Tree=")[1:]
         sizes = " ".join(str(len(tree) + 5) for tree in trees)
-        text = "\n".join(f"tree_sizes={sizes}" if line.startswith("tree_sizes=") else line for line in text.split("\n"))
+        text = "\n".join(
+            f"tree_sizes={sizes}" if line.startswith("tree_sizes=") else line
+            for line in text.split("\n")
+        )
     path.write_text(text, "utf-8", "replace")
     digests_again(model)
     return f"booster {kind}"
@@ -133,7 +163,9 @@ def _booster(rng, model):
 
 def _arrays(rng, model):
     """Change the shape, the type, a value or the name of an array of weights, or leave it out."""
-    path = sorted(model.rglob("*.safetensors"))[int(rng.integers(len(list(model.rglob("*.safetensors")))))]
+    path = sorted(model.rglob("*.safetensors"))[
+        int(rng.integers(len(list(model.rglob("*.safetensors")))))
+    ]
     arrays, kind = load_file(path), int(rng.integers(6))
     name = sorted(arrays)[int(rng.integers(len(arrays)))]
     array = arrays.pop(name)
@@ -153,7 +185,9 @@ def _arrays(rng, model):
 
 
 def _bytes(rng, model):
-    files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "model.json")
+    files = sorted(
+        path for path in model.rglob("*") if path.is_file() and path.name != "model.json"
+    )
     path = files[int(rng.integers(len(files)))]
     raw = path.read_bytes()
     head = raw if path.suffix != ".safetensors" else raw[:3000]  # where its header lies
@@ -164,7 +198,9 @@ def _bytes(rng, model):
 
 def _files(rng, model):
     """Take a file away, add one, link one; with digests redone, or not."""
-    files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "model.json")
+    files = sorted(
+        path for path in model.rglob("*") if path.is_file() and path.name != "model.json"
+    )
     path, kind = files[int(rng.integers(len(files)))], int(rng.integers(5))
     if kind == 0:
         path.unlink()
@@ -186,7 +222,11 @@ def _files(rng, model):
 def _about(rng, model):
     path = model / "model.json"
     if rng.random() < 0.5:
-        path.write_text(json.dumps(damaged_values(rng, json.loads(path.read_text(encoding="utf-8")))), "utf-8", "replace")
+        path.write_text(
+            json.dumps(damaged_values(rng, json.loads(path.read_text(encoding="utf-8")))),
+            "utf-8",
+            "replace",
+        )
     else:
         path.write_bytes(damaged(rng, path.read_bytes())[0])
     return "model.json"
@@ -201,9 +241,20 @@ def _foreign(rng, model):
     trees = whole["learner"]["gradient_booster"]["model"]["trees"]
     tree = trees[int(rng.integers(len(trees)))]
     key = str(
-        rng.choice(["left_children", "right_children", "split_indices", "base_weights", "split_conditions", "default_left"])
+        rng.choice(
+            [
+                "left_children",
+                "right_children",
+                "split_indices",
+                "base_weights",
+                "split_conditions",
+                "default_left",
+            ]
+        )
     )
-    tree[key][int(rng.integers(len(tree[key])))] = int(rng.choice([-1, -7, 0, 1, 5, 99, 10**6, 2**31 - 1]))
+    tree[key][int(rng.integers(len(tree[key])))] = int(
+        rng.choice([-1, -7, 0, 1, 5, 99, 10**6, 2**31 - 1])
+    )
     paths[0].write_text(json.dumps(whole), encoding="utf-8")
     digests_again(model)
     return f"xgboost {key}"

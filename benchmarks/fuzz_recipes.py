@@ -8,7 +8,7 @@ from yaml import safe_dump, safe_load
 
 from ct.errors import InputError
 from pipeline.recipe import RECIPES, load_recipe, save_recipe
-from stage1_cnn.space import searched
+from stage1_cnn.search_space import searched
 
 
 def make_seeds(folder):
@@ -44,7 +44,10 @@ def _grown(rng, text):
     kind, n = int(rng.integers(5)), int(rng.choice([3, 9, 40, 2000]))
     if kind == 0:
         lines = ["x0: &x0 [a, b]"]
-        lines += [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * int(rng.integers(1, 10)))}]" for i in range(1, min(n, 60))]
+        lines += [
+            f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * int(rng.integers(1, 10)))}]"
+            for i in range(1, min(n, 60))
+        ]
         return "\n".join([*lines, text])
     if kind == 1:
         return f"{text}\nx: " + "[" * n + "]" * int(rng.choice([n, n - 1]))

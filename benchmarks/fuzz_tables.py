@@ -1,4 +1,6 @@
-"""Spoilt csv and parquet tables for fuzz.py: slice lists, predictions, labels and samples, read as verbs do."""
+"""Spoilt csv and parquet tables for fuzz.py: slice lists, predictions, labels and samples, read as
+verbs do.
+"""
 
 import gzip
 import io
@@ -14,11 +16,11 @@ import pyarrow.parquet as pq
 from byte_damage import damaged, damaged_text, nasty
 
 from ct.errors import InputError
-from ct.given import read_slice_list
 from ct.labels import LABELS, read_labels
-from ct.opinions import read_opinions
 from ct.slices import order_slices
 from ct.submission import read_sample
+from ct.tables.prediction_table import read_opinions
+from ct.tables.slice_list import read_slice_list
 
 KEY, STUDIES, SLICES = b"key", 3, 4
 
@@ -42,9 +44,23 @@ def make_seeds(folder):
             "fold": [str(study % 2) for study, _ in rows],
         }
     )
-    oof = pd.DataFrame({"SOPInstanceUID": ids, **dict.fromkeys(LABELS, "0.25"), "fold": [str(study % 2) for study, _ in rows]})
-    long = pd.DataFrame({"ID": [f"{name}_{label}" for name in ids for label in LABELS], "Label": "0"})
-    return {"slices": slices, "oof": oof, "long": long, "labels": long, "sample": long.assign(Label="0.5")}
+    oof = pd.DataFrame(
+        {
+            "SOPInstanceUID": ids,
+            **dict.fromkeys(LABELS, "0.25"),
+            "fold": [str(study % 2) for study, _ in rows],
+        }
+    )
+    long = pd.DataFrame(
+        {"ID": [f"{name}_{label}" for name in ids for label in LABELS], "Label": "0"}
+    )
+    return {
+        "slices": slices,
+        "oof": oof,
+        "long": long,
+        "labels": long,
+        "sample": long.assign(Label="0.5"),
+    }
 
 
 def mutate(rng, seeds, folder):
@@ -62,11 +78,16 @@ def mutate(rng, seeds, folder):
             raw, done = damaged(rng, raw, tail=0.7)
             what.append(done)
     else:
-        text = table.to_csv(index=bool(rng.random() < 0.1), sep=str(rng.choice([",", ",", ",", ",", ",", ";", "\t"])))
+        text = table.to_csv(
+            index=bool(rng.random() < 0.1),
+            sep=str(rng.choice([",", ",", ",", ",", ",", ";", "\t"])),
+        )
         if how == 2:
             text, done = damaged_text(rng, text)
             what.append(done)
-        raw = text.encode(str(rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"])), "surrogatepass")
+        raw = text.encode(
+            str(rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"])), "surrogatepass"
+        )
         packing = str(rng.choice(["", "", ".gz", ".zip"]))
         raw, path = _packed(raw, packing), folder / f"{name}.csv{packing}"
         if how in (1, 3):
@@ -84,7 +105,10 @@ def _other_cells(rng, table):
             table.iloc[int(rng.integers(len(table))), column] = nasty(rng)
         return table, f"cells of {table.columns[column]}"
     if kind == 3:
-        names = [nasty(rng)[:200] if number == column else name for number, name in enumerate(table.columns)]
+        names = [
+            nasty(rng)[:200] if number == column else name
+            for number, name in enumerate(table.columns)
+        ]
         return table.set_axis(pd.Index(names, dtype=object), axis=1), "a column renamed"
     if kind == 4:
         return table.iloc[:, [*range(table.shape[1]), column]], "a column twice"
@@ -111,12 +135,26 @@ def _parquet(rng, table):
             column = pa.nulls(len(column))
         elif kind >= 6:
             bits = np.arange(len(column)) % 2
-            types = [bool, np.int8, np.uint64, np.float16, np.float64, "datetime64[D]", "datetime64[ns]"]
-            column = pa.array([Decimal(int(bit)) for bit in bits] if kind == 13 else bits.astype(types[kind - 6]))
+            types = [
+                bool,
+                np.int8,
+                np.uint64,
+                np.float16,
+                np.float64,
+                "datetime64[D]",
+                "datetime64[ns]",
+            ]
+            column = pa.array(
+                [Decimal(int(bit)) for bit in bits] if kind == 13 else bits.astype(types[kind - 6])
+            )
         done += f" {kind}" * (kind >= 0)
         columns.append(column)
     out = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, names=names), out, row_group_size=int(rng.choice([1, 5, 1000])))
+    pq.write_table(
+        pa.Table.from_arrays(columns, names=names),
+        out,
+        row_group_size=int(rng.choice([1, 5, 1000])),
+    )
     return out.getvalue(), done
 
 

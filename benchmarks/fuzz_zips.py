@@ -1,4 +1,6 @@
-"""Spoilt zip archives for fuzz.py: an archive in the competition's layout, opened, listed, and every file of it read."""
+"""Spoilt zip archives for fuzz.py: an archive in the competition's layout, opened, listed, and
+every file of it read.
+"""
 
 import io
 import os
@@ -10,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from byte_damage import damaged, nasty
 
-from ct.archive import open_zip
-from ct.competition import find_competition
+from ct.dicom.source import Unreadable
+from ct.dicom.zip_archive import open_zip
 from ct.errors import InputError
+from ct.kaggle_layout import find_competition
 from ct.labels import LABELS, read_labels
-from ct.source import Unreadable
 from ct.submission import read_sample
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -43,14 +45,19 @@ END_FIELDS = {
 
 
 def make_seeds(folder):
-    """Return the bytes of archives: deflated, stored, with zip64 fields, with csv files that are packed."""
+    """Return the bytes of archives: deflated, stored, with zip64 fields, with csv files that are
+    packed.
+    """
     rng = np.random.default_rng(0)
     rows = "".join(f"ID_00000000{number}_{label},0\n" for number in range(3) for label in LABELS)
     files = {}
     for part, number in ((part, number) for part in ("train", "test") for number in range(3)):
         raw = slice_bytes(rng.integers(0, 2000, (16, 16)), name=f"ID_00000000{number}")
         files[f"data/stage_2_{part}/ID_00000000{number}.dcm"] = raw
-    files |= {f"data/stage_2_{name}.csv": f"ID,Label\n{rows}".encode() for name in ("train", "sample_submission")}
+    files |= {
+        f"data/stage_2_{name}.csv": f"ID,Label\n{rows}".encode()
+        for name in ("train", "sample_submission")
+    }
     seeds = [_archive(files, method) for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)]
     limit, zipfile.ZIP64_LIMIT = zipfile.ZIP64_LIMIT, 100
     seeds.append(_archive(files, zipfile.ZIP_STORED))
@@ -90,24 +97,43 @@ def _other_field(rng, raw):
         name, place, size = "extra's bytes", 46 + int(rng.integers(0, 80)), 8
     at = places[int(rng.integers(len(places)))] + place
     most = 2 ** (8 * size)
-    values = [0, 1, most // 2 - 1, most // 2, most - 2, most - 1, int(rng.integers(0, min(most, 2**62)))]
+    values = [
+        0,
+        1,
+        most // 2 - 1,
+        most // 2,
+        most - 2,
+        most - 1,
+        int(rng.integers(0, min(most, 2**62))),
+    ]
     value = values[int(rng.integers(len(values)))]
     raw[at : at + size] = value.to_bytes(size, "little")
     return f"{name} = {value}"
 
 
 def _grown(rng):
-    """Return an archive with odd names, a file that unpacks to a lot, a name twice, or a packed csv."""
+    """Return an archive with odd names, a file that unpacks to a lot, a name twice, or a packed
+    csv.
+    """
     files = {"stage_2_test/a.dcm": b"x", "stage_2_train/b.dcm": b"y"}
     kind = int(rng.integers(4))
     if kind == 0:
         files |= {
-            str(rng.choice(["", "stage_2_train/", "/", "../"])) + nasty(rng)[:60000].encode("utf-8", "replace").decode(): b"z"
+            str(rng.choice(["", "stage_2_train/", "/", "../"]))
+            + nasty(rng)[:60000].encode("utf-8", "replace").decode(): b"z"
         }
     elif kind == 1:
-        files |= {str(rng.choice(["stage_2_train/c.dcm", "stage_2_train.csv"])): bytes(int(rng.choice([65, 70])) << 20)}
+        files |= {
+            str(rng.choice(["stage_2_train/c.dcm", "stage_2_train.csv"])): bytes(
+                int(rng.choice([65, 70])) << 20
+            )
+        }
     elif kind == 2:
-        files |= {"stage_2_train.csv.zip": _archive({nasty(rng)[:100].encode("utf-8", "replace").decode(): b"ID,Label\n"}, 8)}
+        files |= {
+            "stage_2_train.csv.zip": _archive(
+                {nasty(rng)[:100].encode("utf-8", "replace").decode(): b"ID,Label\n"}, 8
+            )
+        }
     files.setdefault("stage_2_train.csv", b"ID,Label\na_any,1\n")
     raw = bytearray(_archive(files, zipfile.ZIP_DEFLATED))
     if kind == 3:

@@ -1,24 +1,35 @@
-"""Runs of any size from a small example competition: its slices repeated, under names of their own."""
+"""Runs of any size from a small example competition: its slices repeated, under names of their
+own.
+"""
 
 import contextlib
 import io
 
 import run as command_line
-from ct.synthetic import write_competition
+from ct.synthetic.example_competition import write_competition
 
 
 def example_run(folder, recipe, spoil=None, **competition):
-    """Write an example competition to folder/"data" and ingest it, by the verbs, into folder/"base", which is returned.
+    """Write an example competition to folder/"data" and ingest it, by the verbs, into
+    folder/"base", which is returned.
 
-    recipe: YAML; spoil: called with the data's folder before it is read, if given; competition: as of `write_competition`
+    recipe: YAML; spoil: called with the data's folder before it is read, if given; competition: as
+    of `write_competition`
     """
     write_competition(folder / "data", seed=0, **competition)
     if spoil:
         spoil(folder / "data")
     (folder / "recipe.yaml").write_text(recipe)
     with contextlib.redirect_stdout(io.StringIO()):
-        for words in (["new", f"--run={folder / 'base'}", f"--recipe={folder / 'recipe.yaml'}", f"--data={folder / 'data'}"],
-                      ["ingest", f"--run={folder / 'base'}", "--workers=1"]):  # fmt: skip
+        for words in (
+            [
+                "new",
+                f"--run={folder / 'base'}",
+                f"--recipe={folder / 'recipe.yaml'}",
+                f"--data={folder / 'data'}",
+            ],
+            ["ingest", f"--run={folder / 'base'}", "--workers=1"],
+        ):
             if command_line.main(words):
                 raise SystemExit(f"{' '.join(words)} failed")
     return folder / "base"
@@ -27,8 +38,9 @@ def example_run(folder, recipe, spoil=None, **competition):
 def repeated(slices, index, rows, copy, first=0):
     """Return the slice table and the index of the pixel cache with rows of theirs repeated.
 
-    rows: (n,) the row of each new slice; copy: (n,) which copy of its patient, study and series it belongs to; first: number
-    of the first new slice, whose name it becomes. All copies of a slice point to the same pixels.
+    rows: (n,) the row of each new slice; copy: (n,) which copy of its patient, study and series it
+    belongs to; first: number of the first new slice, whose name it becomes. All copies of a slice
+    point to the same pixels.
     """
     slices, index = slices.iloc[rows].copy(), index.iloc[rows].copy()
     for name in ("patient_id", "study_id", "series_id"):

@@ -1,10 +1,11 @@
-"""What `ingest` costs: headers from a folder and from a zip, pixels into the cache, and the memory of an index at the size of
-the competition. Prints one table; exits with 1 where a bar is missed.
+"""What `ingest` costs: headers from a folder and from a zip, pixels into the cache, and the memory
+of an index at the size of the competition. Prints one table; exits with 1 where a bar is missed.
 
     python benchmarks/ingest.py [--quick]      --quick: fewer repetitions
 
-The slices are those of the mini competition where it is there (ICH_REAL_DATA, or ../shared/data), else made ones of 512 px.
-Each row runs on one process; ours and the other loop take turns, and the figures are medians.
+The slices are those of the mini competition where it is there (ICH_REAL_DATA, or ../shared/data),
+else made ones of 512 px. Each row runs on one process; ours and the other loop take turns, and the
+figures are medians.
 """
 
 import argparse
@@ -27,31 +28,40 @@ import pydicom
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ct.competition import find_competition  # noqa: E402
-from ct.dicom import CHUNK, read_headers  # noqa: E402
+from ct.dicom.header_index import CHUNK, read_headers  # noqa: E402
+from ct.kaggle_layout import find_competition  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
-from ct.rundir import write_table  # noqa: E402
-from ct.shards import write_cache  # noqa: E402
+from ct.pixel_cache.writer import write_cache  # noqa: E402
+from ct.run_dir import write_table  # noqa: E402
 from ct.slices import PIXEL_COLUMNS, order_slices  # noqa: E402
 
 FOLDER, ZIP, MEMORY_GB = 1.4, 3.0, 2.0  # the bars
 TRAIN, TEST = 752_803, 121_232  # slices of the competition
-COPIES = 6  # of each real slice, under other ids: so many that what a call costs at all does not count
+# of each real slice, under other ids: so many that what a call costs at all does not count
+COPIES = 6
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
-    options.add_argument("--index", type=Path, help=argparse.SUPPRESS)  # the part that runs in a process of its own
+    # the part that runs in a process of its own
+    options.add_argument("--index", type=Path, help=argparse.SUPPRESS)
     options = options.parse_args()
     if options.index:
         return index(options.index)
-    warnings.filterwarnings("ignore", module="pydicom")  # about ids that are no UIDs; what printing them costs is not our gain
+    # about ids that are no UIDs; what printing them costs is not our gain
+    warnings.filterwarnings("ignore", module="pydicom")
     times = 3 if options.quick else 9
     with tempfile.TemporaryDirectory(prefix="ich-ingest-") as folder:
         data, what = slices(Path(folder))
         print(f"{what}; medians of {times} turns, one process")
-        rows = [*headers(data, Path(folder), times), *pixels(data, 1 if options.quick else 3), memory(Path(folder))]
+        rows = [
+            *headers(data, Path(folder), times),
+            *pixels(data, 1 if options.quick else 3),
+            memory(Path(folder)),
+        ]
     print(f"{'':58}{'ours':>12}{'the other':>12}{'ratio':>8}{'bar':>8}")
     for name, ours, other, value, bar, _ in rows:
         print(f"{name:58}{ours:>12}{other:>12}{value:>8}{bar:>8}")
@@ -62,13 +72,15 @@ def main():
 
 def slices(folder):
     """Lay out the slices, in COPIES, as a competition. Returns (its folder, what they are)."""
-    archive = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
+    archive = (
+        Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
+    )
     if archive.is_file():
         with tarfile.open(archive) as tar:
             tar.extractall(folder / "one", filter="data")
         what = "slices of the real mini competition"
     else:
-        from ct.synthetic import write_competition
+        from ct.synthetic.example_competition import write_competition
 
         write_competition(folder / "one", studies=12, seed=0, size=512)
         what = "made slices of 512 px"
@@ -82,7 +94,10 @@ def slices(folder):
             target.write_bytes(whole.replace(path.stem.encode(), name.encode()))
     for path in source.glob("*.csv"):
         path.rename(folder / "data" / path.name)
-    return folder / "data", f"{sum(1 for _ in (folder / 'data').glob('*/*'))} files, {COPIES} copies of the {what}"
+    return (
+        folder / "data",
+        f"{sum(1 for _ in (folder / 'data').glob('*/*'))} files, {COPIES} copies of the {what}",
+    )
 
 
 def headers(data, folder, times):
@@ -108,13 +123,22 @@ def headers(data, folder, times):
             for name in some:
                 pydicom.dcmread(BytesIO(archive.read(f"rsna/{name}")))
 
-    yield ratio("headers of a zip, files/s; zipfile and dcmread", lambda: ours(packed, some), whole, len(some), times, ZIP)
+    yield ratio(
+        "headers of a zip, files/s; zipfile and dcmread",
+        lambda: ours(packed, some),
+        whole,
+        len(some),
+        times,
+        ZIP,
+    )
 
 
 def ours(source, names):
     table, refused = read_headers(source, names, b"key", workers=1)
     if len(table) != len(names) or len(refused):
-        raise RuntimeError(f"{len(refused)} headers were refused, the first: {refused['reason'].iloc[0]}")
+        raise RuntimeError(
+            f"{len(refused)} headers were refused, the first: {refused['reason'].iloc[0]}"
+        )
 
 
 def ratio(name, ours, other, count, times, bar):
@@ -128,7 +152,14 @@ def ratio(name, ours, other, count, times, bar):
             turn.append(time.perf_counter() - start)
         seconds.append(turn)
     a, b = np.median(seconds[1:], axis=0)  # the first turn warms the caches
-    return name, f"{count / a:,.0f}", f"{count / b:,.0f}", f"{b / a:.2f}", f"{bar:.1f}", b / a >= bar
+    return (
+        name,
+        f"{count / a:,.0f}",
+        f"{count / b:,.0f}",
+        f"{b / a:.2f}",
+        f"{bar:.1f}",
+        b / a >= bar,
+    )
 
 
 def pixels(data, times):
@@ -141,14 +172,24 @@ def pixels(data, times):
             start = time.perf_counter()
             write_cache(data.parent / f"cache-{size}-{turn}", source, table, size, workers=1)
             seconds.append(time.perf_counter() - start)
-        yield f"pixels into the cache at {size} px, slices/s", f"{len(table) / np.median(seconds[1:]):,.0f}", "", "", "", True
+        yield (
+            f"pixels into the cache at {size} px, slices/s",
+            f"{len(table) / np.median(seconds[1:]):,.0f}",
+            "",
+            "",
+            "",
+            True,
+        )
 
 
 def memory(folder):
     """The row of an index of the competition's size, in a process of its own."""
     simulate(folder / "chunks")
     done = subprocess.run(
-        [sys.executable, __file__, f"--index={folder / 'chunks'}"], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, __file__, f"--index={folder / 'chunks'}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     peak, seconds = map(float, re.findall(r"[\d.]+", done.stdout))
     name = f"index of {TRAIN + TEST:,} made rows, GB at its peak ({seconds:.0f} s)"
@@ -157,13 +198,15 @@ def memory(folder):
 
 def simulate(folder):
     """Write the headers of a competition of made slices as `read_headers` keeps its chunks."""
-    from ct.dicom import _header_table
+    from ct.dicom.header_index import _header_table
 
     rng = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("test", TEST)):
         for number, first in enumerate(range(0, count, CHUNK)):
             rows = [header(split, row, rng) for row in range(first, min(first + CHUNK, count))]
-            write_table(folder / split / f"{number:05d}.parquet", _header_table(rows, [""] * len(rows)))
+            write_table(
+                folder / split / f"{number:05d}.parquet", _header_table(rows, [""] * len(rows))
+            )
 
 
 def header(split, row, rng):
@@ -193,7 +236,7 @@ def index(chunks):
     """Hold and write the index as `ingest` does, but for reading files. Prints GB and seconds."""
     import pandas as pd
 
-    from ct.header import public_paths
+    from ct.privacy.pseudonyms import public_paths
 
     start, tables = time.perf_counter(), []
     for split, count in (("train", TRAIN), ("test", TEST)):
@@ -207,7 +250,9 @@ def index(chunks):
     table = order_slices(table)
     facts = pd.DataFrame(1, index=table.index, columns=list(PIXEL_COLUMNS), dtype=np.float32)
     table = table.join(facts.astype({"readable": bool, "repaired_intercept": bool}))
-    write_table(chunks / "slices.parquet", table.assign(path=public_paths(table["path"], table.index)))
+    write_table(
+        chunks / "slices.parquet", table.assign(path=public_paths(table["path"], table.index))
+    )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, time.perf_counter() - start)
     return 0
 

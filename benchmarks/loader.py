@@ -1,11 +1,12 @@
-"""From the pixel cache to training batches in HU on the device, 256 px, two cores: beside the usual loop over the DICOM files,
-beside worker processes on the same cache, and beside bare decoding. Prints one table; exits with 1 where a bar is missed.
+"""From the pixel cache to training batches in HU on the device, 256 px, two cores: beside the usual
+loop over the DICOM files, beside worker processes on the same cache, and beside bare decoding.
+Prints one table; exits with 1 where a bar is missed.
 
     python benchmarks/loader.py [--quick]
 
-The contenders take turns for several rounds; a speed is the median of the rounds' speeds, a ratio that of their ratios. The
-slices are real ones where $ICH_REAL_DATA or ../shared/data has them, else made up, and the cache holds each several times. All
-files are in memory by then.
+The contenders take turns for several rounds; a speed is the median of the rounds' speeds, a ratio
+that of their ratios. The slices are real ones where $ICH_REAL_DATA or ../shared/data has them, else
+made up, and the cache holds each several times. All files are in memory by then.
 """
 
 import argparse
@@ -28,16 +29,22 @@ from torch.utils.data import DataLoader, Dataset
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ct.pixels import PixelCache, shard_path  # noqa: E402
-from ct.shards import write_cache  # noqa: E402
-from ct.synthetic import write_competition  # noqa: E402
+from ct.pixel_cache.reader import PixelCache, shard_path  # noqa: E402
+from ct.pixel_cache.writer import write_cache  # noqa: E402
+from ct.synthetic.example_competition import write_competition  # noqa: E402
 from ct.windows import window_bounds  # noqa: E402
-from stage1_cnn.data import neighbour_rows, read_ahead  # noqa: E402
+from stage1_cnn.dataset import neighbour_rows, read_ahead  # noqa: E402
 
 SIZE, BATCH, CORES, COPIES, STUDY = 256, 64, 2, 8, 35
 REAL = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-USUAL, WORKERS, BARE, OURS, THREE = "usual loop", "worker processes", "bare decode", "ours", "ours, 3 slices"
+USUAL, WORKERS, BARE, OURS, THREE = (
+    "usual loop",
+    "worker processes",
+    "bare decode",
+    "ours",
+    "ours, 3 slices",
+)
 WHAT = {
     USUAL: "DataLoader, 2 workers: dcmread, pixel_array, rescale, 3 numpy windows, cv2.resize",
     WORKERS: "DataLoader, 2 workers, each decoding whole batches from the same cache",
@@ -49,10 +56,13 @@ BARS = {USUAL: 8.0, WORKERS: 2.0, BARE: 0.7}  # ours through theirs
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true", help="fewer rounds")
     rounds = 5 if options.parse_args().quick else 15
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # before anything counts its cores
+    # before anything counts its cores
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     torch.set_num_threads(1)  # nobody computes here
     with tempfile.TemporaryDirectory(prefix="ich-loader-") as folder:
         kind, files, cache, readable = make_data(Path(folder))
@@ -63,13 +73,17 @@ def main():
                 speed = images_per_second(batches(shuffled(readable, slices, turn)))
                 if turn:  # the first round warms up
                     speeds[name].append(speed)
-    print(f"pixels to a training batch: {kind}; HU on {DEVICE.type}, {SIZE} px, batches of {BATCH}, shuffled, {CORES} cores, "
-          f"{rounds} rounds")  # fmt: skip
+    print(
+        f"pixels to a training batch: {kind}; HU on {DEVICE.type}, {SIZE} px, batches of {BATCH}, shuffled, {CORES} cores, "
+        f"{rounds} rounds"
+    )
     return report(speeds)
 
 
 def contend(files, cache, readable):
-    """{name: (slices a round, function from the order to an iterator over the number of images of each batch)}."""
+    """{name: (slices a round, function from the order to an iterator over the number of images of
+    each batch)}.
+    """
     place = pd.DataFrame({"split": "train", "readable": np.isin(np.arange(len(cache)), readable)})
     place["study_id"] = place["series_id"] = place.index // STUDY
     place["place"] = place.index % STUDY
@@ -77,29 +91,48 @@ def contend(files, cache, readable):
     return {
         USUAL: (8 * BATCH, lambda order: from_workers(UsualSlices(files), order)),
         WORKERS: (100 * BATCH, lambda order: from_workers(CachedSlices(cache.folder), order)),
-        OURS: (200 * BATCH, lambda order: (len(hu) for _, hu in read_ahead(cache.read, alone, order, DEVICE))),
+        OURS: (
+            200 * BATCH,
+            lambda order: (len(hu) for _, hu in read_ahead(cache.read, alone, order, DEVICE)),
+        ),
         BARE: (200 * BATCH, lambda order: bare_decode(cache, order)),
-        THREE: (80 * BATCH, lambda order: (len(hu) for _, hu in read_ahead(cache.read, three, order, DEVICE))),
+        THREE: (
+            80 * BATCH,
+            lambda order: (len(hu) for _, hu in read_ahead(cache.read, three, order, DEVICE)),
+        ),
     }
 
 
 def make_data(folder):
-    """Write slices and their cache. Returns (what they are, paths, PixelCache, numbers of the readable ones)."""
+    """Write slices and their cache. Returns (what they are, paths, PixelCache, numbers of the
+    readable ones).
+    """
     if REAL.is_file():
         with tarfile.open(REAL) as archive:
-            archive.extractall(folder / "data", [m for m in archive if m.name.endswith(".dcm")], filter="data")
+            archive.extractall(
+                folder / "data", [m for m in archive if m.name.endswith(".dcm")], filter="data"
+            )
     else:
         write_competition(folder / "data", studies=8, seed=0, size=512, slices=(STUDY, STUDY))
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.dcm"))
-    names = pd.Index([f"{copy}-{path}" for copy in range(COPIES) for path in paths], name="slice_id")
+    names = pd.Index(
+        [f"{copy}-{path}" for copy in range(COPIES) for path in paths], name="slice_id"
+    )
     table = pd.DataFrame({"path": paths * COPIES, "pixel_spacing_mm": 0.5}, index=names)
     facts = write_cache(folder / "cache", folder, table, SIZE, workers=CORES)
     kind = f"{len(paths)} {'real' if REAL.is_file() else 'made-up'} slices of 512 px x {COPIES}"
-    return kind, [folder / path for path in table["path"]], PixelCache(folder / "cache"), np.flatnonzero(facts["readable"])
+    return (
+        kind,
+        [folder / path for path in table["path"]],
+        PixelCache(folder / "cache"),
+        np.flatnonzero(facts["readable"]),
+    )
 
 
 def shuffled(rows, slices, seed):
-    """Cut `slices` row numbers into batches; every one of `rows` comes up before any comes up again."""
+    """Cut `slices` row numbers into batches; every one of `rows` comes up before any comes up
+    again.
+    """
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-slices // len(rows)))])
     return list(order[:slices].reshape(-1, BATCH))
@@ -127,14 +160,18 @@ class UsualSlices(Dataset):
 
     def __getitem__(self, number):
         dataset = pydicom.dcmread(self.files[number])
-        hu = dataset.pixel_array.astype(np.float32) * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        hu = dataset.pixel_array.astype(np.float32) * float(dataset.RescaleSlope) + float(
+            dataset.RescaleIntercept
+        )
         windows = [(np.clip(hu, low, high) - low) / (high - low) for low, high in self.bounds]
         image = cv2.resize(np.stack(windows, axis=-1), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         return torch.from_numpy(image.transpose(2, 0, 1))
 
 
 class CachedSlices(Dataset):
-    """Whole batches at a time, decoded from the cache by the worker that was asked: the quickest that processes allow."""
+    """Whole batches at a time, decoded from the cache by the worker that was asked: the quickest
+    that processes allow.
+    """
 
     def __init__(self, folder):
         self.cache = PixelCache(folder, threads=1)
@@ -162,12 +199,16 @@ def from_workers(dataset, order):
 
 
 def bare_decode(cache, order):
-    """The number of images that two threads decode by turns: open shards, ready memory, no checks, no batches."""
+    """The number of images that two threads decode by turns: open shards, ready memory, no checks,
+    no batches.
+    """
     import blosc2
 
     index = pd.read_parquet(cache.folder / "index.parquet")
     shard, offset, length = (index[name].tolist() for name in ("shard", "offset", "length"))
-    files = [os.open(shard_path(cache.folder, number), os.O_RDONLY) for number in range(max(shard) + 1)]
+    files = [
+        os.open(shard_path(cache.folder, number), os.O_RDONLY) for number in range(max(shard) + 1)
+    ]
     numbers = np.concatenate(order).tolist()
 
     def decode(numbers):
@@ -191,7 +232,9 @@ def report(speeds):
     print(f"{'':16}  images/s  ours / it    bar")
     for name, mine in speeds.items():
         line = f"{name:16}  {statistics.median(mine):8,.0f}"
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(speeds[OURS], mine, strict=True))
+        ratio = statistics.median(
+            ours / theirs for ours, theirs in zip(speeds[OURS], mine, strict=True)
+        )
         if name in BARS:
             line += f"  {ratio:9.2f}  {BARS[name]:5.1f}"
             if ratio < BARS[name]:

@@ -1,11 +1,14 @@
-"""The memory of training and of predicting, at 10,000 and at 100,000 slices. Prints one table; exits with 1 above a bar.
+"""The memory of training and of predicting, at 10,000 and at 100,000 slices. Prints one table;
+exits with 1 above a bar.
 
-    python benchmarks/memory.py [--quick]      --quick: the training stops after 60 steps, not after its epoch
+    python benchmarks/memory.py [--quick]      --quick: the training stops after 60 steps, not after
+    its epoch
 
-The slices are made up: a table of so many rows, and an index of the pixel cache that points again and again to the same few
-slices. Each measurement is a process of its own that does what the verbs `train` and `predict` do with one CNN and fold; its
-peak is the largest resident set that the system has seen of it. "Flat" means that memory holds no pixels and no embeddings of
-all slices, only what the tables say of each: at most KB_A_SLICE.
+The slices are made up: a table of so many rows, and an index of the pixel cache that points again
+and again to the same few slices. Each measurement is a process of its own that does what the verbs
+`train` and `predict` do with one CNN and fold; its peak is the largest resident set that the system
+has seen of it. "Flat" means that memory holds no pixels and no embeddings of all slices, only what
+the tables say of each: at most KB_A_SLICE.
 """
 
 import argparse
@@ -23,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.grown import example_run, repeated  # noqa: E402
-from ct.rundir import read_table, write_table  # noqa: E402
-from pipeline.bars import Bar  # noqa: E402
-from pipeline.stages import Run  # noqa: E402
+from ct.run_dir import read_table, write_table  # noqa: E402
+from pipeline.progress import Bar  # noqa: E402
+from pipeline.registry import Run  # noqa: E402
 
 FEW, MANY = 10_000, 100_000  # slices
 KB_A_SLICE = 2.0  # the bar; all pixels of one at 64 px would be 8 KB
@@ -41,14 +44,20 @@ SAME = "0" * 32  # a digest of what the measured job depends on: nothing is ever
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
-    options.add_argument("--measure", nargs=3, help=argparse.SUPPRESS, metavar=("WHAT", "RUN", "STEPS"))
+    options.add_argument(
+        "--measure", nargs=3, help=argparse.SUPPRESS, metavar=("WHAT", "RUN", "STEPS")
+    )
     options = options.parse_args()
     if options.measure:
         return measure(*options.measure)
     most = QUICK_STEPS if options.quick else MANY
-    print(f"           {FEW:,} slices  {MANY:,} slices  growth   a slice (bar {KB_A_SLICE:g} KB)   seconds")
+    print(
+        f"           {FEW:,} slices  {MANY:,} slices  growth   a slice (bar {KB_A_SLICE:g} KB)   seconds"
+    )
     missed = []
     with tempfile.TemporaryDirectory(prefix="ich-memory-") as folder:
         base = example_run(Path(folder), RECIPE, studies=6, size=64)
@@ -62,8 +71,11 @@ def main():
                 shutil.rmtree(grown)
             growth = peaks[1] - peaks[0]
             each = growth / (MANY - FEW)
-            print(f"{what:9} {peaks[0] / 1e3:10.0f} MB  {peaks[1] / 1e3:11.0f} MB  {growth / 1e3:4.0f} MB  {each:8.2f} KB"
-                  f"  {time.perf_counter() - start:22.0f}", flush=True)  # fmt: skip
+            print(
+                f"{what:9} {peaks[0] / 1e3:10.0f} MB  {peaks[1] / 1e3:11.0f} MB  {growth / 1e3:4.0f} MB  {each:8.2f} KB"
+                f"  {time.perf_counter() - start:22.0f}",
+                flush=True,
+            )
             if each > KB_A_SLICE:
                 missed.append(f"{what}: {each:.2f} KB a slice, the bar is {KB_A_SLICE:g}")
     print("\n".join(missed) if missed else "every bar is met")
@@ -71,9 +83,14 @@ def main():
 
 
 def grow(base, grown, rows, split):
-    """Copy a run folder with its slices repeated, under names of their own, until there are `rows`, all of one split."""
+    """Copy a run folder with its slices repeated, under names of their own, until there are `rows`,
+    all of one split.
+    """
     shutil.copytree(base, grown)
-    slices, index = read_table(base / "slices.parquet"), read_table(base / "pixels" / "index.parquet")
+    slices, index = (
+        read_table(base / "slices.parquet"),
+        read_table(base / "pixels" / "index.parquet"),
+    )
     labelled = np.flatnonzero((slices["split"] == "train") & slices["readable"])
     copy, at = np.divmod(np.arange(rows), len(labelled))
     slices, index = repeated(slices, index, labelled[at], copy)
@@ -89,10 +106,12 @@ class Enough(Exception):
 
 
 def measure(what, folder, most):
-    """Train the CNN of fold 0, for at most so many steps, or show it all test slices. Prints this process's peak in KB."""
+    """Train the CNN of fold 0, for at most so many steps, or show it all test slices. Prints this
+    process's peak in KB.
+    """
     from safetensors.torch import save_file
 
-    from pipeline.jobs import Inputs, fit, look
+    from pipeline.training.cnn_jobs import Inputs, fit, look
     from stage1_cnn.model import build_model
 
     class Counter(Bar):
@@ -108,7 +127,7 @@ def measure(what, folder, most):
         made.unit, made.n = unit, 0
         return made
 
-    inputs = Inputs(Run(folder, say=lambda line: None, bar=bar))
+    inputs = Inputs(Run(folder, log=lambda line: None, bar=bar))
     home = inputs.run.dir.fold("tiny", 0)
     home.mkdir(parents=True)
     if what == "train":
@@ -116,7 +135,10 @@ def measure(what, folder, most):
             fit(inputs, "tiny", 0, SAME)
     else:
         weights = build_model(inputs.config("tiny"), 0).backbone.state_dict()
-        save_file({name: value.contiguous() for name, value in weights.items()}, home / "weights.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in weights.items()},
+            home / "weights.safetensors",
+        )
         look(inputs, "tiny", 0, "test", SAME)
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

@@ -1,13 +1,15 @@
-"""The report of a finished run of 20,000 slices, made by the verb in a process of its own: seconds, memory, megabytes.
+"""The report of a finished run of 20,000 slices, made by the verb in a process of its own: seconds,
+memory, megabytes.
 
     python benchmarks/report.py [--quick] [--run=DIR]
 
-Prints one table; exits with 1 where a bar is missed. The run has all that a report can show: learning curves of two CNNs in
-three folds, trials of stage two, a test set, a quarantine, a pixel cache of 256 px, a browser that is full, and Grad-CAM maps
-of every study in it. Its slices are those of a small example competition, repeated under names of their own, so its scores
-mean nothing. Drawn heads may compress better than real ones: where the real mini competition is (ICH_REAL_DATA, or
-../shared/data), the page is also reckoned with pictures of its slices. --quick: 2,000 slices, the same bars; --run: a finished
-run of one's own, instead of making one.
+Prints one table; exits with 1 where a bar is missed. The run has all that a report can show:
+learning curves of two CNNs in three folds, trials of stage two, a test set, a quarantine, a pixel
+cache of 256 px, a browser that is full, and Grad-CAM maps of every study in it. Its slices are
+those of a small example competition, repeated under names of their own, so its scores mean nothing.
+Drawn heads may compress better than real ones: where the real mini competition is (ICH_REAL_DATA,
+or ../shared/data), the page is also reckoned with pictures of its slices. --quick: 2,000 slices,
+the same bars; --run: a finished run of one's own, instead of making one.
 """
 
 import argparse
@@ -29,13 +31,13 @@ import pandas as pd  # noqa: E402
 
 from benchmarks.grown import example_run, repeated  # noqa: E402
 from ct.labels import KAGGLE_ORDER  # noqa: E402
-from ct.pixels import PixelCache  # noqa: E402
-from ct.rundir import RunDir, discard, read_json, read_table, write_json, write_table  # noqa: E402
+from ct.pixel_cache.reader import PixelCache  # noqa: E402
+from ct.run_dir import RunDir, discard, read_json, read_table, write_json, write_table  # noqa: E402
 from ct.submission import write_submission  # noqa: E402
-from pipeline.fresh import Receipt  # noqa: E402
-from pipeline.ingest_counts import summary  # noqa: E402
-from pipeline.stages import STAGES, Run  # noqa: E402
-from report.codes import picture  # noqa: E402
+from pipeline.freshness import Receipt  # noqa: E402
+from pipeline.registry import STAGES, Run  # noqa: E402
+from pipeline.stage_data.ingest_counts import summary  # noqa: E402
+from report.hu_png import picture  # noqa: E402
 
 SECONDS, MEGABYTES = 60.0, 25.0  # the start of Python included; of 10^6 bytes
 SLICES, QUICK = 20_000, 2_000
@@ -59,7 +61,9 @@ DRAWING = re.compile(rb"<svg.*?</svg>|data:image/[^\"')\s]+", re.DOTALL)
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     options.add_argument("--run", type=Path)
     options = options.parse_args()
@@ -67,19 +71,27 @@ def main():
         start = time.perf_counter()
         run = options.run or make_run(Path(folder), QUICK if options.quick else SLICES)
         made = "" if options.run else f"; made in {time.perf_counter() - start:.0f} s"
-        print(f"a run of {len(read_table(run / 'slices.parquet')):,} slices{' (--quick)' * options.quick}{made}")
+        print(
+            f"a run of {len(read_table(run / 'slices.parquet')):,} slices{' (--quick)' * options.quick}{made}"
+        )
         missed = measure(Path(folder), run)
     print("\n".join(missed) if missed else "every bar is met")
     return 1 if missed else 0
 
 
 def make_run(folder, slices):
-    """Return a finished run of so many slices and a few more, with Grad-CAM maps of the studies that its report will show."""
+    """Return a finished run of so many slices and a few more, with Grad-CAM maps of the studies
+    that its report will show.
+    """
     run = example_run(folder, RECIPE, spoil, studies=STUDIES, size=256, slices=(30, 36))
     grow(run, slices)
     print("set-up: ", end="")
     for verb in ("folds", "train", "predict", "features", "tune", "stack", "submit", "explain"):
-        print(f"{verb} {call(verb, f'--run={run}')['seconds']:.0f} s", end=", " if verb != "explain" else "\n", flush=True)
+        print(
+            f"{verb} {call(verb, f'--run={run}')['seconds']:.0f} s",
+            end=", " if verb != "explain" else "\n",
+            flush=True,
+        )
     return run
 
 
@@ -87,36 +99,55 @@ def spoil(data):
     """Add files that are no DICOM files."""
     for split, count in (("train", 4), ("test", 1)):
         for number in range(count):
-            (data / f"stage_2_{split}" / f"ID_{0xBAD00 + number:09x}.dcm").write_bytes(b"no picture")
+            (data / f"stage_2_{split}" / f"ID_{0xBAD00 + number:09x}.dcm").write_bytes(
+                b"no picture"
+            )
 
 
 def grow(folder, total):
-    """Repeat the studies of a run that has been ingested, as wholes, until there are `total` slices in the proportion TEST.
+    """Repeat the studies of a run that has been ingested, as wholes, until there are `total` slices
+    in the proportion TEST.
 
-    This is done as another function of the stage `ingest`: its receipt says that the grown files follow from the source, and
-    all later stages take them for ingest's own. The sample submission is no input of `ingest`, so it may be written anew.
+    This is done as another function of the stage `ingest`: its receipt says that the grown files
+    follow from the source, and all later stages take them for ingest's own. The sample submission
+    is no input of `ingest`, so it may be written anew.
     """
-    run = Run(folder, say=lambda line: None)
+    run = Run(folder, log=lambda line: None)
     stage, home, tables = STAGES["ingest"], run.dir, []
     slices, index = read_table(home.slices), read_table(home.pixels / "index.parquet")
     for split, share in (("train", 1 - TEST), ("test", TEST)):
         rows = np.flatnonzero(slices["split"] == split)
         copies = -(-round(total * share) // len(rows))
-        tables.append(repeated(slices, index, np.tile(rows, copies), np.repeat(np.arange(copies), len(rows)),
-                               sum(len(table) for table, _ in tables)))  # fmt: skip
+        tables.append(
+            repeated(
+                slices,
+                index,
+                np.tile(rows, copies),
+                np.repeat(np.arange(copies), len(rows)),
+                sum(len(table) for table, _ in tables),
+            )
+        )
     slices, index = (pd.concat(parts) for parts in zip(*tables, strict=True))
     slices["path"] = "stage_2_" + slices["split"].astype(str) + "/" + slices.index + ".dcm"
     old = pd.read_csv(home.quarantine, dtype=str, keep_default_na=False)
     unreadable = slices.loc[~slices["readable"], ["path", "split"]].reset_index()
     reason = old.loc[old["kind"] == "pixels", "reason"].iloc[0]
-    quarantine = pd.concat([old[old["kind"] == "header"], unreadable.assign(kind="pixels", reason=reason)])
-    with Receipt(home.root, home.receipt("ingest"), "ingest", run.part(stage.keys), run.read(stage)) as receipt:
+    quarantine = pd.concat(
+        [old[old["kind"] == "header"], unreadable.assign(kind="pixels", reason=reason)]
+    )
+    with Receipt(
+        home.root, home.receipt("ingest"), "ingest", run.part(stage.keys), run.read(stage)
+    ) as receipt:
         write_table(home.slices, slices)
         write_table(home.pixels / "index.parquet", index)
         quarantine.to_csv(home.quarantine, index=False)
         write_json(home.ingest, read_json(home.ingest) | summary(slices, quarantine))
         receipt.made = [home.slices, home.quarantine, home.ingest, home.pixels]
-    ids = [f"{name}_{label}" for name in slices.index[slices["split"] == "test"] for label in KAGGLE_ORDER]
+    ids = [
+        f"{name}_{label}"
+        for name in slices.index[slices["split"] == "test"]
+        for label in KAGGLE_ORDER
+    ]
     write_submission(run.find_sample(), ids, np.full(len(ids), 0.5))
 
 
@@ -140,8 +171,13 @@ def measure(folder, run):
         line(f"  {what}", count / 1e6, "MB")
     pictures = page["bytes"]["slice pictures"]
     line("  slice pictures, share of the page", 100 * pictures / size, "%")
-    line(f"  a slice picture, mean of {page['pictures']}", pictures / max(1, page["pictures"]) / 1e3, "KB")
-    study = min(set(read_table(home.slices)["study_id"]) - page["studies"] or page["studies"])  # one that is not on the page
+    line(
+        f"  a slice picture, mean of {page['pictures']}",
+        pictures / max(1, page["pictures"]) / 1e3,
+        "KB",
+    )
+    # one that is not on the page
+    study = min(set(read_table(home.slices)["study_id"]) - page["studies"] or page["studies"])
     used = call("report", f"--run={run}", f"--study={study}")
     for what, key, unit, _ in COSTS:
         line(what.format("report --study"), used[key], unit)
@@ -152,7 +188,9 @@ def measure(folder, run):
         expected = size - pictures + np.mean(sizes) * BROWSER
         line(f"report.html with {BROWSER} real slices, reckoned", expected / 1e6, "MB", MEGABYTES)
     else:
-        print(f"a page of real slices: skipped, the real mini competition is not there ({REAL.name})")
+        print(
+            f"a page of real slices: skipped, the real mini competition is not there ({REAL.name})"
+        )
     return missed
 
 
@@ -164,7 +202,9 @@ COSTS = (
 
 
 def parts(path):
-    """Say what a page is made of: "bytes" {part: bytes}, "pictures" of slices, "studies" in its browser."""
+    """Say what a page is made of: "bytes" {part: bytes}, "pictures" of slices, "studies" in its
+    browser.
+    """
     page = path.read_bytes()
     found = DATA.search(page)
     studies = json.loads(found[1])["studies"]
@@ -178,26 +218,43 @@ def parts(path):
         "drawings": drawn,
     }
     split["text, tables, style, script"] = len(page) - sum(split.values())
-    return {"bytes": split, "pictures": len(pictures), "studies": {study["id"] for study in studies}}
+    return {
+        "bytes": split,
+        "pictures": len(pictures),
+        "studies": {study["id"] for study in studies},
+    }
 
 
 def real_pictures(folder):
-    """Return the bytes on the page of each real slice's picture, (n,), its pixels shrunk by `ingest`."""
+    """Return the bytes on the page of each real slice's picture, (n,), its pixels shrunk by
+    `ingest`.
+    """
     home = folder / "real"
     with tarfile.open(REAL) as archive:
         archive.extractall(home / "data", filter="data")
     (home / "recipe.yaml").write_text(RECIPE)
-    call("new", f"--run={home / 'run'}", f"--recipe={home / 'recipe.yaml'}", f"--data={home / 'data'}")
+    call(
+        "new",
+        f"--run={home / 'run'}",
+        f"--recipe={home / 'recipe.yaml'}",
+        f"--data={home / 'data'}",
+    )
     call("ingest", f"--run={home / 'run'}")
     slices, cache = read_table(home / "run/slices.parquet"), PixelCache(home / "run/pixels")
-    return np.array([len(picture(cache.read([number])[0])) for number in np.flatnonzero(slices["readable"])])
+    return np.array(
+        [len(picture(cache.read([number])[0])) for number in np.flatnonzero(slices["readable"])]
+    )
 
 
 def call(*words):
-    """Run the command line. Returns the "seconds", those of the "processor", and the "memory" at its peak in GB."""
+    """Run the command line. Returns the "seconds", those of the "processor", and the "memory" at
+    its peak in GB.
+    """
     start, peak, pid = time.perf_counter(), 0, 0
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *words], cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), *words], cwd=ROOT, stdout=log, stderr=log
+        )
         while not pid:
             time.sleep(0.05)
             peak = max(peak, high_water(process.pid))
@@ -206,13 +263,21 @@ def call(*words):
         if process.returncode:
             log.seek(0)
             sys.exit(f"{' '.join(words)}: {log.read()[-2000:]}")
-    return {"seconds": time.perf_counter() - start, "processor": used.ru_utime + used.ru_stime, "memory": peak / 1e6}
+    return {
+        "seconds": time.perf_counter() - start,
+        "processor": used.ru_utime + used.ru_stime,
+        "memory": peak / 1e6,
+    }
 
 
 def high_water(pid):
-    """Return the KB that a process has held at most so far; its ru_maxrss would begin with what this one holds."""
+    """Return the KB that a process has held at most so far; its ru_maxrss would begin with what
+    this one holds.
+    """
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return next(
+        (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0
+    )
 
 
 if __name__ == "__main__":

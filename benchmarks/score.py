@@ -1,11 +1,13 @@
-"""One study of one's own, from its DICOM files to the page: by the models of the recipe `small`, from the run and from the
-packed folder, each in a process of its own. Prints one table; exits with 1 where a bar is missed.
+"""One study of one's own, from its DICOM files to the page: by the models of the recipe `small`,
+from the run and from the packed folder, each in a process of its own. Prints one table; exits with
+1 where a bar is missed.
 
     python benchmarks/score.py [--quick] [--run=DIR]
 
-The slices are those of the real mini competition where it is there (ICH_REAL_DATA, or ../shared/data), else made up, and the
-CNNs are trained for one epoch: what they cost to ask is the same. --run: a finished run with test studies, instead of making
-one; --quick: without the second look from the packed folder.
+The slices are those of the real mini competition where it is there (ICH_REAL_DATA, or
+../shared/data), else made up, and the CNNs are trained for one epoch: what they cost to ask is the
+same. --run: a finished run with test studies, instead of making one; --quick: without the second
+look from the packed folder.
 """
 
 import argparse
@@ -26,15 +28,17 @@ import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 
 from ct.labels import LABELS  # noqa: E402
-from ct.rundir import read_json, read_table  # noqa: E402
-from ct.synthetic import write_competition  # noqa: E402
+from ct.run_dir import read_json, read_table  # noqa: E402
+from ct.synthetic.example_competition import write_competition  # noqa: E402
 
 SECONDS, DIFFERENCE = 30.0, 1e-6  # for one study, the start of Python included; of a probability
 REAL = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     options.add_argument("--run", type=Path)
     options = options.parse_args()
@@ -55,7 +59,12 @@ def make_run(folder):
     for model in recipe["stage1"]["models"]:
         model["epochs"] = 1
     (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
-    call("new", f"--run={folder / 'r'}", f"--recipe={folder / 'small.yaml'}", f"--data={folder / 'data'}")
+    call(
+        "new",
+        f"--run={folder / 'r'}",
+        f"--recipe={folder / 'small.yaml'}",
+        f"--data={folder / 'data'}",
+    )
     call("all", f"--run={folder / 'r'}")
     return folder / "r"
 
@@ -65,7 +74,9 @@ def measure(folder, run, quick):
     expected, missed = read_table(run / "stage2/test.parquet"), []
     study = one_study(run, folder / "study")
     seconds, _ = call("export-model", f"--run={run}", f"--to={folder / 'model'}")
-    print("step                                seconds   memory  largest difference from the run's test table")
+    print(
+        "step                                seconds   memory  largest difference from the run's test table"
+    )
     print(f"export-model                       {seconds:8.1f}", flush=True)
     for name, words in {"run": f"--run={run}", "model": f"--model={folder / 'model'}"}.items():
         if name == "model" and quick:
@@ -73,16 +84,26 @@ def measure(folder, run, quick):
         seconds, memory = call("score", f"--data={study}", f"--to={folder / name / 'out'}", words)
         slices = read_table(folder / name / "out/slices.parquet")[list(LABELS)]
         apart = float(np.abs(slices - expected.loc[slices.index]).to_numpy().max())
-        print(f"score --{name:5} {len(slices):4} slices         {seconds:8.1f}  {memory:4.1f} GB  {apart:.1e}", flush=True)
+        print(
+            f"score --{name:5} {len(slices):4} slices         {seconds:8.1f}  {memory:4.1f} GB  {apart:.1e}",
+            flush=True,
+        )
         missed += [f"score --{name}: {seconds:.1f} s, the bar is {SECONDS:g}"] * (seconds > SECONDS)
-        missed += [f"score --{name}: {apart:.1e} from the run's own, the bar is {DIFFERENCE:g}"] * (apart > DIFFERENCE)
+        missed += [f"score --{name}: {apart:.1e} from the run's own, the bar is {DIFFERENCE:g}"] * (
+            apart > DIFFERENCE
+        )
     return missed
 
 
 def one_study(run, folder):
-    """Copy the files of the run's largest test study of a patient it was not trained on. Returns their folder."""
+    """Copy the files of the run's largest test study of a patient it was not trained on. Returns
+    their folder.
+    """
     slices = read_table(run / "slices.parquet")
-    slices = slices[(slices["split"] == "test") & (read_table(run / "folds.parquet")["fold"].reindex(slices.index) < 0)]
+    slices = slices[
+        (slices["split"] == "test")
+        & (read_table(run / "folds.parquet")["fold"].reindex(slices.index) < 0)
+    ]
     files = slices.loc[slices["study_id"] == slices["study_id"].mode()[0], "path"]
     source = read_json(run / "receipts/ingest.json")["recipe"]["data.source"]
     folder.mkdir()
@@ -92,14 +113,22 @@ def one_study(run, folder):
 
 
 def call(*words):
-    """Run the command line. Returns the seconds, and the largest memory of any process so far in GB."""
+    """Run the command line. Returns the seconds, and the largest memory of any process so far in
+    GB.
+    """
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *words], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "run.py"), *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         sys.exit(f"{' '.join(words)}: {done.stderr[-2000:]}")
-    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return time.perf_counter() - start, resource.getrusage(
+        resource.RUSAGE_CHILDREN
+    ).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""Three simulated CNNs on real labels and geometry: what stage two can be proved on without an image.
+"""Three simulated CNNs on real labels and geometry: what stage two can be proved on without an
+image.
 
-    python benchmarks/simulated_cnns.py [--quick]      prints what the baselines make of them; --quick: seed 0 alone
+    python benchmarks/simulated_cnns.py [--quick]      prints what the baselines make of them;
+    --quick: seed 0 alone
 
-Family "runs". Every lesion run (maximal consecutive positives of a label in a series) and every phantom run (which the
-annotator turned down) has a diagnosability q. Candidates draw q from a U-shaped Beta(a, b) and are real with probability q; so
-the real ones, which the labels give, draw theirs from Beta(a + 1, b), and b / a phantoms for each of them draw from
-Beta(a, b + 1). A phantom lies where a real run could: at the height and with the length of one, in a series with the same
-company. All that a picture shows of a run is q: no context can tell a real from a phantom run of one q, and that part of the
-loss stays.
+Family "runs". Every lesion run (maximal consecutive positives of a label in a series) and every
+phantom run (which the annotator turned down) has a diagnosability q. Candidates draw q from a
+U-shaped Beta(a, b) and are real with probability q; so the real ones, which the labels give, draw
+theirs from Beta(a + 1, b), and b / a phantoms for each of them draw from Beta(a, b + 1). A phantom
+lies where a real run could: at the height and with the length of one, in a series with the same
+company. All that a picture shows of a run is q: no context can tell a real from a phantom run of
+one q, and that part of the loss stays.
 
-Family "noise". No runs: the blurred label, dimmed or feigned by smooth random functions of z, and slice noise. Nothing is a
-chain.
+Family "noise". No runs: the blurred label, dimmed or feigned by smooth random functions of z, and
+slice noise. Nothing is a chain.
 """
 
 import argparse
@@ -30,31 +33,43 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import stack_baselines as baselines  # noqa: E402
 from benchmarks.simulated_head import fit_head  # noqa: E402
-from ct.folds import assign_folds  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
 from ct.metrics import auc, log_loss, weighted_log_loss  # noqa: E402
+from ct.patient_folds import assign_folds  # noqa: E402
 from ct.seeds import derive_seed  # noqa: E402
 from ct.slices import COLUMNS, ORIENTATION, POSITION, order_slices  # noqa: E402
 from features.neighbours import shift  # noqa: E402
 
 FOLDS, FOLD_SEED, CNNS = 5, 0, ("cnn_a", "cnn_b", "cnn_c")
 FAMILIES, SEEDS = ("runs", "noise"), (0, 1, 2)
-REAL_AUC = dict(zip(LABELS, (0.982, 0.994, 0.984, 0.994, 0.979, 0.981), strict=True))  # of resnet50_holdout.csv.gz
+# of resnet50_holdout.csv.gz
+REAL_AUC = dict(zip(LABELS, (0.982, 0.994, 0.984, 0.994, 0.979, 0.981), strict=True))
 
-# What follows was found by a small search on seeds 0 to 2. By hand: shapes for which the raw mean's weighted log loss is near
-# .055 and nine neighbours each way gain near 9 % of it, as published, and, in the noise family, for which little of that stays
-# when a study's slices are permuted. RUN_NOISE and MISSED: by fixed-point iteration, until each label's mean AUC is REAL_AUC.
-# DRAW: counted up from 0 until no seed's AUC is off by .0045.
-DRAW = {"runs": 4, "noise": 1}  # part of each seed: with 26 positive studies of epidural, draws differ by luck
+# What follows was found by a small search on seeds 0 to 2. By hand: shapes for which the raw mean's
+# weighted log loss is near .055 and nine neighbours each way gain near 9 % of it, as published,
+# and, in the noise family, for which little of that stays when a study's slices are permuted.
+# RUN_NOISE and MISSED: by fixed-point iteration, until each label's mean AUC is REAL_AUC. DRAW:
+# counted up from 0 until no seed's AUC is off by .0045.
+# part of each seed: with 26 positive studies of epidural, draws differ by luck
+DRAW = {"runs": 4, "noise": 1}
 SHARED = 0.5  # share of the slice noise's variance that all CNNs see alike: it is in the picture
 
-U_SHAPE = dict(zip(LABELS, (None, (0.6, 0.12), (0.6, 0.43), (0.6, 0.15), (0.6, 0.43), (0.6, 0.43)), strict=True))  # a, b of q
-RUN_NOISE = dict(zip(LABELS, (0.171, 0.09, 0.206, 0.106, 0.249, 0.203), strict=True))  # spread of the slice noise
-MOVED_END = 0.12  # share of run ends that lie a slice further in or out in the image than in the labels
+# a, b of q
+U_SHAPE = dict(
+    zip(
+        LABELS, (None, (0.6, 0.12), (0.6, 0.43), (0.6, 0.15), (0.6, 0.43), (0.6, 0.43)), strict=True
+    )
+)
+# spread of the slice noise
+RUN_NOISE = dict(zip(LABELS, (0.171, 0.09, 0.206, 0.106, 0.249, 0.203), strict=True))
+# share of run ends that lie a slice further in or out in the image than in the labels
+MOVED_END = 0.12
 FLATTEN = 4.0  # logits of q beyond this look alike; evidence runs from 0 (surely nothing) to 1
 
-MISSED = dict(zip(LABELS, (0.1777, 0.0364, 0.1809, 0.0942, 0.2119, 0.2205), strict=True))  # share of heights where none shows
-FALSE = 0.6  # share of heights where something looks like a bleed, in units of the label's share of the slices
+# share of heights where none shows
+MISSED = dict(zip(LABELS, (0.1777, 0.0364, 0.1809, 0.0942, 0.2119, 0.2205), strict=True))
+# share of heights where something looks like a bleed, in units of the label's share of the slices
+FALSE = 0.6
 STEEP = 2.5  # how sharply a Gaussian process of spread 1 divides these heights from the others
 LENGTH_MM = 30.0  # its length
 NOISE = 0.1  # spread of the slice noise
@@ -76,13 +91,20 @@ def labelled_studies():
 
 
 def read_studies(path):
-    """Return the slice table of `labelled_studies.csv.gz`: COLUMNS and the six LABELS, sorted by study, series and place."""
+    """Return the slice table of `labelled_studies.csv.gz`: COLUMNS and the six LABELS, sorted by
+    study, series and place.
+    """
     rows = pd.read_csv(path)
     table = pd.DataFrame(index=pd.Index(rows["SOPInstanceUID"], name="slice_id"))
     for ours, theirs in (("patient_id", "Patient"), ("study_id", "Study"), ("series_id", "Series")):
-        table[ours] = rows[f"{theirs}ID" if theirs == "Patient" else f"{theirs}InstanceUID"].to_numpy()
+        table[ours] = rows[
+            f"{theirs}ID" if theirs == "Patient" else f"{theirs}InstanceUID"
+        ].to_numpy()
     table["split"] = "train"
-    for columns, tag in ((POSITION, "ImagePositionPatient"), (ORIENTATION, "ImageOrientationPatient")):
+    for columns, tag in (
+        (POSITION, "ImagePositionPatient"),
+        (ORIENTATION, "ImageOrientationPatient"),
+    ):
         table[list(columns)] = _numbers(rows[tag])
     table["pixel_spacing_mm"] = _numbers(rows["PixelSpacing"])[:, 0]
     for label in LABELS:
@@ -94,11 +116,14 @@ def read_studies(path):
 
 def _numbers(texts):
     """Numbers (n, c) of texts like "['-125.0', '41.4']"."""
-    return np.array([text.strip("[]").replace("'", "").split(",") for text in texts], dtype=np.float64)
+    return np.array(
+        [text.strip("[]").replace("'", "").split(",") for text in texts], dtype=np.float64
+    )
 
 
 def simulate(slices, family, seed, overconfidence=1.0):
-    """Return Simulated: three CNNs' out-of-fold opinions of a slice table with labels (all slices in train).
+    """Return Simulated: three CNNs' out-of-fold opinions of a slice table with labels (all slices
+    in train).
 
     family: "runs" or "noise"; overconfidence: factor on the logits, 1 for heads as they were fitted
     """
@@ -114,31 +139,47 @@ def simulate(slices, family, seed, overconfidence=1.0):
 
 
 def run_evidence(slices, y, seed):
-    """Return what each CNN sees, (3, n, 6): strength of the runs in the image and slice noise, some of it shared."""
+    """Return what each CNN sees, (3, n, 6): strength of the runs in the image and slice noise, some
+    of it shared.
+    """
     clean = np.zeros(y.shape)
     for column, label in enumerate(LABELS[1:], start=1):
         rng, (a, b) = _rng("runs", seed, label), U_SHAPE[label]
         real = find_runs(slices, y[:, column])
         phantom = place_phantoms(slices, y, column, real, round(len(real) * b / a), rng)
-        strength = np.clip(draw_q(len(real), len(phantom), a, b, rng), -FLATTEN, FLATTEN) / (2 * FLATTEN) + 0.5
+        strength = (
+            np.clip(draw_q(len(real), len(phantom), a, b, rng), -FLATTEN, FLATTEN) / (2 * FLATTEN)
+            + 0.5
+        )
         clean[:, column] = paint_runs(slices, np.concatenate([real, phantom]), strength, rng)
     clean[:, 0] = clean[:, 1:].max(axis=1)  # `any` shows what the clearest of them shows
-    return clean + slice_noise(y.shape, [RUN_NOISE[label] for label in LABELS], _rng("runs", seed, "slices"))
+    return clean + slice_noise(
+        y.shape, [RUN_NOISE[label] for label in LABELS], _rng("runs", seed, "slices")
+    )
 
 
 def noise_evidence(slices, y, seed):
-    """Return what each CNN sees, (3, n, 6): the blurred label where it shows, what looks like it elsewhere, and slice noise.
+    """Return what each CNN sees, (3, n, 6): the blurred label where it shows, what looks like it
+    elsewhere, and slice noise.
 
-    Where it shows and where something looks like it are smooth random functions of z that know no run.
+    Where it shows and where something looks like it are smooth random functions of z that know no
+    run.
     """
     below, above = (shift(y, slices, step) for step in (-1, 1))
-    blurred = (2 * y + np.where(np.isnan(below), y, below) + np.where(np.isnan(above), y, above)) / 4
+    blurred = (
+        2 * y + np.where(np.isnan(below), y, below) + np.where(np.isnan(above), y, above)
+    ) / 4
     fields = [smooth_noise(slices, 2, _rng("noise", seed, label)) for label in LABELS]
     shows, looks = np.stack(fields, axis=-1).transpose(1, 0, 2)
     shows = ndtr(STEEP * (shows - ndtri([MISSED[label] for label in LABELS])))
-    rate = FALSE * (0.5 * y.mean(axis=0) + 0.5 * study_share(slices, y))  # half of it in the company of real bleeds
+    # half of it in the company of real bleeds
+    rate = FALSE * (0.5 * y.mean(axis=0) + 0.5 * study_share(slices, y))
     looks = ndtr(STEEP * (looks + ndtri(np.clip(rate, 1e-6, 0.5))))
-    return blurred * shows + (1 - blurred) * looks + slice_noise(y.shape, NOISE, _rng("noise", seed, "slices"))
+    return (
+        blurred * shows
+        + (1 - blurred) * looks
+        + slice_noise(y.shape, NOISE, _rng("noise", seed, "slices"))
+    )
 
 
 def study_share(slices, y):
@@ -153,13 +194,17 @@ def _rng(family, seed, part):
 
 
 def slice_noise(shape, spread, rng):
-    """Return noise (3, n, 6) of the given spread per label, uncorrelated from slice to slice, SHARED of its variance alike."""
+    """Return noise (3, n, 6) of the given spread per label, uncorrelated from slice to slice,
+    SHARED of its variance alike.
+    """
     alike, own = rng.standard_normal(shape), rng.standard_normal((len(CNNS), *shape))
     return np.asarray(spread) * (np.sqrt(SHARED) * alike + np.sqrt(1 - SHARED) * own)
 
 
 def smooth_noise(slices, columns, rng):
-    """Return Gaussian processes of spread 1 along `position_mm`, (n, columns), independent from series to series."""
+    """Return Gaussian processes of spread 1 along `position_mm`, (n, columns), independent from
+    series to series.
+    """
     position, place = slices["position_mm"].to_numpy(), slices["place"].to_numpy()
     starts = np.flatnonzero(place == 0)
     noise = np.empty((len(slices), columns))
@@ -171,7 +216,9 @@ def smooth_noise(slices, columns, rng):
 
 
 def find_runs(slices, y):
-    """Return the maximal runs of positives of y (n,) inside a series, int (r, 2): the first row and one past the last."""
+    """Return the maximal runs of positives of y (n,) inside a series, int (r, 2): the first row and
+    one past the last.
+    """
     place = slices["place"].to_numpy()
     before, after = np.r_[0, y[:-1]], np.r_[y[1:], 0]
     last = np.r_[place[1:] == 0, True]
@@ -180,18 +227,25 @@ def find_runs(slices, y):
 
 
 def place_phantoms(slices, y, column, real, count, rng):
-    """Return `count` phantom runs (count, 2) of a label, apart from its real ones, where real ones could be.
+    """Return `count` phantom runs (count, 2) of a label, apart from its real ones, where real ones
+    could be.
 
-    Each takes relative height and length of a real run drawn at random, and a series drawn among those with the same company:
-    another subtype or not, another run of this label or not. So neither tells a phantom from a real run.
+    Each takes relative height and length of a real run drawn at random, and a series drawn among
+    those with the same company: another subtype or not, another run of this label or not. So
+    neither tells a phantom from a real run.
     """
     place, length = slices["place"].to_numpy(), slices["series_slices"].to_numpy()
     first = np.flatnonzero(place == 0)
     series = np.cumsum(place == 0) - 1
     others = np.delete(y, [0, column], axis=1).max(axis=1)
-    runs_in = np.bincount(series[real[:, 0]], minlength=len(first)) if len(real) else np.zeros(len(first), int)
+    runs_in = (
+        np.bincount(series[real[:, 0]], minlength=len(first))
+        if len(real)
+        else np.zeros(len(first), int)
+    )
     company = 2 * np.maximum.reduceat(others, first).astype(int) + (runs_in > 0)
-    of_real = company[series[real[:, 0]]] - (runs_in[series[real[:, 0]]] == 1)  # a run is not its own company
+    # a run is not its own company
+    of_real = company[series[real[:, 0]]] - (runs_in[series[real[:, 0]]] == 1)
     hosts = {key: np.flatnonzero(company == key) for key in range(4)}
     phantoms = []
     for _ in range(100 * count):  # most are found at once
@@ -214,7 +268,8 @@ def place_phantoms(slices, y, column, real, count, rng):
 def draw_q(real, phantom, a, b, rng):
     """Return the logit of each run's q, (real + phantom,), the real ones first.
 
-    The draws are spread evenly over the quantiles, so that seeds differ in which run is clear, not in how many are.
+    The draws are spread evenly over the quantiles, so that seeds differ in which run is clear, not
+    in how many are.
     """
     drawn = [(rng.permutation(m) + rng.random(m)) / max(m, 1) for m in (real, phantom)]
     q = np.concatenate([beta.ppf(drawn[0], a + 1, b), beta.ppf(drawn[1], a, b + 1)])
@@ -223,12 +278,16 @@ def draw_q(real, phantom, a, b, rng):
 
 
 def paint_runs(slices, runs, strength, rng):
-    """Return the evidence (n,) that the image shows: each run's strength between its ends, some of which have moved a slice.
+    """Return the evidence (n,) that the image shows: each run's strength between its ends, some of
+    which have moved a slice.
 
-    runs: (r, 2); strength: (r,). A run keeps one slice and stays in its series; where runs overlap, the stronger shows.
+    runs: (r, 2); strength: (r,). A run keeps one slice and stays in its series; where runs overlap,
+    the stronger shows.
     """
     place, length = slices["place"].to_numpy(), slices["series_slices"].to_numpy()
-    moves = rng.choice([-1, 0, 1], p=[MOVED_END / 2, 1 - MOVED_END, MOVED_END / 2], size=(len(runs), 2))
+    moves = rng.choice(
+        [-1, 0, 1], p=[MOVED_END / 2, 1 - MOVED_END, MOVED_END / 2], size=(len(runs), 2)
+    )
     shown = np.zeros(len(slices))
     for (start, end), (down, up), s in zip(runs, moves, strength, strict=True):
         low = start - place[start]
@@ -240,27 +299,51 @@ def paint_runs(slices, runs, strength, rng):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     seeds = SEEDS[:1] if options.parse_args().quick else SEEDS
     slices = read_studies(labelled_studies())
-    methods = (baselines.raw_mean, baselines.smoothed, baselines.without_context, baselines.plain_neighbours)
-    print(f"{'family':6} seed  {'method':16} weighted  " + "  ".join(f"{label[:12]:>12}" for label in LABELS) + "  seconds")
+    methods = (
+        baselines.raw_mean,
+        baselines.smoothed,
+        baselines.without_context,
+        baselines.plain_neighbours,
+    )
+    print(
+        f"{'family':6} seed  {'method':16} weighted  "
+        + "  ".join(f"{label[:12]:>12}" for label in LABELS)
+        + "  seconds"
+    )
     for family, seed in ((family, seed) for family in FAMILIES for seed in seeds):
         start = time.perf_counter()
         simulated = simulate(slices, family, seed)
-        aucs = [[auc(simulated.y[:, j], p[:, j]) for j in range(len(LABELS))] for p in simulated.probs.values()]
+        aucs = [
+            [auc(simulated.y[:, j], p[:, j]) for j in range(len(LABELS))]
+            for p in simulated.probs.values()
+        ]
         row(family, seed, "AUC, mean", None, np.mean(aucs, axis=0), start)
         for method in methods:
             start = time.perf_counter()
             p = method(simulated)
-            row(family, seed, method.__name__, weighted_log_loss(simulated.y, p), log_loss(simulated.y, p).mean(axis=0), start)
+            row(
+                family,
+                seed,
+                method.__name__,
+                weighted_log_loss(simulated.y, p),
+                log_loss(simulated.y, p).mean(axis=0),
+                start,
+            )
 
 
 def row(family, seed, name, weighted, values, start):
     weighted = "" if weighted is None else f"{weighted:.5f}"
     numbers = "  ".join(f"{value:12.4f}" for value in values)
-    print(f"{family:6} {seed:4}  {name:16} {weighted:>8}  {numbers}  {time.perf_counter() - start:7.1f}", flush=True)
+    print(
+        f"{family:6} {seed:4}  {name:16} {weighted:>8}  {numbers}  {time.perf_counter() - start:7.1f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

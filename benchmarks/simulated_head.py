@@ -1,14 +1,16 @@
-"""The last layer of a simulated CNN: six noisy evidences of a slice become six probabilities, cross-fitted over the folds.
+"""The last layer of a simulated CNN: six noisy evidences of a slice become six probabilities,
+cross-fitted over the folds.
 
-Each output is a ridge logistic regression on all six evidences of that CNN in that slice and on the height, with hinges so
-that it bends where the evidence does. It is fitted by Newton's method on the other folds: what a CNN says of a patient never
-depends on his own labels.
+Each output is a ridge logistic regression on all six evidences of that CNN in that slice and on the
+height, with hinges so that it bends where the evidence does. It is fitted by Newton's method on the
+other folds: what a CNN says of a patient never depends on his own labels.
 """
 
 import numpy as np
 from scipy.special import expit, logit
 
-OWN_KNOTS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.993)  # quantiles of the label's own evidence where its line may bend
+# quantiles of the label's own evidence where its line may bend
+OWN_KNOTS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.993)
 OTHER_KNOT = 0.95  # and of another label's
 RIDGE = 3.0  # on every weight but the intercept, in units of standardised columns
 
@@ -16,7 +18,8 @@ RIDGE = 3.0  # on every weight but the intercept, in units of standardised colum
 def fit_head(evidence, y, fold, height):
     """Return probabilities (n, L) of one CNN, those of fold k by heads fitted on the other folds.
 
-    evidence: (n, L) of any scale; y: (n, L) of 0 and 1; fold: (n,) 0 ... K-1; height: (n,) in [0, 1], lowest slice 0
+    evidence: (n, L) of any scale; y: (n, L) of 0 and 1; fold: (n,) 0 ... K-1; height: (n,) in [0,
+    1], lowest slice 0
     """
     probs = np.empty(y.shape)
     for label in range(y.shape[1]):
@@ -29,7 +32,8 @@ def fit_head(evidence, y, fold, height):
 
 
 def design(evidence, height, label):
-    """Return the columns (n, m) that the head of `label` looks at: the first is 1, the others have mean 0 and spread 1.
+    """Return the columns (n, m) that the head of `label` looks at: the first is 1, the others have
+    mean 0 and spread 1.
 
     Knots and scales are those of all rows: they see evidence, never a label.
     """
@@ -43,7 +47,9 @@ def design(evidence, height, label):
 
 
 def logistic_weights(x, y, most=25, tolerance=1e-4):
-    """Return the weights (m,) of a ridge logistic regression of y (n,) on x (n, m), whose first column is the intercept."""
+    """Return the weights (m,) of a ridge logistic regression of y (n,) on x (n, m), whose first
+    column is the intercept.
+    """
     penalty = np.full(x.shape[1], RIDGE)
     penalty[0] = 1e-6
     weights = np.zeros(x.shape[1])
@@ -54,7 +60,8 @@ def logistic_weights(x, y, most=25, tolerance=1e-4):
         slope = x.T @ (p - y) + penalty * weights
         curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty)
         step = np.linalg.solve(curvature, slope)
-        for _ in range(20):  # halve the step until it helps: Newton's overshoots far from the optimum
+        # halve the step until it helps: Newton's overshoots far from the optimum
+        for _ in range(20):
             value = _objective(x, y, weights - step, penalty)
             if value <= best:
                 break

@@ -1,7 +1,9 @@
-"""What stage two has to beat, on any slice table with opinions: each returns out-of-fold probabilities (n, 6).
+"""What stage two has to beat, on any slice table with opinions: each returns out-of-fold
+probabilities (n, 6).
 
-All are calibrated by Platt's method without the fold they are scored on. Boosters take no early look at it either: fold k's
-number of rounds comes from boosters that saw neither fold k nor the fold they were judged on.
+All are calibrated by Platt's method without the fold they are scored on. Boosters take no early
+look at it either: fold k's number of rounds comes from boosters that saw neither fold k nor the
+fold they were judged on.
 """
 
 from itertools import combinations
@@ -14,7 +16,7 @@ from ct.labels import LABELS
 from features.build import mean_logits, to_logits
 from features.neighbours import neighbour_features, shift
 from stage2_stack.boost import FIXED
-from stage2_stack.calibrate import cross_fit, fit_platt
+from stage2_stack.calibration import cross_fit, fit_platt
 
 CLIP = 1e-5
 PUBLISHED_WIDTHS = {  # Gaussian smoothing by public solvers, standard deviation in slices
@@ -43,7 +45,9 @@ def raw_mean(simulated):
 
 
 def smoothed(simulated, widths=None):
-    """Return the Gaussian mean of the mean logits over the slices of a series, calibrated; widths: {label: slices}."""
+    """Return the Gaussian mean of the mean logits over the slices of a series, calibrated; widths:
+    {label: slices}.
+    """
     widths = PUBLISHED_WIDTHS if widths is None else widths
     logits = mean_logits(simulated.probs, CLIP).astype(np.float64)
     total, weight = np.zeros(logits.shape), np.zeros(logits.shape)
@@ -56,12 +60,21 @@ def smoothed(simulated, widths=None):
 
 
 def without_context(simulated, params=PLAIN, seed=0):
-    """Return a stacker that sees all six logits of all CNNs of the slice itself, and nothing else."""
-    return boosted(np.concatenate([to_logits(p, CLIP) for p in simulated.probs.values()], axis=1), simulated, params, seed)
+    """Return a stacker that sees all six logits of all CNNs of the slice itself, and nothing
+    else.
+    """
+    return boosted(
+        np.concatenate([to_logits(p, CLIP) for p in simulated.probs.values()], axis=1),
+        simulated,
+        params,
+        seed,
+    )
 
 
 def plain_neighbours(simulated, params=PLAIN, seed=0):
-    """Return the public solvers' stacker: a LightGBM per label on the mean logits of the slice and 9 neighbours each way."""
+    """Return the public solvers' stacker: a LightGBM per label on the mean logits of the slice and
+    9 neighbours each way.
+    """
     logits = mean_logits(simulated.probs, CLIP)
     around, _ = neighbour_features(simulated.slices, logits, LABELS, PLAIN_REACH)
     return boosted(np.concatenate([logits, around], axis=1), simulated, params, seed)
@@ -76,30 +89,45 @@ def boosted(x, simulated, params, seed=0):
     data = lgb.Dataset(x, params={**FIXED, "num_threads": 1}, free_raw_data=False).construct()
     for column, label in enumerate(LABELS):
         own = params.get(label, params)
-        probs[:, column] = nested_boost(x, data, simulated.y[:, column], simulated.fold, {**own, "seed": seed})
+        probs[:, column] = nested_boost(
+            x, data, simulated.y[:, column], simulated.fold, {**own, "seed": seed}
+        )
     return probs
 
 
 def nested_boost(x, data, y, fold, params, rounds=MAX_ROUNDS):
     """Return calibrated out-of-fold probabilities (n,) of boosters on x (n, f), binned in `data`.
 
-    A booster without the folds j and k serves twice: judged on j it helps to choose the rounds of fold k, and judged on k
-    those of j. Their scores calibrate fold k's booster, too.
+    A booster without the folds j and k serves twice: judged on j it helps to choose the rounds of
+    fold k, and judged on k those of j. Their scores calibrate fold k's booster, too.
     """
     data.set_label(y)
     folds, curves, pairs = np.unique(fold), {}, {}
     for pair in combinations(folds, 2):
-        pairs[pair], found = _train(data, ~np.isin(fold, pair), params, rounds, [fold == k for k in pair])
+        pairs[pair], found = _train(
+            data, ~np.isin(fold, pair), params, rounds, [fold == k for k in pair]
+        )
         curves |= {pair: found[0], pair[::-1]: found[1]}  # [j, k]: judged on j, without j and k
     probs = np.empty(len(y))
     for k in folds:
         others = [j for j in folds if j != k]
         best = (
-            int(np.argmin(np.average([curves[j, k] for j in others], axis=0, weights=[(fold == j).sum() for j in others]))) + 1
+            int(
+                np.argmin(
+                    np.average(
+                        [curves[j, k] for j in others],
+                        axis=0,
+                        weights=[(fold == j).sum() for j in others],
+                    )
+                )
+            )
+            + 1
         )
         score = np.empty(len(y))
         for j in others:
-            score[fold == j] = pairs[min(j, k), max(j, k)].predict(x[fold == j], raw_score=True, num_iteration=best)
+            score[fold == j] = pairs[min(j, k), max(j, k)].predict(
+                x[fold == j], raw_score=True, num_iteration=best
+            )
         final, _ = _train(data, fold != k, params, best)
         score[fold == k] = final.predict(x[fold == k], raw_score=True)
         platt = fit_platt(score[fold != k], y[fold != k])
@@ -108,7 +136,9 @@ def nested_boost(x, data, y, fold, params, rounds=MAX_ROUNDS):
 
 
 def _train(data, rows, params, rounds, valid=()):
-    """Return a booster on the given rows (bool), and its loss after each round on each set of rows in `valid`."""
+    """Return a booster on the given rows (bool), and its loss after each round on each set of rows
+    in `valid`.
+    """
     curves = {}
     sets = [data.subset(np.flatnonzero(v)) for v in valid]
     booster = lgb.train(
@@ -125,17 +155,24 @@ def _train(data, rows, params, rounds, valid=()):
 def calibrated(logits, simulated):
     """Return probabilities (n, 6) of logits (n, 6), each label by the Platt of the other folds."""
     fold, y = simulated.fold, simulated.y
-    return expit(np.column_stack([cross_fit(logits[:, j], y[:, j], fold, fold.max() + 1)[0] for j in range(y.shape[1])]))
+    return expit(
+        np.column_stack(
+            [cross_fit(logits[:, j], y[:, j], fold, fold.max() + 1)[0] for j in range(y.shape[1])]
+        )
+    )
 
 
 def permuted(simulated, seed, within="study"):
-    """Return the same with the slices dealt out anew: labels and opinions move together, places stay.
+    """Return the same with the slices dealt out anew: labels and opinions move together, places
+    stay.
 
-    within: "study" leaves each series its slices: the order is gone, but not what a series' slices say of each other together;
-    "fold" deals them out over all series of a fold: no context is left
+    within: "study" leaves each series its slices: the order is gone, but not what a series' slices
+    say of each other together; "fold" deals them out over all series of a fold: no context is left
     """
     rng = np.random.default_rng(seed)
-    group = simulated.fold if within == "fold" else np.cumsum(simulated.slices["place"].to_numpy() == 0)
+    group = (
+        simulated.fold if within == "fold" else np.cumsum(simulated.slices["place"].to_numpy() == 0)
+    )
     order = np.empty(len(group), dtype=int)
     order[np.argsort(group, kind="stable")] = np.lexsort([rng.random(len(group)), group])
     slices = simulated.slices.copy()

@@ -1,19 +1,22 @@
-"""What stage two gains on three simulated CNNs over real labels and geometry, beside what public solvers' stackers did.
+"""What stage two gains on three simulated CNNs over real labels and geometry, beside what public
+solvers' stackers did.
 
-    python benchmarks/stack_gain.py [--quick] [--trials=N]      --quick: 400 of the studies, seed 0; five minutes at most
+    python benchmarks/stack_gain.py [--quick] [--trials=N]      --quick: 400 of the studies, seed 0;
+    five minutes at most
 
 Contenders, all calibrated on the other folds:
-    raw        mean of the CNNs' logits
-    smoothed   its Gaussian means, of public solvers' widths
-    plain      a LightGBM a label on the mean logits of all labels of the slice and of nine neighbours each way
-    ours       recipe stack_only: its features, its components, its blend
+    raw        mean of the CNNs' logits smoothed   its Gaussian means, of public solvers' widths
+    plain      a LightGBM a label on the mean logits of all labels of the slice and of nine
+    neighbours each way ours       recipe stack_only: its features, its components, its blend
 
-Plain and ours share the machinery: boosters begin at the calibrated mean (which helps plain), rounds are chosen on nested
-predictions, seeds, trials and their space are the same. With one trial, the default, that is trial 0 of both: the fair guess
-of stage2_stack/space.py. More trials are tuned inside each outer fold, as the stage `tune` does it.
+Plain and ours share the machinery: boosters begin at the calibrated mean (which helps plain),
+rounds are chosen on nested predictions, seeds, trials and their space are the same. With one trial,
+the default, that is trial 0 of both: the fair guess of stage2_stack/search_space.py. More trials
+are tuned inside each outer fold, as the stage `tune` does it.
 
-Two families of simulated CNNs, three seeds; a gain is the mean over seeds of each slice's, its interval is over patients. On
-seed 0 it is shown, too, what plain keeps of its gain when it sees no neighbours, and when slices are permuted.
+Two families of simulated CNNs, three seeds; a gain is the mean over seeds of each slice's, its
+interval is over patients. On seed 0 it is shown, too, what plain keeps of its gain when it sees no
+neighbours, and when slices are permuted.
 """
 
 import argparse
@@ -29,34 +32,39 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import simulated_cnns as sim  # noqa: E402
 from benchmarks import stack_baselines as baselines  # noqa: E402
-from ct.engine import cores, run_jobs  # noqa: E402
 from ct.labels import LABELS, WEIGHTS  # noqa: E402
 from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
 from ct.seeds import derive_seed  # noqa: E402
+from ct.system.engine import cores, run_jobs  # noqa: E402
 from features.build import build_features, mean_logits  # noqa: E402
-from features.chain import cross_fit_chain  # noqa: E402
+from features.markov import cross_fit_chain  # noqa: E402
 from features.neighbours import neighbour_features  # noqa: E402
 from pipeline.recipe import find_recipe, load_recipe  # noqa: E402
 from stage2_stack.boost import Bins  # noqa: E402
-from stage2_stack.space import FIRST, space_of  # noqa: E402
-from stage2_stack.stack import Rows, fit_stack  # noqa: E402
-from stage2_stack.tune import InnerFolds, best_config, run_trials  # noqa: E402
+from stage2_stack.search_space import FIRST, space_of  # noqa: E402
+from stage2_stack.stacker import Rows, fit_stack  # noqa: E402
+from stage2_stack.tuning import InnerFolds, best_config, run_trials  # noqa: E402
 
 CONTENDERS = ("raw", "smoothed", "plain", "ours")
 CONTROLS = ("no neighbours", "permuted in studies", "permuted in folds")
 QUICK_STUDIES = 400
-TIMES_PLAIN, NOTHING = 1.25, 0.02  # bars: ours' gain over plain's; share of the loss that a control may gain
+# bars: ours' gain over plain's; share of the loss that a control may gain
+TIMES_PLAIN, NOTHING = 1.25, 0.02
 COLUMNS = ("weighted", *LABELS)
 SEED = 0  # of stage two
 
 
 def contend(name, family, seed, trials, studies):
-    """Return (losses (n, 7), columns COLUMNS, and seconds) of a contender or control; studies: how many, None for all."""
+    """Return (losses (n, 7), columns COLUMNS, and seconds) of a contender or control; studies: how
+    many, None for all.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     simulated = sim.simulate(some_studies(studies), family, seed)
     start = time.perf_counter()
     if name.startswith("permuted"):
-        simulated = baselines.permuted(simulated, seed, "study" if name.endswith("studies") else "fold")
+        simulated = baselines.permuted(
+            simulated, seed, "study" if name.endswith("studies") else "fold"
+        )
     losses = log_loss(simulated.y, METHODS[name](simulated, trials))
     return np.column_stack([losses @ WEIGHTS, losses]), time.perf_counter() - start
 
@@ -72,11 +80,15 @@ def some_studies(count):
 
 
 def plain(simulated, trials, reach=baselines.PLAIN_REACH):
-    """Return the probabilities of a LightGBM a label on the mean logits of a slice and of its neighbours."""
+    """Return the probabilities of a LightGBM a label on the mean logits of a slice and of its
+    neighbours.
+    """
     logits = mean_logits(simulated.probs, baselines.CLIP)
     around, names = neighbour_features(simulated.slices, logits, LABELS, reach)
     X, names = np.concatenate([logits, around], axis=1).astype(np.float32), [*LABELS, *names]
-    config = stack_only().stage2.model_copy(update={"components": ("raw", "lightgbm"), "trials": trials})
+    config = stack_only().stage2.model_copy(
+        update={"components": ("raw", "lightgbm"), "trials": trials}
+    )
     made = fit(simulated, X, names, config)
     return np.column_stack([made[label].rungs["lightgbm"] for label in LABELS])
 
@@ -87,7 +99,9 @@ def ours(simulated, trials):
     features, config = recipe.features, recipe.stage2.model_copy(update={"trials": trials})
     logits = mean_logits(simulated.probs, features.clip)
     chain, _ = cross_fit_chain(simulated.slices, logits, simulated.y, simulated.fold, sim.FOLDS)
-    made = fit(simulated, *build_features(simulated.slices, simulated.probs, features, chain=chain), config)
+    made = fit(
+        simulated, *build_features(simulated.slices, simulated.probs, features, chain=chain), config
+    )
     return np.column_stack([made[label].oof for label in LABELS])
 
 
@@ -97,14 +111,21 @@ def stack_only():
 
 def fit(simulated, X, names, config):
     """Return fit_stack's {label: Stacked} of features X (n, f)."""
-    rows = Rows(X, simulated.y, simulated.fold, simulated.slices["patient_id"].to_numpy(object), names)
+    rows = Rows(
+        X, simulated.y, simulated.fold, simulated.slices["patient_id"].to_numpy(object), names
+    )
     bins = Bins(X, names)
-    found = {label: [settings(rows, bins, label, k, config) for k in range(sim.FOLDS)] for label in LABELS}
+    found = {
+        label: [settings(rows, bins, label, k, config) for k in range(sim.FOLDS)]
+        for label in LABELS
+    }
     return fit_stack(rows, X[None, :1].repeat(sim.FOLDS, axis=0), found, config, SEED)
 
 
 def settings(rows, bins, label, k, config):
-    """Return the settings of a label's booster without fold k, as of tune.best_config: of trial 0, or the best of several."""
+    """Return the settings of a label's booster without fold k, as of tune.best_config: of trial 0,
+    or the best of several.
+    """
     if config.trials == 1:
         return {"stacked": True, "params": FIRST, "rounds": None}  # fit_stack finds the rounds
     others, seed = np.flatnonzero(rows.fold != k), derive_seed(SEED, "tune", label, k)
@@ -127,52 +148,83 @@ METHODS = {
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     options.add_argument("--trials", type=int, default=1)
     options = options.parse_args()
     studies, seeds = (QUICK_STUDIES, sim.SEEDS[:1]) if options.quick else (None, sim.SEEDS)
     start = time.perf_counter()
-    jobs = [(name, family, seed, options.trials, studies) for seed in seeds for family in sim.FAMILIES
-            for name in (*reversed(CONTENDERS), *(CONTROLS if seed == 0 else ()))]  # fmt: skip
-    print(f"{cores()} cores, one job each; {options.trials} trial{'s' * (options.trials > 1)} a label and fold")
-    print(f"{'family':6} seed  {'contender':19}  " + "  ".join(f"{name[:8]:>8}" for name in COLUMNS) + "  seconds")
+    jobs = [
+        (name, family, seed, options.trials, studies)
+        for seed in seeds
+        for family in sim.FAMILIES
+        for name in (*reversed(CONTENDERS), *(CONTROLS if seed == 0 else ()))
+    ]
+    print(
+        f"{cores()} cores, one job each; {options.trials} trial{'s' * (options.trials > 1)} a label and fold"
+    )
+    print(
+        f"{'family':6} seed  {'contender':19}  "
+        + "  ".join(f"{name[:8]:>8}" for name in COLUMNS)
+        + "  seconds"
+    )
     found = {}
-    for (name, family, seed, *_), (losses, seconds) in zip(jobs, run_jobs(contend, jobs), strict=True):
+    for (name, family, seed, *_), (losses, seconds) in zip(
+        jobs, run_jobs(contend, jobs), strict=True
+    ):
         found[name, family, seed] = losses
         row = "  ".join(f"{value:8.5f}" for value in losses.mean(axis=0))
         print(f"{family:6} {seed:4}  {name:19}  {row}  {seconds:7.0f}", flush=True)
-    missed = [line for family in sim.FAMILIES for line in judge(found, family, seeds, some_studies(studies)["patient_id"])]
+    missed = [
+        line
+        for family in sim.FAMILIES
+        for line in judge(found, family, seeds, some_studies(studies)["patient_id"])
+    ]
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes")
     print("\n".join(missed) if missed else "every bar is met")
     return 1 if missed else 0
 
 
 def judge(found, family, seeds, patients):
-    """Print a family's gains, their intervals and the controls. Returns a list of the bars that are missed.
+    """Print a family's gains, their intervals and the controls. Returns a list of the bars that are
+    missed.
 
     found: {(contender, family, seed): losses (n, 7)}; patients: (n,)
     """
-    mean = {name: np.mean([found[name, family, seed] for seed in seeds], axis=0) for name in CONTENDERS}
-    print(f"\nfamily {family}: gain over raw in 1e-5, mean of {len(seeds)} seeds, with the 95 % interval over patients")
+    mean = {
+        name: np.mean([found[name, family, seed] for seed in seeds], axis=0) for name in CONTENDERS
+    }
+    print(
+        f"\nfamily {family}: gain over raw in 1e-5, mean of {len(seeds)} seeds, with the 95 % interval over patients"
+    )
     raw = mean.pop("raw")
     gains = {name: gain_of(raw - losses, patients) for name, losses in mean.items()}
     gains["ours less plain"] = gain_of(mean["plain"] - mean["ours"], patients)
     print(f"{'':17}" + "".join(f"{name:>23}" for name in gains))
     for column in COLUMNS:
         cells = [tuple(1e5 * value for value in gains[name][column]) for name in gains]
-        print(f"{column:17}" + "".join(f"{f'{g:.0f} [{low:.0f}, {high:.0f}]':>23}" for g, low, high in cells))
+        print(
+            f"{column:17}"
+            + "".join(f"{f'{g:.0f} [{low:.0f}, {high:.0f}]':>23}" for g, low, high in cells)
+        )
     missed = [
         f"{family}: ours gains nothing beyond doubt on {label}"
         for label in ("weighted", "any")
         if gains["ours"][label][1] <= 0
     ]
-    missed += [f"{family}: ours is worse than raw on {label}" for label in LABELS
-               if label != "epidural" and gains["ours"][label][2] < 0]  # fmt: skip
+    missed += [
+        f"{family}: ours is worse than raw on {label}"
+        for label in LABELS
+        if label != "epidural" and gains["ours"][label][2] < 0
+    ]
     times = gains["ours"]["weighted"][0] / gains["plain"]["weighted"][0]
     print(f"ours gains {times:.2f} times what plain gains (bar {TIMES_PLAIN})")
     if times < TIMES_PLAIN or gains["ours less plain"]["weighted"][1] <= 0:
-        missed.append(f"{family}: ours gains {times:.2f} times what plain gains, the bar is {TIMES_PLAIN}, beyond doubt")
+        missed.append(
+            f"{family}: ours gains {times:.2f} times what plain gains, the bar is {TIMES_PLAIN}, beyond doubt"
+        )
     for name in CONTROLS:
         base = found["raw", family, 0][:, 0].mean()
         share = 1 - found[name, family, 0][:, 0].mean() / base

@@ -1,13 +1,16 @@
-"""The memory of one process of `tune` and of `stack` on features of the recipe `gold`. Prints one table, with an estimate for
-752,803 train and 121,232 test slices: a straight line through two sizes.
+"""The memory of one process of `tune` and of `stack` on features of the recipe `gold`. Prints one
+table, with an estimate for 752,803 train and 121,232 test slices: a straight line through two
+sizes.
 
     python benchmarks/stack_memory.py [--quick]      --quick: a third of the slices
 
-The features are noise about the labels, under the names that the recipe gives them. Each measurement is a process of its own;
-its peak is that of the memory that is its own (RssAnon): the features are a memory map, which all processes share. `tune` is
-every label on one fold, the three scopes one after the other; `stack` the components of the recipe, one fit at a time, then
-three. Both draw the edges of the bins from few rows. LightGBM draws them from 200,000 at most, each value in twelve bytes for
-as long as it bins; that is measured by itself, and comes to the process only while nothing is fitted yet.
+The features are noise about the labels, under the names that the recipe gives them. Each
+measurement is a process of its own; its peak is that of the memory that is its own (RssAnon): the
+features are a memory map, which all processes share. `tune` is every label on one fold, the three
+scopes one after the other; `stack` the components of the recipe, one fit at a time, then three.
+Both draw the edges of the bins from few rows. LightGBM draws them from 200,000 at most, each value
+in twelve bytes for as long as it bins; that is measured by itself, and comes to the process only
+while nothing is fitted yet.
 """
 
 import argparse
@@ -27,13 +30,14 @@ sys.path.insert(0, str(ROOT))
 from ct.labels import LABELS  # noqa: E402
 from features.build import SCOPES, feature_names, scope_columns  # noqa: E402
 from pipeline.recipe import find_recipe, load_recipe  # noqa: E402
-from stage2_stack import boost, nested  # noqa: E402
-from stage2_stack import tune as search  # noqa: E402
+from stage2_stack import boost  # noqa: E402
+from stage2_stack import nested_cv as nested
+from stage2_stack import tuning as search  # noqa: E402
 from stage2_stack.boost import Bins  # noqa: E402
 from stage2_stack.config import StackConfig  # noqa: E402
-from stage2_stack.space import FIRST  # noqa: E402
-from stage2_stack.stack import Rows, fit_stack  # noqa: E402
-from stage2_stack.tune import InnerFolds  # noqa: E402
+from stage2_stack.search_space import FIRST  # noqa: E402
+from stage2_stack.stacker import Rows, fit_stack  # noqa: E402
+from stage2_stack.tuning import InnerFolds  # noqa: E402
 
 SIZES = 12_000, 24_000  # train slices; a sixth as many test slices, as in the competition
 GOLD, SAMPLE = 752_803, 200_000  # rows that bins are drawn from at most
@@ -48,20 +52,28 @@ STEP = 0.005  # seconds between two looks
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
-    options.add_argument("--measure", nargs=3, help=argparse.SUPPRESS, metavar=("WHAT", "FOLDER", "AT_ONCE"))
+    options.add_argument(
+        "--measure", nargs=3, help=argparse.SUPPRESS, metavar=("WHAT", "FOLDER", "AT_ONCE")
+    )
     options = options.parse_args()
     if options.measure:
         return measure(*options.measure)
     sizes = [size // 3 for size in SIZES] if options.quick else SIZES
     names = gold_names()
-    print(f"{len(names)} columns          {sizes[0]:,} slices  {sizes[1]:,} slices   {GOLD:,} slices   seconds")
+    print(
+        f"{len(names)} columns          {sizes[0]:,} slices  {sizes[1]:,} slices   {GOLD:,} slices   seconds"
+    )
     for title, what, at_once, target in MEASURED:
         start, peaks = time.perf_counter(), [peak_of(what, rows, names, at_once) for rows in sizes]
         slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
-        print(f"{title:22} {peaks[0] / 1e6:10.0f} MB {peaks[1] / 1e6:11.0f} MB "
-              f"{(peaks[1] + slope * (target - sizes[1])) / 1e9:12.1f} GB {time.perf_counter() - start:9.0f}")  # fmt: skip
+        print(
+            f"{title:22} {peaks[0] / 1e6:10.0f} MB {peaks[1] / 1e6:11.0f} MB "
+            f"{(peaks[1] + slope * (target - sizes[1])) / 1e9:12.1f} GB {time.perf_counter() - start:9.0f}"
+        )
     return 0
 
 
@@ -82,11 +94,17 @@ def peak_of(what, rows, names, at_once):
 def make_features(folder, rows, names):
     """Write X of train and test, the labels and the names."""
     rng, k = np.random.default_rng(0), FOLDS
-    y = np.repeat((rng.random((rows // SERIES + 1, len(LABELS))) < 0.2), SERIES, axis=0)[:rows].astype(np.float64)
-    X = np.lib.format.open_memmap(folder / "train.npy", "w+", np.float32, (rows, len(names)), fortran_order=True)
+    y = np.repeat((rng.random((rows // SERIES + 1, len(LABELS))) < 0.2), SERIES, axis=0)[
+        :rows
+    ].astype(np.float64)
+    X = np.lib.format.open_memmap(
+        folder / "train.npy", "w+", np.float32, (rows, len(names)), fortran_order=True
+    )
     for column in range(len(names)):
         X[:, column] = rng.normal(size=rows) + y[:, column % len(LABELS)]
-    test = np.lib.format.open_memmap(folder / "test.npy", "w+", np.float32, (k, rows // 6, len(names)))
+    test = np.lib.format.open_memmap(
+        folder / "test.npy", "w+", np.float32, (k, rows // 6, len(names))
+    )
     test[:] = rng.normal(size=(k, 1, len(names)))
     np.save(folder / "y.npy", y)
     (folder / "names.json").write_text(json.dumps(names))
@@ -119,14 +137,22 @@ def measure(what, folder, at_once):
 def own_memory():
     """Return the bytes of memory of this process that no file stands behind."""
     line = next(
-        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("RssAnon")
+        line
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        if line.startswith("RssAnon")
     )
     return int(line.split()[1]) * 1024
 
 
 def tune(X, test_X, y, names, patients):
-    """Try every scope for each label on the rows outside fold 0, as a worker does whose jobs come label by label."""
-    bins, fold, config = Bins(X, names, 1), patients % FOLDS, StackConfig(threads=1, max_rounds=ROUNDS)
+    """Try every scope for each label on the rows outside fold 0, as a worker does whose jobs come
+    label by label.
+    """
+    bins, fold, config = (
+        Bins(X, names, 1),
+        patients % FOLDS,
+        StackConfig(threads=1, max_rounds=ROUNDS),
+    )
     rows = np.flatnonzero(fold != 0)
     for j, label in enumerate(LABELS):
         bins.keep_only(scope_columns(names, label, scope) for scope in SCOPES)
@@ -141,10 +167,18 @@ def edges(X, test_X, y, names, patients):
 
 
 def stack(X, test_X, y, names, patients):
-    """Fit all components of the recipe; each label's boosters see what those of another label do not."""
+    """Fit all components of the recipe; each label's boosters see what those of another label do
+    not.
+    """
     found = {"stacked": True, "rounds": ROUNDS, "params": FIRST | {"scope": "study"}}
     rows = Rows(X, y, patients % FOLDS, patients, names)
-    fit_stack(rows, test_X, dict.fromkeys(LABELS, [found] * FOLDS), StackConfig(threads=1, max_rounds=ROUNDS), 0)
+    fit_stack(
+        rows,
+        test_X,
+        dict.fromkeys(LABELS, [found] * FOLDS),
+        StackConfig(threads=1, max_rounds=ROUNDS),
+        0,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The submission file at the size of the competition's: written, validated, and ten injected defects found and named.
+"""The submission file at the size of the competition's: written, validated, and ten injected
+defects found and named.
 
-python benchmarks/submission.py [--quick]      --quick: an eighth of the slices, the same bar per row
+python benchmarks/submission.py [--quick]      --quick: an eighth of the slices, the same bar per
+row
 """
 
 import argparse
@@ -23,7 +25,9 @@ SLICES, SECONDS = 121_232, 20.0
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     share = 1 / 8 if options.parse_args().quick else 1
     with tempfile.TemporaryDirectory(prefix="ich-submission-") as folder:
@@ -35,14 +39,22 @@ def main():
 def measure(folder, slices, bar):
     """Print the table. Returns a line for each bar that is missed."""
     rng = np.random.default_rng(0)
-    names = np.array([f"ID_{number:09x}" for number in rng.choice(16**9, slices, replace=False).tolist()], object)
+    names = np.array(
+        [f"ID_{number:09x}" for number in rng.choice(16**9, slices, replace=False).tolist()], object
+    )
     rows = [f"{name}_{label}" for name in names for label in KAGGLE_ORDER]
     (folder / "sample.csv").write_text("ID,Label\n" + "".join(f"{row},0.5\n" for row in rows))
-    probs = pd.DataFrame(rng.random((slices, len(LABELS))), index=rng.permutation(names), columns=list(LABELS))
+    probs = pd.DataFrame(
+        rng.random((slices, len(LABELS))), index=rng.permutation(names), columns=list(LABELS)
+    )
     print("step                                   seconds  what it says")
     seconds, written = {}, folder / "submission.csv"
-    ids, slice_id, label = timed(seconds, "read the sample", lambda: read_sample(folder / "sample.csv"))
-    values = timed(seconds, "fill in the probabilities", lambda: fill_submission(slice_id, label, probs))
+    ids, slice_id, label = timed(
+        seconds, "read the sample", lambda: read_sample(folder / "sample.csv")
+    )
+    values = timed(
+        seconds, "fill in the probabilities", lambda: fill_submission(slice_id, label, probs)
+    )
     timed(seconds, "write", lambda: write_submission(written, ids, values))
     timed(seconds, "read back and check", lambda: check_submission(written, ids))
     total = sum(seconds.values())
@@ -72,7 +84,9 @@ def timed(seconds, what, work):
 
 
 def defects(rows):
-    """{name: (function from the file's bytes to spoilt bytes, what the message must hold)}, each somewhere in the middle."""
+    """{name: (function from the file's bytes to spoilt bytes, what the message must hold)}, each
+    somewhere in the middle.
+    """
     at = len(rows) // 2 // 6 * 6 + 2  # of a slice's six rows the third
     row, after, stranger = rows[at], rows[at + 1], "ID_0123456789a_any"
 
@@ -92,23 +106,41 @@ def defects(rows):
 
     wrong_id = f"{rows[at].rpartition('_')[0]}0_{row.rpartition('_')[2]}"
     return {
-        "missing row": (lines(lambda parts: parts.pop(at + 1)), f"row {at + 1} is {after}, the sample has {row}"),
-        "duplicate row": (lines(lambda parts: parts.insert(at + 1, parts[at + 1])), f"row {at + 2} is {row}"),
+        "missing row": (
+            lines(lambda parts: parts.pop(at + 1)),
+            f"row {at + 1} is {after}, the sample has {row}",
+        ),
+        "duplicate row": (
+            lines(lambda parts: parts.insert(at + 1, parts[at + 1])),
+            f"row {at + 2} is {row}",
+        ),
         "extra row at the end": (lambda text: text + f"{stranger},0.5\n".encode(), stranger),
         "swapped labels": (lines(swap), f"row {at + 1} is {after}, the sample has {row}"),
-        "wrong order of the slices": (lines(lambda parts: parts.append(parts.pop(1))), f"row 1 is {rows[1]}"),
-        "wrong id": (lines(lambda parts: parts.__setitem__(at + 1, f"{wrong_id},0.5\n".encode())), wrong_id),
+        "wrong order of the slices": (
+            lines(lambda parts: parts.append(parts.pop(1))),
+            f"row 1 is {rows[1]}",
+        ),
+        "wrong id": (
+            lines(lambda parts: parts.__setitem__(at + 1, f"{wrong_id},0.5\n".encode())),
+            wrong_id,
+        ),
         "NaN": (put("nan"), f"{row} is 'nan'"),
         "exactly 0": (put("0.00000000"), f"{row} is '0.00000000'"),
         "above 1": (put("1.00000001"), f"{row} is '1.00000001'"),
         "no number": (put("half"), f"{row} is 'half'"),
         "a comma in a number": (put("0,5"), f"line {at + 2}, saw 3"),
-        "wrong header": (lines(lambda parts: parts.__setitem__(0, b"ID,Probability\n")), "lacks the column Label"),
+        "wrong header": (
+            lines(lambda parts: parts.__setitem__(0, b"ID,Probability\n")),
+            "lacks the column Label",
+        ),
         "cut off in the middle of a number": (
             lambda text: text[: text.index(f"{row},".encode()) + len(row) + 3],
             "rows, the sample",
         ),
-        "cut off in the middle of an id": (lambda text: text[: text.index(f"{row},".encode()) + 8], f"the sample has {row}"),
+        "cut off in the middle of an id": (
+            lambda text: text[: text.index(f"{row},".encode()) + 8],
+            f"the sample has {row}",
+        ),
     }
 
 

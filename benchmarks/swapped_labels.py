@@ -1,22 +1,25 @@
-"""Whether stage two gains on labels that the CNNs know nothing of, and by what: the height of a slice, or a leak.
+"""Whether stage two gains on labels that the CNNs know nothing of, and by what: the height of a
+slice, or a leak.
 
     python benchmarks/swapped_labels.py [--studies=N] [--seed=N]
 
-The labels of real studies are swapped in blocks between studies: each series is cut into BLOCKS blocks of equal height, and
-each block takes the labels that another study has at the same relative heights. The CNNs' probabilities (family "runs" of
-simulated_cnns.py) and the geometry stay. So all that is left to know of a slice is how often slices of its height are
-positive. That is knowledge, and no leak: a stacker may gain by it. Contenders differ in where they can read the height:
+The labels of real studies are swapped in blocks between studies: each series is cut into BLOCKS
+blocks of equal height, and each block takes the labels that another study has at the same relative
+heights. The CNNs' probabilities (family "runs" of simulated_cnns.py) and the geometry stay. So all
+that is left to know of a slice is how often slices of its height are positive. That is knowledge,
+and no leak: a stacker may gain by it. Contenders differ in where they can read the height:
 
     all                  features of the recipe stack_only in the scope "study", geometry among them
-    without geometry     the same without it; but neighbours are missing beyond the ends, which shows the height
-    no missing either    without geometry, and missing values take the slice's own logit of `any`
-    geometry alone       the geometry, and of the CNNs the slice's own logits
-    own logits alone     nothing tells the height but what the CNNs made of it
-    heights not kept     as "all", and the labels of each series are turned round by a random number of slices
-    shuffled             as "all", with labels dealt out anew over all slices of a fold
+    without geometry     the same without it; but neighbours are missing beyond the ends, which
+    shows the height no missing either    without geometry, and missing values take the slice's own
+    logit of `any` geometry alone       the geometry, and of the CNNs the slice's own logits own
+    logits alone     nothing tells the height but what the CNNs made of it heights not kept     as
+    "all", and the labels of each series are turned round by a random number of slices shuffled
+    as "all", with labels dealt out anew over all slices of a fold
 
-The gain is that of `any` over the calibrated mean of the CNNs, out of fold, by a booster with the settings of trial 0. In the
-last two nothing is left to know: a gain beyond doubt would be a leak, and so would one of "all" that "geometry alone" has not.
+The gain is that of `any` over the calibrated mean of the CNNs, out of fold, by a booster with the
+settings of trial 0. In the last two nothing is left to know: a gain beyond doubt would be a leak,
+and so would one of "all" that "geometry alone" has not.
 """
 
 import argparse
@@ -34,13 +37,21 @@ from benchmarks.stack_gain import SEED, some_studies, stack_only  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
 from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
 from features.build import build_features  # noqa: E402
-from stage2_stack.space import FIRST  # noqa: E402
-from stage2_stack.stack import Rows, fit_stack  # noqa: E402
+from stage2_stack.search_space import FIRST  # noqa: E402
+from stage2_stack.stacker import Rows, fit_stack  # noqa: E402
 
 BLOCKS = 4
 NO_GEOMETRY = {"geometry": False, "place": False}
-NO_CONTEXT = {"reach": 0, "model_reach": 0, "difference_reach": 0, "smooth_mm": (), "smooth_best": False, "rolling": (),
-              "cumulative": False, "study": False}  # fmt: skip
+NO_CONTEXT = {
+    "reach": 0,
+    "model_reach": 0,
+    "difference_reach": 0,
+    "smooth_mm": (),
+    "smooth_best": False,
+    "rolling": (),
+    "cumulative": False,
+    "study": False,
+}
 CONTENDERS = {
     "all": {},
     "without geometry": NO_GEOMETRY,
@@ -55,8 +66,8 @@ CONTENDERS = {
 def swapped(slices, y, rng):
     """Return labels (n, 6) swapped between series in blocks, heights kept.
 
-    slices: slice table sorted by series and place; y: (n, 6). Block b of all series is dealt out by one permutation of the
-    series; a slice takes the label at the same relative height.
+    slices: slice table sorted by series and place; y: (n, 6). Block b of all series is dealt out by
+    one permutation of the series; a slice takes the label at the same relative height.
     """
     place, length = slices["place"].to_numpy(), slices["series_slices"].to_numpy()
     first = np.flatnonzero(place == 0)
@@ -67,7 +78,9 @@ def swapped(slices, y, rng):
 
 
 def turned(slices, y, rng):
-    """Return labels (n, 6), those of each series turned round by a random number of its slices: runs stay, heights do not."""
+    """Return labels (n, 6), those of each series turned round by a random number of its slices:
+    runs stay, heights do not.
+    """
     place, length = slices["place"].to_numpy(), slices["series_slices"].to_numpy()
     by = np.repeat(rng.random((place == 0).sum()), length[place == 0])
     return y[np.arange(len(y)) - place + (place + (by * length).astype(int)) % length]
@@ -81,14 +94,20 @@ def shuffled(y, fold, rng):
 
 
 def contend(simulated, name):
-    """Return (gain (n,) on `any` over the calibrated mean of the CNNs, number of folds whose blend keeps the booster)."""
+    """Return (gain (n,) on `any` over the calibrated mean of the CNNs, number of folds whose blend
+    keeps the booster).
+    """
     recipe = stack_only()
     features = recipe.features.model_copy(update={"chain": False, **CONTENDERS[name]})
     X, names = build_features(simulated.slices, simulated.probs, features)
     if name == "no missing either":
         X = np.where(np.isnan(X), X[:, [names.index("any")]], X)
-    config = recipe.stage2.model_copy(update={"components": ("raw", "lightgbm"), "any_at_least_largest": False})
-    rows = Rows(X, simulated.y, simulated.fold, simulated.slices["patient_id"].to_numpy(object), names)
+    config = recipe.stage2.model_copy(
+        update={"components": ("raw", "lightgbm"), "any_at_least_largest": False}
+    )
+    rows = Rows(
+        X, simulated.y, simulated.fold, simulated.slices["patient_id"].to_numpy(object), names
+    )
     first = {"stacked": True, "params": FIRST | {"scope": "study"}, "rounds": None}
     none = {"stacked": False, "params": {}, "rounds": 0}
     settings = {label: [first if label == "any" else none] * sim.FOLDS for label in LABELS}
@@ -98,7 +117,9 @@ def contend(simulated, name):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--studies", type=int, default=300)
     options.add_argument("--seed", type=int, default=0)
     options = options.parse_args()
@@ -110,7 +131,9 @@ def main():
         "shuffled": shuffled(simulated.y, simulated.fold, rng),
     }
     print(f"{slices['study_id'].nunique()} studies, {len(slices)} slices, seed {options.seed}")
-    print(f"{'':18} {'gain on any':>11} {'95 % over patients':>20}  folds that keep the booster  seconds")
+    print(
+        f"{'':18} {'gain on any':>11} {'95 % over patients':>20}  folds that keep the booster  seconds"
+    )
     low = {}
     for name in CONTENDERS:
         start = time.perf_counter()
@@ -118,9 +141,16 @@ def main():
         low[name], high = patient_bootstrap(gain, slices["patient_id"])
         interval = f"[{low[name]:.4f}, {high:.4f}]"
         seconds = time.perf_counter() - start
-        print(f"{name:18} {gain.mean():11.4f} {interval:>20}  {f'{kept} of {sim.FOLDS}':27}  {seconds:7.0f}", flush=True)
+        print(
+            f"{name:18} {gain.mean():11.4f} {interval:>20}  {f'{kept} of {sim.FOLDS}':27}  {seconds:7.0f}",
+            flush=True,
+        )
     leak = max(low[name] for name in others) > 0 or low["all"] > 0 >= low["geometry alone"]
-    print("a gain that the height does not explain: a leak" if leak else "no gain but that of the height")
+    print(
+        "a gain that the height does not explain: a leak"
+        if leak
+        else "no gain but that of the height"
+    )
     return 1 if leak else 0
 
 

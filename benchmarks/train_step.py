@@ -1,11 +1,13 @@
-"""The training step through the whole data path - pixel cache on disk, read ahead, augmentation, windows - beside the step of
-the same model, loss and optimizer on images that already lie on the device. Prints one table; exits with 1 below a bar.
+"""The training step through the whole data path - pixel cache on disk, read ahead, augmentation,
+windows - beside the step of the same model, loss and optimizer on images that already lie on the
+device. Prints one table; exits with 1 below a bar.
 
     python benchmarks/train_step.py [--quick]      --quick: fewer rounds, five minutes at most
 
-They take turns in one process; a ratio is the median over the rounds. On a GPU it is a ResNet-50 in bfloat16, by the clock. On
-the CPU it is a ResNet-18 in float32, on one thread of one core, in seconds of that core: no second core hides the reading, and
-what else the machine does in between does not count. The clock's ratio stands beside it.
+They take turns in one process; a ratio is the median over the rounds. On a GPU it is a ResNet-50 in
+bfloat16, by the clock. On the CPU it is a ResNet-18 in float32, on one thread of one core, in
+seconds of that core: no second core hides the reading, and what else the machine does in between
+does not count. The clock's ratio stands beside it.
 """
 
 import argparse
@@ -27,26 +29,36 @@ sys.path.insert(0, str(ROOT))
 
 import run as command_line  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
-from pipeline.bars import no_bar  # noqa: E402
-from pipeline.jobs import Inputs  # noqa: E402
-from pipeline.stages import Run  # noqa: E402
+from pipeline.progress import no_bar  # noqa: E402
+from pipeline.registry import Run  # noqa: E402
+from pipeline.training.cnn_jobs import Inputs  # noqa: E402
+from stage1_cnn.augment import augment, to_channels  # noqa: E402
 from stage1_cnn.config import CnnConfig  # noqa: E402
-from stage1_cnn.data import read_ahead  # noqa: E402
+from stage1_cnn.dataset import (  # noqa: E402
+    read_ahead,  # noqa: E402
+    shuffled,
+    training_steps,
+)
 from stage1_cnn.device import mixed_precision, torch_as_set  # noqa: E402
-from stage1_cnn.images import augment, to_channels  # noqa: E402
 from stage1_cnn.model import build_model  # noqa: E402
-from stage1_cnn.order import shuffled, training_steps  # noqa: E402
-from stage1_cnn.train import Course, Hooks, fold_rows  # noqa: E402
+from stage1_cnn.train_loop import Course, Hooks, fold_rows  # noqa: E402
 from stage1_cnn.trainer import Trainer, weighted_bce  # noqa: E402
 
 SIZE, STUDIES = 256, 14  # px; about 340 slices, 280 of them in train
-AUGMENTED = {"erase": 0.2, "hu_shift": 3.0, "hu_noise": 3.0}  # on top of the defaults: flip, rotate, scale, shift
-IMAGES, HU, PATH = "images on the device", "HU on the device, augmentation, windows", "the whole data path"
+# on top of the defaults: flip, rotate, scale, shift
+AUGMENTED = {"erase": 0.2, "hu_shift": 3.0, "hu_noise": 3.0}
+IMAGES, HU, PATH = (
+    "images on the device",
+    "HU on the device, augmentation, windows",
+    "the whole data path",
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured on one device: bars are {(slower, faster): the least ratio of their images/s}."""
+    """What is measured on one device: bars are {(slower, faster): the least ratio of their
+    images/s}.
+    """
 
     device: str
     backbone: str
@@ -62,7 +74,9 @@ GPU = Case("cuda", "resnet50", 64, "bf16", 40, (60, 180), {(PATH, HU): 0.95, (PA
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true")
     quick, missed, mine = options.parse_args().quick, [], os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory(prefix="ich-step-") as folder:
@@ -72,7 +86,8 @@ def main():
                 print("no GPU here: nothing measured on CUDA")
                 continue
             os.sched_setaffinity(0, sorted(mine)[:1] if case is CPU else mine)
-            inputs = Inputs(Run(made, say=lambda line: None, bar=no_bar))  # its cache reads with as many threads as cores
+            # its cache reads with as many threads as cores
+            inputs = Inputs(Run(made, log=lambda line: None, bar=no_bar))
             missed += Bench(case, inputs).report(case.seconds[0 if quick else 1])
     print("\n".join(missed) if missed else "every bar is met")
     return 1 if missed else 0
@@ -82,7 +97,9 @@ def make_cache(folder):
     """Write example slices and ingest them, by the verbs. Returns the run folder."""
     data, made = folder / "data", folder / "run"
     recipe = folder / "step.yaml"
-    recipe.write_text(f"name: step\npixels: {{size: {SIZE}}}\nstage1: {{models: [{{name: a, backbone: test_resnet}}]}}\n")
+    recipe.write_text(
+        f"name: step\npixels: {{size: {SIZE}}}\nstage1: {{models: [{{name: a, backbone: test_resnet}}]}}\n"
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         for words in (
             ["synth", f"--out={data}", f"--studies={STUDIES}"],
@@ -101,17 +118,28 @@ class Bench:
     def __init__(self, case, inputs):
         self.case, self.inputs = case, inputs
         self.on_cpu = case.device == "cpu"
-        self.config = CnnConfig(name="a", backbone=case.backbone, batch=case.batch, precision=case.precision, threads=1,
-                                deterministic=self.on_cpu, **AUGMENTED)  # fmt: skip
+        self.config = CnnConfig(
+            name="a",
+            backbone=case.backbone,
+            batch=case.batch,
+            precision=case.precision,
+            threads=1,
+            deterministic=self.on_cpu,
+            **AUGMENTED,
+        )
         train, _ = fold_rows(inputs.slices, inputs.fold, 0)
         rounds = -(-case.batch * case.steps // len(train))
-        rows = np.concatenate([shuffled(train, seed) for seed in range(rounds)])[: case.batch * case.steps]
+        rows = np.concatenate([shuffled(train, seed) for seed in range(rounds)])[
+            : case.batch * case.steps
+        ]
         self.order = training_steps(rows, case.batch)
         self.labels = np.nan_to_num(inputs.slices[list(LABELS)].to_numpy(np.float32))
         model = build_model(self.config, 0, self.labels[train].mean(axis=0)).to(case.device)
         self.trainer = Trainer(model, self.config, 10**6, 0, print)
         neighbours = inputs.neighbours(self.config.neighbours)
-        self.course = Course(inputs.slices, self.labels, neighbours, inputs.cache.read, self.trainer, Hooks())
+        self.course = Course(
+            inputs.slices, self.labels, neighbours, inputs.cache.read, self.trainer, Hooks()
+        )
         rows, hu = next(read_ahead(inputs.cache.read, neighbours, self.order, case.device))
         self.hu, self.truth = hu.clone(), torch.from_numpy(self.labels[rows]).to(case.device)
         self.images = to_channels(self.hu, self.config)
@@ -122,8 +150,10 @@ class Bench:
             rounds = self.rounds(seconds)
             reading, parts = self.reading(), self.parts(5 if self.on_cpu else 30)
         where = "one thread of one CPU core" if self.on_cpu else torch.cuda.get_device_name()
-        print(f"{self.case.backbone}, {self.case.precision}, batch {self.case.batch}, {SIZE} px, {where}: "
-              f"{len(rounds)} rounds of {self.case.steps * self.case.batch} images each way")  # fmt: skip
+        print(
+            f"{self.case.backbone}, {self.case.precision}, batch {self.case.batch}, {SIZE} px, {where}: "
+            f"{len(rounds)} rounds of {self.case.steps * self.case.batch} images each way"
+        )
         print(f"{'a step on':42} images/s  by the clock  ratio (bar)")
         missed = []
         for way in self.ways():
@@ -131,20 +161,31 @@ class Bench:
             says = []
             for (slower, faster), bar in self.case.bars.items():
                 if slower == way:
-                    ratio, clock = (self.median(rounds, way, faster, clock) for clock in (False, True))
-                    says.append(f"{ratio:.3f} of {faster} ({bar}){f', by the clock {clock:.3f}' if self.on_cpu else ''}")
+                    ratio, clock = (
+                        self.median(rounds, way, faster, clock) for clock in (False, True)
+                    )
+                    says.append(
+                        f"{ratio:.3f} of {faster} ({bar}){f', by the clock {clock:.3f}' if self.on_cpu else ''}"
+                    )
                     if ratio < bar:
-                        missed.append(f"{self.case.device}: {way} runs at {ratio:.3f} of {faster}, the bar is {bar}")
+                        missed.append(
+                            f"{self.case.device}: {way} runs at {ratio:.3f} of {faster}, the bar is {bar}"
+                        )
             print(f"{way:42} {speeds[0]:8.1f}  {speeds[1]:12.1f}  {', '.join(says)}")
         print(f"{'no step: the data path alone, cache to HU':42} {reading:8.0f}")
         whole = sum(parts.values())
-        print("of a step: " + ", ".join(f"{name} {took / whole:.1%}" for name, took in parts.items()), flush=True)
+        print(
+            "of a step: " + ", ".join(f"{name} {took / whole:.1%}" for name, took in parts.items()),
+            flush=True,
+        )
         return missed
 
     def median(self, rounds, way, against=None, clock=False):
         """Return the median over the rounds of images/s, or of the ratio to another way's."""
         images = self.case.batch * self.case.steps
-        return statistics.median((times[against][clock] if against else images) / times[way][clock] for times in rounds)
+        return statistics.median(
+            (times[against][clock] if against else images) / times[way][clock] for times in rounds
+        )
 
     def ways(self):
         """{what the steps of a round begin with: function that takes them}."""
@@ -153,7 +194,9 @@ class Bench:
         return {way: ways[way] for way in ways if way in needed}
 
     def rounds(self, seconds):
-        """Let the ways take turns, in changing order. Returns a dict a round: way -> `timed` of its steps."""
+        """Let the ways take turns, in changing order. Returns a dict a round: way -> `timed` of its
+        steps.
+        """
         ways, rounds = self.ways(), []
         for take in ways.values():
             self.timed(take)  # warms up
@@ -164,7 +207,9 @@ class Bench:
         return rounds
 
     def timed(self, function):
-        """Return the seconds that a function takes until the device is done: of the core on the CPU, and by the clock."""
+        """Return the seconds that a function takes until the device is done: of the core on the
+        CPU, and by the clock.
+        """
         self.wait()
         start, spent = time.perf_counter(), time.process_time()
         function()
@@ -189,7 +234,9 @@ class Bench:
         self.steps(self.bare_step)
 
     def steps(self, step):
-        """Take the steps of a round, asking for each one's loss after the next, as training does."""
+        """Take the steps of a round, asking for each one's loss after the next, as training
+        does.
+        """
         losses = []
         for _ in range(self.case.steps):
             losses.append(step())
@@ -215,10 +262,14 @@ class Bench:
         order = self.order * max(1, 2000 // (self.case.batch * self.case.steps))
 
         def read():
-            for _ in read_ahead(self.inputs.cache.read, self.inputs.neighbours(0), order, self.case.device):
+            for _ in read_ahead(
+                self.inputs.cache.read, self.inputs.neighbours(0), order, self.case.device
+            ):
                 pass
 
-        return self.case.batch * len(order) / statistics.median(self.timed(read)[0] for _ in range(5))
+        return (
+            self.case.batch * len(order) / statistics.median(self.timed(read)[0] for _ in range(5))
+        )
 
     def parts(self, repeats):
         """{part of a step: seconds}, each alone and the median of a few."""
@@ -235,7 +286,9 @@ class Bench:
             trainer.optimizer.step()
 
         parts = {
-            "augmentation": lambda: kept.update(hu=augment(self.hu.float(), self.config, trainer.generator)),
+            "augmentation": lambda: kept.update(
+                hu=augment(self.hu.float(), self.config, trainer.generator)
+            ),
             "windows": lambda: to_channels(kept["hu"], self.config),
             "forward": forward,
             "backward": lambda: kept["loss"].backward(),

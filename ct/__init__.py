@@ -2,5 +2,6 @@
 
 import sys
 
-for _name in ("dl", "DLFCN"):  # Python 2's: gdcm asks for them, and would take any folder of that name on the path for one
+# Python 2's: gdcm asks for them, and would take any folder of that name on the path for one
+for _name in ("dl", "DLFCN"):
     sys.modules.setdefault(_name, None)

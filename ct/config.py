@@ -18,16 +18,23 @@ class Config(BaseModel):
 
 
 def nearest(word, known):
-    """Return ", did you mean 'x'?" for the known word nearest to `word`, or a list of the known ones."""
+    """Return ", did you mean 'x'?" for the known word nearest to `word`, or a list of the known
+    ones.
+    """
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else f"; known are {shown(', '.join(map(str, known)), MESSAGE)}"
+    return (
+        f", did you mean {close[0]!r}?"
+        if close
+        else f"; known are {shown(', '.join(map(str, known)), MESSAGE)}"
+    )
 
 
 def check(kind, values, where, strict=False):
-    """Build the Config class `kind` from the mapping `values`, or raise InputError with one line about the first fault.
+    """Build the Config class `kind` from the mapping `values`, or raise InputError with one line
+    about the first fault.
 
-    where: the file or verb that the values come from, for the message. strict: no "3" or true for a number; for files, whose
-    values have types, unlike the command line's.
+    where: the file or verb that the values come from, for the message. strict: no "3" or true for a
+    number; for files, whose values have types, unlike the command line's.
     """
     try:
         if strict:
@@ -38,25 +45,39 @@ def check(kind, values, where, strict=False):
         path = shown(".".join(str(part) for part in first["loc"]))
         if first["type"] == "extra_forbidden":
             known = _fields_at(kind, first["loc"][:-1])
-            raise InputError(f"{where}: unknown key {path!r}{nearest(first['loc'][-1], known)}") from None
+            raise InputError(
+                f"{where}: unknown key {path!r}{nearest(first['loc'][-1], known)}"
+            ) from None
         if first["type"] == "missing":
             raise InputError(f"{where}: {path!r} is missing") from None
-        message = shown(first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict), MESSAGE)
-        at = f"{path} = {shown(repr(first['input']))}: " if first["loc"][-1:] != ("storage",) else f"{path}: "  # a password
+        message = shown(
+            first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict), MESSAGE
+        )
+        # a password
+        at = (
+            f"{path} = {shown(repr(first['input']))}: "
+            if first["loc"][-1:] != ("storage",)
+            else f"{path}: "
+        )
         if first["input"] is None and not strict:  # a flag that was not given
             at = ""
         raise InputError(f"{where}: {at}{message[0].lower() + message[1:]}") from None
 
 
 def nested(kind: type[Config], field: str) -> type[Config] | None:
-    """Return the Config class that a field of `kind` holds, one or several of them; None where it holds none."""
+    """Return the Config class that a field of `kind` holds, one or several of them; None where it
+    holds none.
+    """
     return _config_in(kind.model_fields[field].annotation) if field in kind.model_fields else None
 
 
 def _fields_at(kind, loc):
-    """Return the field names of the Config that lies at `loc` (field names and list positions) below `kind`."""
+    """Return the field names of the Config that lies at `loc` (field names and list positions)
+    below `kind`.
+    """
     for part in loc:
-        kind = nested(kind, part) or kind  # others are places in a list, keys of a dict, kinds of a union
+        # others are places in a list, keys of a dict, kinds of a union
+        kind = nested(kind, part) or kind
     return sorted(kind.model_fields)
 
 
@@ -68,7 +89,9 @@ def _config_in(annotation):
 
 
 def _hint(value, strict):
-    """Return what to write instead of a number that YAML takes for text, such as 3e-3 (it wants a point and a sign)."""
+    """Return what to write instead of a number that YAML takes for text, such as 3e-3 (it wants a
+    point and a sign).
+    """
     try:
         number = float(value) if strict and isinstance(value, str) else math.inf
     except ValueError:

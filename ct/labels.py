@@ -5,20 +5,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ct.dicom.source import Unreadable
 from ct.errors import InputError, shown
-from ct.source import Unreadable
-from ct.table_files import read_csv_file
+from ct.tables.untrusted_table import read_csv_file
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 SUBTYPES = LABELS[1:]
 KAGGLE_ORDER = (*SUBTYPES, "any")  # the order of a slice's six rows in the competition's files
-WEIGHTS = np.array([2, 1, 1, 1, 1, 1], dtype=np.float64) / 7  # of the competition's metric, in the order of LABELS
+# of the competition's metric, in the order of LABELS
+WEIGHTS = np.array([2, 1, 1, 1, 1, 1], dtype=np.float64) / 7
 
 
 def split_row_id(ids):
     """Split "ID_0123abcd_any" into slice ids and label names.
 
-    ids: string array-like (n,). Returns two object arrays (n,); a row without a known label has None as its label.
+    ids: string array-like (n,). Returns two object arrays (n,); a row without a known label has
+    None as its label.
     """
     slice_id, label, known = [], [], {name: name for name in LABELS}  # all rows share six texts
     for text in np.asarray(ids, object):  # several times as fast as pandas' own splitting
@@ -29,7 +31,8 @@ def split_row_id(ids):
 
 
 def contradictions(table):
-    """Return the slices whose `any` is not the largest of their subtypes, which it is by its meaning.
+    """Return the slices whose `any` is not the largest of their subtypes, which it is by its
+    meaning.
 
     table: indexed by slice id, with LABELS of 0, 1 or NaN; a slice that lacks one is in no part
 
@@ -46,10 +49,10 @@ def contradictions(table):
 def read_labels(path):
     """Read the long-form label csv (`ID,Label`, six rows a slice).
 
-    Returns (table, dropped): a float32 DataFrame indexed by slice id with the columns LABELS, NaN where a label is missing,
-    and the number of identical duplicate rows that were dropped.
-    Raises InputError for a missing file or column, an unknown label name, a label other than 0 and 1, and for duplicate rows
-    that contradict each other.
+    Returns (table, dropped): a float32 DataFrame indexed by slice id with the columns LABELS, NaN
+    where a label is missing, and the number of identical duplicate rows that were dropped. Raises
+    InputError for a missing file or column, an unknown label name, a label other than 0 and 1, and
+    for duplicate rows that contradict each other.
     """
     rows = read_id_csv(path)
     if rows.empty:
@@ -59,21 +62,29 @@ def read_labels(path):
     for number, name in enumerate(LABELS):
         label[ids.str.endswith(f"_{name}").to_numpy(bool)] = number
     if (bad := label < 0).any():
-        raise InputError(f"{path}: row {shown(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}")
+        raise InputError(
+            f"{path}: row {shown(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}"
+        )
     if (bad := ~np.isin(value, [0, 1])).any():
         where = rows[bad].iloc[0]
-        raise InputError(f"{path}: {shown(where['ID'])} has the label {shown(repr(where['Label']))}; labels are 0 or 1")
-    row, slice_id = pd.factorize(ids.str.replace("_[^_]*$", "", regex=True))  # not `split_row_id`: its objects would fill 1 GB
+        raise InputError(
+            f"{path}: {shown(where['ID'])} has the label {shown(repr(where['Label']))}; labels are 0 or 1"
+        )
+    # not `split_row_id`: its objects would fill 1 GB
+    row, slice_id = pd.factorize(ids.str.replace("_[^_]*$", "", regex=True))
     table = np.full((len(slice_id), len(LABELS)), np.nan, np.float32)
     table[row, label] = value
     if (bad := table[row, label] != value).any():  # of two rows, another has been written over it
         raise InputError(f"{path}: {shown(ids[bad].iloc[0])} is both 0 and 1; remove the wrong row")
-    table = pd.DataFrame(table, index=pd.Index(slice_id, name="slice_id"), columns=list(LABELS)).sort_index()
+    table = pd.DataFrame(
+        table, index=pd.Index(slice_id, name="slice_id"), columns=list(LABELS)
+    ).sort_index()
     return table, len(rows) - int(table.notna().to_numpy().sum())
 
 
 def read_id_csv(path):
-    """Read a csv with the columns ID and Label as text, packed or not. Raises InputError where it is not one.
+    """Read a csv with the columns ID and Label as text, packed or not. Raises InputError where it
+    is not one.
 
     path: a path, or a file of a zip archive (`source.InZip`)
     """
@@ -82,9 +93,13 @@ def read_id_csv(path):
         with path.open("rb") as file:
             rows = read_csv_file(file, str(path), "csv file")
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path} does not exist; it should be a csv with the columns ID,Label") from None
+        raise InputError(
+            f"{path} does not exist; it should be a csv with the columns ID,Label"
+        ) from None
     except Unreadable as error:
-        raise InputError(f"{path} is {error}; download the zip again, or name another csv with --labels or --sample") from None
+        raise InputError(
+            f"{path} is {error}; download the zip again, or name another csv with --labels or --sample"
+        ) from None
     if missing := {"ID", "Label"} - set(rows.columns):
         has = shown(", ".join(map(str, rows.columns)))
         raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {has}")

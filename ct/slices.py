@@ -1,4 +1,6 @@
-"""The slice table: one row a slice, indexed by `slice_id`, sorted by study, series and place along the slice normal."""
+"""The slice table: one row a slice, indexed by `slice_id`, sorted by study, series and place along
+the slice normal.
+"""
 
 import numpy as np
 
@@ -38,11 +40,15 @@ PIXEL_COLUMNS = {  # from the pixels
     "brain_std_hu": "its spread, HU",
     "blood_share": "share of the brain's area at 50 to 80 HU",
 }
-COLUMNS = {**HEADER_COLUMNS, **GEOMETRY_COLUMNS, **PIXEL_COLUMNS}  # and the six LABELS, float32, NaN where unknown
+# and the six LABELS, float32, NaN where unknown
+COLUMNS = {**HEADER_COLUMNS, **GEOMETRY_COLUMNS, **PIXEL_COLUMNS}
 
-POSITION = ("ipp_x", "ipp_y", "ipp_z")  # ImagePositionPatient, mm: the centre of the first pixel; +x left, +y back, +z head
-ORIENTATION = ("row_x", "row_y", "row_z", "col_x", "col_y", "col_z")  # ImageOrientationPatient: along a row, down a column
-SERIES = ("study_id", "series_id", "split")  # together they name one series, which so never mixes train and test
+# ImagePositionPatient, mm: the centre of the first pixel; +x left, +y back, +z head
+POSITION = ("ipp_x", "ipp_y", "ipp_z")
+# ImageOrientationPatient: along a row, down a column
+ORIENTATION = ("row_x", "row_y", "row_z", "col_x", "col_y", "col_z")
+# together they name one series, which so never mixes train and test
+SERIES = ("study_id", "series_id", "split")
 MIXED_DEG = 1.0
 
 
@@ -51,18 +57,22 @@ def order_slices(table):
 
     table: indexed by slice_id, with the columns SERIES, POSITION and ORIENTATION
 
-    Returns a new table with GEOMETRY_COLUMNS instead of POSITION and ORIENTATION. Order is along the mean of the series'
-    slice normals (PS3.3 section C.7.6.2.1.1); positions are rounded to a micrometre, so that tags of few digits can tie, and
-    ties are broken by slice_id.
+    Returns a new table with GEOMETRY_COLUMNS instead of POSITION and ORIENTATION. Order is along
+    the mean of the series' slice normals (PS3.3 section C.7.6.2.1.1); positions are rounded to a
+    micrometre, so that tags of few digits can tie, and ties are broken by slice_id.
     """
     table = table.sort_values([*SERIES, "slice_id"])
     first = ~table.duplicated(list(SERIES)).to_numpy()
-    series, starts = np.cumsum(first) - 1, np.flatnonzero(first)  # each slice's series number; each series' first row
+    # each slice's series number; each series' first row
+    series, starts = np.cumsum(first) - 1, np.flatnonzero(first)
     ipp, (rows, cols) = table[list(POSITION)].to_numpy(np.float64), _directions(table)
     normals = _normals(rows, cols)
     mean = _unit(np.add.reduceat(normals, starts)) if len(table) else normals
     position = (ipp * mean[series]).sum(axis=1).round(3) + 0.0  # + 0.0 makes a -0 a 0
-    turned = np.maximum(angles_deg(rows, rows[starts][series]), angles_deg(cols, cols[starts][series])) > MIXED_DEG
+    turned = (
+        np.maximum(angles_deg(rows, rows[starts][series]), angles_deg(cols, cols[starts][series]))
+        > MIXED_DEG
+    )
     axis = np.array([0.0, 0.0, 1.0])
     order = np.lexsort([position, series])  # stable: equal positions stay in the order of slice_id
     placed = table.drop(columns=[*POSITION, *ORIENTATION]).iloc[order]
@@ -77,18 +87,25 @@ def order_slices(table):
 
 
 def slice_normals(table):
-    """Return the unit normals of the slices of a table with ORIENTATION, (n, 3), turned to point to the head."""
+    """Return the unit normals of the slices of a table with ORIENTATION, (n, 3), turned to point to
+    the head.
+    """
     return _normals(*_directions(table))
 
 
 def angles_deg(a, b):
-    """Angle between unit vectors (n, 3) and (n, 3) or (3,), in degrees; exact for small angles, where the cosine is not."""
+    """Angle between unit vectors (n, 3) and (n, 3) or (3,), in degrees; exact for small angles,
+    where the cosine is not.
+    """
     return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
 
 
 def _directions(table):
     """Return the unit vectors along a row and down a column of each slice, (n, 3) both."""
-    return [_unit(table[list(names)].to_numpy(np.float64)) for names in (ORIENTATION[:3], ORIENTATION[3:])]
+    return [
+        _unit(table[list(names)].to_numpy(np.float64))
+        for names in (ORIENTATION[:3], ORIENTATION[3:])
+    ]
 
 
 def _normals(rows, cols):
@@ -96,10 +113,15 @@ def _normals(rows, cols):
 
 
 def _gaps(position, starts):
-    """Distances (n,), mm, of each slice from those before and after it in its series; starts: the series' first rows."""
+    """Distances (n,), mm, of each slice from those before and after it in its series; starts: the
+    series' first rows.
+    """
     below = np.diff(position, prepend=np.nan).astype(np.float32)
     below[starts] = np.nan
-    return {"gap_below_mm": below, "gap_above_mm": np.append(below[1:], np.float32("nan"))[: len(below)]}
+    return {
+        "gap_below_mm": below,
+        "gap_above_mm": np.append(below[1:], np.float32("nan"))[: len(below)],
+    }
 
 
 def _unit(vectors):
@@ -109,23 +131,32 @@ def _unit(vectors):
 
 
 def _towards_head(normals):
-    """Normals (n, 3) turned to point to the head; those that lie across the body's axis to the back, or else to the left."""
+    """Normals (n, 3) turned to point to the head; those that lie across the body's axis to the
+    back, or else to the left.
+    """
     x, y, z = normals.T
-    leading = np.where(np.abs(z) > 0.1, z, np.where(np.abs(y) > 0.1, y, x))  # a mere rounding must not turn a normal
+    # a mere rounding must not turn a normal
+    leading = np.where(np.abs(z) > 0.1, z, np.where(np.abs(y) > 0.1, y, x))
     return np.where(leading < 0, -1.0, 1.0)[:, None] * normals
 
 
 def check_table(table):
-    """Raise ValueError unless every slice occurs once and every series is one block, in the order of place and position."""
+    """Raise ValueError unless every slice occurs once and every series is one block, in the order
+    of place and position.
+    """
     if not table.index.is_unique:
         raise ValueError(f"slice {table.index[table.index.duplicated()][0]} occurs twice")
     first = ~table.duplicated(list(SERIES)).to_numpy()
     series, starts = np.cumsum(first) - 1, np.flatnonzero(first)
     wrong = {
-        "its place does not follow the one before": table["place"] != np.arange(len(table)) - starts[series],
-        "it is torn from its series": ~first & (table[list(SERIES)] != table[list(SERIES)].shift()).any(axis=1),
-        "it lies below the one before": ~first & (table["position_mm"] < table["position_mm"].shift()),
-        "series_slices is not the number of its series' slices": table["series_slices"] != np.bincount(series)[series],
+        "its place does not follow the one before": table["place"]
+        != np.arange(len(table)) - starts[series],
+        "it is torn from its series": ~first
+        & (table[list(SERIES)] != table[list(SERIES)].shift()).any(axis=1),
+        "it lies below the one before": ~first
+        & (table["position_mm"] < table["position_mm"].shift()),
+        "series_slices is not the number of its series' slices": table["series_slices"]
+        != np.bincount(series)[series],
     }
     for fault, rows in wrong.items():
         if rows.any():

@@ -5,11 +5,13 @@ import math
 from ct.config import nearest
 from ct.errors import InputError
 
-WINDOWS = {"brain": (40, 80), "subdural": (80, 200), "soft": (40, 380), "bone": (600, 2800)}  # centre and width, HU
+# centre and width, HU
+WINDOWS = {"brain": (40, 80), "subdural": (80, 200), "soft": (40, 380), "bone": (600, 2800)}
 
 
 def window_bounds(spec):
-    """Return the lowest and highest HU (floats) of a window: centre -+ width / 2 (PS3.3 section C.11.2.1.3.2, LINEAR_EXACT).
+    """Return the lowest and highest HU (floats) of a window: centre -+ width / 2 (PS3.3 section
+    C.11.2.1.3.2, LINEAR_EXACT).
 
     spec: a name of WINDOWS, or "centre/width" in HU, such as "40/80"
 
@@ -20,19 +22,26 @@ def window_bounds(spec):
         return centre - width / 2, centre + width / 2
     centre, slash, width = str(spec).partition("/")
     if not slash:
-        raise InputError(f"window {spec!r} is neither a name nor centre/width such as 40/80{nearest(spec, WINDOWS)}")
+        raise InputError(
+            f"window {spec!r} is neither a name nor centre/width such as 40/80{nearest(spec, WINDOWS)}"
+        )
     try:
         centre, width = float(centre), float(width)
     except ValueError:
-        raise InputError(f"window {spec!r}: centre and width must be numbers, such as 40/80") from None
+        raise InputError(
+            f"window {spec!r}: centre and width must be numbers, such as 40/80"
+        ) from None
     if not (math.isfinite(centre) and math.isfinite(width) and width > 0):
-        raise InputError(f"window {spec!r}: the centre must be finite and the width above 0, such as 40/80")
+        raise InputError(
+            f"window {spec!r}: the centre must be finite and the width above 0, such as 40/80"
+        )
     return centre - width / 2, centre + width / 2
 
 
 def apply_window(hu, low, high):
     """Scale HU to [0, 1]: 0 at `low` and below, 1 at `high` and above.
 
-    hu: numpy array or torch tensor of any shape. Floats keep their type; integers become the library's default float.
+    hu: numpy array or torch tensor of any shape. Floats keep their type; integers become the
+    library's default float.
     """
     return ((hu - low) / (high - low)).clip(0, 1)

@@ -8,7 +8,13 @@ import pandas as pd
 from ct.labels import LABELS
 from ct.slices import check_table
 from features.geometry import METADATA, SWITCHES, geometry_features, source_columns
-from features.neighbours import BEST_MM, best_smooth_features, difference_features, neighbour_features, smooth_features
+from features.neighbours import (
+    BEST_MM,
+    best_smooth_features,
+    difference_features,
+    neighbour_features,
+    smooth_features,
+)
 from features.ranges import SIDED_KINDS, rolling_features, sided_features
 from features.series import study_starts
 from features.study import OTHER_KINDS, STUDY_KINDS, other_study_features, study_features
@@ -18,35 +24,40 @@ SCOPES = {  # what a stacker may look at; little data does better with less
     "study": "these, the summaries of both over all below, all above and the study, and the geometry",
     "all": "every feature, those of the other labels, too",
 }
-PLACES = ("study_id", "split", "place", "series_slices", "position_mm")  # columns that every family may read
-BLOCK = 16_384  # rows that are built at once, about: so much of a family fits into the processor's cache
+# columns that every family may read
+PLACES = ("study_id", "split", "place", "series_slices", "position_mm")
+# rows that are built at once, about: so much of a family fits into the processor's cache
+BLOCK = 16_384
 
 
 def to_logits(probs, clip):
-    """Return the logits of probabilities in [0, 1], float32, clipped at `clip` from 0 and 1; NaN stays NaN."""
+    """Return the logits of probabilities in [0, 1], float32, clipped at `clip` from 0 and 1; NaN
+    stays NaN.
+    """
     p = np.clip(np.asarray(probs, np.float64), clip, 1 - clip)
     return np.log(p / (1 - p)).astype(np.float32)
 
 
 def mean_logits(predictions, clip):
-    """Return the mean over models of the logits, float32 (n, 6). predictions: {model: (n, 6) probabilities, NaN if unknown}"""
+    """Return the mean over models of the logits, float32 (n, 6). predictions: {model: (n, 6)
+    probabilities, NaN if unknown}
+    """
     return np.mean([to_logits(p, clip) for p in predictions.values()], axis=0, dtype=np.float32)
 
 
 def build_features(slices, predictions, config, chain=None, probes=None, out=None):
     """Build stage two's matrix from stage one's opinions and the slice table.
 
-    slices:      (n rows) slice table, sorted by study, series and place
-    predictions: {model name: (n, 6) probabilities in [0, 1], columns LABELS, NaN where the slice was not readable}
-    config:      FeatureConfig
-    chain:       (n, 6) logits by features/chain.py, where config.chain
-    probes:      {model name: (n, 6) logits by features/embeddings.py}, where config.probe
-    out:         float32 (n, f) to write to, such as a memory map; None: a new array
+    slices:      (n rows) slice table, sorted by study, series and place predictions: {model name:
+    (n, 6) probabilities in [0, 1], columns LABELS, NaN where the slice was not readable} config:
+    FeatureConfig chain:       (n, 6) logits by features/markov.py, where config.chain probes:
+    {model name: (n, 6) logits by features/linear_probe.py}, where config.probe out:         float32
+    (n, f) to write to, such as a memory map; None: a new array
 
-    Returns X (n, f) float32, each column in one piece of memory unless `out` is otherwise (LightGBM takes both alike), and the
-    f names, in an order that depends on the config and the models' names alone. Labels and folds reach X through `chain` and
-    `probes` alone.
-    Raises ValueError where the table is not sorted or a series is not whole (neighbours would cross series), or where the
+    Returns X (n, f) float32, each column in one piece of memory unless `out` is otherwise (LightGBM
+    takes both alike), and the f names, in an order that depends on the config and the models' names
+    alone. Labels and folds reach X through `chain` and `probes` alone. Raises ValueError where the
+    table is not sorted or a series is not whole (neighbours would cross series), or where the
     config wants columns that were not given, or does not want those that were.
     """
     check_table(slices)
@@ -54,10 +65,14 @@ def build_features(slices, predictions, config, chain=None, probes=None, out=Non
     names, places = feature_names(predictions, config), _places(slices, config)
     X = np.empty((len(names), len(slices)), np.float32).T if out is None else out
     if X.shape != (len(slices), len(names)) or X.dtype != np.float32:
-        raise ValueError(f"out is {X.dtype} {X.shape}, the features are float32 {(len(slices), len(names))}")
+        raise ValueError(
+            f"out is {X.dtype} {X.shape}, the features are float32 {(len(slices), len(names))}"
+        )
 
     for rows in _blocks(places):
-        here, heard = ({name: values[rows] for name, values in columns.items()} for columns in (places, said))
+        here, heard = (
+            {name: values[rows] for name, values in columns.items()} for columns in (places, said)
+        )
         end = 0
         for part, _ in _families(here, heard, config):
             start, end = end, end + part.shape[1]
@@ -66,20 +81,30 @@ def build_features(slices, predictions, config, chain=None, probes=None, out=Non
 
 
 def feature_names(models, config):
-    """Return the names of the features of the opinions of `models`, in their order: those the families give no rows at all."""
+    """Return the names of the features of the opinions of `models`, in their order: those the
+    families give no rows at all.
+    """
     none = np.empty((0, len(LABELS)), np.float32)
     each = dict.fromkeys(models, none)
     table = pd.DataFrame({name: np.empty(0) for name in [*PLACES, "patient_id", *_columns(config)]})
-    said = _opinions(table, each, config, none if config.chain else None, each if config.probe else None)
+    said = _opinions(
+        table, each, config, none if config.chain else None, each if config.probe else None
+    )
     return [name for _, names in _families(_places(table, config), said, config) for name in names]
 
 
 def _opinions(slices, predictions, config, chain, probes):
-    """Return {end of the names: (n, 6) float32, each column in one piece} of what is said of each slice; "": the mean."""
+    """Return {end of the names: (n, 6) float32, each column in one piece} of what is said of each
+    slice; "": the mean.
+    """
     if (chain is not None, probes is not None) != (config.chain, config.probe):
-        raise ValueError(f"the config says chain: {config.chain}, probe: {config.probe}; give just those columns")
+        raise ValueError(
+            f"the config says chain: {config.chain}, probe: {config.probe}; give just those columns"
+        )
     if probes is not None and list(probes) != list(predictions):
-        raise ValueError(f"probes of {', '.join(probes)} with opinions of {', '.join(predictions)}; give both of each CNN")
+        raise ValueError(
+            f"probes of {', '.join(probes)} with opinions of {', '.join(predictions)}; give both of each CNN"
+        )
     logits = {model: to_logits(p, config.clip) for model, p in predictions.items()}
     said = {"": np.mean(list(logits.values()), axis=0, dtype=np.float32)}
     several = len(logits) > 1
@@ -93,7 +118,10 @@ def _opinions(slices, predictions, config, chain, probes):
         said |= {f"_probe_by_{model}": own for model, own in probes.items() if several}
     if config.other_studies:  # reaches further than the blocks that the other families are built in
         others, _ = other_study_features(slices, said[""], LABELS)
-        said |= {f"_{kind}": others[:, i * len(LABELS) :][:, : len(LABELS)] for i, kind in enumerate(OTHER_KINDS)}
+        said |= {
+            f"_{kind}": others[:, i * len(LABELS) :][:, : len(LABELS)]
+            for i, kind in enumerate(OTHER_KINDS)
+        }
     return {kind: np.asfortranarray(values, np.float32) for kind, values in said.items()}
 
 
@@ -119,11 +147,19 @@ def _families(slices, said, config):
 
 
 def _places(slices, config):
-    """Return {name: (n,) numbers} of all that the families read of the slice table; ids become the number of their study."""
+    """Return {name: (n,) numbers} of all that the families read of the slice table; ids become the
+    number of their study.
+    """
     starts = study_starts(slices)
     study = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(slices))))
-    places = {"study_id": study, "split": np.zeros(len(slices), np.int8), **{name: slices[name] for name in PLACES[2:]}}
-    places |= {name: slices[name].astype(np.float32) for name in _columns(config) if name not in places}
+    places = {
+        "study_id": study,
+        "split": np.zeros(len(slices), np.int8),
+        **{name: slices[name] for name in PLACES[2:]},
+    }
+    places |= {
+        name: slices[name].astype(np.float32) for name in _columns(config) if name not in places
+    }
     return {name: np.asarray(values) for name, values in places.items()}
 
 
@@ -144,17 +180,25 @@ def _blocks(places):
 
 
 def _parts(name):
-    """Return (label, kind, model) of the name of a feature that is made of opinions: any_z+1_by_vgg -> any, z+1, vgg."""
+    """Return (label, kind, model) of the name of a feature that is made of opinions: any_z+1_by_vgg
+    -> any, z+1, vgg.
+    """
     stem, _, model = name.partition("_by_")
     label, _, kind = stem.partition("_")
     return label, kind, model
 
 
 def scope_columns(names, label, scope):
-    """Return the column numbers of the features that the stacker of `label` looks at, int array, in the order of `names`."""
+    """Return the column numbers of the features that the stacker of `label` looks at, int array, in
+    the order of `names`.
+    """
     if scope == "all":
         return np.arange(len(names))
-    own = [i for i, name in enumerate(names) if name not in METADATA and _parts(name)[0] in (label, "any")]
+    own = [
+        i
+        for i, name in enumerate(names)
+        if name not in METADATA and _parts(name)[0] in (label, "any")
+    ]
     if scope == "study":
         return np.array(sorted(own + [i for i, name in enumerate(names) if name in METADATA]))
     wide = {*STUDY_KINDS, *SIDED_KINDS, *OTHER_KINDS}
@@ -164,19 +208,29 @@ def scope_columns(names, label, scope):
 def slice_columns(names):
     """Return the column numbers of what is said of a slice by itself.
 
-    (said, place): int (6, g), the logits of each of LABELS: the mean first, then others in an order that is the same for all
-    labels, by each CNN and by the probes; int (h,), height and distances to the next slices
+    (said, place): int (6, g), the logits of each of LABELS: the mean first, then others in an order
+    that is the same for all labels, by each CNN and by the probes; int (h,), height and distances
+    to the next slices
     """
     parts = [_parts(name) if name not in METADATA else ("", "", "") for name in names]
     said = [
-        [i for i, (of, kind, model) in enumerate(parts) if of == label and (kind == "" or (kind == "probe" and not model))]
+        [
+            i
+            for i, (of, kind, model) in enumerate(parts)
+            if of == label and (kind == "" or (kind == "probe" and not model))
+        ]
         for label in LABELS
     ]
-    place = [i for i, name in enumerate(names) if name in ("position_rel", "gap_below_mm", "gap_above_mm")]
+    place = [
+        i
+        for i, name in enumerate(names)
+        if name in ("position_rel", "gap_below_mm", "gap_above_mm")
+    ]
     return np.array(said), np.array(place, int)
 
 
-KINDS = {  # pattern of a feature's kind -> what it is; {0} is the label, {1} and {2} what the pattern caught
+# pattern of a feature's kind -> what it is; {0} is the label, {1} and {2} what the pattern caught
+KINDS = {
     "": "logit of {0}",
     "spread": "spread of the CNNs' logits of {0}",
     "chain": "posterior logit of {0} by the chain model of its series",
@@ -209,8 +263,13 @@ def describe(name):
     if name in METADATA:
         return METADATA[name]
     label, kind, model = _parts(name)
-    caught, about = next((found, about) for pattern, about in KINDS.items() if (found := re.fullmatch(pattern, kind)))
-    words = [f"{word} slice{'s' * (word != '1')}" if word.isdigit() and "mm" not in kind else word for word in caught.groups()]
+    caught, about = next(
+        (found, about) for pattern, about in KINDS.items() if (found := re.fullmatch(pattern, kind))
+    )
+    words = [
+        f"{word} slice{'s' * (word != '1')}" if word.isdigit() and "mm" not in kind else word
+        for word in caught.groups()
+    ]
     end = f", of {model}" if model else ", mean over the CNNs"
     if kind not in ("", "probe") or (model and not kind):
         label, end = label + f" by {model}" * bool(model), ""

@@ -1,4 +1,6 @@
-"""Where a slice lies, what its pixels hold, and what its file says of the scanner, whatever the CNNs think."""
+"""Where a slice lies, what its pixels hold, and what its file says of the scanner, whatever the
+CNNs think.
+"""
 
 import numpy as np
 
@@ -24,8 +26,11 @@ PLACE = {  # more of the same
     "to_end_mm": "mm to the nearer end of the series",
     "brain_share": "brain's area over the largest of the series",
 }
-PADDING = {"padded": "1: the slice is padded beyond the scanner's circle (smallest value -1500 HU or below)"}
-SCANNER = {  # tells one scanner or site from another: a signal that may not hold where the test slices come from
+PADDING = {
+    "padded": "1: the slice is padded beyond the scanner's circle (smallest value -1500 HU or below)"
+}
+# tells one scanner or site from another: a signal that may not hold where the test slices come from
+SCANNER = {
     "slope": "RescaleSlope",
     "intercept": "RescaleIntercept as the file says it, HU",
     "bits_stored": "BitsStored",
@@ -48,9 +53,13 @@ PADDED_HU = -1500
 
 
 def geometry_features(slices, switches=("geometry",)):
-    """Return the columns of SWITCHES that are on of the slice table (n rows), float32, and their names; NaN where unknown."""
+    """Return the columns of SWITCHES that are on of the slice table (n rows), float32, and their
+    names; NaN where unknown.
+    """
     names = [name for switch in switches for name in SWITCHES[switch]]
-    columns = [DERIVED[name](slices) if name in DERIVED else np.asarray(slices[name]) for name in names]
+    columns = [
+        DERIVED[name](slices) if name in DERIVED else np.asarray(slices[name]) for name in names
+    ]
     made = np.empty((len(names), len(slices["place"])), np.float32)
     for row, column in zip(made, columns, strict=True):
         row[:] = column
@@ -58,7 +67,9 @@ def geometry_features(slices, switches=("geometry",)):
 
 
 def source_columns(switches):
-    """Return the columns of the slice table that the features of the switches that are on are made of, besides places."""
+    """Return the columns of the slice table that the features of the switches that are on are made
+    of, besides places.
+    """
     made_of = {"padded": "padding_hu", "brain_share": "brain_cm2"}
     names = [made_of.get(name, name) for switch in switches for name in SWITCHES[switch]]
     return [name for name in dict.fromkeys(names) if name not in DERIVED]
@@ -79,7 +90,9 @@ def _brain_share(slices):
     if not len(starts):
         return area
     largest = np.fmax.reduceat(area, starts)
-    return area / np.repeat(np.where(largest > 0, largest, np.nan), np.asarray(slices["series_slices"])[starts])
+    return area / np.repeat(
+        np.where(largest > 0, largest, np.nan), np.asarray(slices["series_slices"])[starts]
+    )
 
 
 def _padded(slices):

@@ -7,11 +7,11 @@ from pydantic import Field, field_validator
 
 from ct.config import Config, check, nearest
 from ct.errors import InputError
-from ct.rundir import NAME, write_yaml
+from ct.run_dir import NAME, write_yaml
 from ct.yaml_file import read_yaml, refuse_strange_values
 from features.config import FeatureConfig
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.space import SearchConfig
+from stage1_cnn.search_space import SearchConfig
 from stage2_stack.config import StackConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -23,10 +23,14 @@ class DataConfig(Config):
     source: str = ""  # folder laid out as Kaggle's, or Kaggle's zip
     labels: str | None = None  # label csv, if not in there
     sample: str | None = None  # sample submission, if not in there
-    slices: str | None = None  # a table of slices instead of images, for stage two alone; "" until `new --slices` names it
-    train_slices: int | None = Field(None, ge=1)  # take that many train slices at most, as whole patients; None: all
-    allow_unlabelled: bool = False  # leave train slices without all six labels out of training, after folds
-    missing: Literal["refuse", "prior"] = "refuse"  # sample rows without any file, most test files unreadable: stop, or prior
+    # a table of slices instead of images, for stage two alone; "" until `new --slices` names it
+    slices: str | None = None
+    # take that many train slices at most, as whole patients; None: all
+    train_slices: int | None = Field(None, ge=1)
+    # leave train slices without all six labels out of training, after folds
+    allow_unlabelled: bool = False
+    # sample rows without any file, most test files unreadable: stop, or prior
+    missing: Literal["refuse", "prior"] = "refuse"
 
 
 class FoldConfig(Config):
@@ -44,22 +48,27 @@ class PixelConfig(Config):
 class ReportConfig(Config):
     """The report."""
 
-    browser_slices: int = Field(600, ge=0)  # in its study browser, at most: of 256 px, 600 are about 15 MB
+    # in its study browser, at most: of 256 px, 600 are about 15 MB
+    browser_slices: int = Field(600, ge=0)
 
 
 class StageOneConfig(Config):
     """The CNNs of stage one."""
 
     models: tuple[CnnConfig, ...] = ()
-    imports: tuple[Annotated[str, Field(pattern=NAME)], ...] = ()  # models trained elsewhere, by `import-predictions`
-    tensorboard: bool = False  # write each training's scalars to stage1/<model>/fold<k>/tensorboard (extra `track`)
+    # models trained elsewhere, by `import-predictions`
+    imports: tuple[Annotated[str, Field(pattern=NAME)], ...] = ()
+    # write each training's scalars to stage1/<model>/fold<k>/tensorboard (extra `track`)
+    tensorboard: bool = False
 
     @field_validator("models")
     @classmethod
     def _named_apart(cls, models):
         names = [model.name for model in models]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two models are called {twice.pop()!r}; a name is a folder, give each its own")
+            raise ValueError(
+                f"two models are called {twice.pop()!r}; a name is a folder, give each its own"
+            )
         return models
 
     @field_validator("imports")
@@ -67,7 +76,9 @@ class StageOneConfig(Config):
     def _imported_once(cls, imports, info):
         names = [*imports, *(model.name for model in info.data.get("models", ()))]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two models are called {twice.pop()!r}; give the imported one another --name")
+            raise ValueError(
+                f"two models are called {twice.pop()!r}; give the imported one another --name"
+            )
         return imports
 
 
@@ -90,21 +101,29 @@ class Recipe(Config):
     def _some_opinions(cls, stage1, info):
         slices = info.data["data"].slices if "data" in info.data else None
         if not (stage1.models or stage1.imports or slices is not None):
-            raise ValueError("stage1.models is empty; name a CNN, or import a model's predictions (recipe stack_only)")
+            raise ValueError(
+                "stage1.models is empty; name a CNN, or import a model's predictions (recipe stack_only)"
+            )
         if stage1.models and slices:
-            raise ValueError("stage1.models has CNNs, which need images; with --slices take the recipe stack_only")
+            raise ValueError(
+                "stage1.models has CNNs, which need images; with --slices take the recipe stack_only"
+            )
         return stage1
 
 
 def load_recipe(path, completed=lambda values: values):
-    """Read and check a recipe file. Raises InputError with the key and the file for whatever does not fit.
+    """Read and check a recipe file. Raises InputError with the key and the file for whatever does
+    not fit.
 
-    completed(values) -> the values with those that an older version left out; of a recipe that a user wrote nothing is
+    completed(values) -> the values with those that an older version left out; of a recipe that a
+    user wrote nothing is
     """
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise InputError(f"{path} is not there; a run folder is made by `new --run=DIR --recipe=NAME --data=DIR`") from None
+        raise InputError(
+            f"{path} is not there; a run folder is made by `new --run=DIR --recipe=NAME --data=DIR`"
+        ) from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
     refuse_strange_values(values, path)
@@ -116,10 +135,14 @@ def find_recipe(name):
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise InputError(f"--recipe={name}: no such file; give the path of one, or a name: {', '.join(known)}")
+            raise InputError(
+                f"--recipe={name}: no such file; give the path of one, or a name: {', '.join(known)}"
+            )
         return Path(name)
     if name not in known:
-        raise InputError(f"--recipe={name}: no such recipe{nearest(name, known)}; or give a path that ends in .yaml")
+        raise InputError(
+            f"--recipe={name}: no such recipe{nearest(name, known)}; or give a path that ends in .yaml"
+        )
     return RECIPES / f"{name}.yaml"
 
 

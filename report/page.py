@@ -9,22 +9,22 @@ from markupsafe import Markup
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.provenance import differences
-from ct.rundir import write_text
+from ct.run_dir import write_text
+from ct.storage.provenance import differences
 from report import figures
-from report.browser import BROWSER_SLICES, browser, choose, costliest
-from report.policy import with_policy
-from report.read import read_run, thumbnails
-from report.scores import calibration, confusion, curves, ladder, summary, table
-from report.strips import studies
-from report.tuning import tuning
+from report.content_security import with_policy
+from report.load import read_run, thumbnails
+from report.sections.stage_scores import calibration, confusion, curves, ladder, summary, table
+from report.sections.tuning_history import tuning
+from report.series_strips import studies
+from report.viewer import BROWSER_SLICES, browser, choose, costliest
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES, SCRIPTS = ("page.css", "browser.css"), ("browser.js",)
 SHOWN_FEATURES = 20
 SHOWN_FAULTS = 100  # rows of the quarantine; the rest is counted
 SHOWN_PATIENTS = 40
-GEOMETRY = {  # of ct.oddities
+GEOMETRY = {  # of ct.checks.series_geometry
     "tilted": "series tilted by more than 1 degree",
     "gaps": "series with gaps: slices seem to be missing",
     "uneven": "series of uneven distances, such as half steps",
@@ -35,7 +35,8 @@ GEOMETRY = {  # of ct.oddities
     "other_size": "slices of another size than 512 x 512",
     "not_square": "slices that are not square",
 }
-DIGESTS = ("train files", "test files", "label csv", "zip archive", "slice list")  # what ingest reads
+# what ingest reads
+DIGESTS = ("train files", "test files", "label csv", "zip archive", "slice list")
 FATES = {  # of a file in quarantine
     ("header", "train"): "train, header does not read: left out",
     ("header", "test"): "test, header does not read: given the training prior",
@@ -45,10 +46,12 @@ FATES = {  # of a file in quarantine
 
 
 def write_report(run, progress=None, browser_slices=BROWSER_SLICES):
-    """Write the report of a ct.rundir.RunDir as one HTML file that needs nothing else, and return its path.
+    """Write the report of a ct.run_dir.RunDir as one HTML file that needs nothing else, and return
+    its path.
 
-    progress: called with the name of each section that is begun, if given; browser_slices: in its study browser, at most
-    Raises InputError where recipe, slice table or ingest's facts are missing; what later stages lack, the page says.
+    progress: called with the name of each section that is begun, if given; browser_slices: in its
+    study browser, at most Raises InputError where recipe, slice table or ingest's facts are
+    missing; what later stages lack, the page says.
     """
     tell = progress or (lambda text: None)
     tell("reading the run")
@@ -61,16 +64,24 @@ def write_report(run, progress=None, browser_slices=BROWSER_SLICES):
     context["studies"] = studies(art, thumbnails(run, art))
     tell("browser")
     shown = choose(art, browser_slices)
-    context |= {"shown": shown, "costliest": costliest(art, shown), "browser": browser(art, run, shown)}
+    context |= {
+        "shown": shown,
+        "costliest": costliest(art, shown),
+        "browser": browser(art, run, shown),
+    }
     write_text(run.report, rendered("page.html", context))
     return run.report
 
 
 def write_study(run, study):
-    """Write the page of one study and return its path. Raises InputError where the run has no such study."""
+    """Write the page of one study and return its path. Raises InputError where the run has no such
+    study.
+    """
     art = read_run(run)
     if study not in set(art.slices["study_id"]):
-        raise InputError(f"--study={study}: the run has no such study; slices.parquet lists them in study_id")
+        raise InputError(
+            f"--study={study}: the run has no such study; slices.parquet lists them in study_id"
+        )
     context = {"name": art.recipe.get("name", run.root.name), "study": study}
     context["browser"] = browser(art, run, {study: "asked for"})
     write_text(run.study_page(study), rendered("study.html", context))
@@ -78,9 +89,12 @@ def write_study(run, study):
 
 
 def rendered(template: str, context: dict[str, object]) -> str:
-    """Return a page: a template filled with `context`, its own style and script, and the policy that allows these alone."""
+    """Return a page: a template filled with `context`, its own style and script, and the policy
+    that allows these alone.
+    """
     style, script = (
-        Markup("\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)) for names in (STYLES, SCRIPTS)
+        Markup("\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names))
+        for names in (STYLES, SCRIPTS)
     )
     page = environment().get_template(template).render(context | {"style": style, "script": script})
     return with_policy(page, style, script)
@@ -95,7 +109,13 @@ def environment():
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {"percent": percent, "span": time_span, "moment": moment, "size": size, "count": lambda n: f"{n:,}"}
+    made.filters |= {
+        "percent": percent,
+        "span": time_span,
+        "moment": moment,
+        "size": size,
+        "count": lambda n: f"{n:,}",
+    }
     return made
 
 
@@ -109,13 +129,23 @@ def time_span(seconds):
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, hours = int(seconds // 60), int(seconds // 3600)
-    return f"{minutes} min {seconds % 60:02.0f} s" if not hours else f"{hours} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {seconds % 60:02.0f} s"
+        if not hours
+        else f"{hours} h {minutes % 60:02d} min"
+    )
 
 
 def size(gigabytes):
     """GB as text: "12.3 GB", "45 MB", "0.2 MB"."""
     megabytes = 1000 * gigabytes
-    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{megabytes:.0f} MB" if megabytes >= 10 else f"{megabytes:.1f} MB"
+    return (
+        f"{gigabytes:.1f} GB"
+        if gigabytes >= 1
+        else f"{megabytes:.0f} MB"
+        if megabytes >= 10
+        else f"{megabytes:.1f} MB"
+    )
 
 
 def moment(time):
@@ -125,17 +155,25 @@ def moment(time):
 
 def learning(art):
     """Return (CNN, panel) of each CNN that has been trained in some fold."""
-    return [(model, figures.learning_panel(model, folds)) for model, folds in art.curves.items() if folds]
+    return [
+        (model, figures.learning_panel(model, folds))
+        for model, folds in art.curves.items()
+        if folds
+    ]
 
 
 def importances(art):
-    """Return the features that matter most, {"gain": rows, "shap": rows}, each by the mean over the labels.
+    """Return the features that matter most, {"gain": rows, "shap": rows}, each by the mean over the
+    labels.
 
-    A row is (name, meaning, [(value, width in %) per label]); gains are shares, contributions mean absolute logits.
+    A row is (name, meaning, [(value, width in %) per label]); gains are shares, contributions mean
+    absolute logits.
     """
     tables = {"gain": art.importances, "shap": art.contributions}
     return {
-        kind: _greatest(table, art.meanings) for kind, table in tables.items() if table is not None and table.to_numpy().any()
+        kind: _greatest(table, art.meanings)
+        for kind, table in tables.items()
+        if table is not None and table.to_numpy().any()
     }
 
 
@@ -144,13 +182,21 @@ def _greatest(table, meanings):
     order = values.mean(axis=1).sort_values(ascending=False, kind="stable")
     best = values.loc[order[order > 0].index[:SHOWN_FEATURES]]
     top, rows = best.to_numpy().max(), zip(best.index, best.to_numpy(), strict=True)
-    return [(name, meanings.get(name, ""), [(float(v), 100 * float(v) / top) for v in row]) for name, row in rows]
+    return [
+        (name, meanings.get(name, ""), [(float(v), 100 * float(v) / top) for v in row])
+        for name, row in rows
+    ]
 
 
 def balance(art):
-    """Return the size and the share of positives of each fold, and of all of train as the last row."""
+    """Return the size and the share of positives of each fold, and of all of train as the last
+    row.
+    """
     train = art.slices[(art.slices["split"] == "train") & art.slices["fold"].notna()]
-    groups = [*((f"fold {int(k)}", rows) for k, rows in train.groupby("fold")), ("all of train", train)]
+    groups = [
+        *((f"fold {int(k)}", rows) for k, rows in train.groupby("fold")),
+        ("all of train", train),
+    ]
     return [
         {
             "name": name,
@@ -164,26 +210,43 @@ def balance(art):
 
 
 def prevalence(art):
-    """Return per label the share of positives in train and the mean predictions on the test set, and a picture of them."""
+    """Return per label the share of positives in train and the mean predictions on the test set,
+    and a picture of them.
+    """
     train = art.labelled[list(LABELS)].mean()
     tables = {"raw": art.raw_test, "calibrated": art.calibrated_test, "final": art.final_test}
     means = {kind: t[list(LABELS)].mean() for kind, t in tables.items() if t is not None and len(t)}
     if not means:
         return {}
     rows = [
-        {"label": label, "train": float(train[label]), **{k: float(m[label]) for k, m in means.items()}} for label in LABELS
+        {
+            "label": label,
+            "train": float(train[label]),
+            **{k: float(m[label]) for k, m in means.items()},
+        }
+        for label in LABELS
     ]
     kinds = {"train": "truth", **{kind: kind for kind in means}}
-    drawn = [(r["label"], [(100 * r[key], kind, None) for key, kind in kinds.items() if np.isfinite(r[key])]) for r in rows]
+    drawn = [
+        (
+            r["label"],
+            [(100 * r[key], kind, None) for key, kind in kinds.items() if np.isfinite(r[key])],
+        )
+        for r in rows
+    ]
     alt = "Share of positive slices in train, and mean prediction on test, in percent; the table has the numbers"
     return {"rows": rows, "picture": figures.dots_panel(drawn, "percent of slices", alt)}
 
 
 def data(art):
-    """Return the quarantined files, the counts by kind and split, and the other facts that ingest found."""
+    """Return the quarantined files, the counts by kind and split, and the other facts that ingest
+    found.
+    """
     faults = art.quarantine
     counts = faults.groupby(["kind", "split"]).size() if len(faults) else {}
-    facts = {k: len(v) if isinstance(v, list) else v for k, v in art.ingest.items()} | {"quarantined": len(faults)}
+    facts = {k: len(v) if isinstance(v, list) else v for k, v in art.ingest.items()} | {
+        "quarantined": len(faults)
+    }
     geometry = art.ingest.get("geometry", {})
     return {
         "faults": faults.head(SHOWN_FAULTS).to_dict("records"),
@@ -201,7 +264,9 @@ def data(art):
 
 
 def cost(art):
-    """Return a row a stage: seconds, peak memory and what it left on disk, in GB; the last row is their sum."""
+    """Return a row a stage: seconds, peak memory and what it left on disk, in GB; the last row is
+    their sum.
+    """
     rows = [
         {
             "stage": stage,
@@ -213,15 +278,22 @@ def cost(art):
         for stage, receipt in art.receipts.items()
     ]
     whole = {"seconds": sum(r["seconds"] for r in rows), "disk": sum(r["disk"] for r in rows)}
-    return {"rows": rows, "whole": whole | {"memory": max(r["memory"] for r in rows)}} if rows else {}
+    return (
+        {"rows": rows, "whole": whole | {"memory": max(r["memory"] for r in rows)}} if rows else {}
+    )
 
 
 def provenance(art):
-    """Return the recipe as text, versions and commits of all receipts, digests, and what a second training may not repeat.
+    """Return the recipe as text, versions and commits of all receipts, digests, and what a second
+    training may not repeat.
 
     Where stages were made by different versions, a line for each says which.
     """
-    versions = {name: version for r in art.receipts.values() for name, version in (r.get("versions") or {}).items()}
+    versions = {
+        name: version
+        for r in art.receipts.values()
+        for name, version in (r.get("versions") or {}).items()
+    }
     read = art.receipts.get("ingest", {}).get("read", {})
     return {
         "recipe": yaml.safe_dump(art.recipe, sort_keys=False, width=100, allow_unicode=True),
@@ -236,7 +308,19 @@ def provenance(art):
 SECTIONS = {
     f.__name__: f
     for f in (
-        summary, table, ladder, calibration, curves, confusion, learning, tuning, importances, balance, prevalence, data, cost,
+        summary,
+        table,
+        ladder,
+        calibration,
+        curves,
+        confusion,
+        learning,
+        tuning,
+        importances,
+        balance,
+        prevalence,
+        data,
+        cost,
         provenance,
     )
-}  # fmt: skip
+}

@@ -1,4 +1,6 @@
-"""What an interrupted training needs to go on: tensors for safetensors, and plain values for its header."""
+"""What an interrupted training needs to go on: tensors for safetensors, and plain values for its
+header.
+"""
 
 from dataclasses import dataclass
 
@@ -23,9 +25,15 @@ def model_tensors(module, name):
 
 
 def optimizer_tensors(optimizer):
-    """Return {"optimizer.<parameter>.<what>": tensor} of what an optimizer keeps of each parameter."""
+    """Return {"optimizer.<parameter>.<what>": tensor} of what an optimizer keeps of each
+    parameter.
+    """
     state = optimizer.state_dict()["state"]
-    return {f"optimizer.{number}.{what}": value for number, kept in state.items() for what, value in kept.items()}
+    return {
+        f"optimizer.{number}.{what}": value
+        for number, kept in state.items()
+        for what, value in kept.items()
+    }
 
 
 def load_optimizer(optimizer, tensors):
@@ -35,18 +43,28 @@ def load_optimizer(optimizer, tensors):
         number, what = name.split(".")
         weight = weights[int(number)]
         if value.shape == weight.shape:
-            value = torch.empty_like(weight, dtype=value.dtype).copy_(value)  # in the weight's memory format, channels last
+            # in the weight's memory format, channels last
+            value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
         kept.setdefault(int(number), {})[what] = value
-    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": kept, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def of(tensors, name):
     """Return the tensors whose name begins with f"{name}.", without that."""
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    return {
+        key.removeprefix(f"{name}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"{name}.")
+    }
 
 
 def on_cpu(tensors):
-    """Return contiguous copies on the CPU, none sharing its memory: safetensors refuses those that do."""
+    """Return contiguous copies on the CPU, none sharing its memory: safetensors refuses those that
+    do.
+    """
     return {
-        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, value in tensors.items()
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
     }

@@ -1,4 +1,6 @@
-"""The settings of one CNN of stage one. Importable without torch: the command line checks recipes with it."""
+"""The settings of one CNN of stage one. Importable without torch: the command line checks recipes
+with it.
+"""
 
 from typing import Literal
 
@@ -10,25 +12,35 @@ from ct.windows import window_bounds
 
 
 class CnnConfig(Config):
-    """One model of stage one: its backbone, what it sees and how it is trained. The defaults suit 256 to 512 px on one GPU."""
+    """One model of stage one: its backbone, what it sees and how it is trained. The defaults suit
+    256 to 512 px on one GPU.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # of its folder in the run
-    backbone: str = Field(min_length=1)  # any classifier of timm.list_models(), with or without a ".tag" of its weights
-    pretrained: StrictBool | str = False  # False from scratch, True weights that timm downloads, or a .safetensors/.pth file
-    windows: tuple[str, ...] = Field(("brain", "subdural", "bone"), min_length=1)  # names or "centre/width" in HU
+    # any classifier of timm.list_models(), with or without a ".tag" of its weights
+    backbone: str = Field(min_length=1)
+    # False from scratch, True weights that timm downloads, or a .safetensors/.pth file
+    pretrained: StrictBool | str = False
+    # names or "centre/width" in HU
+    windows: tuple[str, ...] = Field(("brain", "subdural", "bone"), min_length=1)
     neighbours: int = Field(0, ge=0, le=8)  # slices on each side that become further channels
-    image_size: int | None = Field(None, ge=32, le=1024)  # px a side that the CNN sees; None: as the pixel cache has them
+    # px a side that the CNN sees; None: as the pixel cache has them
+    image_size: int | None = Field(None, ge=32, le=1024)
 
     epochs: int = Field(5, ge=1)  # passes over the training slices; the last one's weights are kept
     batch: int = Field(64, ge=2)  # slices that go through the CNN at once
     accumulate: int = Field(1, ge=1)  # batches whose gradients are summed before a step
     lr: float = Field(1e-3, gt=0)  # the highest learning rate, after the warm-up
     weight_decay: float = Field(0.02, ge=0)  # AdamW's, on weights only: not on biases and norms
-    warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps in which the rate rises from 0; then half a cosine to 0
-    clip: float = Field(1.0, ge=0)  # the gradient of all weights together is scaled down to this norm; 0: as it is
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of a moving average of the weights, which is then what is kept; 0: none
+    # share of the steps in which the rate rises from 0; then half a cosine to 0
+    warmup: float = Field(0.1, ge=0, lt=1)
+    # the gradient of all weights together is scaled down to this norm; 0: as it is
+    clip: float = Field(1.0, ge=0)
+    # decay of a moving average of the weights, which is then what is kept; 0: none
+    ema: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)  # before the last layer
-    mixup: float = Field(0.0, ge=0)  # each batch is mixed with itself in reverse, by a share drawn from Beta(mixup, mixup)
+    # each batch is mixed with itself in reverse, by a share drawn from Beta(mixup, mixup)
+    mixup: float = Field(0.0, ge=0)
     positive_share: float | None = Field(
         None, gt=0, lt=1
     )  # of the slices drawn, a study first, then a slice of it; None: each once
@@ -37,16 +49,21 @@ class CnnConfig(Config):
     rotate: float = Field(15.0, ge=0, le=180)  # degrees, uniform in ± this
     scale: float = Field(0.1, ge=0, lt=1)  # zoom, uniform in 1 ± this: above 1 it crops
     shift: float = Field(0.05, ge=0, le=0.5)  # of the width and height, uniform in ± this
-    erase: float = Field(0.0, ge=0, le=1)  # share of the slices in which a rectangle of 2 to 20 % becomes air
+    # share of the slices in which a rectangle of 2 to 20 % becomes air
+    erase: float = Field(0.0, ge=0, le=1)
     reverse: bool = False  # turn the neighbours' order round in half of the slices
     hu_shift: float = Field(0.0, ge=0)  # HU added to a whole slice, standard deviation
     hu_noise: float = Field(0.0, ge=0)  # HU added to each pixel, standard deviation
-    tta: tuple[Literal["flip", "reverse"], ...] = ()  # views whose logits are averaged with the plain one's, held out and test
+    # views whose logits are averaged with the plain one's, held out and test
+    tta: tuple[Literal["flip", "reverse"], ...] = ()
 
-    threads: int = Field(2, ge=1, le=1024)  # torch's on the CPU; here and not from the machine, since results depend on them
+    # torch's on the CPU; here and not from the machine, since results depend on them
+    threads: int = Field(2, ge=1, le=1024)
     deterministic: bool = True  # the same bits again on the same device; slower on CUDA
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: on CUDA bf16, or fp16 where it has none; fp32: no TF32
-    compile: bool = False  # by torch.compile: minutes at first, then faster on CUDA; not the same bits again
+    # auto: on CUDA bf16, or fp16 where it has none; fp32: no TF32
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    # by torch.compile: minutes at first, then faster on CUDA; not the same bits again
+    compile: bool = False
 
     @field_validator("windows")
     @classmethod

@@ -1,4 +1,6 @@
-"""The device a CNN runs on: which one, in which precision, torch's settings, and whether its memory has run out."""
+"""The device a CNN runs on: which one, in which precision, torch's settings, and whether its memory
+has run out.
+"""
 
 import os
 from contextlib import contextmanager
@@ -6,10 +8,14 @@ from contextlib import contextmanager
 import torch
 
 from ct.errors import InputError
+from stage1_cnn.distributed import here
 
-CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it, or once it is in use
+# cuBLAS refuses determinism without it, or once it is in use
+CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 FULL = (  # what errors say that are not torch.OutOfMemoryError, but come of memory that ran out
-    "out of memory",  # of CUDA itself, as for page-locked memory: torch.AcceleratorError, or RuntimeError in older versions
+    # of CUDA itself, as for page-locked memory: torch.AcceleratorError, or RuntimeError in older
+    # versions
+    "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS makes a handle and a workspace of its own
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
@@ -21,22 +27,26 @@ FULL = (  # what errors say that are not torch.OutOfMemoryError, but come of mem
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error that torch raised means that a device's memory has run out, so that fewer slices might fit."""
+    """Return whether an error that torch raised means that a device's memory has run out, so that
+    fewer slices might fit.
+    """
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
 
 
 def free_memory(device: torch.device) -> None:
-    """Hand memory that torch keeps for later, but nobody uses, back to the device. Not while the error is being handled:
-    its traceback holds the tensors of the attempt."""
+    """Hand memory that torch keeps for later, but nobody uses, back to the device. Not while the
+    error is being handled: its traceback holds the tensors of the attempt.
+    """
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 @contextmanager
 def weights_must_fit(config, device):
-    """Context in which a CNN's weights, or what is kept of each of them, come to a device: no smaller batch would help.
+    """Context in which a CNN's weights, or what is kept of each of them, come to a device: no
+    smaller batch would help.
 
     Raises InputError where its memory runs out.
     """
@@ -52,12 +62,15 @@ def weights_must_fit(config, device):
 
 
 def pick_device(wanted="auto"):
-    """Return the device that is `wanted`: "cpu", "cuda", or "auto", the CUDA device of this process where there is one.
+    """Return the device that is `wanted`: "cpu", "cuda", or "auto", the CUDA device of this process
+    where there is one.
 
     Raises InputError where CUDA is wanted and not there.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device=cuda: torch sees no CUDA device here; leave the flag out, or say --device=cpu")
+        raise InputError(
+            "--device=cuda: torch sees no CUDA device here; leave the flag out, or say --device=cpu"
+        )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -68,7 +81,11 @@ def autocast_type(config, device):
     if config.precision == "auto":
         if device.type != "cuda":
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[config.precision]
 
 
@@ -80,7 +97,9 @@ def mixed_precision(config, device):
 
 @contextmanager
 def torch_as_set(config):
-    """Context with torch's threads, determinism and precision of float32 as `config` says; afterwards they are as before."""
+    """Context with torch's threads, determinism and precision of float32 as `config` says;
+    afterwards they are as before.
+    """
     before = _settings()
     if config.deterministic:
         os.environ.setdefault(*CUBLAS_WORKSPACE)
@@ -107,11 +126,13 @@ def _settings():
 
 
 def _set_torch(settings, tf32):
-    """Set torch's threads, determinism, cuDNN's benchmark, the filling of new memory, and TF32 in matrices and in cuDNN.
+    """Set torch's threads, determinism, cuDNN's benchmark, the filling of new memory, and TF32 in
+    matrices and in cuDNN.
 
-    Determinism would have torch fill all memory that it allocates, to show who reads it before writing: nobody does here.
-    TF32 rounds float32 to 10 bits of mantissa. It is set by its older names: they set the newer ones, too, while to set those
-    alone leaves a mixture that torch.compile refuses (pytorch#189955).
+    Determinism would have torch fill all memory that it allocates, to show who reads it before
+    writing: nobody does here. TF32 rounds float32 to 10 bits of mantissa. It is set by its older
+    names: they set the newer ones, too, while to set those alone leaves a mixture that
+    torch.compile refuses (pytorch#189955).
     """
     threads, deterministic, benchmark, fill = settings
     torch.set_num_threads(threads)
@@ -120,3 +141,20 @@ def _set_torch(settings, tf32):
     torch.utils.deterministic.fill_uninitialized_memory = fill
     if tf32 != (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+FACTS = ("processes", "device", "precision")
+PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
+
+
+def environment(config) -> dict[str, int | str]:
+    """Return {"processes", "device", "precision"} of what a CnnConfig is trained or asked under in
+    this process.
+    """
+    device = pick_device()
+    name = f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+    return {
+        "processes": here().world,
+        "device": name,
+        "precision": PRECISIONS[autocast_type(config, device)],
+    }

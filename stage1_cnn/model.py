@@ -15,12 +15,23 @@ from ct.labels import LABELS
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import is_out_of_memory, mixed_precision, pick_device, torch_as_set
 
-UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # timm's
+# timm's
+UNFIT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @contextlib.contextmanager
 def timm_faults(config: CnnConfig) -> Iterator[None]:
-    """Turn what timm's many modules raise for settings that they cannot make a CNN of into InputError."""
+    """Turn what timm's many modules raise for settings that they cannot make a CNN of into
+    InputError.
+    """
     try:
         yield
     except UNFIT as error:
@@ -30,7 +41,9 @@ def timm_faults(config: CnnConfig) -> Iterator[None]:
 
 
 class Cnn(nn.Module):
-    """A timm classifier that also gives its embedding. `state_dict()` of `.backbone` is plain timm."""
+    """A timm classifier that also gives its embedding. `state_dict()` of `.backbone` is plain
+    timm.
+    """
 
     def __init__(self, backbone):
         super().__init__()
@@ -38,27 +51,35 @@ class Cnn(nn.Module):
         self.width = backbone.get_classifier().in_features  # d
 
     def forward(self, images):
-        """Images (b, channels, S, S) -> logits (b, 6) in the order of LABELS and the embedding (b, d) behind them, float32.
+        """Images (b, channels, S, S) -> logits (b, 6) in the order of LABELS and the embedding (b,
+        d) behind them, float32.
 
-        The last layer computes in float32 in any case: bf16 has 8 bits of mantissa, too few to tell slices apart.
+        The last layer computes in float32 in any case: bf16 has 8 bits of mantissa, too few to tell
+        slices apart.
         """
-        embedding = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True).float()
+        embedding = self.backbone.forward_head(
+            self.backbone.forward_features(images), pre_logits=True
+        ).float()
         with torch.autocast(images.device.type, enabled=False):
             return self.backbone.get_classifier()(embedding), embedding
 
 
 def build_model(config, seed, prevalence=None):
-    """Build the CNN of `config` on the CPU; the same seed gives the same weights, whatever torch did before.
+    """Build the CNN of `config` on the CPU; the same seed gives the same weights, whatever torch
+    did before.
 
-    prevalence: (6,) share of positives per label among the training slices. The last bias starts at its log odds, so that
-    the first steps need not be spent on learning that bleeds are rare.
-    Raises InputError for an unknown backbone, for weights that are not to be had, and for a file that does not fit.
+    prevalence: (6,) share of positives per label among the training slices. The last bias starts at
+    its log odds, so that the first steps need not be spent on learning that bleeds are rare. Raises
+    InputError for an unknown backbone, for weights that are not to be had, and for a file that does
+    not fit.
     """
     check_backbone(config.backbone)
     with torch.random.fork_rng(devices=[]):
         backbone = _pretrained(config, seed) if config.pretrained else _create(config, seed)
     if not isinstance(backbone.get_classifier(), nn.Linear):
-        raise InputError(f"backbone {config.backbone!r} does not end in one linear layer; choose another")
+        raise InputError(
+            f"backbone {config.backbone!r} does not end in one linear layer; choose another"
+        )
     if prevalence is not None:
         share = torch.as_tensor(np.clip(prevalence, 1e-4, 1 - 1e-4), dtype=torch.float32)
         with torch.no_grad():
@@ -67,11 +88,12 @@ def build_model(config, seed, prevalence=None):
 
 
 def try_model(config, size):
-    """Show the CNN of `config` (without any download) two black pictures of `size` pixels a side, forward and backward, on
-    the device, in the precision and with the determinism that training would have here.
+    """Show the CNN of `config` (without any download) two black pictures of `size` pixels a side,
+    forward and backward, on the device, in the precision and with the determinism that training
+    would have here.
 
-    Raises InputError where timm cannot make it, or its backbone does not take them: better before the slices are read than
-    after.
+    Raises InputError where timm cannot make it, or its backbone does not take them: better before
+    the slices are read than after.
     """
     with timm_faults(config):
         model = build_model(config.model_copy(update={"pretrained": False}), seed=0)
@@ -87,7 +109,9 @@ def try_model(config, size):
         remedy = "set image_size to what it was made for, or choose another"
         if is_out_of_memory(error):
             remedy = "lower image_size, or choose a smaller one"
-        elif "deterministic" in str(error):  # some of torch's functions on CUDA have no deterministic way back
+        elif "deterministic" in str(
+            error
+        ):  # some of torch's functions on CUDA have no deterministic way back
             remedy = "set deterministic: false, or choose another"
         raise InputError(
             f"backbone {config.backbone!r} does not take pictures of {size} x {size} pixels on {device} ({reason}); {remedy}"
@@ -95,24 +119,32 @@ def try_model(config, size):
 
 
 def load_model(config, state):
-    """Build the CNN of `config` without any download and give it the weights `state` of FoldResult. All must fit."""
+    """Build the CNN of `config` without any download and give it the weights `state` of FoldResult.
+    All must fit.
+    """
     model = build_model(config.model_copy(update={"pretrained": False}), seed=0)
     model.backbone.load_state_dict(state, strict=True)
     return model.eval()
 
 
 def check_backbone(name):
-    """Raise InputError with the nearest known names where timm has no model `name` (with or without a ".tag")."""
+    """Raise InputError with the nearest known names where timm has no model `name` (with or without
+    a ".tag").
+    """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise InputError(f"backbone: timm has no model {name!r}{_near(architecture, timm.list_models())}")
+        raise InputError(
+            f"backbone: timm has no model {name!r}{_near(architecture, timm.list_models())}"
+        )
     if tag and name not in (tags := timm.list_models(f"{architecture}.*", pretrained=True)):
         raise InputError(f"backbone: timm has no weights {name!r}{_near(name, tags)}")
 
 
 def _near(name, known):
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f", did you mean {' or '.join(map(repr, close))}?" if close else "; see timm.list_models()"
+    return (
+        f", did you mean {' or '.join(map(repr, close))}?" if close else "; see timm.list_models()"
+    )
 
 
 def _create(config, seed, **weights):
@@ -121,16 +153,25 @@ def _create(config, seed, **weights):
     known = timm.get_pretrained_cfg(config.backbone)
     if known is not None and known.fixed_input_size:  # most transformers
         if config.image_size is None:
-            raise InputError(f"backbone {config.backbone!r} needs one fixed size of image: set image_size in the recipe")
+            raise InputError(
+                f"backbone {config.backbone!r} needs one fixed size of image: set image_size in the recipe"
+            )
         sized["img_size"] = config.image_size
     torch.manual_seed(seed)
     return timm.create_model(
-        config.backbone, num_classes=len(LABELS), in_chans=config.in_channels, drop_rate=config.dropout, **sized, **weights
+        config.backbone,
+        num_classes=len(LABELS),
+        in_chans=config.in_channels,
+        drop_rate=config.dropout,
+        **sized,
+        **weights,
     )
 
 
 def _pretrained(config, seed):
-    """Build the backbone with its pretrained weights, from a local file or by download; the last layer stays random."""
+    """Build the backbone with its pretrained weights, from a local file or by download; the last
+    layer stays random.
+    """
     if config.pretrained is True:
         source = "timm's own weights"
         advice = "give a local file (pretrained: path/to/file.safetensors) or train from scratch (pretrained: false)"
@@ -144,17 +185,26 @@ def _pretrained(config, seed):
         backbone = _create(config, seed, pretrained=True, pretrained_cfg_overlay=overlay)
     except InputError:
         raise
-    except Exception as error:  # the kinds are timm's, huggingface_hub's, httpx's, safetensors' and torch's
+    except (
+        Exception
+    ) as error:  # the kinds are timm's, huggingface_hub's, httpx's, safetensors' and torch's
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"backbone {config.backbone!r} could not take {source} ({reason}); {advice}") from error
+        raise InputError(
+            f"backbone {config.backbone!r} could not take {source} ({reason}); {advice}"
+        ) from error
     if left := _untouched(backbone, _create(config, seed)):
-        raise InputError(f"backbone {config.backbone!r}: {source} lack {len(left)} of its arrays, first {left[0]}; {advice}")
+        raise InputError(
+            f"backbone {config.backbone!r}: {source} lack {len(left)} of its arrays, first {left[0]}; {advice}"
+        )
     return backbone
 
 
 def _local(path):
-    """What timm needs to take the weights from a file: it fits them to the channels and leaves out the last layer."""
-    weights = timm.models.load_state_dict(path, weights_only=True)  # older timm would unpickle anything otherwise
+    """What timm needs to take the weights from a file: it fits them to the channels and leaves out
+    the last layer.
+    """
+    # older timm would unpickle anything otherwise
+    weights = timm.models.load_state_dict(path, weights_only=True)
     if not weights:
         raise ValueError("it is empty")  # timm would look for a download
     # custom_load: some backbones' own weights are .npz, which a local file is not
@@ -162,8 +212,12 @@ def _local(path):
 
 
 def _untouched(backbone, fresh):
-    """Names of weights that loading left random: timm only logs them. Biases and norms may be equal by chance."""
+    """Names of weights that loading left random: timm only logs them. Biases and norms may be equal
+    by chance.
+    """
     last = {id(p) for p in backbone.get_classifier().parameters()}
     before = dict(fresh.named_parameters())
-    named = [(name, p) for name, p in backbone.named_parameters() if p.ndim > 1 and id(p) not in last]
+    named = [
+        (name, p) for name, p in backbone.named_parameters() if p.ndim > 1 and id(p) not in last
+    ]
     return [name for name, p in named if torch.equal(p, before[name])]

@@ -1,4 +1,6 @@
-"""One model in training on its device: a step is augmentation, windows, forward, backward, optimizer, moving average."""
+"""One model in training on its device: a step is augmentation, windows, forward, backward,
+optimizer, moving average.
+"""
 
 import math
 from contextlib import nullcontext
@@ -12,24 +14,36 @@ from torch.nn.parallel import DistributedDataParallel
 from ct.errors import InputError
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
+from stage1_cnn.augment import augment, mix, resize, to_channels
 from stage1_cnn.checkpoint import load_optimizer, model_tensors, of, on_cpu, optimizer_tensors
-from stage1_cnn.device import autocast_type, free_memory, is_out_of_memory, mixed_precision, weights_must_fit
-from stage1_cnn.images import augment, mix, resize, to_channels
-from stage1_cnn.ranks import here
+from stage1_cnn.device import (
+    autocast_type,
+    free_memory,
+    is_out_of_memory,
+    mixed_precision,
+    weights_must_fit,
+)
+from stage1_cnn.distributed import here
 
 
 class Trainer:
     """Trains `model`, a Cnn that already lies on its device.
 
-    steps: of an epoch; seed: of augmentation, dropout and mixup, each step's of its own; say: called with a line that the user
-    should know
+    steps: of an epoch; seed: of augmentation, dropout and mixup, each step's of its own; log:
+    called with a line that the user should know
     """
 
-    def __init__(self, model, config, steps, seed, say):
+    def __init__(self, model, config, steps, seed, log):
         self.model = model.to(memory_format=torch.channels_last)
-        self.config, self.seed, self.say, self.device = config, seed, say, next(model.parameters()).device
+        self.config, self.seed, self.log, self.device = (
+            config,
+            seed,
+            log,
+            next(model.parameters()).device,
+        )
         self.steps, self.done = steps * config.epochs, 0
-        self.micro = config.batch  # slices that go through the CNN at once; halved where the memory does not hold them
+        # slices that go through the CNN at once; halved where the memory does not hold them
+        self.micro = config.batch
         with weights_must_fit(config, self.device):
             self.optimizer = new_optimizer(model, config)
             self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
@@ -41,10 +55,11 @@ class Trainer:
             self.net = torch.compile(self.net)
 
     def step(self, hu, labels, total):
-        """Learn from a step's slices: HU int16 (b, c, S, S), labels float32 (b, 6), both on the device.
+        """Learn from a step's slices: HU int16 (b, c, S, S), labels float32 (b, 6), both on the
+        device.
 
-        total: slices of this step in all ranks together; b where there is one
-        Returns the mean loss of this rank's slices, the metric: a scalar tensor that the device may still be working on.
+        total: slices of this step in all ranks together; b where there is one Returns the mean loss
+        of this rank's slices, the metric: a scalar tensor that the device may still be working on.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.done, self.steps, self.config)
@@ -58,10 +73,13 @@ class Trainer:
         return loss
 
     def _gradients(self, hu, labels, total):
-        """Sum and clip the gradients of a step, `micro` slices at a time. Returns the loss, or None where memory ran out."""
+        """Sum and clip the gradients of a step, `micro` slices at a time. Returns the loss, or None
+        where memory ran out.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         ranks, loss = here(), torch.zeros((), device=self.device)
-        torch.manual_seed(derive_seed(self.seed, "dropout", self.done, ranks.rank))  # dropout draws from torch's own
+        # dropout draws from torch's own
+        torch.manual_seed(derive_seed(self.seed, "dropout", self.done, ranks.rank))
         self.generator.manual_seed(derive_seed(self.seed, "augment", self.done, ranks.rank))
         parts = max(1, min(math.ceil(len(hu) / self.micro), len(hu) // 2))  # none of one slice
         pieces = list(zip(hu.tensor_split(parts), labels.tensor_split(parts), strict=True))
@@ -73,7 +91,8 @@ class Trainer:
                     with mixed_precision(self.config, self.device):
                         logits, _ = self.net(images)
                     part = weighted_bce(logits, truth, self.weights) * len(piece)
-                    self.scaler.scale(part * (ranks.world / total)).backward()  # the ranks' gradients are averaged
+                    # the ranks' gradients are averaged
+                    self.scaler.scale(part * (ranks.world / total)).backward()
                 loss += part.detach()
             self.scaler.unscale_(self.optimizer)
             if self.config.clip:
@@ -85,7 +104,8 @@ class Trainer:
         return loss / len(hu)
 
     def _apply(self):
-        """Change the weights by their gradients. Returns False where memory ran out before any of them was changed.
+        """Change the weights by their gradients. Returns False where memory ran out before any of
+        them was changed.
 
         Raises InputError where it ran out later: the step can be neither finished nor repeated.
         """
@@ -115,15 +135,19 @@ class Trainer:
         return images, labels
 
     def halve(self):
-        """Take half the slices at once from here on, as memory ran out. Not while the error is being handled."""
+        """Take half the slices at once from here on, as memory ran out. Not while the error is
+        being handled.
+        """
         smaller = self.micro // 2
-        if smaller < 2 or here().world > 1:  # one rank alone cannot repeat a step that the others have finished
+        # one rank alone cannot repeat a step that the others have finished
+        if smaller < 2 or here().world > 1:
             raise self._too_large()
         self.micro = smaller
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler = self._new_scaler(self.scaler.state_dict())  # the old one may have unscaled this step's gradients
+        # the old one may have unscaled this step's gradients
+        self.scaler = self._new_scaler(self.scaler.state_dict())
         free_memory(self.device)
-        self.say(
+        self.log(
             f"  {self.config.name}: out of memory, from here on {smaller} slices at once; a step still has "
             f"{self.config.batch * self.config.accumulate}, but batch norm sees {smaller}"
         )
@@ -153,7 +177,9 @@ class Trainer:
     def tensors(self):
         """Return everything of a checkpoint that is a tensor, on the CPU."""
         average = model_tensors(self.ema.module, "ema") if self.ema else {}
-        return on_cpu({**model_tensors(self.model, "model"), **average, **optimizer_tensors(self.optimizer)})
+        return on_cpu(
+            {**model_tensors(self.model, "model"), **average, **optimizer_tensors(self.optimizer)}
+        )
 
     def numbers(self):
         """Return the rest of it, plain values."""
@@ -171,9 +197,18 @@ class Trainer:
 
 
 def new_optimizer(model, config):
-    """Return AdamW with all that it keeps of the weights, zeros: by itself it would allocate that in the midst of a step."""
-    optimizer = torch.optim.AdamW(param_groups_weight_decay(model, config.weight_decay), lr=config.lr, fused=True)
-    for weight in (weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad):
+    """Return AdamW with all that it keeps of the weights, zeros: by itself it would allocate that
+    in the midst of a step.
+    """
+    optimizer = torch.optim.AdamW(
+        param_groups_weight_decay(model, config.weight_decay), lr=config.lr, fused=True
+    )
+    for weight in (
+        weight
+        for group in optimizer.param_groups
+        for weight in group["params"]
+        if weight.requires_grad
+    ):
         optimizer.state[weight] = {
             "step": torch.zeros((), device=weight.device),
             "exp_avg": torch.zeros_like(weight),
@@ -183,12 +218,20 @@ def new_optimizer(model, config):
 
 
 def weighted_bce(logits, labels, weights):
-    """Return the competition's weighted log loss of logits and labels, both (b, 6), as a scalar tensor."""
-    return (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights).sum(dim=1).mean()
+    """Return the competition's weighted log loss of logits and labels, both (b, 6), as a scalar
+    tensor.
+    """
+    return (
+        (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights)
+        .sum(dim=1)
+        .mean()
+    )
 
 
 def learning_rate(step, steps, config):
-    """Return the learning rate of `step` (0 ... steps - 1): a straight warm-up, then half a cosine down to 0."""
+    """Return the learning rate of `step` (0 ... steps - 1): a straight warm-up, then half a cosine
+    down to 0.
+    """
     rising = round(config.warmup * steps)
     if step < rising:
         return config.lr * (step + 1) / rising

@@ -1,1 +1,3 @@
-"""Stage two: boosters that start from the calibrated opinion of stage one and learn what the context adds."""
+"""Stage two: boosters that start from the calibrated opinion of stage one and learn what the
+context adds.
+"""

@@ -1,4 +1,6 @@
-"""LightGBM boosters that start from a calibrated logit: with no round at all they are the calibrated stage one."""
+"""LightGBM boosters that start from a calibrated logit: with no round at all they are the
+calibrated stage one.
+"""
 
 import threading
 
@@ -17,10 +19,12 @@ FIXED = {
 
 
 class Bins:
-    """A matrix of features that is binned once a set of columns, for all labels, folds, seeds and trials, until `keep_only`.
+    """A matrix of features that is binned once a set of columns, for all labels, folds, seeds and
+    trials, until `keep_only`.
 
-    The edges of the bins see the values of all rows, those of the scored fold, too, but never a label. A Dataset whose labels
-    are set afterwards gives the same model, byte for byte, as one that is built with them.
+    The edges of the bins see the values of all rows, those of the scored fold, too, but never a
+    label. A Dataset whose labels are set afterwards gives the same model, byte for byte, as one
+    that is built with them.
     """
 
     def __init__(self, X, names, threads=1):
@@ -31,7 +35,8 @@ class Bins:
     def rows(self, columns, rows, y, base):
         """Return LightGBM's Dataset of some rows and columns.
 
-        columns: int (c,); rows: int (m,), rising; y: (m,) labels of 0 and 1; base: (m,) starting logits
+        columns: int (c,); rows: int (m,), rising; y: (m,) labels of 0 and 1; base: (m,) starting
+        logits
         """
         part = self._binned(columns).subset(np.asarray(rows, np.int32), params=self._params())
         return relabel(part.construct(), y, base)
@@ -41,7 +46,9 @@ class Bins:
         return self.X[rows] if len(columns) == len(self.names) else self.X[np.ix_(rows, columns)]
 
     def keep_only(self, column_sets=()):
-        """Forget what was binned of other columns than these sets, int (c,) each: a byte or two a row and column."""
+        """Forget what was binned of other columns than these sets, int (c,) each: a byte or two a
+        row and column.
+        """
         keep = {np.asarray(columns).tobytes() for columns in column_sets}
         with self._making:
             self._made = {key: binned for key, binned in self._made.items() if key in keep}
@@ -56,7 +63,9 @@ class Bins:
             if key not in self._made:
                 names, data = [self.names[i] for i in columns], self._matrix(columns)
                 none = np.zeros(len(data), np.float32)
-                self._made[key] = lgb.Dataset(data, none, feature_name=names, params=self._params()).construct()
+                self._made[key] = lgb.Dataset(
+                    data, none, feature_name=names, params=self._params()
+                ).construct()
         return self._made[key]
 
     def _params(self):
@@ -64,7 +73,9 @@ class Bins:
 
 
 def relabel(data, y, base):
-    """Give a Dataset that is built other labels (m,) of 0 and 1 and starting logits (m,). Returns it."""
+    """Give a Dataset that is built other labels (m,) of 0 and 1 and starting logits (m,). Returns
+    it.
+    """
     data.set_label(y)
     data.set_init_score(base)
     return data
@@ -73,7 +84,8 @@ def relabel(data, y, base):
 def fit_booster(data, params, rounds, seed, threads, valid=()):
     """Boost `rounds` rounds on a Dataset.
 
-    valid: v Datasets. Returns (booster, curves): the log loss on each after each round, (v, rounds).
+    valid: v Datasets. Returns (booster, curves): the log loss on each after each round, (v,
+    rounds).
     """
     record, names = {}, [f"valid{number}" for number in range(len(valid))]
     booster = lgb.train(
@@ -84,15 +96,23 @@ def fit_booster(data, params, rounds, seed, threads, valid=()):
         valid_names=names,
         callbacks=[lgb.record_evaluation(record)] if names else [],
     )
-    return booster, np.array([record[name]["binary_logloss"] for name in names]).reshape(len(names), rounds)
+    return booster, np.array([record[name]["binary_logloss"] for name in names]).reshape(
+        len(names), rounds
+    )
 
 
 def boosted_logit(booster, X, base, threads=1, rounds=None):
-    """Return the logits (n,) of rows X (n, f) whose starting logits are `base` (n,), after `rounds` rounds (None: all)."""
-    return base + booster.predict(X, raw_score=True, num_threads=threads, num_iteration=rounds or -1)
+    """Return the logits (n,) of rows X (n, f) whose starting logits are `base` (n,), after `rounds`
+    rounds (None: all).
+    """
+    return base + booster.predict(
+        X, raw_score=True, num_threads=threads, num_iteration=rounds or -1
+    )
 
 
 def gain_share(booster):
-    """Return each feature's share of the booster's total gain, (f,), summing to 1 (or 0 where nothing was split)."""
+    """Return each feature's share of the booster's total gain, (f,), summing to 1 (or 0 where
+    nothing was split).
+    """
     gain = booster.feature_importance("gain").astype(np.float64)
     return gain / max(gain.sum(), 1e-12)

@@ -1,4 +1,6 @@
-"""CatBoost beside LightGBM: trees whose levels all split alike. An optional second opinion (extra `catboost`)."""
+"""CatBoost beside LightGBM: trees whose levels all split alike. An optional second opinion (extra
+`catboost`).
+"""
 
 import catboost
 import numpy as np
@@ -21,7 +23,8 @@ FIXED = {
     "allow_writing_files": False,
     "logging_level": "Silent",
 }
-NOT_THE_MODEL = {"train_finish_time": "", "model_guid": "", "training": "{}"}  # would tell two files of one model apart
+# would tell two files of one model apart
+NOT_THE_MODEL = {"train_finish_time": "", "model_guid": "", "training": "{}"}
 
 
 class CatBoost:
@@ -36,24 +39,44 @@ class CatBoost:
     def data(self, bins, columns, rows, y, base):
         """Return CatBoost's Pool."""
         names = [bins.names[i] for i in columns]
-        return catboost.Pool(bins.values(columns, rows), y, baseline=base, feature_names=names, thread_count=bins.threads)
+        return catboost.Pool(
+            bins.values(columns, rows),
+            y,
+            baseline=base,
+            feature_names=names,
+            thread_count=bins.threads,
+        )
 
     def fit(self, data, params, rounds, seed, threads, valid=()):
         """Boost `rounds` rounds."""
         if len(set(data.get_label())) == 1:
             start = [log_loss(v.get_label(), expit(v.get_baseline().ravel())).mean() for v in valid]
             return None, np.tile(np.reshape(start, (len(valid), 1)), rounds)
-        settings = {**FIXED, **params, "iterations": rounds, "random_seed": seed, "thread_count": threads}
+        settings = {
+            **FIXED,
+            **params,
+            "iterations": rounds,
+            "random_seed": seed,
+            "thread_count": threads,
+        }
         model = catboost.CatBoost(settings)
         model.fit(data, eval_set=list(valid) or None, use_best_model=False)
-        record = {name: found["Logloss"] for name, found in model.get_evals_result().items() if name != "learn"}
-        return model, np.array([record[name] for name in sorted(record)]).reshape(len(valid), rounds)
+        record = {
+            name: found["Logloss"]
+            for name, found in model.get_evals_result().items()
+            if name != "learn"
+        }
+        return model, np.array([record[name] for name in sorted(record)]).reshape(
+            len(valid), rounds
+        )
 
     def added(self, model, values, threads, rounds=None):
         """Return the sums of the trees' leaves."""
         if model is None or not len(values):
             return np.zeros(len(values))
-        return model.predict(values, prediction_type="RawFormulaVal", ntree_end=rounds or 0, thread_count=threads)
+        return model.predict(
+            values, prediction_type="RawFormulaVal", ntree_end=rounds or 0, thread_count=threads
+        )
 
     def gain(self, model):
         """Return how much the prediction changes, on average, with each column, as shares."""
@@ -66,7 +89,9 @@ class CatBoost:
         """Return CatBoost's SHAP values."""
         if model is None:
             return None
-        return model.get_feature_importance(catboost.Pool(values), type="ShapValues", thread_count=threads)[:, :-1]
+        return model.get_feature_importance(
+            catboost.Pool(values), type="ShapValues", thread_count=threads
+        )[:, :-1]
 
     def dump(self, model):
         """Return CatBoost's own binary format, a flatbuffer."""

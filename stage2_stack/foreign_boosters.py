@@ -1,7 +1,9 @@
-"""XGBoost's and CatBoost's files, tried in a process of their own before they are used: a crash there is one line here.
+"""XGBoost's and CatBoost's files, tried in a process of their own before they are used: a crash
+there is one line here.
 
-Their formats are other projects' and change with their versions, so that their structure is not checked line by line, as
-LightGBM's is in booster_text.py: the child reads each file and predicts a few rows with it, under limits of time and memory.
+Their formats are other projects' and change with their versions, so that their structure is not
+checked line by line, as LightGBM's is in booster_text.py: the child reads each file and predicts a
+few rows with it, under limits of time and memory.
 """
 
 import json
@@ -12,17 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ct.engine import limit_memory
 from ct.errors import shown
+from ct.system.engine import limit_memory
 
 SECONDS, MEMORY = 60, 8 << 30  # of the child, for all files
-ROWS = (np.nan, 0.0, 1e30, -1e30, 3.0, -3.0)  # values of the rows that are predicted, each in all columns
+# values of the rows that are predicted, each in all columns
+ROWS = (np.nan, 0.0, 1e30, -1e30, 3.0, -3.0)
 WHERE_IN_XGBOOST = re.compile(r"^\[[\d:]+\] \S+ ?")  # the time, and a line of its source
 BEYOND = 1e6  # logits of no booster
 
 
 def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
-    """Return (path, what is wrong) of the first file that does not read and predict in a child process; None where all do.
+    """Return (path, what is wrong) of the first file that does not read and predict in a child
+    process; None where all do.
 
     files: (path, component, number of the columns that it sees) each
     """
@@ -31,8 +35,16 @@ def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
     words = [sys.executable, "-m", "stage2_stack.foreign_boosters"]
     root = Path(__file__).resolve().parent.parent
     try:
-        done = subprocess.run(words, input=json.dumps(files), cwd=root, timeout=SECONDS, capture_output=True, encoding="utf-8",
-                              errors="replace", check=False)  # fmt: skip
+        done = subprocess.run(
+            words,
+            input=json.dumps(files),
+            cwd=root,
+            timeout=SECONDS,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return files[0][0], f"these boosters take more than {SECONDS} s to read"
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -44,8 +56,13 @@ def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
 
 
 def fault_of(path: str, component: str, columns: int) -> str:
-    """Return what is wrong with a booster that should see so many columns, or "". A native crash ends the process."""
-    learner, values = _learner(component), np.repeat(np.array(ROWS, np.float32)[:, None], columns, axis=1)
+    """Return what is wrong with a booster that should see so many columns, or "". A native crash
+    ends the process.
+    """
+    learner, values = (
+        _learner(component),
+        np.repeat(np.array(ROWS, np.float32)[:, None], columns, axis=1),
+    )
     try:
         model = learner.load(Path(path).read_bytes())
         if component == "xgboost" and model.num_features() != columns:
@@ -63,7 +80,9 @@ def fault_of(path: str, component: str, columns: int) -> str:
 
 
 def _learner(component):
-    """Return the Learner as `learners.learner_of` does, without LightGBM, whose import takes seconds."""
+    """Return the Learner as `learners.learner_of` does, without LightGBM, whose import takes
+    seconds.
+    """
     if component == "xgboost":
         from stage2_stack.xgboost_trees import XGBoost
 

@@ -1,4 +1,6 @@
-"""What fits the models of a component: LightGBM here, the optional ones in modules of their own, all with one interface."""
+"""What fits the models of a component: LightGBM here, the optional ones in modules of their own,
+all with one interface.
+"""
 
 from typing import Protocol
 
@@ -8,7 +10,9 @@ from stage2_stack.boost import boosted_logit, fit_booster, gain_share
 
 
 class Learner(Protocol):
-    """Fits models that start from given logits and add to them round by round: a round is a tree, or an epoch."""
+    """Fits models that start from given logits and add to them round by round: a round is a tree,
+    or an epoch.
+    """
 
     suffix: str  # of the files that models are kept in, none of them a pickle
     side_by_side: bool  # fits in several threads of one process leave each other alone
@@ -16,24 +20,31 @@ class Learner(Protocol):
     def data(self, bins, columns, rows, y, base):
         """Return what `fit` learns from, or is judged on.
 
-        bins: boost.Bins; columns: int (c,); rows: int (m,), rising; y: (m,) labels of 0 and 1; base: (m,) starting logits
+        bins: boost.Bins; columns: int (c,); rows: int (m,), rising; y: (m,) labels of 0 and 1;
+        base: (m,) starting logits
         """
 
     def fit(self, data, params, rounds, seed, threads, valid=()):
-        """Fit `rounds` rounds. Returns (model, curves): the log loss on each of v `valid` after each round, (v, rounds).
+        """Fit `rounds` rounds. Returns (model, curves): the log loss on each of v `valid` after
+        each round, (v, rounds).
 
         The first rounds of a longer fit with the same seed are those of a shorter one.
         """
 
     def added(self, model, values, threads, rounds=None):
-        """Return what `rounds` rounds (None: all) add to the starting logits of rows with these values (m, c): (m,)."""
+        """Return what `rounds` rounds (None: all) add to the starting logits of rows with these
+        values (m, c): (m,).
+        """
 
     def gain(self, model):
-        """Return each column's share of what the model gained, (c,), summing to 1; None where it can't be told."""
+        """Return each column's share of what the model gained, (c,), summing to 1; None where it
+        can't be told.
+        """
 
     def contributions(self, model, values, threads):
-        """Return by how much each column moves the logits of rows with these values (m, c): SHAP, (m, c); None where it can't
-        be told. They add up to what `added` says, less the same for all rows.
+        """Return by how much each column moves the logits of rows with these values (m, c): SHAP,
+        (m, c); None where it can't be told. They add up to what `added` says, less the same for all
+        rows.
         """
 
     def dump(self, model):

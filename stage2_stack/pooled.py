@@ -1,8 +1,10 @@
-"""One booster for the five subtypes: their rows one below the other, so that a rare label learns from the common ones.
+"""One booster for the five subtypes: their rows one below the other, so that a rare label learns
+from the common ones.
 
-What a bleed looks like to a reader who scrolls differs little between subtypes: the run of high logits, its ends, what the
-rest of the study says. A row's own label comes first, under names that say nothing of which it is; then the other subtypes'
-logits, largest first; then `any`, the geometry, and five columns that tell the label.
+What a bleed looks like to a reader who scrolls differs little between subtypes: the run of high
+logits, its ends, what the rest of the study says. A row's own label comes first, under names that
+say nothing of which it is; then the other subtypes' logits, largest first; then `any`, the
+geometry, and five columns that tell the label.
 """
 
 import numpy as np
@@ -23,27 +25,41 @@ OTHERS = tuple(f"other_{place}" for place in range(1, len(SUBTYPES)))
 
 
 def own_kinds(names):
-    """Return what follows the label in the names of a subtype's features, in their order: "", "_z-1", ..."""
+    """Return what follows the label in the names of a subtype's features, in their order: "",
+    "_z-1", ...
+    """
     first = SUBTYPES[0]
-    return [name.removeprefix(first) for name in names if name == first or name.startswith(f"{first}_")]
+    return [
+        name.removeprefix(first) for name in names if name == first or name.startswith(f"{first}_")
+    ]
 
 
 def pooled_names(names):
     """Return the names of the pooled features."""
     shared = [names[i] for i in scope_columns(names, "any", "study")]
-    return [*(f"own{kind}" for kind in own_kinds(names)), *OTHERS, *shared, *(f"is_{label}" for label in SUBTYPES)]
+    return [
+        *(f"own{kind}" for kind in own_kinds(names)),
+        *OTHERS,
+        *shared,
+        *(f"is_{label}" for label in SUBTYPES),
+    ]
 
 
 def pooled_matrix(X, names):
-    """Return the pooled features (5 * n, p) float32 of X (n, f), the subtypes one below the other in the order SUBTYPES."""
+    """Return the pooled features (5 * n, p) float32 of X (n, f), the subtypes one below the other
+    in the order SUBTYPES.
+    """
     made = np.empty((len(SUBTYPES), len(X), len(pooled_names(names))), np.float32)
     for number in range(len(SUBTYPES)):
         made[number] = pooled_rows(X, names, number)
     return made.reshape(-1, made.shape[2])
 
 
-def pooled_rows(X: np.ndarray, names: list, number: int, rows: np.ndarray | None = None) -> np.ndarray:
-    """Return the pooled features (m, p) float32 of some rows, int (m,), of X (n, f) for one subtype, SUBTYPES[number].
+def pooled_rows(
+    X: np.ndarray, names: list, number: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the pooled features (m, p) float32 of some rows, int (m,), of X (n, f) for one
+    subtype, SUBTYPES[number].
 
     rows: None for all
     """
@@ -61,7 +77,9 @@ def pooled_rows(X: np.ndarray, names: list, number: int, rows: np.ndarray | None
 
 
 class PooledBins(Bins):
-    """Bins of the pooled features, whose raw values are made when they are asked for: five times the rows of X."""
+    """Bins of the pooled features, whose raw values are made when they are asked for: five times
+    the rows of X.
+    """
 
     def __init__(self, X, names, threads=1):
         """X: (n, f) float32, columns `names`; it may be a memory map."""
@@ -84,7 +102,9 @@ class PooledBins(Bins):
 
 
 def as_own(values, names, label):
-    """Return what was found of the pooled features (p,) as that of `names`, as they stand for one subtype: (f,)."""
+    """Return what was found of the pooled features (p,) as that of `names`, as they stand for one
+    subtype: (f,).
+    """
     place, found = {name: i for i, name in enumerate(names)}, np.zeros(len(names))
     for name, value in zip(pooled_names(names), values, strict=True):
         own = label + name.removeprefix("own") if name.startswith("own") else name

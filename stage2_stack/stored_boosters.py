@@ -1,4 +1,6 @@
-"""Models of stage two that come from a file: whether they read, and see the features that there are, before they are used."""
+"""Models of stage two that come from a file: whether they read, and see the features that there
+are, before they are used.
+"""
 
 import lightgbm as lgb
 import numpy as np
@@ -13,7 +15,13 @@ from stage2_stack.components import UNTUNED
 from stage2_stack.learners import LightGBM
 from stage2_stack.pooled import pooled_names
 
-SUFFIXES = {"lightgbm": ".txt", "pooled": ".txt", "xgboost": ".json", "catboost": ".cbm", "gru": ".safetensors"}
+SUFFIXES = {
+    "lightgbm": ".txt",
+    "pooled": ".txt",
+    "xgboost": ".json",
+    "catboost": ".cbm",
+    "gru": ".safetensors",
+}
 SHARED = ("pooled", "gru")  # components whose models are of several labels together
 FOREIGN = ("xgboost", "catboost")  # that stage2_stack.foreign_boosters tries in a child
 
@@ -30,18 +38,25 @@ def columns_seen(label: str, names: list[str]) -> int:
 
 
 def check_model(component: str, raw: bytes, names: list[str]) -> None:
-    """Raise ValueError where the bytes of a file are no model of a component on the features `names`; not for FOREIGN ones."""
+    """Raise ValueError where the bytes of a file are no model of a component on the features
+    `names`; not for FOREIGN ones.
+    """
     if component == "gru":
         _check_network(raw, names)
     elif component not in FOREIGN:
-        _check_lightgbm(raw, pooled_names(names) if component == "pooled" else names, component == "pooled")
+        _check_lightgbm(
+            raw, pooled_names(names) if component == "pooled" else names, component == "pooled"
+        )
 
 
 def _check_lightgbm(raw, known, all_of_them):
     seen = check_booster_text(raw.decode("ascii", "replace"))
     if (all_of_them and seen != known) or (strange := sorted(set(seen) - set(known))):
-        raise ValueError(f"it sees the feature {shown(strange[0])!r}, which there is not" if not all_of_them else
-                         "it sees other features than the pooled ones")  # fmt: skip
+        raise ValueError(
+            f"it sees the feature {shown(strange[0])!r}, which there is not"
+            if not all_of_them
+            else "it sees other features than the pooled ones"
+        )
     try:
         LightGBM().load(raw)
     except lgb.basic.LightGBMError as error:
@@ -49,7 +64,9 @@ def _check_lightgbm(raw, known, all_of_them):
 
 
 def _check_network(raw, names):
-    """Raise ValueError where the weights are not those of stage2_stack.gru.Reader on these features."""
+    """Raise ValueError where the weights are not those of stage2_stack.gru.Reader on these
+    features.
+    """
     try:
         state = load(raw)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -65,10 +82,14 @@ def _check_network(raw, names):
         "enter.bias": (hidden,),
     }
     for end in ("l0", "l0_reverse"):
-        wanted |= dict.fromkeys((f"read.weight_ih_{end}", f"read.weight_hh_{end}"), (3 * hidden, hidden))
+        wanted |= dict.fromkeys(
+            (f"read.weight_ih_{end}", f"read.weight_hh_{end}"), (3 * hidden, hidden)
+        )
         wanted |= dict.fromkeys((f"read.bias_ih_{end}", f"read.bias_hh_{end}"), (3 * hidden,))
     wanted |= {"leave.weight": (1, 3 * hidden), "leave.bias": (1,)}
     if {name: array.shape for name, array in state.items()} != wanted:
-        raise ValueError("its arrays have other names or shapes than those of the network on these features")
+        raise ValueError(
+            "its arrays have other names or shapes than those of the network on these features"
+        )
     if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in state.values()):
         raise ValueError("its weights are no finite float32 numbers")

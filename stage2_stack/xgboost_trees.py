@@ -1,4 +1,6 @@
-"""XGBoost beside LightGBM: trees of even depth, grown on its own histograms. An optional second opinion (extra `xgboost`)."""
+"""XGBoost beside LightGBM: trees of even depth, grown on its own histograms. An optional second
+opinion (extra `xgboost`).
+"""
 
 import numpy as np
 import xgboost as xgb
@@ -28,7 +30,13 @@ class XGBoost:
     def data(self, bins, columns, rows, y, base):
         """Return XGBoost's DMatrix."""
         names = [bins.names[i] for i in columns]
-        return xgb.DMatrix(bins.values(columns, rows), y, base_margin=base, feature_names=names, nthread=bins.threads)
+        return xgb.DMatrix(
+            bins.values(columns, rows),
+            y,
+            base_margin=base,
+            feature_names=names,
+            nthread=bins.threads,
+        )
 
     def fit(self, data, params, rounds, seed, threads, valid=()):
         """Boost `rounds` rounds."""
@@ -41,17 +49,28 @@ class XGBoost:
             evals_result=record,
             verbose_eval=False,
         )
-        return booster, np.array([record[name]["logloss"] for name in names]).reshape(len(names), rounds)
+        return booster, np.array([record[name]["logloss"] for name in names]).reshape(
+            len(names), rounds
+        )
 
     def added(self, model, values, threads, rounds=None):
         """Return the sums of the trees' leaves."""
         model.set_param({"nthread": threads})
-        asked = {"predict_type": "margin", "iteration_range": (0, rounds or 0), "validate_features": False}
-        return model.inplace_predict(values, **asked).astype(np.float64) if len(values) else np.empty(0)
+        asked = {
+            "predict_type": "margin",
+            "iteration_range": (0, rounds or 0),
+            "validate_features": False,
+        }
+        return (
+            model.inplace_predict(values, **asked).astype(np.float64)
+            if len(values)
+            else np.empty(0)
+        )
 
     def gain(self, model):
         """Return the shares of the total gain."""
-        found = model.get_score(importance_type="total_gain")  # without features that no tree splits on
+        # without features that no tree splits on
+        found = model.get_score(importance_type="total_gain")
         gain = np.array([found.get(name, 0.0) for name in model.feature_names])
         return gain / max(gain.sum(), 1e-12)
 

@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-NEEDED = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium or chromedriver: apt-get install chromium-driver")
+NEEDED = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no chromium or chromedriver: apt-get install chromium-driver"
+)
 SIZES = {"wide": 1280, "narrow": 390}
 
 
@@ -14,7 +16,10 @@ def dress(browser, width, scheme):
     """Set the width in pixels, and the scheme, light or dark."""
     sizes = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
-    features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
@@ -49,7 +54,9 @@ def shown(browser, window="brain"):
 
     last = int(by(browser, "slice").get_property("max"))
     wanted = f"{window}  {slice_now(browser) + 1}/{last + 1}"
-    WebDriverWait(browser, 30).until(lambda driver: by(driver, "corner").get_property("textContent") == wanted)
+    WebDriverWait(browser, 30).until(
+        lambda driver: by(driver, "corner").get_property("textContent") == wanted
+    )
     return drawn(browser)
 
 
@@ -62,7 +69,9 @@ def scroll(browser):
     screen.send_keys(Keys.HOME)
     assert slice_now(browser) == 0
     screen.send_keys(Keys.ARROW_UP)
-    assert slice_now(browser) == 1 and f"2 of {last + 1}" in by(browser, "canvas").get_attribute("aria-label")
+    assert slice_now(browser) == 1 and f"2 of {last + 1}" in by(browser, "canvas").get_attribute(
+        "aria-label"
+    )
     pictures = [shown(browser)]
     screen.send_keys(Keys.END)
     assert slice_now(browser) == last
@@ -81,10 +90,16 @@ def switch_windows(browser):
     brain = shown(browser)
     buttons = by(browser, "windows").find_elements("tag name", "button")
     assert [button.text for button in buttons] == ["brain", "subdural", "soft", "bone"]
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", buttons[3])  # not below the sticky head
+    # not below the sticky head
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", buttons[3])
     buttons[3].click()
     assert shown(browser, "bone") not in (None, brain)
-    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "false", "false", "true"]
+    assert [button.get_attribute("aria-pressed") for button in buttons] == [
+        "false",
+        "false",
+        "false",
+        "true",
+    ]
     by(browser, "screen").send_keys("1")
     assert shown(browser) == brain
 
@@ -95,8 +110,9 @@ def overlay(browser):
     by(browser, "map").find_elements("tag name", "option")[1].click()
     assert re.search(r"the CNN of fold|the mean of all \d folds", by(browser, "mapnote").text)
     for number in range(int(by(browser, "slice").get_property("max")) + 1):
-        browser.execute_script(f"const s = document.getElementById('b-slice'); s.value = {number};"
-                               "s.dispatchEvent(new Event('input'));")  # fmt: skip
+        browser.execute_script(
+            f"const s = document.getElementById('b-slice'); s.value = {number};s.dispatchEvent(new Event('input'));"
+        )
         shown(browser)
         if drawn(browser, "heat"):
             return
@@ -115,18 +131,31 @@ def follow_a_link(browser):
 
 
 def fits(browser, folder, name, places=("summary", "study-browser")):
-    """The page is no wider than the screen, and axe finds nothing serious. Screenshots of some sections lie in folder."""
-    axe = pytest.importorskip("axe_selenium_python", reason="axe is not installed: pip install -e '.[dev]'")
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    """The page is no wider than the screen, and axe finds nothing serious. Screenshots of some
+    sections lie in folder.
+    """
+    axe = pytest.importorskip(
+        "axe_selenium_python", reason="axe is not installed: pip install -e '.[dev]'"
+    )
+    assert browser.execute_script(
+        "return document.documentElement.scrollWidth <= window.innerWidth"
+    )
     for place in places:
         browser.execute_script(f"document.getElementById('{place}').scrollIntoView()")
         assert browser.save_screenshot(str(folder / f"{name}-{place}.png"))
     check = axe.Axe(browser)
     check.inject()
     context = {"include": [["html"]], "exclude": [[".heat td"]]}  # it does not know color-mix()
-    found = [each for each in check.run(context)["violations"] if each["impact"] in ("serious", "critical")]
-    serious = [each for each in found if each["id"] != "dlitem"]  # it is older than <div> within <dl>
-    assert [(each["id"], [node["html"][:120] for node in each["nodes"][:3]]) for each in serious] == []
+    found = [
+        each
+        for each in check.run(context)["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+    # it is older than <div> within <dl>
+    serious = [each for each in found if each["id"] != "dlitem"]
+    assert [
+        (each["id"], [node["html"][:120] for node in each["nodes"][:3]]) for each in serious
+    ] == []
 
 
 def walk(browser, address, folder):

@@ -9,9 +9,11 @@ SIZE = 32  # px
 
 
 def make_slices(patients, each, seed=0):
-    """A train table of `patients` studies with `each` slices, and its pictures (n, SIZE, SIZE) int16 HU.
+    """A train table of `patients` studies with `each` slices, and its pictures (n, SIZE, SIZE)
+    int16 HU.
 
-    A slice is positive for every label at once where it has a bright square of 70 HU in brain of 30 HU; a third are.
+    A slice is positive for every label at once where it has a bright square of 70 HU in brain of 30
+    HU; a third are.
     """
     rng = np.random.default_rng(seed)
     n = patients * each

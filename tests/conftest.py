@@ -11,14 +11,18 @@ import chromium as reader
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-os.environ["OMP_NUM_THREADS"] = "1"  # LightGBM and torch on one thread each: they fight on a busy box
-signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it is ignored, and children inherit that
-LONGEST = ("test_readme.py", "test_real.py")
+# LightGBM and torch on one thread each: they fight on a busy box
+os.environ["OMP_NUM_THREADS"] = "1"
+# under nohup it is ignored, and children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
+LONGEST = ("test_readme.py", "test_rsna_mini.py")
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}  # 40 slices
 
 
 def pytest_collection_modifyitems(items):
-    """Put the longest of the slow files first: at the end one process would wait for the other to finish them."""
+    """Put the longest of the slow files first: at the end one process would wait for the other to
+    finish them.
+    """
     items.sort(key=lambda item: "slow" not in item.keywords or item.path.name not in LONGEST)
 
 
@@ -34,7 +38,7 @@ def real_data():
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory):
     """A micro competition: 40 DICOM slices in Kaggle's layout. Not to be changed; copy it first."""
-    from ct.synthetic import write_competition
+    from ct.synthetic.example_competition import write_competition
 
     folder = tmp_path_factory.mktemp("competition") / "data"
     write_competition(folder, **MICRO)
@@ -54,7 +58,9 @@ def finished(tmp_path_factory, competition):
 
 @pytest.fixture(scope="session")
 def before_trust(tmp_path_factory):
-    """What the code of an earlier commit left (kept_runs.py says what). Not to be changed; copy it first."""
+    """What the code of an earlier commit left (kept_runs.py says what). Not to be changed; copy it
+    first.
+    """
     import kept_runs
 
     return kept_runs.unpack(tmp_path_factory.mktemp("before_trust"))
@@ -75,10 +81,18 @@ def half(before_trust, tmp_path):
 @pytest.fixture(scope="session")
 def chromium():
     """Chromium without a screen, driven by Selenium; started once a process."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'"
+    )
     options, service = webdriver.ChromeOptions(), webdriver.ChromeService(reader.DRIVER)
     options.binary_location = reader.CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
+    for word in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--hide-scrollbars",
+    ):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, service)
@@ -98,7 +112,9 @@ def browser(chromium):
 
 @pytest.fixture
 def command():
-    """Run the command line in a process of its own, from any folder. Returns the finished process."""
+    """Run the command line in a process of its own, from any folder. Returns the finished
+    process.
+    """
 
     def call(*words, cwd=None):
         words = [sys.executable, str(ROOT / "run.py"), *map(str, words)]
@@ -110,7 +126,9 @@ def command():
 def copy_tree(folder):
     """Copy what git tracks or would into a new folder, and return it."""
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+    for name in subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)

@@ -1,12 +1,13 @@
-"""Unpacks what an earlier version of the code left: runs and a packed model that every later version must be able to use.
+"""Unpacks what an earlier version of the code left: runs and a packed model that every later
+version must be able to use.
 
-data/before_trust.tar.xz, made at commit fcf6187 from 8 example studies (seed 6, 64 px, 5 slices each) with one small CNN in
-two folds, a chain, a probe, and the identifiers, keys and numbers of nobody:
+data/before_trust.tar.xz, made at commit fcf6187 from 8 example studies (seed 6, 64 px, 5 slices
+each) with one small CNN in two folds, a chain, a probe, and the identifiers, keys and numbers of
+nobody:
 
-    run/       finished by `all`, with a `search` of two trials; its source, /gone/example, was moved away
-    half/      `train` was killed in the second epoch of fold 1; fold 0 is done
-    model/     export-model of run/
-    dicom/     the one test study, whose patient is in fold 0 of train
+    run/       finished by `all`, with a `search` of two trials; its source, /gone/example, was
+    moved away half/      `train` was killed in the second epoch of fold 1; fold 0 is done model/
+    export-model of run/ dicom/     the one test study, whose patient is in fold 0 of train
     expected/  slices.csv of `score` on dicom/: score-run.csv by run/, score-model.csv by model/
 """
 
@@ -19,7 +20,9 @@ ARCHIVE = Path(__file__).resolve().parent / "data" / "before_trust.tar.xz"
 
 
 def unpack(folder):
-    """Unpack the archive in `folder`, every file with its own time to the nanosecond. Returns the folder."""
+    """Unpack the archive in `folder`, every file with its own time to the nanosecond. Returns the
+    folder.
+    """
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
         for member in archive.getmembers():
@@ -31,5 +34,9 @@ def unpack(folder):
 def names(folder):
     """Return the names of the files of one folder of the archive, relative to it."""
     with tarfile.open(ARCHIVE) as archive:
-        files = [member.name.removeprefix("./") for member in archive.getmembers() if member.isfile()]
-    return sorted(name.removeprefix(f"{folder}/") for name in files if name.startswith(f"{folder}/"))
+        files = [
+            member.name.removeprefix("./") for member in archive.getmembers() if member.isfile()
+        ]
+    return sorted(
+        name.removeprefix(f"{folder}/") for name in files if name.startswith(f"{folder}/")
+    )

@@ -1,4 +1,6 @@
-"""A decoder that does what the first byte of the pixel data says, in place of ct.decoder: crash, hang, be killed."""
+"""A decoder that does what the first byte of the pixel data says, in place of
+ct.dicom.codec_process: crash, hang, be killed.
+"""
 
 import json
 import os
@@ -6,8 +8,8 @@ import resource
 import signal
 import time
 
-from ct import decoder
-from ct.engine import read_message, write_message
+from ct.dicom import codec_process as decoder
+from ct.system.engine import read_message, write_message
 
 BEGIN = "ICH_ODD_DECODER"  # in the environment: what it does before it listens
 

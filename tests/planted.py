@@ -1,4 +1,6 @@
-"""DICOM files with a planted name in every tag that can hold text, and a search for such names in what a program leaves."""
+"""DICOM files with a planted name in every tag that can hold text, and a search for such names in
+what a program leaves.
+"""
 
 import re
 from pathlib import Path
@@ -14,10 +16,12 @@ from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from ct.values import KEYWORDS
+from ct.dicom.tag_values import KEYWORDS
 
-PLANTED = re.compile(rb"ZQX[0-9A-F]{8}QZ", re.IGNORECASE)  # letters and digits: of all text, codes take these alone
-CAN_HOLD = {*re.findall("..", "AEASCSDADSDTISLOLTOBOWPNSHSTTMUCUIUNURUT")}  # value representations, of two letters each
+# letters and digits: of all text, codes take these alone
+PLANTED = re.compile(rb"ZQX[0-9A-F]{8}QZ", re.IGNORECASE)
+# value representations, of two letters each
+CAN_HOLD = {*re.findall("..", "AEASCSDADSDTISLOLTOBOWPNSHSTTMUCUIUNURUT")}
 KEPT = {
     *KEYWORDS.split(),
     "PixelData",
@@ -28,12 +32,16 @@ KEPT = {
 
 
 def name_of(number):
-    """The name that is planted in the place of this number, a tag for one; 13 letters, fewer than a code may have."""
+    """The name that is planted in the place of this number, a tag for one; 13 letters, fewer than a
+    code may have.
+    """
     return f"ZQX{number:08X}QZ"
 
 
 def every_tag(kept=KEPT):
-    """A data set with a planted name in every tag of pydicom's dictionary that can hold one, a sequence and private tags."""
+    """A data set with a planted name in every tag of pydicom's dictionary that can hold one, a
+    sequence and private tags.
+    """
     dataset = Dataset()
     for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
         if tag >> 16 <= 4 or tag & 0xFFFF == 0 or keyword in kept or tag >> 16 == 0x7FE0:
@@ -43,7 +51,9 @@ def every_tag(kept=KEPT):
     item = Dataset()
     _add(item, 0x00100010, "PN", name_of(1))
     dataset.add_new(0x00081110, "SQ", [item])
-    for number, (tag, vr) in enumerate({0x00090010: "LO", 0x00091001: "LO", 0x00110010: "LO", 0x00111002: "UN"}.items(), 2):
+    for number, (tag, vr) in enumerate(
+        {0x00090010: "LO", 0x00091001: "LO", 0x00110010: "LO", 0x00111002: "UN"}.items(), 2
+    ):
         _add(dataset, tag, vr, name_of(number))
     return dataset
 
@@ -55,7 +65,8 @@ def _add(dataset, tag, vr, text):
 
 
 def plant(source, target, names, syntax=None, **tags):
-    """Write a copy of a DICOM file with all that the data set `names` holds, then `tags`; None takes a tag away.
+    """Write a copy of a DICOM file with all that the data set `names` holds, then `tags`; None
+    takes a tag away.
 
     syntax: another transfer syntax, of compressed pixels that do not decode, or none that is known
     """
@@ -68,8 +79,14 @@ def plant(source, target, names, syntax=None, **tags):
             else:
                 setattr(dataset, keyword, value)
         meta = dataset.file_meta
-        meta.SourceApplicationEntityTitle, meta.PrivateInformationCreatorUID = name_of(6), name_of(7)
-        meta.ImplementationVersionName, meta.PrivateInformation = name_of(8), name_of(9).encode() + b" "
+        meta.SourceApplicationEntityTitle, meta.PrivateInformationCreatorUID = (
+            name_of(6),
+            name_of(7),
+        )
+        meta.ImplementationVersionName, meta.PrivateInformation = (
+            name_of(8),
+            name_of(9).encode() + b" ",
+        )
         meta.TransferSyntaxUID = syntax or ExplicitVRLittleEndian
         if syntax and UID(syntax).is_transfer_syntax:
             dataset.PixelData = encapsulate([f"\xff\xd8{name_of(10)} broken".encode("latin1")])
@@ -81,7 +98,9 @@ def plant(source, target, names, syntax=None, **tags):
 
 
 def planted_in(folder, but=()):
-    """{relative path: a planted name that it holds, in its path, its bytes or, if parquet, its cells}, but files called so."""
+    """{relative path: a planted name that it holds, in its path, its bytes or, if parquet, its
+    cells}, but files called so.
+    """
     found = {}
     for path in sorted(Path(folder).rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -97,5 +116,7 @@ def planted_in(folder, but=()):
 
 def _cells(path):
     table = pd.read_parquet(path).reset_index()
-    text = "\n".join([str(pq.read_schema(path).metadata), *(" ".join(map(str, table[name])) for name in table)])
+    text = "\n".join(
+        [str(pq.read_schema(path).metadata), *(" ".join(map(str, table[name])) for name in table)]
+    )
     return text.encode()

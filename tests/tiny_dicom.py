@@ -11,7 +11,9 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-REAL_DATA = Path(os.environ.get("ICH_REAL_DATA") or Path(__file__).parents[1].parent / "shared/data")
+REAL_DATA = Path(
+    os.environ.get("ICH_REAL_DATA") or Path(__file__).parents[1].parent / "shared/data"
+)
 NAME = "DOE^JANE"
 
 
@@ -24,7 +26,9 @@ def _unchecked():
 
 
 def make_dataset(pixels=None, signed=True, bits=16, name="ID_00000000a", **tags):
-    """A head-CT slice: pixels, stored values (rows, cols); tags, further tags by keyword, None to leave one out."""
+    """A head-CT slice: pixels, stored values (rows, cols); tags, further tags by keyword, None to
+    leave one out.
+    """
     pixels = np.arange(12).reshape(3, 4) if pixels is None else np.asarray(pixels)
     dataset = Dataset()
     values = {

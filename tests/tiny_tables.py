@@ -8,7 +8,8 @@ from ct.slices import PIXEL_COLUMNS
 
 
 def slice_table(*series, **columns):
-    """A slice table of several series: (split, study, positions in mm) each, one series and one patient a study.
+    """A slice table of several series: (split, study, positions in mm) each, one series and one
+    patient a study.
 
     columns: {name: value or array (n,)}, instead of what it holds otherwise
     """
@@ -26,7 +27,9 @@ def slice_table(*series, **columns):
                     "position_mm": float(position),
                     "series_slices": len(positions),
                     "gap_below_mm": position - positions[place - 1] if place else np.nan,
-                    "gap_above_mm": positions[place + 1] - position if place + 1 < len(positions) else np.nan,
+                    "gap_above_mm": positions[place + 1] - position
+                    if place + 1 < len(positions)
+                    else np.nan,
                     "tilt_deg": 15.0,
                     **dict.fromkeys(PIXEL_COLUMNS, 1.0),
                     **dict.fromkeys(LABELS, 0.0 if split == "train" else np.nan),

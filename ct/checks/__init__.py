@@ -1,0 +1,1 @@
+"""Checks of data: leakage, domain shift, series geometry, shared UIDs."""

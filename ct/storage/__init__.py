@@ -1,0 +1,1 @@
+"""Files that are whole or not there, and seals that show damage."""

@@ -1,0 +1,1 @@
+"""Processes, interrupts and faults of the machine."""

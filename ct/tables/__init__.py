@@ -1,0 +1,1 @@
+"""Tables that people bring or open: slice lists, predictions, spreadsheets."""

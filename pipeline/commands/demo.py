@@ -1,0 +1,29 @@
+"""The verb `demo`: synth, new and all in one."""
+
+from pathlib import Path
+
+from ct.errors import InputError
+from ct.run_dir import RunDir, read_json
+from pipeline.commands.all import run_all_stages
+from pipeline.commands.new import new
+from pipeline.commands.synth import synth
+from pipeline.options import DemoOptions, NewOptions, SynthOptions
+
+
+def demo(options: DemoOptions):
+    """Bring synth, new and all into one run; continues where it is."""
+    from ct.synthetic.example_competition import MADE_WITH
+
+    data = f"{options.run}-data"
+    given = options.model_dump(include={"studies", "seed"}, exclude_none=True)
+    if not Path(data).exists():
+        synth(SynthOptions(out=data, **given))
+    made = read_json(Path(data) / MADE_WITH)
+    for name, value in given.items():
+        if made[name] != value:
+            raise InputError(
+                f"{data} was made with --{name}={made[name]}; leave --{name} out, or give another --run=DIR"
+            )
+    if not RunDir(options.run).recipe.exists():
+        new(NewOptions(run=options.run, recipe="demo", data=data, seed=made["seed"]))
+    run_all_stages(options)

@@ -1,0 +1,1 @@
+"""Optuna studies on disk or in a database, and the trials of a CNN search."""

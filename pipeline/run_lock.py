@@ -1,0 +1,71 @@
+"""Opens a run folder for a verb: one process at a time, with the verb's changes to the recipe."""
+
+import contextlib
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ct.errors import InputError
+from ct.kaggle_layout import hidden_folders
+from ct.storage.atomic_write import refuse_links, restore_all
+from pipeline.integrity import check_content
+from pipeline.options import IN_RECIPE
+from pipeline.registry import Run, state
+from stage2_stack.config import check_installed
+
+
+def lock_of(root: Path) -> FileLock:
+    """Return the lock of a run folder, not yet taken. Raises InputError where it is a link: what it
+    leads to is not ours.
+    """
+    path = root / ".lock"
+    if path.is_symlink():
+        raise InputError(
+            f"{path} is a link; nothing is written or removed beyond it: remove the link"
+        )
+    return FileLock(path, timeout=0)
+
+
+@contextlib.contextmanager
+def opened(options):
+    """Open a run folder for work, with the changes that the options make to its recipe; one process
+    at a time.
+    """
+    root = Path(options.run)
+    run = Run(root)
+    try:
+        with lock_of(root):
+            refuse_links(root)
+            restore_all(root)
+            changes = {
+                IN_RECIPE[name]: value
+                for name, value in options
+                if name in IN_RECIPE and value is not None
+            }
+            run.change_recipe(changes)
+            check_installed(run.recipe.stage2.components)
+            run.workers = getattr(options, "workers", None)
+            run.timeout = getattr(options, "timeout", None)
+            run.quarantine_unreadable = getattr(options, "quarantine_unreadable", False)
+            with hidden_folders(run.recipe.data.source):
+                yield run
+    except Timeout:
+        raise InputError(
+            f"--run={root}: another process is at work on this run; wait for it"
+        ) from None
+
+
+def check_fresh(run, verb, stages):
+    """Raise InputError where one of the stages whose work a verb reads is not fresh, or one of
+    their files is damaged.
+    """
+    states = state(run)
+    for name in stages:
+        kind, why = states[name]
+        if kind != "fresh":
+            run.pseudonym_key()  # with a damaged one `ingest` and `all` would end as this does
+            because = f" ({why})" if kind == "stale" else ""
+            raise InputError(
+                f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` or `all`"
+            )
+    check_content(run.dir, verb, stages)

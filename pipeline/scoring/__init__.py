@@ -1,0 +1,1 @@
+"""What `score` needs: the model of a run or of a packed folder, and studies of other sources."""

@@ -1,0 +1,3 @@
+"""What the stages exchange: tables joined by slice id, sample rows, cross-fitted columns,
+counts.
+"""

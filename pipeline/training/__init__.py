@@ -1,0 +1,1 @@
+"""Trainings of CNNs as jobs: checkpoints, TensorBoard, several processes."""

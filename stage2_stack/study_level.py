@@ -1,0 +1,68 @@
+"""What the slices say of the whole study: Platt's calibration of the mean of its three largest
+logits of each label.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from ct.labels import LABELS
+from stage2_stack.calibration import cross_fit, fit_platt
+
+TOP = 3  # slices
+
+
+def top_logits(study, probs, clip):
+    """Return the mean of the largest TOP logits of each label in each study, a DataFrame (s, 6)
+    indexed by study, sorted.
+
+    study: (n,) the study of each slice; probs: (n, 6) probabilities in [0, 1], columns LABELS;
+    clip: how far they are clipped from 0 and 1. A study of fewer slices: the mean of all of them.
+    """
+    p = np.clip(np.asarray(probs, np.float64), clip, 1 - clip)
+    studies, code = np.unique(np.asarray(study), return_inverse=True)
+    sizes, made = np.bincount(code), {}
+    for label, logits in zip(LABELS, np.log(p / (1 - p)).T, strict=True):
+        order = np.lexsort([logits, code])  # study after study, the largest last
+        top = order[np.cumsum(sizes)[code[order]] - np.arange(len(order)) <= TOP]
+        made[label] = np.bincount(code[top], logits[top], minlength=len(sizes)) / np.minimum(
+            sizes, TOP
+        )
+    return pd.DataFrame(made, index=studies)
+
+
+def fit_studies(study, probs, y, fold, clip):
+    """Calibrate whole studies on slices whose probabilities are out of fold.
+
+    study: (n,); probs: (n, 6) out of fold, in [0, 1]; y: (n, 6) 0, 1, or NaN in slices that are
+    left out; fold: (n,) 0 ... K-1, patients whole, and so studies
+
+    Returns (platts, table). platts: {label: Platt} of all studies: the slices' probabilities never
+    saw their patient. table: a row a study that has labelled slices, with LABELS, 0 or 1, positive
+    where a slice is; `fold`; and LABELS with "p_" before them, the probabilities by calibrations
+    fitted on the other folds.
+    """
+    known = ~np.isnan(y).any(axis=1)
+    study, fold = np.asarray(study)[known], np.asarray(fold)[known]
+    raw = top_logits(study, probs[known], clip)
+    truth = pd.DataFrame(y[known], columns=list(LABELS)).groupby(study, sort=True).max()
+    of_study = pd.Series(fold).groupby(study, sort=True).first()
+    platts, table = {}, truth.assign(fold=of_study)
+    for label in LABELS:
+        x, positive = raw[label].to_numpy(), truth[label].to_numpy()
+        platts[label] = fit_platt(x, positive)
+        table[f"p_{label}"] = expit(
+            cross_fit(x, positive, of_study.to_numpy(), int(of_study.max()) + 1)[0]
+        )
+    return platts, table
+
+
+def study_probabilities(study, probs, platts, clip):
+    """Return the probabilities of whole studies, a DataFrame (s, 6) indexed by study, sorted.
+
+    study, probs, clip: as of `top_logits`; platts: {label: Platt}
+    """
+    raw = top_logits(study, probs, clip)
+    return pd.DataFrame(
+        {label: expit(platts[label].logit(raw[label])) for label in LABELS}, index=raw.index
+    )

@@ -1,0 +1,72 @@
+"""The fuzzer of benchmarks/fuzz.py in its short form: some hundred spoilt files, always the same
+ones.
+"""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+def fuzz(*words):
+    words = [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), *words]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_no_spoilt_dicom_file_does_harm():
+    done = fuzz("--kind=dicom", "--cases=200")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = done.stdout.splitlines()[-1].split("|")[2:]
+    total, read, refused, *bad = (int(cell) for cell in cells[:7])
+    assert (total, sum(bad)) == (200, 0) and read > 30 and refused > 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "cases"),
+    [
+        ("tables", 150),
+        ("recipes", 150),
+        ("zips", 80),
+        pytest.param("models", 12, marks=pytest.mark.slow),
+    ],
+)
+def test_no_spoilt_table_recipe_zip_or_model_does_harm(kind, cases):
+    done = fuzz(f"--kind={kind}", f"--cases={cases}", "--seed=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    total, read, refused, *bad = (
+        int(cell) for cell in done.stdout.splitlines()[-1].split("|")[2:9]
+    )
+    assert (total, sum(bad)) == (cases, 0) and read >= 1 and refused > cases / 2
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "says"),
+    [
+        ("raise KeyError('x')", "uncaught", "KeyError"),
+        ("return 'two\\nlines'", "uncaught", "no line for a user"),
+        ("import os; os.abort()", "died", "exit status -6"),
+        ("bytearray(1 << 40)", "large", "more than 2 GB"),
+        ("return 'refused so'", "refused", ""),
+    ],
+)
+def test_the_fuzzer_sees_what_it_should(tmp_path, monkeypatch, body, outcome, says):
+    """With a kind that misbehaves."""
+    (tmp_path / "fuzz_odd.py").write_text(
+        "def make_seeds(folder):\n    return []\n"
+        "def mutate(rng, seeds, folder):\n    return 'nothing'\n"
+        f"def attempt(folder):\n    {body}\n"
+    )
+    copy = tmp_path / "fuzz.py"
+    text = (ROOT / "benchmarks" / "fuzz.py").read_text()
+    copy.write_text(text.replace("KINDS = {", 'KINDS = {"odd": ("fuzz_odd", 2, 1),', 1))
+    words = [sys.executable, str(copy), "--kind=odd"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    header, _, row = done.stdout.splitlines()[1:4]
+    counts = dict(
+        zip(
+            (c.strip() for c in header.split("|")), (c.strip() for c in row.split("|")), strict=True
+        )
+    )
+    assert counts[outcome] == counts["cases"] == "2" and says in done.stderr
+    assert done.returncode == (outcome != "refused")

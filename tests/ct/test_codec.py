@@ -1,0 +1,169 @@
+"""Pixels are decoded where a crash costs one file: crashes, endless work, memory, and the machine's
+own faults.
+"""
+
+import os
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from tiny_dicom import make_dataset, write_slice
+
+from ct.dicom import codec as decoding
+from ct.dicom.decode import read_hu
+from ct.dicom.elements import quiet
+from ct.dicom.header_index import read_headers
+from ct.dicom.source import Unreadable
+from ct.errors import MachineFault
+from ct.pixel_cache.writer import write_cache
+from ct.system.engine import Child
+
+FACTS = {
+    "Rows": 8,
+    "Columns": 8,
+    "BitsAllocated": 16,
+    "BitsStored": 16,
+    "PixelRepresentation": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "syntax": str(RLELossless),
+    "vr": "OB",
+}
+
+
+@pytest.fixture
+def odd(monkeypatch):
+    """The decoder of odd_decoder.py; `odd(letter)` has it do something. It may take 0.3 s of the
+    processor.
+    """
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    child = Child("odd_decoder")
+    monkeypatch.setattr(decoding, "_CHILD", child)
+    monkeypatch.setattr(decoding, "SECONDS", 0.3)
+    yield lambda letter: decoding.decode(FACTS, letter * 64)
+    child.close()
+
+
+@pytest.mark.parametrize("letter", [b"a", b"g"])
+def test_a_decoder_that_crashes_costs_one_file(odd, letter):
+    if letter == b"g":
+        assert odd(b"g").shape == (8, 8)  # so the crash is not that of a fresh one
+    with pytest.raises(Unreadable, match=r"^the decoder crashed \(SIGABRT\)$"):
+        odd(b"a")
+    assert odd(b"g").shape == (8, 8)
+
+
+def test_what_crashes_only_after_others_is_decoded_alone(odd):
+    before = odd(b"g")
+    process = decoding._CHILD.process
+    # it is no RLE, which a fresh decoder finds
+    with pytest.raises(Unreadable, match="cannot be decoded"):
+        odd(b"s")
+    assert decoding._CHILD.process.pid != process.pid and (before == 0).all()
+
+
+def test_a_decoder_has_so_much_time_of_the_processor_and_no_more(odd):
+    start = time.perf_counter()
+    with pytest.raises(Unreadable, match="^decoding took longer than 0 s$"):
+        odd(b"t")
+    assert time.perf_counter() - start < 30
+    assert odd(b"g").shape == (8, 8)
+
+
+def test_a_decoder_that_waits_is_ended(odd, monkeypatch):
+    odd(b"g")
+    monkeypatch.setattr(decoding, "PATIENCE", 0.5)
+    with pytest.raises(Unreadable, match="^decoding took longer than 0.5 s$"):
+        odd(b"w")
+
+
+def test_a_decoder_has_so_much_memory_and_no_more(odd):
+    with pytest.raises(Unreadable, match="^decoding it needs more than 1 GB$"):
+        odd(b"m")
+
+
+def test_what_the_machine_does_to_a_decoder_is_no_files_fault(odd, monkeypatch):
+    with pytest.raises(MachineFault, match="was killed.*--workers=1"):
+        odd(b"k")
+    monkeypatch.setenv("ICH_ODD_DECODER", "exit")
+    with pytest.raises(MachineFault, match=r"cannot begin \(status 3\)"):
+        odd(b"g")
+    full = OSError(24, "Too many open files")
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **options: (_ for _ in ()).throw(full))
+    with pytest.raises(MachineFault, match="too many open files.*ulimit -n"):
+        odd(b"g")
+
+
+def test_a_limit_of_the_parents_is_the_machines(odd):
+    """Where the parent may have less memory than the decoder, running out of it says nothing about
+    the file.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    code = (
+        "import resource\nfrom ct.dicom import codec_process as decoder\nfrom ct.dicom.codec import decode\nfrom ct.system.engine import limit_memory\n"
+        "decoder.MEMORY = 1 << 60\nassert not limit_memory(decoder.MEMORY)\n"
+        "decoder.decoded = lambda *_: (_ for _ in ()).throw(MemoryError())\n"
+        "print(decoder.answer({'seconds': 1}, b'', False)[0], decoder.answer({'seconds': 1}, b'', True)[0])"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit -v 8000000; exec {os.sys.executable} -c "$0"', code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (
+        done.stdout
+        == "{'fault': 'out of memory'} {'reason': 'decoding it needs more than 1152921504 GB'}\n".replace(
+            "1152921504", str((1 << 60) >> 30)
+        )
+    ), done.stderr
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+def test_a_crash_with_less_memory_than_a_slice_may_take_is_the_machines(odd, monkeypatch):
+    """A codec that cannot allocate ends in SIGABRT. What takes too long does so with any memory."""
+    monkeypatch.setenv("ICH_ODD_DECODER", "less memory")
+    assert odd(b"g").shape == (8, 8)
+    with pytest.raises(
+        MachineFault,
+        match=r"^the decoder crashed \(SIGABRT\) where `ulimit -v` .* set a larger limit; the same",
+    ):
+        odd(b"a")
+    with pytest.raises(MachineFault, match=r"^the decoder ended \(status 1\) where"):
+        odd(b"e")
+    with pytest.raises(Unreadable, match="^decoding took longer"):
+        odd(b"t")
+    monkeypatch.delenv("ICH_ODD_DECODER")
+    decoding.close()
+    with pytest.raises(Unreadable, match=r"^the decoder ended \(status 1\)$"):
+        odd(b"e")
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_the_same_values_from_the_decoders_process(tmp_path, syntax):
+    pixels = np.random.default_rng(0).integers(-1000, 1000, (64, 50)).astype(np.int16)
+    dataset = make_dataset(pixels)
+    with quiet():
+        dataset.compress(syntax)
+        dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read_hu(tmp_path / "a.dcm")[0], pixels - 1024)
+    first = decoding._CHILD.process.pid
+    read_hu(tmp_path / "a.dcm")
+    assert decoding._CHILD.process.pid == first  # one for all, not one a file
+
+
+def test_a_crash_in_ingest_is_one_row(tmp_path, odd):
+    """Through headers and pixel cache: two native slices, and one whose decoder crashes."""
+    for number in range(3):
+        write_slice(tmp_path / "in" / f"{number}.dcm", name=f"ID_{number}")
+    raw = (tmp_path / "in" / "1.dcm").read_bytes()
+    raw = raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")  # says that it is RLE
+    (tmp_path / "in" / "1.dcm").write_bytes(raw[:-24] + b"a" * 24)
+    table, refused = read_headers(tmp_path / "in", ["0.dcm", "1.dcm", "2.dcm"], b"key", workers=1)
+    facts = write_cache(tmp_path / "cache", tmp_path / "in", table, 16, workers=1)
+    assert refused.empty and facts["readable"].tolist() == [True, False, True]
+    assert facts["reason"].tolist() == ["", "the decoder crashed (SIGABRT)", ""]

@@ -1,0 +1,121 @@
+"""Checked settings: what is refused, and what the one line says."""
+
+import pytest
+from pydantic import Field, field_validator
+
+from ct.config import Config, check, nearest
+from ct.errors import InputError
+from features.config import FeatureConfig
+from stage2_stack.config import StackConfig
+
+
+class Inner(Config):
+    epochs: int = Field(5, ge=1)
+    rate: float = 0.1
+
+
+class Outer(Config):
+    name: str
+    inner: Inner = Inner()
+    several: tuple[Inner, ...] = ()
+    maybe: Inner | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _lower(cls, name):
+        if name != name.lower():
+            raise ValueError("Names are lower case")
+        return name
+
+
+def message(values, kind=Outer):
+    with pytest.raises(InputError) as error:
+        check(kind, values, "r.yaml")
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_defaults_and_values():
+    found = check(Outer, {"name": "a", "several": [{"epochs": 2}, {}]}, "r.yaml")
+    assert found == Outer(name="a", several=(Inner(epochs=2), Inner()))
+    assert found.inner.epochs == 5
+
+
+def test_unknown_keys_name_the_nearest():
+    assert message({"name": "a", "nmae": "b"}) == "r.yaml: unknown key 'nmae', did you mean 'name'?"
+    assert (
+        message({"name": "a", "inner": {"ephocs": 1}})
+        == "r.yaml: unknown key 'inner.ephocs', did you mean 'epochs'?"
+    )
+    assert "'several.1.rat', did you mean 'rate'?" in message(
+        {"name": "a", "several": [{}, {"rat": 1}]}
+    )
+    assert "'maybe.epoch', did you mean 'epochs'?" in message({"name": "a", "maybe": {"epoch": 1}})
+    assert message({"name": "a", "zzz": 1}).endswith(
+        "unknown key 'zzz'; known are inner, maybe, name, several"
+    )
+
+
+def test_missing_and_wrong_values_are_named():
+    assert message({}) == "r.yaml: 'name' is missing"
+    assert message({"name": "a", "inner": {"epochs": 0}}).startswith(
+        "r.yaml: inner.epochs = 0: input should be greater"
+    )
+    assert message({"name": "a", "inner": {"epochs": "many"}}).startswith(
+        "r.yaml: inner.epochs = 'many': "
+    )
+    assert message({"name": "a", "inner": {"epochs": 1.5}}).startswith(
+        "r.yaml: inner.epochs = 1.5: "
+    )
+    assert message({"name": "A"}) == "r.yaml: name = 'A': names are lower case"
+
+
+def test_the_line_is_short():
+    assert message({"name": "a", "inner": list(range(500))}).startswith(
+        "r.yaml: inner = [0, 1, 2, 3, "
+    )
+    assert len(message({"name": "a", "inner": list(range(500))})) < 200
+    assert message({"name": None}) == "r.yaml: input should be a valid string"
+    with pytest.raises(InputError, match="^r.yaml: name = None: input"):
+        check(Outer, {"name": None}, "r.yaml", strict=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_infinity_are_refused(value):
+    assert "inner.rate" in message({"name": "a", "inner": {"rate": value}})
+
+
+def test_frozen():
+    config = Inner()
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 3
+
+
+def test_nearest():
+    assert nearest("trian", ["train", "tune"]) == ", did you mean 'train'?"
+    assert nearest("xyz", ["train", "tune"]) == "; known are train, tune"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (FeatureConfig, {"reach": -1}),
+        (FeatureConfig, {"smooth_mm": [0.0]}),  # would divide by it
+        (FeatureConfig, {"smooth_mm": [5, -3]}),
+        (FeatureConfig, {"clip": 0}),
+        (FeatureConfig, {"clip": 0.5}),
+        (StackConfig, {"trials": 0}),
+        (StackConfig, {"max_rounds": 0}),
+        (StackConfig, {"positive_patients": 0}),
+        (StackConfig, {"threads": 0}),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(kind, values):
+    assert next(iter(values)) in message(values, kind)
+
+
+def test_settings_of_stage_two_have_defaults():
+    assert FeatureConfig().clip == 1e-5
+    assert FeatureConfig(smooth_mm=(5,)).smooth_mm == (5.0,)
+    assert StackConfig().positive_patients == 3

@@ -1,0 +1,140 @@
+"""Jobs on processes: the same results and order with any number of workers."""
+
+import atexit
+import os
+import resource
+import threading
+import time
+
+import pytest
+
+from ct.errors import InputError
+from ct.system.engine import AHEAD, Child, cores, read_message, run_jobs, run_threads, write_message
+
+
+def work(number, seconds=0.0):
+    time.sleep(seconds)
+    return number * number, os.getpid()
+
+
+def fail(number):
+    if number == 1:
+        raise KeyError(f"job {number}")
+    return number
+
+
+def test_order_and_results_do_not_depend_on_the_workers():
+    jobs = [(n, 0.1 if n == 0 else 0.0) for n in range(6)]  # the first ends last
+    alone, together = (list(run_jobs(work, jobs, workers)) for workers in (1, 2))
+    assert [value for value, _ in alone] == [value for value, _ in together] == [0, 1, 4, 9, 16, 25]
+    assert {pid for _, pid in alone} == {os.getpid()}
+    assert os.getpid() not in {pid for _, pid in together}
+
+
+def test_an_error_of_a_job_comes_through_and_ends_the_rest():
+    for workers in (1, 2):
+        results = run_jobs(fail, [(n,) for n in range(4)], workers)
+        assert next(results) == 0
+        with pytest.raises(KeyError, match="job 1"):
+            next(results)
+        assert list(results) == []
+
+
+def test_one_worker_is_lazy():
+    results = run_jobs(work, iter([(1,), ("not a number", None)]), workers=1)
+    assert next(results)[0] == 1
+
+
+def test_jobs_are_taken_only_a_few_ahead():
+    taken = []
+    results = run_jobs(work, ((taken.append(n) or n,) for n in range(50)), workers=2)
+    assert next(results)[0] == 0 and len(taken) <= 2 * AHEAD
+    assert [value for value, _ in results] == [n * n for n in range(1, 50)]
+
+
+def test_no_jobs():
+    assert list(run_jobs(work, [], 4)) == []
+    assert list(run_jobs(work, [], None)) == []
+
+
+def test_cores():
+    assert 1 <= cores() <= os.cpu_count()
+
+
+def die(n):
+    os._exit(9)
+
+
+def test_a_killed_worker_is_one_line():
+    with pytest.raises(InputError, match="a worker process was killed.*--workers=1"):
+        list(run_jobs(die, [(0,), (1,)], 2))
+
+
+def test_threads_work_at_once_and_keep_the_order():
+    together = threading.Barrier(2, timeout=10)  # passed only by two that run at the same time
+
+    def square(number):
+        together.wait()
+        return number * number
+
+    assert run_threads(square, range(6), 2) == [0, 1, 4, 9, 16, 25]
+    assert run_threads(lambda number: -number, [1, 2], 1) == [-1, -2]
+    assert run_threads(square, []) == []
+
+
+def test_an_error_in_a_thread_comes_through_and_what_waits_never_begins():
+    begun = []
+
+    def note(number):
+        begun.append(number)
+        time.sleep(0.01)
+        return fail(number)
+
+    with pytest.raises(KeyError, match="job 1"):
+        run_threads(note, range(1000), 1)
+    assert begun[:2] == [0, 1] and len(begun) < 1000
+
+
+def serve():
+    """Of a child: answer each message with the same, and end at "end"."""
+    answers = os.dup(1)
+    write_message(answers, b"ready")
+    with open(0, "rb", closefd=False) as questions:
+        while (message := read_message(questions)) not in (None, b"end"):
+            write_message(answers, message)
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
+    child = Child("test_engine")
+    yield child
+    child.close()
+
+
+def test_a_child_is_ended_with_this_process_once_however_often_it_began(echo, monkeypatch):
+    registered = []
+    monkeypatch.setattr(atexit, "register", registered.append)
+    for _ in range(2):
+        assert echo.ask(b"a", 20) == b"a"
+        echo.close()
+    assert not registered
+    child = Child("test_engine")
+    assert registered == [child.close]
+
+
+def test_a_child_answers_where_a_thousand_files_are_open(echo):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("this system allows no more than 1200 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
+    opened = []
+    try:
+        while not opened or opened[-1] < 1030:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+        assert echo.ask(b"a", 20) == b"a" and echo.process.stdout.fileno() > 1023
+    finally:
+        echo.close()
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,164 @@
+"""The alarms: a model refitted in-sample is refused, honest ones are not, whatever the seed."""
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+
+from ct.checks.leakage import entropy_alarm, fold_alarm, in_sample_alarm
+from ct.labels import LABELS
+from ct.metrics import weighted_log_loss
+
+FOLDS, PATIENTS, SLICES, NOISE = 5, 60, 12, 20
+
+
+def studies(seed, patients=PATIENTS):
+    """Labels (n, 6) that come in runs, patients (n,), folds (n,), and what a model sees: (n, 6 +
+    NOISE).
+    """
+    rng = np.random.default_rng(seed)
+    y = np.zeros((patients, SLICES, len(LABELS)))
+    for p in range(patients):
+        for j in range(1, len(LABELS)):
+            if rng.random() < 0.25:
+                start = rng.integers(0, SLICES - 3)
+                y[p, start : start + rng.integers(2, 6), j] = 1
+    y[:, :, 0] = y[:, :, 1:].max(axis=2)
+    patient_effect = rng.normal(0, 0.7, (patients, 1, len(LABELS)))  # a whole study can be hard
+    seen = 1.5 * y + patient_effect + rng.normal(0, 1, y.shape)
+    X = np.concatenate([seen, rng.normal(0, 1, (patients, SLICES, NOISE))], axis=2).reshape(
+        patients * SLICES, -1
+    )
+    who = np.repeat(np.arange(patients), SLICES)
+    return y.reshape(-1, len(LABELS)).astype(int), who, rng.permutation(patients)[who] % FOLDS, X
+
+
+def fit(X, y):
+    return RandomForestClassifier(30, max_features=0.3, random_state=0, n_jobs=1).fit(X, y)
+
+
+def opinions(model, X):
+    return np.column_stack([p[:, 1] for p in model.predict_proba(X)])
+
+
+def simulated(seed, model):
+    """A CNN's opinions as its logits would be: the labels with noise, some patients harder;
+    calibrated more or less.
+    """
+    y, patients, fold, X = studies(seed)
+    sharp = np.random.default_rng(model).uniform(0.7, 2.5)
+    return y, 1 / (1 + np.exp(-sharp * (2.2 * X[:, : len(LABELS)] - 3))), fold, patients
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_honest_models_do_not_alarm(seed):
+    y, p, fold, patients = simulated(seed, model=seed)
+    _, test_p, _, _ = simulated(seed + 500, model=seed)
+    assert fold_alarm(y, p, fold, patients) == ""
+    assert entropy_alarm(y, p, test_p) == ""
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Labels, folds, patients, opinions out of fold and in-sample, and those of the same models on
+    test slices.
+    """
+    y, patients, fold, X = studies(0)
+    honest, per_fold, X_test = np.empty(y.shape), [], studies(99)[3]
+    for k in range(FOLDS):
+        model = fit(X[fold != k], y[fold != k])
+        honest[fold == k] = opinions(model, X[fold == k])
+        per_fold.append(opinions(model, X_test))
+    everything = fit(X, y)
+    return (
+        y,
+        fold,
+        patients,
+        honest,
+        opinions(everything, X),
+        np.concatenate(per_fold),
+        opinions(everything, X_test),
+    )
+
+
+def test_a_model_refitted_in_sample_alarms_beside_its_test_predictions(fitted):
+    y, _, _, honest, in_sample, per_fold, test_p = fitted
+    assert entropy_alarm(y, honest, per_fold) == ""
+    line = entropy_alarm(y, in_sample, test_p)
+    loss, test = weighted_log_loss(y, in_sample), weighted_log_loss(test_p, test_p)
+    assert f"weighted log loss on train slices is {loss:.4f}" in line and line.endswith(
+        f"on test slices, {test:.4f}"
+    )
+    sharp = in_sample.round()  # learnt by heart
+    assert entropy_alarm(y, sharp, test_p).startswith("the mean entropy on train slices is 0.0000")
+
+
+def test_one_fold_that_was_trained_on_alarms_by_its_number(fitted):
+    y, fold, patients, honest, in_sample, *_ = fitted
+    assert fold_alarm(y, honest, fold, patients) == ""
+    mixed = np.where((fold == 3)[:, None], in_sample, honest)
+    line = fold_alarm(y, mixed, fold, patients)
+    losses = [weighted_log_loss(y[fold == k], mixed[fold == k]) for k in range(FOLDS)]
+    assert (
+        line.startswith(f"the weighted log loss of fold 3 is {losses[3]:.4f}")
+        and f"{np.median(losses):.4f}" in line
+    )
+
+
+def test_a_confident_loss_below_the_tests_entropy_alarms():
+    """Entropy alike, but every answer right: the loss is what gives it away."""
+    y = np.tile([[1, 0, 1, 0, 1, 0]], (50, 1))
+    p = np.where(y == 1, 0.8, 0.2)
+    unsure = np.full((50, 6), 0.8)
+    assert entropy_alarm(y, p, unsure).startswith("the weighted log loss on train slices is 0.2231")
+    assert entropy_alarm(1 - y, p, unsure) == ""
+
+
+def constant(y, q):
+    """The probability of the right answer is `q` everywhere."""
+    return np.where(y == 1, q, 1 - q)
+
+
+def test_a_loss_under_a_twentieth_of_the_base_rates_entropy_alarms():
+    """A quarter of the slices positive: entropy -(.25 ln .25 + .75 ln .75) = 0.56234, a twentieth
+    of it 0.028117.
+    """
+    y = np.tile([[1], [0], [0], [0]], (10, len(LABELS)))
+    bar = np.exp(-0.56233514 / 20)
+    above, below = constant(y, bar - 1e-5), constant(y, bar + 1e-5)
+    assert (
+        in_sample_alarm(y, below)
+        == "the weighted log loss is 0.0281, under a twentieth of the base rates' entropy, 0.5623"
+    )
+    assert "log loss" not in in_sample_alarm(y, above)
+
+
+def test_an_auc_of_999_in_three_labels_alarms():
+    """40 positives, 50 negatives: an AUC of .999 is two wrong pairs of the 2,000."""
+    y = np.repeat([[1]] * 40 + [[0]] * 50, len(LABELS), axis=1)
+    p = np.linspace(0.6, 0.4, 90)[:, None].repeat(len(LABELS), axis=1)
+
+    def with_wrong_pairs(*counts):
+        """Of each label, that many positives lie below one negative each."""
+        mixed = p.copy()
+        for j, count in enumerate(counts):
+            mixed[39, j] = p[39 + count, j] - 1e-6 if count else p[39, j]
+        return mixed
+
+    assert in_sample_alarm(y, with_wrong_pairs(3, 3, 3, 3, 3, 3)) == ""
+    # two labels: .999 and .9995
+    assert in_sample_alarm(y, with_wrong_pairs(3, 2, 3, 1, 3, 3)) == ""
+    line = in_sample_alarm(y, with_wrong_pairs(3, 2, 3, 1, 0, 3))
+    assert line == "the AUC is 0.999 or more in 3 labels, epidural, intraventricular, subarachnoid"
+    y[:, 1:] = 0  # what has no positives has no AUC
+    assert in_sample_alarm(y, p) == ""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_honest_models_are_not_in_sample(seed):
+    y, p, _, _ = simulated(seed, model=seed)
+    assert in_sample_alarm(y, p) == ""
+
+
+def test_a_forest_that_saw_all_slices_is_in_sample(fitted):
+    y, _, _, honest, in_sample, *_ = fitted
+    assert in_sample_alarm(y, honest) == "" and in_sample_alarm(y, in_sample) != ""

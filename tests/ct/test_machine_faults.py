@@ -1,0 +1,382 @@
+"""The machine's faults stop a stage and are never put down to a file; a file alone at fault may be
+left out on demand.
+"""
+
+import errno
+import os
+import shutil
+import socket
+import zipfile
+
+import pandas as pd
+import pytest
+from tiny_dicom import write_slice
+from tiny_zip import pack
+
+import run
+from ct.dicom import header_index
+from ct.dicom.acquisition import read_acquisition
+from ct.dicom.decode import read_hu
+from ct.dicom.header_index import read_headers
+from ct.dicom.source import Folder, OnDisk, Unreadable, list_files
+from ct.dicom.zip_archive import InZip, open_zip
+from ct.errors import MachineFault
+from ct.pixel_cache import writer as shards
+from ct.pixel_cache.writer import write_cache
+from pipeline.freshness import tree_digest
+
+KEY = b"key"
+NAMES = [f"{number}.dcm" for number in range(6)]
+FLAG = "--quarantine-unreadable"
+
+
+@pytest.fixture
+def source(tmp_path):
+    for number, name in enumerate(NAMES):
+        write_slice(
+            tmp_path / "in" / name, name=f"ID_{number}", ImagePositionPatient=[0, 0, number]
+        )
+    (tmp_path / "in" / "2.dcm").write_bytes(b"no DICOM")
+    return Folder(tmp_path / "in")
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """`failing(code, names, times)`: the system fails to read files of these names, so often, all
+    after that in vain.
+    """
+    left = {}
+    head, open_ = OnDisk.head, OnDisk.open
+
+    def check(file):
+        name = os.path.basename(file.path)
+        if left.get(name, (0, 0))[1] > 0:
+            code, times = left[name]
+            left[name] = code, times - 1
+            raise MemoryError if code is None else OSError(code, os.strerror(code), file.path)
+
+    monkeypatch.setattr(OnDisk, "head", lambda self, count: check(self) or head(self, count))
+    monkeypatch.setattr(OnDisk, "open", lambda self, mode="rb": check(self) or open_(self, mode))
+    return lambda code, names=NAMES, times=10**9: left.update(dict.fromkeys(names, (code, times)))
+
+
+def headers(source, parts=None):
+    return read_headers(source, NAMES, KEY, workers=1, parts=parts)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EMFILE, "too many open files: raise the limit .ulimit -n"),
+        (errno.ENFILE, "too many open files in system"),
+        (errno.ENODEV, "no such device: mount it again"),
+        (errno.ENOTCONN, "not connected: mount it again"),
+        (errno.ENOMEM, "cannot allocate memory"),
+        (None, "out of memory: take fewer processes .--workers=1"),
+        (errno.ENOENT, "no such file or directory: is its disk still there"),
+        (errno.EIO, "input/output error: is its disk still there"),
+        (errno.ESTALE, "stale file handle: is its disk still there"),
+        (errno.EACCES, "permission denied: is its disk still there, and may you read it"),
+    ],
+)
+@pytest.mark.parametrize("spares", [False, True])
+def test_a_fault_of_all_files_stops_and_nothing_is_kept_of_it(
+    source, failing, tmp_path, code, says, spares
+):
+    failing(code)
+    source.spares_unreadable = spares
+    with pytest.raises(MachineFault, match=says) as error:
+        headers(source, tmp_path / "parts")
+    assert (
+        "\n" not in str(error.value)
+        and str(tmp_path) not in str(error.value)
+        and "dcm" not in str(error.value)
+    )
+    assert "the same command continues" in str(error.value)
+    assert not list((tmp_path).glob("parts/*"))
+
+
+def test_a_fault_that_passes_leaves_no_trace(source, failing):
+    want = headers(source)
+    failing(errno.EIO, ["3.dcm"], times=1)
+    for a, b in zip(headers(source), want, strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    assert want[1]["reason"].tolist() == ["not a DICOM file"]
+
+
+def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, failing, tmp_path):
+    failing(errno.EACCES, ["3.dcm"])
+    with pytest.raises(
+        MachineFault, match=f"^a file of the data cannot be read, permission denied, .*{FLAG}"
+    ):
+        headers(source, tmp_path / "parts")
+    source.spares_unreadable = True
+    table, refused = headers(source, tmp_path / "parts")
+    assert refused["reason"].tolist() == ["not a DICOM file", "cannot be read: permission denied"]
+    # not kept: the next run tries it again
+    assert len(table) == 4 and not list((tmp_path / "parts").glob("*"))
+    failing(0, times=0)
+    source.spares_unreadable = False
+    assert len(headers(source, tmp_path / "parts")[0]) == 5 and list(
+        (tmp_path / "parts").glob("*.parquet")
+    )
+
+
+@pytest.mark.parametrize("bad", [range(2, 11), range(9), range(3, 12)])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_many_in_a_row_that_fail_may_be_left_out_where_others_read(
+    tmp_path, monkeypatch, failing, bad, zipped
+):
+    """Whatever the chunks are: those of one of them may fail all."""
+    names = [f"{number:02d}.dcm" for number in range(12)]
+    for number, name in enumerate(names):
+        write_slice(
+            tmp_path / "in" / name, name=f"ID_{number}", ImagePositionPatient=[0, 0, number]
+        )
+    source = (
+        open_zip(pack(tmp_path / "in", tmp_path / "a.zip")) if zipped else Folder(tmp_path / "in")
+    )
+    names = source.all_files()
+    table, _ = read_headers(source, names, KEY, workers=1)
+    monkeypatch.setattr(header_index, "CHUNK", 3)
+    monkeypatch.setattr(shards, "SHARD", 3)
+    if zipped:
+        check, real = {names[number].encode() for number in bad}, InZip._packed
+        fails = lambda file: (
+            file.name.encode() in check and (_ for _ in ()).throw(OSError(errno.EIO, "no"))
+        )  # noqa: E731
+        monkeypatch.setattr(InZip, "_packed", lambda file, count: fails(file) or real(file, count))
+    else:
+        failing(errno.EIO, [names[number] for number in bad])
+    with pytest.raises(MachineFault, match=FLAG):
+        read_headers(source, names, KEY, workers=1)
+    source.spares_unreadable = True
+    assert len(read_headers(source, names, KEY, workers=1)[0]) == 3
+    facts = write_cache(tmp_path / "c", source, table, 16, 1)
+    assert facts["readable"].tolist() == [number not in bad for number in range(12)]
+
+
+def test_the_only_file_may_be_left_out(source, failing):
+    failing(errno.EACCES)
+    with pytest.raises(MachineFault, match="permission denied"):
+        read_headers(source, NAMES[:1], KEY, workers=1)
+    source.spares_unreadable = True
+    table, refused = read_headers(source, NAMES[:1], KEY, workers=1)
+    assert table.empty and refused["reason"].tolist() == ["cannot be read: permission denied"]
+
+
+def test_pixels_and_acquisition_likewise(source, failing, tmp_path):
+    table, _ = headers(source)
+    cache = lambda: write_cache(tmp_path / "c", source, table, 16, 1, records=tmp_path / "records")  # noqa: E731
+    for code in (errno.EMFILE, errno.EIO, None):
+        failing(code)
+        with pytest.raises(MachineFault):
+            cache()
+        with pytest.raises(MachineFault):
+            read_acquisition(source, table["path"].tolist())
+    failing(0, times=0)
+    failing(errno.EIO, ["3.dcm"])
+    with pytest.raises(MachineFault, match=FLAG):
+        cache()
+    with pytest.raises(MachineFault, match=FLAG):
+        read_acquisition(source, table["path"].tolist())
+    assert not list(tmp_path.glob("records/*")) and not list(tmp_path.glob("c/*.blosc2"))
+    source.spares_unreadable = True
+    assert cache()["reason"].tolist() == ["", "", "cannot be read: input/output error", "", ""]
+    assert not list(tmp_path.glob("records/*"))  # so the next call tries it again
+    assert read_acquisition(source, table["path"].tolist())["sop_uid"].tolist() == [
+        "ID_0",
+        "ID_1",
+        "",
+        "ID_4",
+        "ID_5",
+    ]
+    failing(0, times=0)
+    assert cache()["readable"].all() and list(tmp_path.glob("records/*"))
+
+
+def test_a_zip_whose_disk_goes_is_the_machines_fault(source, tmp_path):
+    archive = pack(tmp_path / "in", tmp_path / "a.zip")
+    packed = open_zip(archive)
+    table, _ = headers(packed)
+    archive.rename(tmp_path / "b.zip")
+    with pytest.raises(MachineFault, match="no such file or directory: is its disk still there"):
+        headers(packed)
+    with pytest.raises(MachineFault, match="is its disk still there"):
+        write_cache(tmp_path / "c", packed, table, 16, workers=1)
+
+
+def test_a_zip_whose_directory_cannot_be_read_is_not_called_damaged(source, tmp_path, monkeypatch):
+    archive = pack(tmp_path / "in", tmp_path / "a.zip")
+
+    def fail(file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(zipfile, "_EndRecData", fail)
+    with pytest.raises(
+        MachineFault, match="input/output error: is the disk of .*a.zip still there"
+    ):
+        open_zip(archive)
+
+
+def test_a_folder_that_cannot_be_listed_is_the_machines_fault(tmp_path, monkeypatch):
+    (tmp_path / "DOE JANE").mkdir()
+    real = os.scandir
+
+    def scandir(folder):
+        if "DOE" in str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(MachineFault, match="permission denied") as error:
+        list_files(tmp_path)
+    assert "DOE" not in str(error.value)
+
+
+def test_a_file_that_vanishes_before_it_is_looked_at_is_the_machines_fault(tmp_path):
+    with pytest.raises(MachineFault, match="no such file or directory") as error:
+        tree_digest(tmp_path, ["DOE JANE/1.dcm"])
+    assert "DOE" not in str(error.value)
+
+
+def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeypatch, capsys):
+    """One line; mounted again, the same command goes on and ends as if nothing had been."""
+    data = shutil.copytree(competition, tmp_path / "data")
+    for name in ("a", "b"):
+        assert (
+            run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={data}"]) == 0
+        )
+    assert run.main(["ingest", f"--run={tmp_path / 'b'}", "--workers=1"]) == 0
+    facts, count = header_index.header_facts, [0]
+
+    def unmounting(*arguments):
+        count[0] += 1
+        if count[0] == 15:
+            data.rename(tmp_path / "unmounted")
+        return facts(*arguments)
+
+    monkeypatch.setattr(header_index, "header_facts", unmounting)
+    monkeypatch.setattr(header_index, "CHUNK", 8)
+    capsys.readouterr()
+    assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line for line in errors if line.startswith("error:")][0].startswith(
+        "error: the data cannot be read, no such file"
+    )
+    (tmp_path / "unmounted").rename(data)
+    assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 0
+    for name in ("slices.parquet", "quarantine.csv", "ingest.json", "pixels/index.parquet"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_the_flag_reaches_ingest_and_score(competition, finished, tmp_path, failing, capsys):
+    data = shutil.copytree(competition, tmp_path / "data")
+    name = sorted(path.name for path in (data / "stage_2_test").iterdir())[1]
+    failing(errno.EACCES, [name])
+    assert (
+        run.main(
+            [
+                "new",
+                f"--run={tmp_path / 'r'}",
+                "--recipe=micro",
+                f"--data={data}",
+                "--missing=prior",
+            ]
+        )
+        == 0
+    )
+    words = ["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]
+    assert run.main(words) == 1 and FLAG in capsys.readouterr().err
+    assert run.main([*words, FLAG]) == 0
+    assert "cannot be read: permission denied" in (tmp_path / "r" / "quarantine.csv").read_text()
+    words = [
+        "score",
+        f"--run={finished}",
+        f"--data={data / 'stage_2_test'}",
+        f"--to={tmp_path / 's'}",
+        "--workers=1",
+    ]
+    assert run.main(words) == 1 and FLAG in capsys.readouterr().err
+    assert run.main([*words, FLAG]) == 0
+    assert "cannot be read: permission denied" in (tmp_path / "s" / "quarantine.csv").read_text()
+
+
+def test_memory_and_open_files_outside_of_reading_are_one_line(monkeypatch, capsys):
+    for error, says in (
+        (MemoryError(), "out of memory; "),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+    ):
+        monkeypatch.setattr(
+            "pipeline.commands.dispatch.execute",
+            lambda verb, options, error=error: (_ for _ in ()).throw(error),
+        )
+        assert run.main(["folds", "--run=r"]) == 1
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1 and says in printed and "--workers=1" in printed
+
+
+def test_links_to_a_disk_that_is_gone_are_files_that_cannot_be_read(source, tmp_path):
+    """Left out in silence, a farm of links on an unmounted disk would be a part of the data that
+    looks like all of it.
+    """
+    farm = tmp_path / "farm"
+    farm.mkdir()
+    for name in ("0.dcm", "1.dcm", "4.dcm"):
+        (farm / name).symlink_to(tmp_path / "in" / name)
+    (tmp_path / "in" / "1.dcm").unlink()
+    names = list_files(farm)
+    assert names == ["0.dcm", "1.dcm", "4.dcm"] and tree_digest(farm, names)
+    with pytest.raises(MachineFault, match=f"no such file or directory, while others can.*{FLAG}"):
+        read_headers(Folder(farm), names, KEY, workers=1)
+    shutil.rmtree(tmp_path / "in")
+    with pytest.raises(MachineFault, match="is its disk still there"):
+        read_headers(Folder(farm), names, KEY, workers=1)
+
+
+def test_a_link_to_itself_costs_itself(source, tmp_path):
+    os.symlink("self", tmp_path / "in" / "self")
+    names = list_files(tmp_path / "in")
+    assert (
+        "self" in names
+        and Folder(tmp_path).folders() == ["in"]
+        and Folder(tmp_path / "in").folders() == []
+    )
+    table, quarantine = read_headers(Folder(tmp_path / "in"), names, KEY, workers=1)
+    assert len(table) == 5 and quarantine["reason"].tolist() == [
+        "not a DICOM file",
+        "a link that leads to itself",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_ordinary_file_is_in_the_quarantine_and_is_not_waited_for(
+    source, tmp_path, monkeypatch, kind
+):
+    other = tmp_path / "in" / "x.dcm"
+    if kind == "pipe":
+        os.mkfifo(other)
+    elif kind == "socket":
+        monkeypatch.chdir(other.parent)  # a socket's path may have a hundred letters at most
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(other.name)
+    else:
+        other.symlink_to(os.devnull)
+    names = list_files(tmp_path / "in")
+    assert names == [*NAMES, "x.dcm"] and tree_digest(tmp_path / "in", names)
+    assert Folder(tmp_path / "in").folders() == []
+    table, quarantine = read_headers(source, names, KEY, workers=1)
+    assert len(table) == 5 and dict(zip(quarantine["path"], quarantine["reason"], strict=True)) == {
+        "2.dcm": "not a DICOM file",
+        "x.dcm": "no ordinary file",
+    }
+    with pytest.raises(Unreadable, match="no ordinary file"):
+        read_hu(other)
+
+
+def test_a_pipe_does_not_show_that_the_disk_reads(source, failing, tmp_path):
+    os.mkfifo(tmp_path / "in" / "x.dcm")
+    failing(errno.EIO)
+    source.spares_unreadable = True
+    with pytest.raises(MachineFault, match="is its disk still there"):
+        read_headers(source, [*NAMES, "x.dcm"], KEY, workers=1)

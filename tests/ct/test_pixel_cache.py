@@ -1,0 +1,435 @@
+"""The pixel cache: resampling, measures, shards, threads."""
+
+import errno
+import multiprocessing
+import os
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_dicom import slice_bytes, write_slice
+
+from ct.dicom.decode import read_hu
+from ct.errors import InputError, MachineFault
+from ct.pixel_cache import reader as pixels
+from ct.pixel_cache import writer as shards
+from ct.pixel_cache.reader import AIR, PixelCache
+from ct.pixel_cache.writer import measure, pad_to_square, shrink, write_cache
+from ct.slices import PIXEL_COLUMNS
+
+
+def test_shrinking_takes_the_mean_of_blocks():
+    hu = np.array([[0, 4, 10, 10], [0, 0, 10, 11], [-5, -5, 0, 1], [-5, -6, 1, 1]], np.int16)
+    assert shrink(hu, 2).tolist() == [[1, 10], [-5, 1]]  # 1, 10.25, -5.25, 0.75
+    assert shrink(hu, 4).tolist() == hu.tolist()
+    assert shrink(hu, 1).tolist() == [[2]]  # 27 / 16
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_block_means_like_numpys(factor):
+    hu = np.random.default_rng(0).integers(-1024, 3072, (24, 24), dtype=np.int16)
+    size = 24 // factor
+    want = np.rint(hu.reshape(size, factor, size, factor).mean(axis=(1, 3)))
+    np.testing.assert_array_equal(shrink(hu, size), want)
+
+
+def test_hu_are_clipped_before_they_are_averaged():
+    assert shrink(np.array([[-3024, 0], [0, 32767]], np.int16), 1).tolist() == [
+        [round((-1024 + 3071) / 4)]
+    ]
+    assert shrink(np.array([[-3024, 0], [0, 32767]], np.int16), 2).tolist() == [
+        [-1024, 0],
+        [0, 3071],
+    ]
+
+
+@pytest.mark.parametrize(("side", "size"), [(7, 5), (64, 24), (512, 224), (5, 8), (3, 12)])
+def test_other_sizes_keep_level_place_and_direction(side, size):
+    flat = np.full((side, side), 37, np.int16)
+    assert (shrink(flat, size) == 37).all()
+    y, x = np.mgrid[:side, :side]
+    ramp = (5 * y - 2 * x).astype(np.int16)
+    got = shrink(ramp, size).astype(float)
+    assert got.shape == (size, size) and abs(got.mean() - ramp.mean()) < 1
+    # where the new pixels' centres lie among the old
+    centre = (np.arange(size) + 0.5) * side / size - 0.5
+    inner = slice(size // 4, -(size // 4))
+    want = 5 * centre[inner, None] - 2 * centre[None, inner]
+    np.testing.assert_allclose(got[inner, inner], want, atol=1.5)
+
+
+@pytest.mark.parametrize(("shape", "top", "left"), [((2, 5), 1, 0), ((4, 1), 0, 1)])
+def test_padding_is_air_around_the_middle(shape, top, left):
+    hu = np.arange(1, np.prod(shape) + 1, dtype=np.int16).reshape(shape)
+    square = pad_to_square(hu)
+    assert square.shape == (max(shape),) * 2
+    np.testing.assert_array_equal(square[top : top + shape[0], left : left + shape[1]], hu)
+    assert (square == AIR).sum() == square.size - hu.size
+
+
+def test_measures_by_hand():
+    hu = np.array([[-2000, -1, 0, 80], [81, 50, 49, 300], [301, 1000, 3000, -1000]], np.int16)
+    padding, brain, skull, mean, std, blood = measure(hu, 5.0)  # a pixel has 0.25 cm2
+    assert (padding, brain, skull) == (-2000, 4 * 0.25, 3 * 0.25)
+    assert (
+        mean == pytest.approx(44.75)
+        and std == pytest.approx(np.std([0, 80, 50, 49]))
+        and blood == 0.5
+    )
+    assert measure(hu, np.nan)[1:3] == (4, 3)
+
+
+def test_a_slice_without_brain_has_no_mean():
+    padding, brain, skull, *tissue = measure(np.full((4, 4), -1000, np.int16), 0.5)
+    assert (padding, brain, skull) == (-1000, 0, 0) and np.isnan(tissue).all()
+
+
+def test_large_slices_are_measured_on_a_grid_at_the_same_scale():
+    hu = np.full((512, 256), -1000, np.int16)
+    hu[100:300, 50:150] = 30
+    hu[300:320, 50:150] = 900
+    assert measure(hu, 0.5)[1:4] == pytest.approx((200 * 100 * 0.0025, 20 * 100 * 0.0025, 30))
+
+
+@pytest.fixture
+def source(tmp_path):
+    """(root, slices): seven slices of differing shape, of which the fourth has no pixels and the
+    last the wrong intercept.
+    """
+    rng = np.random.default_rng(0)
+    root = tmp_path / "root"
+    shapes = [(32, 32), (32, 20), (16, 32), (32, 32), (64, 64), (50, 50), (32, 32)]
+    for i, shape in enumerate(shapes):
+        stored, tags = rng.integers(0, 2500, shape), {}
+        if i == 6:
+            stored, tags = (
+                np.full(shape, 3096),
+                {"signed": False, "bits": 12, "RescaleIntercept": 0},
+            )
+        write_slice(root / f"{i}.dcm", stored, **tags)
+    (root / "3.dcm").write_bytes(slice_bytes(np.zeros((32, 32)))[:-100])
+    table = pd.DataFrame(
+        {"path": [f"{i}.dcm" for i in range(7)], "pixel_spacing_mm": np.float32(0.5)}
+    )
+    table.index = pd.Index([f"ID_{i}" for i in range(7)], name="slice_id")
+    return root, table
+
+
+@pytest.fixture
+def cache(source, tmp_path, monkeypatch):
+    """(PixelCache of three shards, facts, what it should hold (7, 16, 16))."""
+    monkeypatch.setattr(shards, "SHARD", 3)
+    root, table = source
+    facts = write_cache(tmp_path / "cache", root, table, 16, workers=1)
+    want = [
+        np.full((16, 16), AIR) if i == 3 else shrink(read_hu(root / f"{i}.dcm")[0], 16)
+        for i in range(7)
+    ]
+    return PixelCache(tmp_path / "cache"), facts, np.array(want)
+
+
+def test_what_is_written_is_read(cache):
+    opened, _, want = cache
+    got = opened.read(np.arange(7))
+    assert got.dtype == np.int16 and opened.size == 16 and len(opened) == 7
+    np.testing.assert_array_equal(got, want)
+    assert opened.slice_ids.tolist() == [f"ID_{i}" for i in range(7)]
+    assert sorted(p.name for p in opened.folder.iterdir()) == [
+        "checksums.parquet",
+        "index.parquet",
+        "pixels.json",
+        *[f"shard-0000{i}.blosc2" for i in range(3)],
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 16])
+def test_any_order_any_number_of_threads(cache, threads):
+    opened, want = PixelCache(cache[0].folder, threads), cache[2]
+    numbers = np.array([6, 0, 0, 3, 5, 2, 6, 1, 4])
+    out = np.full((9, 16, 16), 12345, np.int16)
+    assert opened.read(numbers, out) is out
+    np.testing.assert_array_equal(out, want[numbers])
+    assert opened.read(numbers[:0]).shape == (0, 16, 16)
+
+
+@pytest.mark.parametrize("number", [-1, 7])
+def test_numbers_out_of_range_are_refused(cache, number):
+    with pytest.raises(IndexError, match=f"{number}"):
+        cache[0].read([0, number])
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.empty((1, 16, 16), np.int16),
+        np.empty((2, 16, 16)),
+        np.empty((2, 16, 32), np.int16)[:, :, ::2],
+    ],
+)
+def test_an_unfit_buffer_is_refused(cache, out):
+    with pytest.raises(ValueError, match="out must be"):
+        cache[0].read([0, 1], out)
+
+
+def test_facts(cache, source):
+    _, facts, _ = cache
+    assert facts.index.equals(source[1].index) and list(facts.columns) == [*PIXEL_COLUMNS, "reason"]
+    assert facts["readable"].tolist() == [True] * 3 + [False] + [True] * 3
+    assert facts["repaired_intercept"].tolist() == [False] * 6 + [True]
+    assert (
+        facts["reason"].tolist()
+        == [""] * 3 + ["truncated pixel data: 1948 of 2048 bytes"] + [""] * 3
+    )
+    assert facts.loc["ID_3", list(PIXEL_COLUMNS)[2:]].isna().all()
+    hu = read_hu(source[0] / "4.dcm")[0]
+    assert facts.loc["ID_4", "skull_cm2"] == pytest.approx((hu > 300).sum() * 0.0025)
+    assert facts["readable"].dtype == bool and facts["padding_hu"].dtype == np.float32
+
+
+def test_the_same_bytes_with_one_worker_and_two(cache, source, tmp_path):
+    done = []
+    facts = write_cache(tmp_path / "again", *source, 16, workers=2, progress=done.append)
+    assert done == [3, 6, 7]
+    pd.testing.assert_frame_equal(facts, cache[1])
+    for file in cache[0].folder.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_second_call_makes_only_what_is_missing_or_damaged(cache, source, tmp_path, monkeypatch):
+    whole, facts, _ = cache
+    decoded, done = [], []
+    monkeypatch.setattr(
+        shards, "read_hu", lambda file: decoded.append(os.path.basename(file.path)) or read_hu(file)
+    )
+
+    def again(size=16, table=source[1]):
+        decoded.clear()
+        done.clear()
+        return write_cache(
+            tmp_path / "c",
+            source[0],
+            table,
+            size,
+            1,
+            lambda n, kept=False: done.append((n, kept)),
+            tmp_path / "records",
+        )
+
+    def assert_like_unbroken(made):
+        pd.testing.assert_frame_equal(made, facts)
+        assert {p.name: p.read_bytes() for p in (tmp_path / "c").iterdir()} == {
+            p.name: p.read_bytes() for p in whole.folder.iterdir()
+        }
+
+    assert_like_unbroken(again())
+    assert len(decoded) == 7 and done == [(3, False), (6, False), (7, False)]
+    assert_like_unbroken(again())
+    assert decoded == [] and done == [(7, True)]
+    shard = tmp_path / "c" / "shard-00001.blosc2"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    (tmp_path / "c" / "shard-00007.blosc2.part").write_text("of a killed worker")
+    assert_like_unbroken(again())
+    assert decoded == ["3.dcm", "4.dcm", "5.dcm"] and done == [(4, True), (7, False)]
+    (tmp_path / "records" / "shard-00002.parquet").write_bytes(b"half a rec")
+    assert_like_unbroken(again())
+    assert decoded == ["6.dcm"]
+    again(size=8)
+    assert len(decoded) == 7
+    again(size=8, table=source[1][:4])  # the second shard is another, the third goes
+    assert decoded == ["3.dcm"] and not (tmp_path / "c" / "shard-00002.blosc2").exists()
+    # its facts are others
+    again(size=8, table=source[1][:4].assign(pixel_spacing_mm=np.float32(0.4)))
+    assert len(decoded) == 4
+
+
+def test_a_shard_that_ends_too_early_is_named(cache):
+    opened = cache[0]
+    shard = opened.folder / "shard-00001.blosc2"
+    shard.write_bytes(shard.read_bytes()[:-20])
+    opened.read([0, 6])
+    with pytest.raises(
+        InputError, match="shard-00001.blosc2 is damaged or gone .it ends too early"
+    ):
+        opened.read([5])
+
+
+def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
+    opened = cache[0]
+    shard = opened.folder / "shard-00001.blosc2"
+    data, index = bytearray(shard.read_bytes()), pd.read_parquet(opened.folder / "index.parquet")
+    assert pd.read_parquet(opened.folder / "checksums.parquet")["crc32"].tolist()[:3] == [
+        zlib.crc32(blob) for blob in blobs(opened.folder, index)[:3]
+    ]
+    # among the values of the second of its slices: blosc2 sees nothing there
+    data[index["offset"].iloc[4] + 60] ^= 1
+    shard.write_bytes(data)
+    out = np.full((1, 16, 16), 12345, np.int16)
+    with pytest.raises(
+        InputError, match="shard-00001.blosc2 is damaged or gone .its checksum is another"
+    ):
+        opened.read([4], out)
+    assert (out == 12345).all()
+    np.testing.assert_array_equal(opened.read([5]), cache[2][[5]])
+
+
+def blobs(folder, index):
+    """The compressed slices of the first shard, as they lie there."""
+    data = (folder / "shard-00000.blosc2").read_bytes()
+    return [
+        data[at : at + length] for at, length in zip(index["offset"], index["length"], strict=True)
+    ]
+
+
+def test_a_cache_of_an_earlier_version_has_no_checksums_and_is_read(cache):
+    folder, want = cache[0].folder, cache[2]
+    (folder / "checksums.parquet").unlink()
+    np.testing.assert_array_equal(PixelCache(folder).read(np.arange(7)), want)
+
+
+def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, monkeypatch):
+    again = lambda: write_cache(tmp_path / "c", *source, 16, 1, records=tmp_path / "records")  # noqa: E731
+    again()
+    for note in (tmp_path / "records").glob("*.parquet"):
+        pd.read_parquet(note).drop(columns="crc32").to_parquet(note)
+    monkeypatch.setattr(shards, "read_hu", lambda file: pytest.fail("a shard was written anew"))
+    again()
+    ours, theirs = (
+        (folder / "checksums.parquet").read_bytes() for folder in (tmp_path / "c", cache[0].folder)
+    )
+    assert ours == theirs
+
+
+def test_a_missing_shard_is_named(cache):
+    opened = cache[0]
+    (opened.folder / "shard-00001.blosc2").unlink()
+    opened.read([0, 6])
+    with pytest.raises(
+        MachineFault,
+        match="shard-00001.blosc2 is damaged or gone .*No such file.*remove it and run ingest",
+    ):
+        opened.read([0, 4])
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [(errno.EMFILE, "ulimit -n"), (errno.EIO, "shard-00000"), (errno.ESTALE, "the disk")],
+)
+def test_a_cache_that_cannot_be_read_is_not_called_damaged(cache, monkeypatch, code, remedy):
+    def fail(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(MachineFault, match=f"^the data cannot be read, .*{remedy}") as fault:
+        cache[0].read([0])
+    assert "damaged" not in str(fault.value) and "remove" not in str(fault.value)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(cache[0].read([0]), cache[2][[0]])
+
+
+@pytest.mark.parametrize("size", [16 * 16 * 2 - 2, 16 * 16 * 2 + 2, 1 << 30])
+def test_a_slice_that_claims_another_size_is_not_decoded(cache, size):
+    """blosc2 would write as many bytes as it says, beyond the end of the batch too."""
+    opened = cache[0]
+    shard = opened.folder / "shard-00000.blosc2"
+    data = bytearray(shard.read_bytes())
+    data[4:8] = size.to_bytes(4, "little")  # nbytes in the header of a blosc2 chunk
+    shard.write_bytes(data)
+    out = np.full((2, 16, 16), 12345, np.int16)
+    with pytest.raises(InputError, match="shard-00000.blosc2 is damaged or gone .not a slice"):
+        opened.read([0], out[:1])
+    assert (out == 12345).all()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_nothing_writes_to_the_buffer_after_an_error(cache, threads):
+    folder = cache[0].folder
+    (folder / "shard-00000.blosc2").unlink()
+    opened, out = PixelCache(folder, threads), np.empty((200, 16, 16), np.int16)
+    with pytest.raises(InputError, match="shard-00000"):
+        opened.read(np.array([0] + [5, 6] * 99 + [6]), out)
+    out[:] = 12345
+    time.sleep(0.02)
+    assert (out == 12345).all()
+
+
+def test_a_cache_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"pixels.json is not there"):
+        PixelCache(tmp_path)
+
+
+def descriptors(folder):
+    """How many files below `folder` this process holds open."""
+    # the listing's own is gone by now
+    files = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+    return sum(os.readlink(file).startswith(str(folder)) for file in files)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
+
+
+@linux
+def test_shards_stay_open_and_are_closed_with_the_cache(cache):
+    opened, _, want = cache
+    assert descriptors(opened.folder) == 0
+    for _ in range(3):
+        opened.read(np.arange(7))
+        assert descriptors(opened.folder) == 3
+    opened.close()
+    assert descriptors(opened.folder) == 0
+    np.testing.assert_array_equal(opened.read(np.arange(7)), want)  # opens them again
+    opened.close()
+
+
+@linux
+def test_a_forgotten_cache_closes_its_shards_and_ends_its_threads(cache):
+    folder, before = cache[0].folder, set(threading.enumerate())
+    opened = PixelCache(folder, 4)
+    opened.read(np.arange(7))
+    threads = set(threading.enumerate()) - before
+    assert descriptors(folder) == 3 and threads
+    del opened
+    for thread in threads:
+        thread.join(5)
+    assert descriptors(folder) == 0 and not threads & set(threading.enumerate())
+
+
+@linux
+def test_no_more_shards_are_open_than_allowed(cache, monkeypatch):
+    """Threads read shards that others push out of the open ones meanwhile."""
+    monkeypatch.setattr(pixels, "OPEN_SHARDS", 1)
+    opened, want = PixelCache(cache[0].folder, 4), cache[2]
+    for _ in range(20):
+        numbers = np.random.default_rng(0).integers(0, 7, 64)
+        np.testing.assert_array_equal(opened.read(numbers), want[numbers])
+        assert descriptors(opened.folder) == 1
+
+
+def test_several_threads_read_at_once(cache):
+    opened, want = PixelCache(cache[0].folder, 3), cache[2]
+    rng = np.random.default_rng(0)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [rng.integers(0, 7, rng.integers(0, 40)) for _ in range(60)]
+        for numbers, got in zip(asked, pool.map(opened.read, asked), strict=True):
+            np.testing.assert_array_equal(got, want[numbers])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_cache_survives_a_fork(cache):
+    """As in a DataLoader's workers: the child has none of the threads that its parent started."""
+    opened, want = PixelCache(cache[0].folder, 2), cache[2]
+    opened.read(np.arange(7))
+    child = multiprocessing.get_context("fork").Process(
+        target=_read_and_exit, args=(opened, want), daemon=True
+    )
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+
+
+def _read_and_exit(opened, want):
+    os._exit(0 if (opened.read(np.arange(7)) == want).all() else 1)  # without pytest's own endings

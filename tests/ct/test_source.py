@@ -1,0 +1,406 @@
+"""Folders and zip archives as sources: the same files, the same bytes, and what is damaged is
+named.
+"""
+
+import os
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.dataset import Dataset
+from tiny_dicom import make_dataset, slice_bytes, write_slice
+from tiny_zip import edit_entry, pack
+
+from ct.dicom import elements
+from ct.dicom.decode import read_hu
+from ct.dicom.elements import quiet
+from ct.dicom.header import read_header
+from ct.dicom.header_index import read_headers
+from ct.dicom.source import Folder, OnDisk, Unreadable
+from ct.dicom.zip_archive import InZip, open_zip
+from ct.errors import InputError
+from ct.kaggle_layout import ARCHIVE, find_competition
+from ct.labels import read_labels
+from ct.pixel_cache import writer as shards
+from ct.pixel_cache.writer import write_cache
+from ct.slices import order_slices
+from ct.submission import read_sample
+
+KEY = b"key"
+TRAIN = "stage_2_train"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A competition of 7 train and 2 test slices of noise, a text among train, and one train file
+    twice.
+    """
+    root, rng = tmp_path / "data", np.random.default_rng(0)
+    for number in range(9):
+        folder = TRAIN if number < 7 else "stage_2_test"
+        where = "deep/er/" if number == 3 else ""
+        stored = rng.integers(0, 2500, (32, 32))
+        tags = {"ImagePositionPatient": [0, 0, number], "StudyInstanceUID": f"ID_{number // 4}"}
+        write_slice(root / folder / where / f"ID_{number}.dcm", stored, name=f"ID_{number}", **tags)
+    (root / TRAIN / "notes.txt").write_text("no DICOM")
+    (root / TRAIN / "twice.dcm").write_bytes((root / TRAIN / "ID_1.dcm").read_bytes())
+    rows = [f"ID_{number}_{label},0" for number in range(7) for label in ("any", "epidural")]
+    (root / "stage_2_train.csv").write_text("\n".join(["ID,Label", *rows]) + "\n")
+    (root / "stage_2_sample_submission.csv").write_text("ID,Label\n")
+    return root
+
+
+# the same as a folder
+
+
+@pytest.mark.parametrize("around", ["", "rsna/", "a/b/"])
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_zip_and_a_folder_give_the_same(data, tmp_path, around, method, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 4)
+    found = [
+        find_competition(data),
+        find_competition(pack(data, tmp_path / "data.zip", around, method)),
+    ]
+    assert str(found[1].train_dir) == f"{tmp_path}/data.zip/{around}stage_2_train"
+    assert str(found[1].labels_csv) == f"{tmp_path}/data.zip/{around}stage_2_train.csv"
+    made = []
+    for competition in found:
+        names = competition.source.files(TRAIN)
+        table, bad = read_headers(competition.source, names, KEY, workers=1)
+        cache = tmp_path / f"cache{len(made)}"
+        facts = write_cache(
+            cache, competition.source, order_slices(table.assign(split="train")), 16, workers=1
+        )
+        files = {path.name: path.read_bytes() for path in cache.iterdir()}
+        made.append((names, table, bad, facts, files, read_labels(competition.labels_csv)[0]))
+    (names, table, bad, facts, files, labels), other = made
+    assert names == other[0] and f"{TRAIN}/deep/er/ID_3.dcm" in names and len(names) == 9
+    for one, two in ((table, other[1]), (bad, other[2]), (facts, other[3]), (labels, other[5])):
+        pd.testing.assert_frame_equal(one, two)
+    assert bad["reason"].tolist() == [
+        "not a DICOM file",
+        f"same SOPInstanceUID as {TRAIN}/ID_1.dcm",
+    ]
+    assert files == other[4] and len(files) == 5  # two shards, index, checksums, pixels.json
+
+
+def test_workers_read_the_zip_by_themselves(data, tmp_path):
+    source = find_competition(pack(data, tmp_path / "data.zip")).source
+    names = source.files(TRAIN)
+    table, _ = read_headers(source, names, KEY, workers=1)
+    again, _ = read_headers(source, names[::-1], KEY, workers=2)
+    pd.testing.assert_frame_equal(table, again)
+    one, two = (write_cache(tmp_path / f"c{n}", source, table, 16, workers=n) for n in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_what_archivers_leave_and_names_that_lead_elsewhere_are_left_out(data, tmp_path):
+    want = Folder(data).files(TRAIN)
+    (data / TRAIN / ".hidden").write_text("x")
+    (data / "__MACOSX" / TRAIN).mkdir(parents=True)
+    (data / "__MACOSX" / TRAIN / "._ID_0.dcm").write_text("x")
+    pack(data, tmp_path / "data.zip")
+    with zipfile.ZipFile(tmp_path / "data.zip", "a") as archive:
+        for name in (
+            f"/{TRAIN}/a.dcm",
+            f"../{TRAIN}/b.dcm",
+            f"{TRAIN}/../c.dcm",
+            f"{TRAIN}//d.dcm",
+            f"./{TRAIN}/e.dcm",
+        ):
+            archive.writestr(name, "x")
+    everything = Folder(data).all_files()
+    assert (
+        set(want) < set(everything)
+        and "stage_2_train.csv" in everything
+        and "__MACOSX" not in "".join(everything)
+    )
+    assert open_zip(tmp_path / "data.zip").all_files() == everything
+    found = find_competition(tmp_path / "data.zip")
+    assert found.root == tmp_path / "data.zip" and found.source.files(TRAIN) == want
+
+
+def test_of_two_members_of_one_name_the_last_counts(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "a.zip", "w") as archive,
+        pytest.warns(UserWarning, match="Duplicate"),
+    ):
+        for text in ("one", "two"):
+            archive.writestr("a", text)
+    assert open_zip(tmp_path / "a.zip").file("a").open().read() == b"two"
+
+
+def test_a_zip_beyond_4_gb_and_behind_other_bytes(tmp_path):
+    with open(tmp_path / "a.zip", "wb") as file:
+        file.truncate(5 << 30)  # a hole: takes no disk
+    with zipfile.ZipFile(tmp_path / "a.zip", "a", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("s/a.dcm", "w", force_zip64=True) as member:
+            member.write(slice_bytes())
+        archive.write(write_slice(tmp_path / "b.dcm", name="ID_00000000b"), "s/b.dcm")
+    source = open_zip(tmp_path / "a.zip")
+    assert min(file.offset for file in source.take(["s/a.dcm", "s/b.dcm"])) >= 5 << 30
+    table, bad = read_headers(source, source.files("s"), KEY, workers=1)
+    assert table.index.tolist() == ["ID_00000000a", "ID_00000000b"] and bad.empty
+    assert (read_hu(source.file("s/a.dcm"))[0] == np.arange(12).reshape(3, 4) - 1024).all()
+
+
+# only what is needed
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path, monkeypatch, kind):
+    noise = np.random.default_rng(0).bytes
+    lengths = {
+        "ID_000000000": 0,
+        "ID_000000001": 9_000,
+        "ID_000000002": 200_000,
+    }  # within the first piece, the second, and neither
+    for name, length in lengths.items():
+        # between the ids and the geometry
+        tags = {"ImageComments": noise(length).hex()[:length]} if length else {}
+        write_slice(
+            tmp_path / "in" / TRAIN / f"{name}.dcm",
+            np.zeros((512, 512)),
+            name=name,
+            PatientComments="x",
+            **tags,
+        )
+    source = (
+        Folder(tmp_path / "in")
+        if kind == "folder"
+        else open_zip(pack(tmp_path / "in", tmp_path / "a.zip"))
+    )
+    whole, asked, head = [], [], (OnDisk if kind == "folder" else InZip).head
+    for kind_of in (OnDisk, InZip):
+        monkeypatch.setattr(
+            kind_of, "head", lambda self, count: asked.append(count) or head(self, count)
+        )
+        open_ = kind_of.open
+        monkeypatch.setattr(
+            kind_of,
+            "open",
+            lambda self, mode="rb", open_=open_: whole.append(self) or open_(self, mode),
+        )
+    table, bad = read_headers(source, source.files(TRAIN), KEY, workers=1)
+    assert table.index.tolist() == list(lengths) and bad.empty and (table["rows"] == 512).all()
+    assert asked == [4096, 4096, 65536, 4096, 65536, elements.LONGEST_HEADER]
+    assert whole == []  # nor is one of them read with its pixels
+
+
+def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monkeypatch):
+    dataset = make_dataset()
+    with quiet():
+        dataset.ReferencedImageSequence = [Dataset() for _ in range(300)]
+        for number, item in enumerate(dataset.ReferencedImageSequence):
+            item.ReferencedSOPInstanceUID = f"1.2.{number:020d}"
+            item.is_undefined_length_sequence_item = True
+        dataset["ReferencedImageSequence"].is_undefined_length = True
+        dataset.save_as(tmp_path / "a", enforce_file_format=True)
+    assert os.path.getsize(tmp_path / "a") > 3 * 4096
+    monkeypatch.setattr(
+        OnDisk, "open", lambda self, mode="rb": pytest.fail("the whole file was opened")
+    )
+    for dull in range(130):  # wherever the first piece ends
+        monkeypatch.setattr(elements, "HEADS", (4096 + dull, 65536))
+        assert read_header(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
+
+
+def test_head_tells_whether_it_is_all(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(bytes(range(100)))
+    (tmp_path / "in" / "empty").touch()
+    files = [[OnDisk(str(tmp_path / "in" / name)) for name in ("a", "empty")]]
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
+        source = open_zip(pack(tmp_path / "in", tmp_path / f"{method}.zip", method=method))
+        files.append([source.file(name) for name in ("a", "empty")])
+    for file, empty in files:
+        head, whole = file.head(10)  # of a zip, that many packed bytes
+        assert bytes(range(5)) == head[:5] and len(head) <= 10 and not whole
+        assert file.head(101) == (bytes(range(100)), True) and file.open().read() == bytes(
+            range(100)
+        )
+        assert empty.head(10) == (b"", True) and empty.open().read() == b""
+
+
+# damage
+
+
+def refused(file):
+    with pytest.raises(Unreadable) as error:
+        read_hu(file)
+    assert "\n" not in str(error.value) and "/" not in str(error.value)
+    return str(error.value)
+
+
+def one_slice(tmp_path, method=zipfile.ZIP_DEFLATED):
+    """(archive, its one member's name, and that member's file after `change` ran on the
+    archive).
+    """
+    stored = np.random.default_rng(0).integers(-1000, 1000, (64, 64))
+    write_slice(tmp_path / "in" / TRAIN / "ID_0.dcm", stored)
+    return pack(tmp_path / "in", tmp_path / "a.zip", method=method), f"{TRAIN}/ID_0.dcm"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_damage_behind_the_header_spoils_the_pixels_alone(tmp_path, method):
+    archive, name = one_slice(tmp_path, method)
+    raw = bytearray(archive.read_bytes())
+    raw[5500] ^= 255
+    archive.write_bytes(raw)
+    source = open_zip(archive)
+    table, bad = read_headers(source, [name], KEY, workers=1)
+    assert len(table) == 1 and bad.empty
+    assert refused(source.file(name)).startswith("damaged in the zip archive: ")
+    facts = write_cache(tmp_path / "cache", source, table, 16, workers=1)
+    assert not facts["readable"].iloc[0] and facts["reason"].iloc[0].startswith(
+        "damaged in the zip archive: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"flags": 1}, "encrypted in the zip archive"),
+        (
+            {"method": 12},
+            "compressed in the zip archive by method 12; only stored and deflated files are read",
+        ),
+        ({"crc": 1}, "damaged in the zip archive: its checksum is another"),
+        ({"size": 9999}, "damaged in the zip archive: 8856 of 9999 bytes"),
+        ({"size": 99}, "damaged in the zip archive: 100 of 99 bytes"),
+        ({"packed": 3000}, "damaged in the zip archive: "),
+    ],
+)
+def test_members_that_cannot_be_read_say_why(tmp_path, fields, reason):
+    archive, name = one_slice(tmp_path)
+    size = os.path.getsize(tmp_path / "in" / name)
+    edit_entry(archive, name, **fields)
+    assert refused(open_zip(archive).file(name)).startswith(reason.replace("8856", str(size)))
+    if "flags" in fields or "method" in fields:  # not even the header
+        _, bad = read_headers(open_zip(archive), [name], KEY, workers=1)
+        assert bad["reason"].tolist() == [reason]
+
+
+def test_a_header_that_does_not_inflate_is_refused(tmp_path):
+    archive, name = one_slice(tmp_path)
+    raw = bytearray(archive.read_bytes())
+    begin = raw.index(name.encode()) + len(name)
+    raw[begin : begin + 200] = b"\xff" * 200
+    archive.write_bytes(raw)
+    _, bad = read_headers(open_zip(archive), [name], KEY, workers=1)
+    assert bad["reason"].tolist() == ["damaged in the zip archive: cannot be inflated"]
+    raw[begin - len(name) - 30] = 0
+    archive.write_bytes(raw)
+    assert (
+        refused(open_zip(archive).file(name))
+        == "damaged in the zip archive: no header where it should begin"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda raw: raw[:-30], "no whole zip archive .*download it again"),
+        (lambda raw: raw[: len(raw) // 2], "no whole zip archive .*download it again"),
+        (lambda raw: raw[len(raw) // 2 :], "no whole zip archive|damaged"),
+        (lambda raw: b"", "is a file, but no whole zip archive"),
+    ],
+)
+def test_half_a_zip_is_one_line(data, tmp_path, spoil, says):
+    archive = pack(data, tmp_path / "data.zip")
+    archive.write_bytes(spoil(archive.read_bytes()))
+    with pytest.raises(InputError, match=says) as error:
+        source = find_competition(archive).source
+        for file in source.take(source.files(TRAIN)):
+            try:
+                file.open()
+            except Unreadable as reason:
+                raise InputError(str(reason)) from None
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_zip_lacks_is_said_in_one_line(data, tmp_path):
+    (data / "stage_2_train.csv").rename(tmp_path / "labels.csv")
+    with pytest.raises(InputError, match=r"data\.zip: stage_2_train\.csv does not exist.*--labels"):
+        find_competition(pack(data, tmp_path / "data.zip", "rsna/"))
+    assert (
+        find_competition(tmp_path / "data.zip", labels=str(tmp_path / "labels.csv")).labels_csv
+        == tmp_path / "labels.csv"
+    )
+    with pytest.raises(InputError, match="has no folder stage_2_test"):
+        with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+            archive.writestr(f"{TRAIN}/a", "x")
+        find_competition(tmp_path / "b.zip")
+    with pytest.raises(InputError, match="is empty"):
+        zipfile.ZipFile(tmp_path / "c.zip", "w").close()
+        find_competition(tmp_path / "c.zip")
+    (tmp_path / "download").mkdir()
+    archive = (tmp_path / "b.zip").rename(tmp_path / "download" / "Jane Doe.zip")
+    with pytest.raises(
+        InputError, match=r"the zip needs no unpacking: --data=.*/download/NAME\.zip"
+    ):
+        find_competition(tmp_path / "download")
+    archive.rename(tmp_path / "download" / ARCHIVE)
+    with pytest.raises(
+        InputError, match=f"the zip needs no unpacking: --data=.*/download/{ARCHIVE}"
+    ):
+        find_competition(tmp_path / "download")
+
+
+def test_a_csv_in_a_zip_that_is_damaged_is_one_line(data, tmp_path):
+    archive = pack(data, tmp_path / "data.zip")
+    assert len(read_labels(find_competition(archive).labels_csv)[0]) == 7
+    with pytest.raises(InputError, match=r"data\.zip/stage_2_sample_submission\.csv has no rows"):
+        read_sample(find_competition(archive).sample_csv)
+    edit_entry(archive, "stage_2_train.csv", crc=1)
+    with pytest.raises(
+        InputError, match=r"stage_2_train\.csv is damaged in the zip archive: .*download"
+    ):
+        read_labels(find_competition(archive).labels_csv)
+
+
+def test_a_member_that_unpacks_beyond_any_slice_is_refused_before_it_takes_memory(tmp_path):
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "a.dcm").write_bytes(bytes(66 << 20))
+    (tmp_path / "z" / "b.dcm").write_bytes(b"b" * 900)
+    source = open_zip(pack(tmp_path / "z", tmp_path / "z.zip"))
+    with pytest.raises(Unreadable, match="bytes make 69206016, which no slice does"):
+        source.file("a.dcm").open()
+    assert (
+        len(source.file("a.dcm").head(300)[0]) == 300
+        and source.file("b.dcm").open().read() == b"b" * 900
+    )
+
+
+@pytest.mark.parametrize("field", ["offset", "packed", "size"])
+def test_zip64_numbers_beyond_any_disk_cost_their_member_alone(tmp_path, field, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # so that the directory has zip64 fields
+    (tmp_path / "z").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / "z" / name).write_bytes(os.urandom(900))
+    archive = pack(tmp_path / "z", tmp_path / "z.zip", method=zipfile.ZIP_STORED)
+    raw, name = bytearray(archive.read_bytes()), b"b.dcm"
+    # of the last entry: size, packed, offset, 8 bytes each
+    extra = raw.rindex(b"PK\x01\x02") + 46 + len(name) + 4
+    assert raw[extra - 4 - len(name) : extra - 4] == name and raw[extra : extra + 8] == (
+        900
+    ).to_bytes(8, "little")
+    at = extra + 8 * ("size", "packed", "offset").index(field)
+    raw[at : at + 8] = (2**64 - 1).to_bytes(8, "little")
+    archive.write_bytes(raw)
+    source = open_zip(archive)
+    assert len(source.file("a.dcm").open().read()) == 900
+    with pytest.raises(Unreadable):
+        source.file("b.dcm").open()
+
+
+def test_an_archive_cut_anywhere_is_one_line(tmp_path):
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "a.dcm").write_bytes(b"a" * 900)
+    whole = pack(tmp_path / "z", tmp_path / "z.zip").read_bytes()
+    for end in range(4, len(whole) - 1, 7):
+        (tmp_path / "z.zip").write_bytes(whole[:end])
+        with pytest.raises(InputError, match="no whole zip archive") as caught:
+            open_zip(tmp_path / "z.zip")
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,261 @@
+"""Tables of strangers: packed, in other encodings, damaged, or of odd types: read, or refused in
+one line.
+"""
+
+import datetime
+import decimal
+import errno
+import gzip
+import io
+import os
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ct.errors import InputError, MachineFault
+from ct.kaggle_layout import find_competition
+from ct.labels import LABELS, read_id_csv, read_labels
+from ct.submission import read_sample
+from ct.tables import untrusted_table as table_files
+from ct.tables.prediction_table import read_opinions
+from ct.tables.slice_list import read_given, read_slice_list
+from ct.tables.untrusted_table import read_csv_file
+
+TEXT = "ID,Label\n" + "".join(
+    f"ID_{number:03x}_{label},0\n" for number in range(3) for label in LABELS
+)
+
+
+def zipped(text, *names):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, text)
+    return out.getvalue()
+
+
+PACKED = {
+    "l.csv.zip": zipped(TEXT, "stage_2_train.csv", "__MACOSX/x"),
+    "zip_called.csv": zipped(TEXT, "stage_2_train.csv"),
+    "l.csv.gz": gzip.compress(TEXT.encode()),
+    "bom.csv": TEXT.encode("utf-8-sig"),
+    "utf16.csv": TEXT.encode("utf-16"),
+    "utf16be.csv": b"\xfe\xff" + TEXT.encode("utf-16-be"),
+    "windows.csv": TEXT.replace("\n", "\r\n").encode(),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_csv_files_are_read_as_they_are_handed_out(name, tmp_path):
+    (tmp_path / name).write_bytes(PACKED[name])
+    assert len(read_labels(tmp_path / name)[0]) == 3 and len(read_sample(tmp_path / name)[0]) == 18
+    assert len(read_given(tmp_path / name, "oof")) == 18
+
+
+@pytest.mark.parametrize("packing", ["", ".zip", ".gz"])
+def test_csv_files_of_the_data_folder_may_be_packed_too(packing, tmp_path):
+    for part in ("stage_2_train", "stage_2_test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "x.dcm").touch()
+    pack = {
+        "": str.encode,
+        ".zip": lambda text: zipped(text, "x.csv"),
+        ".gz": lambda text: gzip.compress(text.encode()),
+    }
+    for name in ("stage_2_train.csv", "stage_2_sample_submission.csv"):
+        (tmp_path / (name + packing)).write_bytes(pack[packing](TEXT))
+    found = find_competition(tmp_path)
+    assert (
+        len(read_labels(found.labels_csv)[0]) == 3 and len(read_sample(found.sample_csv)[0]) == 18
+    )
+
+
+BAD_CSV = {
+    "two.csv.zip": (zipped(TEXT, "a.csv", "b.csv"), "zip archive of 2 files"),
+    "none.csv.zip": (zipped(TEXT), "zip archive of 0 files"),
+    "cut.csv.zip": (zipped(TEXT, "a.csv")[:60], "cannot be unpacked"),
+    "cut.csv.gz": (gzip.compress(TEXT.encode())[:20], "cannot be unpacked"),
+    "magic.csv.gz": (b"\x1f\x8b", "cannot be unpacked"),
+    "named.csv.gz": (b"x", "lacks the column ID"),
+    "bomb.csv.gz": (gzip.compress(bytes(70 << 20)), "unpacks to more than 64 MB"),
+    "bomb.csv.zip": (zipped(bytes(70 << 20), "a.csv"), "unpacks to more than 64 MB"),
+    "latin.csv": ("ID,Label\nÄ,0\n".encode("latin-1"), "save it as UTF-8"),
+    "odd16.csv": (TEXT.encode("utf-16")[:-1], "save it as UTF-8|is no csv"),
+    "bom.csv": (b"\xff\xfe", "is no csv"),
+    "twice.csv": (b"ID,Label,ID\na,0,b\n", "the column ID twice"),
+    "wide.csv": (b"a," * 5000 + b"b\n", "more than 4096 columns"),
+    "endless.csv": (b"a" * (1 << 20), "no end"),
+    "ragged.csv": (b"ID,Label\na,0\nb,0,1,2\n", "is no csv"),
+    "open.csv": (b'ID,Label\n"a,0\n', "is no csv"),
+    "lines.csv": (b'"I\nD\x1b[2J",Label\na,0\n', "lacks the column ID"),
+    "empty.csv": (b"", "is no csv"),
+    "zero.csv": (b"\0" * 1000, "lacks the column|is no csv"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CSV)
+def test_what_is_no_csv_is_one_printable_line(name, tmp_path):
+    raw, says = BAD_CSV[name]
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(InputError, match=says) as caught:
+        read_id_csv(tmp_path / name)
+    assert (
+        str(caught.value).isprintable()
+        and name in str(caught.value)
+        and len(str(caught.value)) < 400
+    )
+
+
+@pytest.mark.parametrize("name", ["l.csv.gz", "zip_called.csv"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_goes_while_a_packed_csv_is_read_is_the_machines_fault(name, code):
+    class Failing(io.BytesIO):
+        def read(self, count=-1):
+            if self.tell() > 3:  # behind the mark that tells how it is packed
+                raise OSError(code, os.strerror(code))
+            return super().read(count)
+
+    with pytest.raises(
+        MachineFault, match=f"{os.strerror(code).lower()}: is the disk of --oof=x.csv still there"
+    ) as fault:
+        read_csv_file(Failing(PACKED[name]), "--oof=x.csv")
+    assert "damaged" not in str(fault.value)
+
+
+def test_a_member_that_is_encrypted_is_one_line(tmp_path):
+    raw = bytearray(PACKED["zip_called.csv"])
+    raw[6] |= 1
+    raw[raw.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "l.csv").write_bytes(raw)
+    with pytest.raises(InputError, match="l.csv is damaged, it cannot be unpacked"):
+        read_id_csv(tmp_path / "l.csv")
+
+
+def opinions(**columns):
+    return {"SOPInstanceUID": ["a", "b"], **{label: [0.25, 0.5] for label in LABELS}} | columns
+
+
+def parquet(tmp_path, table):
+    pq.write_table(
+        table if isinstance(table, pa.Table) else pa.table(table), tmp_path / "o.parquet"
+    )
+    return tmp_path / "o.parquet"
+
+
+ODD = {  # types that hold the same numbers all the same
+    "dictionary": pa.array([0.25, 0.5]).dictionary_encode(),
+    "decimal": pa.array([decimal.Decimal("0.25"), decimal.Decimal("0.50")]),
+    "text": pa.array(["0.25", "0.5"]),
+    "float": pa.array([0.25, 0.5], pa.float32()),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_probabilities_of_any_type_are_the_same(kind, tmp_path):
+    found = read_opinions(parquet(tmp_path, opinions(any=ODD[kind])), "oof")
+    assert found["any"].tolist() == [0.25, 0.5] and found["slice_id"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "ids", [pa.array(["a", "b"]).dictionary_encode(), pa.array(["a", "b"], pa.large_string())]
+)
+def test_names_of_any_type_are_the_same(ids, tmp_path):
+    assert read_opinions(parquet(tmp_path, opinions(SOPInstanceUID=ids)), "oof")[
+        "slice_id"
+    ].tolist() == ["a", "b"]
+
+
+BAD_PARQUET = {
+    "no name": (opinions(SOPInstanceUID=["a", None]), "row 2 has no SOPInstanceUID"),
+    "a blank name": (opinions(SOPInstanceUID=["a", " "]), "row 2 has no SOPInstanceUID"),
+    "only none": (opinions(any=pa.nulls(2)), "any of slice a is"),
+    "a date": (opinions(any=[datetime.date(2020, 1, 1)] * 2), "any of slice a is '2020-01-01'"),
+    "a list": (opinions(any=[[0.5], [1]]), "any of slice a is"),
+    "a mapping": (opinions(any=[{"x": 1}, {"x": 2}]), "any of slice a is"),
+    "bytes": (opinions(any=[b"\xff", b"\0"]), "any of slice a is"),
+    "an infinity": (opinions(any=[np.inf, 0.5]), "any of slice a is"),
+    "a column twice": (
+        pa.Table.from_arrays([pa.array(["a"])] * 2, names=["ID", "ID"]),
+        "the column ID twice",
+    ),
+    "no columns": (pa.table({}), "lacks the column"),
+    "many columns": (pa.table({f"c{number}": [1] for number in range(5000)}), "damaged"),
+    "broken text": (
+        pa.Table.from_arrays(
+            [
+                pa.Array.from_buffers(
+                    pa.string(),
+                    1,
+                    [None, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff")],
+                )
+            ],
+            names=["SOPInstanceUID"],
+        ),
+        "is no csv or parquet",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PARQUET)
+def test_parquet_that_cannot_be_predictions_is_one_line(kind, tmp_path):
+    table, says = BAD_PARQUET[kind]
+    with pytest.raises(InputError, match=f"^--oof=.*{says}") as caught:
+        read_opinions(parquet(tmp_path, table), "oof")
+    assert "\n" not in str(caught.value)
+
+
+def test_vectors_may_be_lists_of_numbers_and_labels_true_or_false(tmp_path):
+    row = {
+        name: ["x"]
+        for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+    }
+    row |= {
+        "ImagePositionPatient": [[1.0, 2.0, 3.5]],
+        "ImageOrientationPatient": [[1.0, 0, 0, 0, 1, 0]],
+    }
+    found = read_slice_list(
+        parquet(tmp_path, row | {label: [label == "any"] for label in LABELS}), b"k"
+    )
+    assert (
+        found[["x_mm", "y_mm", "z_mm"]].to_numpy().tolist() == [[1, 2, 3.5]]
+        if "x_mm" in found
+        else len(found) == 1
+    )
+    assert found[list(LABELS)].to_numpy().tolist() == [[1, 0, 0, 0, 0, 0]]
+
+
+def test_rows_that_take_no_room_are_refused_before_they_take_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_files, "FEW_CELLS", 1000)
+    path = parquet(tmp_path, {"ID": pa.array(np.zeros(1_000_000, np.int8))})
+    assert path.stat().st_size < 20_000
+    with pytest.raises(InputError, match="claims 1000000 rows of 1 columns"):
+        read_given(path, "test")
+
+
+def test_damaged_parquet_is_one_line_that_names_the_flag(tmp_path):
+    frame = pd.DataFrame(opinions()).set_index("SOPInstanceUID")
+    frame.to_parquet(tmp_path / "o.parquet")
+    raw, rng, kinds = (tmp_path / "o.parquet").read_bytes(), np.random.default_rng(0), set()
+    assert len(read_opinions(tmp_path / "o.parquet", "oof")) == 2  # its named index is a column
+    for number in range(150):
+        spoilt = bytearray(raw)
+        for at in rng.integers(len(raw) // 3, len(raw), 1 + number % 3):
+            spoilt[at] = rng.integers(256)
+        (tmp_path / "o.parquet").write_bytes(spoilt)
+        try:
+            read_opinions(tmp_path / "o.parquet", "oof")
+        except InputError as error:
+            assert str(error).startswith("--oof=") and "\n" not in str(error)
+            kinds.add(str(error).split(":")[-1])
+    assert len(kinds) > 3
+
+
+def test_a_device_or_folder_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path, "/dev/zero", tmp_path / "pipe.csv"):
+        with pytest.raises(InputError, match="is no file"):
+            read_given(path, "slices")

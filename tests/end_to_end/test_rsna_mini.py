@@ -1,0 +1,159 @@
+"""The mini competition of real slices, from end to end with the recipe `small`."""
+
+import json
+import re
+import shutil
+import tarfile
+import time
+
+import chromium as reader
+import numpy as np
+import pandas as pd
+import pytest
+from test_resume import kill_in
+
+import run
+from ct.labels import LABELS
+from ct.run_dir import read_array, read_table
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory, real_data):
+    """A finished run of `small` on the mini competition."""
+    folder = tmp_path_factory.mktemp("mini")
+    with tarfile.open(real_data / "rsna_mini.tar.xz") as archive:
+        archive.extractall(folder / "data", filter="data")
+    assert (
+        run.main(["new", f"--run={folder / 'r'}", "--recipe=small", f"--data={folder / 'data'}"])
+        == 0
+    )
+    assert run.main(["all", f"--run={folder / 'r'}"]) == 0
+    return folder / "r"
+
+
+def test_every_slice_is_indexed_in_anatomical_order(mini):
+    slices = read_table(mini / "slices.parquet")
+    assert len(slices) == 350 and slices["study_id"].nunique() == 10
+    assert (slices["split"] == "train").sum() == 280
+    assert slices["readable"].all()
+    for _, study in slices.groupby(["study_id", "series_id"]):
+        assert study["position_mm"].is_monotonic_increasing
+        assert list(study["place"]) == list(range(len(study)))
+        # along the body axis the skull base comes before the vertex: there is less skull at the top
+        assert study["skull_cm2"].iloc[:5].mean() > study["skull_cm2"].iloc[-2:].mean()
+    assert slices[list(LABELS)].sum().to_dict() == {
+        "any": 69,
+        "epidural": 0,
+        "intraparenchymal": 47,
+        "intraventricular": 7,
+        "subarachnoid": 31,
+        "subdural": 21,
+    }
+
+
+def test_rare_labels_are_not_stacked_and_say_so(mini):
+    slices = read_table(mini / "slices.parquet")
+    train = slices[slices["split"] == "train"]
+    configs, scores = (
+        json.loads((mini / "stage2" / f"{name}.json").read_text()) for name in ("configs", "scores")
+    )
+    for label in LABELS:
+        if train.loc[train[label] == 1, "patient_id"].nunique() < 3:
+            assert not any(found["stacked"] for found in configs[label])
+            assert all("positives" in found["why"] for found in configs[label])
+    assert scores["stage_two"]["epidural"]["auc"] is None
+    epidural = read_table(mini / "stage2" / "oof.parquet")["epidural"]
+    fold = read_table(mini / "folds.parquet")["fold"].reindex(epidural.index)
+    for k, part in epidural.groupby(fold):  # the training folds' smoothed prior, never 0
+        np.testing.assert_allclose(part, 1 / ((fold != k).sum() + 2), rtol=1e-6)
+
+
+def test_submission_and_report(mini):
+    assert len(pd.read_csv(mini / "submission.csv")) == 420
+    page = (mini / "report.html").read_text()
+    assert "undefined" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+@reader.NEEDED
+def test_the_report_in_a_browser(mini, browser, tmp_path):
+    """With the maps of one study, that of the costliest slice."""
+    pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
+    copy = tmp_path / "r"
+    shutil.copytree(mini, copy)
+    study = re.search(r'href="#study=(\w+)&amp;slice=', (copy / "report.html").read_text())[1]
+    for words in (["explain", f"--studies={study}", "--model=mobilenet"], ["report"]):
+        assert run.main([*words, f"--run={copy}"]) == 0
+    reader.walk(browser, (copy / "report.html").as_uri(), tmp_path)
+
+
+def test_out_of_fold_opinions_are_complete(mini):
+    slices, fold = read_table(mini / "slices.parquet"), read_table(mini / "folds.parquet")["fold"]
+    train = slices.index[slices["split"] == "train"]
+    for model in ("resnet10t", "mobilenet"):
+        oof = read_table(mini / "stage1" / model / "oof.parquet")
+        assert (
+            oof.index.equals(train)
+            and oof.notna().all(axis=None)
+            and ((oof > 0) & (oof < 1)).all(axis=None)
+        )
+        for k in range(3):
+            held_out = read_table(mini / "stage1" / model / f"fold{k}" / "held_out.parquet")
+            assert set(held_out.index) == set(train[fold[train] == k])
+            assert held_out.equals(oof.loc[held_out.index])
+            embeddings = read_array(
+                mini / "stage1" / model / f"fold{k}" / "held_out_embeddings.npy"
+            )
+            assert (
+                len(embeddings) == len(held_out)
+                and embeddings.dtype == np.float16
+                and np.isfinite(embeddings).all()
+            )
+
+
+def test_killed_in_training_again_and_again_it_ends_the_same(mini, tmp_path):
+    folder = shutil.copytree(mini, tmp_path / "r")
+    shutil.rmtree(folder / "stage1")
+    for name in ("train", "predict"):
+        (folder / "receipts" / f"{name}.json").unlink()
+    assert all(kill_in(folder, "train", wait) for wait in (6, 15, 25, 40))
+    assert run.main(["train", f"--run={folder}"]) == 0
+    for path in sorted((mini / "stage1").rglob("*")):
+        if path.suffix in (".parquet", ".npy", ".safetensors") and not path.name.startswith("test"):
+            assert path.read_bytes() == (folder / path.relative_to(mini)).read_bytes(), path.name
+
+
+def test_scored_by_itself_a_test_study_gets_the_same_numbers(mini, tmp_path):
+    """The two test studies as they lie, from the run and from the packed folder; then one of them
+    alone.
+    """
+    expected, test = (
+        read_table(mini / "stage2" / "test.parquet"),
+        next(mini.parent.rglob("stage_2_test")),
+    )
+    assert run.main(["export-model", f"--run={mini}", f"--to={tmp_path / 'model'}"]) == 0
+    for by in (f"--run={mini}", f"--model={tmp_path / 'model'}"):
+        out = tmp_path / f"by{by.partition('=')[0]}"
+        assert run.main(["score", f"--data={test}", f"--to={out}", by]) == 0
+        scored = read_table(out / "slices.parquet")
+        pd.testing.assert_frame_equal(
+            scored[list(LABELS)], expected.loc[scored.index], check_exact=True
+        )
+        assert len(scored) == len(expected) == 70
+        assert read_table(out / "studies.parquet")["status"].eq("scored").all()
+    study = scored.index[scored["study_id"] == scored["study_id"].iloc[0]]
+    for name in study:
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        shutil.copy(test / f"{name}.dcm", tmp_path / "alone")
+    assert run.main(["score", f"--data={tmp_path / 'alone'}", f"--to={tmp_path / 'one'}", by]) == 0
+    alone = read_table(tmp_path / "one" / "slices.parquet")[list(LABELS)]
+    np.testing.assert_allclose(alone, expected.loc[alone.index], atol=1e-6)
+    assert len(alone) == len(study)
+
+
+def test_again_is_quick(mini, command):
+    start = time.perf_counter()
+    done = command("all", f"--run={mini}")
+    assert done.returncode == 0 and "everything is fresh" in done.stdout
+    assert time.perf_counter() - start < 10

@@ -1,0 +1,367 @@
+"""The feature matrix: logits, one fixed order of columns, and what each is called."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from tiny_tables import random_table, slice_table
+
+from ct.config import check
+from ct.errors import InputError
+from ct.labels import LABELS
+from features import build as module
+from features.build import (
+    SCOPES,
+    build_features,
+    describe,
+    feature_names,
+    mean_logits,
+    scope_columns,
+    slice_columns,
+    to_logits,
+)
+from features.config import FeatureConfig
+from features.geometry import GEOMETRY, METADATA, SCANNER
+from features.ranges import SIDED_KINDS
+from features.study import OTHER_KINDS, STUDY_KINDS
+from pipeline.recipe import find_recipe, load_recipe
+
+NAN = np.nan
+RICH = FeatureConfig(  # every family
+    reach=2,
+    model_reach=1,
+    difference_reach=1,
+    smooth_mm=(2.5, 8),
+    smooth_best=True,
+    rolling=(1, 2),
+    cumulative=True,
+    chain=True,
+    probe=True,
+    other_studies=True,
+    place=True,
+    padding=True,
+    scanner=True,
+)
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(0)
+    table = random_table(rng)
+    opinions = {model: rng.uniform(0.01, 0.99, (len(table), 6)) for model in ("resnet", "vgg")}
+    opinions["resnet"][3] = opinions["vgg"][3] = NAN
+    return table.assign(**dict.fromkeys(SCANNER, 1.0)), opinions
+
+
+@pytest.fixture
+def fitted(case):
+    """Stands in for what is fitted on labels."""
+    rng = np.random.default_rng(1)
+    chain, *probes = rng.normal(size=(3, len(case[0]), 6)).astype(np.float32)
+    return {"chain": chain, "probes": dict(zip(case[1], probes, strict=True))}
+
+
+def cut(fitted, rows):
+    return {
+        "chain": fitted["chain"][rows],
+        "probes": {model: own[rows] for model, own in fitted["probes"].items()},
+    }
+
+
+def test_logits_are_clipped_and_keep_nan():
+    p = np.array([0.0, 1e-7, 0.25, 0.5, 1.0, NAN])
+    found = to_logits(p, 1e-5)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(
+        found, [logit(1e-5), logit(1e-5), -np.log(3), 0, logit(1 - 1e-5), NAN], rtol=1e-4, atol=1e-7
+    )
+    assert found[0] == pytest.approx(-11.5129, abs=1e-3)
+
+
+def test_mean_is_of_logits_not_of_probabilities():
+    found = mean_logits({"a": np.full((1, 6), 0.9), "b": np.full((1, 6), 0.5)}, 1e-5)
+    assert found.shape == (1, 6) and found.dtype == np.float32
+    np.testing.assert_allclose(expit(found), 0.75, rtol=1e-5)  # not 0.7
+
+
+def test_one_row_per_slice_and_one_name_per_column(case):
+    table, opinions = case
+    X, names = build_features(table, opinions, FeatureConfig())
+    assert X.dtype == np.float32 and X.shape == (len(table), len(names))
+    assert len(set(names)) == len(names)
+    assert len(names) == 6 * (1 + 2 + 1 + 2 * 3 + 2 + 8) + len(GEOMETRY)
+    assert names[:6] == list(LABELS)  # tune and stack take their base from these columns
+    np.testing.assert_array_equal(X[:, :6], mean_logits(opinions, 1e-5))
+    by_name = dict(zip(names, X.T, strict=True))
+    np.testing.assert_array_equal(by_name["any_by_vgg"], to_logits(opinions["vgg"][:, 0], 1e-5))
+    a, b = (to_logits(opinions[m][:, 5], 1e-5) for m in opinions)
+    np.testing.assert_allclose(by_name["subdural_spread"], np.abs(a - b) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_neighbours_are_of_the_mean_logit(case):
+    table, opinions = case
+    X, names = build_features(table, opinions, FeatureConfig(reach=1))
+    by_name = dict(zip(names, X.T, strict=True))
+    here, above = (table["place"].to_numpy() == place for place in (0, 1))
+    two = np.flatnonzero(here[:-1] & above[1:])
+    np.testing.assert_array_equal(by_name["epidural_z+1"][two], by_name["epidural"][two + 1])
+    np.testing.assert_array_equal(by_name["epidural_z-1"][two + 1], by_name["epidural"][two])
+
+
+def test_an_unreadable_slice_hears_its_neighbours_and_spoils_no_other():
+    table = slice_table(("train", "a", [0, 5, 10]))
+    p = np.full((3, 6), 0.2)
+    p[1] = NAN
+    X, names = build_features(table, {"m": p}, FeatureConfig(reach=1))
+    by_name = dict(zip(names, X.T, strict=True))
+    assert np.isnan(by_name["any"]).tolist() == [False, True, False]
+    for name in ("any_z-1", "any_z+1", "any_smooth8mm", "any_study_max", "any_peak_mm"):
+        assert not np.isnan(by_name[name][1]), name
+    np.testing.assert_allclose(by_name["any_smooth8mm"], logit(0.2), rtol=1e-5)
+
+
+def test_the_order_depends_on_config_and_models_alone(case, fitted):
+    table, opinions = case
+    own = (table["study_id"] == "S2").to_numpy()
+    for config, given in ((FeatureConfig(), None), (RICH, fitted)):
+        _, names = build_features(table, opinions, config, **(given or {}))
+        assert names == feature_names(list(opinions), config) and len(set(names)) == len(names)
+        for rows in (own, np.zeros(len(table), bool)):
+            some = build_features(
+                table[rows],
+                {m: p[rows] for m, p in opinions.items()},
+                config,
+                **(cut(given, rows) if given else {}),
+            )
+            assert some[1] == names and some[0].shape == (rows.sum(), len(names))
+
+
+def test_a_torn_or_unsorted_table_is_refused(case):
+    """Its neighbours would be of other series."""
+    table, opinions = case
+    orders = {
+        "a slice is left out": np.delete(np.arange(len(table)), 1),
+        "upside down": np.arange(len(table))[::-1],
+        "unsorted": np.argsort(table["place"].to_numpy(), kind="stable"),
+    }
+    for order in orders.values():
+        with pytest.raises(ValueError, match="slice ID_"):
+            build_features(
+                table.iloc[order], {m: p[order] for m, p in opinions.items()}, FeatureConfig()
+            )
+
+
+def test_families_can_be_left_out(case):
+    table, opinions = case
+    bare = FeatureConfig(reach=0, smooth_mm=(), study=False, geometry=False)
+    X, names = build_features(table, {"resnet": opinions["resnet"]}, bare)
+    # one model: no columns of its own, no spread
+    assert names == list(LABELS) and X.shape == (len(table), 6)
+    _, names = build_features(table, opinions, FeatureConfig(geometry=False))
+    assert not set(names) & set(GEOMETRY)
+
+
+def test_features_of_a_study_do_not_depend_on_the_others(case, fitted):
+    """What is computed on the train slices and on the test slices apart is the same as together."""
+    table, opinions = case
+    X, _ = build_features(table, opinions, RICH, **fitted)
+    for study in table["study_id"].unique()[:4]:
+        own = (table["study_id"] == study).to_numpy()
+        alone, _ = build_features(
+            table[own], {m: p[own] for m, p in opinions.items()}, RICH, **cut(fitted, own)
+        )
+        np.testing.assert_array_equal(alone, X[own])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 20, 1000])
+def test_blocks_make_no_difference(case, fitted, rows, monkeypatch):
+    """Another study of a patient may lie in another block."""
+    table, opinions = case
+    table["patient_id"] = np.where(table["study_id"].isin(["S0", "S9"]), "P0", table["patient_id"])
+    whole, names = build_features(table, opinions, RICH, **fitted)
+    assert not np.isnan(whole[table["study_id"] == "S9", names.index("any_others_max")]).any()
+    monkeypatch.setattr(module, "BLOCK", rows)
+    np.testing.assert_array_equal(build_features(table, opinions, RICH, **fitted)[0], whole)
+
+
+def test_it_writes_to_what_it_is_given(case, tmp_path):
+    table, opinions = case
+    X, names = build_features(table, opinions, FeatureConfig())
+    assert X.flags.f_contiguous
+    for order in (False, True):
+        out = np.lib.format.open_memmap(
+            tmp_path / "X.npy", "w+", np.float32, X.shape, fortran_order=order
+        )
+        assert build_features(table, opinions, FeatureConfig(), out=out)[0] is out
+        np.testing.assert_array_equal(out, X)
+    with pytest.raises(ValueError, match=rf"\({len(table)}, 3\).*\({len(table)}, {len(names)}\)"):
+        build_features(table, opinions, FeatureConfig(), out=np.empty((len(table), 3), np.float32))
+
+
+def test_fitted_columns_are_given_where_they_are_wanted_and_only_there(case, fitted):
+    table, opinions = case
+    for config, given in (
+        (RICH, {}),
+        (FeatureConfig(), fitted),
+        (RICH, {"chain": fitted["chain"]}),
+    ):
+        with pytest.raises(ValueError, match="chain: .*, probe: "):
+            build_features(table, opinions, config, **given)
+    with pytest.raises(ValueError, match="probes of vgg with opinions of resnet, vgg"):
+        build_features(table, opinions, RICH, fitted["chain"], {"vgg": fitted["probes"]["vgg"]})
+    X, names = build_features(table, opinions, RICH, **fitted)
+    by_name = dict(zip(names, X.T, strict=True))
+    np.testing.assert_array_equal(by_name["epidural_chain"], fitted["chain"][:, 1])
+    np.testing.assert_array_equal(by_name["any_probe_by_vgg"], fitted["probes"]["vgg"][:, 0])
+    np.testing.assert_allclose(
+        by_name["any_probe"],
+        np.mean([p[:, 0] for p in fitted["probes"].values()], axis=0),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"reach": 21},
+        {"model_reach": -1},
+        {"rolling": [0]},
+        {"rolling": [2, 2]},
+        {"smooth_mm": [5, 5.0]},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        check(FeatureConfig, wrong, "r.yaml")
+
+
+def test_what_betrays_a_scanner_is_behind_a_switch(case):
+    names = {
+        name: set(build_features(*case, FeatureConfig(**{name: True}))[1])
+        for name in ("scanner", "padding", "place")
+    }
+    plain = set(build_features(*case, FeatureConfig())[1])
+    assert names["scanner"] - plain == set(SCANNER) and names["padding"] - plain == {"padded"}
+    assert not plain & (set(METADATA) - set(GEOMETRY))
+
+
+def test_the_rich_set_is_as_rich_as_it_is_said_to_be():
+    """Four CNNs, reach 10, without embeddings."""
+    config = FeatureConfig(
+        reach=10,
+        model_reach=10,
+        difference_reach=10,
+        smooth_mm=(2.5, 5, 10, 20),
+        smooth_best=True,
+        rolling=(1, 2, 4),
+        cumulative=True,
+        chain=True,
+        other_studies=True,
+        place=True,
+        padding=True,
+        scanner=True,
+    )
+    assert len(feature_names(["a", "b", "c", "d"], config)) == 938
+
+
+def test_the_recipe_of_the_demo_has_the_columns_its_figures_were_measured_with():
+    config = load_recipe(find_recipe("demo")).features
+    kinds = [
+        "",
+        "_by_resnet",
+        "_by_efficientnet",
+        "_spread",
+        *(f"_z{s:+d}" for s in (-1, 1, -2, 2, -3, 3)),
+        "_smooth3mm",
+        "_smooth8mm",
+    ]
+    names = [f"{label}{kind}" for kind in kinds for label in LABELS]
+    assert feature_names(["resnet", "efficientnet"], config) == [*names, *GEOMETRY]
+
+
+def test_scopes_grow_and_keep_to_the_label_and_any(case):
+    _, names = build_features(*case, FeatureConfig(reach=1, smooth_mm=(5,)))
+    seen = {scope: [names[i] for i in scope_columns(names, "epidural", scope)] for scope in SCOPES}
+    kinds = ("", "_by_resnet", "_by_vgg", "_spread", "_z-1", "_z+1", "_smooth5mm")
+    assert sorted(seen["context"]) == sorted(
+        label + kind for label in ("any", "epidural") for kind in kinds
+    )
+    study = [f"{x}_{kind}" for x in ("any", "epidural") for kind in STUDY_KINDS]
+    assert sorted(seen["study"]) == sorted([*seen["context"], *study, *GEOMETRY])
+    assert seen["all"] == names
+    assert all(found == sorted(found, key=names.index) for found in seen.values())
+
+
+def test_scopes_of_the_rich_set(case, fitted):
+    """What looks along the whole series, the study or the patient is no context; metadata is of
+    every label's study.
+    """
+    _, names = build_features(*case, RICH, **fitted)
+    seen = {scope: {names[i] for i in scope_columns(names, "subdural", scope)} for scope in SCOPES}
+    wide = {
+        f"{label}_{kind}"
+        for label in ("any", "subdural")
+        for kind in (*STUDY_KINDS, *SIDED_KINDS, *OTHER_KINDS)
+    }
+    assert seen["study"] - seen["context"] == wide | set(METADATA)
+    assert {name.partition("_")[0] for name in seen["context"]} == {"any", "subdural"}
+    kinds = (
+        "chain",
+        "probe",
+        "probe_by_vgg",
+        "dz+1",
+        "z-1_by_resnet",
+        "min2",
+        "max1",
+        "smooth_best",
+        "spread",
+    )
+    assert {f"subdural_{kind}" for kind in kinds} <= seen["context"]
+    assert seen["all"] == set(names)
+
+
+def test_what_is_said_of_a_slice_by_itself(case, fitted):
+    """Mean, each CNN's, and the probes' mean, and where the slice lies; nothing of its
+    neighbours.
+    """
+    _, names = build_features(*case, RICH, **fitted)
+    said, place = slice_columns(names)
+    kinds = ("", "_by_resnet", "_by_vgg", "_probe")
+    assert [[names[i] for i in row] for row in said] == [
+        [f"{label}{kind}" for kind in kinds] for label in LABELS
+    ]
+    assert {names[i] for i in place} == {"position_rel", "gap_below_mm", "gap_above_mm"}
+    said, place = slice_columns([*LABELS, "any_z+1"])
+    assert said.tolist() == [[0], [1], [2], [3], [4], [5]] and place.shape == (0,)
+
+
+def test_a_model_may_be_called_like_a_family():
+    names = ["any", "any_by_x_study_max", "any_z+1_by_x_study_max", "any_study_max"]
+    assert scope_columns(names, "any", "context").tolist() == [0, 1, 2]
+    assert describe(names[2]) == "logit of any by x_study_max, 1 slice above"
+
+
+def test_every_feature_is_described(case, fitted):
+    _, names = build_features(*case, RICH, **fitted)
+    lines = {name: describe(name) for name in names}
+    assert len(set(lines.values())) == len(lines) and not [
+        line for line in lines.values() if "{" in line or "\n" in line
+    ]
+    for name, line in {
+        "any": "logit of any, mean over the CNNs",
+        "any_z-1": "logit of any, 1 slice below",
+        "subdural_z+2": "logit of subdural, 2 slices above",
+        "any_z+1_by_vgg": "logit of any by vgg, 1 slice above",
+        "any_dz-1": "logit of any less that 1 slice below",
+        "any_smooth2.5mm": "logit of any, Gaussian mean of width 2.5 mm along z",
+        "any_smooth8mm": "logit of any, Gaussian mean of width 8 mm along z",
+        "epidural_smooth_best": "logit of epidural, Gaussian mean of its own width along z (14.5 mm)",
+        "epidural_by_vgg": "logit of epidural by vgg",
+        "any_min2": "smallest logit of any within 2 slices on either side",
+        "any_above_std": "spread of the logit of any over all slices above",
+        "any_chain": "posterior logit of any by the chain model of its series",
+        "any_probe": "logit of any by a linear probe of the embedding, mean over the CNNs",
+        "any_probe_by_vgg": "logit of any by a linear probe of the embedding, of vgg",
+        "any_others_max": "largest logit of any in the patient's other studies",
+        "tilt_deg": GEOMETRY["tilt_deg"],
+    }.items():
+        assert lines[name] == line

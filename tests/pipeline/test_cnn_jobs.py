@@ -1,0 +1,470 @@
+"""The work of stage one: interrupted and continued, watched, and done by several processes
+together.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import run
+from ct.errors import InputError
+from ct.run_dir import read_array, read_table
+from pipeline.registry import Run, state
+from pipeline.training import cnn_jobs as jobs
+
+FOLD = "stage1/resnet/fold0"
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def untrained(finished, tmp_path):
+    """A run like `finished` before `train`."""
+    folder = shutil.copytree(finished, tmp_path / "r")
+    shutil.rmtree(folder / "stage1")
+    for name in ("train", "predict"):
+        (folder / "receipts" / f"{name}.json").unlink()
+    return folder
+
+
+def same_weights(a, b):
+    a, b = (load_file(folder / FOLD / "weights.safetensors") for folder in (a, b))
+    return list(a) == list(b) and all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def cut_after(monkeypatch, steps):
+    """Let training write a checkpoint after every step, and end at its `steps`-th."""
+    real = jobs.train_cnn
+
+    def train(slices, split, read_hu, config, seed, hooks, checkpoint):
+        left = [steps]
+
+        def progress(*at):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Cut
+            hooks.progress(*at)
+
+        often = jobs.Hooks(progress, hooks.epoch, hooks.save, hooks.log, pause=0.0)
+        return real(slices, split, read_hu, config, seed, often, checkpoint)
+
+    monkeypatch.setattr(jobs, "train_cnn", train)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_training_cut_within_a_fold_is_continued(untrained, finished, monkeypatch, capsys, steps):
+    cut_after(monkeypatch, steps)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    assert (untrained / FOLD / "checkpoint.safetensors").is_file()
+    assert not (untrained / FOLD / "weights.safetensors").exists()
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert (
+        f"resnet fold 0: continues in epoch {1 + steps // 2}, after {steps} steps"
+        in capsys.readouterr().out
+    )
+    assert same_weights(untrained, finished)
+    assert (untrained / FOLD / "curve.json").read_bytes() == (
+        finished / FOLD / "curve.json"
+    ).read_bytes()
+    assert read_table(untrained / "stage1/resnet/oof.parquet").equals(
+        read_table(finished / "stage1/resnet/oof.parquet")
+    )
+    assert not list(untrained.rglob("checkpoint.safetensors"))
+
+
+def test_a_checkpoint_of_another_training_is_not_continued(untrained, monkeypatch, capsys):
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    recipe = yaml.safe_load((untrained / "recipe.yaml").read_text())
+    recipe["stage1"]["models"][0]["lr"] = 0.001
+    (untrained / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert "continues" not in capsys.readouterr().out
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def flip_header(path):
+    flip(path, path.read_bytes().index(b"done"))
+
+
+def flip_tensor(path):
+    flip(path, path.stat().st_size - 1000)
+
+
+def flip_digest_name(path):
+    flip(path, path.read_bytes().index(b'"digest"') + 1)
+
+
+def flip(path, at):
+    """Turn one bit of a file over, and keep its times."""
+    whole, times = bytearray(path.read_bytes()), path.stat()
+    whole[at] ^= 0x02
+    path.write_bytes(whole)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", [empty, cut, flip_header, flip_tensor, flip_digest_name])
+def test_a_damaged_checkpoint_is_begun_anew(untrained, finished, monkeypatch, capsys, damage):
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    damage(untrained / FOLD / "checkpoint.safetensors")
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("resnet fold0: its checkpoint is damaged") == 1 and "continues" not in out
+    assert same_weights(untrained, finished)
+
+
+def older(path, change):
+    """Write a checkpoint as an older version did, after change(tensors, state)."""
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state = json.loads(about["state"])
+    change(tensors, state)
+    save_file(tensors, path, {"same": about["same"], "state": json.dumps(state)})
+
+
+def spoil(tensors, state):
+    tensors["model.backbone.fc.weight"][0, 0] = float("inf")
+
+
+def shorten(tensors, state):
+    tensors["model.backbone.fc.weight"] = tensors["model.backbone.fc.weight"][:3].clone()
+
+
+def misplace(tensors, state):
+    state["epoch"] = -1
+
+
+def leave(tensors, state):
+    pass
+
+
+@pytest.mark.parametrize(
+    "change, whole", [(leave, True), (spoil, False), (shorten, False), (misplace, False)]
+)
+def test_a_checkpoint_of_an_older_version_is_taken_where_it_fits(
+    untrained, finished, monkeypatch, capsys, change, whole
+):
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    older(untrained / FOLD / "checkpoint.safetensors", change)
+    capsys.readouterr()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    out = capsys.readouterr().out
+    assert ("continues in epoch 2, after 2 steps" in out) == whole and ("is damaged" in out) == (
+        not whole
+    )
+    assert same_weights(untrained, finished)
+
+
+def test_a_checkpoint_continued_under_other_conditions_says_so(untrained, monkeypatch, capsys):
+    real = jobs.environment
+    monkeypatch.setattr(jobs, "environment", lambda config: real(config) | {"processes": 2})
+    cut_after(monkeypatch, 2)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    cut_after(monkeypatch, 1)  # of what is left: interrupted again, it is still known
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    monkeypatch.undo()
+    assert "resnet fold 0: continued with processes 1 after 2" in capsys.readouterr().out
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert "continued with" not in capsys.readouterr().out
+    why = json.loads((untrained / FOLD / "train.json").read_text())["not_repeatable"]
+    assert why == ["continued with processes 1 after 2"]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("name", ["00001.parquet", "00001.npy"])
+def test_a_damaged_part_of_a_prediction_is_predicted_anew(
+    untrained, finished, monkeypatch, capsys, name, sealed
+):
+    monkeypatch.setattr(jobs, "PART", 4)
+    real, calls = jobs.predict_slices, []
+
+    def until(model, table_rows, *rest):
+        if len(calls) == 3:
+            raise Cut
+        calls.append(1)
+        return real(model, table_rows, *rest)
+
+    monkeypatch.setattr(jobs, "predict_slices", until)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    parts = next((untrained / FOLD).glob("held_out-*.part"))
+    if sealed:
+        flip(parts / name, (parts / name).stat().st_size - 20)
+    else:  # an older version's: only what cannot be read is known to be damaged
+        (parts / f"{name}.seal").unlink()
+        (parts / name).write_bytes((parts / name).read_bytes()[:70])
+    calls[:] = []
+    monkeypatch.setattr(jobs, "predict_slices", lambda *words: calls.append(1) or real(*words))
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert (
+        "resnet fold 0: 1 parts of held out are damaged and are predicted anew"
+        in capsys.readouterr().out
+    )
+    held = read_table(finished / FOLD / "held_out.parquet")
+    np.testing.assert_allclose(read_table(untrained / FOLD / "held_out.parquet"), held, atol=1e-6)
+    assert len(calls) < -(-len(held) // 4) + 5
+
+
+def test_a_prediction_cut_between_its_parts_is_continued(untrained, finished, monkeypatch):
+    monkeypatch.setattr(jobs, "PART", 4)  # 19 and 16 slices are held out
+    real, calls = jobs.predict_slices, []
+
+    def cut(model, table_rows, *rest):
+        if len(calls) == 3:
+            raise Cut
+        calls.append(len(table_rows))
+        return real(model, table_rows, *rest)
+
+    monkeypatch.setattr(jobs, "predict_slices", cut)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    parts = next((untrained / FOLD).glob("held_out-*.part"))
+    assert (
+        len(list(parts.glob("*.parquet"))) == 3
+        and not (untrained / FOLD / "held_out.parquet").exists()
+    )
+    rows = len(read_table(finished / FOLD / "held_out.parquet"))
+    calls[:] = []
+    monkeypatch.setattr(
+        jobs, "predict_slices", lambda *words: calls.append(len(words[1])) or real(*words)
+    )
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert sum(calls[: -(-rows // 4) - 3]) == rows - 12  # of fold 0 only what was missing
+    for k in (0, 1):
+        a, b = (folder / f"stage1/resnet/fold{k}" for folder in (untrained, finished))
+        np.testing.assert_allclose(
+            read_table(a / "held_out.parquet"), read_table(b / "held_out.parquet"), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            read_array(a / "held_out_embeddings.npy"),
+            read_array(b / "held_out_embeddings.npy"),
+            atol=1e-3,
+        )
+    assert not list(untrained.rglob("*.part"))
+
+
+def test_parts_made_with_other_weights_are_dropped(untrained, monkeypatch):
+    old = untrained / FOLD / "held_out-000000000000-000000000000.part"
+    old.mkdir(parents=True)
+    (old / "00000.parquet").write_text("of other weights")
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert not old.exists()
+
+
+def test_on_a_gpu_every_cnn_is_tried_before_the_first_is_trained(untrained, monkeypatch, capsys):
+    def refuse(config, size):
+        assert size == Run(untrained).recipe.pixels.size
+        raise InputError(f"{config.backbone} does not go back")
+
+    monkeypatch.setattr("pipeline.stages.train.try_model", refuse)
+    monkeypatch.setattr("pipeline.stages.train.pick_device", lambda: torch.device("cuda"))
+    assert run.main(["train", f"--run={untrained}"]) == 1
+    assert "does not go back" in capsys.readouterr().err and not list(
+        untrained.rglob("*.safetensors")
+    )
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_slices_of_its_batch(untrained, monkeypatch, capsys):
+    nan = float("nan")
+    monkeypatch.setattr(
+        "stage1_cnn.trainer.weighted_bce", lambda logits, labels, weights: logits.sum() * nan
+    )
+    assert run.main(["train", f"--run={untrained}"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "not_a_number.json names them all" in err
+    batch = json.loads((untrained / FOLD / "not_a_number.json").read_text())
+    assert (batch["epoch"], batch["step"], len(batch["slice_ids"])) == (1, 1, 8)
+    assert set(batch["slice_ids"]) <= set(read_table(untrained / "slices.parquet").index)
+    monkeypatch.undo()
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert not (untrained / FOLD / "not_a_number.json").exists()
+
+
+def test_what_another_try_would_not_repeat_is_in_the_receipt(untrained, monkeypatch):
+    class Micro:
+        def __init__(self, trained):
+            self.model, self.curve, self.micro, self.state = (
+                trained.model,
+                trained.curve,
+                4,
+                trained.state,
+            )
+
+    real = jobs.train_cnn
+    monkeypatch.setattr(jobs, "train_cnn", lambda *words: Micro(real(*words)))
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    assert json.loads((untrained / FOLD / "train.json").read_text())["not_repeatable"] == [
+        "batch cut to 4 for memory"
+    ]
+    whole = json.loads((untrained / "receipts/train.json").read_text())["not_repeatable"]
+    assert whole == [f"resnet fold {k}: batch cut to 4 for memory" for k in (0, 1)]
+    (untrained / "receipts/report.json").unlink()  # the weights came out the same
+    assert run.main(["all", f"--run={untrained}", "--workers=1"]) == 0
+    assert (
+        f"may end with other numbers: {'; '.join(whole)}."
+        in (untrained / "report.html").read_text()
+    )
+
+
+def test_scalars_for_tensorboard(untrained):
+    pytest.importorskip("tensorboard", reason="the extra `track` is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = yaml.safe_load((untrained / "recipe.yaml").read_text())
+    recipe["stage1"]["tensorboard"] = True
+    (untrained / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["train", f"--run={untrained}"]) == 0
+    events = EventAccumulator(str(untrained / FOLD / "tensorboard")).Reload()
+    curve = json.loads((untrained / FOLD / "curve.json").read_text())
+    for name in ("train_loss", "held_out_loss", "lr"):
+        found = events.Scalars(f"epoch/{name}")
+        assert [(e.step, e.value) for e in found] == [
+            (row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in curve
+        ]
+    steps = events.Scalars("loss/step")
+    assert [e.step for e in steps] == list(range(1, len(steps) + 1))
+    half = len(steps) // 2
+    assert np.mean([e.value for e in steps[:half]]) == pytest.approx(
+        curve[0]["train_loss"], rel=1e-5
+    )
+
+
+def test_without_tensorboard_the_recipe_that_asks_for_it_is_refused(
+    finished, competition, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("pipeline.training.tensorboard.find_spec", lambda name: None)
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    recipe["stage1"]["tensorboard"] = True
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    assert (
+        run.main(
+            [
+                "new",
+                f"--run={tmp_path / 'r'}",
+                f"--recipe={tmp_path / 'mine.yaml'}",
+                f"--data={competition}",
+            ]
+        )
+        == 1
+    )
+    assert "pip install -e '.[track]'" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def together(*words, count=2):
+    """Run a script in several processes that torchrun starts."""
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+        "--",
+    ]
+    return subprocess.run(
+        [*start, *map(str, words)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_same_files_as_one(untrained, finished):
+    for verb in ("train", "predict"):
+        done = together(ROOT / "run.py", verb, f"--run={untrained}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count(f"{verb}:") == 1  # only one of them speaks
+    for name in ("train", "predict"):
+        assert state(Run(untrained))[name][0] == "fresh"
+        assert json.loads((untrained / FOLD / f"{name}.json").read_text())["processes"] == 2
+    files = [
+        {str(p.relative_to(f)) for p in (f / "stage1").rglob("*") if p.is_file()}
+        for f in (untrained, finished)
+    ]
+    assert files[0] == files[1]
+    for name in (
+        "oof.parquet",
+        "fold0/held_out.parquet",
+        "fold1/held_out.parquet",
+        "fold0/test.parquet",
+        "fold1/test.parquet",
+    ):
+        mine, one = (
+            read_table(folder / "stage1/resnet" / name) for folder in (untrained, finished)
+        )
+        assert mine.index.equals(one.index) and mine.isna().equals(one.isna())
+    again = together(ROOT / "run.py", "train", f"--run={untrained}")
+    assert again.returncode == 0 and "fresh, nothing to do" in again.stdout
+
+
+@pytest.mark.slow
+def test_what_is_not_for_several_processes_says_so(finished):
+    done = together(ROOT / "run.py", "stack", f"--run={finished}")
+    assert done.returncode != 0
+    assert "error: torchrun is for train and predict; run `stack` without it" in done.stderr
+
+
+SHARED = """
+import sys; sys.path[:0] = ["tests", "tests/stage1_cnn", "."]
+from safetensors.torch import save_file
+from test_train_loop import NO_BATCH_NORM, config, data, train
+from stage1_cnn.distributed import here, joined
+slices, hu, fold = data()
+with joined():
+    trained = train(slices, hu, fold, 0, config(batch=6, epochs=2, lr=1e-3, **NO_BATCH_NORM))
+    save_file(trained.state(), f"{sys.argv[1]}/{here().rank}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
+    from test_train_loop import NO_BATCH_NORM, config, data, train
+
+    (tmp_path / "shared.py").write_text(SHARED)
+    done = together(tmp_path / "shared.py", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
+    slices, hu, fold = data()  # 20 training slices: one full step of 12, one of 8
+    one = train(slices, hu, fold, 0, config(batch=12, epochs=2, lr=1e-3, **NO_BATCH_NORM)).state()
+    before = train(
+        slices, hu, fold, 0, config(batch=12, epochs=2, lr=1e-9, **NO_BATCH_NORM)
+    ).state()
+    for name, value in one.items():
+        assert bool((ours[0][name] == ours[1][name]).all())
+        assert (
+            float((ours[0][name] - value).abs().max())
+            <= 0.05 * float((value - before[name]).abs().max()) + 1e-6
+        ), name

@@ -1,0 +1,647 @@
+"""Searching a CNN's settings: without the fold's patients, the same when interrupted, and nothing
+but words comes of it.
+"""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from cnn_slices import make_slices, reader
+from optuna.trial import TrialState
+
+import run
+from ct.config import check
+from ct.errors import InputError, MachineFault
+from ct.labels import LABELS
+from ct.patient_folds import assign_folds
+from ct.run_dir import write_table
+from ct.storage.sealed_files import seal
+from pipeline.commands.search import check_backbones, inner_split, search_cnn, verdict
+from pipeline.optuna_studies import cnn_trials as trials_module
+from pipeline.optuna_studies.cnn_trials import Bench, best_of, finished, kept, run_trials
+from pipeline.optuna_studies.trial_journal import open_study
+from pipeline.progress import no_bar
+from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
+from stage1_cnn.config import CnnConfig
+from stage1_cnn.search_space import (
+    DEFAULT,
+    NOT_SEARCHED,
+    Range,
+    SearchConfig,
+    rounded,
+    searched,
+    with_values,
+    yaml_lines,
+)
+from stage1_cnn.train_loop import NotANumber
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+CONFIG = CnnConfig(
+    name="a", backbone="test_resnet", windows=("brain",), epochs=4, batch=16, lr=0.003, threads=1
+)
+SPACE = {
+    "lr": Range(low=1e-4, high=1e-1, log=True),
+    "rotate": Range(low=0.0, high=30.0),
+    "windows": (["brain"], ["bone"]),
+}
+
+
+def make_bench(folder, hu=None, slices=None, calls=None, k=1, space=SPACE, config=CONFIG):
+    """A bench over 16 patients with 6 slices each, in folds of four, and what it said."""
+    made, pictures = make_slices(16, 6)
+    slices, hu = made if slices is None else slices, pictures if hu is None else hu
+    split, said = inner_split(slices, np.repeat(np.arange(16) % 4, 6), k, seed=3), []
+    return Bench(
+        slices, split, reader(hu, calls), config, space, 5, folder, said.append, no_bar
+    ), said
+
+
+class MadeUp:
+    """Stands for train_cnn: a curve that is a function of the settings alone. Counts how often it
+    is asked.
+    """
+
+    def __init__(self, die=None):
+        self.asked, self.die = 0, die
+
+    def __call__(self, slices, split, read_hu, config, seed, hooks):
+        self.asked += 1
+        self.seed = seed
+        if self.die:
+            self.die(self.asked, config)
+        off = abs(np.log(config.lr / 0.02)) + config.rotate / 30 + (config.windows == ("bone",))
+        curve = []
+        for epoch in range(1, config.epochs + 1):
+            curve.append({"epoch": epoch, "held_out_loss": 0.1 + 0.1 * off + 0.2 / epoch})
+            if hooks.epoch:
+                hooks.epoch(curve[-1])
+        return SimpleNamespace(model=None, curve=curve)
+
+
+def stand_in(patch, die=None):
+    """Put a MadeUp in the place of training, and return it."""
+    made = MadeUp(die)
+    patch.setattr(trials_module, "train_cnn", made)
+    patch.setattr(
+        trials_module, "predict", lambda *args: (np.full((len(args[1]), 6), 0.5, np.float32), None)
+    )
+    return made
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """The function stand_in, for one test."""
+    return lambda die=None: stand_in(monkeypatch, die)
+
+
+def study_of(path):
+    return open_study(path / "a.journal", {})
+
+
+def opinions(folder):
+    return sorted(path.name for path in folder.glob("*.parquet"))
+
+
+def outcome(study):
+    return [
+        (t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in finished(study)
+    ]
+
+
+# --- the space
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ({"lrr": [0.1]}, "unknown key 'search.space.lrr', did you mean 'lr'?"),
+        ({"windows": [["brain"], ["brian"]]}, "choice 2: windows = ['brian']: window 'brian'"),
+        ({"windows": ["brain"]}, "choice 1: windows = 'brain'"),
+        ({"lr": {"low": 0, "high": 1}}, "low: lr = 0: input should be greater than 0"),
+        ({"image_size": {"low": 128, "high": 2000}}, "high: image_size = 2000"),
+        ({"batch": {"low": 4, "high": 8.5}}, "high: batch = 8.5"),
+        ({"lr": {"low": 1.0, "high": 1.0}}, "it must lie above low"),
+        (
+            {"lr": {"low": 0.1, "high": 1.0, "hihg": True}},
+            "unknown key 'hihg', did you mean 'high'?",
+        ),
+        ({"rotate": {"low": 0, "high": 9, "log": True}}, "no logarithm"),
+        ({"flip": {"low": 0, "high": 1}}, "low: flip = 0"),
+        ({"lr": ["3e-3"]}, "YAML takes it for text, write 0.003"),
+        ({"lr": [0.1, 0.1]}, "the choice 0.1 is there twice"),
+        ({"lr": []}, "give a list of choices"),
+        ({"lr": 0.1}, "give a list of choices"),
+        ({"lr": None}, "give a list of choices"),
+        (
+            {"pretrained": [True, False]},
+            "pretrained is not searched: weights belong to one backbone",
+        ),
+        ({"threads": [1, 2]}, "threads is not searched: it decides how"),
+    ],
+)
+def test_a_wrong_space_is_refused_by_name_where_the_recipe_is_read(tmp_path, capsys, space, says):
+    recipe = yaml.safe_load(find_recipe("micro").read_text()) | {"search": {"space": space}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run.main(["search", f"--run={tmp_path}"]) == 1
+    out, err = capsys.readouterr()
+    assert says in err and "recipe.yaml: " in err and "search.space." in err
+    assert err.count("\n") == 1 and out == "" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_space_survives_being_written(tmp_path):
+    space = {
+        "lr": {"low": 1e-5, "high": 1, "log": True},
+        "neighbours": {"low": 0, "high": 2},
+        "image_size": [64, None],
+        "windows": [["brain"], ["40/40", "bone"]],
+        "flip": [True, False],
+    }
+    recipe = with_changes(load_recipe(find_recipe("micro")), {"search": {"space": space}})
+    save_recipe(tmp_path / "r.yaml", recipe)
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+    found = searched(recipe.search)
+    # the fields' own order
+    assert list(found) == ["windows", "neighbours", "image_size", "lr", "flip"]
+    assert found["lr"] == Range(low=1e-5, high=1.0, log=True) and found["neighbours"] == Range(
+        low=0, high=2
+    )
+    assert found["image_size"] == (64, None) and found["windows"] == (["brain"], ["40/40", "bone"])
+
+
+def test_without_a_space_there_is_a_default_one():
+    found = searched(SearchConfig())
+    assert {"lr", "weight_decay", "dropout", "rotate", "scale", "windows"} <= set(
+        found
+    ) and not set(found) & set(NOT_SEARCHED)
+    assert (
+        check(
+            SearchConfig, SearchConfig(space=DEFAULT).model_dump(mode="json"), "x", strict=True
+        ).space
+        == DEFAULT
+    )
+
+
+def test_numbers_keep_three_digits_inside_their_range():
+    assert rounded(Range(low=1e-4, high=1e-2), 0.00123456) == 0.00123
+    assert rounded(Range(low=0.12345, high=1.0), 0.12346) == 0.12345
+    assert rounded(Range(low=0, high=5000), 1234) == 1234
+
+
+def test_lines_of_yaml_read_back():
+    values = {
+        "lr": 1e-5,
+        "windows": ["brain", "40/40"],
+        "image_size": None,
+        "backbone": "no",
+        "flip": False,
+        "tta": [],
+    }
+    lines = yaml_lines(values)
+    assert yaml.safe_load("\n".join(lines)) == values and lines[1] == "windows: [brain, 40/40]"
+
+
+def test_backbones_and_sizes_are_tried_before_the_work():
+    check_backbones(CONFIG, {"backbone": ("test_resnet", "test_vit"), "image_size": (160,)}, 32)
+    with pytest.raises(InputError, match="did you mean 'test_resnet'"):
+        check_backbones(CONFIG, {"backbone": ("test_resnet", "test_resnt")}, 32)
+    with pytest.raises(InputError, match="set image_size"):
+        check_backbones(CONFIG, {"backbone": ("test_resnet", "test_vit")}, 32)
+    local = CONFIG.model_copy(update={"pretrained": "w.pth"})
+    with pytest.raises(InputError, match="leave backbone out of the space"):
+        check_backbones(local, {"backbone": ("test_resnet", "test_vit")}, 32)
+
+
+# --- the inner split
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_inner_split_is_by_patient_and_without_the_fold(seed):
+    slices, _ = make_slices(30, 4, seed)
+    slices.iloc[::7, slices.columns.get_loc("any")] = np.nan
+    slices.iloc[::11, slices.columns.get_loc("readable")] = False
+    slices.iloc[-8:, slices.columns.get_loc("split")] = "test"
+    fold, patients = assign_folds(slices, 3, seed), slices["patient_id"].to_numpy(object)
+    for k in range(3):
+        train, held = inner_split(slices, fold, k, seed)
+        assert set(fold[train]) | set(fold[held]) == {0, 1, 2} - {k}
+        assert not set(patients[train]) & set(patients[held])
+        outside = set(patients[(fold != k) & (fold >= 0)])
+        assert set(patients[train]) | set(patients[held]) <= outside
+        assert 0.15 < len(set(patients[held])) / len(outside) < 0.35
+        for rows in (train, held):
+            assert slices["readable"].iloc[rows].all() and slices["any"].iloc[rows].notna().all()
+        again = inner_split(slices, fold, k, seed)
+        assert all((a == b).all() for a, b in zip((train, held), again, strict=True))
+
+
+def test_many_held_out_slices_are_thinned(monkeypatch):
+    slices, _ = make_slices(40, 5)
+    whole = inner_split(slices, np.repeat(np.arange(40) % 2, 5), 0, 0)[1]
+    monkeypatch.setattr("pipeline.commands.search.WATCHED", 10)
+    thin = inner_split(slices, np.repeat(np.arange(40) % 2, 5), 0, 0)[1]
+    assert len(whole) > 20 and 5 <= len(thin) <= 10 and set(thin) < set(whole)
+
+
+def test_few_patients_are_split_all_the_same():
+    for seed in range(40):
+        slices, _ = make_slices(5, 3, seed)
+        train, held = inner_split(slices, np.repeat([0, 0, 1, 1, 1], 3), 0, seed)
+        assert len(set(slices["patient_id"].iloc[train])) >= 1 and len(held)
+
+
+def test_two_patients_are_needed():
+    slices, _ = make_slices(3, 4)
+    with pytest.raises(InputError, match="1 patients are outside fold 0, 2 are needed"):
+        inner_split(slices, np.repeat([0, 0, 1], 4), 0, 0)
+
+
+def test_nothing_of_the_fold_is_read_and_nothing_of_it_matters(tmp_path):
+    config = CONFIG.model_copy(update={"epochs": 2, "neighbours": 1})
+    space = {"lr": Range(low=1e-3, high=1e-2), "neighbours": Range(low=0, high=2)}
+    slices, hu = make_slices(16, 6)
+    outcomes = []
+    for name, spoil in (("as it is", None), ("spoiled", 1), ("another fold", 2)):
+        labels, pictures, calls = slices.copy(), hu.copy(), []
+        fold = np.repeat(np.arange(16) % 4, 6)
+        if spoil:
+            labels.loc[fold == spoil, list(LABELS)] = 1 - labels.loc[fold == spoil, list(LABELS)]
+            pictures[fold == spoil] = 2000
+        bench, _ = make_bench(tmp_path / name, pictures, labels, calls, 1, space, config)
+        study = study_of(tmp_path / name)
+        run_trials(study, bench, 3)
+        read = set(fold[np.concatenate(calls)])
+        assert read == {0, 2, 3}
+        outcomes.append(outcome(study))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0] != outcomes[2]  # the test would see a leak
+
+
+# --- the trials
+
+
+def test_trial_0_is_the_recipe_as_it_is(tmp_path, made_up):
+    for name, config in (
+        ("in", CONFIG),
+        ("out", CONFIG.model_copy(update={"windows": ("soft",), "lr": 0.5})),
+    ):
+        train = made_up()
+        bench, said = make_bench(tmp_path / name, config=config)
+        study = study_of(tmp_path / name)
+        run_trials(study, bench, 7)
+        first, *others = finished(study)
+        assert first.user_attrs["values"] == {} and set(first.params) == (
+            set(SPACE) if name == "in" else {"rotate"}
+        )
+        assert (
+            said[0] == f"  trial 0, the recipe as it is: {first.value:.4f}"
+            and train.seed == bench.seed
+        )
+        for trial in others:  # inside the space, and as they were trained
+            tried = with_values(config, trial.user_attrs["values"])
+            assert (
+                1e-4 <= tried.lr <= 0.1
+                and list(tried.windows) in SPACE["windows"]
+                and float(f"{tried.lr:.3g}") == tried.lr
+            )
+            assert (
+                tried.model_copy(update={field: getattr(config, field) for field in SPACE})
+                == config
+            )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Twelve trials in one go, some by TPE and some pruned: what came of them, what was said, and
+    the opinions kept.
+    """
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch)
+        bench, said = make_bench(folder)
+        run_trials(study_of(folder), bench, 12)
+    return outcome(study_of(folder)), said, opinions(folder)
+
+
+def test_what_is_worse_than_the_median_is_pruned(unbroken):
+    trials, said, kept_opinions = unbroken
+    pruned = [number for number, (state, *_) in enumerate(trials) if state == TrialState.PRUNED]
+    assert pruned and min(pruned) >= 5
+    for number in pruned:
+        _, _, _, epochs, attrs = trials[number]
+        assert 2 <= max(epochs) < 4 and attrs["why"] == f"pruned in epoch {max(epochs)}"
+        assert said[number].startswith(f"  trial {number}: pruned in epoch {max(epochs)}; lr: ")
+    best = min(value for state, _, value, *_ in trials if state == TrialState.COMPLETE)
+    assert f"best so far {best:.4f}, trial " in said[-1]
+    # the recipe's, and of each that was the best
+    assert "trial0.parquet" in kept_opinions and len(kept_opinions) < 12
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 11])
+def test_a_killed_search_ends_with_the_same_trials(tmp_path, made_up, unbroken, after):
+    def die(asked, config):
+        if asked == after + 1:
+            raise KeyboardInterrupt
+
+    made_up(die)
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    # of the one that died nothing is left
+    assert len(finished(study_of(tmp_path))) == len(study_of(tmp_path).trials) == after
+    train, (bench, said) = made_up(), make_bench(tmp_path)
+    study = study_of(tmp_path)
+    run_trials(study, bench, 12)
+    assert train.asked == 12 - after and said == unbroken[1][after:]
+    assert outcome(study) == unbroken[0]
+    assert study.get_trials(states=(TrialState.FAIL,)) == []
+    assert opinions(tmp_path) == unbroken[2]
+
+
+def test_more_trials_continue_and_fewer_do_nothing(tmp_path, made_up, unbroken):
+    made_up()
+    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 4)
+    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    assert outcome(study_of(tmp_path)) == unbroken[0]
+    train = made_up()
+    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 5)
+    assert train.asked == 0
+
+
+@pytest.mark.parametrize(
+    "error", [NotANumber("the loss is nan", {}), InputError("does not fit"), MemoryError("no room")]
+)
+def test_a_trial_that_dies_for_its_settings_is_told_and_the_search_goes_on(
+    tmp_path, made_up, error
+):
+    def die(asked, config):
+        if config.lr > 0.004:
+            raise error
+
+    train, (bench, said) = made_up(die), make_bench(tmp_path)
+    study = study_of(tmp_path)
+    run_trials(study, bench, 8)
+    dead = [line for line in said if f": failed: {error}; lr: " in line]
+    assert len(said) == 8 and 1 <= len(dead) < 7 and train.asked == 8
+    assert (
+        with_values(CONFIG, finished(study)[best_of(finished(study))].user_attrs["values"]).lr
+        <= 0.004
+    )
+
+
+def test_a_disk_that_goes_prunes_no_trial(tmp_path, made_up, unbroken):
+    def die(asked, config):
+        if asked == 4:
+            raise MachineFault("the data cannot be read, input/output error")
+
+    made_up(die)
+    with pytest.raises(MachineFault):
+        run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    assert len(finished(study_of(tmp_path))) == 3
+    made_up()
+    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    assert outcome(study_of(tmp_path)) == unbroken[0]
+
+
+def test_the_recipes_own_death_is_the_users_to_mend(tmp_path, made_up):
+    def die(asked, config):
+        raise NotANumber("the loss is nan", {})
+
+    made_up(die)
+    with pytest.raises(NotANumber):
+        run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 3)
+    assert not finished(study_of(tmp_path))
+
+
+def test_what_was_tried_is_not_trained_again(tmp_path, made_up):
+    train, (bench, said) = made_up(), make_bench(tmp_path, space={"windows": (["brain"], ["bone"])})
+    study = study_of(tmp_path)
+    run_trials(study, bench, 10)
+    assert train.asked == 2 and len(finished(study)) == len(said) == 10
+    assert any("as trial 0" in line and "the recipe's own values" in line for line in said)
+
+
+def test_what_died_is_not_tried_again_either(tmp_path, made_up):
+    def die(asked, config):
+        if asked > 1:
+            raise InputError("does not fit")
+
+    train, (bench, said) = (
+        made_up(die),
+        make_bench(tmp_path, space={"windows": (["brain"], ["bone"])}),
+    )
+    run_trials(study_of(tmp_path), bench, 8)
+    assert train.asked == 2 and sum("failed: does not fit" in line for line in said) > 1
+
+
+def test_searching_epochs_nothing_is_pruned(tmp_path, made_up):
+    made_up()
+    bench, _ = make_bench(tmp_path, space=SPACE | {"epochs": Range(low=2, high=6)})
+    study = study_of(tmp_path)
+    run_trials(study, bench, 12)
+    assert all(trial.state == TrialState.COMPLETE for trial in finished(study))
+
+
+def test_when_the_time_is_up_no_trial_begins(tmp_path, made_up):
+    train, (bench, said) = made_up(), make_bench(tmp_path)
+    run_trials(study_of(tmp_path), bench, 9, deadline=0.0)
+    assert (
+        train.asked == 1
+        and said[-1] == "  the time is up after 1 trials; the same command continues"
+    )
+
+
+# --- what it says in the end
+
+
+def decided(folder, better, patients=8):
+    """The verdict on two trials, the second of which is `better` (patients,) in log odds for each
+    held-out patient.
+    """
+    slices, _ = make_slices(patients, 6)
+    bench = Bench(
+        slices, (None, np.arange(len(slices))), None, CONFIG, SPACE, 0, folder, None, no_bar
+    )
+    study, y = study_of(folder), slices[list(LABELS)].to_numpy()
+    for number, odds in enumerate((np.zeros(patients), better)):
+        probs = 1 / (1 + np.exp(-(2 * y - 1) * np.repeat(odds, 6)[:, None]))
+        write_table(
+            kept(bench, number), pd.DataFrame(probs, index=slices.index, columns=list(LABELS))
+        )
+        values = {"windows": ["bone", "80/120"], "lr": 1e-5} if number else {}
+        study.add_trial(
+            optuna.trial.create_trial(value=0.7 - 0.1 * number, user_attrs={"values": values})
+        )
+    return verdict(study, bench, 2, 2)
+
+
+def test_what_is_beyond_doubt_is_to_be_adopted_and_the_recipe_takes_it(tmp_path):
+    lines = decided(tmp_path, np.full(8, 1.0))
+    assert lines[0].startswith(
+        "best of 2 trials, 0 of them pruned or failed: trial 1 with 0.6000; the recipe's own 0.7000"
+    )
+    gain = np.log(2) - np.log1p(np.exp(-1.0))
+    assert lines[1].startswith(
+        f"gain {gain:+.4f} ({gain:+.4f} to {gain:+.4f} over 8 patients, 95 %)"
+    )
+    assert lines[2] == "to adopt, in the entry of a under stage1.models:"
+    assert lines[-1].startswith("chosen without fold 2's patients: fold 2's score is innocent")
+    recipe = yaml.safe_load(find_recipe("micro").read_text())
+    recipe["stage1"]["models"][0] |= yaml.safe_load("\n".join(lines[3:-1]))
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    model = load_recipe(tmp_path / "r.yaml").stage1.models[0]
+    assert (model.windows, model.lr, model.epochs) == (("bone", "80/120"), 1e-5, 2)
+
+
+@pytest.mark.parametrize(
+    ("better", "says"),
+    [([1, 1, 1, 1, -1, -1, -1, 0], "the interval holds 0"), ([1, 1, 1, 1], "4 held-out patients")],
+)
+def test_what_is_not_is_not(tmp_path, better, says):
+    lines = decided(tmp_path, np.array(better, float), len(better))
+    assert (
+        len(lines) == 4
+        and lines[2].startswith("nothing beat the recipe beyond doubt")
+        and says in lines[2]
+    )
+
+
+@pytest.mark.parametrize("what", ["damaged", "gone"])
+def test_probabilities_that_do_not_hold_are_not_compared(tmp_path, monkeypatch, what):
+    real = write_table
+
+    def write(path, table):
+        real(path, table)
+        seal(path)
+        if what == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-1] + b"2")
+
+    monkeypatch.setitem(decided.__globals__, "write_table", write)
+    with pytest.raises(
+        InputError, match=f"trial0.parquet is {what}; remove .*journal, too, and search anew"
+    ):
+        decided(tmp_path, np.full(8, 1.0))
+
+
+def test_nothing_better_says_so(tmp_path, made_up):
+    made_up()
+    bench, _ = make_bench(tmp_path, config=CONFIG.model_copy(update={"lr": 0.02, "rotate": 0.0}))
+    study = study_of(tmp_path)
+    run_trials(study, bench, 3)
+    assert verdict(study, bench, 1, 3)[0].startswith("nothing beat the recipe's 0.1500 in 3 trials")
+
+
+# --- on a run
+
+
+def call(capsys, *words):
+    """Run the command line. Returns (status, out, err)."""
+    return run.main(list(words)), *capsys.readouterr()
+
+
+def files(folder):
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "search" not in path.parts and path.name != ".lock"
+    }
+
+
+def test_a_search_on_a_run_changes_nothing_of_it(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "r")
+    before, status = files(folder), call(capsys, "status", f"--run={folder}")
+    code, out, _ = call(capsys, "search", f"--run={folder}", "--trials=2")
+    assert code == 0
+    lines = out.splitlines()
+    assert (
+        lines[0].startswith("search: resnet without fold 0: windows, lr, ")
+        and "each trial learns from " in lines[1]
+    )
+    assert [line.split(":")[0].split(",")[0] for line in lines[2:4]] == ["  trial 0", "  trial 1"]
+    assert lines[-1].startswith("  chosen without fold 0's patients")
+    again = call(capsys, "search", f"--run={folder}", "--trials=3")[1].splitlines()
+    assert again[2] == "  2 trials are there already; continues with trial 2" and again[
+        3
+    ].startswith("  trial 2: ")
+    assert call(capsys, "search", f"--run={folder}", "--fold=1", "--trials=1")[0] == 0
+    assert files(folder) == before and call(capsys, "status", f"--run={folder}") == status
+    # what it depends on changes: another study
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["search"] = {"space": {"lr": {"low": 0.001, "high": 0.01, "log": True}}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert "already" not in call(capsys, "search", f"--run={folder}", "--trials=1")[1]
+    assert call(capsys, "status", f"--run={folder}") == status
+
+
+def test_wrong_words_and_stale_inputs_are_refused(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "r")
+    for words, says in (
+        (["--model=resnt"], "no such CNN, did you mean 'resnet'?"),
+        (["--fold=2"], "folds.k = 2 makes folds 0 to 1"),
+        (["--stage=two", "--fold=0"], "only for --stage=one"),
+        (["--stage=two", "--model=resnet"], "only for --stage=one"),
+        (["--trials=0"], "greater than or equal to 1"),
+    ):
+        code, out, err = call(capsys, "search", f"--run={folder}", *words)
+        assert code == 1 and says in err and out == ""
+    (folder / "receipts" / "folds.json").unlink()
+    code, _, err = call(capsys, "search", f"--run={folder}")
+    assert (
+        code == 1 and "search reads what folds makes, which is missing; run `folds` or `all`" in err
+    )
+    assert not (folder / "search").exists()
+
+
+def test_of_several_cnns_one_is_named():
+    recipe = load_recipe(find_recipe("demo"))
+    with pytest.raises(InputError, match="needs --model, one of resnet, efficientnet"):
+        search_cnn(SimpleNamespace(recipe=recipe), None, 0, 1)
+
+
+def test_stage_two_is_tune(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "r")
+    assert (
+        call(capsys, "search", f"--run={folder}", "--stage=two")[1]
+        == "tune: fresh, nothing to do\n"
+    )
+    assert (
+        "stage2.trials: 3 -> 4"
+        in call(capsys, "search", f"--run={folder}", "--stage=two", "--trials=4")[1]
+    )
+
+
+@pytest.mark.slow
+def test_a_search_killed_in_a_training_ends_as_an_unbroken_one(tmp_path, monkeypatch):
+    space = {"lr": Range(low=1e-4, high=3e-2, log=True), "rotate": Range(low=0.0, high=30.0)}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_trials(study_of(whole), make_bench(whole, space=space)[0], 9)
+    real, asked = trials_module.train_cnn, []
+
+    def killed(slices, split, read_hu, config, seed, hooks):
+        asked.append(0)
+
+        def epoch(line):
+            if len(asked) in (3, 8) and line["epoch"] == 2:
+                raise KeyboardInterrupt
+            if hooks.epoch:
+                hooks.epoch(line)
+
+        return real(
+            slices,
+            split,
+            read_hu,
+            config,
+            seed,
+            trials_module.Hooks(hooks.progress, epoch, log=hooks.log),
+        )
+
+    monkeypatch.setattr(trials_module, "train_cnn", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_trials(study_of(broken), make_bench(broken, space=space)[0], 9)
+    run_trials(study_of(broken), make_bench(broken, space=space)[0], 9)
+    assert outcome(study_of(broken)) == outcome(study_of(whole))

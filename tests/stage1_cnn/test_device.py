@@ -1,0 +1,333 @@
+"""How torch is set up, and what happens where a device's memory runs out: faked here, on CUDA in
+test_cuda.py.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from cnn_slices import make_slices, reader
+
+import run
+from ct.errors import InputError
+from stage1_cnn import inference as predict_module
+from stage1_cnn.config import CnnConfig
+from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_as_set
+from stage1_cnn.gradcam import explain
+from stage1_cnn.inference import predict
+from stage1_cnn.model import Cnn, build_model, try_model
+from stage1_cnn.train_loop import Hooks, fold_rows, train_cnn
+from stage1_cnn.trainer import Trainer, new_optimizer
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+    RuntimeError("FIND was unable to find an engine to execute this computation"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you allocate 9 bytes."
+    ),
+]
+OTHERS = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"),
+    ValueError("out of memory"),
+    MemoryError(),  # of the machine
+]
+NO_BATCH_NORM = {
+    "backbone": "test_convnext",
+    "image_size": 64,
+    "flip": False,
+    "rotate": 0,
+    "scale": 0,
+    "shift": 0,
+}
+
+
+def config(**values):
+    """A small CnnConfig."""
+    small = {
+        "name": "a",
+        "backbone": "test_resnet",
+        "threads": 1,
+        "batch": 8,
+        "epochs": 1,
+        "windows": ("brain",),
+        "lr": 3e-3,
+    }
+    return CnnConfig(**(small | values))
+
+
+def failing_once(function, error, at=0):
+    """`function`, but call number `at` raises `error` before it does anything."""
+    calls = []
+
+    def call(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == at + 1:
+            raise error
+        return function(*args, **kwargs)
+
+    return call
+
+
+def train(config, read=reader, **hooks):
+    """Train on half of 40 slices. Returns Trained and the lines that were said."""
+    slices, hu = make_slices(10, 4)
+    lines = []
+    rows = fold_rows(slices, (np.arange(40) // 4) % 2, 0)
+    return train_cnn(slices, rows, read(hu), config, 0, Hooks(log=lines.append, **hooks)), lines
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_what_is_out_of_memory(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=repr)
+def test_what_is_not(error):
+    assert not is_out_of_memory(error)
+
+
+def test_cublas_gets_its_workspace_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert run.main(["--help"]) == 0
+    assert ("CUBLAS_WORKSPACE_CONFIG", os.environ["CUBLAS_WORKSPACE_CONFIG"]) == CUBLAS_WORKSPACE
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own
+    assert run.main(["--help"]) == 0 and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    capsys.readouterr()
+
+
+def tf32():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def test_fp32_means_no_tf32_and_afterwards_it_is_as_before():
+    before = tf32()
+    assert before[1]  # torch's own default: convolutions in TF32
+    with torch_as_set(config(precision="fp32")):
+        assert tf32() == (False, False)
+        with torch_as_set(config(precision="auto")):
+            assert tf32() == (False, False)
+    assert tf32() == before
+    with torch_as_set(config(precision="bf16")):
+        assert tf32() == before
+
+
+def test_determinism_does_not_fill_new_memory():
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    assert before
+    with torch_as_set(config(deterministic=True)):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory == before
+
+
+def test_the_last_layer_computes_in_float32():
+    """In bf16 it gave five distinct probabilities of 512 slices of an untrained CNN."""
+    model = build_model(config(), 0).eval()
+    images = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits, embedding = model(images)
+    last = model.backbone.get_classifier()
+    assert logits.dtype == embedding.dtype == torch.float32
+    torch.testing.assert_close(logits, embedding @ last.weight.T + last.bias, rtol=1e-5, atol=1e-6)
+    assert len(torch.unique(logits[:, 0])) > 60
+    with torch.inference_mode():  # without autocast, the bits of timm's own forward
+        assert torch.equal(model(images)[0], model.backbone(images))
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY[:3], ids=str)
+@pytest.mark.parametrize("where", ["reader", "cnn"])
+def test_predict_empties_the_cache_and_takes_half(where, error, monkeypatch):
+    slices, hu = make_slices(2, 5)
+    model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(10, bool)
+    expected, _ = predict(model, rows, readable, reader(hu), config())
+    steps, emptied = [], []
+    monkeypatch.setattr(predict_module, "free_memory", lambda device: emptied.append(device.type))
+    read = whole = reader(hu)
+    if where == "reader":  # a thread's, when it reads the second batch
+        refuse = failing_once(whole, error)
+        read = lambda numbers, out=None: (refuse if 5 in numbers else whole)(numbers, out)  # noqa: E731
+    else:
+        monkeypatch.setattr(
+            predict_module, "_look", failing_once(predict_module._look, error, at=1)
+        )
+    probs, _ = predict(model, rows, readable, read, config(batch=4), steps.append)
+    np.testing.assert_allclose(probs, expected, atol=1e-5)
+    assert emptied == ["cpu"] and steps == [4, 2, 2, 2]
+
+
+def test_an_error_that_is_none_of_memory_comes_through():
+    slices, hu = make_slices(2, 5)
+    read = failing_once(reader(hu), OTHERS[0], at=1)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predict(
+            build_model(config(), 0), neighbour_rows(slices, 0), np.ones(10, bool), read, config()
+        )
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY[:2], ids=str)
+def test_memory_that_runs_out_in_the_reader_thread_halves_the_batch(error):
+    whole, _ = train(config(**NO_BATCH_NORM))
+    made, lines = train(config(**NO_BATCH_NORM), lambda hu: failing_once(reader(hu), error, at=2))
+    assert (
+        made.micro == 4
+        and len(lines) == 1
+        and "out of memory, from here on 4 slices at once" in lines[0]
+    )
+    for name, value in whole.state().items():  # every step was taken, once
+        torch.testing.assert_close(made.state()[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("where", ["torch.nn.utils.clip_grad_norm_", "torch.optim.AdamW.step"])
+def test_memory_that_runs_out_in_a_step_halves_the_batch_and_repeats_it(
+    where, precision, monkeypatch
+):
+    kind = config(precision=precision, lr=1e-3, **NO_BATCH_NORM)
+    whole, _ = train(kind)
+    owner, _, name = where.rpartition(".")
+    owner = torch.optim.AdamW if owner.endswith("AdamW") else torch.nn.utils
+    monkeypatch.setattr(owner, name, failing_once(getattr(owner, name), OUT_OF_MEMORY[1]))
+    made, lines = train(kind)
+    assert made.micro == 4 and len(lines) == 1
+    for name, value in whole.state().items():
+        torch.testing.assert_close(made.state()[name], value, atol=2e-3, rtol=1e-2, msg=name)
+
+
+def test_a_step_that_was_half_taken_is_never_repeated(monkeypatch):
+    """The second group of weights fails: the first has changed."""
+    whole = torch.optim.AdamW._init_group
+    monkeypatch.setattr(
+        torch.optim.AdamW, "_init_group", failing_once(whole, OUT_OF_MEMORY[0], at=1)
+    )
+    with pytest.raises(
+        InputError, match="8 slices do not fit into the memory of cpu; lower batch in the recipe"
+    ):
+        train(config(**NO_BATCH_NORM))
+
+
+def test_the_optimizer_allocates_before_the_first_step():
+    """All that it would make in the midst of a step, in the same shapes, types and order in
+    memory.
+    """
+    model = build_model(config(), 0).to(memory_format=torch.channels_last)
+    ready, lazy = new_optimizer(model, config()), None
+    before = {
+        id(weight): {name: value.clone() for name, value in kept.items()}
+        for weight, kept in ready.state.items()
+    }
+    lazy = torch.optim.AdamW(
+        ready.param_groups[0]["params"] + ready.param_groups[1]["params"], lr=0.0, fused=True
+    )
+    for weight in lazy.param_groups[0]["params"]:
+        weight.grad = torch.zeros_like(weight)
+    lazy.step()
+    assert len(lazy.state) == len(before) > 10
+    for weight, kept in lazy.state.items():
+        assert set(kept) == set(before[id(weight)])
+        for name, value in kept.items():
+            other = before[id(weight)][name]
+            assert (value.shape, value.dtype, value.stride()) == (
+                other.shape,
+                other.dtype,
+                other.stride(),
+            ) and not other.any()
+
+
+def test_weights_that_do_not_fit_are_one_line(monkeypatch):
+    says = "its weights, with what is kept of each, do not fit into the memory of cpu; choose a smaller backbone"
+    slices, hu = make_slices(2, 5)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=says):
+        patch.setattr(
+            "stage1_cnn.trainer.new_optimizer", failing_once(new_optimizer, OUT_OF_MEMORY[0])
+        )
+        Trainer(build_model(config(), 0), config(), 1, 0, print)
+    built, rows = build_model(config(), 0), neighbour_rows(slices, 0)
+    for work in (
+        lambda: train(config()),
+        lambda: predict(built, rows, np.ones(10, bool), reader(hu), config()),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=says):
+            patch.setattr(Cnn, "to", failing_once(Cnn.to, OUT_OF_MEMORY[3]))
+            work()
+
+
+def test_a_backbone_is_tried_as_training_would_use_it(monkeypatch):
+    shown, forward = [], Cnn.forward
+
+    def shown_to(model, images):
+        autocast = torch.is_autocast_enabled("cpu")
+        shown.append(
+            (len(images), model.training, torch.are_deterministic_algorithms_enabled(), autocast)
+        )
+        return forward(model, images)
+
+    monkeypatch.setattr(
+        "stage1_cnn.model.pick_device", lambda: shown.append("device") or torch.device("cpu")
+    )
+    monkeypatch.setattr(Cnn, "forward", shown_to)
+    torch.manual_seed(5)
+    try_model(config(precision="bf16", dropout=0.5), 32)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert drawn == torch.rand(1)  # it draws from nobody else's numbers
+    assert shown == ["device", (2, True, True, True)]
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (
+            RuntimeError(
+                "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation"
+            ),
+            "deterministic: false",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), "lower image_size"),
+        (AssertionError(), "AssertionError.; set image_size to what it was made for"),
+        (
+            RuntimeError("Calculated padded input size per channel: (1 x 1)"),
+            "set image_size to what it was made for",
+        ),
+    ],
+)
+def test_a_backbone_that_cannot_go_back_is_refused_in_time(error, remedy, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "backward", failing_once(torch.Tensor.backward, error))
+    with pytest.raises(InputError, match=remedy):
+        try_model(config(), 32)
+
+
+def test_settings_that_timm_makes_nothing_of_are_one_line():
+    with pytest.raises(
+        InputError, match="backbone 'xcit_nano_12_p16_224' (cannot be made|does not take)"
+    ) as error:
+        try_model(config(backbone="xcit_nano_12_p16_224", image_size=50), 64)
+    assert "\n" not in str(error.value)
+
+
+def test_explain_runs_as_set_and_halves_too(monkeypatch):
+    pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
+    slices, hu = make_slices(2, 5)
+    model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(10, bool)
+    as_set, emptied = [], []
+    model.register_forward_pre_hook(
+        lambda *args: as_set.append(torch.are_deterministic_algorithms_enabled())
+    )
+    expected = explain(model, rows, readable, reader(hu), config())
+    # from the first picture on, that which shows the shape of the maps
+    assert as_set and all(as_set)
+    monkeypatch.setattr(predict_module, "free_memory", lambda device: emptied.append(device.type))
+    maps = explain(
+        model, rows, readable, failing_once(reader(hu), OUT_OF_MEMORY[0], at=2), config(batch=4)
+    )
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+    assert emptied == ["cpu"]

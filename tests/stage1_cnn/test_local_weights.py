@@ -1,0 +1,139 @@
+"""Local weights that CNNs begin with: each CNN depends on its own, whatever the files are called
+and wherever they went.
+"""
+
+import json
+
+import pytest
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import run
+from pipeline import older_versions as updates
+from pipeline.freshness import Receipt, file_digest, inputs_digest
+from pipeline.registry import STAGES, Run, state
+from pipeline.stages import train as cnns
+from pipeline.training.cnn_jobs import Inputs
+from stage1_cnn.device import pick_device
+
+
+def with_local_weights(kept, receipts, folder, digests=("d1",)):
+    """Make a run one of before whose CNNs, copies of its only one, begin with
+    `folder`/<number>/model.safetensors.
+    """
+    paths = [folder / str(number) / "model.safetensors" for number in range(len(digests))]
+    recipe = yaml.safe_load((kept / "recipe.yaml").read_text())
+    first = recipe["stage1"]["models"][0]
+    models = [
+        {**first, "name": f"cnn{number or ''}", "pretrained": str(path)}
+        for number, path in enumerate(paths)
+    ]
+    recipe["stage1"]["models"] = models
+    (kept / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(digests[number].encode())
+    read = {"weights model.safetensors": file_digest(paths[-1])}
+    for receipt in receipts:
+        values = json.loads((kept / receipt).read_text())
+        if "model" in values["recipe"]:
+            values["recipe"]["model"] = models[0]
+        else:
+            values["recipe"]["stage1.models"] = models
+        values["read"] |= read if values["stage"] == "train" else {}
+        (kept / receipt).write_text(json.dumps(values))
+    return paths
+
+
+OF_WEIGHTS = ("receipts/train.json", "stage1/cnn/fold0/train.json", "stage1/cnn/fold1/train.json")
+
+
+def job_of(kept, model, k=0):
+    """Why the unit of one CNN and fold must run, as `train` asks."""
+    r = Run(kept)
+    config = next(config for config in r.recipe.stage1.models if config.name == model)
+    part = {"model": config.model_dump(mode="json"), "seed": r.recipe.seed, "fold": k}
+    return r.job(
+        r.dir.fold(model, k) / "train.json",
+        "train",
+        part,
+        updates.reads_of_cnn(r.read(STAGES["train"]), model),
+    )[0]
+
+
+def test_local_weights_of_before_are_known_by_their_cnn(kept, tmp_path):
+    (path,) = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w")
+    assert state(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
+    path.write_bytes(b"others")
+    assert state(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
+    assert job_of(kept, "cnn") == "pretrained weights of cnn changed"
+    path.unlink()  # moved away: as a source that was
+    assert state(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
+
+
+def test_two_local_weights_of_one_file_name_are_told_apart(kept, tmp_path):
+    paths = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w", ("first", "second"))
+    # an older receipt had one digest for both: nothing is known
+    assert state(Run(kept))["train"] == ("fresh", "")
+    assert job_of(kept, "cnn") == job_of(kept, "cnn", 1) == ""
+    r = Run(kept)
+    with Receipt(
+        kept, r.dir.receipt("train"), "train", r.part(STAGES["train"].keys), r.read(STAGES["train"])
+    ):
+        pass
+    assert state(Run(kept))["train"] == ("fresh", "")
+    paths[0].write_bytes(b"other")
+    assert state(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
+    paths[0].write_bytes(b"first")
+    paths[1].write_bytes(b"other")
+    assert state(Run(kept))["train"] == ("stale", "pretrained weights of cnn1 changed")
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_another_cnn_with_local_weights_leaves_the_finished_ones(kept, tmp_path, capsys, others):
+    """A unit of work depends on its own inputs alone: what the others begin with is not among
+    them.
+    """
+    path = tmp_path / "model.safetensors"
+    weights = load_file(kept / "stage1/cnn/fold0/weights.safetensors")
+    recipe = yaml.safe_load((kept / "recipe.yaml").read_text())
+    first = recipe["stage1"]["models"][0]
+    for number in range(others):
+        save_file(weights, path)
+        recipe["stage1"]["models"].append(
+            {**first, "name": f"more{number}", "pretrained": str(path), "epochs": 1}
+        )
+        (kept / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        capsys.readouterr()
+        assert run.main(["train", f"--run={kept}"]) == 0
+        assert capsys.readouterr().out.count(", kept") == 2 * (number + 1)
+        path = tmp_path / "another" / "model.safetensors"  # of one name
+        path.parent.mkdir(exist_ok=True)
+    receipt = json.loads((kept / "stage1/more0/fold0/train.json").read_text())
+    assert [name for name in receipt["read"] if "weights" in name] == [
+        "pretrained weights of more0"
+    ]
+    assert (
+        receipt["processes"] == 1
+        and receipt["device"].startswith(pick_device().type)
+        and receipt["precision"]
+    )
+
+
+def test_a_checkpoint_of_before_that_began_with_local_weights_goes_on(half, tmp_path, capsys):
+    with_local_weights(half, ["stage1/cnn/fold0/train.json"], tmp_path / "w", ("first", "second"))
+    r = Run(half)
+    part = {"model": r.recipe.stage1.models[0].model_dump(mode="json"), "seed": 0, "fold": 1}
+    read = r.read(STAGES["train"])
+    of_before = {n: d for n, d in read.items() if not n.startswith("pretrained")}
+    of_before["weights model.safetensors"] = read["pretrained weights of cnn1"]
+    path = half / "stage1/cnn/fold1/checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, header | {"same": inputs_digest(part, of_before)})
+    assert cnns._training_digest(Inputs(r), "cnn", 1, part, read) == inputs_digest(part, of_before)
+    path.unlink()
+    assert cnns._training_digest(Inputs(r), "cnn", 1, part, read) == inputs_digest(
+        part, updates.reads_of_cnn(read, "cnn")
+    )

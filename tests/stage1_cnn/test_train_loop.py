@@ -1,0 +1,366 @@
+"""Training: what it learns from, what it refuses, and that it repeats, in one piece or
+continued.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cnn_slices import make_slices, reader
+
+from ct.errors import InputError
+from ct.labels import LABELS, WEIGHTS
+from ct.metrics import weighted_log_loss
+from stage1_cnn.config import CnnConfig
+from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.inference import predict
+from stage1_cnn.model import Cnn, build_model
+from stage1_cnn.train_loop import Hooks, NotANumber, fold_rows, train_cnn
+from stage1_cnn.trainer import Trainer, learning_rate, weighted_bce
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(**values):
+    """A CnnConfig that trains in a second."""
+    small = {
+        "name": "a",
+        "backbone": "test_resnet",
+        "threads": 1,
+        "batch": 16,
+        "epochs": 1,
+        "windows": ("brain",),
+        "lr": 3e-3,
+    }
+    return CnnConfig(**(small | values))
+
+
+def data(patients=10, each=4):
+    """Slices, pictures, and two folds by patient."""
+    slices, hu = make_slices(patients, each)
+    return slices, hu, (np.arange(len(slices)) // each) % 2
+
+
+def train(slices, hu, fold, k, config, seed=0, hooks=None, checkpoint=None):
+    """Train on every fold but `k`."""
+    return train_cnn(
+        slices, fold_rows(slices, fold, k), reader(hu), config, seed, hooks, checkpoint
+    )
+
+
+def digest(state):
+    """A hash of all weights."""
+    return hashlib.sha256(
+        b"".join(state[name].numpy().tobytes() for name in sorted(state))
+    ).hexdigest()
+
+
+def test_training_rows_are_readable_labelled_and_of_other_folds():
+    slices, _, fold = data(4)
+    slices.iloc[4, slices.columns.get_loc("readable")] = False
+    slices.iloc[5, slices.columns.get_loc("epidural")] = np.nan
+    # patient 3, who has a fold all the same
+    slices.iloc[12:, slices.columns.get_loc("split")] = "test"
+    train, held = fold_rows(slices, fold, 0)
+    assert train.tolist() == [6, 7]
+    assert held.tolist() == [*range(4), *range(8, 12)]
+    assert fold_rows(slices, fold, 1)[1].tolist() == [4, 5, 6, 7]  # held out, whatever they lack
+
+
+def test_a_patient_on_both_sides_raises_the_alarm():
+    slices, _, fold = data()
+    fold[0] = 1
+    with pytest.raises(ValueError, match="patient ID_00 is in fold 1"):
+        fold_rows(slices, fold, 1)
+
+
+def test_nothing_to_train_on_is_the_user_s_to_mend():
+    slices, hu, fold = data(2)
+    slices[list(LABELS)] = np.float32(np.nan)
+    with pytest.raises(InputError, match="0 readable slices with labels"):
+        train(slices, hu, fold, 1, config())
+
+
+def test_the_loss_is_the_metric():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(20, 6)), (rng.random((20, 6)) < 0.3).astype(float)
+    loss = weighted_bce(torch.tensor(logits), torch.tensor(labels), torch.tensor(WEIGHTS))
+    assert loss.item() == pytest.approx(weighted_log_loss(labels, 1 / (1 + np.exp(-logits))))
+
+
+def test_the_rate_rises_then_falls_to_nearly_nothing():
+    c = config(lr=1.0, warmup=0.2)
+    rates = [learning_rate(step, 50, c) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == 1.0
+    assert rates[30] == pytest.approx(0.5)  # half way down the cosine
+    assert 0 < rates[-1] < 0.01
+    assert (np.diff(rates[10:]) < 0).all()
+    assert learning_rate(0, 1, config(lr=1.0, warmup=0.0)) == 1.0
+
+
+def test_a_planted_blob_is_learned():
+    slices, hu, fold = data(40)
+    trained = train(slices, hu, fold, 0, config(epochs=6))  # 30 steps
+    losses = [epoch["train_loss"] for epoch in trained.curve]
+    assert losses[-1] < 0.5 * losses[0]
+    held = np.flatnonzero(fold == 0)
+    labels = slices[list(LABELS)].to_numpy()[held]
+    probs, _ = predict(trained.model, held[:, None], np.ones(len(held), bool), reader(hu), config())
+    assert trained.curve[-1]["held_out_loss"] == pytest.approx(
+        weighted_log_loss(labels, probs), rel=1e-5
+    )
+    assert probs[labels == 1].mean() > probs[labels == 0].mean() + 0.3
+
+
+def test_what_it_tells_and_reads():
+    slices, hu, fold = data()
+    slices.iloc[2, slices.columns.get_loc("readable")] = False
+    slices.iloc[3, [slices.columns.get_loc(label) for label in LABELS]] = np.nan
+    told, lines, calls = [], [], []
+    hooks = Hooks(lambda *at: told.append(at), lines.append)
+    trained = train_cnn(
+        slices,
+        fold_rows(slices, fold, 0),
+        reader(hu, calls),
+        config(epochs=2, neighbours=1),
+        0,
+        hooks,
+    )
+    assert 2 not in {number for call in calls for number in call}
+    assert [at[:3] for at in told] == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
+    assert lines == trained.curve
+    assert trained.curve[1]["train_loss"] == pytest.approx((told[2][3] + told[3][3]) / 2)
+    assert [list(epoch) for epoch in trained.curve] == [
+        ["epoch", "lr", "train_loss", "held_out_loss", "seconds"]
+    ] * 2
+    assert np.isfinite([list(epoch.values()) for epoch in trained.curve]).all()
+    assert trained.micro == 16
+
+
+def test_held_out_labels_do_not_reach_the_weights():
+    slices, hu, fold = data()
+    first = train(slices, hu, fold, 0, config())
+    slices.loc[slices.index[fold == 0], list(LABELS)] = np.float32(np.nan)
+    hidden = train(slices, hu, fold, 0, config())
+    assert digest(first.state()) == digest(hidden.state())
+    assert hidden.curve[-1]["held_out_loss"] is None
+
+
+@pytest.mark.parametrize("patients", [2, 9])  # 4 training slices; 16 + 1 after one is lost
+def test_small_and_odd_training_sets_work(patients):
+    slices, hu, fold = data(patients)
+    fold[:] = np.arange(len(slices)) // 4 == 0
+    if patients == 9:
+        slices, hu, fold = slices.iloc[:21], hu[:21], fold[:21]
+    assert np.isfinite(train(slices, hu, fold, 1, config()).curve[0]["held_out_loss"])
+
+
+def test_a_loss_that_is_not_a_number_names_its_slices(monkeypatch):
+    slices, hu, fold = data()
+    monkeypatch.setattr(
+        "stage1_cnn.trainer.weighted_bce",
+        lambda logits, labels, weights: logits.sum() * float("nan"),
+    )
+    with pytest.raises(
+        NotANumber,
+        match=r"is nan in epoch 1, step 1, at a batch with the slices s\d+, s\d+, s\d+ and 13",
+    ) as error:
+        train(slices, hu, fold, 0, config())
+    batch = error.value.batch
+    assert (batch["epoch"], batch["step"], batch["loss"], len(batch["slice_ids"])) == (
+        1,
+        1,
+        "nan",
+        16,
+    )
+    assert set(batch["slice_ids"]) <= set(slices.index[fold == 1])
+
+
+def test_weights_that_are_no_numbers_stop_it_too():
+    slices, hu, fold = data()
+
+    def spoil(checkpoint):
+        raise AssertionError("saved")
+
+    step = Trainer.step
+
+    def last(self, hu, labels, total):
+        loss = step(self, hu, labels, total)
+        with torch.no_grad():
+            self.model.backbone.get_classifier().bias.fill_(float("nan"))
+        return loss
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(NotANumber, match="no numbers after epoch 1, spoilt by its last"),
+    ):
+        patch.setattr(Trainer, "step", last)
+        train(slices, hu, fold, 0, config(batch=20), hooks=Hooks(save=spoil))
+
+
+EVERYTHING = {
+    "epochs": 2,
+    "dropout": 0.3,
+    "neighbours": 1,
+    "hu_shift": 2,
+    "hu_noise": 1,
+    "erase": 0.5,
+    "reverse": True,
+    "mixup": 0.4,
+    "positive_share": 0.5,
+    "ema": 0.9,
+    "batch": 6,
+    "accumulate": 2,
+}
+
+FRESH = """
+import sys; sys.path[:0] = ["tests", "tests/stage1_cnn", "."]
+from test_train_loop import EVERYTHING, config, data, digest, train
+slices, hu, fold = data()
+print(digest(train(slices, hu, fold, 1, config(**EVERYTHING), seed=3).state()))
+"""
+
+
+def test_a_training_is_the_same_bits_after_other_work_and_in_a_fresh_process():
+    slices, hu, fold = data()
+    other = train(slices, hu, fold, 0, config(**EVERYTHING), seed=3)
+    torch.randn(100)
+    torch.manual_seed(99)
+    state = train(slices, hu, fold, 1, config(**EVERYTHING), seed=3).state()
+    fresh = subprocess.run(
+        [sys.executable, "-c", FRESH], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert fresh.stdout.split() == [digest(state)]
+    assert digest(other.state()) != digest(state)
+    assert digest(train(slices, hu, fold, 1, config(**EVERYTHING), seed=4).state()) != digest(state)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, EVERYTHING, {"precision": "bf16"}, {"precision": "fp16", "ema": 0.5}], ids=str
+)
+def test_continued_from_any_step_it_ends_with_the_same_bits(changes):
+    slices, hu, fold = data()
+    changed, saved = config(**{"batch": 6, "epochs": 2} | changes), []
+    whole = train(slices, hu, fold, 0, changed, hooks=Hooks(save=saved.append, pause=0.0))
+    assert len(saved) >= 6  # after every step and every epoch
+    assert {(c.state["epoch"], c.state["step"]) for c in saved} >= {(1, 1), (2, 0), (2, 1), (3, 0)}
+    for checkpoint in saved:
+        json.dumps(checkpoint.state)  # plain values
+        again = train(slices, hu, fold, 0, changed, checkpoint=checkpoint)
+        assert digest(again.state()) == digest(whole.state())
+        assert _timeless(again.curve) == _timeless(whole.curve)
+
+
+def _timeless(curve):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in curve]
+
+
+STILL = {"flip": False, "rotate": 0, "scale": 0, "shift": 0}
+# layer norm: a slice alone or in a batch is the same
+NO_BATCH_NORM = {"backbone": "test_convnext", "image_size": 64, **STILL}
+
+
+def test_accumulated_batches_are_one_large_batch():
+    slices, hu, fold = data()
+    large = train(slices, hu, fold, 0, config(batch=12, epochs=2, **NO_BATCH_NORM)).state()
+    small = train(
+        slices, hu, fold, 0, config(batch=4, accumulate=3, epochs=2, **NO_BATCH_NORM)
+    ).state()
+    for name, value in large.items():
+        torch.testing.assert_close(small[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_the_moving_average_is_kept():
+    slices, hu, fold = data()
+    plain, saved = train(slices, hu, fold, 0, config(batch=4)).state(), []
+    averaged = train(
+        slices, hu, fold, 0, config(batch=4, ema=0.5), hooks=Hooks(save=saved.append, pause=0.0)
+    ).state()
+    assert digest(plain) != digest(averaged)
+    name = (
+        "stem.conv1.weight"
+        if "stem.conv1.weight" in plain
+        else next(n for n in plain if n.endswith("weight"))
+    )
+    # the last one repeats the last step's
+    steps = [c.tensors[f"model.backbone.{name}"] for c in saved[:-1]]
+    mean = steps[0]  # the first step replaces what there was
+    for number, value in enumerate(steps[1:], 2):
+        decay = min(0.5, 1 - number ** (-2 / 3))
+        mean = decay * mean + (1 - decay) * value
+    torch.testing.assert_close(averaged[name], mean)
+
+
+class Narrow(Cnn):
+    """A Cnn on a device whose memory holds three slices."""
+
+    def forward(self, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(images)
+
+
+def test_out_of_memory_halves_what_goes_through_at_once_and_says_so(monkeypatch):
+    slices, hu, fold = data()
+    monkeypatch.setattr(
+        "stage1_cnn.train_loop.build_model", lambda *args: Narrow(build_model(*args).backbone)
+    )
+    monkeypatch.setattr(
+        "stage1_cnn.train_loop.predict",
+        lambda model, rows, *rest: (np.full((len(rows), 6), 0.5), None),
+    )
+    said, saved = [], []
+    hooks = Hooks(log=said.append, save=saved.append)
+    narrow = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM), hooks=hooks)
+    assert narrow.micro == 2 and saved[-1].state["micro"] == 2
+    assert [line.split(", ")[1].split(" slices")[0] for line in said] == [
+        "from here on 4",
+        "from here on 2",
+    ]
+    assert "batch norm sees 2" in said[-1]
+    monkeypatch.undo()
+    wide = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM)).state()
+    for name, value in narrow.state().items():  # the same slices a step, the same weights
+        torch.testing.assert_close(value, wide[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_where_not_even_two_slices_fit_it_says_what_to_lower(monkeypatch):
+    slices, hu, fold = data()
+    monkeypatch.setattr(
+        Narrow, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no"))
+    )
+    monkeypatch.setattr(
+        "stage1_cnn.train_loop.build_model", lambda *args: Narrow(build_model(*args).backbone)
+    )
+    with pytest.raises(InputError, match="2 slices do not fit into the memory of cpu; lower batch"):
+        train(slices, hu, fold, 0, config(), hooks=Hooks(log=lambda line: None))
+
+
+def test_no_step_ever_takes_a_single_slice_at_once():
+    sizes = []
+    model = build_model(config(), 0)
+    trainer = Trainer(model, config(batch=4), 1, 0, print)
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    for n in (2, 3, 5, 7, 9):
+        trainer.step(torch.zeros(n, 1, 32, 32, dtype=torch.int16), torch.zeros(n, 6), n)
+    assert min(sizes) >= 2 and sum(sizes) == 26
+
+
+@pytest.mark.slow
+def test_a_compiled_training_learns_the_same():
+    slices, hu, fold = data()
+    plain = train(slices, hu, fold, 0, config(batch=10)).curve
+    compiled = train(slices, hu, fold, 0, config(batch=10, compile=True)).curve
+    assert compiled[-1]["train_loss"] == pytest.approx(plain[-1]["train_loss"], rel=0.02)
+
+
+def test_neighbours_past_the_end_repeat_the_end_in_training_too():
+    slices, hu, fold = data()
+    assert neighbour_rows(slices, 1)[0].tolist() == [0, 0, 1]
+    assert np.isfinite(train(slices, hu, fold, 0, config(neighbours=1)).curve[0]["train_loss"])

@@ -1,0 +1,213 @@
+"""Boosters that start from a calibrated logit. One thread, but where threads are what is tested."""
+
+import weakref
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.metrics import log_loss
+
+from stage2_stack.boost import FIXED, Bins, boosted_logit, fit_booster, gain_share, relabel
+from stage2_stack.search_space import FIRST
+
+NAMES = ("any_z-1", "any_smooth2.5mm", "tilt_deg", "blood_share")
+ALL = np.arange(len(NAMES))
+
+
+def problem(seed=0, n=600):
+    """Features of which the first matters, a base logit that knows a part, labels of 0 and 1."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, len(NAMES))).astype(np.float32)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    base = rng.normal(-1.5, 1, n)
+    y = (rng.random(n) < expit(base + 2 * np.nan_to_num(X[:, 0]))).astype(float)
+    return X, y, base
+
+
+def fit(X, y, base, rounds=20, seed=1, threads=1, valid=None, **params):
+    bins = Bins(X if valid is None else np.vstack([X, valid[0]]), NAMES)
+    data = bins.rows(ALL, np.arange(len(X)), y, base)
+    valid = () if valid is None else [bins.rows(ALL, np.arange(len(X), len(bins.X)), *valid[1:])]
+    return fit_booster(data, FIRST | params, rounds, seed, threads, valid)
+
+
+def test_it_learns_what_the_base_does_not_know():
+    X, y, base = problem(0)
+    booster, curves = fit(X, y, base, rounds=60)
+    assert len(curves) == 0
+    X, y, base = problem(1)
+    assert log_loss(y, expit(boosted_logit(booster, X, base))) < log_loss(y, expit(base)) - 0.03
+    above = boosted_logit(booster, np.float32([[2, 0, 0, 0], [-2, 0, 0, 0]]), np.zeros(2))
+    assert above[0] > 0 > above[1]
+
+
+def test_features_without_information_leave_the_base_alone():
+    rng = np.random.default_rng(2)
+    base = rng.normal(-1.5, 1.5, 2000)
+    y = (rng.random(2000) < expit(base)).astype(float)
+    booster, _ = fit(np.zeros((2000, 4), np.float32), y, base)
+    np.testing.assert_allclose(
+        boosted_logit(booster, np.zeros((2000, 4), np.float32), base), base, atol=1e-6
+    )
+    booster, _ = fit(rng.normal(size=(2000, 4)).astype(np.float32), y, base, rounds=5)
+    moved = boosted_logit(booster, rng.normal(size=(2000, 4)).astype(np.float32), base) - base
+    # a model without the base as its start would move them by 1.5
+    assert np.abs(moved).mean() < 0.05
+
+
+def test_the_base_is_added_exactly_once():
+    X, y, base = problem(3)
+    booster, _ = fit(X, y, base)
+    np.testing.assert_allclose(
+        boosted_logit(booster, X, base + 1), boosted_logit(booster, X, base) + 1, rtol=1e-12
+    )
+    np.testing.assert_array_equal(
+        boosted_logit(booster, X, base), base + booster.predict(X, raw_score=True)
+    )
+
+
+def test_the_curve_is_the_log_loss_of_the_valid_rows_after_each_round():
+    X, y, base = problem(4)
+    booster, curves = fit(
+        X[:400], y[:400], base[:400], rounds=15, valid=(X[400:], y[400:], base[400:])
+    )
+    assert curves.shape == (1, 15)
+    for rounds in (1, 7, 15):
+        p = expit(base[400:] + booster.predict(X[400:], raw_score=True, num_iteration=rounds))
+        assert curves[0, rounds - 1] == pytest.approx(log_loss(y[400:], p), abs=1e-6)
+    np.testing.assert_array_equal(
+        boosted_logit(booster, X, base, rounds=7),
+        base + booster.predict(X, raw_score=True, num_iteration=7),
+    )
+    shorter, _ = fit(
+        X[:400], y[:400], base[:400], rounds=7, valid=(X[400:], y[400:], base[400:])
+    )  # fewer rounds are the beginning of more
+    assert boosted_logit(shorter, X, base) == pytest.approx(
+        base + booster.predict(X, raw_score=True, num_iteration=7), abs=1e-12
+    )
+
+
+def test_labels_of_the_valid_rows_never_reach_the_model():
+    X, y, base = problem(5)
+    texts = [
+        fit(X[:400], y[:400], base[:400], valid=(X[400:], v, base[400:]))[0].model_to_string()
+        for v in (y[400:], 1 - y[400:])
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_same_model_with_one_and_two_threads():
+    X, y, base = problem(6)
+    one, two = (fit(X, y, base, rounds=10, threads=threads)[0] for threads in (1, 2))
+    np.testing.assert_array_equal(
+        boosted_logit(one, X, base), boosted_logit(two, X, base, threads=2)
+    )
+    trees = [booster.model_to_string().partition("parameters:")[0] for booster in (one, two)]
+    assert trees[0] == trees[1]
+
+
+def test_the_seed_decides():
+    X, y, base = problem(7)
+    a, b, c = (boosted_logit(fit(X, y, base, seed=seed)[0], X, base) for seed in (1, 1, 2))
+    assert (a == b).all() and (a != c).any()
+
+
+def test_the_text_model_round_trips_exactly(tmp_path):
+    X, y, base = problem(8)
+    booster, _ = fit(X, y, base)
+    (tmp_path / "m.txt").write_text(booster.model_to_string())
+    back = lgb.Booster(model_str=(tmp_path / "m.txt").read_text())
+    np.testing.assert_array_equal(boosted_logit(back, X, base), boosted_logit(booster, X, base))
+    assert back.feature_name() == list(NAMES)
+
+
+def test_min_data_in_leaf_can_be_lowered_on_a_dataset_that_is_built():
+    X, y, base = problem(9)
+    data = Bins(X, NAMES).rows(ALL, np.arange(len(X)), y, base)
+    few, _ = fit_booster(data, FIRST | {"min_data_in_leaf": 100}, 5, 1, 1)
+    many, _ = fit_booster(data, FIRST | {"min_data_in_leaf": 2, "num_leaves": 31}, 5, 1, 1)
+    fresh, _ = fit(X, y, base, rounds=5, min_data_in_leaf=2, num_leaves=31)
+    assert many.num_trees() == few.num_trees() == 5
+    np.testing.assert_array_equal(boosted_logit(many, X, base), boosted_logit(fresh, X, base))
+
+
+def test_a_feature_that_is_rarely_set_is_not_filtered_out():
+    """It can't split at LightGBM's default of 20 rows a leaf, but at what is tuned after the
+    Dataset was built.
+    """
+    X, y = np.zeros((400, 4), np.float32), np.tile([0.0, 1.0], 200)
+    X[:8, 1], y[:8] = 1, 1
+    booster, _ = fit(X, y, np.zeros(400), min_data_in_leaf=2, feature_fraction=1.0)
+    assert gain_share(booster).argmax() == 1 and gain_share(booster)[1] == pytest.approx(1)
+
+
+def test_missing_values_are_split_on():
+    """A neighbour past the end is NaN: the booster can tell it from any value."""
+    X, base = np.zeros((400, 4), np.float32), np.zeros(400)
+    X[::2, 0] = np.nan
+    booster, _ = fit(X, (np.arange(400) % 2 == 0).astype(float), base, feature_fraction=1.0)
+    found = boosted_logit(booster, X[:2], base[:2])
+    assert found[0] > 0.3 and found[1] < -0.3
+
+
+def test_gain_share():
+    X, y, base = problem(10)
+    share = gain_share(fit(X, y, base)[0])
+    assert (
+        share.shape == (4,)
+        and share.sum() == pytest.approx(1)
+        and share.argmax() == 0
+        and share[0] > 0.5
+    )
+    nothing = gain_share(fit(np.zeros_like(X), y, base)[0])
+    assert nothing.tolist() == [0, 0, 0, 0]
+
+
+def test_binned_once_is_as_binned_for_each_label_and_fold():
+    X, y, base = problem(11)
+    bins, other = Bins(X, NAMES), 1 - y
+    whole = lgb.Dataset(X, label=y, init_score=base, feature_name=list(NAMES), params=FIXED)
+    plain, _ = fit_booster(whole, FIRST, 8, 1, 1)
+    shared, _ = fit_booster(bins.rows(ALL, np.arange(600), y, base), FIRST, 8, 1, 1)
+    np.testing.assert_array_equal(boosted_logit(plain, X, base), boosted_logit(shared, X, base))
+    rows = np.flatnonzero(np.arange(600) % 3 != 1)
+    fold = bins.rows(ALL, rows, other[rows], base[rows])
+    fit_booster(fold, FIRST, 3, 1, 1)
+    again, _ = fit_booster(relabel(fold, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
+    first, _ = fit_booster(Bins(X, NAMES).rows(ALL, rows, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
+    assert again.model_to_string() == first.model_to_string()
+
+
+def test_what_is_done_is_forgotten_and_binned_again_alike():
+    X, y, base = problem(13)
+    bins, two, rows = Bins(X, NAMES), np.array([0, 2]), np.arange(400)
+    models = []
+    for _ in range(2):
+        for columns in (ALL, two):
+            models.append(
+                fit_booster(bins.rows(columns, rows, y[:400], base[:400]), FIRST, 5, 1, 1)[
+                    0
+                ].model_to_string()
+            )
+        held = weakref.ref(bins._binned(ALL)), weakref.ref(bins._binned(two))
+        bins.keep_only([two])
+        assert held[0]() is None and held[1]() is not None
+        bins.keep_only()
+        assert held[1]() is None
+    assert models[:2] == models[2:]
+
+
+def test_columns_are_binned_alone_and_rows_cannot_be_told_from_labels():
+    X, y, base = problem(12)
+    bins, two = Bins(X, NAMES), np.array([0, 2])
+    data = bins.rows(two, np.arange(300), y[:300], base[:300])
+    booster, _ = fit_booster(data, FIRST, 5, 1, 1)
+    assert booster.feature_name() == ["any_z-1", "tilt_deg"]
+    # the labels of rows that it does not learn from
+    flipped = np.where(np.arange(600) < 300, y, 1 - y)
+    other, _ = fit_booster(
+        Bins(X, NAMES).rows(two, np.arange(300), flipped[:300], base[:300]), FIRST, 5, 1, 1
+    )
+    assert other.model_to_string() == booster.model_to_string()
+    np.testing.assert_array_equal(bins.values(two, [5, 1]), X[[5, 1]][:, two])

@@ -1,0 +1,397 @@
+"""Stage two as a whole: stacker k knows nothing of fold k's labels, and reads its own fold's test
+opinions alone.
+"""
+
+import importlib.util
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from sklearn.metrics import log_loss
+
+from ct.labels import LABELS, SUBTYPES, WEIGHTS
+from ct.metrics import log_loss as loss_of
+from features.build import scope_columns
+from pipeline.stages.stack import ladder
+from stage2_stack.calibration import cross_fit
+from stage2_stack.config import OPTIONAL, StackConfig
+from stage2_stack.gru import GRU, SeriesView
+from stage2_stack.learners import learner_of
+from stage2_stack.search_space import FIRST
+from stage2_stack.stacker import Rows, fit_stack, union
+
+K = 3
+KINDS = ("", "_smooth_best", "_chain", "_z+1")
+NAMES = [*(f"{label}{kind}" for kind in KINDS for label in LABELS), "tilt_deg"]
+STACKED = {"stacked": True, "params": FIRST | {"feature_fraction": 1.0}, "rounds": 15}
+LEFT = {"stacked": False, "params": {}, "rounds": 0}
+CONFIGS = {label: [STACKED] * K for label in LABELS}
+
+
+def make_case(seed=0, n=600, shuffled=False):
+    """Rows of which the neighbour tells more than the slice itself; test rows as each fold's CNNs
+    see them.
+
+    shuffled: labels are those of another patient, so that nothing tells them
+    """
+    rng = np.random.default_rng(seed)
+    subtypes = rng.random((n // 4, 5)) < (0.15, 0.3, 0.2, 0.3, 0.3)
+    y = np.repeat(np.column_stack([subtypes.any(axis=1), subtypes]), 4, axis=0).astype(float)
+    X, test_X = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((n, len(NAMES)), (K, 8, len(NAMES)))
+    )
+    for i, strength in enumerate((1.0, 1.2, 1.4, 2.0)):
+        X[:, 6 * i : 6 * i + 6] += strength * y
+    patients = np.repeat(np.arange(n // 4), 4)
+    if shuffled:
+        y = np.repeat(y[::4][rng.permutation(n // 4)], 4, axis=0)
+    return Rows(X, y, rng.permutation(np.arange(n // 4) % K)[patients], patients, NAMES), test_X
+
+
+@pytest.fixture(scope="module")
+def case():
+    return make_case()
+
+
+def stack(case, configs=CONFIGS, y=None, test_X=None, seed=0, **config):
+    rows, own_test = case
+    rows = rows if y is None else Rows(rows.X, y, rows.fold, rows.patients, rows.names)
+    settings = StackConfig(**{"threads": 1, "max_rounds": 10, **config})
+    return fit_stack(rows, own_test if test_X is None else test_X, configs, settings, seed)
+
+
+@pytest.fixture(scope="module")
+def whole(case):
+    return stack(case)
+
+
+def test_it_beats_the_calibrated_stage_one(case, whole):
+    rows, _ = case
+    for j, label in enumerate(LABELS):
+        found = whole[label]
+        base, platts = cross_fit(rows.X[:, NAMES.index(label)], rows.y[:, j], rows.fold, K)
+        np.testing.assert_array_equal(found.calibrated, expit(base))
+        assert [blend.platts["raw"] for blend in found.blends] == platts
+        assert log_loss(rows.y[:, j], found.oof) < log_loss(rows.y[:, j], found.calibrated) - 0.05
+        assert found.oof.shape == (600,) and found.test.shape == found.calibrated_test.shape == (
+            K,
+            8,
+        )
+        assert set(found.rungs) == {
+            "raw",
+            "smooth",
+            "chain",
+            "lightgbm",
+            "subtypes" if label == "any" else "pooled",
+        }
+        assert NAMES[found.gain.argmax()].endswith("_z+1")
+        assert 0.2 < found.gain.sum() <= 1 + 1e-9  # `other_1` is no feature of X
+        swing = found.contributions
+        assert (
+            NAMES[swing.argmax()].endswith("_z+1")
+            and swing.max() > 0.05
+            and ((swing > 0) <= (found.gain > 0)).all()
+        )
+        for name, kind in (("raw", ""), ("smooth", "_smooth_best"), ("chain", "_chain")):
+            alone, _ = cross_fit(rows.X[:, NAMES.index(label + kind)], rows.y[:, j], rows.fold, K)
+            np.testing.assert_array_equal(found.rungs[name], expit(alone))
+    files = {name for found in whole.values() for name in found.models}
+    stems = {name.rsplit("-fold", 1)[0] for name in files}
+    assert {"lightgbm-any", "lightgbm-subdural", "pooled"} <= stems
+    assert stems <= {"pooled", *(f"lightgbm-{label}" for label in LABELS)}
+
+
+def test_union_is_the_logit_that_one_of_several_at_least_comes_to_pass():
+    p = np.array([[0.5, 0.1, 1e-9], [0.5, 0.2, 1e-9]])
+    np.testing.assert_allclose(expit(union(logit(p))), [0.75, 0.28, 2e-9], rtol=1e-6)
+    np.testing.assert_allclose(union(np.array([[800.0], [-800.0]])), [800.0])  # nothing overflows
+    assert np.isnan(union(np.array([[np.nan], [0.0]]))).all()
+
+
+def test_any_hears_the_finished_subtypes(case, whole):
+    rows, _ = case
+    held_out = np.stack([whole[label].oof for label in SUBTYPES])
+    told, _ = cross_fit(logit(1 - np.prod(1 - held_out, axis=0)), rows.y[:, 0], rows.fold, K)
+    alone = whole["any"].rungs["subtypes"]
+    # calibrated on nested rows there, on held-out ones here
+    assert np.corrcoef(logit(alone), told)[0, 1] > 0.99
+    assert any("subtypes" in blend.weights for blend in whole["any"].blends)
+    without = stack(case, components=("raw", "smooth", "chain", "lightgbm", "pooled"))
+    assert log_loss(rows.y[:, 0], whole["any"].oof) < log_loss(rows.y[:, 0], without["any"].oof)
+    for label in SUBTYPES:
+        np.testing.assert_array_equal(without[label].oof, whole[label].oof)
+
+
+def test_any_is_at_least_the_largest_subtype_where_asked(case, whole):
+    raised = stack(case, any_at_least_largest=True)
+    for part in ("oof", "test"):
+        largest = np.max([getattr(whole[label], part) for label in SUBTYPES], axis=0)
+        before, after = getattr(whole["any"], part), getattr(raised["any"], part)
+        assert (before < largest).any()
+        np.testing.assert_array_equal(after, np.maximum(before, largest))
+        for label in SUBTYPES:
+            np.testing.assert_array_equal(getattr(raised[label], part), getattr(whole[label], part))
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_labels_of_a_fold_never_reach_its_scores_nor_its_stacker(case, whole, k):
+    rows, _ = case
+    held = rows.fold == k
+    after = stack(case, y=np.where(held[:, None], 1 - rows.y, rows.y))
+    for label in LABELS:
+        one, two = whole[label], after[label]
+        assert one.blends[k] == two.blends[k]
+        for name in ("oof", "calibrated"):
+            np.testing.assert_array_equal(getattr(one, name)[held], getattr(two, name)[held])
+            # the test would see a leak
+            assert (getattr(one, name)[~held] != getattr(two, name)[~held]).mean() > 0.9
+        for name, alone in one.rungs.items():
+            np.testing.assert_array_equal(alone[held], two.rungs[name][held])
+        np.testing.assert_array_equal(one.test[k], two.test[k])
+        np.testing.assert_array_equal(one.calibrated_test[k], two.calibrated_test[k])
+
+
+def test_stacker_k_reads_the_opinions_of_fold_k_alone(case, whole):
+    other = case[1].copy()
+    other[1] += 1
+    after = stack(case, test_X=other)
+    for label in LABELS:
+        for name in ("test", "calibrated_test"):
+            changed = (getattr(whole[label], name) != getattr(after[label], name)).any(axis=1)
+            assert changed.tolist() == [False, True, False]
+        np.testing.assert_array_equal(whole[label].oof, after[label].oof)
+
+
+def test_a_fold_that_is_not_stacked_gets_the_calibrated_stage_one(case):
+    rows, _ = case
+    components = {"components": ("raw", "lightgbm")}
+    before = stack(case, **components)
+    after = stack(case, {**CONFIGS, "subdural": [STACKED, LEFT, STACKED]}, **components)
+    found = after["subdural"]
+    np.testing.assert_array_equal(found.oof[rows.fold == 1], found.calibrated[rows.fold == 1])
+    np.testing.assert_array_equal(found.test[1], found.calibrated_test[1])
+    np.testing.assert_array_equal(found.oof[rows.fold != 1], before["subdural"].oof[rows.fold != 1])
+    assert sorted(found.models) == [
+        "lightgbm-subdural-fold0-seed0.txt",
+        "lightgbm-subdural-fold2-seed0.txt",
+    ]
+    assert found.blends[1].why and not found.blends[0].why
+
+
+def test_a_label_with_positives_in_few_patients_keeps_the_calibrated_stage_one(case):
+    rows, _ = case
+    y = rows.y.copy()
+    y[rows.patients > 4, 1] = 0
+    found = stack(case, y=y, positive_patients=6)["epidural"]
+    np.testing.assert_array_equal(found.oof, found.calibrated)
+    assert all("the training folds" in blend.why for blend in found.blends) and not found.models
+
+
+def test_unlabelled_rows_are_predicted_but_not_learned_from(case):
+    rows, _ = case
+    lost = np.arange(600) % 7 == 0
+    # they lack one label, and count for none
+    y = np.where(lost[:, None] & (np.arange(6) == 2), np.nan, rows.y)
+    found = stack(case, y=y)
+    assert all(np.isfinite(found[label].oof).all() for label in LABELS)
+    for k in range(K):  # bagging takes four of five
+        booster = lgb.Booster(
+            model_str=found["any"].models[f"lightgbm-any-fold{k}-seed0.txt"].decode()
+        )
+        root = booster.dump_model(num_iteration=1)["tree_info"][0]
+        expected = 0.8 * ((rows.fold != k) & ~lost).sum()
+        assert root["tree_structure"]["internal_count"] == pytest.approx(expected, rel=0.02)
+    base, _ = cross_fit(
+        rows.X[:, NAMES.index("any")], np.where(lost, np.nan, rows.y[:, 0]), rows.fold, K
+    )
+    np.testing.assert_array_equal(found["any"].calibrated, expit(base))
+
+
+def test_the_ladder_is_of_the_tables(case, whole):
+    rows, _ = case
+    known = np.arange(600) % 5 > 0
+    rungs = ladder(whole, rows.y, known, rows.patients, 0)
+    assert [rung["component"] for rung in rungs] == [
+        "raw",
+        "smooth",
+        "chain",
+        "lightgbm",
+        "pooled",
+        "subtypes",
+        "blend",
+    ]
+    for rung in rungs:
+        part = rung["component"]
+        said = [
+            whole[label].oof
+            if part == "blend"
+            else whole[label].rungs.get(part, whole[label].calibrated)
+            for label in LABELS
+        ]
+        losses = loss_of(rows.y[known], np.column_stack(said)[known]).mean(axis=0)
+        assert list(rung["loss"].values()) == pytest.approx([losses @ WEIGHTS, *losses])
+        for name, loss in rung["loss"].items():
+            gain = rung["gain"][name]
+            assert gain["gain"] == pytest.approx(rungs[0]["loss"][name] - loss)
+            assert gain["low"] <= gain["gain"] <= gain["high"] and rung["tuned_on"]
+    assert rungs[0]["gain"]["weighted"] == {"gain": 0, "low": 0, "high": 0}
+    losses = [rung["loss"]["weighted"] for rung in rungs]
+    assert losses[0] > losses[1] > losses[2] > losses[3] > losses[6] == min(losses)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_labels_shuffled_by_study_leave_nothing_to_gain(seed):
+    """An alarm for leaks: what is reported of labels that nothing tells is not below the base
+    rate's loss.
+    """
+    rows, test_X = make_case(seed, shuffled=True)
+    found = stack((rows, test_X))
+    for j, label in enumerate(LABELS):
+        y = rows.y[:, j]
+        base = log_loss(y, np.full(600, y.mean()))
+        assert all(
+            log_loss(y, said) > base - 0.01
+            for said in (found[label].oof, *found[label].rungs.values())
+        ), label
+        assert sum(blend.last is not None for blend in found[label].blends) <= 1
+
+
+def test_the_same_seed_gives_the_same_bytes(case, whole):
+    again, other = stack(case), stack(case, seed=1)
+    for label in LABELS:
+        for name in ("oof", "test", "calibrated", "nested"):
+            assert getattr(again[label], name).tobytes() == getattr(whole[label], name).tobytes()
+        assert again[label].models == whole[label].models
+    assert (other["any"].oof != whole["any"].oof).any()
+
+
+# --- components that are off by default
+
+
+def there(name):
+    lacking = name in OPTIONAL and not importlib.util.find_spec(name)
+    return pytest.param(name, marks=pytest.mark.skipif(lacking, reason=f"{name} is not installed"))
+
+
+every_other = pytest.mark.parametrize(
+    "name", [there(name) for name in ("xgboost", "catboost", "gru")]
+)
+
+
+@pytest.fixture
+def alone(case, monkeypatch):
+    """A function that stacks one component beside the CNNs, of the same rows as series of four."""
+    monkeypatch.setattr("stage2_stack.gru.EPOCHS", 8)
+
+    def stacked(name, rows=case[0], test_X=case[1], y=None, **config):
+        starts = {"starts": np.arange(0, 600, 4), "test_starts": np.array([0, 5])}
+        rows = Rows(
+            rows.X, rows.y if y is None else y, rows.fold, rows.patients, rows.names, **starts
+        )
+        return stack((rows, test_X), components=("raw", name), max_rounds=20, **config)
+
+    return stacked
+
+
+def said_by(name, files, case, label, k, start):
+    """The logits of fold k's rows, and of the test rows, by the model in the file of a
+    component.
+    """
+    (rows, test_X), held = case, case[0].fold == k
+    if name == "gru":
+        (file,) = (file for path, file in files.items() if path == f"gru-fold{k}-seed0.safetensors")
+        asked = [
+            (rows.X, np.arange(0, 600, 4), np.flatnonzero(held)),
+            (test_X[k], np.array([0, 5]), np.arange(8)),
+        ]
+        views = [
+            (SeriesView(X, NAMES, starts, X[:, :6].T, None, 1), some) for X, starts, some in asked
+        ]
+        added = [
+            GRU().added(GRU().load(file), view.series(some, None, None), 1) for view, some in views
+        ]
+        added = [each[:, LABELS.index(label)] for each in added]
+    else:
+        learner, columns = learner_of(name), scope_columns(NAMES, label, "study")
+        model = learner.load(files[f"{name}-{label}-fold{k}-seed0{learner.suffix}"])
+        added = [learner.added(model, X[:, columns], 1) for X in (rows.X[held], test_X[k])]
+    column = NAMES.index(label)
+    return [
+        start.logit(X[:, column]) + more
+        for X, more in zip((rows.X[held], test_X[k]), added, strict=True)
+    ]
+
+
+@every_other
+def test_another_learner_beats_the_calibrated_stage_one_by_what_it_keeps(case, alone, name):
+    rows, _ = case
+    made, again, checked, gained = alone(name, confidence=0), alone(name, confidence=0), 0, []
+    for j, label in enumerate(LABELS):
+        found = made[label]
+        gained.append(
+            log_loss(rows.y[:, j], found.calibrated) - log_loss(rows.y[:, j], found.rungs[name])
+        )
+        assert (
+            found.models == again[label].models
+            and found.oof.tobytes() == again[label].oof.tobytes()
+        )
+        for k, blend in enumerate(found.blends):
+            if name in blend.weights:
+                held, test = said_by(name, found.models, case, label, k, blend.platts["raw"])
+                raw = [
+                    rows.X[rows.fold == k, NAMES.index(label)],
+                    case[1][k][:, NAMES.index(label)],
+                ]
+                for kept, ours, cnn in (
+                    (found.oof[rows.fold == k], held, raw[0]),
+                    (found.test[k], test, raw[1]),
+                ):
+                    np.testing.assert_allclose(
+                        kept, expit(blend.logit({name: ours, "raw": cnn})), rtol=1e-6
+                    )
+                checked += 1
+    assert checked > 5 and np.mean(gained) > 0.04
+
+
+@every_other
+def test_labels_of_a_fold_never_reach_what_another_learner_says_of_it(case, alone, name):
+    rows, _ = case
+    held = rows.fold == 1
+    one, two = alone(name), alone(name, y=np.where(held[:, None], 1 - rows.y, rows.y))
+    for label in LABELS:
+        a, b = one[label], two[label]
+        assert a.blends[1] == b.blends[1]
+        np.testing.assert_array_equal(a.rungs[name][held], b.rungs[name][held])
+        np.testing.assert_array_equal(a.oof[held], b.oof[held])
+        np.testing.assert_array_equal(a.test[1], b.test[1])
+        # the test would see a leak
+        assert (a.rungs[name][~held] != b.rungs[name][~held]).mean() > 0.9
+
+
+@every_other
+def test_another_learner_finds_nothing_in_shuffled_labels(alone, name):
+    rows, test_X = make_case(0, shuffled=True)
+    found = alone(name, rows, test_X)
+    for j, label in enumerate(LABELS):
+        base = log_loss(rows.y[:, j], np.full(600, rows.y[:, j].mean()))
+        assert log_loss(rows.y[:, j], found[label].rungs[name]) > base - 0.01
+        assert sum(blend.last is not None for blend in found[label].blends) <= 1
+
+
+def test_a_network_over_series_wants_to_know_them(case):
+    with pytest.raises(ValueError, match="give Rows their starts and test_starts"):
+        stack(case, components=("raw", "gru"))
+
+
+def test_where_tuning_saw_no_use_in_the_only_booster_its_reason_stands(case):
+    left = {
+        label: [{**LEFT, "why": f"its gain without fold {k} is in doubt"} for k in range(K)]
+        for label in LABELS
+    }
+    found = stack(case, configs=left, components=("raw", "lightgbm"))
+    for label in LABELS:
+        assert [blend.why for blend in found[label].blends] == [
+            f"its gain without fold {k} is in doubt" for k in range(K)
+        ]
+        np.testing.assert_array_equal(found[label].oof, found[label].calibrated)

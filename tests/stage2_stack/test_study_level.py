@@ -1,0 +1,72 @@
+"""Whole studies: the three largest logits, and a calibration that never saw the patient."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from ct.labels import LABELS
+from stage2_stack.calibration import fit_platt
+from stage2_stack.study_level import fit_studies, study_probabilities, top_logits
+
+CLIP = 1e-5
+
+
+def made(seed=0, studies=60, slices=5):
+    """Slices of some studies, two a patient, whose logits rise where the study is positive."""
+    rng = np.random.default_rng(seed)
+    positive = rng.random((studies, 6)) < 0.4
+    y = np.repeat(positive, slices, axis=0) * (rng.random((studies * slices, 6)) < 0.5)
+    study = np.repeat([f"s{i:02}" for i in range(studies)], slices)
+    fold = np.repeat(np.arange(studies) // 2 % 3, slices)
+    return study, expit(rng.normal(size=y.shape) + 2 * y - 1), y.astype(float), fold
+
+
+def test_the_mean_of_the_three_largest_by_hand():
+    p = np.tile(expit(np.array([[1.0], [5.0], [-2.0], [3.0], [0.5], [7.0]])), (1, 6))
+    found = top_logits(["b", "b", "b", "b", "a", "a"], p, CLIP)
+    assert list(found.index) == ["a", "b"]
+    np.testing.assert_allclose(found["any"], [(0.5 + 7) / 2, (1 + 5 + 3) / 3])
+    edge = top_logits(["a", "a"], np.array([[0.0] * 6, [1.0] * 6]), CLIP)  # legal, and finite
+    np.testing.assert_allclose(edge, 0, atol=1e-9)
+
+
+def test_calibrations_of_all_studies_and_scores_by_those_of_the_other_folds():
+    study, p, y, fold = made()
+    platts, table = fit_studies(study, p, y, fold, CLIP)
+    raw = top_logits(study, p, CLIP)
+    truth = y.reshape(60, 5, 6).max(axis=1)
+    np.testing.assert_array_equal(table[list(LABELS)], truth)
+    held = table["fold"] == 1
+    for j, label in enumerate(LABELS):
+        assert platts[label] == fit_platt(raw[label].to_numpy(), truth[:, j])
+        other = fit_platt(raw[label][~held].to_numpy(), truth[~held, j])
+        np.testing.assert_allclose(
+            table.loc[held, f"p_{label}"], expit(other.logit(raw[label][held]))
+        )
+
+
+def test_labels_of_a_fold_do_not_reach_its_own_studies():
+    study, p, y, fold = made()
+    _, before = fit_studies(study, p, y, fold, CLIP)
+    _, after = fit_studies(study, p, np.where(fold[:, None] == 1, 1 - y, y), fold, CLIP)
+    own = before["fold"] == 1
+    columns = [f"p_{label}" for label in LABELS]
+    np.testing.assert_array_equal(before.loc[own, columns], after.loc[own, columns])
+    assert (before.loc[~own, columns] != after.loc[~own, columns]).all(axis=None)
+
+
+def test_unlabelled_slices_are_left_out():
+    study, p, y, fold = made()
+    y[study == "s07"] = np.nan
+    y[3, 2] = np.nan
+    _, table = fit_studies(study, p, y, fold, CLIP)
+    assert len(table) == 59 and "s07" not in table.index
+    assert table.loc["s00", "any"] == np.delete(y[:5, 0], 3).max()
+
+
+def test_a_new_study_is_read_as_its_calibration_says():
+    study, p, y, fold = made()
+    platts, _ = fit_studies(study, p, y, fold, CLIP)
+    found = study_probabilities(["x"] * 4, p[:4], platts, CLIP)
+    top = np.sort(logit(p[:4, 5]))[1:].mean()
+    assert found.loc["x", "subdural"] == pytest.approx(expit(platts["subdural"].logit(top)))
