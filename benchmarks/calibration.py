@@ -31,10 +31,10 @@ from sklearn.linear_model import LogisticRegression
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from ct.ensemble import to_logits  # noqa: E402
 from ct.labels import LABELS, WEIGHTS  # noqa: E402
 from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
 from ct.patient_folds import assign_folds  # noqa: E402
-from features.build import to_logits  # noqa: E402
 from stage2_stack.calibration import cross_fit  # noqa: E402
 
 DATA = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "stage_two"

@@ -27,10 +27,11 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from ct.ensemble import mean_logits, to_logits  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
 from ct.slices import ORIENTATION, POSITION, SERIES, order_slices  # noqa: E402
 from ct.system.engine import cores  # noqa: E402
-from features.build import build_features, mean_logits, to_logits  # noqa: E402
+from features.build import build_features  # noqa: E402
 from features.config import FeatureConfig  # noqa: E402
 from features.markov import cross_fit_chain  # noqa: E402
 

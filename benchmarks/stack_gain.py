@@ -32,11 +32,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import simulated_cnns as sim  # noqa: E402
 from benchmarks import stack_baselines as baselines  # noqa: E402
+from ct.ensemble import mean_logits  # noqa: E402
 from ct.labels import LABELS, WEIGHTS  # noqa: E402
 from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
 from ct.seeds import derive_seed  # noqa: E402
 from ct.system.engine import cores, run_jobs  # noqa: E402
-from features.build import build_features, mean_logits  # noqa: E402
+from features.build import build_features  # noqa: E402
 from features.markov import cross_fit_chain  # noqa: E402
 from features.neighbours import neighbour_features  # noqa: E402
 from pipeline.recipe import find_recipe, load_recipe  # noqa: E402

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from ct.ensemble import to_logits
 from ct.labels import LABELS
 from ct.slices import check_table
 from features.geometry import METADATA, SWITCHES, geometry_features, source_columns
@@ -28,21 +29,6 @@ SCOPES = {  # what a stacker may look at; little data does better with less
 PLACES = ("study_id", "split", "place", "series_slices", "position_mm")
 # rows that are built at once, about: so much of a family fits into the processor's cache
 BLOCK = 16_384
-
-
-def to_logits(probs, clip):
-    """Return the logits of probabilities in [0, 1], float32, clipped at `clip` from 0 and 1; NaN
-    stays NaN.
-    """
-    p = np.clip(np.asarray(probs, np.float64), clip, 1 - clip)
-    return np.log(p / (1 - p)).astype(np.float32)
-
-
-def mean_logits(predictions, clip):
-    """Return the mean over models of the logits, float32 (n, 6). predictions: {model: (n, 6)
-    probabilities, NaN if unknown}
-    """
-    return np.mean([to_logits(p, clip) for p in predictions.values()], axis=0, dtype=np.float32)
 
 
 def build_features(slices, predictions, config, chain=None, probes=None, out=None):

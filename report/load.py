@@ -8,9 +8,10 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from ct import run_dir as rundir
+from ct.ensemble import combine_folds, mean_logits
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths, public_reason
@@ -95,13 +96,13 @@ def read_run(run):
     models, imports = [m["name"] for m in stage1.get("models", [])], stage1.get("imports", [])
     numbers = range(int(recipe.get("folds", {}).get("k", 0)))
     clip = (recipe.get("features") or {}).get("clip", 1e-5)
-    oof = [run.oof(m) for m in models] + [run.imported_oof(m) for m in imports]
-    tests = [
-        [run.fold(m, k) / "test.parquet" for m in models]
-        + [run.imported_test(m, k) for m in imports]
-        for k in numbers
-    ]
-    per_fold = [_together([_table(path) for path in paths], clip) for paths in tests]
+    oof = {m: _table(run.oof(m)) for m in models}
+    oof |= {m: _table(run.imported_oof(m)) for m in imports}
+    per_fold = []
+    for k in numbers:
+        test = {m: _table(run.fold(m, k) / "test.parquet") for m in models}
+        test |= {m: _table(run.imported_test(m, k)) for m in imports}
+        per_fold.append(_mean_of_models(test, clip))
     return Artifacts(
         recipe=without_paths(recipe),
         slices=slices,
@@ -109,8 +110,8 @@ def read_run(run):
         ingest=rundir.read_json(run.ingest),
         curves={m: _curves(run, m, numbers) for m in models},
         imports={m: (_json(run.imported_notes(m)) or {}).get("notes", []) for m in imports},
-        raw=_together([_table(path) for path in oof], clip),
-        raw_test=_route(per_fold, slices["fold"]),
+        raw=_mean_of_models(oof, clip),
+        raw_test=_combined(per_fold, slices["fold"]),
         calibrated=_table(run.stage2 / "calibrated.parquet"),
         calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
         final=_table(run.stage2 / "oof.parquet"),
@@ -198,29 +199,26 @@ def _curves(run, model, numbers):
     return {k: curve for k, curve in found.items() if curve}
 
 
-def _together(tables, clip):
-    """Return the CNNs' common opinion, the mean of their logits as in stage two, (n, 6) in [0, 1];
-    None where one lacks.
+def _mean_of_models(tables, clip):
+    """Return the mean of the models' logits as probabilities (n, 6); None where a table is missing.
+
+    tables: {model: table of probabilities, or None}
     """
-    if not tables or any(table is None for table in tables):
+    if not tables or any(table is None for table in tables.values()):
         return None
-    index = tables[0].index
-    logits = [
-        logit(table.reindex(index)[list(LABELS)].to_numpy(np.float64).clip(clip, 1 - clip))
-        for table in tables
-    ]
-    return pd.DataFrame(expit(np.mean(logits, axis=0)), index, list(LABELS))
+    index = next(iter(tables.values())).index
+    predictions = {m: t.reindex(index)[list(LABELS)].to_numpy() for m, t in tables.items()}
+    return pd.DataFrame(expit(mean_logits(predictions, clip)), index, list(LABELS))
 
 
-def _route(per_fold, fold):
-    """Return the mean over folds of tables (n, 6), that of the own fold where `fold` >= 0; None
-    where one table lacks.
+def _combined(per_fold, fold):
+    """Return the tables (n, 6) of all folds combined; None where one is missing.
+
+    fold: Series of the fold of each slice; -1 or NaN where the patient is not in train
     """
     if not per_fold or any(table is None for table in per_fold):
         return None
     index = per_fold[0].index
     values = np.stack([table.reindex(index).to_numpy() for table in per_fold])
-    fold, mean = fold.reindex(index).to_numpy(), values.mean(axis=0)
-    own = np.flatnonzero(fold >= 0)
-    mean[own] = values[fold[own].astype(int), own]
-    return pd.DataFrame(mean, index, list(LABELS))
+    test_fold = fold.reindex(index).fillna(-1).to_numpy(np.int64)
+    return pd.DataFrame(combine_folds(values, test_fold), index, list(LABELS))

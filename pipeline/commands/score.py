@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from scipy.special import expit
 
 from ct.checks.domain_shift import Finding
+from ct.ensemble import combine_folds, mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.run_dir import discard, replacing, write_json, write_table
 from ct.tables.spreadsheet import write_sheet
-from features.build import build_features, mean_logits
+from features.build import build_features
 from features.linear_probe import unseen_logits
 from features.markov import unseen_chain_logits
 from pipeline.freshness import versions
@@ -23,7 +24,6 @@ from pipeline.run_lock import check_fresh, opened
 from pipeline.scoring.packed_model import model_of_folder
 from pipeline.scoring.scoring_model import STAGES, model_of_run, other_versions
 from pipeline.scoring.study_reader import open_data, take_in
-from pipeline.stage_data.run_tables import route
 from report.scored_page import write_page
 from stage1_cnn.dataset import neighbour_rows
 from stage1_cnn.device import pick_device
@@ -144,7 +144,7 @@ def scored_slices(model, slices, read_hu, device, bar):
                 "the model was made with other features than this version builds; make it anew with its run"
             )
         per_fold.append(apply_stacker(model.stacker(k), X, names, starts))
-    final, mean = (route(np.stack(found), slices["fold"].to_numpy()) for found in (per_fold, means))
+    final, mean = (combine_folds(np.stack(found), slices["fold"].to_numpy()) for found in (per_fold, means))
     return tuple(
         columns.join(pd.DataFrame(found, index=slices.index, columns=COLUMNS))
         for found in (final, mean)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 
+from ct.ensemble import mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.run_dir import (
@@ -18,7 +19,6 @@ from ct.run_dir import (
     write_json,
     write_table,
 )
-from features.build import mean_logits
 from features.linear_probe import cross_fit_probe, part_of_patient, unseen_logits
 from features.markov import cross_fit_chain, unseen_chain_logits
 from pipeline.stage_data.run_tables import load_test_fold, opinions, patients_of_folds

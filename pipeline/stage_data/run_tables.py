@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from ct.ensemble import combine_folds, mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import fold_groups
 from ct.run_dir import read_array, read_json, read_table
-from features.build import mean_logits
 from stage2_stack.calibration import fit_platt, smoothed_prior
 
 
@@ -77,19 +77,6 @@ def load_test_fold(run):
     )
 
 
-def route(per_fold, test_fold):
-    """Return the final test probabilities (n, 6): the mean over folds, or the patient's own fold
-    where one is also in train.
-
-    per_fold: (K, n, 6); test_fold: (n,) the fold in train of each slice's patient, -1 where it has
-    none
-    """
-    final = per_fold.mean(axis=0)
-    own = np.flatnonzero(test_fold >= 0)
-    final[own] = per_fold[test_fold[own], own]
-    return final
-
-
 def opinions(run, index, k=None):
     """Return {model: probabilities (n, 6)} of the CNNs and the imported models, NaN where unknown.
 
@@ -147,7 +134,7 @@ def stage_one(run):
         for j, logit in enumerate(mean_logits(opinions(run, test.index, k), clip).T):
             per_fold[k, :, j] = expit(fit_platt(raw[fit, j], y[fit, j]).logit(logit))
     return pd.DataFrame(
-        route(per_fold, load_test_fold(run.dir)), index=test.index, columns=list(LABELS)
+        combine_folds(per_fold, load_test_fold(run.dir)), index=test.index, columns=list(LABELS)
     )
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit, logit
+from scipy.special import logit
 from tiny_tables import random_table, slice_table
 
 from ct.config import check
+from ct.ensemble import mean_logits, to_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from features import build as module
@@ -14,10 +15,8 @@ from features.build import (
     build_features,
     describe,
     feature_names,
-    mean_logits,
     scope_columns,
     slice_columns,
-    to_logits,
 )
 from features.config import FeatureConfig
 from features.geometry import GEOMETRY, METADATA, SCANNER
@@ -65,22 +64,6 @@ def cut(fitted, rows):
         "chain": fitted["chain"][rows],
         "probes": {model: own[rows] for model, own in fitted["probes"].items()},
     }
-
-
-def test_logits_are_clipped_and_keep_nan():
-    p = np.array([0.0, 1e-7, 0.25, 0.5, 1.0, NAN])
-    found = to_logits(p, 1e-5)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(
-        found, [logit(1e-5), logit(1e-5), -np.log(3), 0, logit(1 - 1e-5), NAN], rtol=1e-4, atol=1e-7
-    )
-    assert found[0] == pytest.approx(-11.5129, abs=1e-3)
-
-
-def test_mean_is_of_logits_not_of_probabilities():
-    found = mean_logits({"a": np.full((1, 6), 0.9), "b": np.full((1, 6), 0.5)}, 1e-5)
-    assert found.shape == (1, 6) and found.dtype == np.float32
-    np.testing.assert_allclose(expit(found), 0.75, rtol=1e-5)  # not 0.7
 
 
 def test_one_row_per_slice_and_one_name_per_column(case):

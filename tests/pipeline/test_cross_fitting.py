@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import run
+from ct.ensemble import mean_logits
 from ct.labels import LABELS
 from ct.run_dir import read_array, read_arrays, read_json, read_table, write_table
-from features.build import mean_logits
 from features.linear_probe import cross_fit_probe, part_of_patient
 from features.markov import Chain, chain_logits
 from pipeline.freshness import Receipt

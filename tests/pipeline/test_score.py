@@ -20,10 +20,10 @@ from test_content_security import check
 from tiny_zip import pack
 
 import run
+from ct.ensemble import mean_logits
 from ct.labels import LABELS
 from ct.run_dir import read_array, read_arrays, read_json, read_table, write_arrays, write_table
 from ct.synthetic.example_competition import write_competition
-from features.build import mean_logits
 from features.markov import Chain
 from pipeline.freshness import Receipt
 from pipeline.registry import Run

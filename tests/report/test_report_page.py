@@ -899,7 +899,9 @@ def test_the_common_opinion_of_the_cnns(run):
     np.testing.assert_allclose(art.raw.iloc[7], odds / (1 + odds), rtol=1e-6)
     assert art.raw.iloc[3].isna().all()
     folds = [
-        read._together([rundir.read_table(run.fold(m, k) / "test.parquet") for m in MODELS], 1e-5)
+        read._mean_of_models(
+            {m: rundir.read_table(run.fold(m, k) / "test.parquet") for m in MODELS}, 1e-5
+        )
         for k in range(FOLDS)
     ]
     both = art.slices.index[

@@ -1,0 +1,31 @@
+"""Logits, their mean over models, and the combination of the folds' test predictions."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from ct.ensemble import combine_folds, mean_logits, to_logits
+
+
+def test_logits_are_clipped_and_keep_nan():
+    p = np.array([0.0, 1e-7, 0.25, 0.5, 1.0, np.nan])
+    logits = to_logits(p, 1e-5)
+    assert logits.dtype == np.float32
+    expected = [logit(1e-5), logit(1e-5), -np.log(3), 0, logit(1 - 1e-5), np.nan]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-7)
+    assert logits[0] == pytest.approx(-11.5129, abs=1e-3)
+
+
+def test_mean_is_of_logits_not_of_probabilities():
+    logits = mean_logits({"a": np.full((1, 6), 0.9), "b": np.full((1, 6), 0.5)}, 1e-5)
+    assert logits.shape == (1, 6) and logits.dtype == np.float32
+    np.testing.assert_allclose(expit(logits), 0.75, rtol=1e-5)  # not 0.7
+
+
+def test_folds_are_averaged_and_a_patient_in_train_gets_one_fold_alone():
+    per_fold = np.arange(3 * 4 * 6, dtype=float).reshape(3, 4, 6)
+    combined = combine_folds(per_fold, np.array([-1, 2, -1, 0]))
+    np.testing.assert_array_equal(combined[0], per_fold[:, 0].mean(axis=0))
+    np.testing.assert_array_equal(combined[1], per_fold[2, 1])
+    np.testing.assert_array_equal(combined[2], per_fold[:, 2].mean(axis=0))
+    np.testing.assert_array_equal(combined[3], per_fold[0, 3])
