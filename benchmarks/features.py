@@ -33,7 +33,7 @@ from ct.slices import ORIENTATION, POSITION, SERIES, order_slices  # noqa: E402
 from ct.system.engine import cores  # noqa: E402
 from features.build import build_features  # noqa: E402
 from features.config import FeatureConfig  # noqa: E402
-from features.markov import cross_fit_chain  # noqa: E402
+from features.markov import cross_fit_chains  # noqa: E402
 
 SLICES, MODELS, FOLDS = 752_803, ("resnet", "densenet", "vgg", "swin"), 5
 SECONDS, MEMORY_GB, COLUMNS, TIMES_PANDAS, GROWTH = 90.0, 8.0, 800, 8.0, 1.3
@@ -142,7 +142,7 @@ def measure_all(slices):
     for table in (few, slices):
         opinions, y, fold = make_opinions(table)
         start, cpu = time.perf_counter(), time.process_time()
-        chain, _ = cross_fit_chain(table, mean_logits(opinions, ALL.clip), y, fold, FOLDS)
+        chain, _ = cross_fit_chains(table, mean_logits(opinions, ALL.clip), y, fold, FOLDS)
         chained = time.perf_counter() - start
         X, names = build_features(table, opinions, ALL, chain)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -64,7 +64,7 @@ def _write(folder, stage2, recipe):
 
 
 def _network(names):
-    from features.build import slice_columns
+    from features.columns import slice_columns
     from stage2_stack.gru import Reader
 
     said, place = slice_columns(names)
@@ -76,7 +76,7 @@ def _xgboost(names):
         from stage2_stack.xgboost_trees import PARAMS, XGBoost
     except ImportError:
         return None
-    from features.build import scope_columns
+    from features.columns import scope_columns
 
     columns, rng, learner = (
         scope_columns(names, "epidural", "study"),

@@ -38,7 +38,7 @@ from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
 from ct.seeds import derive_seed  # noqa: E402
 from ct.system.engine import cores, run_jobs  # noqa: E402
 from features.build import build_features  # noqa: E402
-from features.markov import cross_fit_chain  # noqa: E402
+from features.markov import cross_fit_chains  # noqa: E402
 from features.neighbours import neighbour_features  # noqa: E402
 from pipeline.recipe import find_recipe, load_recipe  # noqa: E402
 from stage2_stack.boost import Bins  # noqa: E402
@@ -99,9 +99,11 @@ def ours(simulated, trials):
     recipe = stack_only()
     features, config = recipe.features, recipe.stage2.model_copy(update={"trials": trials})
     logits = mean_logits(simulated.probs, features.clip)
-    chain, _ = cross_fit_chain(simulated.slices, logits, simulated.y, simulated.fold, sim.FOLDS)
+    chain, _ = cross_fit_chains(simulated.slices, logits, simulated.y, simulated.fold, sim.FOLDS)
     made = fit(
-        simulated, *build_features(simulated.slices, simulated.probs, features, chain=chain), config
+        simulated,
+        *build_features(simulated.slices, simulated.probs, features, markov_logits=chain),
+        config,
     )
     return np.column_stack([made[label].oof for label in LABELS])
 

@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ct.labels import LABELS  # noqa: E402
-from features.build import SCOPES, feature_names, scope_columns  # noqa: E402
+from features.build import feature_names  # noqa: E402
+from features.columns import SCOPES, scope_columns  # noqa: E402
 from pipeline.recipe import find_recipe, load_recipe  # noqa: E402
 from stage2_stack import boost  # noqa: E402
 from stage2_stack import nested_cv as nested

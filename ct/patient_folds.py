@@ -21,7 +21,7 @@ def fold_groups(slices):
     A group is all patients that are connected by a study or series they share; it bears the
     smallest of their names. So a study that carries two PatientIDs joins both, and where none does,
     the group is the patient. (Studies and series that two people share by mistake were parted
-    before, by `ct.checks.shared_uids.separate`.)
+    before, by `ct.checks.shared_uids.separate_patients`.)
     """
     patients = slices["patient_id"].to_numpy(object)
     links = [name for name in ("study_id", "series_id") if name in slices]

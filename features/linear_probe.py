@@ -54,7 +54,7 @@ class Moments:
 
 
 @dataclass
-class Probe:
+class LinearProbe:
     """Logits = (embedding - centre) @ weights + intercept."""
 
     centre: np.ndarray  # (d,) float32
@@ -113,8 +113,8 @@ def cross_fit_probe(embeddings, y, patients):
     return logits, fit_probe(whole, centre), probes
 
 
-def unseen_logits(
-    probe: Probe, parts: list[Probe], embeddings: np.ndarray, part: np.ndarray
+def held_out_probe_logits(
+    probe: LinearProbe, parts: list[LinearProbe], embeddings: np.ndarray, part: np.ndarray
 ) -> np.ndarray:
     """Return logits (m, c), float32, of embeddings (m, d) by probes that were not fitted on these
     rows' own patients.
@@ -143,7 +143,7 @@ def fit_probe(moments, centre):
     prior = logit((positive + 1) / (rows + 2))
     apart = (positive > 0) & (positive < rows)
     if not apart.any():
-        return Probe(centre, np.zeros((d, c), np.float32), prior.astype(np.float32))
+        return LinearProbe(centre, np.zeros((d, c), np.float32), prior.astype(np.float32))
     mean, shrink = moments.total / rows, d / (d + rows)
     covariance = moments.square / rows - np.outer(mean, mean)
     scale = max(np.trace(covariance) / d, 1e-12)
@@ -159,7 +159,7 @@ def fit_probe(moments, centre):
     explained = (1 - shrink) * share * (1 - share) * (between * weights).sum(axis=0)
     weights /= np.maximum(1 - explained, 1e-3)
     intercept = prior - ((of_positive + of_negative) / 2 * weights).sum(axis=0)
-    return Probe(centre, weights.astype(np.float32), intercept.astype(np.float32))
+    return LinearProbe(centre, weights.astype(np.float32), intercept.astype(np.float32))
 
 
 def _centre(embeddings):

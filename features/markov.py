@@ -11,6 +11,7 @@ Forward-backward (Rabiner, Proc. IEEE 77(2), 1989), in odds, gives the exact pos
 without an opinion says nothing, but has a posterior like any other.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from ct.labels import LABELS
-from features.series import by_place
+from features.series import rows_by_place
 
 # slices nearer than this count as so far apart: two at one place may still have different labels
 NEAREST_MM = 0.1
@@ -28,16 +29,29 @@ TEMPERS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # that are tried
 ROWS = 32_768  # walked at once, about
 
 
-class Chain(NamedTuple):
+class MarkovChain(NamedTuple):
     """One label's chain."""
 
     slope: float  # calibrated logit = slope * logit + intercept
     intercept: float
     prior: float  # logit of the share of positives among the slices it was fitted on
-    temper: float  # power of the likelihood ratio in what a slice tells the others, [0, 1]
+    temperature: float  # power of the likelihood ratio in what a slice tells the others, [0, 1]
     first: float  # probability that the lowest slice of a series is positive
     share: float  # of positives in the long run
     rate: float  # 1 / mm; 1 / rate is how far a slice's state is remembered
+
+    def to_json(self) -> dict[str, float]:
+        """Return the fields as in chain.json, where `temperature` is called "temper"."""
+        return {
+            "temper" if name == "temperature" else name: value
+            for name, value in self._asdict().items()
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, float]) -> "MarkovChain":
+        """Return the chain whose fields `values` are, as in chain.json."""
+        fields = dict(values)
+        return cls(temperature=fields.pop("temper"), **fields)
 
     def evidence(self, logits):
         """Return the log likelihood ratio, float32, that raw logits stand for; 0 where there is
@@ -56,7 +70,7 @@ class Walk:
         """places: {"place", "series_slices", "position_mm"} of (n,) rows, series whole; chains: c
         of Chain.
         """
-        self.order, self.bounds = by_place(places)
+        self.order, self.bounds = rows_by_place(places)
         first, share, rate = (
             np.array([[getattr(chain, name)] for chain in chains])
             for name in ("first", "share", "rate")
@@ -125,7 +139,7 @@ def gaps_below(slices):
     return np.maximum(gap, NEAREST_MM)
 
 
-def chain_logits(slices, logits, chains):
+def posterior_logits(slices, logits, chains):
     """Return the posterior logits, float32 (n, c), of raw logits (n, c) by c chains."""
     found = np.empty(logits.shape, np.float32)
     for rows, walk in walks(slices, chains):
@@ -133,12 +147,14 @@ def chain_logits(slices, logits, chains):
             [chain.evidence(x) for chain, x in zip(chains, logits[rows][walk.order].T, strict=True)]
         )
         found[rows][walk.order] = np.log(
-            walk.posterior(evidence, [chain.temper for chain in chains])
+            walk.posterior(evidence, [chain.temperature for chain in chains])
         ).T
     return found
 
 
-def unseen_chain_logits(slices, logits: np.ndarray, fold: np.ndarray, chains: list) -> np.ndarray:
+def held_out_posterior_logits(
+    slices, logits: np.ndarray, fold: np.ndarray, chains: list
+) -> np.ndarray:
     """Return the posterior logits, float32 (n, c), of raw logits (n, c) by chains not fitted on
     these rows' own patients.
 
@@ -146,14 +162,14 @@ def unseen_chain_logits(slices, logits: np.ndarray, fold: np.ndarray, chains: li
     patient, -1 for a patient who is not in train; chains: K + 1 lists of c Chains, without each
     fold and, last, of all folds
     """
-    columns = chain_logits(slices, logits, chains[-1])
+    columns = posterior_logits(slices, logits, chains[-1])
     for k in np.unique(fold[fold >= 0]):
         own = fold == k
-        columns[own] = chain_logits(slices[own], logits[own], chains[k])
+        columns[own] = posterior_logits(slices[own], logits[own], chains[k])
     return columns
 
 
-def cross_fit_chain(slices, logits, y, fold, folds):
+def cross_fit_chains(slices, logits, y, fold, folds):
     """Return the posterior logits of every row by chains that are fitted on the patients of the
     other folds.
 
@@ -168,7 +184,7 @@ def cross_fit_chain(slices, logits, y, fold, folds):
     for k in range(folds + 1):
         fit, held = fold != k, fold == k
         fitted.append(fit_chains(slices[fit], logits[fit], y[fit]))
-        columns[held] = chain_logits(slices[held], logits[held], fitted[-1])
+        columns[held] = posterior_logits(slices[held], logits[held], fitted[-1])
     return columns, [dict(zip(LABELS, chains, strict=True)) for chains in fitted]
 
 
@@ -183,7 +199,7 @@ def fit_chains(slices, logits, y):
     for x, labels in zip(logits.T, y.T, strict=True):
         prior = logit(_share(labels))
         plain.append(
-            Chain(
+            MarkovChain(
                 *_calibration(x, labels, prior),
                 prior,
                 1.0,
@@ -192,7 +208,10 @@ def fit_chains(slices, logits, y):
             )
         )
     tempers = _best_tempers(slices, logits, y, plain)
-    return [chain._replace(temper=temper) for chain, temper in zip(plain, tempers, strict=True)]
+    return [
+        chain._replace(temperature=temperature)
+        for chain, temperature in zip(plain, tempers, strict=True)
+    ]
 
 
 def _best_tempers(slices, logits, y, chains):
@@ -207,16 +226,18 @@ def _best_tempers(slices, logits, y, chains):
         labels = y[rows][walk.order].T
         ready.append((walk, evidence, labels == 1, ~np.isnan(labels)))
 
-    def loss(temper):
+    def loss(temperature):
         total = np.zeros(len(chains))
         for walk, evidence, positive, known in ready:
             # odds of the other label than the true one
-            wrong = walk.posterior(evidence, np.full(len(chains), temper))
+            wrong = walk.posterior(evidence, np.full(len(chains), temperature))
             np.divide(1, wrong, out=wrong, where=positive)
             total += np.log(1 + wrong).sum(axis=1, where=known, dtype=np.float64)
         return total
 
-    return [TEMPERS[best] for best in np.argmin([loss(temper) for temper in TEMPERS], axis=0)]
+    return [
+        TEMPERS[best] for best in np.argmin([loss(temperature) for temperature in TEMPERS], axis=0)
+    ]
 
 
 def _share(labels):

@@ -52,7 +52,7 @@ def neighbour_features(slices, logits, names, reach, by=""):
     """
     steps = steps_within(reach)
     columns = [shift(logits, slices, step) for step in steps]
-    return beside(columns, len(logits)), [
+    return stack_columns(columns, len(logits)), [
         f"{name}_z{step:+d}{by}" for step in steps for name in names
     ]
 
@@ -65,7 +65,9 @@ def difference_features(slices, logits, names, reach):
     """
     steps = steps_within(reach)
     columns = [logits - shift(logits, slices, step) for step in steps]
-    return beside(columns, len(logits)), [f"{name}_dz{step:+d}" for step in steps for name in names]
+    return stack_columns(columns, len(logits)), [
+        f"{name}_dz{step:+d}" for step in steps for name in names
+    ]
 
 
 def smooth_features(slices, logits, names, widths_mm):
@@ -79,7 +81,7 @@ def smooth_features(slices, logits, names, widths_mm):
     logit: NaN.
     """
     columns = _gaussian_means(slices, logits, widths_mm)
-    return beside(columns, len(logits)), [
+    return stack_columns(columns, len(logits)), [
         f"{name}_smooth{width:g}mm" for width in widths_mm for name in names
     ]
 
@@ -91,10 +93,10 @@ def best_smooth_features(slices, logits, names):
     columns = [
         _gaussian_means(slices, logits[:, [j]], [BEST_MM[name]])[0] for j, name in enumerate(names)
     ]
-    return beside(columns, len(logits)), [f"{name}_smooth_best" for name in names]
+    return stack_columns(columns, len(logits)), [f"{name}_smooth_best" for name in names]
 
 
-def beside(columns, rows):
+def stack_columns(columns, rows):
     """Return arrays (n, c) side by side, float32 (n, sum of c), each column in one piece of memory;
     `rows` is n.
     """

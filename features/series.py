@@ -25,7 +25,7 @@ def study_starts(slices):
     return np.flatnonzero(new)
 
 
-def by_place(slices, from_top=False):
+def rows_by_place(slices, from_top=False):
     """Sort the rows for a walk along all series at once: lowest slices first, of each place the
     longest series first.
 

@@ -5,7 +5,7 @@ other studies say.
 import numpy as np
 import pandas as pd
 
-from features.neighbours import beside
+from features.neighbours import stack_columns
 from features.series import series_starts, study_starts
 
 STUDY_KINDS = (
@@ -54,7 +54,7 @@ def study_features(slices, logits, names):
         np.abs(from_peak),
         np.repeat(height, sizes, axis=1),
     ]
-    return beside([part.T for part in parts], len(logits)), [
+    return stack_columns([part.T for part in parts], len(logits)), [
         f"{name}_{kind}" for kind in STUDY_KINDS for name in names
     ]
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from ct.labels import LABELS, SUBTYPES
-from features.build import scope_columns
+from features.columns import scope_columns
 from stage2_stack.blending import Blend
 from stage2_stack.boost import Bins
 from stage2_stack.calibration import Platt

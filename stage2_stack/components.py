@@ -8,7 +8,7 @@ import numpy as np
 
 from ct.labels import LABELS
 from ct.seeds import derive_seed
-from features.build import scope_columns
+from features.columns import scope_columns
 from stage2_stack.boost import Bins
 from stage2_stack.learners import learner_of
 from stage2_stack.nested_cv import View, column_opinion, fit_nested

@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
-from features.build import slice_columns
+from features.columns import slice_columns
 from stage2_stack.nested_cv import View
 
 PARAMS = {  # not tuned: as much as some hundred positive patients can teach

@@ -10,7 +10,7 @@ geometry, and five columns that tell the label.
 import numpy as np
 
 from ct.labels import SUBTYPES
-from features.build import scope_columns
+from features.columns import scope_columns
 from stage2_stack.boost import Bins
 
 PARAMS = {

@@ -2,7 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from features.build import SCOPES
+from features.columns import SCOPES
 
 SPACE = {
     "scope": CategoricalDistribution(tuple(SCOPES)),

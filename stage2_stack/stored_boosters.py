@@ -9,7 +9,7 @@ from safetensors.numpy import load
 
 from ct.errors import shown
 from ct.labels import LABELS, SUBTYPES
-from features.build import scope_columns, slice_columns
+from features.columns import scope_columns, slice_columns
 from stage2_stack.booster_text import check_booster_text
 from stage2_stack.components import UNTUNED
 from stage2_stack.learners import LightGBM

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
-from features.build import scope_columns
+from features.columns import scope_columns
 from stage2_stack.boost import boosted_logit, fit_booster
 from stage2_stack.calibration import fit_platt
 from stage2_stack.search_space import FIRST, SPACE, split_scope, suggest

@@ -103,7 +103,7 @@ def training_ranges(slices):
     return ranges | {"series": int(facts.groupby(level=0).size().max())}
 
 
-def unlike_by_header(slices, acquisition, ranges):
+def header_findings(slices, acquisition, ranges):
     """Return the Findings that need no pixels, in the order of the series.
 
     slices: slice table without PIXEL_COLUMNS; acquisition: as of read_acquisition, indexed like
@@ -131,7 +131,7 @@ def unlike_by_header(slices, acquisition, ranges):
     return found
 
 
-def unlike_by_pixels(slices, ranges):
+def pixel_findings(slices, ranges):
     """Return the Findings that the pixels make, in the order of the series. slices: slice table;
     ranges: as above.
     """

@@ -23,7 +23,7 @@ def wide_gaps(slices):
     return gap > GAP * beside
 
 
-def oddities(slices):
+def count_unusual_geometry(slices):
     """Count what is odd in a slice table: {name: number of series, studies or slices}; what is not
     known counts as usual.
     """

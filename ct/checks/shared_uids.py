@@ -15,7 +15,7 @@ from ct.checks.series_geometry import EVEN
 from ct.privacy.pseudonyms import pseudonym
 from ct.slices import MIXED_DEG, POSITION, angles_deg, slice_normals
 
-PEOPLE, ONE, UNCLEAR = "several people", "one person", "unclear"
+SEVERAL_PATIENTS, ONE_PATIENT, UNCLEAR = "several people", "one person", "unclear"
 # steps may differ by that much, or by the share EVEN, and count as alike: tags are rounded
 STEP_MM = 0.1
 # 6 % of the competition's series are two stacks in one, whose steps repeat after two or three
@@ -31,7 +31,7 @@ HOLE = 1.5  # times the usual step: slices are missing there
 ODD = 8
 
 
-def separate(table, key):
+def separate_patients(table, key):
     """Give every PatientID a series of its own, and every person a study.
 
     table: header table indexed by slice_id, with patient_id, study_id, series_id, POSITION and
@@ -62,13 +62,13 @@ def separate(table, key):
     for rows in _groups(series, shared["series_id"]):
         if (
             len(studies := set(study[rows])) > 1
-            and relation(table.iloc[rows], patient[rows]) == ONE
+            and relation(table.iloc[rows], patient[rows]) == ONE_PATIENT
         ):
             study[np.isin(study, list(studies))] = min(studies)
     table = table.assign(study_id=_like(study, table["study_id"]))
     for rows in _groups(study, _of_several_patients(table, "study_id")):
         verdict[rows] = study_relation(table.iloc[rows])
-    apart = verdict == PEOPLE
+    apart = verdict == SEVERAL_PATIENTS
     study[apart] = _names_apart(study[apart], patient[apart], key)
     apart = shared["series_id"]
     series[apart] = _names_apart(series[apart], patient[apart], key)
@@ -143,8 +143,8 @@ def relation(table, patient):
         and _all_overlap(height, runs)
         and not _one_goes_on(position, normals, runs)
     ):
-        return PEOPLE
-    return ONE if whole else UNCLEAR
+        return SEVERAL_PATIENTS
+    return ONE_PATIENT if whole else UNCLEAR
 
 
 def is_regular(height):

@@ -66,7 +66,7 @@ def draw_bleed(rng, kind, anatomy, length):
     )
 
 
-def lay(anatomy, bleed):
+def bleed_weights(anatomy, bleed):
     """Where a bleed lies: weights (n, size, size) in [0, 1].
 
     All zero but for one contiguous run of slices, in each of which at least VISIBLE_MM2 of it can
@@ -79,7 +79,7 @@ def lay(anatomy, bleed):
     return weights
 
 
-def paint(rng, anatomy, bleed, weights, faintest=0.4):
+def paint_bleed(rng, anatomy, bleed, weights, faintest=0.4):
     """Paint the bleed that lies at `weights` into `anatomy.hu` in place.
 
     Each slice has its own contrast, from `faintest` to 1, and less at the ends of the run.
@@ -96,7 +96,7 @@ def paint(rng, anatomy, bleed, weights, faintest=0.4):
         anatomy.hu[k] += weights[k] * (ISODENSE + contrast * (bleed.hu - ISODENSE) - anatomy.hu[k])
 
 
-def plant(rng, anatomy, kind, length):
+def plant_bleed(rng, anatomy, kind, length):
     """Draw a bleed of `kind` over about `length` slices and paint it. Returns its weights (see
     `lay`).
 
@@ -106,14 +106,14 @@ def plant(rng, anatomy, kind, length):
     # a few end up where there is no room: no sulci, no ventricle, too near to an end
     for _ in range(50):
         bleed = draw_bleed(rng, kind, anatomy, length)
-        weights = lay(anatomy, bleed)
-        if visible(weights, anatomy.pixel_mm).sum() >= fewest:
-            paint(rng, anatomy, bleed, weights)
+        weights = bleed_weights(anatomy, bleed)
+        if visible_slices(weights, anatomy.pixel_mm).sum() >= fewest:
+            paint_bleed(rng, anatomy, bleed, weights)
             return weights
     raise AssertionError(f"no room for {kind} blood in a head cut at {anatomy.heights}")
 
 
-def visible(weights, pixel_mm):
+def visible_slices(weights, pixel_mm):
     """Whether blood can be seen in each slice: (n,) bool from weights (n, size, size)."""
     return (weights > 0.5).sum((1, 2)) * pixel_mm**2 >= VISIBLE_MM2
 
@@ -133,7 +133,7 @@ def _keep_visible(weights, pixel_mm):
     """Leave only the longest contiguous stretch of slices in which the blood can be seen (in
     place).
     """
-    stretches, _ = ndimage.label(visible(weights, pixel_mm))
+    stretches, _ = ndimage.label(visible_slices(weights, pixel_mm))
     if stretches.any():
         longest = np.bincount(stretches[stretches > 0]).argmax()
         weights[stretches != longest] = 0

@@ -18,10 +18,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, SUBTYPES
 from ct.run_dir import replacing, write_json
-from ct.synthetic.bleeds import add_mimics, add_noise, plant, visible
+from ct.synthetic.bleeds import add_mimics, add_noise, plant_bleed, visible_slices
 from ct.synthetic.phantom import Anatomy, draw_head
 
-MADE_WITH = "synth.json"  # beside the data: the studies and the seed that they were made with
+SYNTH_FILE = "synth.json"  # beside the data: the studies and the seed that they were made with
 BLEEDING = 0.58  # share of studies
 BLEEDS_EACH = 1.4  # of a bleeding study, on average
 # share of studies, at least one each
@@ -87,7 +87,7 @@ def write_competition(out, studies, seed, size=256, slices=(20, 28), progress=No
                 progress(plan.number + 1, studies)
         _write_csv(part / "stage_2_train.csv", labels[False])
         _write_csv(part / "stage_2_sample_submission.csv", {i: [0.5] * 6 for i in labels[True]})
-        write_json(part / MADE_WITH, {"studies": studies, "seed": seed})
+        write_json(part / SYNTH_FILE, {"studies": studies, "seed": seed})
     return summary
 
 
@@ -172,8 +172,8 @@ def make_study(plan, seed, size=256, slices=(20, 28)):
     labels = np.zeros((len(position), 6), np.uint8)
     for kind in plan.kinds:
         length = int(np.clip(round(len(position) * rng.uniform(0.2, 0.36)), 3, 9))
-        weights = plant(rng, anatomy, kind, length)
-        labels[:, KAGGLE_ORDER.index(kind)] = visible(weights, pixel_mm)
+        weights = plant_bleed(rng, anatomy, kind, length)
+        labels[:, KAGGLE_ORDER.index(kind)] = visible_slices(weights, pixel_mm)
     labels[:, 5] = labels[:, :5].max(1)
     add_mimics(rng, anatomy)
     add_noise(rng, anatomy)

@@ -12,13 +12,13 @@ from pipeline.options import DemoOptions, NewOptions, SynthOptions
 
 def demo(options: DemoOptions):
     """Bring synth, new and all into one run; continues where it is."""
-    from ct.synthetic.example_competition import MADE_WITH
+    from ct.synthetic.example_competition import SYNTH_FILE
 
     data = f"{options.run}-data"
     given = options.model_dump(include={"studies", "seed"}, exclude_none=True)
     if not Path(data).exists():
         synth(SynthOptions(out=data, **given))
-    made = read_json(Path(data) / MADE_WITH)
+    made = read_json(Path(data) / SYNTH_FILE)
     for name, value in given.items():
         if made[name] != value:
             raise InputError(

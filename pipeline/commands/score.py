@@ -16,8 +16,8 @@ from ct.labels import LABELS
 from ct.run_dir import discard, replacing, write_json, write_table
 from ct.tables.spreadsheet import write_sheet
 from features.build import build_features
-from features.linear_probe import unseen_logits
-from features.markov import unseen_chain_logits
+from features.linear_probe import held_out_probe_logits
+from features.markov import held_out_posterior_logits
 from pipeline.freshness import versions
 from pipeline.progress import log, progress_bar
 from pipeline.run_lock import check_fresh, opened
@@ -131,11 +131,11 @@ def scored_slices(model, slices, read_hu, device, bar):
         fitted, mean = {}, mean_logits(said, config.clip)
         means.append(expit(mean))
         if config.chain:
-            fitted["chain"] = unseen_chain_logits(slices, mean, fold, model.chains())
+            fitted["markov_logits"] = held_out_posterior_logits(slices, mean, fold, model.chains())
         if config.probe:
             own = np.where(fold == k, part, -1)
-            fitted["probes"] = {
-                name: unseen_logits(*model.probe(name, k), seen, own)
+            fitted["probe_logits"] = {
+                name: held_out_probe_logits(*model.probe(name, k), seen, own)
                 for name, seen in embeddings.items()
             }
         X, names = build_features(slices, said, config, **fitted)

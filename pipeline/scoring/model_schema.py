@@ -72,7 +72,7 @@ class BlendValues(Config):
 
 
 class ChainValues(Config):
-    """features.chain.Chain."""
+    """features.markov.MarkovChain."""
 
     slope: Slope
     intercept: Logit

@@ -20,8 +20,8 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import patient_folds
 from ct.run_dir import read_arrays, read_json, read_table
-from features.linear_probe import PARTS, Probe
-from features.markov import Chain
+from features.linear_probe import PARTS, LinearProbe
+from features.markov import MarkovChain
 from pipeline.freshness import versions
 from pipeline.recipe import Recipe
 from pipeline.stage_data.run_tables import training_prior
@@ -73,7 +73,9 @@ class Model:
         k_folds, whole = self.recipe.folds.k, self.stage2["chain"]
         apart = self.held_out_chains or {label: [whole[label]] * k_folds for label in LABELS}
         of_fold = [{label: apart[label][k] for label in LABELS} for k in range(k_folds)]
-        return [[Chain(**each[label]) for label in LABELS] for each in (*of_fold, whole)]
+        return [
+            [MarkovChain.from_json(each[label]) for label in LABELS] for each in (*of_fold, whole)
+        ]
 
     def probe(self, name, k):
         """Return (probe, parts) of one CNN of fold k: the Probe of all patients, and a list of
@@ -86,7 +88,7 @@ class Model:
         count = sum(f"{start}part{j}.centre" in arrays for j in range(PARTS))
         prefixes = [start, *(f"{start}part{j}." for j in range(count))]
         probe, *parts = (
-            Probe(*(arrays[prefix + field] for field in fields)) for prefix in prefixes
+            LinearProbe(*(arrays[prefix + field] for field in fields)) for prefix in prefixes
         )
         return probe, parts
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ct.checks.domain_shift import Finding, unlike_by_header, unlike_by_pixels
-from ct.checks.shared_uids import ONE, PEOPLE, UNCLEAR, separate
+from ct.checks.domain_shift import Finding, header_findings, pixel_findings
+from ct.checks.shared_uids import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR, separate_patients
 from ct.dicom.acquisition import read_acquisition
 from ct.dicom.header_index import read_headers
 from ct.dicom.source import Folder
@@ -22,7 +22,7 @@ from ct.privacy.pseudonyms import competition_form
 from ct.slices import PIXEL_COLUMNS, order_slices
 
 NAMED = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
-NO_PART = 127  # no probe without this part: features.linear_probe.unseen_logits gives NaN
+NO_PART = 127  # no probe without this part: features.linear_probe.held_out_probe_logits gives NaN
 KNOWN = (
     "a patient of the training data, scored by the models of one fold alone",
     "the other folds' models have learnt from this patient",
@@ -30,12 +30,12 @@ KNOWN = (
 
 
 SHARED = {  # of ct.checks.shared_uids -> (refuses, what, what it means)
-    PEOPLE: (
+    SEVERAL_PATIENTS: (
         False,
         "its StudyInstanceUID stands on slices of other PatientIDs, too, at the same heights",
         "the PatientIDs are taken for several people, and each has a study and series",
     ),
-    ONE: (
+    ONE_PATIENT: (
         False,
         "slices of several PatientIDs that make one series together",
         "they are taken for one person's study, in which each PatientID is a series: slices of two are never neighbours",
@@ -102,7 +102,7 @@ def take_in(source, files, model, key, work, anyway, workers, bar):
     findings = [
         *about_people(found),
         *about_studies(found, training),
-        *unlike_by_header(found, acquisition, training),
+        *header_findings(found, acquisition, training),
     ]
     slices = found if anyway else without_refused(found, findings)
     with bar(len(slices), "pixels", "slice") as shown:
@@ -115,7 +115,7 @@ def take_in(source, files, model, key, work, anyway, workers, bar):
     pixels = pd.DataFrame(
         {"path": slices["path"][bad], "kind": "pixels", "reason": facts["reason"][bad]}
     )
-    findings += unlike_by_pixels(slices, training)
+    findings += pixel_findings(slices, training)
     if anyway:
         findings = [finding._replace(refuses=False) for finding in findings]
     slices = without_refused(slices, findings)
@@ -137,10 +137,10 @@ def read_studies(source, files, key, patients=None, workers=None, progress=None)
     None; progress: as of read_headers; the others as of `take_in`
 
     Returns (slices, acquisition, quarantine) as of Incoming; slices with `people`, what
-    `ct.checks.shared_uids.separate` says of it.
+    `ct.checks.shared_uids.separate_patients` says of it.
     """
     table, quarantine = read_headers(source, files, key, workers, progress, anonymous=True)
-    table, people = separate(table, key)
+    table, people = separate_patients(table, key)
     table = table.assign(split="test", people=people, **folds_of_groups(table, patients))
     slices = order_slices(public_names(table, key))
     acquisition = (

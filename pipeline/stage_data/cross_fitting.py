@@ -19,8 +19,8 @@ from ct.run_dir import (
     write_json,
     write_table,
 )
-from features.linear_probe import cross_fit_probe, part_of_patient, unseen_logits
-from features.markov import cross_fit_chain, unseen_chain_logits
+from features.linear_probe import cross_fit_probe, held_out_probe_logits, part_of_patient
+from features.markov import cross_fit_chains, held_out_posterior_logits
 from pipeline.stage_data.run_tables import load_test_fold, opinions, patients_of_folds
 
 
@@ -47,8 +47,8 @@ def cross_fitted(run, train, test, said):
     train, test: slice tables; said: opinions of the train slices. The chains' and probes'
     parameters are kept in the run.
 
-    Returns build_features' keywords `chain` and `probes` for the train slices, and a list of those
-    for the test slices by each fold's CNNs: chains of all folds and the probe of all that CNN's
+    Returns build_features' keywords `markov_logits` and `probe_logits` for the train slices, and a
+    list of those for the test slices by each fold's CNNs: chains of all folds and the probe of all that CNN's
     held-out slices, or, where the patient is also in train, the chains without the patient's fold
     and the probe without the patient's part of it. Raises InputError where a probe is wanted of an
     imported model.
@@ -72,33 +72,33 @@ def cross_fitted(run, train, test, said):
             "features.probe wants embeddings, which imported models lack; set it to false in recipe.yaml"
         )
     if config.chain:
-        of_train["chain"], chains = cross_fit_chain(
+        of_train["markov_logits"], chains = cross_fit_chains(
             train, mean_logits(said, config.clip), y, fold, k_folds
         )
         for k in range(k_folds):
             logits = mean_logits(opinions(run, test.index, k), config.clip)
-            of_test[k]["chain"] = unseen_chain_logits(
+            of_test[k]["markov_logits"] = held_out_posterior_logits(
                 test, logits, test_fold, [list(each.values()) for each in chains]
             )
         where = [*(f"without fold {k}" for k in range(k_folds)), "of all folds"]
         fitted = {
-            label: {w: c[label]._asdict() for w, c in zip(where, chains, strict=True)}
+            label: {w: c[label].to_json() for w, c in zip(where, chains, strict=True)}
             for label in LABELS
         }
         write_json(run.dir.chain, fitted)
     if config.probe:
-        of_train["probes"], kept, grouped = {}, {}, train.assign(patient_id=groups)
+        of_train["probe_logits"], kept, grouped = {}, {}, train.assign(patient_id=groups)
         for model in run.recipe.stage1.models:
             for k in range(k_folds):
                 part = unseen_part(groups[test.index], test_fold, parts, k)
                 of_train_k, of_test_k, fitted = _probe(
                     run.dir.fold(model.name, k), grouped, test.index, part
                 )
-                columns = of_train["probes"].setdefault(
+                columns = of_train["probe_logits"].setdefault(
                     model.name, np.full(y.shape, np.nan, np.float32)
                 )
                 columns[fold == k] = of_train_k
-                of_test[k].setdefault("probes", {})[model.name] = of_test_k
+                of_test[k].setdefault("probe_logits", {})[model.name] = of_test_k
                 kept |= {f"{model.name}.fold{k}.{name}": array for name, array in fitted.items()}
         write_arrays(run.dir.probes, kept)
     return of_train, of_test
@@ -168,7 +168,7 @@ def _probe(folder, train, test_index, part):
     )
     at = test_index.get_indexer(seen)
     of_test = np.full((len(test_index), len(LABELS)), np.nan, np.float32)
-    of_test[at] = unseen_logits(probe, parts, embeddings, part[at])
+    of_test[at] = held_out_probe_logits(probe, parts, embeddings, part[at])
     fitted = {"": probe, **{f"part{j}.": each for j, each in enumerate(parts)}}
     arrays = {
         f"{name}{key}": array for name, each in fitted.items() for key, array in vars(each).items()

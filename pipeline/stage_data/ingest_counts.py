@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ct.checks.series_geometry import oddities
+from ct.checks.series_geometry import count_unusual_geometry
 from ct.labels import contradictions
 from ct.patient_folds import fold_groups
 
@@ -22,7 +22,7 @@ def summary(slices, quarantine):
         "quarantined": int((quarantine["kind"] == "header").sum()),
         "unreadable": int((quarantine["kind"] == "pixels").sum()),
         "repaired_intercept": int(slices["repaired_intercept"].sum()),
-        "geometry": oddities(slices),
+        "geometry": count_unusual_geometry(slices),
         "patients_in_both_sets": both,
         "their_test_studies": sorted(of["test"].loc[known, "study_id"].unique()),
         **{name: len(ids) for name, ids in wrong.items()},

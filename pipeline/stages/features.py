@@ -1,7 +1,8 @@
 """The stage `features`: the matrix of features from the predictions of the CNNs."""
 
 from ct.run_dir import read_table, write_json
-from features.build import build_features, describe, feature_names
+from features.build import build_features, feature_names
+from features.columns import describe
 from pipeline.stage_data.cross_fitting import cross_fitted, new_array
 from pipeline.stage_data.run_tables import opinions
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ct.checks.shared_uids import ONE, PEOPLE, UNCLEAR, separate
+from ct.checks.shared_uids import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR, separate_patients
 from ct.dicom.header_index import read_headers
 from ct.errors import InputError
 from ct.labels import LABELS, read_labels
@@ -184,13 +184,13 @@ def identifier_rule(key):
 
 def own_series(slices, key, note=None):
     """Give each PatientID series, and each person studies, of their own
-    (`ct.checks.shared_uids.separate`). Returns (slices, counts).
+    (`ct.checks.shared_uids.separate_patients`). Returns (slices, counts).
 
     Raises InputError where it is unclear whether the patients of a study are one person. note: path
     of a csv that then names the files of all such studies for the owner's eyes alone, since the
     line may not; None where there are no files
     """
-    apart, verdict = separate(slices, key)
+    apart, verdict = separate_patients(slices, key)
     if len(unclear := apart[verdict == UNCLEAR]):
         if note:
             _name_unclear(unclear, note)
@@ -203,9 +203,9 @@ def own_series(slices, key, note=None):
             + (f"; {note} names its files" if note else "")
         )
     return apart, {
-        "studies_split": slices["study_id"][verdict == PEOPLE].nunique(),
-        "people_of_split_studies": apart["study_id"][verdict == PEOPLE].nunique(),
-        "studies_joined": apart["study_id"][verdict == ONE].nunique(),
+        "studies_split": slices["study_id"][verdict == SEVERAL_PATIENTS].nunique(),
+        "people_of_split_studies": apart["study_id"][verdict == SEVERAL_PATIENTS].nunique(),
+        "studies_joined": apart["study_id"][verdict == ONE_PATIENT].nunique(),
     }
 
 

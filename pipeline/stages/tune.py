@@ -18,7 +18,7 @@ from ct.labels import LABELS
 from ct.run_dir import RunDir, discard, read_json, write_json, write_table, write_text
 from ct.seeds import derive_seed
 from ct.system.engine import cores, run_jobs
-from features.build import SCOPES, scope_columns
+from features.columns import SCOPES, scope_columns
 from pipeline.freshness import Receipt, why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
 from pipeline.optuna_studies.trial_journal import open_study

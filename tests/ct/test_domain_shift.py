@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from tiny_tables import slice_table
 
-from ct.checks.domain_shift import series_facts, training_ranges, unlike_by_header, unlike_by_pixels
+from ct.checks.domain_shift import header_findings, pixel_findings, series_facts, training_ranges
 
 FACTS = {
     "pixel_spacing_mm": 0.5,
@@ -57,7 +57,7 @@ def ranges():
 
 def header(slices, ranges, **taken):
     acquisition = pd.DataFrame({**TAKEN, **taken}, index=slices.index)
-    return unlike_by_header(slices, acquisition, ranges)
+    return header_findings(slices, acquisition, ranges)
 
 
 def texts(findings):
@@ -85,11 +85,11 @@ def test_what_nobody_knows_has_no_range():
         slice_table(("train", 0, STEADY), **{**FACTS, "pixel_spacing_mm": np.nan})
     )
     assert not {"pixel_spacing_mm", "brain_cm2"} & set(ranges)  # areas would be in pixels
-    assert texts(unlike_by_pixels(table(), ranges)) == ""
+    assert texts(pixel_findings(table(), ranges)) == ""
 
 
 def test_a_study_like_the_training_data_has_no_remark(ranges):
-    assert header(table(), ranges) == [] and unlike_by_pixels(table(), ranges) == []
+    assert header(table(), ranges) == [] and pixel_findings(table(), ranges) == []
     half = np.r_[np.arange(0, 40, 2.5), np.arange(40, 110, 5)]  # half steps at the skull base
     assert header(table(half), ranges) == []
 
@@ -178,7 +178,7 @@ def test_each_series_is_judged_by_itself(ranges):
     ],
 )
 def test_pixels_tell_heads_from_others(ranges, areas, refuses, says):
-    found = unlike_by_pixels(table(**areas), ranges)
+    found = pixel_findings(table(**areas), ranges)
     assert [f.refuses for f in found] == [refuses] and says in found[0].what
 
 
@@ -189,9 +189,9 @@ def test_slices_that_do_not_decode(ranges):
         "brain_cm2": np.where(some, np.nan, 150.0),
         "skull_cm2": np.where(some, np.nan, 60.0),
     }
-    found = unlike_by_pixels(table(**bad), ranges)
+    found = pixel_findings(table(**bad), ranges)
     assert [f.refuses for f in found] == [False] and "1 of 30 slices do not decode" in found[0].what
-    none = unlike_by_pixels(table(readable=False, brain_cm2=np.nan, skull_cm2=np.nan), ranges)
+    none = pixel_findings(table(readable=False, brain_cm2=np.nan, skull_cm2=np.nan), ranges)
     assert [f.refuses for f in none] == [True] and "30 of 30" in none[0].what
 
 

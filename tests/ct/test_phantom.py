@@ -10,11 +10,11 @@ from ct.synthetic.bleeds import (
     VISIBLE_MM2,
     add_mimics,
     add_noise,
+    bleed_weights,
     draw_bleed,
-    lay,
-    paint,
-    plant,
-    visible,
+    paint_bleed,
+    plant_bleed,
+    visible_slices,
 )
 from ct.synthetic.phantom import Anatomy, draw_head
 
@@ -32,7 +32,7 @@ def bled(request):
     """(kind, HU before, anatomy after, weights) of one planted bleed of each kind."""
     anatomy, rng = head(SUBTYPES.index(request.param))
     before = anatomy.hu.copy()
-    return request.param, before, anatomy, plant(rng, anatomy, request.param, 7)
+    return request.param, before, anatomy, plant_bleed(rng, anatomy, request.param, 7)
 
 
 def test_a_head_from_outside_inwards():
@@ -78,7 +78,7 @@ def test_the_sulci_change_slowly_with_height():
 
 def test_blood_is_bright_contiguous_and_inside(bled):
     kind, before, anatomy, weights = bled
-    seen = visible(weights, PIXEL)
+    seen = visible_slices(weights, PIXEL)
     run = np.flatnonzero(seen)
     assert 3 <= len(run) <= 9 and np.ptp(run) + 1 == len(run)
     assert not weights[~seen].any()
@@ -121,8 +121,8 @@ def test_oedema_is_dark_around_a_blob():
     bleed = dataclasses.replace(
         draw_bleed(rng, "intraparenchymal", anatomy, 5), centre=(0.4, 0.25), thick=12, middle=14.0
     )
-    before, weights = anatomy.hu.copy(), lay(anatomy, bleed)
-    paint(rng, anatomy, bleed, weights, faintest=0.99)
+    before, weights = anatomy.hu.copy(), bleed_weights(anatomy, bleed)
+    paint_bleed(rng, anatomy, bleed, weights, faintest=0.99)
     k = 14
     far = np.hypot(
         anatomy.x - 0.4 * anatomy.head.half_width, anatomy.y - 0.25 * anatomy.head.half_length
@@ -136,7 +136,7 @@ def test_a_lens_is_thick_and_a_crescent_is_long():
     shape = {}
     for kind in ("epidural", "subdural"):
         bleed = dataclasses.replace(draw_bleed(rng, kind, anatomy, 5), angle=1.6, middle=13.0)
-        mask = lay(anatomy, bleed)[13] > 0.5
+        mask = bleed_weights(anatomy, bleed)[13] > 0.5
         shape[kind] = anatomy.depth(13)[mask].max(), np.ptp(anatomy.angle[mask])
     assert (
         shape["epidural"][0] > shape["subdural"][0] and shape["epidural"][1] < shape["subdural"][1]
@@ -146,18 +146,20 @@ def test_a_lens_is_thick_and_a_crescent_is_long():
 def test_a_run_tapers_and_too_little_blood_is_none():
     anatomy, rng = head(5)
     bleed = dataclasses.replace(draw_bleed(rng, "epidural", anatomy, 7), middle=13.0, thick=18.0)
-    area = (lay(anatomy, bleed) > 0.5).sum((1, 2)) * PIXEL**2
+    area = (bleed_weights(anatomy, bleed) > 0.5).sum((1, 2)) * PIXEL**2
     assert area[area > 0].min() >= VISIBLE_MM2
     assert area[13] > 1.3 * area[10] > 0 and area[13] > 1.3 * area[16] > 0
-    assert not lay(anatomy, dataclasses.replace(bleed, thick=0.1)).any()
+    assert not bleed_weights(anatomy, dataclasses.replace(bleed, thick=0.1)).any()
 
 
 def test_only_the_longest_stretch_stays():
     anatomy, rng = head(8)
     bleed = dataclasses.replace(draw_bleed(rng, "subdural", anatomy, 9), middle=13.0)
-    whole = np.flatnonzero(lay(anatomy, bleed).any((1, 2)))
+    whole = np.flatnonzero(bleed_weights(anatomy, bleed).any((1, 2)))
     anatomy.brain[11] = 0  # a slice without room for blood, near the lower end of the run
-    assert np.flatnonzero(lay(anatomy, bleed).any((1, 2))).tolist() == [k for k in whole if k > 11]
+    assert np.flatnonzero(bleed_weights(anatomy, bleed).any((1, 2))).tolist() == [
+        k for k in whole if k > 11
+    ]
 
 
 def test_mimics_are_of_one_slice():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ct.checks.series_geometry import oddities, wide_gaps
+from ct.checks.series_geometry import count_unusual_geometry, wide_gaps
 
 
 def series(name, positions, study=None, **facts):
@@ -37,7 +37,7 @@ def test_each_oddity_is_counted_once_a_series():
             series("rounded", [0, 5, 10.01, 15.0], rows=np.nan, cols=np.nan),
         ]
     )
-    assert oddities(table) == {
+    assert count_unusual_geometry(table) == {
         "series": 7,
         "one_slice": 1,
         "tilted": 1,
@@ -68,4 +68,4 @@ def test_gaps_do_not_reach_over_a_series_end():
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_few_rows(rows):
-    assert oddities(series("a", [0.0])[:rows])["series"] == rows
+    assert count_unusual_geometry(series("a", [0.0])[:rows])["series"] == rows

@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ct.checks.shared_uids import ONE, PEOPLE, UNCLEAR, is_regular, separate
+from ct.checks.shared_uids import (
+    ONE_PATIENT,
+    SEVERAL_PATIENTS,
+    UNCLEAR,
+    is_regular,
+    separate_patients,
+)
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import assign_folds, check_folds, fold_groups, spread_folds
@@ -43,7 +49,7 @@ def grid(first, count, step=STEP):
 
 def verdict(*parts):
     """The one verdict of all rows."""
-    found = set(separate(header(*parts), KEY)[1])
+    found = set(separate_patients(header(*parts), KEY)[1])
     assert len(found) == 1
     return found.pop()
 
@@ -56,8 +62,8 @@ def labelled(table):
 def test_nine_people_under_one_uid_keep_nine_groups():
     rng = np.random.default_rng(0)
     table = header(*(part(f"P{n}", grid(rng.uniform(-20, 20), 30)) for n in range(9)))
-    apart, found = separate(table, KEY)
-    assert set(found) == {PEOPLE} and apart.index.equals(table.index)
+    apart, found = separate_patients(table, KEY)
+    assert set(found) == {SEVERAL_PATIENTS} and apart.index.equals(table.index)
     for name in ("study_id", "series_id"):
         pairs = apart[["patient_id", name]].drop_duplicates()
         assert len(pairs) == pairs[name].nunique() == 9
@@ -67,24 +73,24 @@ def test_nine_people_under_one_uid_keep_nine_groups():
         )
     assert len(set(fold_groups(apart))) == 9
     assert len(set(fold_groups(table))) == 1  # what they would be without
-    again, _ = separate(table.sample(frac=1, random_state=5), KEY)
+    again, _ = separate_patients(table.sample(frac=1, random_state=5), KEY)
     # the same names, whatever the order of the files
     pd.testing.assert_frame_equal(again.loc[apart.index], apart)
-    other, _ = separate(table, b"o" * 32)
+    other, _ = separate_patients(table, b"o" * 32)
     assert not other["study_id"].isin(apart["study_id"]).any()
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.3, 2.5, 47.0])
 def test_two_heads_that_overlap_are_two_people(offset):
-    assert verdict(part("A", grid(0, 30)), part("B", grid(offset, 26))) == PEOPLE
+    assert verdict(part("A", grid(0, 30)), part("B", grid(offset, 26))) == SEVERAL_PATIENTS
 
 
 def test_two_heads_of_half_steps_and_gaps_are_two_people():
     one = np.concatenate([grid(0, 12, 2.5), grid(32.5, 20)])
     two = np.delete(grid(1.1, 32), 14)
     stacks = np.sort(np.concatenate([grid(3, 30), grid(43.34, 12)]))  # a part was taken again
-    assert verdict(part("A", one), part("B", two)) == PEOPLE
-    assert verdict(part("A", stacks), part("B", two)) == PEOPLE
+    assert verdict(part("A", one), part("B", two)) == SEVERAL_PATIENTS
+    assert verdict(part("A", stacks), part("B", two)) == SEVERAL_PATIENTS
 
 
 PIECES = {
@@ -103,8 +109,8 @@ def test_a_patient_id_that_changes_within_a_series_is_one_person(name, tilted):
     iop = (1, 0, 0, 0, np.cos(0.3), -np.sin(0.3)) if tilted else AXIAL
     parts = [part(f"P{each:d}", heights[who == each], iop=iop) for each in np.unique(who)]
     table = header(*parts)
-    apart, found = separate(table, KEY)
-    assert set(found) == {ONE} and apart["study_id"].equals(table["study_id"])
+    apart, found = separate_patients(table, KEY)
+    assert set(found) == {ONE_PATIENT} and apart["study_id"].equals(table["study_id"])
     pairs = apart[["patient_id", "series_id"]].drop_duplicates()
     # so no neighbour is another PatientID's
     assert len(pairs) == pairs["series_id"].nunique() == len(parts)
@@ -143,21 +149,24 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_all_else_is_unclear(name):
     table = header(*UNKNOWN[name])
-    apart, found = separate(table, KEY)
+    apart, found = separate_patients(table, KEY)
     assert set(found) == {UNCLEAR}
     # never neighbours, whoever they are
     assert (apart.groupby("series_id")["patient_id"].nunique() == 1).all()
 
 
 def test_series_of_ones_own_are_judged_together():
-    apart, found = separate(
+    apart, found = separate_patients(
         header(part("A", grid(0, 30), series="R1"), part("B", grid(1, 30), series="R2")), KEY
     )
-    assert set(found) == {PEOPLE} and apart["study_id"].nunique() == 2
+    assert set(found) == {SEVERAL_PATIENTS} and apart["study_id"].nunique() == 2
     assert set(apart["series_id"]) == {"R1", "R2"}  # they were nobody else's
-    assert verdict(part("A", grid(0, 15), series="R1"), part("B", grid(75, 15), series="R2")) == ONE
+    assert (
+        verdict(part("A", grid(0, 15), series="R1"), part("B", grid(75, 15), series="R2"))
+        == ONE_PATIENT
+    )
     scouts = [part(name, [0.0], series=f"scout {name}", iop=(1, 0, 0, 0, 0, -1)) for name in "AB"]
-    assert verdict(part("A", grid(0, 30)), part("B", grid(1, 30)), *scouts) == PEOPLE
+    assert verdict(part("A", grid(0, 30)), part("B", grid(1, 30)), *scouts) == SEVERAL_PATIENTS
     torn = [part("A", grid(0, 15)), part("B", grid(75, 15)), part("C", grid(1, 30), series="other")]
     assert verdict(*torn) == UNCLEAR
 
@@ -168,7 +177,7 @@ def test_a_torn_series_joins_the_studies_it_lies_in():
         part("B", grid(75, 15), study="S2"),
         part("C", grid(0, 9), study="S3", series="Q"),
     )
-    apart, found = separate(table, KEY)
+    apart, found = separate_patients(table, KEY)
     groups = pd.Series(fold_groups(apart), index=apart.index)
     assert set(groups[apart["patient_id"] == "B"]) == {"A"} and set(
         groups[apart["patient_id"] == "C"]
@@ -176,7 +185,7 @@ def test_a_torn_series_joins_the_studies_it_lies_in():
     assert set(found[(apart["patient_id"] == "C").to_numpy()]) == {""}
     # of each study, the first
     numbered = header(*(part(f"P{n}", grid(n, 20), study=f"S{n}", series="1") for n in range(4)))
-    apart, found = separate(numbered, KEY)
+    apart, found = separate_patients(numbered, KEY)
     assert (
         set(found) == {""}
         and len(set(fold_groups(apart))) == 4
@@ -186,11 +195,11 @@ def test_a_torn_series_joins_the_studies_it_lies_in():
 
 def test_what_is_one_patients_stays_as_it_is():
     table = header(part("A", grid(0, 20)), part("B", grid(0, 20), study="S2", series="R2"))
-    apart, found = separate(table, KEY)
+    apart, found = separate_patients(table, KEY)
     assert apart is table and set(found) == {""}
     assert (fold_groups(table) == table["patient_id"]).all()
     empty = table.iloc[:0]
-    assert separate(empty, KEY)[0].empty and len(fold_groups(empty)) == 0
+    assert separate_patients(empty, KEY)[0].empty and len(fold_groups(empty)) == 0
 
 
 def test_regular_series():
@@ -215,7 +224,7 @@ def test_folds_keep_groups_and_refuse_to_tear_a_study():
     # so P0 and P1 are one group
     twin = part("P1", grid(25, 5), study="X", series="Y", split="test")
     late = part("N", grid(50, 5), study="X", series="Z", split="test")
-    table = labelled(separate(header(*torn, *others, back, twin, late), KEY)[0])
+    table = labelled(separate_patients(header(*torn, *others, back, twin, late), KEY)[0])
     assert len(set(fold_groups(table))) == 1 + 6 - 1
     for seed in range(8):
         fold = pd.Series(assign_folds(table, 3, seed), index=table.index)

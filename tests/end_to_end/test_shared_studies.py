@@ -18,7 +18,7 @@ import run
 from ct.patient_folds import assign_folds, fold_groups
 from ct.run_dir import read_json, read_table
 from ct.tables.spreadsheet import read_sheet
-from features.linear_probe import Probe, unseen_logits
+from features.linear_probe import LinearProbe, held_out_probe_logits
 from pipeline.commands.search import inner_split
 from pipeline.registry import Run
 from pipeline.scoring.study_reader import NO_PART, about_people, folds_of_groups
@@ -336,8 +336,10 @@ def test_scored_patients_of_one_study_and_several_parts_get_no_probe():
         NO_PART,
         2,
     ]
-    probe = Probe(np.zeros(2, np.float32), np.ones((2, 6), np.float32), np.zeros(6, np.float32))
-    logits = unseen_logits(
+    probe = LinearProbe(
+        np.zeros(2, np.float32), np.ones((2, 6), np.float32), np.zeros(6, np.float32)
+    )
+    logits = held_out_probe_logits(
         probe, [probe] * 5, np.ones((3, 2), np.float32), columns["part"].to_numpy()
     )
     assert np.isnan(logits[:2]).all() and (logits[2] == 2).all()

@@ -10,17 +10,11 @@ from ct.ensemble import mean_logits, to_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from features import build as module
-from features.build import (
-    SCOPES,
-    build_features,
-    describe,
-    feature_names,
-    scope_columns,
-    slice_columns,
-)
+from features.build import build_features, feature_names
+from features.columns import SCOPES, describe, scope_columns, slice_columns
 from features.config import FeatureConfig
 from features.geometry import GEOMETRY, METADATA, SCANNER
-from features.ranges import SIDED_KINDS
+from features.rolling_windows import SIDED_KINDS
 from features.study import OTHER_KINDS, STUDY_KINDS
 from pipeline.recipe import find_recipe, load_recipe
 
@@ -56,13 +50,13 @@ def fitted(case):
     """Stands in for what is fitted on labels."""
     rng = np.random.default_rng(1)
     chain, *probes = rng.normal(size=(3, len(case[0]), 6)).astype(np.float32)
-    return {"chain": chain, "probes": dict(zip(case[1], probes, strict=True))}
+    return {"markov_logits": chain, "probe_logits": dict(zip(case[1], probes, strict=True))}
 
 
 def cut(fitted, rows):
     return {
-        "chain": fitted["chain"][rows],
-        "probes": {model: own[rows] for model, own in fitted["probes"].items()},
+        "markov_logits": fitted["markov_logits"][rows],
+        "probe_logits": {model: own[rows] for model, own in fitted["probe_logits"].items()},
     }
 
 
@@ -185,19 +179,21 @@ def test_fitted_columns_are_given_where_they_are_wanted_and_only_there(case, fit
     for config, given in (
         (RICH, {}),
         (FeatureConfig(), fitted),
-        (RICH, {"chain": fitted["chain"]}),
+        (RICH, {"markov_logits": fitted["markov_logits"]}),
     ):
         with pytest.raises(ValueError, match="chain: .*, probe: "):
             build_features(table, opinions, config, **given)
     with pytest.raises(ValueError, match="probes of vgg with opinions of resnet, vgg"):
-        build_features(table, opinions, RICH, fitted["chain"], {"vgg": fitted["probes"]["vgg"]})
+        build_features(
+            table, opinions, RICH, fitted["markov_logits"], {"vgg": fitted["probe_logits"]["vgg"]}
+        )
     X, names = build_features(table, opinions, RICH, **fitted)
     by_name = dict(zip(names, X.T, strict=True))
-    np.testing.assert_array_equal(by_name["epidural_chain"], fitted["chain"][:, 1])
-    np.testing.assert_array_equal(by_name["any_probe_by_vgg"], fitted["probes"]["vgg"][:, 0])
+    np.testing.assert_array_equal(by_name["epidural_chain"], fitted["markov_logits"][:, 1])
+    np.testing.assert_array_equal(by_name["any_probe_by_vgg"], fitted["probe_logits"]["vgg"][:, 0])
     np.testing.assert_allclose(
         by_name["any_probe"],
-        np.mean([p[:, 0] for p in fitted["probes"].values()], axis=0),
+        np.mean([p[:, 0] for p in fitted["probe_logits"].values()], axis=0),
         rtol=1e-6,
     )
 

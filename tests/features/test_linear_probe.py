@@ -14,8 +14,8 @@ from features.linear_probe import (
     Moments,
     cross_fit_probe,
     fit_probe,
+    held_out_probe_logits,
     part_of_patient,
-    unseen_logits,
 )
 
 NAN = np.nan
@@ -94,9 +94,9 @@ def test_a_known_patients_new_rows_get_the_probe_without_that_patients_part(case
     logits, probe, parts = cross_fit_probe(x, y, patients)
     part = part_of_patient(patients)
     assert len(parts) == PARTS
-    np.testing.assert_array_equal(unseen_logits(probe, parts, x, part), logits)
+    np.testing.assert_array_equal(held_out_probe_logits(probe, parts, x, part), logits)
     part[:100] = -1  # strangers
-    made = unseen_logits(probe, parts, x, part)
+    made = held_out_probe_logits(probe, parts, x, part)
     # products of other shapes: not to the bit
     np.testing.assert_allclose(made[:100], probe.logits(x[:100]), rtol=1e-5)
     np.testing.assert_allclose(made[100:], logits[100:], rtol=1e-5)
@@ -161,7 +161,9 @@ def test_a_single_patient_has_no_other_and_no_row_no_answer():
     logits, probe, parts = cross_fit_probe(x, y, np.array(["P"] * 4))
     assert not parts
     assert (
-        np.isnan(unseen_logits(probe, parts, x, np.array([0, 0, -1, -1]))).all(axis=1).tolist()
+        np.isnan(held_out_probe_logits(probe, parts, x, np.array([0, 0, -1, -1])))
+        .all(axis=1)
+        .tolist()
         == [True] * 2 + [False] * 2
     )
     assert np.isnan(logits).all() and np.isfinite(probe.logits(x)).all()

@@ -14,15 +14,17 @@ from tiny_tables import random_table, slice_table
 from ct.labels import LABELS
 from features.markov import (
     NEAREST_MM,
-    Chain,
-    chain_logits,
-    cross_fit_chain,
+    MarkovChain,
+    cross_fit_chains,
     fit_chains,
-    unseen_chain_logits,
+    held_out_posterior_logits,
+    posterior_logits,
 )
 
 NAN = np.nan
-PLAIN = Chain(slope=1.0, intercept=0.0, prior=-2.0, temper=1.0, first=0.05, share=0.15, rate=0.04)
+PLAIN = MarkovChain(
+    slope=1.0, intercept=0.0, prior=-2.0, temperature=1.0, first=0.05, share=0.15, rate=0.04
+)
 
 
 def enumerate_paths(position, evidence, chain):
@@ -51,8 +53,8 @@ def test_the_posterior_is_that_of_all_paths(seed):
     table = random_table(rng)
     logits = rng.normal(-2, 3, (len(table), 2)).astype(np.float32)
     logits[rng.random(logits.shape) < 0.2] = NAN
-    chains = [PLAIN, Chain(0.7, -0.3, -3.0, 0.6, 0.01, 0.3, 0.2)]
-    found = chain_logits(table, logits, chains)
+    chains = [PLAIN, MarkovChain(0.7, -0.3, -3.0, 0.6, 0.01, 0.3, 0.2)]
+    found = posterior_logits(table, logits, chains)
     assert found.shape == logits.shape and found.dtype == np.float32
     for study in table["study_id"].unique():
         own = (table["study_id"] == study).to_numpy()
@@ -60,7 +62,7 @@ def test_the_posterior_is_that_of_all_paths(seed):
             x = chain.slope * logits[own, j].astype(np.float64) + chain.intercept - chain.prior
             evidence, position = np.where(np.isnan(x), 0, x), table["position_mm"].to_numpy()[own]
             heard = [  # of each slice: its own opinion in full, the others' tempered
-                np.where(np.arange(len(x)) == i, 1.0, chain.temper) * evidence
+                np.where(np.arange(len(x)) == i, 1.0, chain.temperature) * evidence
                 for i in range(len(x))
             ]
             expected = [enumerate_paths(position, told, chain)[i] for i, told in enumerate(heard)]
@@ -69,14 +71,14 @@ def test_the_posterior_is_that_of_all_paths(seed):
 
 def test_a_slice_alone_is_bayes_rule():
     table = slice_table(("train", "a", [7.0]), ("train", "b", [3.0]))
-    found = chain_logits(table, np.float32([[1.0], [NAN]]), [PLAIN])
+    found = posterior_logits(table, np.float32([[1.0], [NAN]]), [PLAIN])
     np.testing.assert_allclose(found[:, 0], [logit(0.05) + 1.0 - -2.0, logit(0.05)], rtol=1e-6)
 
 
 def test_a_neighbour_counts_the_less_the_further_it_is():
     loud = np.float32([[-2], [6], [-2]])  # the outer two say nothing: a logit at the prior
     near, far, endless = (
-        chain_logits(slice_table(("train", "a", [0, gap, 2 * gap])), loud, [PLAIN])[2, 0]
+        posterior_logits(slice_table(("train", "a", [0, gap, 2 * gap])), loud, [PLAIN])[2, 0]
         for gap in (5.0, 20.0, 5000.0)
     )
     assert near > far > endless and endless == pytest.approx(logit(PLAIN.share), abs=1e-4)
@@ -87,14 +89,14 @@ def test_series_do_not_hear_each_other():
     one = np.float32([[-2], [-2], [-2], [-2], [-2], [-2]])
     two = one.copy()
     two[2:4] = 9
-    before, after = chain_logits(table, one, [PLAIN]), chain_logits(table, two, [PLAIN])
+    before, after = posterior_logits(table, one, [PLAIN]), posterior_logits(table, two, [PLAIN])
     assert (before != after)[:, 0].tolist() == [False, False, True, True, False, False]
 
 
 def test_extreme_opinions_stay_finite():
     table = slice_table(("train", "a", 5.0 * np.arange(300)))
     for value in (-1e4, 1e4):
-        found = chain_logits(table, np.full((300, 1), value, np.float32), [PLAIN])
+        found = posterior_logits(table, np.full((300, 1), value, np.float32), [PLAIN])
         assert np.isfinite(found).all() and (np.sign(found) == np.sign(value)).all()
 
 
@@ -130,26 +132,26 @@ def test_rates_and_shares_are_found():
     known = LogisticRegression(C=1e6).fit(x[:, None], y)
     assert chain.slope == pytest.approx(known.coef_[0, 0], rel=0.02)
     assert chain.intercept == pytest.approx(known.intercept_[0], abs=0.02)
-    assert chain.temper >= 0.9  # independent errors count in full
+    assert chain.temperature >= 0.9  # independent errors count in full
 
 
 def test_errors_that_are_alike_are_tempered():
     table, y, x = simulate(np.random.default_rng(1), alike=True)
     (chain,) = fit_chains(table, x[:, None], y[:, None])
-    assert chain.temper <= 0.2
+    assert chain.temperature <= 0.2
 
 
 def test_with_a_temper_of_0_it_is_the_calibrated_opinion():
     table = slice_table(("train", "a", [0, 5, 10]))
     x = np.float32([[-1], [4], [NAN]])
-    found = chain_logits(table, x, [PLAIN._replace(temper=0.0, first=PLAIN.share)])[:, 0]
+    found = posterior_logits(table, x, [PLAIN._replace(temperature=0.0, first=PLAIN.share)])[:, 0]
     np.testing.assert_allclose(found, logit(PLAIN.share) + np.float32([1, 6, 0]), rtol=1e-5)
 
 
 def test_it_beats_the_slice_alone_on_patients_it_never_saw():
     table, y, x = simulate(np.random.default_rng(2))
     fold, six = np.repeat(np.arange(300) % 3, 30), np.repeat(y[:, None], 6, axis=1)
-    columns, chains = cross_fit_chain(table, np.repeat(x[:, None], 6, axis=1), six, fold, 3)
+    columns, chains = cross_fit_chains(table, np.repeat(x[:, None], 6, axis=1), six, fold, 3)
     assert columns.shape == (len(y), 6) and len(chains) == 4 and list(chains[0]) == list(LABELS)
     assert log_loss(y, expit(columns[:, 0])) < 0.8 * log_loss(y, expit(x))
 
@@ -163,8 +165,8 @@ def test_labels_of_a_fold_never_reach_its_rows(k):
         rng.normal(x[:, None], 0.5, (600, 6)).astype(np.float32),
     )
     six = np.repeat(y[:, None], 6, axis=1)
-    before, chains = cross_fit_chain(table, logits, six, fold, 3)
-    after, others = cross_fit_chain(
+    before, chains = cross_fit_chains(table, logits, six, fold, 3)
+    after, others = cross_fit_chains(
         table, logits, np.where(fold[:, None] == k, 1 - six, six), fold, 3
     )
     np.testing.assert_array_equal(before[fold == k], after[fold == k])
@@ -178,7 +180,7 @@ def test_unlabelled_rows_teach_nothing_but_have_a_posterior():
     (with_them,) = fit_chains(table, x[:, None], np.where(lost, NAN, y)[:, None])
     (without,) = fit_chains(table[~lost], x[~lost, None], y[~lost, None])
     assert with_them == pytest.approx(without)
-    assert np.isfinite(chain_logits(table, x[:, None], [with_them])).all()
+    assert np.isfinite(posterior_logits(table, x[:, None], [with_them])).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -187,13 +189,13 @@ def test_a_label_of_one_class_gives_its_prior(value):
     x = np.random.default_rng(5).normal(size=(160, 1)).astype(np.float32)
     (chain,) = fit_chains(table, x, np.full((160, 1), value))
     assert chain.slope == 0
-    found = chain_logits(table, x, [chain])
+    found = posterior_logits(table, x, [chain])
     assert np.isfinite(found).all() and (np.sign(found) == (1 if value else -1)).all()
 
 
 def test_no_rows_and_no_labels():
     table = slice_table(("train", "a", [0, 5]))
-    assert chain_logits(table.iloc[:0], np.zeros((0, 1), np.float32), [PLAIN]).shape == (0, 1)
+    assert posterior_logits(table.iloc[:0], np.zeros((0, 1), np.float32), [PLAIN]).shape == (0, 1)
     (chain,) = fit_chains(table, np.zeros((2, 1), np.float32), np.full((2, 1), NAN))
     assert np.isfinite(chain).all()
 
@@ -204,16 +206,16 @@ def test_a_known_patients_chain_is_that_without_the_patients_fold():
     logits = rng.normal(-2, 2, (len(table), 2)).astype(np.float32)
     # the last: of all
     chains = [
-        [PLAIN._replace(slope=1 + k + c / 10, temper=0.3) for c in range(2)] for k in range(3)
+        [PLAIN._replace(slope=1 + k + c / 10, temperature=0.3) for c in range(2)] for k in range(3)
     ]
     fold = table.groupby("patient_id", sort=True).ngroup().to_numpy() % 3 - 1
     assert set(fold) == {-1, 0, 1}
-    columns = unseen_chain_logits(table, logits, fold, chains)
+    columns = held_out_posterior_logits(table, logits, fold, chains)
     for k in (-1, 0, 1):
         rows = fold == k
         np.testing.assert_allclose(
-            columns[rows], chain_logits(table[rows], logits[rows], chains[k]), rtol=1e-5
+            columns[rows], posterior_logits(table[rows], logits[rows], chains[k]), rtol=1e-5
         )
     np.testing.assert_array_equal(
-        columns[fold == -1], chain_logits(table, logits, chains[-1])[fold == -1]
+        columns[fold == -1], posterior_logits(table, logits, chains[-1])[fold == -1]
     )

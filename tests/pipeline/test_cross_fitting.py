@@ -14,7 +14,7 @@ from ct.ensemble import mean_logits
 from ct.labels import LABELS
 from ct.run_dir import read_array, read_arrays, read_json, read_table, write_table
 from features.linear_probe import cross_fit_probe, part_of_patient
-from features.markov import Chain, chain_logits
+from features.markov import MarkovChain, posterior_logits
 from pipeline.freshness import Receipt
 from pipeline.registry import Run, state
 from pipeline.stage_data.cross_fitting import new_array
@@ -90,7 +90,7 @@ def test_the_chain_of_a_slice_is_fitted_without_its_fold(rich):
     train, test = columns(rich, "chain")
     slices, fold = read_table(rich / "slices.parquet"), read_table(rich / "folds.parquet")["fold"]
     chains = {
-        label: {where: Chain(**c) for where, c in each.items()}
+        label: {where: MarkovChain.from_json(c) for where, c in each.items()}
         for label, each in json.loads((rich / "stage2/features/chain.json").read_text()).items()
     }
     rows = slices[slices["split"] == "train"]
@@ -100,7 +100,7 @@ def test_the_chain_of_a_slice_is_fitted_without_its_fold(rich):
     )
     for k in (0, 1):
         held = (fold[rows.index] == k).to_numpy()
-        expected = chain_logits(
+        expected = posterior_logits(
             rows[held], said[held], [chains[label][f"without fold {k}"] for label in LABELS]
         )
         np.testing.assert_allclose(train[held], expected, rtol=1e-5)
@@ -115,7 +115,7 @@ def test_the_chain_of_a_slice_is_fitted_without_its_fold(rich):
         )
         own = fold[unseen.index].to_numpy()  # all of one patient, who is also in train
         assert len(set(own)) == 1 and own[0] >= 0
-        expected = chain_logits(
+        expected = posterior_logits(
             unseen, theirs, [chains[label][f"without fold {own[0]}"] for label in LABELS]
         )
         np.testing.assert_allclose(test[k], expected, rtol=1e-5)

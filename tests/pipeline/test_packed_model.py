@@ -395,7 +395,7 @@ def test_boosters_are_tried_under_a_limit_of_the_parents_too(tmp_path):
 def test_a_network_on_other_features_is_refused():
     from safetensors.torch import save
 
-    from features.build import slice_columns
+    from features.columns import slice_columns
     from stage2_stack.gru import Reader
 
     names = [*LABELS, "position_rel", "gap_below_mm", "gap_above_mm"]

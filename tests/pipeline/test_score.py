@@ -24,7 +24,7 @@ from ct.ensemble import mean_logits
 from ct.labels import LABELS
 from ct.run_dir import read_array, read_arrays, read_json, read_table, write_arrays, write_table
 from ct.synthetic.example_competition import write_competition
-from features.markov import Chain
+from features.markov import MarkovChain
 from pipeline.freshness import Receipt
 from pipeline.registry import Run
 from pipeline.scoring.packed_model import model_of_folder
@@ -668,7 +668,7 @@ def test_a_run_that_kept_no_parts_is_scored_as_it_was(rich, competition, tmp_pat
     assert all(chains == older.chains()[-1] for chains in older.chains())
     kept = read_json(folder / "stage2/features/chain.json")
     for k, where in enumerate(["without fold 0", "without fold 1", "of all folds"]):
-        assert newer.chains()[k] == [Chain(**kept[label][where]) for label in LABELS]
+        assert newer.chains()[k] == [MarkovChain.from_json(kept[label][where]) for label in LABELS]
 
 
 def test_a_packed_model_holds_no_probes_of_parts(rich, model):

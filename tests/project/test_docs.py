@@ -29,7 +29,8 @@ try_model(added, recipe.pixels.size)
 """,
     "feature": """
 import numpy as np
-from features.build import build_features, describe
+from features.build import build_features
+from features.columns import describe
 from features.config import FeatureConfig
 from tiny_tables import slice_table
 slices = slice_table(("train", 0, [0, 5, 10, 15]), ("train", 1, [0, 5, 10]), skull_cm2=50.0, brain_cm2=150.0)

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
 from ct.metrics import log_loss as loss_of
-from features.build import scope_columns
+from features.columns import scope_columns
 from pipeline.stages.stack import ladder
 from stage2_stack.calibration import cross_fit
 from stage2_stack.config import OPTIONAL, StackConfig

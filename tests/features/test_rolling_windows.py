@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_tables import random_table, slice_table
 
-from features.ranges import rolling_features, sided_features
+from features.rolling_windows import rolling_features, sided_features
 
 NAN = np.nan
 

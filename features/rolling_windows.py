@@ -4,8 +4,8 @@ it.
 
 import numpy as np
 
-from features.neighbours import beside, shift
-from features.series import by_place
+from features.neighbours import shift, stack_columns
+from features.series import rows_by_place
 
 SIDES = ("below", "above")
 SIDED_KINDS = tuple(f"{side}_{kind}" for side in SIDES for kind in ("mean", "std"))
@@ -25,7 +25,7 @@ def rolling_features(slices, logits, names, widths):
             low, high = np.fmin(low, there), np.fmax(high, there)
         found[distance] = (low, high)
     columns = [part for width in widths for part in found[width]]
-    return beside(columns, len(logits)), [
+    return stack_columns(columns, len(logits)), [
         f"{n}_{kind}{w}" for w in widths for kind in ("min", "max") for n in names
     ]
 
@@ -40,7 +40,7 @@ def sided_features(slices, logits, names):
     columns = [
         part for side in SIDES for part in _running(slices, logits, from_top=side == "above")
     ]
-    return beside(columns, len(logits)), [
+    return stack_columns(columns, len(logits)), [
         f"{name}_{kind}" for kind in SIDED_KINDS for name in names
     ]
 
@@ -49,7 +49,7 @@ def _running(slices, logits, from_top):
     """Return mean and spread (n, c) of the slices that the walk has passed before each (Welford's
     recurrence).
     """
-    order, bounds = by_place(slices, from_top)
+    order, bounds = rows_by_place(slices, from_top)
     walked = logits.T[:, order].astype(np.float64)
     means, spreads = np.full(walked.shape, np.nan), np.full(walked.shape, np.nan)
     count, mean, squares = (
