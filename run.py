@@ -363,7 +363,7 @@ def _run(argv):
         sys.stdout = None
         return 1
     except OSError as error:
-        from pipeline.error_paths import shown_error
+        from pipeline.command_line.error_messages import shown_error
 
         remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
         return _fail(f"{shown_error(error, argv)}{remedy}", 1)

@@ -24,8 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from ct.run_dir import read_table, write_table  # noqa: E402
 from ct.slices import GEOMETRY_COLUMNS  # noqa: E402
-from pipeline.freshness import Receipt  # noqa: E402
-from pipeline.registry import STAGES, Run  # noqa: E402
+from pipeline.receipt import Receipt  # noqa: E402
+from pipeline.registry import STAGES  # noqa: E402
+from pipeline.run_context import Run  # noqa: E402
 
 MINUTES, MEMORY_GB = 5.0, 4.0
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.grown import example_run, repeated  # noqa: E402
 from ct.run_dir import read_table, write_table  # noqa: E402
 from pipeline.progress import Bar  # noqa: E402
-from pipeline.registry import Run  # noqa: E402
+from pipeline.run_context import Run  # noqa: E402
 
 FEW, MANY = 10_000, 100_000  # slices
 KB_A_SLICE = 2.0  # the bar; all pixels of one at 64 px would be 8 KB

@@ -34,8 +34,9 @@ from ct.labels import KAGGLE_ORDER  # noqa: E402
 from ct.pixel_cache.reader import PixelCache  # noqa: E402
 from ct.run_dir import RunDir, discard, read_json, read_table, write_json, write_table  # noqa: E402
 from ct.submission import write_submission  # noqa: E402
-from pipeline.freshness import Receipt  # noqa: E402
-from pipeline.registry import STAGES, Run  # noqa: E402
+from pipeline.receipt import Receipt  # noqa: E402
+from pipeline.registry import STAGES  # noqa: E402
+from pipeline.run_context import Run  # noqa: E402
 from pipeline.stage_data.ingest_counts import summary  # noqa: E402
 from report.hu_png import picture  # noqa: E402
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import run as command_line  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
 from pipeline.progress import no_bar  # noqa: E402
-from pipeline.registry import Run  # noqa: E402
+from pipeline.run_context import Run  # noqa: E402
 from pipeline.training.cnn_jobs import Inputs  # noqa: E402
 from stage1_cnn.augment import augment, to_channels  # noqa: E402
 from stage1_cnn.config import CnnConfig  # noqa: E402

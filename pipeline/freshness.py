@@ -5,28 +5,18 @@ A receipt is a small JSON with what a job read and made (digests), its part of t
 it cost. A job whose receipt still holds need not run again.
 """
 
-import datetime
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import resource
-import subprocess
-import time
-from contextlib import suppress
 from pathlib import Path
 
 from ct.privacy.passwords import without_passwords
 from ct.privacy.stored_names import name_on_disk
-from ct.run_dir import write_json
 from ct.storage.provenance import read_receipt
 from ct.storage.sealed_files import bytes_digest
 from ct.system.machine_faults import listing_faults
 from pipeline.older_versions import may_lack, reads_as_now, with_older_values, without_later_fields
-
-PACKAGES = ("torch", "timm", "pydicom", "lightgbm", "optuna", "scikit-learn", "pandas", "numpy")
-OPTIONAL = ("xgboost", "xgboost-cpu", "catboost")  # where they are installed
 
 
 def file_digest(path):
@@ -168,83 +158,6 @@ def why_stale(root, receipt, part, read, verify=False, shared=()):
         if before.get(name) != read.get(name) and not (name not in before and may_lack(name)):
             return f"{name} changed"
     return changed_file(root, known["made"], verify)
-
-
-class Receipt:
-    """Takes the time of a job and writes its receipt: `with Receipt(...) as r: ...; r.made =
-    [paths]`.
-    """
-
-    def __init__(self, root, path, stage, part, read):
-        self.root, self.path = root, path
-        self.values = {"stage": stage, "recipe": without_passwords(part), "read": read}
-        self.made = []
-
-    def __enter__(self):
-        self.start = time.perf_counter()
-        self.before = read_receipt(self.path)
-        self.path.unlink(missing_ok=True)  # from here on what it made is in doubt: it may be killed
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if kind is not None:
-            # it failed before it touched anything
-            if self.before and not changed_file(self.root, self.before["made"]):
-                write_json(self.path, self.before)
-            return
-        self.seconds = time.perf_counter() - self.start
-        self.values |= {
-            "made": stamp_files(self.root, self.made),
-            "seconds": round(self.seconds, 2),
-            "peak_memory_mb": peak_memory_mb(),
-            "versions": versions(),
-            "commit": commit(),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        write_json(self.path, self.values)
-
-
-def peak_memory_mb():
-    """Return the largest memory that this process or one of its finished children has held so far,
-    MB.
-    """
-    return (
-        max(
-            resource.getrusage(who).ru_maxrss
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        // 1024
-    )
-
-
-@functools.cache
-def versions():
-    """Return {package: version} of what decides the numbers."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    for name in OPTIONAL:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-@functools.cache
-def commit():
-    """Return the git commit of the checkout, with "+" where files were changed since; "" outside
-    git.
-    """
-    here = Path(__file__).resolve().parent
-    try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-            timeout=10,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return text.strip()
 
 
 def _short(value):

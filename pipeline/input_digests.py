@@ -1,7 +1,7 @@
 """Digests of what a run reads that no stage made: source, sample, key, local weights, folds,
 imports, Grad-CAM maps.
 
-Each function takes a pipeline.registry.Run and returns {name: digest}. What was moved away after it
+Each function takes a pipeline.run_context.Run and returns {name: digest}. What was moved away after it
 was read counts as unchanged.
 """
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.privacy.stored_names import kept_name
-from pipeline.freshness import file_digest, read_receipt, tree_digest
+from ct.storage.provenance import read_receipt
+from pipeline.freshness import file_digest, tree_digest
 from pipeline.older_versions import WEIGHTS, reads_as_now
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.run_dir import RunDir, write_json
+from ct.storage.provenance import read_receipt
 from ct.storage.sealed_files import SEAL, is_whole
-from pipeline.freshness import changed, read_receipt
+from pipeline.freshness import changed
 
 # receipts of units of work
 JOBS = ("stage1/*/*/train.json", "stage1/*/*/predict.json", "stage2/tune/*.receipt.json")

@@ -10,7 +10,8 @@ from ct.kaggle_layout import hidden_folders
 from ct.storage.atomic_write import refuse_links, restore_all
 from pipeline.integrity import check_content
 from pipeline.options import IN_RECIPE
-from pipeline.registry import Run, state
+from pipeline.run_context import Run
+from pipeline.stage_runner import stage_states
 from stage2_stack.config import check_installed
 
 
@@ -59,7 +60,7 @@ def check_fresh(run, verb, stages):
     """Raise InputError where one of the stages whose work a verb reads is not fresh, or one of
     their files is damaged.
     """
-    states = state(run)
+    states = stage_states(run)
     for name in stages:
         kind, why = states[name]
         if kind != "fresh":

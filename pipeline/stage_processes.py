@@ -9,7 +9,9 @@ from pathlib import Path
 
 from ct.config import Config
 from pipeline.options import OPTIONS
-from pipeline.registry import STAGES, Run, state
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
+from pipeline.stage_runner import stage_states
 
 APART = sys.platform == "darwin"
 COMMAND = Path(__file__).resolve().parent.parent / "run.py"
@@ -24,7 +26,7 @@ def run_all_apart(options: Config) -> list[str]:
     """
     made, quiet = [], getattr(sys.stdout, "name", "") == os.devnull
     for name in STAGES:
-        if state(Run(options.run))[name][0] == "fresh":
+        if stage_states(Run(options.run))[name][0] == "fresh":
             print(f"{name}: fresh, nothing to do")
             continue
         status = subprocess.run(

@@ -4,15 +4,15 @@ import time
 
 from pipeline import stage_processes
 from pipeline.commands.new import check_recipe_store
-from pipeline.registry import run_all, state
 from pipeline.run_lock import opened
+from pipeline.stage_runner import run_all, stage_states
 
 
 def run_all_stages(options):
     """Bring every stage up to date."""
     start = time.perf_counter()
     with opened(options) as run:
-        if run.recipe.stage2.storage and state(run)["tune"][0] != "fresh":
+        if run.recipe.stage2.storage and stage_states(run)["tune"][0] != "fresh":
             check_recipe_store(run.recipe)  # better before the CNNs are trained than after
         made = [] if stage_processes.APART else run_all(run)
     if stage_processes.APART:

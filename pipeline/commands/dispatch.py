@@ -8,8 +8,10 @@ from ct.errors import InputError
 from ct.run_dir import read_json
 from pipeline.options import RunOptions
 from pipeline.progress import no_bar
-from pipeline.registry import STAGES, Run, run_stage
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
 from pipeline.run_lock import check_fresh, opened
+from pipeline.stage_runner import run_stage
 
 TOGETHER = ("train", "predict")  # the verbs that several processes can do
 

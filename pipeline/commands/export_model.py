@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.run_dir import read_arrays, replacing, write_arrays, write_json, write_text
-from pipeline.command_lines import run_command
+from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import file_digest
 from pipeline.recipe import save_recipe, with_changes
 from pipeline.run_lock import check_fresh, opened

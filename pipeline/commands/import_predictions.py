@@ -17,8 +17,8 @@ from ct.storage.sealed_files import seal
 from ct.tables.prediction_table import read_opinions
 from ct.tables.spreadsheet import read_sheet
 from pipeline.options import RunOptions
-from pipeline.registry import run_stage
 from pipeline.run_lock import check_fresh, opened
+from pipeline.stage_runner import run_stage
 
 COLUMNS = list(LABELS)
 

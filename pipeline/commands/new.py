@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.run_dir import RunDir
-from pipeline.command_lines import run_command
+from pipeline.command_line.printed_commands import run_command
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
-from pipeline.registry import KEY_BYTES
+from pipeline.run_context import KEY_BYTES
 from stage2_stack.config import check_installed
 
 

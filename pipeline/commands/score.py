@@ -18,8 +18,8 @@ from ct.tables.spreadsheet import write_sheet
 from features.build import build_features
 from features.linear_probe import held_out_probe_logits
 from features.markov import held_out_posterior_logits
-from pipeline.freshness import versions
 from pipeline.progress import log, progress_bar
+from pipeline.receipt import versions
 from pipeline.run_lock import check_fresh, opened
 from pipeline.scoring.packed_model import model_of_folder
 from pipeline.scoring.scoring_model import STAGES, model_of_run, other_versions
@@ -53,7 +53,7 @@ def score_studies(model, options, log, bar):
     """Score all studies in a folder or zip archive and write the new folder `options.to`.
 
     model: pipeline.scoring.scoring_model.Model; options: ScoreOptions; say, bar: as of
-    pipeline.registry.Run
+    pipeline.run_context.Run
 
     Raises InputError where that folder is there already, there are no files, or no study can be
     scored: its tables say why.
@@ -144,7 +144,9 @@ def scored_slices(model, slices, read_hu, device, bar):
                 "the model was made with other features than this version builds; make it anew with its run"
             )
         per_fold.append(apply_stacker(model.stacker(k), X, names, starts))
-    final, mean = (combine_folds(np.stack(found), slices["fold"].to_numpy()) for found in (per_fold, means))
+    final, mean = (
+        combine_folds(np.stack(found), slices["fold"].to_numpy()) for found in (per_fold, means)
+    )
     return tuple(
         columns.join(pd.DataFrame(found, index=slices.index, columns=COLUMNS))
         for found in (final, mean)

@@ -22,8 +22,9 @@ from pipeline.freshness import file_digest
 from pipeline.options import RunOptions, TuneOptions
 from pipeline.optuna_studies.cnn_trials import Bench, best_of, finished, kept, run_trials
 from pipeline.optuna_studies.trial_journal import open_study
-from pipeline.registry import Stage, run_stage
+from pipeline.registry import Stage
 from pipeline.run_lock import check_fresh, opened
+from pipeline.stage_runner import run_stage
 from pipeline.training.cnn_jobs import Inputs
 from stage1_cnn.model import check_backbone, try_model
 from stage1_cnn.search_space import Range, searched, with_values, yaml_lines

@@ -8,12 +8,14 @@ from filelock import Timeout
 
 from ct.errors import InputError
 from ct.run_dir import read_json
-from ct.storage.provenance import differences
-from pipeline.command_lines import run_command
-from pipeline.freshness import changed_file, read_receipt
+from ct.storage.provenance import differences, read_receipt
+from pipeline.command_line.printed_commands import run_command
+from pipeline.freshness import changed_file
 from pipeline.integrity import damaged_files, receipts
-from pipeline.registry import STAGES, Run, state
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
 from pipeline.run_lock import lock_of
+from pipeline.stage_runner import stage_states
 
 
 def status(options):
@@ -22,7 +24,7 @@ def status(options):
     """
     run = Run(options.run)
     damaged = _verified(run) if options.verify else []
-    states, unlike = state(run), differences(_receipts_of(run))
+    states, unlike = stage_states(run), differences(_receipts_of(run))
     if options.as_json:
         print(json.dumps(_as_json(run, options, states, unlike, damaged), indent=1))
     else:

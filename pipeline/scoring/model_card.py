@@ -8,7 +8,7 @@ import pandas as pd
 from ct.labels import LABELS
 from ct.metrics import score_table
 from ct.run_dir import read_table
-from pipeline.freshness import commit
+from pipeline.receipt import commit
 from pipeline.scoring.scoring_model import studies_of_run
 from pipeline.stage_data.run_tables import patients_of_folds
 
@@ -55,7 +55,7 @@ def training_card(run, model):
     """Return what a model's card says, as plain values: counts and scores, and nothing of a single
     patient.
 
-    run: pipeline.registry.Run; model: the Model that it is
+    run: pipeline.run_context.Run; model: the Model that it is
     """
     slices, fold = read_table(run.dir.slices), read_table(run.dir.folds)["fold"]
     train = slices[slices["split"] == "train"]

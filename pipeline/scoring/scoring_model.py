@@ -22,7 +22,7 @@ from ct.patient_folds import patient_folds
 from ct.run_dir import read_arrays, read_json, read_table
 from features.linear_probe import PARTS, LinearProbe
 from features.markov import MarkovChain
-from pipeline.freshness import versions
+from pipeline.receipt import versions
 from pipeline.recipe import Recipe
 from pipeline.stage_data.run_tables import training_prior
 from stage2_stack.apply import Stacker, read_blend

@@ -90,7 +90,7 @@ def take_in(source, files, model, key, work, anyway, workers, bar):
 
     source, files: as of `open_data`; model: pipeline.scoring.scoring_model.Model; key: bytes, of
     the pseudonyms under which the model knows its patients; work: folder for the pixel cache;
-    anyway: whether nothing is refused; bar: as of pipeline.registry.Run
+    anyway: whether nothing is refused; bar: as of pipeline.run_context.Run
 
     Returns Incoming.
     """

@@ -21,7 +21,7 @@ from ct.run_dir import (
 )
 from features.linear_probe import cross_fit_probe, held_out_probe_logits, part_of_patient
 from features.markov import cross_fit_chains, held_out_posterior_logits
-from pipeline.stage_data.run_tables import load_test_fold, opinions, patients_of_folds
+from pipeline.stage_data.run_tables import load_predictions, load_test_fold, patients_of_folds
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def cross_fitted(run, train, test, said):
             train, mean_logits(said, config.clip), y, fold, k_folds
         )
         for k in range(k_folds):
-            logits = mean_logits(opinions(run, test.index, k), config.clip)
+            logits = mean_logits(load_predictions(run, test.index, k), config.clip)
             of_test[k]["markov_logits"] = held_out_posterior_logits(
                 test, logits, test_fold, [list(each.values()) for each in chains]
             )

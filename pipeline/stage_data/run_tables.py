@@ -77,10 +77,10 @@ def load_test_fold(run):
     )
 
 
-def opinions(run, index, k=None):
+def load_predictions(run, index, k=None):
     """Return {model: probabilities (n, 6)} of the CNNs and the imported models, NaN where unknown.
 
-    run: pipeline.registry.Run; index: the slices; k: None for out-of-fold probabilities of train
+    run: pipeline.run_context.Run; index: the slices; k: None for out-of-fold probabilities of train
     slices, else the number of the fold whose models' opinion of test slices is wanted
 
     Raises InputError where there is no model at all, or one has not said anything about the test
@@ -120,18 +120,18 @@ def opinions(run, index, k=None):
 
 def stage_one(run):
     """Return the calibrated mean of the models on the test slices, a table of (n, 6). run:
-    pipeline.registry.Run
+    pipeline.run_context.Run
     """
     k_folds, clip = run.recipe.folds.k, run.recipe.features.clip
     slices, fold = read_table(run.dir.slices), read_table(run.dir.folds)["fold"]
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
     y, fold = train[list(LABELS)].to_numpy(np.float64), fold.reindex(train.index).to_numpy()
     known = ~np.isnan(y).any(axis=1)
-    raw = mean_logits(opinions(run, train.index), clip)
+    raw = mean_logits(load_predictions(run, train.index), clip)
     per_fold = np.empty((k_folds, len(test), len(LABELS)))
     for k in range(k_folds):
         fit = known & (fold != k)
-        for j, logit in enumerate(mean_logits(opinions(run, test.index, k), clip).T):
+        for j, logit in enumerate(mean_logits(load_predictions(run, test.index, k), clip).T):
             per_fold[k, :, j] = expit(fit_platt(raw[fit, j], y[fit, j]).logit(logit))
     return pd.DataFrame(
         combine_folds(per_fold, load_test_fold(run.dir)), index=test.index, columns=list(LABELS)

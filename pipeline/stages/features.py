@@ -4,7 +4,7 @@ from ct.run_dir import read_table, write_json
 from features.build import build_features, feature_names
 from features.columns import describe
 from pipeline.stage_data.cross_fitting import cross_fitted, new_array
-from pipeline.stage_data.run_tables import opinions
+from pipeline.stage_data.run_tables import load_predictions
 
 
 def features(run, receipt):
@@ -14,7 +14,7 @@ def features(run, receipt):
     slices, config, k_folds = read_table(run.dir.slices), run.recipe.features, run.recipe.folds.k
     folder = run.dir.stage2 / "features"
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
-    said = opinions(run, train.index)
+    said = load_predictions(run, train.index)
     names = feature_names(list(said), config)
     with run.bar(1 + k_folds, "features", "table") as bar:
         fitted, fitted_test = cross_fitted(run, train, test, said)
@@ -24,7 +24,7 @@ def features(run, receipt):
         with new_array(folder / "test.npy", (k_folds, len(test), len(names))) as X:
             for k in range(k_folds):
                 build_features(
-                    test, opinions(run, test.index, k), config, **fitted_test[k], out=X[k]
+                    test, load_predictions(run, test.index, k), config, **fitted_test[k], out=X[k]
                 )
                 bar.update()
     write_json(folder / "names.json", {name: describe(name) for name in names})

@@ -21,7 +21,8 @@ from ct.storage.atomic_write import discard, flush, put, replacing
 from ct.storage.sealed_files import keep_key, take_up
 from ct.tables.slice_list import read_slice_list
 from ct.tables.spreadsheet import write_sheet
-from pipeline.freshness import stamp_files, versions
+from pipeline.freshness import stamp_files
+from pipeline.receipt import versions
 from pipeline.stage_data.ingest_counts import describe, summary
 from pipeline.stage_data.sample_rows import first_reason, match_sample
 

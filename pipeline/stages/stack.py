@@ -7,7 +7,7 @@ from ct.ensemble import combine_folds
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import compare, log_loss, patient_bootstrap, score_table
 from ct.run_dir import read_array, read_json, read_table, replacing, write_json, write_table
-from pipeline.stage_data.run_tables import load_rows, load_starts, load_test_fold, opinions
+from pipeline.stage_data.run_tables import load_predictions, load_rows, load_starts, load_test_fold
 from stage2_stack.config import COMPONENTS
 from stage2_stack.stacker import Rows, fit_stack, steps
 
@@ -46,7 +46,9 @@ def _write_tables(run, made, calibrated, oof):
     """Write the four tables of final probabilities. Returns their paths."""
     slices, test_fold = read_table(run.slices), load_test_fold(run)
     test = {
-        name: combine_folds(np.stack([getattr(made[label], part) for label in LABELS], axis=2), test_fold)
+        name: combine_folds(
+            np.stack([getattr(made[label], part) for label in LABELS], axis=2), test_fold
+        )
         for name, part in (("test", "test"), ("calibrated_test", "calibrated_test"))
     }
     paths = []
@@ -96,7 +98,7 @@ def _score(run, y, known, oof, calibrated, patients):
         read_table(run.dir.slices).query("split == 'train'").index[known],
     )
     patients, seed, models = patients[known], run.recipe.seed, {}
-    for name, raw in opinions(run, index).items():
+    for name, raw in load_predictions(run, index).items():
         models[name] = score_table(
             y, np.where(np.isnan(raw), calibrated[known], raw.astype(np.float64)), patients, seed
         )

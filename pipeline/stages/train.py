@@ -7,7 +7,8 @@ import pandas as pd
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.run_dir import discard, read_json, read_table, write_table
-from pipeline.freshness import inputs_digest, read_receipt
+from ct.storage.provenance import read_receipt
+from pipeline.freshness import inputs_digest
 from pipeline.older_versions import reads_of_before, reads_of_cnn
 from pipeline.training.checkpoint_file import checkpoint_digest
 from pipeline.training.cnn_jobs import Inputs, order

@@ -19,9 +19,10 @@ from ct.run_dir import RunDir, discard, read_json, write_json, write_table, writ
 from ct.seeds import derive_seed
 from ct.system.engine import cores, run_jobs
 from features.columns import SCOPES, scope_columns
-from pipeline.freshness import Receipt, why_stale
+from pipeline.freshness import why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
 from pipeline.optuna_studies.trial_journal import open_study
+from pipeline.receipt import Receipt
 from pipeline.stage_data.run_tables import load_rows
 from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig

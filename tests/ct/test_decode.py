@@ -14,7 +14,6 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 from tiny_dicom import NAME, REAL_DATA, make_dataset, slice_bytes, write_slice
 from tiny_zip import pack
 
-from ct.dicom import decode as dicom
 from ct.dicom import header, header_index
 from ct.dicom.decode import read_hu
 from ct.dicom.elements import NotPlain, open_dataset, plain_elements, quiet

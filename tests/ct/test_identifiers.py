@@ -13,7 +13,7 @@ import run
 from ct.labels import KAGGLE_ORDER
 from ct.privacy.pseudonyms import EXACT, EarlierKey
 from ct.run_dir import read_json, read_table, write_json
-from pipeline.registry import Run
+from pipeline.run_context import Run
 from pipeline.scoring.study_reader import public_names
 
 ODD = {

@@ -14,7 +14,7 @@ from tiny_dicom import write_slice
 import run
 from ct.run_dir import replacing
 from ct.tables.spreadsheet import read_sheet, write_sheet
-from pipeline.registry import Run
+from pipeline.run_context import Run
 
 FORMULAS = ["=1+2", "+4711", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "''-x"]
 PLAIN = ["", "a=b", "'quoted", "stage_2_train/ID_0a.dcm", 'x"y,z', "O'Neill", "two\nlines", "a\r=b"]

@@ -21,8 +21,10 @@ from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.run_dir import RunDir, read_array, read_json, read_table
 from pipeline.recipe import find_recipe
-from pipeline.registry import STAGES, Run, state
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
 from pipeline.stage_data.sample_rows import match_sample
+from pipeline.stage_runner import stage_states
 from pipeline.stages.ingest import take_patients
 from report import write_report
 
@@ -206,7 +208,7 @@ def test_status_says_what_is_stale_and_why(copy, capsys):
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["features"]["reach"] = 2
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    states = state(Run(copy))
+    states = stage_states(Run(copy))
     assert {name for name, (kind, _) in states.items() if kind == "fresh"} == {
         "ingest",
         "folds",
@@ -218,7 +220,10 @@ def test_status_says_what_is_stale_and_why(copy, capsys):
     assert run.main(["tune", f"--run={copy}"]) == 1
     assert "run `features` or `all`" in error(capsys)
     (copy / "stage1/resnet/fold1/weights.safetensors").unlink()
-    assert state(Run(copy))["train"] == ("stale", "stage1/resnet/fold1/weights.safetensors is gone")
+    assert stage_states(Run(copy))["train"] == (
+        "stale",
+        "stage1/resnet/fold1/weights.safetensors is gone",
+    )
     assert run.main(["all", f"--run={copy}", "--workers=1"]) == 0
     out = capsys.readouterr().out
     # only the lost fold was trained again
@@ -740,7 +745,7 @@ def test_csv_files_that_lay_elsewhere_may_be_moved_away(copy, competition, names
         }
         read.get("data", {}).update(dict.fromkeys(names, str(tmp_path / "gone.csv")))
         path.write_text(json.dumps(receipt))
-    assert {kind for kind, _ in state(Run(copy)).values()} == {"fresh"}
+    assert {kind for kind, _ in stage_states(Run(copy)).values()} == {"fresh"}
     (copy / "receipts" / "ingest.json").unlink()
     assert run.main(["ingest", f"--run={copy}", "--workers=1"]) == 1
     assert (
@@ -780,7 +785,7 @@ def test_a_zip_ends_in_the_same_submission_as_its_folder(
     assert run.main(["all", f"--run={r}"]) == 0 and run.main(["status", f"--run={r}"]) == 0
     assert "everything is fresh" in capsys.readouterr().out
     os.utime(archive, (1, 1))
-    states = state(Run(r))
+    states = stage_states(Run(r))
     assert states["ingest"] == ("stale", "zip archive changed") and states["submit"][0] == "stale"
 
 
@@ -796,7 +801,7 @@ def test_csv_files_beside_a_zip(competition, tmp_path, capsys):
     )
     assert run.main(["ingest", f"--run={r}", "--workers=1"]) == 0
     rewrite(tmp_path / "labels.csv", lambda rows: rows[::-1])
-    assert state(Run(r))["ingest"] == ("stale", "label csv changed")
+    assert stage_states(Run(r))["ingest"] == ("stale", "label csv changed")
     (tmp_path / "labels.csv").unlink()  # moved away: what was read of it is known
     assert run.main(["status", f"--run={r}"]) == 0
     (r / "receipts" / "ingest.json").unlink()  # and now it is not
@@ -848,7 +853,7 @@ def test_train_slices_takes_whole_patients_and_says_so(
     recipe = yaml.safe_load((tmp_path / "r" / "recipe.yaml").read_text())
     recipe["data"]["train_slices"] = 3
     (tmp_path / "r" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert state(Run(tmp_path / "r"))["ingest"] == (
+    assert stage_states(Run(tmp_path / "r"))["ingest"] == (
         "stale",
         "recipe changed, data.train_slices: 17 -> 3",
     )

@@ -20,7 +20,7 @@ from ct.run_dir import read_json, read_table
 from ct.tables.spreadsheet import read_sheet
 from features.linear_probe import LinearProbe, held_out_probe_logits
 from pipeline.commands.search import inner_split
-from pipeline.registry import Run
+from pipeline.run_context import Run
 from pipeline.scoring.study_reader import NO_PART, about_people, folds_of_groups
 from pipeline.stage_data.cross_fitting import of_each_patient, patient_parts
 from pipeline.stage_data.run_tables import patients_of_folds

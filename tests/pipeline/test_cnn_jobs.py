@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import run
 from ct.errors import InputError
 from ct.run_dir import read_array, read_table
-from pipeline.registry import Run, state
+from pipeline.run_context import Run
+from pipeline.stage_runner import stage_states
 from pipeline.training import cnn_jobs as jobs
 
 FOLD = "stage1/resnet/fold0"
@@ -408,7 +409,7 @@ def test_two_processes_leave_the_same_files_as_one(untrained, finished):
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count(f"{verb}:") == 1  # only one of them speaks
     for name in ("train", "predict"):
-        assert state(Run(untrained))[name][0] == "fresh"
+        assert stage_states(Run(untrained))[name][0] == "fresh"
         assert json.loads((untrained / FOLD / f"{name}.json").read_text())["processes"] == 2
     files = [
         {str(p.relative_to(f)) for p in (f / "stage1").rglob("*") if p.is_file()}

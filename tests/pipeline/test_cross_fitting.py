@@ -15,9 +15,10 @@ from ct.labels import LABELS
 from ct.run_dir import read_array, read_arrays, read_json, read_table, write_table
 from features.linear_probe import cross_fit_probe, part_of_patient
 from features.markov import MarkovChain, posterior_logits
-from pipeline.freshness import Receipt
-from pipeline.registry import Run, state
+from pipeline.receipt import Receipt
+from pipeline.run_context import Run
 from pipeline.stage_data.cross_fitting import new_array
+from pipeline.stage_runner import stage_states
 from pipeline.stages.features import features
 
 RICH = {
@@ -83,7 +84,7 @@ def test_every_family_is_there(rich):
 def test_the_stages_after_take_every_family(rich, tmp_path):
     folder = shutil.copytree(rich, tmp_path / "r")
     assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
-    assert all(kind == "fresh" for kind, _ in state(Run(folder)).values())
+    assert all(kind == "fresh" for kind, _ in stage_states(Run(folder)).values())
 
 
 def test_the_chain_of_a_slice_is_fitted_without_its_fold(rich):
@@ -225,7 +226,7 @@ def test_labels_of_a_patient_reach_none_of_his_features(rich, tmp_path):
 def test_other_folds_make_other_features(rich, tmp_path):
     """The chain reads the folds: the stage is stale where they are made again."""
     folder = shutil.copytree(rich, tmp_path / "r")
-    assert state(Run(folder))["features"][0] == "fresh"
+    assert stage_states(Run(folder))["features"][0] == "fresh"
     receipt = json.loads((folder / "receipts/features.json").read_text())
     assert "folds.parquet" in receipt["read"]
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 import run
-from pipeline.command_lines import run_command, with_flags
+from pipeline.command_line.printed_commands import run_command, with_flags
 
 # the plainest locale, as on old clusters
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -125,7 +125,9 @@ def test_where_they_crash_together_every_stage_has_a_process_of_its_own(
     (kept / "report.html").unlink()
     (kept / "receipts" / "stack.json").unlink()
     monkeypatch.setattr(stage_processes, "APART", True)
-    monkeypatch.setattr("pipeline.registry.run_stage", lambda *args: pytest.fail("in this process"))
+    monkeypatch.setattr(
+        "pipeline.stage_runner.run_stage", lambda *args: pytest.fail("in this process")
+    )
     assert run.main(["all", f"--run={kept}", "--workers=1"]) == 0
     out = capfd.readouterr().out
     assert (

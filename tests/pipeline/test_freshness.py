@@ -6,14 +6,8 @@ import os
 
 import pytest
 
-from pipeline.freshness import (
-    Receipt,
-    changed_file,
-    file_digest,
-    first_difference,
-    tree_digest,
-    why_stale,
-)
+from pipeline.freshness import changed_file, file_digest, first_difference, tree_digest, why_stale
+from pipeline.receipt import Receipt
 
 
 def job(root, part, read, text="made"):

@@ -17,7 +17,8 @@ from ct.labels import KAGGLE_ORDER, LABELS
 from ct.run_dir import read_table
 from ct.tables.spreadsheet import write_sheet
 from pipeline.commands import import_predictions as imports
-from pipeline.registry import Run, state
+from pipeline.run_context import Run
+from pipeline.stage_runner import stage_states
 
 COLUMNS = list(LABELS)
 RECIPE = {
@@ -207,9 +208,9 @@ def test_other_numbers_make_features_stale_and_the_same_do_not(copy, listed, cap
         for flag in ("oof", "test")
     ]
     assert take(copy, "one", *again) == 0
-    assert {kind for kind, _ in state(Run(copy)).values()} == {"fresh"}
+    assert {kind for kind, _ in stage_states(Run(copy)).values()} == {"fresh"}
     assert take(copy, "one", guesses(TRAIN, 7), again[1]) == 0
-    states = state(Run(copy))
+    states = stage_states(Run(copy))
     assert (
         states["features"] == ("stale", "imports/one/import.json changed")
         or "imports/one/oof" in states["features"][1]
@@ -222,7 +223,7 @@ def test_an_import_is_removed_but_not_the_last_opinions(copy, capsys):
     assert "did you mean 'two'?" in error(capsys)
     assert run.main(["import_predictions", f"--run={copy}", "--name=two", "--remove"]) == 0
     assert not (copy / "imports" / "two").exists() and Run(copy).recipe.stage1.imports == ("one",)
-    assert "stage1.imports" in state(Run(copy))["features"][1]
+    assert "stage1.imports" in stage_states(Run(copy))["features"][1]
     assert run.main(["import_predictions", f"--run={copy}", "--name=one", "--remove"]) == 0
     capsys.readouterr()
     assert run.main(["features", f"--run={copy}"]) == 1
@@ -436,7 +437,7 @@ def test_an_imported_model_stands_beside_the_cnns(finished, tmp_path, capsys):
     assert take(copy, "resnet", given, guesses(test, 2)) == 1
     assert "a CNN of the recipe has that name" in error(capsys)
     assert take(copy, "mine", given, guesses(test, 2)) == 0
-    states = state(Run(copy))
+    states = stage_states(Run(copy))
     assert {name for name, (kind, _) in states.items() if kind == "fresh"} == {
         "ingest",
         "folds",

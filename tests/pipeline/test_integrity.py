@@ -16,10 +16,13 @@ import run
 from ct.errors import InputError
 from ct.pixel_cache.reader import PixelCache
 from ct.run_dir import RunDir, read_table, write_table, write_text
+from ct.storage.provenance import read_receipt
 from ct.storage.sealed_files import seal
-from pipeline.freshness import read_receipt, stamp
+from pipeline.freshness import stamp
 from pipeline.integrity import check_content, damaged_files, receipts
-from pipeline.registry import STAGES, Run, state
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
+from pipeline.stage_runner import stage_states
 from pipeline.training.checkpoint_file import write_checkpoint
 from stage1_cnn.checkpoint import Checkpoint
 
@@ -136,7 +139,7 @@ def test_what_a_verb_reads_is_verified_before_it_is_used(kept, verb, name, capsy
         if name in read_receipt(kept / "receipts" / f"{stage}.json")["made"]
     )
     # so that `all` makes it again
-    assert state(Run(kept))[maker] == ("stale", f"{name} is damaged")
+    assert stage_states(Run(kept))[maker] == ("stale", f"{name} is damaged")
 
 
 def test_large_files_are_verified_only_for_those_who_read_them(kept):
@@ -250,7 +253,7 @@ def test_what_is_damaged_is_made_again_and_nothing_else(kept, before_trust, caps
     assert run.main(["all", f"--run={kept}", "--workers=1"]) == 0
     out = capsys.readouterr().out
     assert out.count(", kept") == 1 and "all: train, " in out  # the CNN of fold 0
-    assert state(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
+    assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
     assert damaged_files(RunDir(kept)) == []
 
 
@@ -361,7 +364,7 @@ def test_another_key_than_the_one_of_ingest_is_refused(
     assert run.main(["status", f"--run={r}", "--verify"]) == 1
     out = capsys.readouterr().out
     assert "key" in out
-    assert state(Run(r))["ingest"] == (
+    assert stage_states(Run(r))["ingest"] == (
         "stale",
         "the key is damaged or gone, put it back from a copy of the run",
     )
@@ -391,7 +394,11 @@ def test_a_damaged_receipt_is_never_a_traceback(kept):
         path.write_bytes(spoilt)
         damaged = [why for why, _ in damaged_files(RunDir(kept), marks=False)]
         assert (f"{path.relative_to(kept)} is damaged" in damaged) == (read_receipt(path) is None)
-        assert {kind for kind, _ in state(Run(kept)).values()} <= {"fresh", "stale", "missing"}
+        assert {kind for kind, _ in stage_states(Run(kept)).values()} <= {
+            "fresh",
+            "stale",
+            "missing",
+        }
         path.write_bytes(whole)
 
 
@@ -404,4 +411,4 @@ def test_a_report_is_made_without_a_receipt_that_does_not_read(kept):
 def test_a_shard_that_was_removed_for_its_damage_is_made_again_by_ingest(kept):
     """The remedy that the line about a damaged shard names."""
     (kept / "pixels/shard-00000.blosc2").unlink()
-    assert state(Run(kept))["ingest"] == ("stale", "pixels/shard-00000.blosc2 is gone")
+    assert stage_states(Run(kept))["ingest"] == ("stale", "pixels/shard-00000.blosc2 is gone")

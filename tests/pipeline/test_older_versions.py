@@ -19,10 +19,13 @@ from ct.run_dir import read_table
 from ct.storage.provenance import differences
 from features.config import FeatureConfig
 from pipeline import older_versions as updates
-from pipeline.freshness import inputs_digest, versions
+from pipeline.freshness import inputs_digest
+from pipeline.receipt import versions
 from pipeline.recipe import PixelConfig, Recipe, StageOneConfig, load_recipe
-from pipeline.registry import STAGES, Run, state
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
 from pipeline.scoring.packed_model import model_of_folder
+from pipeline.stage_runner import stage_states
 from pipeline.stages import ingest as images
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import pick_device
@@ -39,7 +42,7 @@ def files_and_times(folder):
 
 def test_a_finished_run_of_before_is_fresh_and_stays_as_it_is(kept, capsys):
     before = files_and_times(kept)
-    assert state(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
+    assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
     assert run.main(["all", f"--run={kept}", "--workers=1"]) == 0
     assert "everything is fresh" in capsys.readouterr().out
     assert files_and_times(kept) == before
@@ -137,7 +140,7 @@ def rebuild():
 
 def test_a_new_field_makes_nothing_stale(kept, new_fields):
     assert Run(kept).recipe.stage1.models[0].zoom == Run(kept).recipe.features.depth == 0.5
-    assert state(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
+    assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
 
 
 def test_a_new_field_throws_no_checkpoint_no_unit_and_no_trial_away(kept, half, new_fields, capsys):
@@ -159,7 +162,7 @@ def test_a_new_field_at_another_value_is_a_change(kept, new_fields):
     recipe = yaml.safe_load((kept / "recipe.yaml").read_text())
     recipe["features"]["depth"] = 0.75
     (kept / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    states = state(Run(kept))
+    states = stage_states(Run(kept))
     assert states["features"] == ("stale", "recipe changed, features.depth: 0.5 -> 0.75")
     assert states["predict"] == ("fresh", "")
 
@@ -180,7 +183,7 @@ def test_a_new_default_may_differ_from_what_was_before(
     )
     assert load_recipe(kept / "recipe.yaml").features.depth == 0.5  # a new run takes the new one
     assert model_of_folder(before_trust / "model").recipe.features.depth == 0.0
-    assert state(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
+    assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
     assert run.main(["train", f"--run={half}"]) == 0
     assert "continues in epoch 2" in capsys.readouterr().out
 
@@ -252,7 +255,7 @@ def test_work_of_different_versions_is_named_and_stays_fresh(kept, capsys):
         "made by different versions: commit fcf6187026a3 (ingest, folds, train, predict, features, tune), abcdef"
         in out
     )
-    assert state(Run(kept))["stack"] == ("fresh", "")
+    assert stage_states(Run(kept))["stack"] == ("fresh", "")
     assert run.main(["report", f"--run={kept}"]) == 0
     page = (kept / "report.html").read_text()
     assert "lightgbm 4.7.0 (ingest, folds, train, predict, features, tune), 9.9.9 (stack)" in page
@@ -294,7 +297,7 @@ def test_ingest_done_again_by_this_version_makes_nothing_stale(
     (r / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert run.main(["ingest", f"--run={r}", "--workers=1"]) == 0
     assert (r / "pixels/checksums.parquet").is_file()
-    assert {name for name, (kind, _) in state(Run(r)).items() if kind != "fresh"} == {
+    assert {name for name, (kind, _) in stage_states(Run(r)).items() if kind != "fresh"} == {
         "submit",
         "report",
     }

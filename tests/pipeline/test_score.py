@@ -25,8 +25,8 @@ from ct.labels import LABELS
 from ct.run_dir import read_array, read_arrays, read_json, read_table, write_arrays, write_table
 from ct.synthetic.example_competition import write_competition
 from features.markov import MarkovChain
-from pipeline.freshness import Receipt
-from pipeline.registry import Run
+from pipeline.receipt import Receipt
+from pipeline.run_context import Run
 from pipeline.scoring.packed_model import model_of_folder
 from pipeline.scoring.scoring_model import model_of_run
 from pipeline.stage_data.run_tables import load_test_fold

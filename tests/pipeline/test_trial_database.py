@@ -16,8 +16,9 @@ import run
 from ct.config import Config, check
 from ct.errors import InputError, shown
 from ct.privacy.passwords import without_passwords
-from pipeline.freshness import Receipt, first_difference, why_stale
+from pipeline.freshness import first_difference, why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
+from pipeline.receipt import Receipt
 from pipeline.recipe import RECIPES
 
 SECRET = "s3cret"

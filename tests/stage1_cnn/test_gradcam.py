@@ -153,7 +153,7 @@ def test_each_study_is_explained_by_its_own_folds_cnn(finished, tmp_path, capsys
     from ct.run_dir import RunDir, read_array, read_json, read_table
     from pipeline.commands.explain import explain_studies
     from pipeline.progress import no_bar
-    from pipeline.registry import Run
+    from pipeline.run_context import Run
 
     shutil.copytree(finished, tmp_path / "r")
     folder = RunDir(tmp_path / "r")
@@ -187,7 +187,9 @@ def test_maps_of_old_weights_go_with_them(finished, tmp_path):
 
     from ct.run_dir import RunDir, discard, write_json
     from pipeline.progress import no_bar
-    from pipeline.registry import STAGES, Run, run_stage
+    from pipeline.registry import STAGES
+    from pipeline.run_context import Run
+    from pipeline.stage_runner import run_stage
 
     shutil.copytree(finished, tmp_path / "r")
     folder = RunDir(tmp_path / "r")

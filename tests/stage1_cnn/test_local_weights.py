@@ -11,8 +11,11 @@ from safetensors.torch import load_file, save_file
 
 import run
 from pipeline import older_versions as updates
-from pipeline.freshness import Receipt, file_digest, inputs_digest
-from pipeline.registry import STAGES, Run, state
+from pipeline.freshness import file_digest, inputs_digest
+from pipeline.receipt import Receipt
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
+from pipeline.stage_runner import stage_states
 from pipeline.stages import train as cnns
 from pipeline.training.cnn_jobs import Inputs
 from stage1_cnn.device import pick_device
@@ -64,30 +67,30 @@ def job_of(kept, model, k=0):
 
 def test_local_weights_of_before_are_known_by_their_cnn(kept, tmp_path):
     (path,) = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w")
-    assert state(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
+    assert stage_states(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
     path.write_bytes(b"others")
-    assert state(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
+    assert stage_states(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
     assert job_of(kept, "cnn") == "pretrained weights of cnn changed"
     path.unlink()  # moved away: as a source that was
-    assert state(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
+    assert stage_states(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
 
 
 def test_two_local_weights_of_one_file_name_are_told_apart(kept, tmp_path):
     paths = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w", ("first", "second"))
     # an older receipt had one digest for both: nothing is known
-    assert state(Run(kept))["train"] == ("fresh", "")
+    assert stage_states(Run(kept))["train"] == ("fresh", "")
     assert job_of(kept, "cnn") == job_of(kept, "cnn", 1) == ""
     r = Run(kept)
     with Receipt(
         kept, r.dir.receipt("train"), "train", r.part(STAGES["train"].keys), r.read(STAGES["train"])
     ):
         pass
-    assert state(Run(kept))["train"] == ("fresh", "")
+    assert stage_states(Run(kept))["train"] == ("fresh", "")
     paths[0].write_bytes(b"other")
-    assert state(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
+    assert stage_states(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
     paths[0].write_bytes(b"first")
     paths[1].write_bytes(b"other")
-    assert state(Run(kept))["train"] == ("stale", "pretrained weights of cnn1 changed")
+    assert stage_states(Run(kept))["train"] == ("stale", "pretrained weights of cnn1 changed")
 
 
 @pytest.mark.parametrize("others", [1, 2])

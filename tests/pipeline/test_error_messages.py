@@ -12,7 +12,7 @@ from tiny_zip import pack
 import run
 from ct.errors import InputError
 from ct.kaggle_layout import find_competition, hidden_folders
-from pipeline.error_paths import RECIPES, shown_file
+from pipeline.command_line.error_messages import RECIPES, shown_file
 
 
 def error(capsys):

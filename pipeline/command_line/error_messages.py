@@ -10,7 +10,7 @@ from pathlib import Path
 from ct.privacy.code_words import without_values
 from ct.storage.atomic_write import asides
 
-RECIPES = str(Path(__file__).resolve().parent.parent / "recipes")
+RECIPES = str(Path(__file__).resolve().parents[2] / "recipes")
 DEMO = "runs/demo"  # where `demo` works without --run
 WRITTEN = ("--run", "--to", "--out")  # flags of folders that the program writes
 UNKNOWN = "a file"

@@ -1,0 +1,1 @@
+"""The command line: its verbs and flags, help, error messages, commands as they are printed."""
