@@ -20,12 +20,14 @@ from dicom_mutations import spoiled
 from pydicom import uid
 
 from ct.dicom.acquisition import read_acquisition
-from ct.dicom.decode import read_hu
-from ct.dicom.elements import quiet
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Folder, Unreadable
-from ct.pixel_cache.writer import measure, shrink
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
+from ct.pixel_cache.resampling import shrink
+from ct.pixel_cache.slice_measures import measure
 from ct.slices import ORIENTATION, POSITION, order_slices
+from ct.sources.folder import Folder
+from ct.sources.source import Unreadable
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from tiny_dicom import make_dataset  # noqa: E402
@@ -83,7 +85,7 @@ def saved(dataset, implicit=False, little=True):
         dataset.file_meta.TransferSyntaxUID = syntax
         if not little:
             dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
-    with quiet():
+    with quiet_pydicom():
         dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
@@ -113,7 +115,7 @@ def compressed(pixels, tags):
         "J2K": uid.JPEG2000Lossless,
     }.items():
         dataset = make_dataset(pixels, **tags)
-        with quiet():
+        with quiet_pydicom():
             dataset.compress(syntax)
         yield name, saved(dataset)
     if stream := jpeg_lossless(saved(make_dataset(pixels, **tags))):
@@ -124,7 +126,7 @@ def jpeg_lossless(raw):
     """Return a file as JPEG lossless, by gdcm; None where it cannot."""
     import gdcm
 
-    with quiet():
+    with quiet_pydicom():
         source = Path(os.environ.get("TMPDIR", "/tmp")) / f"ich-fuzz-{os.getpid()}.dcm"
         source.write_bytes(raw)
         reader = gdcm.ImageReader()
@@ -164,7 +166,7 @@ def nested():
     dataset = make_dataset(np.zeros((SIDE, SIDE)))
     item = Dataset()
     item.ReferencedSOPInstanceUID = "1.2.3"
-    with quiet():
+    with quiet_pydicom():
         dataset.ReferencedImageSequence = [item]
         item.is_undefined_length_sequence_item = True
         dataset["ReferencedImageSequence"].is_undefined_length = True
@@ -192,7 +194,7 @@ def attempt(folder):
     source, names = Folder(folder), ["case.dcm", "good1.dcm", "good2.dcm"]
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # of numpy: an overflow that nobody saw
-        table, refused = read_headers(source, names, KEY, workers=1, anonymous=True)
+        table, refused = read_headers(source, names, KEY, workers=1, patient_id_optional=True)
         slices = order_slices(table.assign(split="train"))
         check_tables(table, slices)
         acquisition = read_acquisition(source, slices["path"].tolist())

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from byte_damage import damaged, nasty
 
-from ct.dicom.source import Unreadable
-from ct.dicom.zip_archive import open_zip
 from ct.errors import InputError
 from ct.kaggle_layout import find_competition
 from ct.labels import LABELS, read_labels
+from ct.sources.source import Unreadable
+from ct.sources.zip_archive import open_zip
 from ct.submission import read_sample
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -146,7 +146,7 @@ def attempt(folder):
     os.chdir(folder)
     try:
         whole = open_zip("z.zip")
-        for file in whole.take(whole.all_files()):
+        for file in whole.select(whole.all_files()):
             try:
                 file.head(2048)
                 file.open().close()

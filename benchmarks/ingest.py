@@ -28,7 +28,7 @@ import pydicom
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ct.dicom.header_index import CHUNK, read_headers  # noqa: E402
+from ct.dicom.header_table import CHUNK_FILES, read_headers  # noqa: E402
 from ct.kaggle_layout import find_competition  # noqa: E402
 from ct.labels import LABELS  # noqa: E402
 from ct.pixel_cache.writer import write_cache  # noqa: E402
@@ -198,12 +198,14 @@ def memory(folder):
 
 def simulate(folder):
     """Write the headers of a competition of made slices as `read_headers` keeps its chunks."""
-    from ct.dicom.header_index import _header_table
+    from ct.dicom.header_table import _header_table
 
     rng = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("test", TEST)):
-        for number, first in enumerate(range(0, count, CHUNK)):
-            rows = [header(split, row, rng) for row in range(first, min(first + CHUNK, count))]
+        for number, first in enumerate(range(0, count, CHUNK_FILES)):
+            rows = [
+                header(split, row, rng) for row in range(first, min(first + CHUNK_FILES, count))
+            ]
             write_table(
                 folder / split / f"{number:05d}.parquet", _header_table(rows, [""] * len(rows))
             )
@@ -241,7 +243,7 @@ def index(chunks):
     start, tables = time.perf_counter(), []
     for split, count in (("train", TRAIN), ("test", TEST)):
         names = [file_name(split, row) for row in range(count)]
-        table, refused = read_headers(chunks, names, b"key", workers=1, parts=chunks / split)
+        table, refused = read_headers(chunks, names, b"key", workers=1, chunk_folder=chunks / split)
         assert len(table) == count and refused.empty
         tables.append(table.assign(split=split))
     table = pd.concat(tables)

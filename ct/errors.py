@@ -1,6 +1,6 @@
 """The one exception that a user is meant to read, and how a stranger's text stands in it."""
 
-from ct.privacy.passwords import without_passwords
+from ct.privacy.redaction import mask_passwords
 
 SHOWN = 80  # characters of a value
 
@@ -18,7 +18,7 @@ def shown(text: object, longest: int = SHOWN) -> str:
     """Return a stranger's text as it may stand in a line: without passwords, cut, what is not
     printable escaped.
     """
-    text = without_passwords(str(text))[: longest + 1]
+    text = mask_passwords(str(text))[: longest + 1]
     text = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
         for c in text

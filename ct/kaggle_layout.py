@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ct.dicom.source import Folder
-from ct.dicom.zip_archive import InZip, Zip, open_zip
 from ct.errors import InputError
+from ct.sources.folder import Folder
+from ct.sources.zip_archive import ZipArchive, ZipMember, open_zip
 
 STAGES = ("stage_2", "stage_1")  # of the competition; the second supersedes the first
 ARCHIVE = "rsna-intracranial-hemorrhage-detection.zip"  # Kaggle's
@@ -22,12 +22,12 @@ ARCHIVE = "rsna-intracranial-hemorrhage-detection.zip"  # Kaggle's
 class Competition:
     """Where the parts of a competition lie. In a zip the paths go on inside it."""
 
-    source: Folder | Zip  # of the folder that holds the two parts
+    source: Folder | ZipArchive  # of the folder that holds the two parts
     root: Path  # that folder
     train_dir: Path
     test_dir: Path
-    labels_csv: Path | InZip
-    sample_csv: Path | InZip
+    labels_csv: Path | ZipMember
+    sample_csv: Path | ZipMember
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def find_competition(data, labels=None, sample=None):
     )
 
 
-def find_folders(data: Path | str) -> tuple[Folder | Zip, str]:
+def find_folders(data: Path | str) -> tuple[Folder | ZipArchive, str]:
     """Return (source of the folder that holds the two parts, the stage's name) at or below `data`.
     Raises InputError.
     """
@@ -75,14 +75,18 @@ def find_folders(data: Path | str) -> tuple[Folder | Zip, str]:
     for folder in (f"{stage}_train", f"{stage}_test"):
         if folder not in folders:
             raise InputError(f"--data={data} has no folder {folder}; {belongs}")
-        if not source.holds(folder):
+        if not source.has_files(folder):
             raise InputError(f"the folder {folder} of --data={data} holds no files; {belongs}")
     return source, stage
 
 
 def find_csv(
-    data: Path | str, source: Folder | Zip, name: str, elsewhere: Path | str | None, flag: str
-) -> Path | InZip:
+    data: Path | str,
+    source: Folder | ZipArchive,
+    name: str,
+    elsewhere: Path | str | None,
+    flag: str,
+) -> Path | ZipMember:
     """Return the csv file `elsewhere`, or the one called `name` of a source, packed or not. Raises
     InputError.
     """
@@ -119,10 +123,10 @@ def _descend(data):
         if stage := _stage(source):
             return source, stage
         inner = source.folders()
-        good = [folder for folder in inner if _stage(source.below(folder))]
+        good = [folder for folder in inner if _stage(source.subfolder(folder))]
         if len(good) > 1 or (not good and len(inner) != 1):
             break
-        source = source.below((good or inner)[0])
+        source = source.subfolder((good or inner)[0])
     if len(good) > 1:
         raise InputError(
             f"--data={data} holds several competitions, {len(good)} folders with one; name one of them with --data"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ct.dicom.source import Unreadable
 from ct.errors import InputError, shown
+from ct.sources.source import Unreadable
 from ct.tables.untrusted_table import read_csv_file
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
@@ -86,7 +86,7 @@ def read_id_csv(path):
     """Read a csv with the columns ID and Label as text, packed or not. Raises InputError where it
     is not one.
 
-    path: a path, or a file of a zip archive (`source.InZip`)
+    path: a path, or a file of a zip archive (`ct.sources.zip_archive.ZipMember`)
     """
     path = Path(path) if isinstance(path, str) else path
     try:

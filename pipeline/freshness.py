@@ -11,8 +11,8 @@ import json
 import os
 from pathlib import Path
 
-from ct.privacy.passwords import without_passwords
-from ct.privacy.stored_names import name_on_disk
+from ct.privacy.escaped_names import unescaped_name
+from ct.privacy.redaction import mask_passwords
 from ct.storage.provenance import read_receipt
 from ct.storage.sealed_files import bytes_digest
 from ct.system.machine_faults import listing_faults
@@ -35,13 +35,13 @@ def _digest_once(path, size, mtime_ns):
 def tree_digest(root, files):
     """Return a digest of the names, sizes and times of files below `root`, without reading them.
 
-    files: their names, as ct/privacy/stored_names.py keeps them. Raises MachineFault where one is
+    files: their names, as ct/privacy/escaped_names.py keeps them. Raises MachineFault where one is
     gone or may not be looked at
     """
     digest = hashlib.blake2b(digest_size=16)
     with listing_faults():
         for name in files:
-            stat = _stat(os.path.join(root, name_on_disk(name)))
+            stat = _stat(os.path.join(root, unescaped_name(name)))
             digest.update(
                 f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape")
             )
@@ -150,8 +150,8 @@ def why_stale(root, receipt, part, read, verify=False, shared=()):
     if known is None:
         return "not made yet"
     # as a receipt holds it: a tuple is a list there
-    part = json.loads(json.dumps(without_passwords(part)))
-    if line := first_difference(with_older_values(without_passwords(known["recipe"]), part), part):
+    part = json.loads(json.dumps(mask_passwords(part)))
+    if line := first_difference(with_older_values(mask_passwords(known["recipe"]), part), part):
         return f"recipe changed, {line}"
     before = reads_as_now(known["read"], known["recipe"], shared)
     for name in sorted({*before, *read}):
@@ -161,5 +161,5 @@ def why_stale(root, receipt, part, read, verify=False, shared=()):
 
 
 def _short(value):
-    text = "nothing" if value is None else without_passwords(str(value))
+    text = "nothing" if value is None else mask_passwords(str(value))
     return text if len(text) <= 40 else text[:37] + "..."

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ct.errors import InputError
-from ct.privacy.stored_names import kept_name
+from ct.privacy.escaped_names import escaped_name
 from ct.storage.provenance import read_receipt
 from pipeline.freshness import file_digest, tree_digest
 from pipeline.older_versions import WEIGHTS, reads_as_now
@@ -41,7 +41,7 @@ def _digest_source(run):
             else {}
         )
         return {"zip archive": _zip_digest(Path(data.source)), **labels}
-    from ct.dicom.source import list_files
+    from ct.sources.folder import list_files
 
     source, stage = find_folders(data.source)
     train, test = source.root / f"{stage}_train", source.root / f"{stage}_test"
@@ -144,7 +144,7 @@ def _zip_digest(path):
     """Digest a zip's size and time alone: to read its directory of a million names takes
     seconds.
     """
-    return tree_digest(path.parent, [kept_name(path.name)])
+    return tree_digest(path.parent, [escaped_name(path.name)])
 
 
 DIGESTS = {  # what a stage reads, as pipeline.registry.Stage names it -> how it is digested

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ct.privacy.passwords import without_passwords
+from ct.privacy.redaction import mask_passwords
 from ct.run_dir import write_json
 from ct.storage.provenance import read_receipt
 from pipeline.freshness import changed_file, stamp_files
@@ -25,7 +25,7 @@ class Receipt:
 
     def __init__(self, root, path, stage, part, read):
         self.root, self.path = root, path
-        self.values = {"stage": stage, "recipe": without_passwords(part), "read": read}
+        self.values = {"stage": stage, "recipe": mask_passwords(part), "read": read}
         self.made = []
 
     def __enter__(self):

@@ -92,7 +92,7 @@ class Run:
         return why, Receipt(self.dir.root, path, stage, part, read)
 
     def pseudonym_key(self):
-        """Return the key of the pseudonyms, bytes, an EarlierKey where the run keeps the earlier
+        """Return the key of the pseudonyms, bytes, a LegacyKey where the run keeps the earlier
         rule of identifiers.
 
         Raises InputError where it is not the one that ingest gave them under.
@@ -109,22 +109,22 @@ class Run:
                 f"{self.dir.key} is {what}; put it back from a copy of the run, or make a new run"
             )
         # with pydicom, which takes `status` a third of its time
-        from ct.privacy.pseudonyms import EarlierKey
+        from ct.privacy.pseudonyms import LegacyKey
 
         key = self.dir.key.read_bytes()
-        return key if self._exact_identifiers() else EarlierKey(key)
+        return key if self._exact_identifiers() else LegacyKey(key)
 
     def _exact_identifiers(self):
         """Tell whether identifiers are kept of the competition's exact lengths alone: not where an
         ingest, or one that was interrupted, has kept others.
         """
-        from ct.privacy.pseudonyms import EXACT
+        from ct.privacy.pseudonyms import EXACT_LENGTHS
 
         for path in (self.dir.ingest, self.dir.ingest_work / "inputs.json"):
             # not there, or damaged: `ingest` makes it anew
             with suppress(InputError, IsADirectoryError, ValueError):
                 kept = read_json(path)
-                return not isinstance(kept, dict) or kept.get("identifiers") == EXACT
+                return not isinstance(kept, dict) or kept.get("identifiers") == EXACT_LENGTHS
         return True
 
     def find_source(self):

@@ -14,7 +14,8 @@ from ct import run_dir as rundir
 from ct.ensemble import combine_folds, mean_logits
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
-from ct.privacy.pseudonyms import public_paths, public_reason
+from ct.privacy.pseudonyms import public_paths
+from ct.privacy.quarantine_reasons import public_reason
 from ct.storage.provenance import read_receipt
 from ct.tables.spreadsheet import read_sheet
 from ct.windows import apply_window, window_bounds

@@ -1,5 +1,5 @@
 """A decoder that does what the first byte of the pixel data says, in place of
-ct.dicom.codec_process: crash, hang, be killed.
+ct.dicom.decoder_process: crash, hang, be killed.
 """
 
 import json
@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 
-from ct.dicom import codec_process as decoder
+from ct.dicom import decoder_process as decoder
 from ct.system.engine import read_message, write_message
 
 BEGIN = "ICH_ODD_DECODER"  # in the environment: what it does before it listens

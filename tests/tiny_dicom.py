@@ -11,6 +11,10 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.dicom.header import read_header
+from ct.sources.folder import DiskFile
+
 REAL_DATA = Path(
     os.environ.get("ICH_REAL_DATA") or Path(__file__).parents[1].parent / "shared/data"
 )
@@ -82,3 +86,9 @@ def write_slice(path, *args, **kwargs):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(slice_bytes(*args, **kwargs))
     return path
+
+
+def header_of(path, key):
+    """The header of one file, as ingest reads it."""
+    with quiet_pydicom():
+        return read_header(DiskFile(str(path)), key)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ct.checks.series_geometry import wide_gaps
-from ct.privacy.code_words import HEADS, UNKNOWN
+from ct.privacy.defined_terms import HEADS, UNKNOWN
 
 RARE = 0.005  # share of the training series beyond either end of a range
 SLACK = 0.01  # of a range's ends: rounding of the tags

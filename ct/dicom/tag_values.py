@@ -7,7 +7,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from ct.dicom.source import Unreadable
+from ct.sources.source import Unreadable
 
 KEYWORDS = (
     "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns ImagePositionPatient "
@@ -25,7 +25,7 @@ LARGEST = 1e9
 PIXEL_DATA = int(Tag("PixelData"))
 
 
-class NotPlain(Exception):
+class NeedsPydicom(Exception):
     """A header, or a value in it, that is left to pydicom's own reading."""
 
 
@@ -68,7 +68,7 @@ def _plain_value(raw, vr):
     bytes_ = raw.value
     try:
         if raw.VR not in (None, vr):
-            raise NotPlain
+            raise NeedsPydicom
         if vr == "DS" and b"_" not in bytes_:
             # float takes the spaces that may stand around it
             values = [float(text) for text in bytes_.split(b"\\")]
@@ -79,8 +79,8 @@ def _plain_value(raw, vr):
         if vr in ("UI", "LO") and b"\\" not in bytes_ and b"\x1b" not in bytes_:
             return bytes_.decode("ascii").rstrip(" \0") or None
     except ValueError:
-        raise NotPlain from None
-    raise NotPlain
+        raise NeedsPydicom from None
+    raise NeedsPydicom
 
 
 def needed_text(dataset, keyword: str) -> str:

@@ -23,8 +23,8 @@ from ct.run_dir import read_json, read_table
 from ct.system.engine import cores
 from ct.system.machine_faults import fault_of_all
 
-SHARD = 512  # slices
-AIR = -1000  # HU
+SHARD_SLICES = 512  # slices
+AIR_HU = -1000  # HU
 # at most, of one cache: a system often allows a process 1,024 descriptors, and all of RSNA has
 # 1,707 shards
 OPEN_SHARDS = 256
@@ -137,7 +137,7 @@ class PixelCache:
         )
         for shard, offset, length, checksum, target in zip(*places, out, strict=True):
             if not length:
-                target[:] = AIR
+                target[:] = AIR_HU
                 continue
             blob = scratch[:length]
             try:

@@ -10,16 +10,17 @@ import numpy as np
 import pandas as pd
 from isal import isal_zlib
 
-from ct.dicom.decode import read_hu
-from ct.dicom.file_reader import read_each, with_probes
-from ct.dicom.source import Folder
-from ct.pixel_cache.reader import AIR, SHARD, shard_path
+from ct.dicom.hounsfield import read_hu
+from ct.pixel_cache.reader import SHARD_SLICES, shard_path
+from ct.pixel_cache.resampling import shrink
+from ct.pixel_cache.slice_measures import measure
 from ct.run_dir import discard, read_table, replacing, write_json, write_table
 from ct.slices import PIXEL_COLUMNS
+from ct.sources.file_reader import read_each, with_probes
+from ct.sources.folder import Folder
 from ct.storage.sealed_files import bytes_digest, seal
 from ct.system.engine import run_jobs
 
-LOWEST, HIGHEST = -1024, 3071  # HU: twelve bits, all that a CT scanner tells apart
 # fixed: left to blosc2 it would follow the processor's cache, and the bytes with it
 BLOCK_BYTES = 32768
 
@@ -40,8 +41,8 @@ def write_cache(folder, source, slices, size, workers=None, progress=None, recor
     folder, source = Path(folder), Folder(source) if isinstance(source, str | Path) else source
     source = with_probes(source, slices["path"].tolist())
     parts = [
-        slices[["path", "pixel_spacing_mm"]].iloc[first : first + SHARD]
-        for first in range(0, len(slices), SHARD)
+        slices[["path", "pixel_spacing_mm"]].iloc[first : first + SHARD_SLICES]
+        for first in range(0, len(slices), SHARD_SLICES)
     ]
     paths = [shard_path(folder, number) for number in range(len(parts))]
     notes = [records and Path(records) / f"{path.stem}.parquet" for path in paths]
@@ -52,7 +53,7 @@ def write_cache(folder, source, slices, size, workers=None, progress=None, recor
     if progress and done:
         progress(done, kept=True)
     jobs = (
-        (paths[n], source.take(parts[n]["path"].tolist()), parts[n], size, notes[n])
+        (paths[n], source.select(parts[n]["path"].tolist()), parts[n], size, notes[n])
         for n in missing
     )
     for number, record in zip(missing, run_jobs(_write_shard, jobs, workers), strict=True):
@@ -133,9 +134,9 @@ def _job_digest(part, size):
 def _index(slice_ids, lengths):
     """Return the table that says where each slice lies."""
     length = np.array(lengths, np.int32)
-    shard = np.arange(len(length)) // SHARD
+    shard = np.arange(len(length)) // SHARD_SLICES
     end = np.cumsum(length, dtype=np.int64)
-    before = np.concatenate([[0], end])[shard * SHARD]  # bytes in all the shards before
+    before = np.concatenate([[0], end])[shard * SHARD_SLICES]  # bytes in all the shards before
     table = {"shard": shard.astype(np.int32), "offset": end - length - before, "length": length}
     return pd.DataFrame(table, index=slice_ids)
 
@@ -195,65 +196,3 @@ def _write_shard(path, files, part, size, note):
         write_table(note, record, lasting=False)
         seal(note)
     return record
-
-
-def measure(hu, spacing):
-    """Measure a slice, on every second pixel of every second row where it is large.
-
-    hu: int16 (rows, cols); spacing: mm, or NaN
-
-    Returns padding_hu, brain_cm2, skull_cm2, brain_mean_hu, brain_std_hu, blood_share (see
-    PIXEL_COLUMNS).
-    """
-    step = 2 if min(hu.shape) >= 256 else 1
-    seen = hu[::step, ::step]
-    pixel = step**2 * (1.0 if np.isnan(spacing) else (spacing / 10) ** 2)
-    brain = seen[(seen >= 0) & (seen <= 80)]
-    tissue = [brain.mean(), brain.std(), (brain >= 50).mean()] if brain.size else [np.nan] * 3
-    return hu.min(), brain.size * pixel, np.count_nonzero(seen > 300) * pixel, *tissue
-
-
-def shrink(hu, size):
-    """Return a slice as int16 (size, size), clipped to what a scanner tells apart, padded with air
-    to a square, resampled.
-
-    hu: int16 (rows, cols). Smaller by means over areas (where `size` does not divide the side,
-    weighted: Pillow's BOX would take one pixel here and two there), larger by bilinear
-    interpolation.
-    """
-    square = pad_to_square(np.clip(hu, LOWEST, HIGHEST))
-    side = len(square)
-    if side % size == 0:
-        return _block_mean(square, side // size)
-    from PIL import Image
-
-    how = Image.Resampling.HAMMING if size < side else Image.Resampling.BILINEAR
-    image = Image.fromarray(square.astype(np.float32)).resize((size, size), how)
-    return np.rint(np.asarray(image)).astype(np.int16)
-
-
-def pad_to_square(hu):
-    """Return `hu` (rows, cols) in the middle of a square of air."""
-    rows, cols = hu.shape
-    if rows == cols:
-        return hu
-    side = max(rows, cols)
-    square = np.full((side, side), AIR, hu.dtype)
-    top, left = (side - rows) // 2, (side - cols) // 2
-    square[top : top + rows, left : left + cols] = hu
-    return square
-
-
-def _block_mean(square, factor):
-    """Return the means of blocks of factor x factor pixels, rounded; summing slices is far quicker
-    than numpy's mean.
-    """
-    if factor == 1:
-        return np.ascontiguousarray(square)
-    rows = square[::factor].astype(np.int32)
-    for i in range(1, factor):
-        rows += square[i::factor]
-    total = rows[:, ::factor].astype(np.float32)  # exact: whole numbers below 2**24
-    for i in range(1, factor):
-        total += rows[:, i::factor]
-    return np.rint(total / factor**2).astype(np.int16)

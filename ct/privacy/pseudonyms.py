@@ -6,15 +6,6 @@ import re
 
 import numpy as np
 
-from ct.privacy.code_words import without_values
-
-# what a reason says of another copy, before the path of the one taken
-SAME = "same SOPInstanceUID as "
-
-
-UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
-
-
 # In the competition's files each slice's identifier has 9 hexadecimal digits, each patient's 8,
 # each study's and series' 10: counted in 752,803 slices, 1,435 patients and 1,480 studies and
 # series, and in whole files of train and test; no exception.
@@ -26,22 +17,22 @@ OWN_PATH = rf"stage_[12]_(?:train|test)/ID_[0-9a-f]{{{DIGITS['slice']}}}(?:\.(?:
 
 
 # what a run notes that keeps identifiers of these lengths alone; earlier ones note nothing
-EXACT = "exact lengths"
+EXACT_LENGTHS = "exact lengths"
 
 
-class EarlierKey(bytes):
+class LegacyKey(bytes):
     """The key of a run that was ingested when every identifier of the form ID_… was kept, of
     whatever length: it still is.
     """
 
 
-def competition_form(kind: str, key: bytes) -> str:
+def competition_id_pattern(kind: str, key: bytes) -> str:
     """Return the pattern of the identifiers that are kept: of the competition's form, and under a
     new key its exact length.
 
     kind: of DIGITS; key: of the pseudonyms, an EarlierKey in a run that keeps the earlier rule
     """
-    return r"ID_[0-9a-f]+" if isinstance(key, EarlierKey) else rf"ID_[0-9a-f]{{{DIGITS[kind]}}}"
+    return r"ID_[0-9a-f]+" if isinstance(key, LegacyKey) else rf"ID_[0-9a-f]{{{DIGITS[kind]}}}"
 
 
 def pseudonym(identifier: str, key: bytes, kind: str) -> str:
@@ -50,7 +41,7 @@ def pseudonym(identifier: str, key: bytes, kind: str) -> str:
     The competition's own (`competition_form`) are kept; of others the first twelve hexadecimal
     digits of the HMAC-SHA256 under `key`. kind: "slice", "patient", "study" or "series"
     """
-    if re.fullmatch(competition_form(kind, key), identifier):
+    if re.fullmatch(competition_id_pattern(kind, key), identifier):
         return identifier
     return hmac.new(key, identifier.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[
         :12
@@ -67,16 +58,3 @@ def public_paths(paths, slice_ids):
     own = paths.str.fullmatch(OWN_PATH).to_numpy(bool)
     hidden = paths.str.split("/", n=1).str[0].to_numpy(object) + "/" + np.asarray(slice_ids, object)
     return np.where(own, paths.to_numpy(object), hidden)
-
-
-def public_reason(reason: str) -> str:
-    """Return a reason of quarantine.csv as reports may hold it: without another file's path or, in
-    older runs, a value.
-    """
-    if reason.startswith(SAME):
-        return f"{SAME}another file"
-    return (
-        UNDECODED + without_values(reason.removeprefix(UNDECODED))
-        if reason.startswith(UNDECODED)
-        else reason
-    )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ct.privacy.code_words import without_values
+from ct.privacy.redaction import without_quoted_values
 from ct.storage.atomic_write import asides
 
 RECIPES = str(Path(__file__).resolve().parents[2] / "recipes")
@@ -21,7 +21,7 @@ def shown_error(error: OSError, words: Sequence[str]) -> str:
     words may hold paths.
     """
     where = f"{shown_file(error.filename, words)}: " if error.filename else ""
-    what = os.strerror(error.errno) if error.errno else without_values(str(error))
+    what = os.strerror(error.errno) if error.errno else without_quoted_values(str(error))
     return f"{where}{what.lower()}"
 
 

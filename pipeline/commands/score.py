@@ -66,7 +66,7 @@ def score_studies(model, options, log, bar):
             f"--to={to} lies in --data={options.data}, among the files to be scored; name a folder elsewhere"
         )
     source, files = open_data(options.data)
-    source.spares_unreadable = options.quarantine_unreadable
+    source.quarantine_unreadable = options.quarantine_unreadable
     if note := other_versions(model):
         log(f"  {note}")
     with replacing(to, among_users=True) as part:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ct.errors import InputError, shown
-from ct.privacy.passwords import without_passwords
+from ct.privacy.redaction import mask_passwords
 from pipeline.older_versions import without_later_fields
 
 # seconds between signs of life of a trial, and without one until it counts as dead
@@ -104,4 +104,4 @@ def store_faults(url: str) -> Iterator[None]:
 def _reason(error):
     """Return the first line of the driver's own words, without a password."""
     lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-    return shown(without_passwords(lines[0]), 160)
+    return shown(mask_passwords(lines[0]), 160)

@@ -11,15 +11,15 @@ import pandas as pd
 from ct.checks.domain_shift import Finding, header_findings, pixel_findings
 from ct.checks.shared_uids import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR, separate_patients
 from ct.dicom.acquisition import read_acquisition
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Folder
-from ct.dicom.zip_archive import open_zip
+from ct.dicom.header_table import read_headers
 from ct.errors import InputError
 from ct.patient_folds import fold_groups
 from ct.pixel_cache.reader import PixelCache
 from ct.pixel_cache.writer import write_cache
-from ct.privacy.pseudonyms import competition_form
+from ct.privacy.pseudonyms import competition_id_pattern
 from ct.slices import PIXEL_COLUMNS, order_slices
+from ct.sources.folder import Folder
+from ct.sources.zip_archive import open_zip
 
 NAMED = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
 NO_PART = 127  # no probe without this part: features.linear_probe.held_out_probe_logits gives NaN
@@ -139,7 +139,9 @@ def read_studies(source, files, key, patients=None, workers=None, progress=None)
     Returns (slices, acquisition, quarantine) as of Incoming; slices with `people`, what
     `ct.checks.shared_uids.separate_patients` says of it.
     """
-    table, quarantine = read_headers(source, files, key, workers, progress, anonymous=True)
+    table, quarantine = read_headers(
+        source, files, key, workers, progress, patient_id_optional=True
+    )
     table, people = separate_patients(table, key)
     table = table.assign(split="test", people=people, **folds_of_groups(table, patients))
     slices = order_slices(public_names(table, key))
@@ -185,7 +187,7 @@ def public_names(table, key):
     table = table.reset_index()
     for column, word in NAMED.items():
         names = table[column]
-        own = names.str.fullmatch(competition_form(word, key)).to_numpy(bool)
+        own = names.str.fullmatch(competition_id_pattern(word, key)).to_numpy(bool)
         number, distinct = pd.factorize(names.where(~own))
         width = len(str(len(distinct)))
         numbered = [f"{word}-{place + 1:0{width}}" for place in range(len(distinct))]

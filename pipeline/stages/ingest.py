@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from ct.checks.shared_uids import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR, separate_patients
-from ct.dicom.header_index import read_headers
+from ct.dicom.header_table import read_headers
 from ct.errors import InputError
 from ct.labels import LABELS, read_labels
 from ct.patient_folds import check_folds, fold_groups
 from ct.pixel_cache.writer import write_cache
-from ct.privacy.pseudonyms import EXACT, EarlierKey, pseudonym, public_paths
+from ct.privacy.pseudonyms import EXACT_LENGTHS, LegacyKey, pseudonym, public_paths
 from ct.run_dir import resuming, write_json, write_table
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.storage.atomic_write import discard, flush, put, replacing
@@ -38,7 +38,7 @@ def ingest(run, receipt):
         ingest_list(run, receipt)
         return
     found, key, data = run.find_source(), run.pseudonym_key(), run.recipe.data
-    found.source.spares_unreadable = run.quarantine_unreadable
+    found.source.quarantine_unreadable = run.quarantine_unreadable
     labels, duplicates = read_labels(found.labels_csv)  # first: its faults are known in seconds
     read = receipt.values["read"]
     files = {name: digest for name, digest in read.items() if name not in ("label csv", "key")}
@@ -180,7 +180,7 @@ def identifier_rule(key):
     """Return what an ingest notes of the rule by which identifiers are kept, {"identifiers":
     EXACT}; the earlier one: {}.
     """
-    return {} if isinstance(key, EarlierKey) else {"identifiers": EXACT}
+    return {} if isinstance(key, LegacyKey) else {"identifiers": EXACT_LENGTHS}
 
 
 def own_series(slices, key, note=None):

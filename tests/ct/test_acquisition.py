@@ -8,7 +8,7 @@ from pydicom.uid import JPEG2000, RLELossless
 from tiny_dicom import make_dataset, write_slice
 
 from ct.dicom.acquisition import read_acquisition
-from ct.dicom.source import Folder
+from ct.sources.folder import Folder
 
 
 def read(folder, **tags):

@@ -7,12 +7,12 @@ import pytest
 from tiny_dicom import write_slice
 from tiny_zip import pack
 
-from ct.dicom import decode as dicom
-from ct.dicom import header_index
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Folder, OnDisk, list_files
-from ct.dicom.zip_archive import open_zip
+from ct.dicom import header_table as header_index
+from ct.dicom import hounsfield as dicom
+from ct.dicom.header_table import read_headers
 from ct.errors import MachineFault
+from ct.sources.folder import DiskFile, Folder, list_files
+from ct.sources.zip_archive import open_zip
 
 KEY = b"key"
 SLICE = "ID_000000001"
@@ -63,12 +63,16 @@ def test_the_first_copy_that_decodes_is_taken(tmp_path, damaged, taken, zipped):
 
 def test_it_does_not_depend_on_chunks_workers_and_what_was_read_before(tmp_path, monkeypatch):
     root = three_copies(tmp_path / "in", "ab")
-    monkeypatch.setattr(header_index, "CHUNK", 2)  # the copies lie in several
+    monkeypatch.setattr(header_index, "CHUNK_FILES", 2)  # the copies lie in several
     monkeypatch.setattr(header_index, "COPIED", 1)
-    check(*read_headers(root, list_files(root), KEY, workers=1, parts=tmp_path / "parts"), "c")
+    check(
+        *read_headers(root, list_files(root), KEY, workers=1, chunk_folder=tmp_path / "parts"), "c"
+    )
     kept = {path: path.read_bytes() for path in (tmp_path / "parts").glob("*.parquet")}
     assert len(kept) == 4
-    check(*read_headers(root, list_files(root), KEY, workers=2, parts=tmp_path / "parts"), "c")
+    check(
+        *read_headers(root, list_files(root), KEY, workers=2, chunk_folder=tmp_path / "parts"), "c"
+    )
     assert {path: path.read_bytes() for path in kept} == kept
 
 
@@ -85,16 +89,16 @@ def test_only_copies_are_decoded_and_none_after_the_one_that_is_taken(tmp_path, 
 
 
 def test_a_copy_that_the_machine_does_not_hand_over_stops_or_is_passed_over(tmp_path, monkeypatch):
-    root, real = three_copies(tmp_path / "in", ""), OnDisk.open
+    root, real = three_copies(tmp_path / "in", ""), DiskFile.open
 
     def failing(file, mode="rb"):
         if file.path.endswith("a.dcm"):
             raise OSError(errno.EIO, "no")
         return real(file, mode)
 
-    monkeypatch.setattr(OnDisk, "open", failing)
+    monkeypatch.setattr(DiskFile, "open", failing)
     source = Folder(root)
     with pytest.raises(MachineFault, match="--quarantine-unreadable"):
         read_headers(source, list_files(root), KEY, workers=1)
-    source.spares_unreadable = True
+    source.quarantine_unreadable = True
     check(*read_headers(source, list_files(root), KEY, workers=1), "b")

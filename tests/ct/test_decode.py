@@ -11,20 +11,23 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_rescale
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
-from tiny_dicom import NAME, REAL_DATA, make_dataset, slice_bytes, write_slice
+from tiny_dicom import NAME, REAL_DATA, header_of, make_dataset, slice_bytes, write_slice
 from tiny_zip import pack
 
-from ct.dicom import header, header_index
-from ct.dicom.decode import read_hu
-from ct.dicom.elements import NotPlain, open_dataset, plain_elements, quiet
-from ct.dicom.header import read_header
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import OnDisk, Unreadable, list_files
-from ct.dicom.zip_archive import open_zip
+from ct.dicom import header
+from ct.dicom import header_table as header_index
+from ct.dicom.dataset_parser import open_dataset, quiet_pydicom
+from ct.dicom.fast_parser import parse_header_fast
+from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
+from ct.dicom.tag_values import NeedsPydicom
 from ct.errors import InputError, MachineFault
 from ct.kaggle_layout import find_competition
-from ct.privacy.pseudonyms import EarlierKey, pseudonym
+from ct.privacy.pseudonyms import LegacyKey, pseudonym
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
+from ct.sources.folder import DiskFile, list_files
+from ct.sources.source import Unreadable
+from ct.sources.zip_archive import open_zip
 
 KEY = b"key"
 ZOO = REAL_DATA / "dicom_zoo"
@@ -163,11 +166,11 @@ def test_pseudonyms():
             assert name != pseudonym(other, b"another key", kind)
             # a run of the earlier rule keeps what it kept
             kept = re.fullmatch("ID_[0-9a-f]+", other)
-            assert pseudonym(other, EarlierKey(KEY), kind) == (other if kept else name)
+            assert pseudonym(other, LegacyKey(KEY), kind) == (other if kept else name)
 
 
 def test_header(tmp_path):
-    header = read_header(
+    header = header_of(
         write_slice(
             tmp_path / "a", WindowCenter=[36, 600], WindowWidth=["80", "2800"], RescaleSlope="1.5"
         ),
@@ -207,7 +210,7 @@ def test_what_a_slice_can_do_without_is_nan(tmp_path, value):
     path = write_slice(tmp_path / "a", **tags)
     if value == "wide":  # pydicom would not write text in a numeric tag
         path.write_bytes(path.read_bytes().replace(b"DS\x04\x0040.0", b"DS\x04\x00wide"))
-    header = read_header(path, KEY)
+    header = header_of(path, KEY)
     assert np.isnan(header["window_center"])
     assert value == "wide" or all(
         np.isnan(header[name])
@@ -224,7 +227,7 @@ def test_a_file_without_preamble_is_read(tmp_path, group):
     raw = no_preamble(np.arange(12).reshape(3, 4))
     if group == b"\x08\x00":  # nor file meta information: a bare data set
         dataset, file = make_dataset(np.arange(12).reshape(3, 4)), io.BytesIO()
-        with quiet():
+        with quiet_pydicom():
             del dataset.file_meta
             pydicom.dcmwrite(
                 file, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False
@@ -232,10 +235,10 @@ def test_a_file_without_preamble_is_read(tmp_path, group):
         raw = file.getvalue()
     assert raw[:2] == group
     (tmp_path / "a").write_bytes(raw)
-    assert read_header(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
+    assert header_of(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
     assert (read_hu(tmp_path / "a")[0] == np.arange(12).reshape(3, 4) - 1024).all()
     syntax = ImplicitVRLittleEndian if group == b"\x08\x00" else "1.2.840.10008.1.2.1"
-    assert read_header(tmp_path / "a", KEY)["transfer_syntax"] == syntax
+    assert header_of(tmp_path / "a", KEY)["transfer_syntax"] == syntax
 
 
 NEEDED = (
@@ -291,7 +294,7 @@ def test_an_unreadable_header_says_why_and_nothing_else(tmp_path, case):
     raw, message = BROKEN[case]
     (tmp_path / "a.dcm").write_bytes(raw)
     with pytest.raises(Unreadable, match=message) as error:
-        read_header(tmp_path / "a.dcm", KEY)
+        header_of(tmp_path / "a.dcm", KEY)
     reason = str(error.value)
     assert (
         "\n" not in reason
@@ -306,24 +309,24 @@ def test_without_a_patient_the_study_may_count_as_one(tmp_path, patient):
     write_slice(tmp_path / "a.dcm", PatientID=patient)
     _, refused = read_headers(tmp_path, ["a.dcm"], KEY)
     assert refused["reason"].tolist() == ["PatientID is missing or empty"]
-    table, refused = read_headers(tmp_path, ["a.dcm"], KEY, anonymous=True)
+    table, refused = read_headers(tmp_path, ["a.dcm"], KEY, patient_id_optional=True)
     assert refused.empty and table["study_id"].tolist() == ["ID_000000000c"]
     assert table["patient_id"].tolist() == [pseudonym("ID_000000000c", KEY, "patient")]
     write_slice(tmp_path / "a.dcm")
-    assert read_headers(tmp_path, ["a.dcm"], KEY, anonymous=True)[0]["patient_id"].tolist() == [
-        "ID_0000000b"
-    ]
+    assert read_headers(tmp_path, ["a.dcm"], KEY, patient_id_optional=True)[0][
+        "patient_id"
+    ].tolist() == ["ID_0000000b"]
 
 
 def test_a_folder_or_a_missing_file_is_the_machines_fault(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(MachineFault, match="^(is a directory|no such file or directory)$"):
-            read_header(path, KEY)
+            header_of(path, KEY)
 
 
 def test_reading_leaves_pydicoms_settings_alone(tmp_path):
     before = pydicom.config.settings.reading_validation_mode
-    read_header(write_slice(tmp_path / "a"), KEY)
+    header_of(write_slice(tmp_path / "a"), KEY)
     assert pydicom.config.settings.reading_validation_mode == before
 
 
@@ -331,11 +334,11 @@ def quick_is_slow(path):
     """Whether the quick reading took the file; where it did, its facts are those of dcmread's data
     set.
     """
-    with quiet():
+    with quiet_pydicom():
         try:
-            plain = plain_elements(OnDisk(str(path)))
+            plain = parse_header_fast(DiskFile(str(path)))
             quick = header._facts(*plain, KEY) if plain else None
-        except (NotPlain, Unreadable):
+        except (NeedsPydicom, Unreadable):
             return False
         if quick is None:
             return False
@@ -370,10 +373,10 @@ def quick_is_slow(path):
 def test_quick_headers_are_as_dcmreads(tmp_path, tags, quick):
     path = write_slice(tmp_path / "a", **tags)
     assert quick_is_slow(path) == quick
-    with quiet():
+    with quiet_pydicom():
         dataset = open_dataset(path, pixels=False)
         want = header._facts(dataset, str(dataset.file_meta.TransferSyntaxUID), KEY)
-    for name, value in read_header(path, KEY).items():
+    for name, value in header_of(path, KEY).items():
         np.testing.assert_array_equal(value, want[name], err_msg=name)
 
 
@@ -428,23 +431,23 @@ def test_no_name_and_no_foreign_identifier_enters_a_table(folder):
 
 def test_read_headers_does_not_depend_on_chunks_and_workers(folder, monkeypatch):
     whole = read_headers(folder, list_files(folder), KEY, workers=1)
-    monkeypatch.setattr(header_index, "CHUNK", 3)
+    monkeypatch.setattr(header_index, "CHUNK_FILES", 3)
     done = []
-    parts = read_headers(folder, list_files(folder), KEY, workers=2, progress=done.append)
-    for a, b in zip(whole, parts, strict=True):
+    chunk_folder = read_headers(folder, list_files(folder), KEY, workers=2, progress=done.append)
+    for a, b in zip(whole, chunk_folder, strict=True):
         pd.testing.assert_frame_equal(a, b)
     assert done == [3, 6, 8]
 
 
 def test_chunks_that_were_read_are_not_read_again(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(header_index, "CHUNK", 3)
+    monkeypatch.setattr(header_index, "CHUNK_FILES", 3)
     names = list_files(folder)
     want = read_headers(folder, names, KEY, workers=1)
     read, done = [], []
-    facts = header_index.header_facts
+    facts = header_index.read_header
     monkeypatch.setattr(
         header_index,
-        "header_facts",
+        "read_header",
         lambda file, *rest: read.append(os.path.basename(file.path)) or facts(file, *rest),
     )
 
@@ -597,7 +600,7 @@ def test_truncated_pixels(tmp_path):
     assert "truncated" in refused(path)
     path.write_bytes(slice_bytes()[:-40])
     assert refused(path) == "pixel data missing or cut short"
-    assert read_header(path, KEY)["slice_id"] == "ID_00000000a"
+    assert header_of(path, KEY)["slice_id"] == "ID_00000000a"
 
 
 @pytest.mark.parametrize(
@@ -618,7 +621,7 @@ def compressed(pixels, syntax, stream):
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = syntax
     file = io.BytesIO()
-    with quiet():
+    with quiet_pydicom():
         dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
@@ -626,7 +629,7 @@ def compressed(pixels, syntax, stream):
 def test_rle_and_its_corruption(tmp_path):
     path, pixels = tmp_path / "a.dcm", np.arange(-8, 56).reshape(8, 8)
     dataset = make_dataset(pixels)
-    with quiet():
+    with quiet_pydicom():
         dataset.compress(RLELossless)
         dataset.save_as(path, enforce_file_format=True)
     assert (read_hu(path)[0] == pixels - 1024).all()
@@ -659,7 +662,7 @@ def test_the_zoo_decodes_as_pydicom_does():
         if file.name in UNDECODABLE:
             assert refused(file) == UNDECODABLE[file.name]
             continue
-        with quiet():
+        with quiet_pydicom():
             dataset = pydicom.dcmread(file, force=True)
             if "Headless" in file.name:  # it lacks what pydicom's decoder asks for
                 dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -680,7 +683,7 @@ def test_the_zoos_copies_of_one_slice_agree():
 
 @needs_zoo
 def test_the_zoo_reads_from_a_zip_as_from_a_folder(tmp_path):
-    source = open_zip(pack(ZOO, tmp_path / "zoo.zip", "zoo/")).below("zoo")
+    source = open_zip(pack(ZOO, tmp_path / "zoo.zip", "zoo/")).subfolder("zoo")
     names = list_files(ZOO)
     assert source.names == names
     for a, b in zip(

@@ -11,7 +11,7 @@ from pydicom.config import disable_value_validation
 
 import run
 from ct.labels import KAGGLE_ORDER
-from ct.privacy.pseudonyms import EXACT, EarlierKey
+from ct.privacy.pseudonyms import EXACT_LENGTHS, LegacyKey
 from ct.run_dir import read_json, read_table, write_json
 from pipeline.run_context import Run
 from pipeline.scoring.study_reader import public_names
@@ -75,8 +75,8 @@ def test_only_the_exact_lengths_are_kept(data, tmp_path):
         )
     # its labels found it
     assert slices.loc[~slices["slice_id"].str.startswith("ID_"), "any"].notna().all()
-    assert read_json(tmp_path / "r" / "ingest.json")["identifiers"] == EXACT
-    assert not isinstance(Run(tmp_path / "r").pseudonym_key(), EarlierKey)
+    assert read_json(tmp_path / "r" / "ingest.json")["identifiers"] == EXACT_LENGTHS
+    assert not isinstance(Run(tmp_path / "r").pseudonym_key(), LegacyKey)
     again = (tmp_path / "r" / "slices.parquet").read_bytes()
     (tmp_path / "r" / "receipts" / "ingest.json").unlink()
     assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 0
@@ -93,7 +93,7 @@ def test_a_run_keeps_the_rule_it_was_ingested_under(data, tmp_path, left):
     )
     assert {*ODD.values(), SLICE} <= names(slices)
     assert "identifiers" not in read_json(tmp_path / "r" / "ingest.json")
-    assert isinstance(Run(tmp_path / "r").pseudonym_key(), EarlierKey)
+    assert isinstance(Run(tmp_path / "r").pseudonym_key(), LegacyKey)
 
 
 def test_scored_studies_follow_the_rule():
@@ -110,7 +110,7 @@ def test_scored_studies_follow_the_rule():
         and found["series_id"][1] == "series-1"
     )
     assert found["slice_id"].tolist() == ["ID_012345678", "slice-1"]
-    kept = public_names(table, EarlierKey(b"k"))
+    kept = public_names(table, LegacyKey(b"k"))
     pd.testing.assert_frame_equal(kept, table, check_dtype=False)
 
 

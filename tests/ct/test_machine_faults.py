@@ -14,15 +14,16 @@ from tiny_dicom import write_slice
 from tiny_zip import pack
 
 import run
-from ct.dicom import header_index
+from ct.dicom import header_table as header_index
 from ct.dicom.acquisition import read_acquisition
-from ct.dicom.decode import read_hu
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Folder, OnDisk, Unreadable, list_files
-from ct.dicom.zip_archive import InZip, open_zip
+from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
 from ct.errors import MachineFault
 from ct.pixel_cache import writer as shards
 from ct.pixel_cache.writer import write_cache
+from ct.sources.folder import DiskFile, Folder, list_files
+from ct.sources.source import Unreadable
+from ct.sources.zip_archive import ZipMember, open_zip
 from pipeline.freshness import tree_digest
 
 KEY = b"key"
@@ -46,7 +47,7 @@ def failing(monkeypatch):
     after that in vain.
     """
     left = {}
-    head, open_ = OnDisk.head, OnDisk.open
+    head, open_ = DiskFile.head, DiskFile.open
 
     def check(file):
         name = os.path.basename(file.path)
@@ -55,13 +56,13 @@ def failing(monkeypatch):
             left[name] = code, times - 1
             raise MemoryError if code is None else OSError(code, os.strerror(code), file.path)
 
-    monkeypatch.setattr(OnDisk, "head", lambda self, count: check(self) or head(self, count))
-    monkeypatch.setattr(OnDisk, "open", lambda self, mode="rb": check(self) or open_(self, mode))
+    monkeypatch.setattr(DiskFile, "head", lambda self, count: check(self) or head(self, count))
+    monkeypatch.setattr(DiskFile, "open", lambda self, mode="rb": check(self) or open_(self, mode))
     return lambda code, names=NAMES, times=10**9: left.update(dict.fromkeys(names, (code, times)))
 
 
-def headers(source, parts=None):
-    return read_headers(source, NAMES, KEY, workers=1, parts=parts)
+def headers(source, chunk_folder=None):
+    return read_headers(source, NAMES, KEY, workers=1, chunk_folder=chunk_folder)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_fault_of_all_files_stops_and_nothing_is_kept_of_it(
     source, failing, tmp_path, code, says, spares
 ):
     failing(code)
-    source.spares_unreadable = spares
+    source.quarantine_unreadable = spares
     with pytest.raises(MachineFault, match=says) as error:
         headers(source, tmp_path / "parts")
     assert (
@@ -110,13 +111,13 @@ def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, fai
         MachineFault, match=f"^a file of the data cannot be read, permission denied, .*{FLAG}"
     ):
         headers(source, tmp_path / "parts")
-    source.spares_unreadable = True
+    source.quarantine_unreadable = True
     table, refused = headers(source, tmp_path / "parts")
     assert refused["reason"].tolist() == ["not a DICOM file", "cannot be read: permission denied"]
     # not kept: the next run tries it again
     assert len(table) == 4 and not list((tmp_path / "parts").glob("*"))
     failing(0, times=0)
-    source.spares_unreadable = False
+    source.quarantine_unreadable = False
     assert len(headers(source, tmp_path / "parts")[0]) == 5 and list(
         (tmp_path / "parts").glob("*.parquet")
     )
@@ -138,19 +139,21 @@ def test_many_in_a_row_that_fail_may_be_left_out_where_others_read(
     )
     names = source.all_files()
     table, _ = read_headers(source, names, KEY, workers=1)
-    monkeypatch.setattr(header_index, "CHUNK", 3)
-    monkeypatch.setattr(shards, "SHARD", 3)
+    monkeypatch.setattr(header_index, "CHUNK_FILES", 3)
+    monkeypatch.setattr(shards, "SHARD_SLICES", 3)
     if zipped:
-        check, real = {names[number].encode() for number in bad}, InZip._packed
+        check, real = {names[number].encode() for number in bad}, ZipMember._packed
         fails = lambda file: (
             file.name.encode() in check and (_ for _ in ()).throw(OSError(errno.EIO, "no"))
         )  # noqa: E731
-        monkeypatch.setattr(InZip, "_packed", lambda file, count: fails(file) or real(file, count))
+        monkeypatch.setattr(
+            ZipMember, "_packed", lambda file, count: fails(file) or real(file, count)
+        )
     else:
         failing(errno.EIO, [names[number] for number in bad])
     with pytest.raises(MachineFault, match=FLAG):
         read_headers(source, names, KEY, workers=1)
-    source.spares_unreadable = True
+    source.quarantine_unreadable = True
     assert len(read_headers(source, names, KEY, workers=1)[0]) == 3
     facts = write_cache(tmp_path / "c", source, table, 16, 1)
     assert facts["readable"].tolist() == [number not in bad for number in range(12)]
@@ -160,7 +163,7 @@ def test_the_only_file_may_be_left_out(source, failing):
     failing(errno.EACCES)
     with pytest.raises(MachineFault, match="permission denied"):
         read_headers(source, NAMES[:1], KEY, workers=1)
-    source.spares_unreadable = True
+    source.quarantine_unreadable = True
     table, refused = read_headers(source, NAMES[:1], KEY, workers=1)
     assert table.empty and refused["reason"].tolist() == ["cannot be read: permission denied"]
 
@@ -181,7 +184,7 @@ def test_pixels_and_acquisition_likewise(source, failing, tmp_path):
     with pytest.raises(MachineFault, match=FLAG):
         read_acquisition(source, table["path"].tolist())
     assert not list(tmp_path.glob("records/*")) and not list(tmp_path.glob("c/*.blosc2"))
-    source.spares_unreadable = True
+    source.quarantine_unreadable = True
     assert cache()["reason"].tolist() == ["", "", "cannot be read: input/output error", "", ""]
     assert not list(tmp_path.glob("records/*"))  # so the next call tries it again
     assert read_acquisition(source, table["path"].tolist())["sop_uid"].tolist() == [
@@ -248,7 +251,7 @@ def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeyp
             run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={data}"]) == 0
         )
     assert run.main(["ingest", f"--run={tmp_path / 'b'}", "--workers=1"]) == 0
-    facts, count = header_index.header_facts, [0]
+    facts, count = header_index.read_header, [0]
 
     def unmounting(*arguments):
         count[0] += 1
@@ -256,8 +259,8 @@ def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeyp
             data.rename(tmp_path / "unmounted")
         return facts(*arguments)
 
-    monkeypatch.setattr(header_index, "header_facts", unmounting)
-    monkeypatch.setattr(header_index, "CHUNK", 8)
+    monkeypatch.setattr(header_index, "read_header", unmounting)
+    monkeypatch.setattr(header_index, "CHUNK_FILES", 8)
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 1
     errors = capsys.readouterr().err.splitlines()
@@ -377,6 +380,6 @@ def test_what_is_no_ordinary_file_is_in_the_quarantine_and_is_not_waited_for(
 def test_a_pipe_does_not_show_that_the_disk_reads(source, failing, tmp_path):
     os.mkfifo(tmp_path / "in" / "x.dcm")
     failing(errno.EIO)
-    source.spares_unreadable = True
+    source.quarantine_unreadable = True
     with pytest.raises(MachineFault, match="is its disk still there"):
         read_headers(source, [*NAMES, "x.dcm"], KEY, workers=1)

@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 from tiny_dicom import slice_bytes, write_slice
 
-from ct.dicom.decode import read_hu
+from ct.dicom.hounsfield import read_hu
 from ct.errors import InputError, MachineFault
 from ct.pixel_cache import reader as pixels
 from ct.pixel_cache import writer as shards
-from ct.pixel_cache.reader import AIR, PixelCache
-from ct.pixel_cache.writer import measure, pad_to_square, shrink, write_cache
+from ct.pixel_cache.reader import AIR_HU, PixelCache
+from ct.pixel_cache.resampling import pad_to_square, shrink
+from ct.pixel_cache.slice_measures import measure
+from ct.pixel_cache.writer import write_cache
 from ct.slices import PIXEL_COLUMNS
 
 
@@ -69,7 +71,7 @@ def test_padding_is_air_around_the_middle(shape, top, left):
     square = pad_to_square(hu)
     assert square.shape == (max(shape),) * 2
     np.testing.assert_array_equal(square[top : top + shape[0], left : left + shape[1]], hu)
-    assert (square == AIR).sum() == square.size - hu.size
+    assert (square == AIR_HU).sum() == square.size - hu.size
 
 
 def test_measures_by_hand():
@@ -123,11 +125,11 @@ def source(tmp_path):
 @pytest.fixture
 def cache(source, tmp_path, monkeypatch):
     """(PixelCache of three shards, facts, what it should hold (7, 16, 16))."""
-    monkeypatch.setattr(shards, "SHARD", 3)
+    monkeypatch.setattr(shards, "SHARD_SLICES", 3)
     root, table = source
     facts = write_cache(tmp_path / "cache", root, table, 16, workers=1)
     want = [
-        np.full((16, 16), AIR) if i == 3 else shrink(read_hu(root / f"{i}.dcm")[0], 16)
+        np.full((16, 16), AIR_HU) if i == 3 else shrink(read_hu(root / f"{i}.dcm")[0], 16)
         for i in range(7)
     ]
     return PixelCache(tmp_path / "cache"), facts, np.array(want)

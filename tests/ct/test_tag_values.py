@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
-from tiny_dicom import make_dataset, slice_bytes, write_slice
+from tiny_dicom import header_of, make_dataset, slice_bytes, write_slice
 
-from ct.dicom import elements
-from ct.dicom import file_reader as reading
-from ct.dicom.decode import read_hu
-from ct.dicom.elements import quiet
-from ct.dicom.header import read_header
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Unreadable
+from ct.dicom import dataset_parser as elements
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
 from ct.slices import order_slices
+from ct.sources import file_reader as reading
+from ct.sources.source import Unreadable
 
 PIXELS = np.arange(12).reshape(3, 4)
 
@@ -170,7 +169,7 @@ def test_nonsense_in_a_tag_is_a_reason(tmp_path, case):
 )
 def test_nonsense_where_a_slice_can_do_without_is_nan(tmp_path, tag, vr, value, column):
     (tmp_path / "a").write_bytes(with_element(slice_bytes(PIXELS), tag, vr, value))
-    assert np.isnan(read_header(tmp_path / "a", b"key")[column])
+    assert np.isnan(header_of(tmp_path / "a", b"key")[column])
 
 
 def test_frames_that_are_no_number_are_one(tmp_path):
@@ -194,7 +193,7 @@ def test_pixels_of_32_and_64_bits_whose_header_says_12(tmp_path, bits):
     """The check for the 12-bit defect counts values; of these it would count up to the largest."""
     dataset = make_dataset(PIXELS, signed=False, bits=12, BitsAllocated=bits, RescaleIntercept=0)
     dataset.PixelData = np.full(12, 2**bits - 1, f"<u{bits // 8}").tobytes()
-    with quiet():
+    with quiet_pydicom():
         dataset.save_as(tmp_path / "a", enforce_file_format=True)
     hu, repaired = read_hu(tmp_path / "a")
     assert not repaired and hu.shape == (3, 4)
@@ -207,7 +206,7 @@ def deflated(tail=b""):
     """A slice whose data set is deflated, with more elements behind the pixels."""
     dataset, file = make_dataset(PIXELS), io.BytesIO()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    with quiet():
+    with quiet_pydicom():
         dataset.save_as(file, enforce_file_format=True)
     raw = file.getvalue()
     begin = 144 + struct.unpack_from("<L", raw, 140)[0]  # the length of the meta information
@@ -222,7 +221,7 @@ def test_a_deflated_data_set_is_inflated_within_bounds(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(
         deflated(element((0x7FE1, 0x10), b"OB", bytes(2 << 20), long=True))
     )
-    for read in (read_hu, lambda path: read_header(path, b"key")):
+    for read in (read_hu, lambda path: header_of(path, b"key")):
         with pytest.raises(Unreadable, match="^a deflated data set of more than 1 MB$"):
             read(tmp_path / "a")
 
@@ -246,7 +245,7 @@ def test_a_file_of_gigabytes_is_refused_by_its_size(tmp_path):
         Unreadable, match="^3072 MB, more than a slice of 4096 x 4096 can have .160 MB.$"
     ):
         read_hu(path)
-    assert read_header(path, b"key")["rows"] == 3
+    assert header_of(path, b"key")["rows"] == 3
     assert reading.MOST_BYTES > 4096 * 4096 * 8
 
 
@@ -256,7 +255,7 @@ def test_a_header_without_end_is_not_read_to_it(tmp_path):
     stuffing = element((0x19, 0x1001), b"UN", bytes(elements.LONGEST_HEADER), long=True)
     (tmp_path / "a").write_bytes(raw[:at] + stuffing + raw[at:])
     with pytest.raises(Unreadable, match="^a header of more than 4 MB$"):
-        read_header(tmp_path / "a", b"key")
+        header_of(tmp_path / "a", b"key")
 
 
 def test_millions_of_tiny_elements_are_not_all_parsed(tmp_path):
@@ -265,7 +264,7 @@ def test_millions_of_tiny_elements_are_not_all_parsed(tmp_path):
     (tmp_path / "a").write_bytes(
         raw[:at] + element((0x19, 0x1001), b"LO", b"") * 500_000 + raw[at:]
     )
-    for read in (read_hu, lambda path: read_header(path, b"key")):
+    for read in (read_hu, lambda path: header_of(path, b"key")):
         with pytest.raises(Unreadable, match="^a header of more than (200,000 elements|4 MB)$"):
             read(tmp_path / "a")
 
@@ -277,13 +276,13 @@ def test_sequences_nested_deep_are_damage(tmp_path, depth):
     deep = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * depth
     (tmp_path / "a").write_bytes(raw[:at] + deep + raw[at:])
     with pytest.raises(Unreadable):
-        read_header(tmp_path / "a", b"key")
+        header_of(tmp_path / "a", b"key")
 
 
 def test_a_sequence_in_an_identifier_is_malformed(tmp_path):
     dataset = make_dataset(PIXELS)
-    with quiet():
+    with quiet_pydicom():
         dataset.add_new("PatientID", "SQ", [Dataset()])
         dataset.save_as(tmp_path / "a", enforce_file_format=True)
     with pytest.raises(Unreadable, match="PatientID is malformed"):
-        read_header(tmp_path / "a", b"key")
+        header_of(tmp_path / "a", b"key")

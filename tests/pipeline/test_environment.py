@@ -87,12 +87,12 @@ def test_a_folder_called_dl_is_not_taken_for_pythons(tmp_path, inside):
     (tmp_path / "dl").mkdir()
     if inside:
         (tmp_path / "dl" / inside).touch()
-    code = (
-        "import sys; sys.path.insert(0, {!r}); {}import gdcm; import ct.dicom.decode; print('read')"
-    )
+    code = "import sys; sys.path.insert(0, {!r}); {}import gdcm; import ct.dicom.hounsfield; print('read')"
     # the fault there would be
     assert "no attribute" in python("-c", code.format(str(tmp_path), "")).stderr
-    assert python("-c", code.format(str(tmp_path), "import ct.dicom.decode; ")).stdout == "read\n"
+    assert (
+        python("-c", code.format(str(tmp_path), "import ct.dicom.hounsfield; ")).stdout == "read\n"
+    )
 
 
 # module of a stage -> what it does not need, and therefore does not load: the two crash together on

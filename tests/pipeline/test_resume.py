@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from tiny_zip import pack
 
-import ct.dicom.header_index
+import ct.dicom.header_table
 import ct.pixel_cache.writer
 import ct.storage.atomic_write
 import pipeline.stages.ingest
@@ -58,7 +58,7 @@ class Watch:
         self.stop = {"header": None, "pixels": None}
         self.read = {"header": 0, "pixels": 0}
         for kind, module, name in (
-            ("header", ct.dicom.header_index, "header_facts"),
+            ("header", ct.dicom.header_table, "read_header"),
             ("pixels", ct.pixel_cache.writer, "read_hu"),
         ):
             monkeypatch.setattr(module, name, self.watched(kind, getattr(module, name)))
@@ -95,8 +95,8 @@ def test_an_interrupted_ingest_does_only_what_is_missing(
     competition, tmp_path, monkeypatch, capsys, source
 ):
     """35 train and 5 test slices, one of them without pixels, in chunks and shards of 8."""
-    monkeypatch.setattr(ct.dicom.header_index, "CHUNK", 8)
-    monkeypatch.setattr(ct.pixel_cache.writer, "SHARD", 8)
+    monkeypatch.setattr(ct.dicom.header_table, "CHUNK_FILES", 8)
+    monkeypatch.setattr(ct.pixel_cache.writer, "SHARD_SLICES", 8)
     data = (
         shutil.copytree(competition, tmp_path / "data")
         if source == "folder"
@@ -140,8 +140,8 @@ def flip(path):
 def test_damaged_pieces_of_an_interrupted_ingest_are_read_anew(
     competition, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(ct.dicom.header_index, "CHUNK", 8)
-    monkeypatch.setattr(ct.pixel_cache.writer, "SHARD", 8)
+    monkeypatch.setattr(ct.dicom.header_table, "CHUNK_FILES", 8)
+    monkeypatch.setattr(ct.pixel_cache.writer, "SHARD_SLICES", 8)
     for name in "ab":
         assert (
             run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={competition}"])

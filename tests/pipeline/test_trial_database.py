@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 import run
 from ct.config import Config, check
 from ct.errors import InputError, shown
-from ct.privacy.passwords import without_passwords
+from ct.privacy.redaction import mask_passwords
 from pipeline.freshness import first_difference, why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
 from pipeline.receipt import Receipt
@@ -57,8 +57,8 @@ SECRET = "s3cret"
     ],
 )
 def test_a_password_is_masked_and_nothing_else(text, masked):
-    assert without_passwords(text) == masked == shown(text)
-    assert without_passwords({"a": [text, (text,), 1, None]}) == {"a": [masked, (masked,), 1, None]}
+    assert mask_passwords(text) == masked == shown(text)
+    assert mask_passwords({"a": [text, (text,), 1, None]}) == {"a": [masked, (masked,), 1, None]}
 
 
 def unfit(tmp_path):

@@ -270,7 +270,7 @@ def test_the_checks_see_what_they_should():
     [
         "run, pipeline.options",
         "pipeline.recipe, pipeline.freshness",
-        "ct.run_dir, ct.labels, ct.dicom.decode",
+        "ct.run_dir, ct.labels, ct.dicom.hounsfield",
     ],
 )
 def test_the_command_line_starts_without_what_is_slow(modules):

@@ -1,7 +1,7 @@
 """The process that decodes compressed pixels: gdcm and pylibjpeg crash, and run for minutes, on
 damaged streams.
 
-`ct/dicom/codec.py` asks it, a slice at a time. A message is a line of JSON, and the pixel data
+`ct/dicom/pixel_decoder.py` asks it, a slice at a time. A message is a line of JSON, and the pixel data
 behind it. The answer is a line of JSON, and the stored values behind it. The memory that it may
 take, and the processor time that a slice may, are limited by the system, which ends it.
 """
@@ -17,9 +17,10 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pixel_array
 
-from ct.dicom.elements import quiet
-from ct.privacy.code_words import known_syntax, without_values
-from ct.privacy.pseudonyms import UNDECODED
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.privacy.defined_terms import known_transfer_syntax
+from ct.privacy.quarantine_reasons import UNDECODED
+from ct.privacy.redaction import without_quoted_values
 from ct.system.engine import limit_memory, read_message, write_message
 
 FASTEST = {  # the fastest of the installed decoders of each syntax, as measured on one core
@@ -95,10 +96,10 @@ def decoded(facts: Mapping, pixels: bytes) -> tuple[np.ndarray | None, str]:
     syntax, reason = facts["syntax"], ""
     for plugin in dict.fromkeys([FASTEST.get(syntax, ""), ""]):
         try:
-            with quiet():
+            with quiet_pydicom():
                 return pixel_array(described(facts, pixels), decoding_plugin=plugin), ""
         except NotImplementedError:
-            reason = f"no decoder for the transfer syntax {known_syntax(syntax)}"
+            reason = f"no decoder for the transfer syntax {known_transfer_syntax(syntax)}"
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except (
@@ -134,4 +135,4 @@ def one_line(error: BaseException) -> str:
     line = lines[1] if len(lines) > 1 and lines[0].endswith("plugins:") else lines[0]
     # what gdcm's silence ends as
     line = line.replace("'NoneType' object has no attribute 'encode'", "damaged stream")
-    return UNDECODED + without_values(line)[:120]
+    return UNDECODED + without_quoted_values(line)[:120]

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from isal import isal_zlib
 
-from ct.dicom.source import Unreadable
 from ct.errors import InputError, shown
-from ct.privacy.stored_names import kept_name
+from ct.privacy.escaped_names import escaped_name
+from ct.sources.source import Unreadable
 from ct.system.machine_faults import raise_fault
 
 # of a zip's members: where its local header begins, bytes in the archive and unpacked, ...
@@ -51,7 +51,7 @@ DAMAGE = (
 PLENTY, RATIO = 64 << 20, 100
 
 
-class InZip(NamedTuple):
+class ZipMember(NamedTuple):
     """A member of a zip archive; the fields after its name are those of WHERE."""
 
     archive: str
@@ -137,15 +137,15 @@ class InZip(NamedTuple):
         return f"{self.archive}/{self.name}"
 
 
-class Zip:
+class ZipArchive:
     """A zip archive, or a folder inside one, as a source; the same methods as Folder's.
 
     path: of the archive; names: of its files below `inside` and relative to that, as
-    ct/privacy/stored_names.py keeps them, sorted; where: (n,) of the dtype WHERE;
+    ct/privacy/escaped_names.py keeps them, sorted; where: (n,) of the dtype WHERE;
     spares_unreadable, probes: as of Folder
     """
 
-    spares_unreadable, probes = False, ()
+    quarantine_unreadable, probes = False, ()
 
     def __init__(self, path, inside, names, where):
         self.path, self.inside, self.names, self.where = str(path), inside, names, where
@@ -158,20 +158,20 @@ class Zip:
         first = {name.partition("/")[0] for name in self.names if "/" in name}
         return sorted(name for name in first if not name.startswith("__"))
 
-    def below(self, folder):
+    def subfolder(self, folder):
         """Return the source that one of its folders is."""
         begin, end = self._range(folder)
         names = [name[len(folder) + 1 :] for name in self.names[begin:end]]
-        return Zip(self.path, f"{self.inside}{folder}/", names, self.where[begin:end])
+        return ZipArchive(self.path, f"{self.inside}{folder}/", names, self.where[begin:end])
 
-    def holds(self, folder):
+    def has_files(self, folder):
         """Return whether a file lies below `folder`."""
         begin, end = self._range(folder)
         return begin < end
 
     def file(self, name):
         """Return a file in it, or None where it is not there."""
-        return next(iter(self.take([name])), None) if self._row(name) is not None else None
+        return next(iter(self.select([name])), None) if self._row(name) is not None else None
 
     def files(self, folder):
         """Return the names of all files below `folder`, sorted."""
@@ -184,15 +184,17 @@ class Zip:
         """
         return [name for name in self.names if not name.startswith("__MACOSX/")]
 
-    def take(self, names):
+    def select(self, names):
         """Return the source with these files, to be iterated."""
-        taken = Zip(self.path, self.inside, names, self.where[[self._row(name) for name in names]])
-        taken.spares_unreadable, taken.probes = self.spares_unreadable, self.probes
+        taken = ZipArchive(
+            self.path, self.inside, names, self.where[[self._row(name) for name in names]]
+        )
+        taken.quarantine_unreadable, taken.probes = self.quarantine_unreadable, self.probes
         return taken
 
     def __iter__(self):
         return (
-            InZip(self.path, self.inside + name, *row)
+            ZipMember(self.path, self.inside + name, *row)
             for name, row in zip(self.names, self.where.tolist(), strict=True)
         )
 
@@ -218,14 +220,14 @@ def open_zip(path):
     try:
         with zipfile.ZipFile(path) as archive:
             plain = (info for info in archive.infolist() if _is_plain(info.filename))
-            found = {kept_name(info.filename): info for info in plain}  # of two, the last
+            found = {escaped_name(info.filename): info for info in plain}  # of two, the last
     except DAMAGE as error:
         raise_fault(error, f"{path}")
         raise _no_zip(path, str(error) or type(error).__name__) from None
     names = sorted(found)
     infos = map(found.pop, names)  # a million ZipInfo are a gigabyte: none is kept
     end = os.path.getsize(path)
-    return Zip(
+    return ZipArchive(
         path, "", names, np.fromiter((_place(info, end) for info in infos), WHERE, len(names))
     )
 

@@ -9,22 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydicom.dataset import Dataset
-from tiny_dicom import make_dataset, slice_bytes, write_slice
+from tiny_dicom import header_of, make_dataset, slice_bytes, write_slice
 from tiny_zip import edit_entry, pack
 
-from ct.dicom import elements
-from ct.dicom.decode import read_hu
-from ct.dicom.elements import quiet
-from ct.dicom.header import read_header
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Folder, OnDisk, Unreadable
-from ct.dicom.zip_archive import InZip, open_zip
+from ct.dicom import dataset_parser as elements
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
 from ct.errors import InputError
 from ct.kaggle_layout import ARCHIVE, find_competition
 from ct.labels import read_labels
 from ct.pixel_cache import writer as shards
 from ct.pixel_cache.writer import write_cache
 from ct.slices import order_slices
+from ct.sources.folder import DiskFile, Folder
+from ct.sources.source import Unreadable
+from ct.sources.zip_archive import ZipMember, open_zip
 from ct.submission import read_sample
 
 KEY = b"key"
@@ -57,7 +57,7 @@ def data(tmp_path):
 @pytest.mark.parametrize("around", ["", "rsna/", "a/b/"])
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
 def test_a_zip_and_a_folder_give_the_same(data, tmp_path, around, method, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD", 4)
+    monkeypatch.setattr(shards, "SHARD_SLICES", 4)
     found = [
         find_competition(data),
         find_competition(pack(data, tmp_path / "data.zip", around, method)),
@@ -139,7 +139,7 @@ def test_a_zip_beyond_4_gb_and_behind_other_bytes(tmp_path):
             member.write(slice_bytes())
         archive.write(write_slice(tmp_path / "b.dcm", name="ID_00000000b"), "s/b.dcm")
     source = open_zip(tmp_path / "a.zip")
-    assert min(file.offset for file in source.take(["s/a.dcm", "s/b.dcm"])) >= 5 << 30
+    assert min(file.offset for file in source.select(["s/a.dcm", "s/b.dcm"])) >= 5 << 30
     table, bad = read_headers(source, source.files("s"), KEY, workers=1)
     assert table.index.tolist() == ["ID_00000000a", "ID_00000000b"] and bad.empty
     assert (read_hu(source.file("s/a.dcm"))[0] == np.arange(12).reshape(3, 4) - 1024).all()
@@ -171,8 +171,8 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
         if kind == "folder"
         else open_zip(pack(tmp_path / "in", tmp_path / "a.zip"))
     )
-    whole, asked, head = [], [], (OnDisk if kind == "folder" else InZip).head
-    for kind_of in (OnDisk, InZip):
+    whole, asked, head = [], [], (DiskFile if kind == "folder" else ZipMember).head
+    for kind_of in (DiskFile, ZipMember):
         monkeypatch.setattr(
             kind_of, "head", lambda self, count: asked.append(count) or head(self, count)
         )
@@ -190,7 +190,7 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
 
 def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monkeypatch):
     dataset = make_dataset()
-    with quiet():
+    with quiet_pydicom():
         dataset.ReferencedImageSequence = [Dataset() for _ in range(300)]
         for number, item in enumerate(dataset.ReferencedImageSequence):
             item.ReferencedSOPInstanceUID = f"1.2.{number:020d}"
@@ -199,18 +199,18 @@ def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monk
         dataset.save_as(tmp_path / "a", enforce_file_format=True)
     assert os.path.getsize(tmp_path / "a") > 3 * 4096
     monkeypatch.setattr(
-        OnDisk, "open", lambda self, mode="rb": pytest.fail("the whole file was opened")
+        DiskFile, "open", lambda self, mode="rb": pytest.fail("the whole file was opened")
     )
     for dull in range(130):  # wherever the first piece ends
         monkeypatch.setattr(elements, "HEADS", (4096 + dull, 65536))
-        assert read_header(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
+        assert header_of(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
 
 
 def test_head_tells_whether_it_is_all(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_bytes(bytes(range(100)))
     (tmp_path / "in" / "empty").touch()
-    files = [[OnDisk(str(tmp_path / "in" / name)) for name in ("a", "empty")]]
+    files = [[DiskFile(str(tmp_path / "in" / name)) for name in ("a", "empty")]]
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
         source = open_zip(pack(tmp_path / "in", tmp_path / f"{method}.zip", method=method))
         files.append([source.file(name) for name in ("a", "empty")])
@@ -312,7 +312,7 @@ def test_half_a_zip_is_one_line(data, tmp_path, spoil, says):
     archive.write_bytes(spoil(archive.read_bytes()))
     with pytest.raises(InputError, match=says) as error:
         source = find_competition(archive).source
-        for file in source.take(source.files(TRAIN)):
+        for file in source.select(source.files(TRAIN)):
             try:
                 file.open()
             except Unreadable as reason:

@@ -16,7 +16,7 @@ LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-f]{2})")
 ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
-def kept_name(name: str) -> str:
+def escaped_name(name: str) -> str:
     r"""Return a file's name, or relative path, as tables keep it: "a\nb" becomes "a\\x0ab"."""
     if "\\" in name:
         name = LOOKS_ESCAPED.sub(r"\\x5c", name)
@@ -27,7 +27,7 @@ def kept_name(name: str) -> str:
     )
 
 
-def name_on_disk(kept: str) -> str:
+def unescaped_name(kept: str) -> str:
     """Return the name of the file whose kept name this is."""
     if "\\x" not in kept:
         return kept

@@ -15,10 +15,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import data_element_generator, read_dataset, read_partial
 from pydicom.tag import Tag
 
-from ct.dicom.file_reader import all_bytes, first_bytes
-from ct.dicom.source import OnDisk, Unreadable
-from ct.dicom.tag_values import WANTED, NotPlain, value_of
-from ct.dicom.zip_archive import InZip
+from ct.sources.file_reader import all_bytes, first_bytes
+from ct.sources.folder import DiskFile
+from ct.sources.source import Unreadable
+from ct.sources.zip_archive import ZipMember
 
 # that a data set without a preamble may begin with
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
@@ -39,7 +39,7 @@ PIXELS = {int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelD
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_pydicom() -> Iterator[None]:
     """Let pydicom read without checking values (three times as fast) and without warnings, which
     quote paths and values.
     """
@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def open_dataset(file: str | Path | OnDisk | InZip, pixels: bool = True) -> Dataset:
+def open_dataset(file: str | Path | DiskFile | ZipMember, pixels: bool = True) -> Dataset:
     """Read a DICOM file, with or without its preamble (PS3.10 section 7.1), as a pydicom data set.
 
     Its file meta information always names a transfer syntax. Call it inside `quiet()`. Raises
@@ -58,10 +58,10 @@ def open_dataset(file: str | Path | OnDisk | InZip, pixels: bool = True) -> Data
     raw, whole = (all_bytes(file), True) if pixels else first_bytes(file, LONGEST_HEADER)
     if not whole and _may_be_deflated(raw):
         raw, whole = all_bytes(file), True
-    return parsed(raw, pixels, whole)
+    return parse_dataset(raw, pixels, whole)
 
 
-def parsed(raw: bytes, pixels: bool = True, whole: bool = True) -> Dataset:
+def parse_dataset(raw: bytes, pixels: bool = True, whole: bool = True) -> Dataset:
     """Parse a DICOM file's bytes, or where not `whole` its first, as `open_dataset` does. Raises
     Unreadable.
     """
@@ -99,7 +99,7 @@ def _refuse_others(head):
 
 def as_file(file):
     """Return a file of a source, where it is given as a path, too."""
-    return OnDisk(str(file)) if isinstance(file, str | Path) else file
+    return DiskFile(str(file)) if isinstance(file, str | Path) else file
 
 
 class _Pieces(io.BytesIO):
@@ -179,83 +179,3 @@ def _guess_syntax(dataset):
     if implicit:
         return uid.ImplicitVRLittleEndian
     return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-
-
-def plain_elements(file: OnDisk | InZip) -> tuple[dict, str] | None:
-    """Return (elements, transfer syntax) of the usual file's header: pydicom's raw elements of TAGS
-    by their tags, as ints.
-
-    They come from the generator that dcmread itself reads with; most of dcmread's time goes into
-    objects that nobody asks for here. Returns None for files that are left to dcmread: without
-    preamble, big endian, deflated, without pixels. Raises Unreadable for what is no DICOM file,
-    MachineFault.
-    """
-    for count in HEADS:
-        head, whole = first_bytes(file, count)
-        _refuse_others(head)
-        try:
-            found = _walk_header(head)
-        except NotPlain:
-            return None
-        except MemoryError:
-            raise
-        except Exception:  # as in `_one_reason`: cut in the middle of an element, or damaged
-            found = None
-        if found or whole:
-            return found[:2] if found else None
-    return None
-
-
-def plain_pixels(raw: bytes) -> tuple[dict, str, memoryview] | None:
-    """Return (elements, transfer syntax, pixel data) of the usual file's bytes, the first two as
-    `plain_elements` does.
-
-    Returns None for files that are left to `parsed`. Pixel data that are cut short have fewer bytes
-    than they should.
-    """
-    try:
-        found = _walk_header(raw[: HEADS[1]])
-    except MemoryError:
-        raise
-    except Exception:  # NotPlain, or as in `_one_reason`
-        return None
-    if found is None:
-        return None
-    elements, syntax, at = found
-    implicit = IMPLICIT[syntax]
-    begin = at + (8 if implicit else 12)
-    length = int.from_bytes(raw[begin - 4 : begin], "little")
-    if (
-        raw[at : at + 4] != PIXEL_DATA
-        or length == UNDEFINED
-        or not (implicit or raw[at + 4 : at + 6] in (b"OW", b"OB"))
-    ):
-        return None
-    return elements, syntax, memoryview(raw)[begin : begin + length]
-
-
-def _walk_header(head):
-    """Return (elements, transfer syntax, where the pixels begin) of a file that begins with `head`.
-
-    Returns None where the pixels are not reached in it. Raises NotPlain, and whatever the parser
-    raises.
-    """
-    if head[128:132] != b"DICM":
-        raise NotPlain
-    reached = []
-    stream = io.BytesIO(head)
-    stream.seek(132)
-    meta = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
-    elements = {number: element for element in meta if (number := int(element.tag)) in WANTED}
-    syntax = value_of(elements, "TransferSyntaxUID")
-    command_set = head[stream.tell() : stream.tell() + 2] == b"\0\0"  # encoded in its own way
-    if syntax not in IMPLICIT or command_set:
-        raise NotPlain
-    body = data_element_generator(
-        stream,
-        IMPLICIT[syntax],
-        True,
-        lambda tag, vr, length: tag in PIXELS and not reached.append(tag),
-    )
-    elements |= {number: element for element in body if (number := int(element.tag)) in WANTED}
-    return (elements, syntax, stream.tell()) if reached else None

@@ -1,5 +1,5 @@
 """Decodes compressed pixels in a process of their own, so that a decoder that crashes costs one
-file (see ct/dicom/codec_process.py).
+file (see ct/dicom/decoder_process.py).
 """
 
 import json
@@ -7,9 +7,9 @@ import signal
 
 import numpy as np
 
-from ct.dicom.codec_process import LESS_MEMORY
-from ct.dicom.source import Unreadable
+from ct.dicom.decoder_process import LESS_MEMORY
 from ct.errors import MachineFault
+from ct.sources.source import Unreadable
 from ct.system.engine import Child, ChildEnded
 from ct.system.machine_faults import GOES_ON, FileFault, fault_of, out_of_memory
 
@@ -18,7 +18,7 @@ SECONDS, SECONDS_A_PIXEL = 2, 3e-7
 PATIENCE = 120  # seconds on the clock, for a decoder that waits for something that never comes
 # the status of a decoder that took too long, on the clock or of the processor
 LATE = (None, -signal.SIGPROF)
-_CHILD = Child("ct.dicom.codec_process")
+_CHILD = Child("ct.dicom.decoder_process")
 
 
 def decode(facts: dict, pixels: bytes | memoryview) -> np.ndarray:

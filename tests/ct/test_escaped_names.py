@@ -12,13 +12,13 @@ from tiny_dicom import write_slice
 from tiny_zip import pack
 
 import run
-from ct.dicom.decode import read_hu
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Folder, list_files
-from ct.dicom.zip_archive import open_zip
+from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
+from ct.privacy.escaped_names import escaped_name, unescaped_name
 from ct.privacy.pseudonyms import pseudonym
-from ct.privacy.stored_names import kept_name, name_on_disk
 from ct.run_dir import read_table
+from ct.sources.folder import Folder, list_files
+from ct.sources.zip_archive import open_zip
 
 KEPT = {
     "a.dcm": "a.dcm",
@@ -35,16 +35,16 @@ KEPT = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_names_are_kept_and_lead_back(name):
-    kept = kept_name(name)
-    assert kept == KEPT[name] and name_on_disk(kept) == name
+    kept = escaped_name(name)
+    assert kept == KEPT[name] and unescaped_name(kept) == name
     kept.encode()
     assert len(kept.splitlines()) == 1
 
 
 def test_any_bytes_lead_back():
     names = {os.fsdecode(bytes([a, b])) for a in range(1, 256) for b in range(1, 256, 7)}
-    assert {name_on_disk(kept_name(name)) for name in names} == names
-    assert len({kept_name(name) for name in names}) == len(names)
+    assert {unescaped_name(escaped_name(name)) for name in names} == names
+    assert len({escaped_name(name) for name in names}) == len(names)
 
 
 @pytest.fixture
@@ -66,13 +66,15 @@ def odd_folder(tmp_path):
 def test_a_folder_with_such_names_is_read(odd_folder, tmp_path):
     names = list_files(odd_folder)
     assert names == sorted([*KEPT.values(), r"Gr\xfc\xdfe.txt"])
-    table, refused = read_headers(odd_folder, names, b"key", workers=1, parts=tmp_path / "parts")
+    table, refused = read_headers(
+        odd_folder, names, b"key", workers=1, chunk_folder=tmp_path / "parts"
+    )
     assert set(table["path"]) == set(KEPT.values()) and len(table) == len(KEPT)
     assert refused["path"].tolist() == [r"Gr\xfc\xdfe.txt"] and refused["reason"].tolist() == [
         "not a DICOM file"
     ]
     assert refused["slice_id"].tolist() == [pseudonym(r"Gr\xfc\xdfe", b"key", "slice")]
-    for file in Folder(odd_folder).take(table["path"]):
+    for file in Folder(odd_folder).select(table["path"]):
         assert read_hu(file)[0].shape == (3, 4)
 
 

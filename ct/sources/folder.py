@@ -1,4 +1,4 @@
-"""Where the slices lie: a folder, here, or a zip archive (ct/dicom/zip_archive.py). Nothing is ever
+"""Where the slices lie: a folder, here, or a zip archive (ct/sources/zip_archive.py). Nothing is ever
 unpacked to disk.
 
 A source names its files relative to itself, with forward slashes. What it hands out for a file,
@@ -12,25 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ct.errors import InputError
-from ct.privacy.stored_names import kept_name, name_on_disk
+from ct.privacy.escaped_names import escaped_name, unescaped_name
+from ct.sources.source import NotARegularFile
 from ct.system.machine_faults import listing_faults
 
 LOST_LINK = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # of a link that leads to no file
 
 
-class Unreadable(Exception):
-    """A file that cannot be used: one short line with the reason, without paths and without values
-    of identifying tags.
-    """
-
-
-class NoBytes(Unreadable):
-    """What stands among the files and holds no bytes: a pipe, a socket, a device, a link to
-    itself.
-    """
-
-
-class OnDisk(NamedTuple):
+class DiskFile(NamedTuple):
     """A file of a folder."""
 
     path: str
@@ -58,14 +47,14 @@ class OnDisk(NamedTuple):
 
 
 class Folder:
-    """A folder as a source; iterated, it hands out the files that `take` chose.
+    """A folder as a source; iterated, it hands out the files that `select` chose.
 
     root: Path; names: relative to it; spares_unreadable: whether a file that the system does not
     hand over, while it does others, counts as unreadable; probes: files of all that is read, which
     tell whether the system hands over others
     """
 
-    spares_unreadable, probes = False, ()
+    quarantine_unreadable, probes = False, ()
 
     def __init__(self, root, names=()):
         self.root, self.names = Path(root), names
@@ -81,11 +70,11 @@ class Folder:
                 if not e.name.startswith((".", "__")) and _kind(e) == "folder"
             )
 
-    def below(self, folder):
+    def subfolder(self, folder):
         """Return the source that one of its folders is."""
         return Folder(self.root / folder)
 
-    def holds(self, folder):
+    def has_files(self, folder):
         """Return whether a file lies below `folder`; hidden ones do not count."""
         with listing_faults():
             return next(_walk(self.root / folder), None) is not None
@@ -105,27 +94,27 @@ class Folder:
         """
         return [name for name in list_files(self.root) if not name.startswith("__MACOSX/")]
 
-    def take(self, names):
+    def select(self, names):
         """Return the source with these files, to be iterated."""
         taken = Folder(self.root, names)
-        taken.spares_unreadable, taken.probes = self.spares_unreadable, self.probes
+        taken.quarantine_unreadable, taken.probes = self.quarantine_unreadable, self.probes
         return taken
 
     def __iter__(self):
         root = str(self.root)
-        return (OnDisk(os.path.join(root, name_on_disk(name))) for name in self.names)
+        return (DiskFile(os.path.join(root, unescaped_name(name))) for name in self.names)
 
 
 def list_files(folder):
     """Return the paths of all files below `folder`, relative to it, with forward slashes, sorted;
     dot files are left out.
 
-    They are names as ct/privacy/stored_names.py keeps them. Raises MachineFault, InputError for
+    They are names as ct/privacy/escaped_names.py keeps them. Raises MachineFault, InputError for
     folders that are nested too deep.
     """
     try:
         with listing_faults():
-            return sorted(map(kept_name, _walk(folder)))
+            return sorted(map(escaped_name, _walk(folder)))
     except RecursionError:
         raise InputError(
             f"{folder} holds folders that are nested hundreds deep; take them out"
@@ -169,4 +158,4 @@ def _refuse_other_kinds(path):
     """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise NoBytes("no ordinary file")
+        raise NotARegularFile("no ordinary file")

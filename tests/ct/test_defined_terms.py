@@ -5,13 +5,13 @@ a tag held.
 import pytest
 from pydicom.uid import AllTransferSyntaxes
 
-from ct.privacy.code_words import (
-    body_part_words,
-    image_type_words,
-    known_syntax,
-    modality_word,
-    without_values,
+from ct.privacy.defined_terms import (
+    body_part_terms,
+    image_type_terms,
+    known_transfer_syntax,
+    modality_term,
 )
+from ct.privacy.redaction import without_quoted_values
 
 
 @pytest.mark.parametrize(
@@ -19,14 +19,14 @@ from ct.privacy.code_words import (
     [("CT", "CT"), (" mr\0", "MR"), ("", ""), (" ", ""), ("SMITH", "?"), ("CT MR", "?")],
 )
 def test_modality(text, word):
-    assert modality_word(text) == word
+    assert modality_term(text) == word
 
 
 @pytest.mark.parametrize(
     "part", ["HEAD", "c-spine", "C SPINE", "HEAD/NECK", "NECK AND CHEST", "KOPF", "ABD_PELVIS"]
 )
 def test_known_body_parts_are_shown_as_they_are(part):
-    assert body_part_words(part) == part.upper()
+    assert body_part_terms(part) == part.upper()
 
 
 @pytest.mark.parametrize(
@@ -44,22 +44,22 @@ def test_known_body_parts_are_shown_as_they_are(part):
 )
 def test_of_other_body_parts_only_a_head_is_shown(part, shown):
     """A head stays one, as its code says so; what else stands there may be a name."""
-    assert body_part_words(part) == shown
+    assert body_part_terms(part) == shown
 
 
 def test_image_types():
     assert (
-        image_type_words(["ORIGINAL", "primary", "AXIAL", "DOE"]) == "ORIGINAL\\PRIMARY\\AXIAL\\?"
+        image_type_terms(["ORIGINAL", "primary", "AXIAL", "DOE"]) == "ORIGINAL\\PRIMARY\\AXIAL\\?"
     )
-    assert image_type_words([""]) == "" and image_type_words(["CT LOCALIZER DOE"]) == "LOCALIZER"
+    assert image_type_terms([""]) == "" and image_type_terms(["CT LOCALIZER DOE"]) == "LOCALIZER"
 
 
 def test_transfer_syntaxes_are_those_of_the_dictionary():
-    assert all(known_syntax(syntax) == str(syntax) for syntax in AllTransferSyntaxes)
+    assert all(known_transfer_syntax(syntax) == str(syntax) for syntax in AllTransferSyntaxes)
     assert (
-        known_syntax("DOE^JANE")
-        == known_syntax("1.2.4711")
-        == known_syntax("1.2.840.10008.5.1.4.1.1.2")
+        known_transfer_syntax("DOE^JANE")
+        == known_transfer_syntax("1.2.4711")
+        == known_transfer_syntax("1.2.840.10008.5.1.4.1.1.2")
         == "?"
     )
 
@@ -88,4 +88,4 @@ PHOTOMETRIC = "(0028,0004) 'Photometric Interpretation'"
     ],
 )
 def test_messages_end_where_they_quote_a_value(message, shown):
-    assert without_values(message) == shown
+    assert without_quoted_values(message) == shown

@@ -11,16 +11,17 @@ import copy
 import errno
 from collections.abc import Callable, Iterator
 
-from ct.dicom.source import Folder, NoBytes, OnDisk, Unreadable
-from ct.dicom.zip_archive import InZip, Zip
 from ct.errors import MachineFault
+from ct.sources.folder import DiskFile, Folder
+from ct.sources.source import NotARegularFile, Unreadable
+from ct.sources.zip_archive import ZipArchive, ZipMember
 from ct.system.machine_faults import GOES_ON, FileFault, fault_of, out_of_memory, unread
 
 MOST_BYTES = 160 << 20  # of a file: the pixels of 4096 x 4096 with 64 bits, and a header
 NEIGHBOURS = 4  # files on each side that are tried where one fails
 
 
-def first_bytes(file: OnDisk | InZip, count: int) -> tuple[bytes, bool]:
+def first_bytes(file: DiskFile | ZipMember, count: int) -> tuple[bytes, bool]:
     """Return (about the first `count` bytes of a file, whether that is all). Raises Unreadable,
     MachineFault.
     """
@@ -30,7 +31,7 @@ def first_bytes(file: OnDisk | InZip, count: int) -> tuple[bytes, bool]:
         raise _failure(error) from None
 
 
-def all_bytes(file: OnDisk | InZip) -> bytes:
+def all_bytes(file: DiskFile | ZipMember) -> bytes:
     """Return a file's bytes, MOST_BYTES at most. Raises Unreadable, MachineFault."""
     try:
         if (size := file.length()) > MOST_BYTES:
@@ -48,22 +49,22 @@ def _failure(error):
     fault.
     """
     loop = isinstance(error, OSError) and error.errno == errno.ELOOP
-    return NoBytes("a link that leads to itself") if loop else fault_of(error)
+    return NotARegularFile("a link that leads to itself") if loop else fault_of(error)
 
 
-def with_probes(source: Folder | Zip, names: list[str]) -> Folder | Zip:
+def with_probes(source: Folder | ZipArchive, names: list[str]) -> Folder | ZipArchive:
     """Return the source with the first, middle and last of `names`, all that is read of it, as its
     probes.
     """
     probed = copy.copy(source)
     probed.probes = tuple(
-        source.take(sorted({names[0], names[len(names) // 2], names[-1]}) if names else [])
+        source.select(sorted({names[0], names[len(names) // 2], names[-1]}) if names else [])
     )
     return probed
 
 
 def read_each(
-    read: Callable[[OnDisk | InZip], object], files: Folder | Zip
+    read: Callable[[DiskFile | ZipMember], object], files: Folder | ZipArchive
 ) -> Iterator[tuple[object, str, bool]]:
     """Yield for each file what `read` returns, or None; why it is unreadable, or ""; whether that
     may pass.
@@ -74,7 +75,7 @@ def read_each(
 
     Raises MachineFault.
     """
-    spares, probes, files = files.spares_unreadable, files.probes, list(files)
+    spares, probes, files = files.quarantine_unreadable, files.probes, list(files)
     for place, file in enumerate(files):
         value, reason, may_pass = None, "", False
         try:
@@ -117,7 +118,7 @@ def _reads(file):
     """Return whether the system hands out a file's first byte."""
     try:
         first_bytes(file, 1)
-    except (FileFault, NoBytes):
+    except (FileFault, NotARegularFile):
         return False
     except Unreadable:  # its bytes came, whatever they are
         return True

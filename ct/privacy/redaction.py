@@ -15,14 +15,14 @@ NO_COLON = re.compile(r"://[^:/@\s]*[/?#].*@", re.S)  # a password that is not w
 QUERY = re.compile(r"([?&][^=&\s'\"]+)=[^&'\"]*")
 
 
-def without_passwords(value: object) -> object:
+def mask_passwords(value: object) -> object:
     """Return plain values with *** in place of every password of a URL, at any depth; others are as
     they were.
     """
     if isinstance(value, dict):
-        return {key: without_passwords(inner) for key, inner in value.items()}
+        return {key: mask_passwords(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(without_passwords(inner) for inner in value)
+        return type(value)(mask_passwords(inner) for inner in value)
     if not isinstance(value, str) or "://" not in value:
         return value
     if re.match(SCHEME, value, re.I):
@@ -34,3 +34,15 @@ def without_passwords(value: object) -> object:
 def _masked(url):
     """Return a URL without its password and the values of its query."""
     return QUERY.sub(r"\1=***", NO_COLON.sub("://***@", USER.sub(r"://\1:***@", url)))
+
+
+# where a message may begin to quote a value; not the names of elements, which follow "(0028,0004) "
+QUOTED = re.compile(r"(?<=\bvalue )(?=of\b|is\b|['\"\d])|(?<!\) )(?<!\w)['\"]|[^ -~]")
+
+
+def without_quoted_values(message: str) -> str:
+    """Return a library's message up to where it quotes a tag's value or a path; names of elements,
+    as in "(0028,0004) 'Photometric Interpretation'", stay.
+    """
+    bare = QUOTED.split(message, maxsplit=1)[0]
+    return re.sub(r"\S*[/\\]\S+", "(path)", bare).strip(" :,") or "damaged"

@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ct.dicom.decode import read_hu
-from ct.dicom.elements import quiet
-from ct.dicom.file_reader import read_each, with_probes
-from ct.dicom.header import header_facts
-from ct.dicom.source import Folder
-from ct.privacy.pseudonyms import SAME, pseudonym
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.dicom.header import read_header
+from ct.dicom.hounsfield import read_hu
+from ct.privacy.pseudonyms import pseudonym
+from ct.privacy.quarantine_reasons import SAME
 from ct.run_dir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
+from ct.sources.file_reader import read_each, with_probes
+from ct.sources.folder import Folder
 from ct.storage.sealed_files import seal
 from ct.system.engine import run_jobs
 
-CHUNK = 1024  # headers a job
+CHUNK_FILES = 1024  # headers a job
 
 
 COPIED = 128  # slices that lie in several files, a job
@@ -53,7 +54,9 @@ NOTHING = (
 )
 
 
-def read_headers(source, files, key, workers=None, progress=None, parts=None, anonymous=False):
+def read_headers(
+    source, files, key, workers=None, progress=None, chunk_folder=None, patient_id_optional=False
+):
     """Read the headers of many files.
 
     source: a folder's path or a source; files: names in it; key: bytes, of the pseudonyms;
@@ -70,15 +73,18 @@ def read_headers(source, files, key, workers=None, progress=None, parts=None, an
     """
     files = sorted(files)
     source = with_probes(Folder(source) if isinstance(source, str | Path) else source, files)
-    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    paths = [parts and Path(parts) / f"{number:05d}.parquet" for number in range(len(chunks))]
+    chunks = [files[i : i + CHUNK_FILES] for i in range(0, len(files), CHUNK_FILES)]
+    paths = [
+        chunk_folder and Path(chunk_folder) / f"{number:05d}.parquet"
+        for number in range(len(chunks))
+    ]
     tables = [_kept_chunk(path, names) for path, names in zip(paths, chunks, strict=True)]
     missing = [number for number, table in enumerate(tables) if table is None]
     done = len(files) - sum(len(chunks[number]) for number in missing)
     if progress and done:
         progress(done, kept=True)
     jobs = (
-        (source.take(chunks[number]), chunks[number], key, paths[number], anonymous)
+        (source.select(chunks[number]), chunks[number], key, paths[number], patient_id_optional)
         for number in missing
     )
     for number, table in zip(missing, run_jobs(_read_chunk, jobs, workers), strict=True):
@@ -109,7 +115,7 @@ def _taken(table, source, workers):
         copies.setdefault(slice_id, []).append((row, path))
     copies = list(copies.values())
     jobs = (
-        ([source.take([path for _, path in files]) for files in copies[first : first + COPIED]],)
+        ([source.select([path for _, path in files]) for files in copies[first : first + COPIED]],)
         for first in range(0, len(copies), COPIED)
     )
     places = itertools.chain.from_iterable(run_jobs(_first_that_decodes, jobs, workers))
@@ -162,13 +168,13 @@ def _kept_chunk(path, names):
     )
 
 
-def _read_chunk(files, names, key, path, anonymous):
+def _read_chunk(files, names, key, path, patient_id_optional):
     """Read some headers. Returns their table, in which `reason` tells the files that were refused;
     it is kept at `path`.
     """
     headers, reasons, lasting = [], [], True
-    with quiet():
-        facts = read_each(lambda file: header_facts(file, key, anonymous), files)
+    with quiet_pydicom():
+        facts = read_each(lambda file: read_header(file, key, patient_id_optional), files)
         for name, (header, reason, may_pass) in zip(names, facts, strict=True):
             headers.append(header or dict(NOTHING))
             headers[-1]["path"] = name

@@ -46,22 +46,20 @@ BODY_PARTS = _words(
 JOINING = _words("AND WITH WITHOUT UPPER LOWER LEFT RIGHT")
 # PS3.3 section C.8.2.1.1.1
 IMAGE_TYPES = _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER")
-# where a message may begin to quote a value; not the names of elements, which follow "(0028,0004) "
-QUOTED = re.compile(r"(?<=\bvalue )(?=of\b|is\b|['\"\d])|(?<!\) )(?<!\w)['\"]|[^ -~]")
 SYNTAXES = frozenset(
     number for number, entry in uid.UID_dictionary.items() if entry[1] == "Transfer Syntax"
 )
 CODE = re.compile(r"[A-Z0-9 _/-]{1,16}")  # a code string, PS3.5 section 6.2
 
 
-def modality_word(text: str) -> str:
+def modality_term(text: str) -> str:
     """Return the value of Modality in capitals; "" where it is empty, "?" where it is no defined
     term.
     """
     return _known(text, MODALITIES)
 
 
-def body_part_words(text: str) -> str:
+def body_part_terms(text: str) -> str:
     """Return the value of BodyPartExamined in capitals where all its words are known, and "" where
     it is empty.
 
@@ -76,7 +74,7 @@ def body_part_words(text: str) -> str:
     return next((head for head in HEADS if head in code), UNKNOWN)
 
 
-def image_type_words(values: list[str]) -> str:
+def image_type_terms(values: list[str]) -> str:
     """Return the values of ImageType, joined by a backslash; of one that is no defined term,
     LOCALIZER where it holds that word, else "?".
     """
@@ -87,19 +85,11 @@ def image_type_words(values: list[str]) -> str:
     )
 
 
-def known_syntax(syntax: str) -> str:
+def known_transfer_syntax(syntax: str) -> str:
     """Return the UID of a transfer syntax that pydicom's dictionary has (PS3.6 annex A); "?" for
     others.
     """
     return str(syntax) if str(syntax) in SYNTAXES else UNKNOWN
-
-
-def without_values(message: str) -> str:
-    """Return a library's message up to where it quotes a tag's value or a path; names of elements,
-    as in "(0028,0004) 'Photometric Interpretation'", stay.
-    """
-    bare = QUOTED.split(message, maxsplit=1)[0]
-    return re.sub(r"\S*[/\\]\S+", "(path)", bare).strip(" :,") or "damaged"
 
 
 def _known(text, words):

@@ -6,23 +6,30 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 
-from ct.dicom.codec import decode
-from ct.dicom.elements import NotPlain, as_file, parsed, plain_pixels, quiet
-from ct.dicom.file_reader import all_bytes
-from ct.dicom.header import photometric_word, refuse_other_images, rescale, stored_facts
-from ct.dicom.source import OnDisk, Unreadable
-from ct.dicom.tag_values import pixel_bytes
-from ct.dicom.zip_archive import InZip
+from ct.dicom.dataset_parser import as_file, parse_dataset, quiet_pydicom
+from ct.dicom.fast_parser import parse_slice_fast
+from ct.dicom.intercept_repair import wraps_at_12_bits
+from ct.dicom.pixel_attributes import (
+    photometric_word,
+    pixel_format,
+    require_single_grey_frame,
+    rescale_parameters,
+)
+from ct.dicom.pixel_decoder import decode
+from ct.dicom.tag_values import NeedsPydicom, pixel_bytes
+from ct.sources.file_reader import all_bytes
+from ct.sources.folder import DiskFile
+from ct.sources.source import Unreadable
+from ct.sources.zip_archive import ZipMember
 
 NATIVE = {
     str(uid.ImplicitVRLittleEndian),
     str(uid.ExplicitVRLittleEndian),
     str(uid.DeflatedExplicitVRLittleEndian),
 }
-AIR_STORED = 4096 - 1000  # what air becomes where -1000 HU wraps round in twelve bits
 
 
-def read_hu(file: str | Path | OnDisk | InZip) -> tuple[np.ndarray, bool]:
+def read_hu(file: str | Path | DiskFile | ZipMember) -> tuple[np.ndarray, bool]:
     """Decode one slice, of a path or a file of a source.
 
     Returns (hu, repaired): int16 (rows, cols) in HU, rounded and clipped to int16, and whether the
@@ -30,7 +37,7 @@ def read_hu(file: str | Path | OnDisk | InZip) -> tuple[np.ndarray, bool]:
     the file, MachineFault.
     """
     raw = all_bytes(as_file(file))
-    with quiet():
+    with quiet_pydicom():
         stored, facts, (slope, intercept) = _plain_slice(raw) or _slice(raw)
     twelve = facts["BitsStored"] == 12 and facts["PixelRepresentation"] == 0
     if twelve and slope == 1 and intercept > -100 and wraps_at_12_bits(stored):
@@ -47,50 +54,30 @@ def read_hu(file: str | Path | OnDisk | InZip) -> tuple[np.ndarray, bool]:
     return np.rint(stored * slope + intercept).clip(-32768, 32767).astype(np.int16), False
 
 
-def wraps_at_12_bits(stored):
-    """Tell whether the stored values are HU that wrapped round at 4096.
-
-    stored: unsigned (rows, cols), twelve bits, of a file whose intercept is near 0
-
-    123 files of the competition's training set hold HU modulo 4096 without an intercept, so that
-    air, -1000 HU, lies at 3096. There air is a narrow peak of many pixels, and below it (-1400 to
-    -1100 HU) lies nothing. A file of another vendor may be right with an intercept of 0: values
-    about 3096 are then dense metal, which neither fills a twentieth of the image nor ends so
-    sharply. The mending is J. Howard's (Kaggle, "Cleaning the data for rapid prototyping").
-    """
-    # no twelve bits; and bincount would take memory up to the largest
-    if stored.dtype.itemsize > 2 and stored.max() > 65535:
-        return False
-    counts = np.bincount(stored.ravel().astype(np.uint16, copy=False), minlength=4096)
-    air = counts[AIR_STORED - 100 : AIR_STORED + 101].sum()
-    below = counts[AIR_STORED - 400 : AIR_STORED - 100].sum()
-    return bool(air > 0.05 * stored.size and below < 0.05 * air)
-
-
 def _plain_slice(raw):
     """Return (stored values, facts of them, rescale) of the usual file; None for one that is left
     to `_slice`.
     """
-    found = plain_pixels(raw)
+    found = parse_slice_fast(raw)
     if not found or found[1] not in NATIVE:
         return None
     elements, _, pixels = found
-    with suppress(NotPlain, Unreadable):  # pydicom's own reading has the last word
-        refuse_other_images(elements)
-        facts = stored_facts(elements)
+    with suppress(NeedsPydicom, Unreadable):  # pydicom's own reading has the last word
+        require_single_grey_frame(elements)
+        facts = pixel_format(elements)
         if facts["BitsAllocated"] == 16:
-            return _native(pixels, facts), facts, rescale(elements)
+            return _native(pixels, facts), facts, rescale_parameters(elements)
     return None
 
 
 def _slice(raw):
     """Do the same as `_plain_slice` for any file. Raises Unreadable, MachineFault."""
-    dataset = parsed(raw)
-    refuse_other_images(dataset)
-    facts, syntax = stored_facts(dataset), str(dataset.file_meta.TransferSyntaxUID)
+    dataset = parse_dataset(raw)
+    require_single_grey_frame(dataset)
+    facts, syntax = pixel_format(dataset), str(dataset.file_meta.TransferSyntaxUID)
     pixels, vr = pixel_bytes(dataset)
     if syntax in NATIVE and facts["BitsAllocated"] == 16:
-        return _native(pixels, facts), facts, rescale(dataset)
+        return _native(pixels, facts), facts, rescale_parameters(dataset)
     asked = facts | {
         "syntax": syntax,
         "vr": vr,
@@ -99,7 +86,7 @@ def _slice(raw):
     stored, shape = decode(asked, pixels), (facts["Rows"], facts["Columns"])
     if stored.shape != shape:
         raise Unreadable(f"the pixel data is an image of {stored.shape}, not {shape}")
-    return stored, facts, rescale(dataset)
+    return stored, facts, rescale_parameters(dataset)
 
 
 def _native(pixels, facts):

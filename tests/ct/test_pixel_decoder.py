@@ -13,13 +13,13 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from tiny_dicom import make_dataset, write_slice
 
-from ct.dicom import codec as decoding
-from ct.dicom.decode import read_hu
-from ct.dicom.elements import quiet
-from ct.dicom.header_index import read_headers
-from ct.dicom.source import Unreadable
+from ct.dicom import pixel_decoder as decoding
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
 from ct.errors import MachineFault
 from ct.pixel_cache.writer import write_cache
+from ct.sources.source import Unreadable
 from ct.system.engine import Child
 
 FACTS = {
@@ -103,7 +103,7 @@ def test_a_limit_of_the_parents_is_the_machines(odd):
     """
     limits = resource.getrlimit(resource.RLIMIT_AS)
     code = (
-        "import resource\nfrom ct.dicom import codec_process as decoder\nfrom ct.dicom.codec import decode\nfrom ct.system.engine import limit_memory\n"
+        "import resource\nfrom ct.dicom import decoder_process as decoder\nfrom ct.dicom.pixel_decoder import decode\nfrom ct.system.engine import limit_memory\n"
         "decoder.MEMORY = 1 << 60\nassert not limit_memory(decoder.MEMORY)\n"
         "decoder.decoded = lambda *_: (_ for _ in ()).throw(MemoryError())\n"
         "print(decoder.answer({'seconds': 1}, b'', False)[0], decoder.answer({'seconds': 1}, b'', True)[0])"
@@ -147,7 +147,7 @@ def test_a_crash_with_less_memory_than_a_slice_may_take_is_the_machines(odd, mon
 def test_the_same_values_from_the_decoders_process(tmp_path, syntax):
     pixels = np.random.default_rng(0).integers(-1000, 1000, (64, 50)).astype(np.int16)
     dataset = make_dataset(pixels)
-    with quiet():
+    with quiet_pydicom():
         dataset.compress(syntax)
         dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     np.testing.assert_array_equal(read_hu(tmp_path / "a.dcm")[0], pixels - 1024)
