@@ -1,23 +1,32 @@
-"""Passwords in URLs, which no line, page or receipt repeats.
+"""Remove from messages what they must not repeat: passwords in URLs, values of DICOM tags, paths.
 
-A value that begins with a URL is taken for a URL to its end: a password may hold any sign, blanks
-and @ included. Within a line a URL ends with its quotes, or with the next blank. Values of its
-query may hold passwords under any name, and are masked, too.
+A value that begins with a URL counts as a URL to its end: a password may contain any character,
+spaces and @ included. Inside a line a URL ends at its closing quote or at the next space. Values of
+its query may be passwords under any name, and are masked, too.
 """
 
 import re
+from typing import Any
 
 SCHEME = r"[a-z][a-z0-9+.-]*://"
-QUOTED = re.compile(rf"(['\"])({SCHEME}(?:\\.|(?!\1).)*)\1", re.I | re.S)  # as Python writes a text
-BARE = re.compile(rf"(?<!['\"\w])({SCHEME}\S*)", re.I)
-USER = re.compile(r"://([^:/@\s]*):.*@", re.S)  # up to the last @
-NO_COLON = re.compile(r"://[^:/@\s]*[/?#].*@", re.S)  # a password that is not where one belongs
-QUERY = re.compile(r"([?&][^=&\s'\"]+)=[^&'\"]*")
+# a URL in quotes, as Python prints a string
+QUOTED_URL = re.compile(rf"(['\"])({SCHEME}(?:\\.|(?!\1).)*)\1", re.I | re.S)
+BARE_URL = re.compile(rf"(?<!['\"\w])({SCHEME}\S*)", re.I)
+USER_AND_PASSWORD = re.compile(r"://([^:/@\s]*):.*@", re.S)  # up to the last @
+PASSWORD_WITHOUT_USER = re.compile(r"://[^:/@\s]*[/?#].*@", re.S)  # a password in a wrong place
+QUERY_VALUE = re.compile(r"([?&][^=&\s'\"]+)=[^&'\"]*")
+
+# where a message may begin to quote a value; names of elements, which follow "(0028,0004) ", are
+# no values
+QUOTED_VALUE = re.compile(
+    r"(?<=\bvalue )(?=of\b|is\b|['\"\d])|(?<!\) )(?<!\w)['\"]|[^ -~]",
+)
 
 
-def mask_passwords(value: object) -> object:
-    """Return plain values with *** in place of every password of a URL, at any depth; others are as
-    they were.
+def mask_passwords(value: Any) -> Any:
+    """Return a plain value with *** in place of each password in a URL, at any depth.
+
+    value: text, a number, None, or lists, tuples and dicts of these
     """
     if isinstance(value, dict):
         return {key: mask_passwords(inner) for key, inner in value.items()}
@@ -26,23 +35,22 @@ def mask_passwords(value: object) -> object:
     if not isinstance(value, str) or "://" not in value:
         return value
     if re.match(SCHEME, value, re.I):
-        return _masked(value)
-    value = QUOTED.sub(lambda match: match[1] + _masked(match[2]) + match[1], value)
-    return BARE.sub(lambda match: _masked(match[1]), value)
+        return _masked_url(value)
+    value = QUOTED_URL.sub(lambda match: match[1] + _masked_url(match[2]) + match[1], value)
+    return BARE_URL.sub(lambda match: _masked_url(match[1]), value)
 
 
-def _masked(url):
+def _masked_url(url: str) -> str:
     """Return a URL without its password and the values of its query."""
-    return QUERY.sub(r"\1=***", NO_COLON.sub("://***@", USER.sub(r"://\1:***@", url)))
-
-
-# where a message may begin to quote a value; not the names of elements, which follow "(0028,0004) "
-QUOTED = re.compile(r"(?<=\bvalue )(?=of\b|is\b|['\"\d])|(?<!\) )(?<!\w)['\"]|[^ -~]")
+    url = USER_AND_PASSWORD.sub(r"://\1:***@", url)
+    url = PASSWORD_WITHOUT_USER.sub("://***@", url)
+    return QUERY_VALUE.sub(r"\1=***", url)
 
 
 def without_quoted_values(message: str) -> str:
-    """Return a library's message up to where it quotes a tag's value or a path; names of elements,
-    as in "(0028,0004) 'Photometric Interpretation'", stay.
+    """Return a library's message up to where it quotes a tag's value, with "(path)" for paths.
+
+    Names of elements stay, as in "(0028,0004) 'Photometric Interpretation'".
     """
-    bare = QUOTED.split(message, maxsplit=1)[0]
-    return re.sub(r"\S*[/\\]\S+", "(path)", bare).strip(" :,") or "damaged"
+    unquoted = QUOTED_VALUE.split(message, maxsplit=1)[0]
+    return re.sub(r"\S*[/\\]\S+", "(path)", unquoted).strip(" :,") or "damaged"
