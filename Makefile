@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
+BENCHMARKS := demo ingest loader train_step memory stacking.stack_memory features submission stacking.boosting \
+  stacking.calibration stacking.stack_gain score report faults fuzz
 
 .PHONY: demo test test-slow bench lint audit clean
 
@@ -17,9 +19,8 @@ test-slow: $(READY)
 	PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
-	@missed=; for name in demo ingest loader train_step memory stack_memory features submission boosting calibration stack_gain score \
-	  report faults fuzz; do \
-	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; \
+	@missed=; for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name || missed="$$missed $$name"; \
 	done; test -z "$$missed" || { echo "missed:$$missed"; exit 1; }
 
 lint: $(READY)

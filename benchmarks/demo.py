@@ -2,11 +2,10 @@
 the slices are permuted inside their studies, and what it costs. Prints one table; exits with 1
 where a bar is missed.
 
-    python benchmarks/demo.py [--quick] [--keep=DIR]      --quick: one seed; --keep: the runs stay
+    python -m benchmarks.demo [--quick] [--keep=DIR]      --quick: one seed; --keep: the runs stay
     in DIR and are continued
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -19,29 +18,25 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ct.run_dir import read_table, write_table  # noqa: E402
-from ct.slices import GEOMETRY_COLUMNS  # noqa: E402
-from pipeline.receipt import Receipt  # noqa: E402
-from pipeline.registry import STAGES  # noqa: E402
-from pipeline.run_context import Run  # noqa: E402
+from benchmarks.command_line import RUN, flag_parser
+from ct.run_dir import read_table, write_table
+from ct.slices import GEOMETRY_COLUMNS
+from pipeline.receipt import Receipt
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
 
 MINUTES, MEMORY_GB = 5.0, 4.0
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument("--keep", type=Path)
     options = options.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="ich-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(
-        "seed  minutes  memory  stage one  stage two  gain [95 % interval]         permuted gain [95 % interval]"
+        "seed  minutes  memory  stage one  stage two  gain [95 % interval]         permuted gain "
+        "[95 % interval]"
     )
     missed = []
     for seed in range(1 if options.quick else 5):
@@ -81,7 +76,7 @@ def demo(run, seed):
     their peak, exit status).
     """
     start, peak = time.perf_counter(), 0
-    words = [sys.executable, str(ROOT / "run.py"), "demo", f"--run={run}", f"--seed={seed}"]
+    words = [*RUN, "demo", f"--run={run}", f"--seed={seed}"]
     with (
         open(f"{run}.log", "w", encoding="utf-8") as log,
         subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT) as process,

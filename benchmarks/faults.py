@@ -1,7 +1,7 @@
 """Faults of the machine while a run is made: none may lose work, change an answer, print a
 traceback or hang.
 
-    python benchmarks/faults.py [--quick] [--kind=NAME] [--count=N] [--seed=N] [--folder=DIR]
+    python -m benchmarks.faults [--quick] [--kind=NAME] [--count=N] [--seed=N] [--folder=DIR]
 
 Each kind strikes a small run again and again; after each fault the same command is called once
 more, and what it makes is compared with what an unbroken run made, byte for byte. A fault is `lost`
@@ -11,7 +11,6 @@ interrupt. Any of these makes the exit status 1. --folder: where the runs lie, t
 temporary files if not given.
 """
 
-import argparse
 import collections
 import contextlib
 import os
@@ -24,10 +23,16 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
-
-from fault_places import GIVEN, STAGES, WORK, before_stage, flip, kinds_of_files, room  # noqa: E402
+from benchmarks.command_line import ROOT, RUN, flag_parser, module_command
+from benchmarks.fault_injection.fault_places import (
+    GIVEN,
+    STAGES,
+    WORK,
+    before_stage,
+    flip,
+    kinds_of_files,
+    room,
+)
 
 COUNTS = {
     "renames": (50, 3),
@@ -38,6 +43,7 @@ COUNTS = {
     "ctrl-c": (40, 3),
     "bytes": (40, 3),
 }
+KILLED_AT_RENAME = "benchmarks.fault_injection.signal_at_rename"
 NO_END = 124  # the status of a command that was ended for want of an end
 # after Ctrl-C; for a command to end; of tune where it is interrupted
 SECONDS, PATIENCE, TRIALS = 15, 600, 20
@@ -76,12 +82,12 @@ class Home:
         done = self.call(words)
         assert done.returncode == 0, done.stderr[-2000:]
 
-    def call(self, words, script="run.py", before=()):
-        """Run a command to its end."""
-        words = [sys.executable, str(ROOT / script), *map(str, before), *map(str, words)]
+    def call(self, words, program=RUN):
+        """Run a command to its end; program: the words that start the command line."""
+        words = [*program, *map(str, words)]
         try:
             return subprocess.run(
-                words, capture_output=True, text=True, check=False, timeout=PATIENCE
+                words, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=ROOT
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(
@@ -92,7 +98,7 @@ class Home:
         """Run a command, and send the signal `how` after `wait` seconds. Returns (it, seconds until
         it ended).
         """
-        words = [sys.executable, str(ROOT / "run.py"), *map(str, words)]
+        words = [*RUN, *map(str, words)]
         pipes = {
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
@@ -128,7 +134,8 @@ class Home:
         self.outcomes[outcome] += 1
         if outcome != "good":
             print(
-                f"  {outcome}: {what}: {f'{done.returncode} {done.stderr[-1500:]}' if done else ''}",
+                f"  {outcome}: {what}: "
+                f"{f'{done.returncode} {done.stderr[-1500:]}' if done else ''}",
                 flush=True,
             )
 
@@ -152,7 +159,7 @@ def renames(home, count, damage=False):
         number, moment = home.rng.randint(1, 12), home.rng.choice(["before", "after"])
         name = home.rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT"])
         words = ["all", f"--run={run}", "--workers=1"]
-        done = home.call(words, "benchmarks/fault_child.py", (number, name, moment))
+        done = home.call(words, module_command(KILLED_AT_RENAME, number, name, moment))
         what = f"{name} {moment} rename {number} (seed {home.rng.getstate()[1][0]})"
         home.judge(what, done, (0, 130, -9, -15))
         if damage and (
@@ -280,10 +287,7 @@ def _children(pid):
 
 
 def main(argv=None):
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument("--kind", choices=KINDS)
     options.add_argument("--count", type=int)
     options.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
 """Features of the competition's 752,803 training slices and four CNNs: seconds, memory, growth, and
 the same by pandas.
 
-    python benchmarks/features.py [--quick]      --quick: an eighth of the slices, the same ratios
+    python -m benchmarks.features [--quick]      --quick: an eighth of the slices, the same ratios
 
 Prints one table; exits with 1 where a bar is missed. The geometry and labels are those of real
 studies, repeated under new names (stage_two/labelled_studies.csv.gz in ICH_REAL_DATA or
@@ -13,7 +13,6 @@ pandas are of processor seconds: on a shared machine the clock tells of its othe
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -24,16 +23,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ct.ensemble import mean_logits, to_logits  # noqa: E402
-from ct.labels import LABELS  # noqa: E402
-from ct.slices import ORIENTATION, POSITION, SERIES, order_slices  # noqa: E402
-from ct.system.engine import cores  # noqa: E402
-from features.build import build_features  # noqa: E402
-from features.config import FeatureConfig  # noqa: E402
-from features.markov import cross_fit_chains  # noqa: E402
+from benchmarks.command_line import REAL_DATA, flag_parser, module_command
+from ct.ensemble import mean_logits, to_logits
+from ct.labels import LABELS
+from ct.slices import ORIENTATION, POSITION, SERIES, order_slices
+from ct.system.engine import cores
+from features.build import build_features
+from features.config import FeatureConfig
+from features.markov import cross_fit_chains
 
 SLICES, MODELS, FOLDS = 752_803, ("resnet", "densenet", "vgg", "swin"), 5
 SECONDS, MEMORY_GB, COLUMNS, TIMES_PANDAS, GROWTH = 90.0, 8.0, 800, 8.0, 1.3
@@ -64,10 +61,7 @@ BY_PANDAS = FeatureConfig(  # the families that a groupby can say
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument(
         "--measure", nargs=3, metavar=("WHAT", "SLICES", "TABLE"), help=argparse.SUPPRESS
     )
@@ -93,14 +87,16 @@ def main():
             found = min(tries, key=lambda tried: tried["cpu"])
             cost.append(1e6 * found["cpu"] / found["slices"])
             print(
-                f"{found['slices']:7,}  {found['columns']:7}  {found['seconds']:7.1f}  {found['chain']:7.1f}  "
+                f"{found['slices']:7,}  {found['columns']:7}  {found['seconds']:7.1f}  "
+                f"{found['chain']:7.1f}  "
                 f"{found['cpu']:11.1f}  {cost[-1]:14.1f}  {found['memory']:3.1f} GB",
                 flush=True,
             )
         other = measure("pandas", SIXTEENTH, path)
     times = other["pandas"] / other["ours"]
     print(
-        f"{other['columns']} of these columns for {other['slices']:,} slices: {other['ours']:.2f} CPU s, "
+        f"{other['columns']} of these columns for {other['slices']:,} slices: "
+        f"{other['ours']:.2f} CPU s, "
         f"pandas {other['pandas']:.2f}, {times:.1f} times as long; the values agree"
     )
     for kind, seconds in other["kinds"].items():
@@ -132,7 +128,7 @@ def main():
 
 def measure(what, count, path):
     """Measure in a process of its own, so that its peak of memory is that of this alone."""
-    words = [sys.executable, __file__, "--measure", what, str(count), str(path)]
+    words = module_command(__spec__.name, "--measure", what, str(count), str(path))
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
@@ -300,11 +296,7 @@ def real_studies():
     """Return a sorted slice table of real studies with their labels, and what to call it; made-up
     ones if there are none.
     """
-    path = (
-        Path(os.environ.get("ICH_REAL_DATA", ROOT.parent / "shared" / "data"))
-        / "stage_two"
-        / "labelled_studies.csv.gz"
-    )
+    path = REAL_DATA / "stage_two" / "labelled_studies.csv.gz"
     if not path.is_file():
         return made_up_studies(np.random.default_rng(0)), "made-up series"
     rows = pd.read_csv(path)

@@ -1,20 +1,18 @@
-"""Mutated inputs of every kind that comes from strangers: none may end in a traceback, a crash,
-minutes or gigabytes.
+"""Damaged inputs of every kind: none may end in a traceback, a crash, minutes or gigabytes.
 
-    python benchmarks/fuzz.py [--quick] [--kind=NAME] [--cases=N] [--first=N] [--seed=N] [--show]
+    python -m benchmarks.fuzz [--quick] [--kind=NAME] [--cases=N] [--first=N] [--seed=N] [--show]
 
-Each kind is a module beside this one (KINDS) with three functions:
+Each kind is a module in benchmarks/fuzzing/ with three functions:
 
-    make_seeds(folder) -> seeds           whole inputs, the same ones each time; files go into
-    `folder` mutate(rng, seeds, folder) -> text    writes one spoilt input into the empty `folder`;
-    returns what was done to it attempt(folder) -> line               what the program makes of it:
-    "" where it is taken, else the line that refuses it
+    make_seeds(folder) -> seeds           whole inputs, the same ones each time
+    mutate(rng, seeds, folder) -> text    writes one damaged input into `folder`; says what it did
+    attempt(folder) -> line               reads it: "" where it is accepted, else the error's line
 
-Cases run in a child of their own per kind, which is replaced when it dies or takes too long. A case
-is `uncaught` where `attempt` raises, or its line is none that a user may see; `died` where the
-child does; `slow` beyond SECONDS of the processor (its children's included), or PATIENCE by the
-clock, twice in succession; `large` where it meets the limit of MEMORY. Any of these makes the exit
-status 1. The same seed and number give the same case: `--first=N --cases=1 --show` repeats one.
+The cases of a kind run in a child process, which is replaced when it dies or takes too long. A case
+is `uncaught` where `attempt` raises, or its line is not one for a user; `died` where the child
+does; `slow` beyond SECONDS of processor time (its children's included) or PATIENCE by the clock,
+twice in succession; `large` beyond MEMORY. Any of these makes the exit status 1. The same seed and
+number give the same case: `--first=N --cases=1 --show` repeats one.
 """
 
 import argparse
@@ -35,16 +33,14 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:1] = [str(ROOT)]  # before its own folder, which has modules of the names of packages
-sys.path.append(str(Path(__file__).resolve().parent))
+from benchmarks.command_line import flag_parser, module_command
 
-KINDS = {  # kind: its module, cases in all, cases with --quick
-    "dicom": ("fuzz_dicom", 20_000, 1500),
-    "tables": ("fuzz_tables", 1800, 300),
-    "recipes": ("fuzz_recipes", 1500, 300),
-    "zips": ("fuzz_zips", 900, 200),
-    "models": ("fuzz_models", 800, 120),
+KINDS = {  # module in benchmarks/fuzzing: cases in all, cases with --quick
+    "dicom": (20_000, 1500),
+    "tables": (1800, 300),
+    "recipes": (1500, 300),
+    "zips": (900, 200),
+    "models": (800, 120),
 }
 # a case's limits: of the processor, and bytes of memory beyond what the idle child has
 SECONDS, MEMORY = 10, 2 << 30
@@ -55,10 +51,7 @@ LONGEST = 400  # characters of a line that a user may see
 
 
 def main(argv=None):
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument("--kind", choices=KINDS)
     options.add_argument("--cases", type=int)
     options.add_argument("--first", type=int, default=0)
@@ -71,11 +64,12 @@ def main(argv=None):
         return serve(options.kind, options.seed, options.child)
     bad = 0
     print(
-        f"seed {options.seed}\n| kind | cases | {' | '.join(OUTCOMES)} | reasons | longest, s | seconds |"
+        f"seed {options.seed}\n| kind | cases | {' | '.join(OUTCOMES)} | reasons | longest, s | "
+        "seconds |"
     )
     print(f"|{'---|' * (len(OUTCOMES) + 5)}")
     for kind in [options.kind] if options.kind else KINDS:
-        count = options.cases or KINDS[kind][2 if options.quick else 1]
+        count = options.cases or KINDS[kind][options.quick]
         bad += fuzz(kind, range(options.first, options.first + count), options.seed, options.show)
     return 1 if bad else 0
 
@@ -103,7 +97,8 @@ def fuzz(kind, numbers, seed, show=False):
         child.end()
     cells = [sum(counts.values()), *(counts[name] for name in OUTCOMES), len(reasons)]
     print(
-        f"| {kind} | {' | '.join(map(str, cells))} | {longest:.1f} | {time.perf_counter() - start:.0f} |",
+        f"| {kind} | {' | '.join(map(str, cells))} | {longest:.1f} | "
+        f"{time.perf_counter() - start:.0f} |",
         flush=True,
     )
     return sum(counts[name] for name in OUTCOMES if name not in GOOD)
@@ -115,13 +110,8 @@ class Child:
     """
 
     def __init__(self, kind, seed, folder):
-        self.words = [
-            sys.executable,
-            __file__,
-            f"--kind={kind}",
-            f"--seed={seed}",
-            f"--child={folder}",
-        ]
+        words = [f"--kind={kind}", f"--seed={seed}", f"--child={folder}"]
+        self.words = module_command(__spec__.name, *words)
         self.folder, self.process = Path(folder), None
 
     def run(self, number):
@@ -171,7 +161,7 @@ def serve(kind, seed, folder):
     """Run the cases whose numbers come in, a line each, and answer each with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever prints meanwhile is no answer
-    module, place = importlib.import_module(KINDS[kind][0]), list(KINDS).index(kind)
+    module, place = importlib.import_module(f"benchmarks.fuzzing.{kind}"), list(KINDS).index(kind)
     (folder / "seeds").mkdir(exist_ok=True)
     seeds = module.make_seeds(folder / "seeds")
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
@@ -217,7 +207,8 @@ def tried(module, case):
         where = traceback.extract_tb(error.__traceback__)[-1]
         return (
             "uncaught",
-            f"{type(error).__name__}: {str(error)[:200]!r} ({Path(where.filename).name}:{where.lineno})",
+            f"{type(error).__name__}: {str(error)[:200]!r} "
+            f"({Path(where.filename).name}:{where.lineno})",
         )
     if (
         not isinstance(said, str)

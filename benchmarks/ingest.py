@@ -1,7 +1,7 @@
 """What `ingest` costs: headers from a folder and from a zip, pixels into the cache, and the memory
 of an index at the size of the competition. Prints one table; exits with 1 where a bar is missed.
 
-    python benchmarks/ingest.py [--quick]      --quick: fewer repetitions
+    python -m benchmarks.ingest [--quick]      --quick: fewer repetitions
 
 The slices are those of the mini competition where it is there (ICH_REAL_DATA, or ../shared/data),
 else made ones of 512 px. Each row runs on one process; ours and the other loop take turns, and the
@@ -9,7 +9,6 @@ figures are medians.
 """
 
 import argparse
-import os
 import re
 import resource
 import subprocess
@@ -25,15 +24,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ct.dicom.header_table import CHUNK_FILES, read_headers  # noqa: E402
-from ct.kaggle_layout import find_competition  # noqa: E402
-from ct.labels import LABELS  # noqa: E402
-from ct.pixel_cache.writer import write_cache  # noqa: E402
-from ct.run_dir import write_table  # noqa: E402
-from ct.slices import PIXEL_COLUMNS, order_slices  # noqa: E402
+from benchmarks.command_line import REAL_SLICES, flag_parser, module_command
+from ct.dicom.header_table import CHUNK_FILES, read_headers
+from ct.kaggle_layout import find_competition
+from ct.labels import LABELS
+from ct.pixel_cache.writer import write_cache
+from ct.run_dir import write_table
+from ct.slices import PIXEL_COLUMNS, order_slices
 
 FOLDER, ZIP, MEMORY_GB = 1.4, 3.0, 2.0  # the bars
 TRAIN, TEST = 752_803, 121_232  # slices of the competition
@@ -42,10 +39,7 @@ COPIES = 6
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     # the part that runs in a process of its own
     options.add_argument("--index", type=Path, help=argparse.SUPPRESS)
     options = options.parse_args()
@@ -72,9 +66,7 @@ def main():
 
 def slices(folder):
     """Lay out the slices, in COPIES, as a competition. Returns (its folder, what they are)."""
-    archive = (
-        Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
-    )
+    archive = REAL_SLICES
     if archive.is_file():
         with tarfile.open(archive) as tar:
             tar.extractall(folder / "one", filter="data")
@@ -186,7 +178,7 @@ def memory(folder):
     """The row of an index of the competition's size, in a process of its own."""
     simulate(folder / "chunks")
     done = subprocess.run(
-        [sys.executable, __file__, f"--index={folder / 'chunks'}"],
+        module_command(__spec__.name, f"--index={folder / 'chunks'}"),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -2,14 +2,13 @@
 loop over the DICOM files, beside worker processes on the same cache, and beside bare decoding.
 Prints one table; exits with 1 where a bar is missed.
 
-    python benchmarks/loader.py [--quick]
+    python -m benchmarks.loader [--quick]
 
 The contenders take turns for several rounds; a speed is the median of the rounds' speeds, a ratio
 that of their ratios. The slices are real ones where $ICH_REAL_DATA or ../shared/data has them, else
 made up, and the cache holds each several times. All files are in memory by then.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -26,17 +25,14 @@ import pydicom
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ct.pixel_cache.reader import PixelCache, shard_path  # noqa: E402
-from ct.pixel_cache.writer import write_cache  # noqa: E402
-from ct.synthetic.example_competition import write_competition  # noqa: E402
-from ct.windows import window_bounds  # noqa: E402
-from stage1_cnn.dataset import neighbour_rows, read_ahead  # noqa: E402
+from benchmarks.command_line import REAL_SLICES, flag_parser
+from ct.pixel_cache.reader import PixelCache, shard_path
+from ct.pixel_cache.writer import write_cache
+from ct.synthetic.example_competition import write_competition
+from ct.windows import window_bounds
+from stage1_cnn.dataset import neighbour_rows, read_ahead
 
 SIZE, BATCH, CORES, COPIES, STUDY = 256, 64, 2, 8, 35
-REAL = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 USUAL, WORKERS, BARE, OURS, THREE = (
     "usual loop",
@@ -56,10 +52,7 @@ BARS = {USUAL: 8.0, WORKERS: 2.0, BARE: 0.7}  # ours through theirs
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true", help="fewer rounds")
+    options = flag_parser(__doc__, "fewer rounds")
     rounds = 5 if options.parse_args().quick else 15
     # before anything counts its cores
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
@@ -74,7 +67,8 @@ def main():
                 if turn:  # the first round warms up
                     speeds[name].append(speed)
     print(
-        f"pixels to a training batch: {kind}; HU on {DEVICE.type}, {SIZE} px, batches of {BATCH}, shuffled, {CORES} cores, "
+        f"pixels to a training batch: {kind}; HU on {DEVICE.type}, {SIZE} px, batches of "
+        f"{BATCH}, shuffled, {CORES} cores, "
         f"{rounds} rounds"
     )
     return report(speeds)
@@ -107,8 +101,8 @@ def make_data(folder):
     """Write slices and their cache. Returns (what they are, paths, PixelCache, numbers of the
     readable ones).
     """
-    if REAL.is_file():
-        with tarfile.open(REAL) as archive:
+    if REAL_SLICES.is_file():
+        with tarfile.open(REAL_SLICES) as archive:
             archive.extractall(
                 folder / "data", [m for m in archive if m.name.endswith(".dcm")], filter="data"
             )
@@ -120,7 +114,9 @@ def make_data(folder):
     )
     table = pd.DataFrame({"path": paths * COPIES, "pixel_spacing_mm": 0.5}, index=names)
     facts = write_cache(folder / "cache", folder, table, SIZE, workers=CORES)
-    kind = f"{len(paths)} {'real' if REAL.is_file() else 'made-up'} slices of 512 px x {COPIES}"
+    kind = (
+        f"{len(paths)} {'real' if REAL_SLICES.is_file() else 'made-up'} slices of 512 px x {COPIES}"
+    )
     return (
         kind,
         [folder / path for path in table["path"]],

@@ -1,7 +1,7 @@
 """The memory of training and of predicting, at 10,000 and at 100,000 slices. Prints one table;
 exits with 1 above a bar.
 
-    python benchmarks/memory.py [--quick]      --quick: the training stops after 60 steps, not after
+    python -m benchmarks.memory [--quick]      --quick: the training stops after 60 steps, not after
     its epoch
 
 The slices are made up: a table of so many rows, and an index of the pixel cache that points again
@@ -22,13 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.grown import example_run, repeated  # noqa: E402
-from ct.run_dir import read_table, write_table  # noqa: E402
-from pipeline.progress import Bar  # noqa: E402
-from pipeline.run_context import Run  # noqa: E402
+from benchmarks.command_line import flag_parser, module_command
+from benchmarks.repeated_slices import example_run, repeated
+from ct.run_dir import read_table, write_table
+from pipeline.progress import Bar
+from pipeline.run_context import Run
 
 FEW, MANY = 10_000, 100_000  # slices
 KB_A_SLICE = 2.0  # the bar; all pixels of one at 64 px would be 8 KB
@@ -38,16 +36,14 @@ folds: {{k: {FOLDS}}}
 pixels: {{size: 64}}
 stage1:
   models:
-    - {{name: tiny, backbone: test_resnet, windows: [brain], image_size: 32, epochs: 1, batch: {BATCH}, threads: 1}}
+    - {{name: tiny, backbone: test_resnet, windows: [brain], image_size: 32, epochs: 1,
+       batch: {BATCH}, threads: 1}}
 """
 SAME = "0" * 32  # a digest of what the measured job depends on: nothing is ever continued
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument(
         "--measure", nargs=3, help=argparse.SUPPRESS, metavar=("WHAT", "RUN", "STEPS")
     )
@@ -56,7 +52,8 @@ def main():
         return measure(*options.measure)
     most = QUICK_STEPS if options.quick else MANY
     print(
-        f"           {FEW:,} slices  {MANY:,} slices  growth   a slice (bar {KB_A_SLICE:g} KB)   seconds"
+        f"           {FEW:,} slices  {MANY:,} slices  growth   a slice (bar {KB_A_SLICE:g} KB)   "
+        "seconds"
     )
     missed = []
     with tempfile.TemporaryDirectory(prefix="ich-memory-") as folder:
@@ -65,14 +62,15 @@ def main():
             peaks, start = [], time.perf_counter()
             for rows in (FEW, MANY):
                 grown = grow(base, Path(folder) / f"{what}-{rows}", rows, split)
-                words = [sys.executable, __file__, "--measure", what, str(grown), str(most)]
+                words = module_command(__spec__.name, "--measure", what, str(grown), str(most))
                 done = subprocess.run(words, check=True, capture_output=True, text=True)
                 peaks.append(int(done.stdout.split()[-1]))
                 shutil.rmtree(grown)
             growth = peaks[1] - peaks[0]
             each = growth / (MANY - FEW)
             print(
-                f"{what:9} {peaks[0] / 1e3:10.0f} MB  {peaks[1] / 1e3:11.0f} MB  {growth / 1e3:4.0f} MB  {each:8.2f} KB"
+                f"{what:9} {peaks[0] / 1e3:10.0f} MB  {peaks[1] / 1e3:11.0f} MB  "
+                f"{growth / 1e3:4.0f} MB  {each:8.2f} KB"
                 f"  {time.perf_counter() - start:22.0f}",
                 flush=True,
             )

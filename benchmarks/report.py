@@ -1,7 +1,7 @@
 """The report of a finished run of 20,000 slices, made by the verb in a process of its own: seconds,
 memory, megabytes.
 
-    python benchmarks/report.py [--quick] [--run=DIR]
+    python -m benchmarks.report [--quick] [--run=DIR]
 
 Prints one table; exits with 1 where a bar is missed. The run has all that a report can show:
 learning curves of two CNNs in three folds, trials of stage two, a test set, a quarantine, a pixel
@@ -12,7 +12,6 @@ or ../shared/data), the page is also reckoned with pictures of its slices. --qui
 the same bars; --run: a finished run of one's own, instead of making one.
 """
 
-import argparse
 import json
 import os
 import re
@@ -23,22 +22,20 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import pandas as pd
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-
-from benchmarks.grown import example_run, repeated  # noqa: E402
-from ct.labels import KAGGLE_ORDER  # noqa: E402
-from ct.pixel_cache.reader import PixelCache  # noqa: E402
-from ct.run_dir import RunDir, discard, read_json, read_table, write_json, write_table  # noqa: E402
-from ct.submission import write_submission  # noqa: E402
-from pipeline.receipt import Receipt  # noqa: E402
-from pipeline.registry import STAGES  # noqa: E402
-from pipeline.run_context import Run  # noqa: E402
-from pipeline.stage_data.ingest_counts import summary  # noqa: E402
-from report.hu_png import picture  # noqa: E402
+from benchmarks.command_line import REAL_SLICES, ROOT, RUN, flag_parser
+from benchmarks.repeated_slices import example_run, repeated
+from ct.labels import KAGGLE_ORDER
+from ct.pixel_cache.reader import PixelCache
+from ct.run_dir import RunDir, discard, read_json, read_table, write_json, write_table
+from ct.submission import write_submission
+from pipeline.receipt import Receipt
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
+from pipeline.stage_data.ingest_counts import summary
+from report.hu_png import picture
 
 SECONDS, MEGABYTES = 60.0, 25.0  # the start of Python included; of 10^6 bytes
 SLICES, QUICK = 20_000, 2_000
@@ -50,22 +47,20 @@ folds: {{k: 3}}
 pixels: {{size: 256}}
 stage1:
   models:
-    - {{name: brain, backbone: test_resnet, windows: [brain], image_size: 32, epochs: 2, batch: 64, lr: 0.003}}
-    - {{name: narrow, backbone: test_resnet, windows: ["40/40"], image_size: 32, epochs: 2, batch: 64, lr: 0.003}}
+    - {{name: brain, backbone: test_resnet, windows: [brain], image_size: 32, epochs: 2,
+       batch: 64, lr: 0.003}}
+    - {{name: narrow, backbone: test_resnet, windows: ["40/40"], image_size: 32, epochs: 2,
+       batch: 64, lr: 0.003}}
 features: {{chain: true}}
 stage2: {{trials: 12, max_rounds: 30}}
 report: {{browser_slices: {BROWSER}}}
 """
-REAL = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
 DATA = re.compile(rb'<script type="application/json" id="browser-data">(.*?)</script>', re.DOTALL)
 DRAWING = re.compile(rb"<svg.*?</svg>|data:image/[^\"')\s]+", re.DOTALL)
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument("--run", type=Path)
     options = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="ich-report-") as folder:
@@ -73,7 +68,8 @@ def main():
         run = options.run or make_run(Path(folder), QUICK if options.quick else SLICES)
         made = "" if options.run else f"; made in {time.perf_counter() - start:.0f} s"
         print(
-            f"a run of {len(read_table(run / 'slices.parquet')):,} slices{' (--quick)' * options.quick}{made}"
+            f"a run of {len(read_table(run / 'slices.parquet')):,} "
+            f"slices{' (--quick)' * options.quick}{made}"
         )
         missed = measure(Path(folder), run)
     print("\n".join(missed) if missed else "every bar is met")
@@ -183,14 +179,15 @@ def measure(folder, run):
     for what, key, unit, _ in COSTS:
         line(what.format("report --study"), used[key], unit)
     line("  its page", home.study_page(study).stat().st_size / 1e6, "MB")
-    if REAL.is_file():
+    if REAL_SLICES.is_file():
         sizes = real_pictures(folder)
         line(f"a real slice's picture, mean of {len(sizes)}", np.mean(sizes) / 1e3, "KB")
         expected = size - pictures + np.mean(sizes) * BROWSER
         line(f"report.html with {BROWSER} real slices, reckoned", expected / 1e6, "MB", MEGABYTES)
     else:
         print(
-            f"a page of real slices: skipped, the real mini competition is not there ({REAL.name})"
+            "a page of real slices: skipped, the real mini competition is not there "
+            f"({REAL_SLICES.name})"
         )
     return missed
 
@@ -231,7 +228,7 @@ def real_pictures(folder):
     `ingest`.
     """
     home = folder / "real"
-    with tarfile.open(REAL) as archive:
+    with tarfile.open(REAL_SLICES) as archive:
         archive.extractall(home / "data", filter="data")
     (home / "recipe.yaml").write_text(RECIPE)
     call(
@@ -253,9 +250,7 @@ def call(*words):
     """
     start, peak, pid = time.perf_counter(), 0, 0
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), *words], cwd=ROOT, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([*RUN, *words], cwd=ROOT, stdout=log, stderr=log)
         while not pid:
             time.sleep(0.05)
             peak = max(peak, high_water(process.pid))

@@ -1,17 +1,15 @@
-"""One study of one's own, from its DICOM files to the page: by the models of the recipe `small`,
-from the run and from the packed folder, each in a process of its own. Prints one table; exits with
-1 where a bar is missed.
+"""Seconds and memory of `score` for one study, from the run folder and from the packed model.
 
-    python benchmarks/score.py [--quick] [--run=DIR]
+Each measurement is a process of its own. Prints one table; exits with 1 where a bar is missed.
+
+    python -m benchmarks.score [--quick] [--run=DIR]
 
 The slices are those of the real mini competition where it is there (ICH_REAL_DATA, or
-../shared/data), else made up, and the CNNs are trained for one epoch: what they cost to ask is the
-same. --run: a finished run with test studies, instead of making one; --quick: without the second
-look from the packed folder.
+../shared/data), else made up. The CNNs of the recipe `small` are trained for one epoch: predicting
+costs the same. --run: a finished run with test studies, instead of making one; --quick: without the
+second measurement of the packed model.
 """
 
-import argparse
-import os
 import resource
 import shutil
 import subprocess
@@ -21,25 +19,19 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import yaml
 
-import numpy as np  # noqa: E402
-import yaml  # noqa: E402
-
-from ct.labels import LABELS  # noqa: E402
-from ct.run_dir import read_json, read_table  # noqa: E402
-from ct.synthetic.example_competition import write_competition  # noqa: E402
+from benchmarks.command_line import REAL_SLICES, ROOT, RUN, flag_parser
+from ct.labels import LABELS
+from ct.run_dir import read_json, read_table
+from ct.synthetic.example_competition import write_competition
 
 SECONDS, DIFFERENCE = 30.0, 1e-6  # for one study, the start of Python included; of a probability
-REAL = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "rsna_mini.tar.xz"
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument("--run", type=Path)
     options = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="ich-score-") as folder:
@@ -50,8 +42,8 @@ def main():
 
 def make_run(folder):
     """Return a finished run of `small`, its CNNs trained for one epoch."""
-    if REAL.is_file():
-        with tarfile.open(REAL) as archive:
+    if REAL_SLICES.is_file():
+        with tarfile.open(REAL_SLICES) as archive:
             archive.extractall(folder / "data", filter="data")
     else:
         write_competition(folder / "data", studies=12, seed=0, size=512, slices=(30, 36))
@@ -75,7 +67,8 @@ def measure(folder, run, quick):
     study = one_study(run, folder / "study")
     seconds, _ = call("export-model", f"--run={run}", f"--to={folder / 'model'}")
     print(
-        "step                                seconds   memory  largest difference from the run's test table"
+        "step                                seconds   memory  largest difference from the run's "
+        "test table"
     )
     print(f"export-model                       {seconds:8.1f}", flush=True)
     for name, words in {"run": f"--run={run}", "model": f"--model={folder / 'model'}"}.items():
@@ -85,7 +78,8 @@ def measure(folder, run, quick):
         slices = read_table(folder / name / "out/slices.parquet")[list(LABELS)]
         apart = float(np.abs(slices - expected.loc[slices.index]).to_numpy().max())
         print(
-            f"score --{name:5} {len(slices):4} slices         {seconds:8.1f}  {memory:4.1f} GB  {apart:.1e}",
+            f"score --{name:5} {len(slices):4} slices         {seconds:8.1f}  {memory:4.1f} GB  "
+            f"{apart:.1e}",
             flush=True,
         )
         missed += [f"score --{name}: {seconds:.1f} s, the bar is {SECONDS:g}"] * (seconds > SECONDS)
@@ -118,7 +112,7 @@ def call(*words):
     """
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *words],
+        [*RUN, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,11 +1,10 @@
 """The submission file at the size of the competition's: written, validated, and ten injected
 defects found and named.
 
-python benchmarks/submission.py [--quick]      --quick: an eighth of the slices, the same bar per
+python -m benchmarks.submission [--quick]      --quick: an eighth of the slices, the same bar per
 row
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -14,21 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ct.errors import InputError  # noqa: E402
-from ct.labels import KAGGLE_ORDER, LABELS  # noqa: E402
-from ct.submission import check_submission, fill_submission, read_sample, write_submission  # noqa: E402
+from benchmarks.command_line import flag_parser
+from ct.errors import InputError
+from ct.labels import KAGGLE_ORDER, LABELS
+from ct.submission import check_submission, fill_submission, read_sample, write_submission
 
 SLICES, SECONDS = 121_232, 20.0
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     share = 1 / 8 if options.parse_args().quick else 1
     with tempfile.TemporaryDirectory(prefix="ich-submission-") as folder:
         missed = measure(Path(folder), int(SLICES * share), SECONDS * share)

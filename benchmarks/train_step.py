@@ -2,7 +2,7 @@
 windows - beside the step of the same model, loss and optimizer on images that already lie on the
 device. Prints one table; exits with 1 below a bar.
 
-    python benchmarks/train_step.py [--quick]      --quick: fewer rounds, five minutes at most
+    python -m benchmarks.train_step [--quick]      --quick: fewer rounds, five minutes at most
 
 They take turns in one process; a ratio is the median over the rounds. On a GPU it is a ResNet-50 in
 bfloat16, by the clock. On the CPU it is a ResNet-18 in float32, on one thread of one core, in
@@ -10,7 +10,6 @@ seconds of that core: no second core hides the reading, and what else the machin
 does not count. The clock's ratio stands beside it.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -24,25 +23,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import run as command_line  # noqa: E402
-from ct.labels import LABELS  # noqa: E402
-from pipeline.progress import no_bar  # noqa: E402
-from pipeline.run_context import Run  # noqa: E402
-from pipeline.training.cnn_jobs import Inputs  # noqa: E402
-from stage1_cnn.augment import augment, to_channels  # noqa: E402
-from stage1_cnn.config import CnnConfig  # noqa: E402
-from stage1_cnn.dataset import (  # noqa: E402
-    read_ahead,  # noqa: E402
+import run as command_line
+from benchmarks.command_line import flag_parser
+from ct.labels import LABELS
+from pipeline.progress import no_bar
+from pipeline.run_context import Run
+from pipeline.training.cnn_jobs import Inputs
+from stage1_cnn.augment import augment, to_channels
+from stage1_cnn.config import CnnConfig
+from stage1_cnn.dataset import (
+    read_ahead,
     shuffled,
     training_steps,
 )
-from stage1_cnn.device import mixed_precision, torch_as_set  # noqa: E402
-from stage1_cnn.model import build_model  # noqa: E402
-from stage1_cnn.train_loop import Course, Hooks, fold_rows  # noqa: E402
-from stage1_cnn.trainer import Trainer, weighted_bce  # noqa: E402
+from stage1_cnn.device import mixed_precision, torch_as_set
+from stage1_cnn.model import build_model
+from stage1_cnn.train_loop import Course, Hooks, fold_rows
+from stage1_cnn.trainer import Trainer, weighted_bce
 
 SIZE, STUDIES = 256, 14  # px; about 340 slices, 280 of them in train
 # on top of the defaults: flip, rotate, scale, shift
@@ -74,10 +71,7 @@ GPU = Case("cuda", "resnet50", 64, "bf16", 40, (60, 180), {(PATH, HU): 0.95, (PA
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     quick, missed, mine = options.parse_args().quick, [], os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory(prefix="ich-step-") as folder:
         made = make_cache(Path(folder))
@@ -98,7 +92,8 @@ def make_cache(folder):
     data, made = folder / "data", folder / "run"
     recipe = folder / "step.yaml"
     recipe.write_text(
-        f"name: step\npixels: {{size: {SIZE}}}\nstage1: {{models: [{{name: a, backbone: test_resnet}}]}}\n"
+        f"name: step\npixels: {{size: {SIZE}}}\nstage1: "
+        f"{{models: [{{name: a, backbone: test_resnet}}]}}\n"
     )
     with contextlib.redirect_stdout(io.StringIO()):
         for words in (
@@ -151,7 +146,8 @@ class Bench:
             reading, parts = self.reading(), self.parts(5 if self.on_cpu else 30)
         where = "one thread of one CPU core" if self.on_cpu else torch.cuda.get_device_name()
         print(
-            f"{self.case.backbone}, {self.case.precision}, batch {self.case.batch}, {SIZE} px, {where}: "
+            f"{self.case.backbone}, {self.case.precision}, batch {self.case.batch}, {SIZE} px, "
+            f"{where}: "
             f"{len(rounds)} rounds of {self.case.steps * self.case.batch} images each way"
         )
         print(f"{'a step on':42} images/s  by the clock  ratio (bar)")
@@ -165,11 +161,13 @@ class Bench:
                         self.median(rounds, way, faster, clock) for clock in (False, True)
                     )
                     says.append(
-                        f"{ratio:.3f} of {faster} ({bar}){f', by the clock {clock:.3f}' if self.on_cpu else ''}"
+                        f"{ratio:.3f} of {faster} "
+                        f"({bar}){f', by the clock {clock:.3f}' if self.on_cpu else ''}"
                     )
                     if ratio < bar:
                         missed.append(
-                            f"{self.case.device}: {way} runs at {ratio:.3f} of {faster}, the bar is {bar}"
+                            f"{self.case.device}: {way} runs at {ratio:.3f} of {faster}, the bar "
+                            f"is {bar}"
                         )
             print(f"{way:42} {speeds[0]:8.1f}  {speeds[1]:12.1f}  {', '.join(says)}")
         print(f"{'no step: the data path alone, cache to HU':42} {reading:8.0f}")

@@ -9,7 +9,7 @@ A CNN that is too sure of itself says exactly 0 of half its slices, and clipping
 logit, the floor, however far below it they belong. Where a share of the rows lies there,
 calibration sets them further down by a step that is fitted with the slope. Beta calibration (Kull
 et al., AISTATS 2017), which has two slopes in place of the step, is no better than Platt's on such
-a CNN, and the step is: benchmarks/calibration.py.
+a CNN, and the step is: benchmarks/stacking/calibration.py.
 """
 
 from typing import NamedTuple

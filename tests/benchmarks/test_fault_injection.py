@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from benchmarks import faults
-from benchmarks.fault_places import STAGES, before_stage, flip, kinds_of_files
+from benchmarks.fault_injection.fault_places import STAGES, before_stage, flip, kinds_of_files
 
 
 @pytest.fixture

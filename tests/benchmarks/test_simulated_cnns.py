@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from benchmarks import simulated_cnns as sim
-from benchmarks import stack_baselines as baselines
-from benchmarks.simulated_head import fit_head, logistic_weights
+from benchmarks.stacking import simulated_cnns as sim
+from benchmarks.stacking import stack_baselines as baselines
+from benchmarks.stacking.simulated_head import fit_head, logistic_weights
 from ct.labels import LABELS
 from ct.metrics import auc, weighted_log_loss
 from ct.slices import check_table

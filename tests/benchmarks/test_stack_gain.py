@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.stack_gain import COLUMNS, CONTENDERS, CONTROLS, judge
+from benchmarks.stacking.stack_gain import COLUMNS, CONTENDERS, CONTROLS, judge
 
 N, PATIENTS = 3000, np.arange(3000) // 30
 MEANS = {"raw": 0.060, "smoothed": 0.058, "plain": 0.055, "ours": 0.050}

@@ -3,7 +3,7 @@
 import numpy as np
 from tiny_tables import slice_table
 
-from benchmarks.swapped_labels import BLOCKS, shuffled, swapped, turned
+from benchmarks.stacking.swapped_labels import BLOCKS, shuffled, swapped, turned
 
 
 def test_blocks_take_the_labels_of_the_same_heights():

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from byte_damage import damaged, damaged_text, nasty
 
+from benchmarks.fuzzing.byte_damage import damaged, damaged_text, nasty
 from ct.errors import InputError
 from ct.labels import LABELS, read_labels
 from ct.slices import order_slices

@@ -1,26 +1,22 @@
-"""Three simulated CNNs on real labels and geometry: what stage two can be proved on without an
-image.
+"""Three simulated CNNs on real labels and geometry: stage two measured without an image.
 
-    python benchmarks/simulated_cnns.py [--quick]      prints what the baselines make of them;
-    --quick: seed 0 alone
+    python -m benchmarks.stacking.simulated_cnns [--quick]      --quick: seed 0 alone
 
-Family "runs". Every lesion run (maximal consecutive positives of a label in a series) and every
-phantom run (which the annotator turned down) has a diagnosability q. Candidates draw q from a
-U-shaped Beta(a, b) and are real with probability q; so the real ones, which the labels give, draw
-theirs from Beta(a + 1, b), and b / a phantoms for each of them draw from Beta(a, b + 1). A phantom
-lies where a real run could: at the height and with the length of one, in a series with the same
-company. All that a picture shows of a run is q: no context can tell a real from a phantom run of
-one q, and that part of the loss stays.
+Prints the losses of the baselines on them.
 
-Family "noise". No runs: the blurred label, dimmed or feigned by smooth random functions of z, and
-slice noise. Nothing is a chain.
+Family "runs". A lesion run is a maximal row of consecutive positives of a label in a series. A
+phantom run is a finding that the annotator rejected. Every run has a diagnosability q. Candidates
+draw q from a U-shaped Beta(a, b) and are real with probability q. The labels give the real ones, so
+these draw q from Beta(a + 1, b), and b / a phantoms for each of them draw q from Beta(a, b + 1). A
+phantom lies where a real run could lie: at the height and with the length of one, in a series with
+the same other labels. An image shows nothing of a run but q: no context separates a real run from a
+phantom run of the same q, and that part of the loss stays.
+
+Family "noise". No runs: the blurred label, weakened or imitated by smooth random functions of z,
+and slice noise. Nothing is a Markov chain.
 """
 
-import argparse
-import os
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,17 +24,15 @@ import pandas as pd
 from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import beta
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import stack_baselines as baselines  # noqa: E402
-from benchmarks.simulated_head import fit_head  # noqa: E402
-from ct.labels import LABELS  # noqa: E402
-from ct.metrics import auc, log_loss, weighted_log_loss  # noqa: E402
-from ct.patient_folds import assign_folds  # noqa: E402
-from ct.seeds import derive_seed  # noqa: E402
-from ct.slices import COLUMNS, ORIENTATION, POSITION, order_slices  # noqa: E402
-from features.neighbours import shift  # noqa: E402
+from benchmarks.command_line import REAL_DATA, flag_parser
+from benchmarks.stacking import stack_baselines as baselines
+from benchmarks.stacking.simulated_head import fit_head
+from ct.labels import LABELS
+from ct.metrics import auc, log_loss, weighted_log_loss
+from ct.patient_folds import assign_folds
+from ct.seeds import derive_seed
+from ct.slices import COLUMNS, ORIENTATION, POSITION, order_slices
+from features.neighbours import shift
 
 FOLDS, FOLD_SEED, CNNS = 5, 0, ("cnn_a", "cnn_b", "cnn_c")
 FAMILIES, SEEDS = ("runs", "noise"), (0, 1, 2)
@@ -86,7 +80,7 @@ class Simulated(NamedTuple):
 
 def labelled_studies():
     """Return the path of the real labels and geometry, in $ICH_REAL_DATA or ../shared/data."""
-    folder = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data")
+    folder = REAL_DATA
     return folder / "stage_two/labelled_studies.csv.gz"
 
 
@@ -299,10 +293,7 @@ def paint_runs(slices, runs, strength, rng):
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     seeds = SEEDS[:1] if options.parse_args().quick else SEEDS
     slices = read_studies(labelled_studies())
     methods = (
@@ -341,7 +332,8 @@ def row(family, seed, name, weighted, values, start):
     weighted = "" if weighted is None else f"{weighted:.5f}"
     numbers = "  ".join(f"{value:12.4f}" for value in values)
     print(
-        f"{family:6} {seed:4}  {name:16} {weighted:>8}  {numbers}  {time.perf_counter() - start:7.1f}",
+        f"{family:6} {seed:4}  {name:16} {weighted:>8}  {numbers}  "
+        f"{time.perf_counter() - start:7.1f}",
         flush=True,
     )
 

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from byte_damage import damaged, damaged_text, damaged_values, nasty
 from yaml import safe_dump, safe_load
 
+from benchmarks.fuzzing.byte_damage import damaged, damaged_text, damaged_values, nasty
 from ct.errors import InputError
 from pipeline.recipe import RECIPES, load_recipe, save_recipe
 from stage1_cnn.search_space import searched

@@ -10,15 +10,15 @@ pixels, measures, resampling.
 import io
 import os
 import struct
-import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
-from dicom_mutations import spoiled
 from pydicom import uid
+from tiny_dicom import make_dataset
 
+from benchmarks.fuzzing.dicom_mutations import spoiled
 from ct.dicom.acquisition import read_acquisition
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import read_headers
@@ -28,9 +28,6 @@ from ct.pixel_cache.slice_measures import measure
 from ct.slices import ORIENTATION, POSITION, order_slices
 from ct.sources.folder import Folder
 from ct.sources.source import Unreadable
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from tiny_dicom import make_dataset  # noqa: E402
 
 SIDE, KEY = 64, b"key"
 

@@ -1,17 +1,13 @@
-"""Runs the command line and sends it a signal at one of its renames: what is done so far has its
-name, or not yet.
+"""Run the command line and send it a signal before or after one of its renames.
 
-    python benchmarks/fault_child.py NUMBER SIGNAL before|after VERB --flag=value ...
+    python -m benchmarks.fault_injection.signal_at_rename NUMBER SIGNAL before|after VERB --flag=...
 
-NUMBER: of the rename, from 1; the process's own renames count, not those of its workers.
+NUMBER: of the rename, from 1; only renames of the process itself count, not those of its workers.
 """
 
 import os
 import signal
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def signal_at(number, name, moment):

@@ -1,7 +1,7 @@
 """Times the boosters of stage two, as it fits them, beside plain LightGBM calls, and compares their
 losses.
 
-    python benchmarks/boosting.py [--quick] [--rows=N] [--fits=N]
+    python -m benchmarks.stacking.boosting [--quick] [--rows=N] [--fits=N]
 
 Six labels x 5 folds, a booster each: 300 features, 200 rounds, 63 leaves, a third of the features a
 tree, 2 threads. Ours bins the matrix once, takes of it the rows of each booster, and fits two
@@ -17,24 +17,20 @@ loss counts as the same up to a thousandth of it: the edges of ours' bins come f
 plain's from those of its fold.
 """
 
-import argparse
 import functools
 import os
 import sys
 import time
-from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
 from scipy.special import expit
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ct.labels import LABELS, WEIGHTS  # noqa: E402
-from ct.metrics import log_loss  # noqa: E402
-from ct.system.engine import cores, run_threads  # noqa: E402
-from stage2_stack.boost import Bins, boosted_logit, fit_booster  # noqa: E402
+from benchmarks.command_line import flag_parser
+from ct.labels import LABELS, WEIGHTS
+from ct.metrics import log_loss
+from ct.system.engine import cores, run_threads
+from stage2_stack.boost import Bins, boosted_logit, fit_booster
 
 ROWS, FEATURES, ROUNDS, FOLDS, ALL = 752_803, 300, 200, 5, 30
 THREADS = int(os.environ.get("ICH_BENCH_THREADS", "2"))  # fewer on a box that others use
@@ -51,24 +47,24 @@ BAR = 0.6
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument("--rows", type=int)
     options.add_argument("--fits", type=int, default=10, choices=(10, 20, ALL))
     options = options.parse_args()
     rows = options.rows or (ROWS // 32 if options.quick else ROWS)
     print(
-        f"{cores()} cores; {rows:,} rows, {FEATURES} features, {ROUNDS} rounds; seconds of two boosters:"
+        f"{cores()} cores; {rows:,} rows, {FEATURES} features, {ROUNDS} rounds; seconds of two "
+        "boosters:"
     )
     seconds, losses = measure(*made_up(rows), options.fits // FOLDS)
     print(
-        f"\n{'six labels x 5 folds':24}binning  rows taken  boosting  total, s   loss of {options.fits} models"
+        f"\n{'six labels x 5 folds':24}binning  rows taken  boosting  total, s   loss of "
+        f"{options.fits} models"
     )
     for way, (once, each, boosting) in seconds.items():
         print(
-            f"{way:22}{once:9.1f}{each:12.1f}{boosting:10.1f}{once + each + boosting:10.1f}   {losses[way]:.6f}"
+            f"{way:22}{once:9.1f}{each:12.1f}{boosting:10.1f}{once + each + boosting:10.1f}   "
+            f"{losses[way]:.6f}"
         )
     missed = []
     for way in list(WAYS)[1:]:

@@ -1,50 +1,47 @@
-"""What stage two gains on three simulated CNNs over real labels and geometry, beside what public
-solvers' stackers did.
+"""Gain of stage two, and of public solvers' stackers, on simulated CNNs over real labels.
 
-    python benchmarks/stack_gain.py [--quick] [--trials=N]      --quick: 400 of the studies, seed 0;
-    five minutes at most
+    python -m benchmarks.stacking.stack_gain [--quick] [--trials=N]
 
-Contenders, all calibrated on the other folds:
-    raw        mean of the CNNs' logits smoothed   its Gaussian means, of public solvers' widths
-    plain      a LightGBM a label on the mean logits of all labels of the slice and of nine
-    neighbours each way ours       recipe stack_only: its features, its components, its blend
+--quick: 400 of the studies, seed 0; five minutes at most. The contenders, all calibrated on the
+other folds:
 
-Plain and ours share the machinery: boosters begin at the calibrated mean (which helps plain),
+    raw        mean of the CNNs' logits
+    smoothed   its Gaussian means, of public solvers' widths
+    plain      one LightGBM per label on the mean logits of all labels of nine slices each way
+    ours       recipe stack_only: its features, its components, its blend
+
+Plain and ours share the same code: boosters start at the calibrated mean (which helps plain),
 rounds are chosen on nested predictions, seeds, trials and their space are the same. With one trial,
-the default, that is trial 0 of both: the fair guess of stage2_stack/search_space.py. More trials
+the default, that is trial 0 of both: the first guess of stage2_stack/search_space.py. More trials
 are tuned inside each outer fold, as the stage `tune` does it.
 
-Two families of simulated CNNs, three seeds; a gain is the mean over seeds of each slice's, its
-interval is over patients. On seed 0 it is shown, too, what plain keeps of its gain when it sees no
-neighbours, and when slices are permuted.
+Two families of simulated CNNs, three seeds. A gain is the mean over seeds of each slice's gain; its
+interval is over patients. Seed 0 also shows how much of its gain plain keeps without neighbours,
+and with the slices permuted.
 """
 
-import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import optuna
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import simulated_cnns as sim  # noqa: E402
-from benchmarks import stack_baselines as baselines  # noqa: E402
-from ct.ensemble import mean_logits  # noqa: E402
-from ct.labels import LABELS, WEIGHTS  # noqa: E402
-from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
-from ct.seeds import derive_seed  # noqa: E402
-from ct.system.engine import cores, run_jobs  # noqa: E402
-from features.build import build_features  # noqa: E402
-from features.markov import cross_fit_chains  # noqa: E402
-from features.neighbours import neighbour_features  # noqa: E402
-from pipeline.recipe import find_recipe, load_recipe  # noqa: E402
-from stage2_stack.boost import Bins  # noqa: E402
-from stage2_stack.search_space import FIRST, space_of  # noqa: E402
-from stage2_stack.stacker import Rows, fit_stack  # noqa: E402
-from stage2_stack.tuning import InnerFolds, best_config, run_trials  # noqa: E402
+from benchmarks.command_line import flag_parser
+from benchmarks.stacking import simulated_cnns as sim
+from benchmarks.stacking import stack_baselines as baselines
+from ct.ensemble import mean_logits
+from ct.labels import LABELS, WEIGHTS
+from ct.metrics import log_loss, patient_bootstrap
+from ct.seeds import derive_seed
+from ct.system.engine import cores, run_jobs
+from features.build import build_features
+from features.markov import cross_fit_chains
+from features.neighbours import neighbour_features
+from pipeline.recipe import find_recipe, load_recipe
+from stage2_stack.boost import Bins
+from stage2_stack.search_space import FIRST, space_of
+from stage2_stack.stacker import Rows, fit_stack
+from stage2_stack.tuning import InnerFolds, best_config, run_trials
 
 CONTENDERS = ("raw", "smoothed", "plain", "ours")
 CONTROLS = ("no neighbours", "permuted in studies", "permuted in folds")
@@ -151,10 +148,7 @@ METHODS = {
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument("--trials", type=int, default=1)
     options = options.parse_args()
     studies, seeds = (QUICK_STUDIES, sim.SEEDS[:1]) if options.quick else (None, sim.SEEDS)
@@ -166,7 +160,8 @@ def main():
         for name in (*reversed(CONTENDERS), *(CONTROLS if seed == 0 else ()))
     ]
     print(
-        f"{cores()} cores, one job each; {options.trials} trial{'s' * (options.trials > 1)} a label and fold"
+        f"{cores()} cores, one job each; {options.trials} trial{'s' * (options.trials > 1)} a "
+        "label and fold"
     )
     print(
         f"{'family':6} seed  {'contender':19}  "
@@ -200,7 +195,8 @@ def judge(found, family, seeds, patients):
         name: np.mean([found[name, family, seed] for seed in seeds], axis=0) for name in CONTENDERS
     }
     print(
-        f"\nfamily {family}: gain over raw in 1e-5, mean of {len(seeds)} seeds, with the 95 % interval over patients"
+        f"\nfamily {family}: gain over raw in 1e-5, mean of {len(seeds)} seeds, with the 95 % "
+        "interval over patients"
     )
     raw = mean.pop("raw")
     gains = {name: gain_of(raw - losses, patients) for name, losses in mean.items()}
@@ -226,7 +222,8 @@ def judge(found, family, seeds, patients):
     print(f"ours gains {times:.2f} times what plain gains (bar {TIMES_PLAIN})")
     if times < TIMES_PLAIN or gains["ours less plain"]["weighted"][1] <= 0:
         missed.append(
-            f"{family}: ours gains {times:.2f} times what plain gains, the bar is {TIMES_PLAIN}, beyond doubt"
+            f"{family}: ours gains {times:.2f} times what plain gains, the bar is {TIMES_PLAIN}, "
+            "beyond doubt"
         )
     for name in CONTROLS:
         base = found["raw", family, 0][:, 0].mean()

@@ -2,7 +2,7 @@
 table, with an estimate for 752,803 train and 121,232 test slices: a straight line through two
 sizes.
 
-    python benchmarks/stack_memory.py [--quick]      --quick: a third of the slices
+    python -m benchmarks.stacking.stack_memory [--quick]      --quick: a third of the slices
 
 The features are noise about the labels, under the names that the recipe gives them. Each
 measurement is a process of its own; its peak is that of the memory that is its own (RssAnon): the
@@ -24,21 +24,19 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ct.labels import LABELS  # noqa: E402
-from features.build import feature_names  # noqa: E402
-from features.columns import SCOPES, scope_columns  # noqa: E402
-from pipeline.recipe import find_recipe, load_recipe  # noqa: E402
-from stage2_stack import boost  # noqa: E402
+from benchmarks.command_line import flag_parser, module_command
+from ct.labels import LABELS
+from features.build import feature_names
+from features.columns import SCOPES, scope_columns
+from pipeline.recipe import find_recipe, load_recipe
+from stage2_stack import boost
 from stage2_stack import nested_cv as nested
-from stage2_stack import tuning as search  # noqa: E402
-from stage2_stack.boost import Bins  # noqa: E402
-from stage2_stack.config import StackConfig  # noqa: E402
-from stage2_stack.search_space import FIRST  # noqa: E402
-from stage2_stack.stacker import Rows, fit_stack  # noqa: E402
-from stage2_stack.tuning import InnerFolds  # noqa: E402
+from stage2_stack import tuning as search
+from stage2_stack.boost import Bins
+from stage2_stack.config import StackConfig
+from stage2_stack.search_space import FIRST
+from stage2_stack.stacker import Rows, fit_stack
+from stage2_stack.tuning import InnerFolds
 
 SIZES = 12_000, 24_000  # train slices; a sixth as many test slices, as in the competition
 GOLD, SAMPLE = 752_803, 200_000  # rows that bins are drawn from at most
@@ -53,10 +51,7 @@ STEP = 0.005  # seconds between two looks
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.add_argument(
         "--measure", nargs=3, help=argparse.SUPPRESS, metavar=("WHAT", "FOLDER", "AT_ONCE")
     )
@@ -66,14 +61,16 @@ def main():
     sizes = [size // 3 for size in SIZES] if options.quick else SIZES
     names = gold_names()
     print(
-        f"{len(names)} columns          {sizes[0]:,} slices  {sizes[1]:,} slices   {GOLD:,} slices   seconds"
+        f"{len(names)} columns          {sizes[0]:,} slices  {sizes[1]:,} slices   {GOLD:,} "
+        "slices   seconds"
     )
     for title, what, at_once, target in MEASURED:
         start, peaks = time.perf_counter(), [peak_of(what, rows, names, at_once) for rows in sizes]
         slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
         print(
             f"{title:22} {peaks[0] / 1e6:10.0f} MB {peaks[1] / 1e6:11.0f} MB "
-            f"{(peaks[1] + slope * (target - sizes[1])) / 1e9:12.1f} GB {time.perf_counter() - start:9.0f}"
+            f"{(peaks[1] + slope * (target - sizes[1])) / 1e9:12.1f} GB "
+            f"{time.perf_counter() - start:9.0f}"
         )
     return 0
 
@@ -88,7 +85,7 @@ def peak_of(what, rows, names, at_once):
     """Return the peak memory in bytes of one measurement, in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="ich-stack-memory-") as folder:
         make_features(Path(folder), rows, names)
-        words = [sys.executable, __file__, "--measure", what, folder, str(at_once)]
+        words = module_command(__spec__.name, "--measure", what, folder, str(at_once))
         return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,7 +1,7 @@
 """Whether stage two gains on labels that the CNNs know nothing of, and by what: the height of a
 slice, or a leak.
 
-    python benchmarks/swapped_labels.py [--studies=N] [--seed=N]
+    python -m benchmarks.stacking.swapped_labels [--studies=N] [--seed=N]
 
 The labels of real studies are swapped in blocks between studies: each series is cut into BLOCKS
 blocks of equal height, and each block takes the labels that another study has at the same relative
@@ -22,23 +22,19 @@ settings of trial 0. In the last two nothing is left to know: a gain beyond doub
 and so would one of "all" that "geometry alone" has not.
 """
 
-import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import simulated_cnns as sim  # noqa: E402
-from benchmarks.stack_gain import SEED, some_studies, stack_only  # noqa: E402
-from ct.labels import LABELS  # noqa: E402
-from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
-from features.build import build_features  # noqa: E402
-from stage2_stack.search_space import FIRST  # noqa: E402
-from stage2_stack.stacker import Rows, fit_stack  # noqa: E402
+from benchmarks.command_line import flag_parser
+from benchmarks.stacking import simulated_cnns as sim
+from benchmarks.stacking.stack_gain import SEED, some_studies, stack_only
+from ct.labels import LABELS
+from ct.metrics import log_loss, patient_bootstrap
+from features.build import build_features
+from stage2_stack.search_space import FIRST
+from stage2_stack.stacker import Rows, fit_stack
 
 BLOCKS = 4
 NO_GEOMETRY = {"geometry": False, "place": False}
@@ -117,9 +113,7 @@ def contend(simulated, name):
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = flag_parser(__doc__)
     options.add_argument("--studies", type=int, default=300)
     options.add_argument("--seed", type=int, default=0)
     options = options.parse_args()
@@ -132,7 +126,8 @@ def main():
     }
     print(f"{slices['study_id'].nunique()} studies, {len(slices)} slices, seed {options.seed}")
     print(
-        f"{'':18} {'gain on any':>11} {'95 % over patients':>20}  folds that keep the booster  seconds"
+        f"{'':18} {'gain on any':>11} {'95 % over patients':>20}  folds that keep the booster  "
+        "seconds"
     )
     low = {}
     for name in CONTENDERS:
@@ -142,7 +137,8 @@ def main():
         interval = f"[{low[name]:.4f}, {high:.4f}]"
         seconds = time.perf_counter() - start
         print(
-            f"{name:18} {gain.mean():11.4f} {interval:>20}  {f'{kept} of {sim.FOLDS}':27}  {seconds:7.0f}",
+            f"{name:18} {gain.mean():11.4f} {interval:>20}  {f'{kept} of {sim.FOLDS}':27}  "
+            f"{seconds:7.0f}",
             flush=True,
         )
     leak = max(low[name] for name in others) > 0 or low["all"] > 0 >= low["geometry alone"]

@@ -1,6 +1,6 @@
 """Calibration of a real CNN's outputs, half of which are exactly 0, beside the best constant clip.
 
-    python benchmarks/calibration.py [--quick]
+    python -m benchmarks.stacking.calibration [--quick]
 
 Weighted log loss out of fold, five folds. The clips, 1e-6 to 1e-2 in half decades, are chosen on
 the training folds, one for all labels and one a label: the smaller loss of the two is what ours has
@@ -17,40 +17,33 @@ reported, no bar.
 --quick: nothing less, it all ends within a minute.
 """
 
-import argparse
-import os
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.command_line import REAL_DATA, flag_parser
+from ct.ensemble import to_logits
+from ct.labels import LABELS, WEIGHTS
+from ct.metrics import log_loss, patient_bootstrap
+from ct.patient_folds import assign_folds
+from stage2_stack.calibration import cross_fit
 
-from ct.ensemble import to_logits  # noqa: E402
-from ct.labels import LABELS, WEIGHTS  # noqa: E402
-from ct.metrics import log_loss, patient_bootstrap  # noqa: E402
-from ct.patient_folds import assign_folds  # noqa: E402
-from stage2_stack.calibration import cross_fit  # noqa: E402
-
-DATA = Path(os.environ.get("ICH_REAL_DATA") or ROOT.parent / "shared/data") / "stage_two"
+DATA = REAL_DATA / "stage_two"
 CLIP, CLIPS = 1e-5, 10 ** np.arange(-6, -1.9, 0.5)
 FOLDS = 5
 
 
 def main():
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--quick", action="store_true")
+    options = flag_parser(__doc__)
     options.parse_args()
     if not (DATA / "resnet50_holdout.csv.gz").is_file():
         print(
-            f"no figure: {DATA / 'resnet50_holdout.csv.gz'} is not there; ICH_REAL_DATA names the folder of the real data"
+            f"no figure: {DATA / 'resnet50_holdout.csv.gz'} is not there; ICH_REAL_DATA names "
+            "the folder of the real data"
         )
         return 1
     start = time.perf_counter()
@@ -187,7 +180,8 @@ def plain(y, p, fold, terms=lambda logits: logits[:, None]):
             model = LogisticRegression(C=1e6).fit(X[fit], y[fit, j])
             if (model.coef_ < 0).any():
                 raise ValueError(
-                    f"{LABELS[j]}, fold {k}: weights {model.coef_[0]}; calibration would turn opinions around"
+                    f"{LABELS[j]}, fold {k}: weights {model.coef_[0]}; calibration would turn "
+                    "opinions around"
                 )
             found[held_out, j] = model.predict_proba(X[held_out])[:, 1]
     return found

@@ -5,22 +5,18 @@ every file of it read.
 import io
 import os
 import struct
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
-from byte_damage import damaged, nasty
+from tiny_dicom import slice_bytes
 
+from benchmarks.fuzzing.byte_damage import damaged, nasty
 from ct.errors import InputError
 from ct.kaggle_layout import find_competition
 from ct.labels import LABELS, read_labels
 from ct.sources.source import Unreadable
 from ct.sources.zip_archive import open_zip
 from ct.submission import read_sample
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from tiny_dicom import slice_bytes  # noqa: E402
 
 CENTRAL, END = b"PK\x01\x02", b"PK\x05\x06"
 FIELDS = {

@@ -6,23 +6,20 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
-from byte_damage import damaged, damaged_text, damaged_values
+from kept_runs import unpack
 from safetensors.torch import load_file, save
 from yaml import safe_dump, safe_load
 
+from benchmarks.fuzzing.byte_damage import damaged, damaged_text, damaged_values
 from ct.errors import InputError
 from ct.labels import LABELS
 from pipeline.scoring.packed_model import model_of_folder
 from stage1_cnn.model import load_model
 from stage2_stack.apply import apply_stacker
 from stage2_stack.boost import Bins
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from kept_runs import unpack  # noqa: E402
 
 PLATT = {"slope": 1.0, "intercept": 0.0, "prior": -2.0, "floor": None, "step": 0.0}
 BOOSTER = "boosters/lightgbm-any-fold1-seed0.txt"

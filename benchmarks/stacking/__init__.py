@@ -1,0 +1,1 @@
+"""Stage two alone, on simulated CNNs or noise: gain, calibration, speed, memory."""
