@@ -1,498 +1,397 @@
-"""The command line: `python run.py VERB --flag=value`. Builds a checked plan with python-fire, then
-carries it out.
+"""The command line: `python run.py VERB --flag=value`.
+
+python-fire turns the words into a plan of checked options; only then is it carried out.
 """
 
 import contextlib
-import errno
 import inspect
+import io
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # during the imports there is nothing yet to lose, or to print
+    # an interrupt during the imports: there is no work to lose and no traceback worth printing
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import fire  # noqa: E402
 
-from ct.config import nearest  # noqa: E402
 from ct.errors import InputError, shown  # noqa: E402
 from ct.system.interrupts import INTERRUPTED, LINE, Interrupts  # noqa: E402
+from pipeline.command_line.flag_check import QUIET, UsageError, check_words, flags_of  # noqa: E402
+from pipeline.command_line.help_text import overview, verb_help  # noqa: E402
 from pipeline.options import Plan, unpack  # noqa: E402
+
+Value = str | int | bool | None  # of a flag: text as typed, or the default
+LONGEST = 2000  # characters of an error's line
 
 
 class Verbs:
     """From head-CT DICOM slices to six hemorrhage probabilities per slice, in two stages."""
 
-    def demo(self, *, run="runs/demo", studies=None, seed=None):
-        """Make example data and run everything on them: synth, new, all. Repeated, it continues.
+    def demo(self, *, run: Value = "runs/demo", studies: Value = None, seed: Value = None) -> Plan:
+        """Make example data and run every stage on them: synth, new, all. Run again to continue.
 
         Args:
-            run: the run folder; the example data go to the folder of this name with "-data" behind
-                it
-            studies: head-CT studies to make; 60 if not given
-            seed: of the data and of the training; 0 if not given
+            run: the run folder; the example data go to the folder of this name plus "-data"
+            studies: number of head-CT studies to make; 60 if not given
+            seed: random seed of the data and of training; 0 if not given
         """
-        return Plan("demo", _but_self(locals()))
+        return _plan("demo", locals())
 
-    def synth(self, *, out, studies=60, seed=0):
-        """Write an example competition: DICOM files with planted bleeds. Needs --out.
+    def synth(self, *, out: Value, studies: Value = 60, seed: Value = 0) -> Plan:
+        """Write an example competition: DICOM files with simulated bleeds. Needs --out.
 
         Args:
             out: a new folder
-            studies: head-CT studies, about one in six of them for the test set
-            seed: the same seed writes the same bytes
+            studies: number of head-CT studies; about one in six is a test study
+            seed: random seed; the same seed writes the same bytes
         """
-        return Plan("synth", {"out": out, "studies": studies, "seed": seed})
+        return _plan("synth", locals())
 
     def new(
         self,
         *,
-        run,
-        recipe,
-        data=None,
-        slices=None,
-        labels=None,
-        sample=None,
-        train_slices=None,
-        seed=None,
-        allow_unlabelled=None,
-        missing=None,
-    ):
-        """Make a run folder. Needs --recipe and --data or --slices, and, as all that follow, --run.
+        run: Value,
+        recipe: Value,
+        data: Value = None,
+        slices: Value = None,
+        labels: Value = None,
+        sample: Value = None,
+        train_slices: Value = None,
+        seed: Value = None,
+        allow_unlabelled: Value = None,
+        missing: Value = None,
+    ) -> Plan:
+        """Make a run folder. Needs --recipe, --data or --slices, and, like most verbs, --run.
 
         Args:
             run: the folder to make
             recipe: a name from recipes/, or a YAML file
-            data: a folder laid out as Kaggle's: stage_2_train/, stage_2_test/ and the two csv
-                files; or Kaggle's zip, as it is
-            slices: instead of data, for stage two alone: a csv or parquet table of slices, their
-                geometry and labels
-            labels: the label csv, if it is elsewhere
-            sample: the sample submission, if it is elsewhere
-            train_slices: take that many train slices at most, as whole patients; all if not given
-            seed: instead of the recipe's
-            allow_unlabelled: leave train slices without all six labels out of training
-            missing: sample rows without a file: "refuse", or "prior" for the training prior
+            data: a folder in Kaggle's layout (stage_2_train/, stage_2_test/ and the two csv files),
+                or Kaggle's zip archive, not unpacked
+            slices: for stage two alone, instead of --data: a csv or parquet table of slices with
+                their geometry and labels
+            labels: the label csv, if it is not in --data
+            sample: the sample submission, if it is not in --data
+            train_slices: use at most this number of train slices, as whole patients; all if not
+                given
+            seed: random seed, instead of the recipe's
+            allow_unlabelled: do not train on train slices without all six labels, instead of
+                stopping
+            missing: for sample rows without a file: "refuse", or "prior" for the training prior
         """
-        return Plan("new", _but_self(locals()))
+        return _plan("new", locals())
 
     def ingest(
-        self, *, run, allow_unlabelled=None, missing=None, workers=None, quarantine_unreadable=False
-    ):
-        """Read headers and pixels into the slice table and the pixel cache.
+        self,
+        *,
+        run: Value,
+        allow_unlabelled: Value = None,
+        missing: Value = None,
+        workers: Value = None,
+        quarantine_unreadable: Value = False,
+    ) -> Plan:
+        """Read DICOM headers and pixels into the slice table and the pixel cache.
 
         Args:
             run: the run folder
-            allow_unlabelled: leave train slices without all six labels out of training (kept in the
-                run's recipe)
-            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept
-                in the run's recipe)
-            workers: processes; the number of cores if not given
-            quarantine_unreadable: put files that the system cannot read, while it reads others,
-                into quarantine
+            allow_unlabelled: do not train on train slices without all six labels, instead of
+                stopping (saved in the run's recipe)
+            missing: for sample rows without a file: "refuse", or "prior" for the training prior
+                (saved in the run's recipe)
+            workers: number of processes; the number of cores if not given
+            quarantine_unreadable: quarantine files that the system cannot read while it reads
+                others, instead of stopping
         """
-        return Plan("ingest", _but_self(locals()))
+        return _plan("ingest", locals())
 
-    def folds(self, *, run):
+    def folds(self, *, run: Value) -> Plan:
         """Assign patient-grouped, label-balanced folds."""
-        return Plan("folds", {"run": run})
+        return _plan("folds", locals())
 
-    def train(self, *, run):
-        """Train each CNN on each fold; what is done is kept."""
-        return Plan("train", {"run": run})
+    def train(self, *, run: Value) -> Plan:
+        """Train each CNN on each fold; finished folds are kept."""
+        return _plan("train", locals())
 
-    def predict(self, *, run):
-        """Show the test slices to the CNNs of each fold."""
-        return Plan("predict", {"run": run})
+    def predict(self, *, run: Value) -> Plan:
+        """Predict the test slices with the CNNs of each fold."""
+        return _plan("predict", locals())
 
-    def import_predictions(self, *, run, name, oof=None, test=None, trust_oof=False, remove=False):
-        """Take in the predictions of a model that was trained elsewhere.
+    def import_predictions(
+        self,
+        *,
+        run: Value,
+        name: Value,
+        oof: Value = None,
+        test: Value = None,
+        trust_oof: Value = False,
+        remove: Value = False,
+    ) -> Plan:
+        """Import the predictions of a model that was trained elsewhere.
 
         Args:
             run: the run folder
-            name: what to call the model; the same name again replaces it
-            oof: csv or parquet, its out-of-fold predictions: slice id and six labels, or ID,Label;
-                with `fold` if at hand
-            test: likewise its predictions on the test slices; with `fold`, one row a slice and fold
-            trust_oof: take predictions that look as if the model had been trained on those very
-                slices
-            remove: take the model out of the run again
+            name: the model's name in this run; the same name again replaces the earlier import
+            oof: csv or parquet of its out-of-fold predictions: slice id and six labels, or
+                ID,Label; with a column `fold` if there is one
+            test: its predictions of the test slices, in the same form; with a column `fold`, one
+                row per slice and fold
+            trust_oof: import predictions that look as if the model was trained on these slices
+            remove: remove the model from the run
         """
-        return Plan("import-predictions", _but_self(locals()))
+        return _plan("import-predictions", locals())
 
-    def features(self, *, run):
+    def features(self, *, run: Value) -> Plan:
         """Build neighbour, study and geometry features, and list them."""
-        return Plan("features", {"run": run})
+        return _plan("features", locals())
 
-    def tune(self, *, run, trials=None, timeout=None, workers=None):
-        """Search LightGBM's settings with optuna; continues where it stopped.
-
-        Args:
-            run: the run folder
-            trials: of each search (kept in the run's recipe)
-            timeout: seconds, shared by the searches, after which no further trial begins
-            workers: processes; the number of cores if not given
-        """
-        return Plan("tune", _but_self(locals()))
-
-    def search(self, *, run, stage="one", model=None, fold=None, trials=None, timeout=None):
-        """Search a CNN's settings with optuna; changes nothing, continues where it stopped.
+    def tune(
+        self, *, run: Value, trials: Value = None, timeout: Value = None, workers: Value = None
+    ) -> Plan:
+        """Search LightGBM's settings with optuna. Run again to continue.
 
         Args:
             run: the run folder
-            stage: "one" for a CNN's settings within the recipe's search.space; "two" does what tune
-                does
-            model: the CNN's name; not needed where the recipe has one
-            fold: whose patients are left out of the search; 0 if not given
-            trials: in all, with those of earlier calls; 20 if not given (stage two: of each search,
-                kept in the run's recipe)
-            timeout: seconds after which no further trial begins
+            trials: number of trials per search (saved in the run's recipe)
+            timeout: seconds for all searches together; after that no trial starts
+            workers: number of processes; the number of cores if not given
         """
-        return Plan("search", _but_self(locals()))
+        return _plan("tune", locals())
 
-    def stack(self, *, run):
+    def search(
+        self,
+        *,
+        run: Value,
+        stage: Value = "one",
+        model: Value = None,
+        fold: Value = None,
+        trials: Value = None,
+        timeout: Value = None,
+    ) -> Plan:
+        """Search a CNN's settings with optuna; the recipe stays as it is. Run again to continue.
+
+        Args:
+            run: the run folder
+            stage: "one" for a CNN's settings within the recipe's search.space; "two" is the same as
+                the verb tune
+            model: the CNN's name; not needed if the recipe has only one
+            fold: the fold whose patients are left out of the search; 0 if not given
+            trials: number of trials, those of earlier calls included; 20 if not given (stage two:
+                per search, saved in the run's recipe)
+            timeout: seconds after which no trial starts
+        """
+        return _plan("search", locals())
+
+    def stack(self, *, run: Value) -> Plan:
         """Fit the stackers and score both stages out of fold."""
-        return Plan("stack", {"run": run})
+        return _plan("stack", locals())
 
-    def submit(self, *, run, stage="two", missing=None):
+    def submit(self, *, run: Value, stage: Value = "two", missing: Value = None) -> Plan:
         """Write and check the Kaggle submission.
 
         Args:
             run: the run folder
             stage: "two", or "one" for the calibrated mean of the CNNs
-            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept
-                in the run's recipe)
+            missing: for sample rows without a file: "refuse", or "prior" for the training prior
+                (saved in the run's recipe)
         """
-        return Plan("submit", _but_self(locals()))
+        return _plan("submit", locals())
 
-    def report(self, *, run, study=None):
+    def report(self, *, run: Value, study: Value = None) -> Plan:
         """Write report.html.
 
         Args:
             run: the run folder
-            study: instead of it, the page of this one study: studies/<study>.html in the run folder
+            study: write the page of this study instead: studies/<study>.html in the run folder
         """
-        return Plan("report", _but_self(locals()))
+        return _plan("report", locals())
 
-    def explain(self, *, run, studies=None, model=None):
-        """Show where the CNNs look, by Grad-CAM, for the report's study browser.
+    def explain(self, *, run: Value, studies: Value = None, model: Value = None) -> Plan:
+        """Compute Grad-CAM maps of the CNNs for the report's study browser.
 
         Args:
             run: the run folder
-            studies: study ids with commas between them; those that the report shows if not given
-            model: the CNN's name; every one if not given
+            studies: study ids, separated by commas; the report's studies if not given
+            model: the CNN's name; every CNN if not given
         """
-        return Plan("explain", _but_self(locals()))
+        return _plan("explain", locals())
 
     def all(
         self,
         *,
-        run,
-        allow_unlabelled=None,
-        trials=None,
-        missing=None,
-        workers=None,
-        quarantine_unreadable=False,
-    ):
-        """Bring whatever is stale up to date, in order.
+        run: Value,
+        allow_unlabelled: Value = None,
+        trials: Value = None,
+        missing: Value = None,
+        workers: Value = None,
+        quarantine_unreadable: Value = False,
+    ) -> Plan:
+        """Run every stage that is stale or missing, in order.
 
         Args:
             run: the run folder
-            allow_unlabelled: leave train slices without all six labels out of training (kept in the
-                run's recipe)
-            trials: of each search of tune (kept in the run's recipe)
-            missing: sample rows without a file: "refuse", or "prior" for the training prior (kept
-                in the run's recipe)
-            workers: processes; the number of cores if not given
-            quarantine_unreadable: put files that the system cannot read, while it reads others,
-                into quarantine
+            allow_unlabelled: do not train on train slices without all six labels, instead of
+                stopping (saved in the run's recipe)
+            trials: number of trials per search of tune (saved in the run's recipe)
+            missing: for sample rows without a file: "refuse", or "prior" for the training prior
+                (saved in the run's recipe)
+            workers: number of processes; the number of cores if not given
+            quarantine_unreadable: quarantine files that the system cannot read while it reads
+                others, instead of stopping
         """
-        return Plan("all", _but_self(locals()))
+        return _plan("all", locals())
 
-    def export_model(self, *, run, to):
-        """Pack what `score` needs of a finished run in one folder, with a card.
+    def export_model(self, *, run: Value, to: Value) -> Plan:
+        """Pack what `score` needs of a finished run into one folder, with a model card.
 
         Args:
             run: the run folder
-            to: a new folder, for weights, boosters, calibrations and the card; no pixels, labels,
-                identifiers
+            to: a new folder for weights, boosters, calibration and the card; it holds no pixels,
+                labels or identifiers
         """
-        return Plan("export-model", _but_self(locals()))
+        return _plan("export-model", locals())
 
     def score(
         self,
         *,
-        data,
-        to,
-        run=None,
-        model=None,
-        device="auto",
-        workers=None,
-        anyway=False,
-        quarantine_unreadable=False,
-    ):
-        """Score studies of your own: a folder or zip of DICOM files. Needs --run or --model.
+        data: Value,
+        to: Value,
+        run: Value = None,
+        model: Value = None,
+        device: Value = "auto",
+        workers: Value = None,
+        anyway: Value = False,
+        quarantine_unreadable: Value = False,
+    ) -> Plan:
+        """Predict your own studies: a folder or zip of DICOM files. Needs --run or --model.
 
         Args:
-            data: a folder or zip archive; every DICOM file in it, of one or many studies
-            to: a new folder, for probabilities (csv, parquet), a page, and what was refused and why
-            run: a finished run, whose models are asked
-            model: instead of a run, a folder that export-model made
-            device: "cpu", "cuda", or "auto", the GPU where there is one
-            workers: processes that decode; the number of cores if not given
-            anyway: score what would be refused, too (no CT, no head, ...)
-            quarantine_unreadable: put files that the system cannot read, while it reads others,
-                into quarantine
+            data: a folder or zip archive with the DICOM files of one or more studies
+            to: a new folder for probabilities (csv, parquet), a page, and the list of refused files
+            run: a finished run whose models predict
+            model: a folder that export-model wrote, instead of --run
+            device: "cpu", "cuda", or "auto" for the GPU if there is one
+            workers: number of processes that decode; the number of cores if not given
+            anyway: also predict what is refused otherwise (not CT, not a head, ...)
+            quarantine_unreadable: quarantine files that the system cannot read while it reads
+                others, instead of stopping
         """
-        return Plan("score", _but_self(locals()))
+        return _plan("score", locals())
 
-    def status(self, *, run, json=False, verify=False):
-        """Show what is fresh, stale or missing, and why.
+    def status(self, *, run: Value, json: Value = False, verify: Value = False) -> Plan:
+        """Show which stages are fresh, stale or missing, and why.
 
         Args:
             run: the run folder
-            json: print it for scripts, with the scores there are, as one JSON object
-            verify: read every file whole, name all that are damaged, and end with status 1 where
-                there are any
+            json: print one JSON object for scripts, with the scores
+            verify: read every file, list the damaged ones, and exit with status 1 if there are any
         """
-        return Plan("status", {"run": run, "as_json": json, "verify": verify})
+        return _plan("status", {"run": run, "as_json": json, "verify": verify})
 
-    def completion(self):
-        """Print what lets bash complete its words: eval "$(ich-stack completion)"."""
-        return Plan("completion", {})
+    def completion(self) -> Plan:
+        """Print a script that completes verbs and flags in bash: eval "$(ich-stack completion)"."""
+        return _plan("completion", {})
 
 
-LONGEST = 2000  # characters of an error's line
-QUIET = "--quiet"  # with any verb: nothing but errors is printed, and what `status --json` tells
-SWITCHES = (
-    "--allow-unlabelled",
-    "--anyway",
-    "--json",
-    "--quarantine-unreadable",
-    "--remove",
-    "--trust-oof",
-    "--verify",
-    QUIET,
-)  # flags that stand without a value
-REMEDIES = {  # errors of the system -> what to do about them
-    errno.EACCES: "you may not; give another path, or yourself the right to it",
-    errno.EPERM: "you may not; give another path, or yourself the right to it",
-    errno.EROFS: "give another path",
-    errno.EEXIST: "that is a file, where a folder is needed; give another path",
-    errno.ENOTDIR: "a part of it is a file, where a folder is needed; give another path",
-    errno.EISDIR: "that is a folder, where a file is needed; move it away, or give the path of a file",
-    errno.ENAMETOOLONG: "give a shorter path",
-    errno.ELOOP: "links there lead round in a circle; give another path",
-    errno.ENOENT: "it was moved away meanwhile, or cannot be made there; look at the path",
-    errno.ENOSPC: "make room; the same command continues, what is finished is kept",
-    errno.EDQUOT: "make room; the same command continues, what is finished is kept",
-    errno.EFBIG: "raise the limit (`ulimit -f`); the same command continues, what is finished is kept",
-    errno.EIO: "look at the disk; the same command continues, what is finished is kept",
-    errno.ESTALE: "mount it again; the same command continues, what is finished is kept",
-    errno.ENOMEM: "close other programs, or take fewer processes (--workers=1); what is finished is kept",
-    errno.EMFILE: "raise the limit (ulimit -n 1024), or take fewer processes (--workers=1); what is finished is kept",
-    errno.ENFILE: "close other programs; the same command continues, what is finished is kept",
-}
 VERBS = {
     name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)
 }
 for _verb in VERBS.values():
-    # pydantic reads the values: fire would make --run=1e3 a number
+    # values stay text for pydantic to read: fire alone makes a number of --run=1e3
     fire.decorators.SetParseFn(str)(_verb)
 
 
-def main(argv=None):
-    """Run the command line. Returns the exit status: 0, 1 for wrong input, 2 for a wrong word, 130
-    when interrupted.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    0: done; 1: wrong input; 2: unknown verb or flag; 130: interrupted.
     """
     with Interrupts() as interrupts:
         try:
-            status = _run(argv)
+            status = _run(list(sys.argv[1:] if argv is None else argv))
         except KeyboardInterrupt:
             status = INTERRUPTED
         except Exception:
             if not interrupts.seen:
                 raise
-            status = INTERRUPTED  # a library's error in the place of the interrupt that it met
+            status = INTERRUPTED  # a library turned the interrupt into an error of its own
     return _fail(LINE, status) if status == INTERRUPTED else status
 
 
-def _run(argv):
-    """Run the command line, but for interrupts. Returns the exit status."""
-    # cuBLAS reads it once, when any verb first multiplies
+def _run(argv: list[str]) -> int:
+    """Run the command line and return the exit status; errors of input and system become one."""
+    # cuBLAS reads it once, before the first multiplication of the process
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if len(argv) > 1 and argv[0] in ("help", "--help", "-h"):
-        argv = [argv[1], "--help"]
-    # fire takes both spellings
-    argv[:1] = [verb if verb.startswith("-") else verb.replace("_", "-") for verb in argv[:1]]
-    with contextlib.suppress(AttributeError):
-        # in a log file its lines stand in order among those of the bars; a letter that a terminal
-        # lacks is written as \\u00fc
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # in a log file lines and progress stand in order; a letter that a terminal cannot show is
+        # written as \\u00fc
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        if not argv or argv[0] in ("help", "--help", "-h"):
-            print(overview())
-            return 0
-        if check_words(argv) == "help":
-            print(verb_help(argv[0]))
-            return 0
-        words = [word for word in argv if word != QUIET]
-        verb, options = unpack(
-            fire.Fire(Verbs(), command=words, name="run.py", serialize=lambda plan: None)
-        )
-        if verb == "completion":
-            from pipeline.commands.completion import completion
-
-            print(completion({verb: [*flags_of(verb), QUIET, "--help"] for verb in VERBS}))
-            return 0
-        from pipeline.commands.dispatch import execute
-
-        with (
-            silence()
-            if QUIET in argv and not getattr(options, "as_json", False)
-            else contextlib.nullcontext()
-        ):
-            execute(verb, options)
+        _execute(argv)
     except UsageError as error:
         return _fail(error, 2)
     except InputError as error:
         return _fail(error, 1)
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stdout = None
+    except BrokenPipeError:  # `| head` has closed the pipe
+        sys.stdout = None  # else Python flushes it at exit, and fails
         return 1
-    except OSError as error:
-        from pipeline.command_line.error_messages import shown_error
+    except (OSError, MemoryError) as error:
+        from pipeline.command_line.error_messages import system_error
 
-        remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
-        return _fail(f"{shown_error(error, argv)}{remedy}", 1)
-    except MemoryError:
-        return _fail(f"out of memory; {REMEDIES[errno.ENOMEM]}", 1)
+        return _fail(system_error(error, argv), 1)
     return 0
 
 
-class UsageError(InputError):
-    """A verb or flag that there is not."""
-
-
-def check_words(argv):
-    """Raise UsageError for a verb or flag that there is not, with the nearest one that there is:
-    fire would run first.
-
-    Returns "help" where the words ask for it.
-    """
+def _execute(argv: list[str]) -> None:
+    """Print help, or carry out the plan of the words."""
+    if len(argv) > 1 and argv[0] in ("help", "--help", "-h"):
+        argv = [argv[1], "--help"]
+    if not argv or argv[0] in ("help", "--help", "-h"):
+        print(overview(Verbs, VERBS))
+        return
     verb, *words = argv
-    if verb.startswith("-"):
-        raise UsageError(
-            f"unexpected {verb!r}; the verb comes first: python run.py VERB --flag=value"
-        )
-    if verb not in VERBS:
-        raise UsageError(f"no verb {verb!r}{nearest(verb, VERBS)}")
-    parameters = inspect.signature(VERBS[verb]).parameters
-    flags = [QUIET, *flags_of(verb)]
-    given, value_may_follow = {}, False  # given: flag -> whether it has its value
-    for word in words:
-        if word in ("--help", "-h"):
-            return "help"
-        if word.startswith("--"):
-            flag, equals, _ = word.replace("_", "-", word.partition("=")[0].count("_")).partition(
-                "="
-            )
-            if flag not in flags:
-                raise UsageError(f"{verb}: no flag {flag}{nearest(flag, flags)}")
-            if flag in given:
-                raise UsageError(f"{verb}: {flag} is given twice")
-            given[flag] = bool(equals) or flag in SWITCHES
-            value_may_follow = not equals and flag != QUIET
-            if flag == QUIET and equals:
-                raise UsageError(f"{QUIET} takes no value")
-        elif value_may_follow and not word.startswith("-"):
-            value_may_follow, given[flag] = False, True
-        else:
-            raise UsageError(
-                f"{verb}: unexpected {word!r}; flags are written --name=value and are {', '.join(flags)}"
-            )
-    if bare := [flag for flag, complete in given.items() if not complete]:
-        raise UsageError(f"{verb}: {bare[0]} needs a value, written {bare[0]}=VALUE")
-    needed = [
-        f"--{name}" for name, p in parameters.items() if name != "self" and p.default is p.empty
-    ]
-    if lacking := [flag for flag in needed if flag not in given]:
-        raise UsageError(f"{verb} needs {', '.join(lacking)}; see `python run.py {verb} --help`")
-    return ""
+    if not verb.startswith("-"):
+        verb = verb.replace("_", "-")  # fire accepts both spellings
+    if check_words([verb, *words], VERBS):
+        print(verb_help(verb, VERBS[verb]))
+        return
+    words = [word for word in words if word != QUIET]
+    plan = fire.Fire(Verbs(), command=[verb, *words], name="run.py", serialize=lambda plan: None)
+    verb, options = unpack(plan)
+    if verb == "completion":
+        from pipeline.commands.completion import completion
 
+        flags = {name: [*flags_of(verb), QUIET, "--help"] for name, verb in VERBS.items()}
+        print(completion(flags))
+        return
+    from pipeline.commands.dispatch import execute
 
-def flags_of(verb):
-    """Return the flags of a verb, as they are typed."""
-    return [
-        f"--{name.replace('_', '-')}"
-        for name in inspect.signature(VERBS[verb]).parameters
-        if name != "self"
-    ]
+    quiet = QUIET in argv and not getattr(options, "as_json", False)
+    with _silence() if quiet else contextlib.nullcontext():
+        execute(verb, options)
 
 
 @contextlib.contextmanager
-def silence():
-    """Keep lines, bars and warnings from the terminal; what is raised goes on."""
+def _silence() -> Iterator[None]:
+    """Hide printed lines, progress bars and warnings; exceptions pass."""
     with (
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
+        open(os.devnull, "w", encoding="utf-8") as devnull,
+        contextlib.redirect_stdout(devnull),
+        contextlib.redirect_stderr(devnull),
     ):
         yield
 
 
-def overview():
-    """Return what `python run.py` alone prints."""
-    lines = [inspect.getdoc(Verbs), "", "  python run.py VERB --flag=value ...", ""]
-    for name, verb in VERBS.items():
-        lines.append(f"  {name:18} {inspect.getdoc(verb).splitlines()[0]}")
-    lines += [
-        "",
-        "To begin: python run.py demo. A verb's flags: python run.py VERB --help.",
-        f"With any verb, {QUIET} prints nothing but errors. Not a medical device.",
-    ]
-    return "\n".join(lines)
+def _plan(verb: str, flags: Mapping[str, object]) -> Plan:
+    """Check the flags of a verb. flags: {name: value}, or a method's locals with `self`."""
+    return Plan(verb, {name: value for name, value in flags.items() if name != "self"})
 
 
-def verb_help(verb):
-    """Return what `python run.py VERB --help` prints, from the verb's signature and docstring."""
-    about, _, args = inspect.getdoc(VERBS[verb]).partition("\n\nArgs:\n")
-    described = _described(args) or {"run": "the run folder"}
-    lines = [
-        f"python run.py {verb} --flag=value ..." if flags_of(verb) else f"python run.py {verb}",
-        "",
-        about,
-        "",
-    ]
-    for name, parameter in inspect.signature(VERBS[verb]).parameters.items():
-        if name != "self":
-            default = {parameter.empty: " (needed)", None: "", False: ""}
-            default = default.get(parameter.default, f" (default {parameter.default})")
-            lines.append(f"  --{name.replace('_', '-'):17} {described[name]}{default}")
-    lines.append(f"  {QUIET:19} print nothing but errors")
-    return "\n".join(lines)
-
-
-def _described(args):
-    """Return {argument: its description} of the Args of a docstring; deeper lines continue one."""
-    described, name = {}, None
-    for line in args.splitlines():
-        if line.startswith("        "):
-            described[name] += f" {line.strip()}"
-        else:
-            name, _, text = line.strip().partition(": ")
-            described[name] = text
-    return described
-
-
-def _but_self(values):
-    return {name: value for name, value in values.items() if name != "self"}
-
-
-def _fail(error, status):
-    # a stranger's text may hold line breaks and terminal codes
+def _fail(error: object, status: int) -> int:
+    """Print one line on stderr and return `status`."""
+    # text from a file may hold line breaks and terminal codes
     print(f"error: {shown(error, LONGEST)}", file=sys.stderr)
     return status
 
@@ -500,8 +399,8 @@ def _fail(error, status):
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    result = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or given up
-    if result == INTERRUPTED:
-        os._exit(result)  # at once: threads that are still busy have nothing to say any more
-    sys.exit(result)
+    status = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done or given up
+    if status == INTERRUPTED:
+        os._exit(status)  # at once: busy threads would delay the exit
+    sys.exit(status)

@@ -11,6 +11,8 @@ from conftest import ROOT
 
 import run
 from ct.errors import InputError
+from pipeline.command_line.error_messages import REMEDIES
+from pipeline.command_line.flag_check import flags_of
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ from ct.errors import InputError
         (
             ["synth", "--out=/dev/null/x", "--studies=2"],
             1,
-            "that is a file, where a folder is needed",
+            "a file, but a folder is needed",
         ),
         (
             ["new", "--run=r", "--recipe=none.yaml", "--data=d"],
@@ -111,16 +113,8 @@ def test_alone_it_prints_every_verb(capsys):
 def test_help_describes_every_flag(verb, capsys):
     assert run.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
-    flags = [
-        p.replace("_", "-")
-        for p in run.inspect.signature(run.VERBS[verb]).parameters
-        if p != "self"
-    ]
-    assert (
-        all(f"  --{flag} " in out for flag in [*flags, "quiet"])
-        and "False" not in out
-        and "as for" not in out
-    )
+    assert all(f"  {flag} " in out for flag in [*flags_of(run.VERBS[verb]), "--quiet"])
+    assert "False" not in out and "as for" not in out
     for words in (["help", verb], ["--help", verb], [verb, "-h"]):
         assert run.main(words) == 0 and capsys.readouterr().out == out
 
@@ -213,7 +207,7 @@ def test_what_scripts_ask_for_is_printed_in_any_case(finished, capsys):
     )
 
 
-@pytest.mark.parametrize("number", run.REMEDIES)
+@pytest.mark.parametrize("number", REMEDIES)
 def test_errors_of_the_system_say_what_to_do(number, monkeypatch, capsys):
     def fails(verb, options):
         raise OSError(number, os.strerror(number), "r/b")
@@ -221,12 +215,15 @@ def test_errors_of_the_system_say_what_to_do(number, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.commands.dispatch.execute", fails)
     assert run.main(["train", "--run=r"]) == 1
     error = capsys.readouterr().err
-    assert error == f"error: r/b: {os.strerror(number).lower()}; {run.REMEDIES[number]}\n"
+    assert error == f"error: r/b: {os.strerror(number).lower()}; {REMEDIES[number]}\n"
 
 
 def test_a_log_file_holds_lines_in_their_order(tmp_path):
-    """Python would keep what is printed to a file back, and write errors and bars before it."""
-    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import run; run.main([]); print('last', file=sys.stderr)"
+    """Python alone buffers what is printed to a file, and writes errors and bars before it."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+        "import run; run.main([]); print('last', file=sys.stderr)"
+    )
     with open(tmp_path / "log", "w", encoding="utf-8") as log:
         subprocess.run([sys.executable, "-c", script], stdout=log, stderr=log, check=True)
     assert (tmp_path / "log").read_text().splitlines()[-1] == "last"
@@ -244,6 +241,12 @@ def test_a_log_file_holds_lines_in_their_order(tmp_path):
 def test_bash_completes_verbs_and_flags(words, offers, capsys):
     assert run.main(["completion"]) == 0
     typed = " ".join(words)
-    script = f'{capsys.readouterr().out}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _ich_stack; echo "${{COMPREPLY[@]}}"'
+    script = "\n".join(
+        (
+            capsys.readouterr().out,
+            f"COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}",
+            '_ich_stack; echo "${COMPREPLY[@]}"',
+        )
+    )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == offers and not done.stderr

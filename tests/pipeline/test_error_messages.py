@@ -12,7 +12,7 @@ from tiny_zip import pack
 import run
 from ct.errors import InputError
 from ct.kaggle_layout import find_competition, hidden_folders
-from pipeline.command_line.error_messages import RECIPES, shown_file
+from pipeline.command_line.error_messages import RECIPES, REMEDIES, shown_file
 
 
 def error(capsys):
@@ -95,7 +95,7 @@ def test_a_name_that_cannot_be_is_named_with_a_remedy(
     assert run.main([verb, f"--{flag}={tmp_path / name}", *more]) == 1
     assert (
         error(capsys)
-        == f"error: {tmp_path / name}: {os.strerror(number).lower()}; {run.REMEDIES[number]}\n"
+        == f"error: {tmp_path / name}: {os.strerror(number).lower()}; {REMEDIES[number]}\n"
     )
 
 

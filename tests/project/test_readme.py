@@ -13,6 +13,7 @@ from conftest import ROOT, copy_tree
 
 import run
 from ct.submission import kaggle_command
+from pipeline.command_line.flag_check import check_words
 from pipeline.options import OPTIONS
 from pipeline.recipe import RECIPES, find_recipe, load_recipe
 
@@ -36,7 +37,7 @@ def test_every_command_is_accounted_for():
 )
 def test_words_are_known_and_values_fit(line):
     verb, *words = shlex.split(re.sub(r"^.*?python run.py | > .*", "", line))
-    run.check_words([verb, *words])
+    check_words([verb, *words], run.VERBS)
     given = dict(word[2:].replace("-", "_").partition("=")[::2] for word in words)
     given = {name: value or True for name, value in given.items()}
     if verb in OPTIONS:

@@ -1,0 +1,56 @@
+"""What `python run.py` and `python run.py VERB --help` print, made from the verbs' docstrings."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from pipeline.command_line.flag_check import QUIET, flags_of
+
+
+def overview(program: type, verbs: Mapping[str, Callable[..., object]]) -> str:
+    """Return what `python run.py` prints: the program's docstring and a line for each verb.
+
+    program: class with a docstring; verbs: {verb: its function}
+    """
+    lines = [inspect.getdoc(program) or "", "", "  python run.py VERB --flag=value ...", ""]
+    for name, verb in verbs.items():
+        lines.append(f"  {name:18} {(inspect.getdoc(verb) or '').splitlines()[0]}")
+    lines += [
+        "",
+        "To begin: python run.py demo. A verb's flags: python run.py VERB --help.",
+        f"With any verb, {QUIET} prints only errors. Not a medical device.",
+    ]
+    return "\n".join(lines)
+
+
+def verb_help(name: str, verb: Callable[..., object]) -> str:
+    """Return what `python run.py VERB --help` prints, from the function's docstring."""
+    summary, _, args = (inspect.getdoc(verb) or "").partition("\n\nArgs:\n")
+    descriptions = _descriptions(args) or {"run": "the run folder"}
+    flags = " --flag=value ..." if flags_of(verb) else ""
+    lines = [f"python run.py {name}{flags}", "", summary, ""]
+    for parameter in inspect.signature(verb).parameters.values():
+        if parameter.name != "self":
+            flag = parameter.name.replace("_", "-")
+            text = descriptions[parameter.name] + _default(parameter)
+            lines.append(f"  --{flag:17} {text}")
+    lines.append(f"  {QUIET:19} print only errors")
+    return "\n".join(lines)
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is parameter.empty:
+        return " (needed)"
+    return "" if parameter.default in (None, False) else f" (default {parameter.default})"
+
+
+def _descriptions(args: str) -> dict[str, str]:
+    """Return {argument: description} of a docstring's Args; deeper lines continue one."""
+    descriptions: dict[str, str] = {}
+    name = ""
+    for line in args.splitlines():
+        if line.startswith("        "):
+            descriptions[name] += f" {line.strip()}"
+        else:
+            name, _, text = line.strip().partition(": ")
+            descriptions[name] = text
+    return descriptions
