@@ -1,1 +1,1 @@
-"""What `score` needs: the model of a run or of a packed folder, and studies of other sources."""
+"""What `score` and `export-model` need: the fitted models, and studies that no run has."""

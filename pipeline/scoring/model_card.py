@@ -1,6 +1,7 @@
-"""The card of a model: what it was trained on, how good it is, and what it is not for."""
+"""The card of a packed model: its training data, its scores, and what it must not be used for."""
 
 import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,67 +10,75 @@ from ct.labels import LABELS
 from ct.metrics import score_table
 from ct.run_dir import read_table
 from pipeline.receipt import commit
-from pipeline.scoring.scoring_model import studies_of_run
+from pipeline.run_context import Run
+from pipeline.scoring.scoring_model import ScoringModel, study_calibration_of_run
 from pipeline.stage_data.run_tables import patients_of_folds
 
 CARD = """# {name}: a model of ICH-Stack
 
-Six probabilities of intracranial hemorrhage for each slice of a head CT, and for the study as a whole.
+Six probabilities of intracranial hemorrhage for each slice of a head CT, and for the whole study.
 
-**Not a medical device.** For research and learning; never for a decision about a patient, in triage, or in place of a reader.
+**Not a medical device.** For research and teaching only. Never use it to decide about a patient,
+for triage, or in place of a radiologist.
 
 ## What it is
 
-{cnns}. Their {folds} folds each; a blend of {components} a label and fold; the final probability is the mean over the folds.
-Made on {made} at commit {commit}. The recipe is `recipe.yaml`, the digest of every file stands in `model.json`.
+{cnns}, with {folds} folds each; a blend of {components} for each label and fold; the final
+probability is the mean over the folds. Made on {made} at commit {commit}. The recipe is
+`recipe.yaml`; `model.json` holds the digest of every file.
 
     python run.py score --data=FOLDER_OR_ZIP --model=THIS_FOLDER --to=OUT
 
-## What it was trained on
+## Training data
 
-{slices:,} slices of {studies:,} studies of {patients:,} patients. Share of positive slices (smoothed): {prior}.
-Series are like this, all but a few: {training}.
-`score` says of every study in what it is unlike these. No identifiers, pixels or labels of them are in this folder.
+{slices:,} slices of {studies:,} studies of {patients:,} patients. Share of positive slices
+(smoothed): {prior}.
 
-## How good it is
+Ranges that hold almost all training series: {training}. For every study, `score` lists what lies
+outside these ranges. This folder holds no identifiers, pixels or labels of the training data.
 
-Out of fold: by CNNs and stackers that never saw the patient. In brackets the 95 % interval over patients; lower is better.
+## Scores
+
+Out of fold: neither the CNNs nor the stackers were trained on the scored patients. Brackets: 95 %
+interval over patients. Lower loss is better.
 
 | | slices: log loss | AUC | positive | studies: log loss | AUC | positive |
 |---|---|---|---|---|---|---|
 {scores}
 
-A label with few positives is hardly known here: its interval says so, and where it has none, neither loss nor AUC means much.
+The scores of a label with few positives are uncertain: see its interval. Without positives,
+neither loss nor AUC means much.
 
-## What it is not for, and what it does not know
+## Limits
 
-- Scanners, sites, ages, diseases and reconstructions that its training data lack. It was not tested on other data.
-- Anything but axial CT of heads without contrast, from the whole head: no cut-outs, no localizers, no angiography.
-- Whether a study is of a patient it was trained on: no names are in here to tell. For such a study its numbers are too good.
-- The probability of a study is Platt's, of the mean of its three largest logits; it was fitted on probabilities out of fold,
-  and the mean over folds, which it reads here, is a little smoother.
+- It was not tested on other data: scanners, sites, ages, diseases and reconstructions that the
+  training data lack may give wrong probabilities.
+- Only axial CT of the whole head without contrast: no partial scans, no localizers, no angiography.
+- The folder holds no patient names, so `score` cannot detect a patient of the training data. The
+  probabilities of such a study are too good.
+- The probability of a study is Platt's calibration of the mean of its three largest logits. It was
+  fitted on out-of-fold probabilities; here it is applied to the mean over the folds, which is a
+  little smoother.
 """
 
 
-def training_card(run, model):
-    """Return what a model's card says, as plain values: counts and scores, and nothing of a single
-    patient.
+def training_card(run: Run, model: ScoringModel) -> dict[str, Any]:
+    """Return the values of a model's card: counts and scores, nothing about a single patient.
 
-    run: pipeline.run_context.Run; model: the Model that it is
+    model: the models of `run`
     """
     slices, fold = read_table(run.dir.slices), read_table(run.dir.folds)["fold"]
     train = slices[slices["split"] == "train"]
-    known = train[list(LABELS)].notna().all(axis=1).to_numpy()
-    y = train.loc[known, list(LABELS)].to_numpy(np.float64)
-    oof = (
-        read_table(run.dir.stage2 / "oof.parquet")
-        .reindex(train.index[known])[list(LABELS)]
-        .to_numpy()
-    )
-    _, studies = studies_of_run(run, train, fold.reindex(train.index).to_numpy())
-    groups = pd.Series(patients_of_folds(run.dir, slices), index=slices.index)[train.index]
-    of_study = groups.groupby(train["study_id"]).first().reindex(studies.index).to_numpy(object)
-    said = studies[[f"p_{label}" for label in LABELS]].to_numpy()
+    labelled = train[list(LABELS)].notna().all(axis=1).to_numpy()
+    y = train.loc[labelled, list(LABELS)].to_numpy(np.float64)
+    oof = read_table(run.dir.stage2 / "oof.parquet")
+    oof = oof.reindex(train.index[labelled])[list(LABELS)].to_numpy()
+    _, studies = study_calibration_of_run(run, train, fold.reindex(train.index).to_numpy())
+    patients = pd.Series(patients_of_folds(run.dir, slices), index=slices.index)[train.index]
+    by_study = patients.groupby(train["study_id"]).first().reindex(studies.index)
+    study_y = studies[list(LABELS)].to_numpy(np.float64)
+    study_p = studies[[f"p_{label}" for label in LABELS]].to_numpy()
+    seed = run.recipe.seed
     return {
         "name": run.recipe.name,
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -77,43 +86,41 @@ def training_card(run, model):
         "cnns": [config.backbone for config in run.recipe.stage1.models],
         "folds": run.recipe.folds.k,
         "components": list(run.recipe.stage2.components),
-        "slices": int(known.sum()),
+        "slices": int(labelled.sum()),
         "studies": len(studies),
-        "patients": train["patient_id"][known].nunique(),
+        "patients": train["patient_id"][labelled].nunique(),
         "prior": model.stage2["prior"],
         "training": model.stage2["training"],
-        "of_slices": score_table(y, oof, groups[known].to_numpy(object), run.recipe.seed),
-        "of_studies": score_table(
-            studies[list(LABELS)].to_numpy(np.float64), said, of_study, run.recipe.seed
-        ),
+        "of_slices": score_table(y, oof, patients[labelled].to_numpy(object), seed),
+        "of_studies": score_table(study_y, study_p, by_study.to_numpy(object), seed),
     }
 
 
-def card_text(card):
-    """Return a model's card as markdown."""
+def card_text(card: dict[str, Any]) -> str:
+    """Return a model's card as markdown. card: as returned by `training_card`"""
     rows = []
     for name in ("weighted", *LABELS):
-        cells = [cell for part in ("of_slices", "of_studies") for cell in _cells(card[part][name])]
+        cells = [*_cells(card["of_slices"][name]), *_cells(card["of_studies"][name])]
         rows.append(f"| {name} | {' | '.join(cells)} |")
-    training = {name: ends for name, ends in card["training"].items() if name != "series"}
+    ranges = []
+    for name, value in card["training"].items():
+        if name != "series":
+            low, high = value
+            ranges.append(f"{name} {low:.3g} to {high:.3g}")
     values = {
         "cnns": ", ".join(card["cnns"]),
         "components": ", ".join(card["components"]),
         "prior": ", ".join(f"{label} {share:.1%}" for label, share in card["prior"].items()),
-        "training": ", ".join(
-            f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in training.items()
-        ),
+        "training": ", ".join(ranges),
         "scores": "\n".join(rows),
     }
     return CARD.format(**{**card, **values})
 
 
-def _cells(score):
+def _cells(score: dict[str, Any]) -> list[str]:
+    """Return the cells of one label: loss with interval, AUC, number of positives."""
     loss = f"{score['loss']:.4f} [{score['low']:.4f}, {score['high']:.4f}]"
     if "auc" not in score:
         return [loss, "", ""]
-    return [
-        loss,
-        "undefined" if score["auc"] is None else f"{score['auc']:.3f}",
-        f"{score['positives']:,}",
-    ]
+    auc = "undefined" if score["auc"] is None else f"{score['auc']:.3f}"
+    return [loss, auc, f"{score['positives']:,}"]

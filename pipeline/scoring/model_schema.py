@@ -1,18 +1,24 @@
-"""What model.json and stage2.json of a packed model may hold: every value is checked before one of
-them is used.
-"""
+"""The values that model.json and stage2.json of a packed model may hold; all are checked first."""
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from ct.config import Config
 from ct.labels import LABELS, SUBTYPES
+from pipeline.recipe import Recipe
 from stage2_stack.components import COLUMNS
 from stage2_stack.config import COMPONENTS
 
-FORMAT = "ich-stack model 1"
+Format = Literal["ich-stack model 1"]
+FORMAT: str = get_args(Format)[0]
+if TYPE_CHECKING:  # type checkers accept only a Literal whose values are written out
+    Label: TypeAlias = str
+    Component: TypeAlias = str
+else:
+    Label = Literal[LABELS]
+    Component = Literal[COMPONENTS]
 Text = Annotated[str, Field(max_length=80, pattern=r"^[ -~]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Logit = Annotated[float, Field(ge=-1e4, le=1e4)]
@@ -20,10 +26,10 @@ Slope = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class About(Config):
+class ModelFile(Config):
     """model.json."""
 
-    format: Literal[FORMAT]
+    format: Format
     made: Text
     commit: Text
     versions: dict[Text, Text]
@@ -31,7 +37,7 @@ class About(Config):
 
     @field_validator("files")
     @classmethod
-    def _plain_names(cls, files):
+    def _plain_names(cls, files: dict[str, str]) -> dict[str, str]:
         for name in files:
             parts = PurePosixPath(name).parts
             if (
@@ -41,7 +47,7 @@ class About(Config):
                 or {"..", "/"} & set(parts)
                 or not parts
             ):
-                raise ValueError("its names should lie inside the folder")
+                raise ValueError("every name should lie inside the folder")
         return files
 
 
@@ -56,16 +62,16 @@ class PlattValues(Config):
 
 
 class BlendValues(Config):
-    """stage2_stack.blending.Blend, without what it was decided on."""
+    """stage2_stack.blending.Blend, without the gains it was chosen by."""
 
-    calibrations: dict[Literal[COMPONENTS], PlattValues]
-    weights: dict[Literal[COMPONENTS], Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+    calibrations: dict[Component, PlattValues]
+    weights: dict[Component, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
     last: PlattValues | None
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _weights_fit(self) -> "BlendValues":
         if not set(self.weights) <= set(self.calibrations):
-            raise ValueError("a component has a weight, but no calibration")
+            raise ValueError("a component has a weight but no calibration")
         if abs(sum(self.weights.values()) - 1) > 1e-6:
             raise ValueError("the weights do not sum to 1")
         return self
@@ -87,57 +93,59 @@ class StageTwo(Config):
     """stage2.json."""
 
     names: tuple[str, ...] = Field(min_length=len(LABELS))
-    blend: dict[Literal[LABELS], tuple[BlendValues, ...]]
-    calibration: dict[Literal[LABELS], tuple[PlattValues, ...]]
-    chain: dict[Literal[LABELS], ChainValues] | None = None
-    studies: dict[Literal[LABELS], PlattValues]
-    prior: dict[Literal[LABELS], Share]
+    blend: dict[Label, tuple[BlendValues, ...]]
+    calibration: dict[Label, tuple[PlattValues, ...]]
+    chain: dict[Label, ChainValues] | None = None
+    studies: dict[Label, PlattValues]
+    prior: dict[Label, Share]
     training: dict[Text, Annotated[int, Field(ge=1)] | tuple[float, float]]
 
     @field_validator("blend", "calibration", "chain", "studies", "prior")
     @classmethod
-    def _all_labels(cls, values):
-        if values is not None and (lacking := [label for label in LABELS if label not in values]):
-            raise ValueError(f"the label {lacking[0]} is missing")
+    def _all_labels(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        missing = [] if values is None else [label for label in LABELS if label not in values]
+        if missing:
+            raise ValueError(f"the label {missing[0]} is missing")
         return values
 
     @field_validator("training")
     @classmethod
-    def _ranges(cls, training):
+    def _ranges(cls, training: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(training.get("series"), int):
             raise ValueError("series, the largest number of series in a study, is missing")
         for name, value in training.items():
             if name != "series" and (isinstance(value, int) or value[0] > value[1]):
-                raise ValueError(f"{name} is no range from low to high")
+                raise ValueError(f"{name} is not a range from low to high")
         return training
 
 
-def check_fit(stage2: StageTwo, recipe, names: list[str]) -> None:
-    """Raise ValueError where stage two does not fit the recipe. names: of the features that the
-    recipe makes.
+def check_fit(stage2: StageTwo, recipe: Recipe, names: list[str]) -> None:
+    """Raise ValueError where stage two does not fit the recipe.
+
+    names: of the features, as this version builds them from the recipe
     """
     k_folds = recipe.folds.k
     if list(stage2.names) != names:
-        raise ValueError(
-            "names: they are those of other features than this version builds from the recipe"
-        )
+        raise ValueError("names: this version builds other features from the recipe")
     if (stage2.chain is not None) != recipe.features.chain:
-        raise ValueError(
-            "chain: it is there without the recipe's features.chain, or the other way round"
-        )
+        raise ValueError("chain: it should be there exactly if the recipe has features.chain")
     for label in LABELS:
         for part in ("blend", "calibration"):
-            if len(getattr(stage2, part)[label]) != k_folds:
-                raise ValueError(
-                    f"{part}.{label}: {len(getattr(stage2, part)[label])} entries for {k_folds} folds"
-                )
+            count = len(getattr(stage2, part)[label])
+            if count != k_folds:
+                raise ValueError(f"{part}.{label}: {count} entries for {k_folds} folds")
         for blend in stage2.blend[label]:
             for component in blend.weights:
-                column = label + COLUMNS.get(component, "")
-                known = component in recipe.stage2.components and column in names
-                if (
-                    not known
-                    or (component, label) == ("pooled", "any")
-                    or (component == "subtypes" and label in SUBTYPES)
-                ):
-                    raise ValueError(f"blend.{label}: {component} is no component of it")
+                if not _predicts(component, label, recipe, names):
+                    raise ValueError(f"blend.{label}: {component} is not one of its components")
+
+
+def _predicts(component: str, label: str, recipe: Recipe, names: list[str]) -> bool:
+    """Return whether a component of the recipe predicts this label."""
+    if component not in recipe.stage2.components:
+        return False
+    if label + COLUMNS.get(component, "") not in names:
+        return False
+    if component == "pooled":
+        return label in SUBTYPES
+    return component != "subtypes" or label not in SUBTYPES

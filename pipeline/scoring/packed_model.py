@@ -1,12 +1,12 @@
-"""Reads a folder that `export-model` packed, perhaps a stranger's: all of it is checked before any
-of it is used.
-"""
+"""Read a folder that `export-model` packed: perhaps a stranger's, so all of it is checked."""
 
 import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ct.config import check
 from ct.errors import InputError, shown
@@ -15,32 +15,34 @@ from features.build import feature_names
 from pipeline.freshness import file_digest
 from pipeline.older_versions import older_recipe
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.scoring.model_schema import FORMAT, About, StageTwo, check_fit
-from pipeline.scoring.scoring_model import Model
+from pipeline.scoring.model_schema import FORMAT, ModelFile, StageTwo, check_fit
+from pipeline.scoring.scoring_model import ScoringModel
+from stage1_cnn.config import CnnConfig
 from stage1_cnn.stored_weights import check_probes, check_size, check_weights, outlined_cnn
 from stage2_stack.config import check_installed
 from stage2_stack.foreign_boosters import first_fault
 from stage2_stack.stored_boosters import FOREIGN, SUFFIXES, check_model, columns_seen, file_names
 
 LARGEST_JSON, LARGEST_BOOSTER = 64 << 20, 512 << 20  # bytes
-ABOUT, WHOLE_SET = "model.json", ("recipe.yaml", "stage2.json")
+MODEL_FILE = "model.json"
+ALWAYS_LISTED = ("recipe.yaml", "stage2.json")
+COPY_AGAIN = "copy the folder again, or pack it again with `export-model`"
+PACK_AGAIN = "pack it again with `export-model`"
 
 
-def model_of_folder(folder: str | Path) -> Model:
-    """Return the Model in a folder that `export-model` packed.
+def model_of_folder(folder: str | Path) -> ScoringModel:
+    """Return the models in a folder that `export-model` packed.
 
-    Raises InputError, one line that names the file, where it is another kind of folder, where a
-    file is missing, not listed, a link, or holds something else than it was packed with, and where
-    a value, weight or tree cannot be a model's.
+    Raises InputError, one line that names the file, where the folder is of another kind, where a
+    file is missing, not listed, a link, or not the one that was packed, and where a value, a weight
+    or a tree cannot belong to a model.
     """
     folder, where = Path(folder), f"--model={folder}"
-    about = read_about(folder)
-    _check_files(folder, about.files, where)
+    listed = read_model_file(folder)
+    _check_files(folder, listed.files, where)
     recipe = load_recipe(folder / "recipe.yaml", older_recipe)
     if recipe.stage1.imports or not recipe.stage1.models:
-        raise InputError(
-            f"{where}: recipe.yaml has imported models, or no CNNs; make the folder anew: `export-model`"
-        )
+        raise InputError(f"{where}: recipe.yaml has imported models, or no CNNs; {PACK_AGAIN}")
     check_installed(recipe.stage2.components)
     stage2, values = read_stage_two(folder / "stage2.json", recipe, where)
     folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
@@ -49,84 +51,82 @@ def model_of_folder(folder: str | Path) -> Model:
     boosters = {name: folder / "boosters" / name for name in needed}
     probes = folder / "probes.safetensors" if recipe.features.probe else None
     for path in (*weights.values(), *boosters.values(), *([probes] if probes else [])):
-        if path.relative_to(folder).as_posix() not in about.files:
-            raise InputError(
-                f"{where}: {path.relative_to(folder)} is missing; copy the folder again, or make it anew"
-            )
+        name = path.relative_to(folder).as_posix()
+        if name not in listed.files:
+            raise InputError(f"{where}: {name} is missing; {COPY_AGAIN}")
     _check_boosters(boosters, needed, stage2, where)
     _check_weights(recipe, weights, probes, where)
-    return Model(recipe, values, weights, boosters, probes, about.versions)
+    return ScoringModel(recipe, values, weights, boosters, probes, listed.versions)
 
 
-def read_about(folder: Path) -> About:
-    """Return model.json of a packed folder. Raises InputError where there is none, or of another
-    format, MachineFault.
+def read_model_file(folder: Path) -> ModelFile:
+    """Return model.json of a packed folder.
+
+    Raises InputError where there is none or its format is another, and MachineFault.
     """
-    path = folder / ABOUT
+    path = folder / MODEL_FILE
     try:
         values = read_foreign_json(path)
-        known = values["format"], values["files"], values["versions"]
+        model_format, _, _ = values["format"], values["files"], values["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise_fault(error, f"--model={folder}: {ABOUT}")
+        raise_fault(error, f"--model={folder}: {MODEL_FILE}")
         raise InputError(
-            f"--model={folder} is no model folder, it has no model.json that reads; make one: `export-model --run=R --to=DIR`"
+            f"--model={folder} is no model folder: it has no readable model.json; "
+            "make a model folder with `export-model --run=R --to=DIR`"
         ) from None
-    if known[0] != FORMAT:
-        what = shown(repr(known[0]))
+    if model_format != FORMAT:
         raise InputError(
-            f"--model={folder} has the format {what}, this version reads {FORMAT!r}; export the run again"
+            f"--model={folder} has the format {shown(repr(model_format))}, "
+            f"this version reads {FORMAT!r}; export the run again"
         )
-    return check(About, values, f"--model={folder}: {ABOUT}", strict=True)
+    return check(ModelFile, values, f"--model={folder}: {MODEL_FILE}", strict=True)
 
 
-def read_stage_two(path: Path, recipe: Recipe, where: str) -> tuple[StageTwo, dict]:
-    """Return stage2.json, checked, and its plain values. Raises InputError with the key that does
-    not fit.
+def read_stage_two(path: Path, recipe: Recipe, where: str) -> tuple[StageTwo, dict[str, Any]]:
+    """Return stage2.json, checked, and its plain values.
+
+    Raises InputError that names the key that does not fit.
     """
     try:
         values = read_foreign_json(path)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{where}: {path.name} does not read ({shown(error)}); make the folder anew"
+            f"{where}: {path.name} does not read ({shown(error)}); {PACK_AGAIN}"
         ) from None
     stage2 = check(StageTwo, values, f"{where}: {path.name}", strict=True)
+    cnns = [config.name for config in recipe.stage1.models]
     try:
-        check_fit(
-            stage2,
-            recipe,
-            feature_names([config.name for config in recipe.stage1.models], recipe.features),
-        )
+        check_fit(stage2, recipe, feature_names(cnns, recipe.features))
     except ValueError as error:
-        raise InputError(
-            f"{where}: {path.name}: {shown(error, 160)}; make the folder anew: `export-model`"
-        ) from None
+        raise InputError(f"{where}: {path.name}: {shown(error, 160)}; {PACK_AGAIN}") from None
     return stage2, values
 
 
-def read_foreign_json(path: Path) -> object:
-    """Return the values of a JSON file. Raises ValueError where it is none, too large, too deep, or
-    has infinite numbers.
+def read_foreign_json(path: Path) -> Any:
+    """Return the values of a JSON file.
+
+    Raises ValueError where it is a link or no JSON, is too large or nested too deep, or holds an
+    infinite number or NaN.
     """
     if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_JSON:
         raise ValueError("it is a link, no file, or far too large")
 
-    def refuse(word):
-        raise ValueError(f"it holds the number {word}")
+    def refuse(number: str) -> NoReturn:
+        raise ValueError(f"it holds the number {number}")
 
-    def finite(word):
-        return float(word) if math.isfinite(float(word)) else refuse(word)
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
 
+    text = path.read_text(encoding="utf-8")
     try:
-        return json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=refuse, parse_float=finite
-        )
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
 
 def needed_boosters(stage2: StageTwo, recipe: Recipe) -> dict[str, tuple[str, str]]:
-    """Return {file name: (component, label)} of the models of stage two that the blends ask."""
-    needed = {}
+    """Return {file name: (component, label)} of the models of stage two that the blends weight."""
+    needed: dict[str, tuple[str, str]] = {}
     for label, blends in stage2.blend.items():
         for k, blend in enumerate(blends):
             for component in set(blend.weights) & set(SUFFIXES):
@@ -135,46 +135,41 @@ def needed_boosters(stage2: StageTwo, recipe: Recipe) -> dict[str, tuple[str, st
     return needed
 
 
-def _check_files(folder, files, where):
-    """Raise InputError for a file that is a link, not listed, missing, or other than it was packed.
-    Dot files do not count.
+def _check_files(folder: Path, files: Mapping[str, str], where: str) -> None:
+    """Raise InputError for a file that is a link, not listed, missing, or changed.
+
+    files: {name: digest}; files whose name begins with a dot are ignored
     """
     for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(parent, name)
-            listed = path.relative_to(folder).as_posix()
+            inside = path.relative_to(folder).as_posix()
             if path.is_symlink():
                 raise InputError(
-                    f"{where}: {shown(listed)} is a link; a model folder holds its own files alone"
+                    f"{where}: {shown(inside)} is a link; a model folder holds only plain files"
                 )
-            if (
-                name in names
-                and not name.startswith(".")
-                and listed not in files
-                and listed != ABOUT
-            ):
+            ignored = name in folders or name.startswith(".") or inside == MODEL_FILE
+            if not ignored and inside not in files:
                 raise InputError(
-                    f"{where}: {shown(listed)} is not among the files that it was packed with; take it out"
+                    f"{where}: {shown(inside)} is not among the files that were packed; remove it"
                 )
     for name, digest in files.items():
         if not (folder / name).is_file():
-            raise InputError(
-                f"{where}: {shown(name)} is missing; copy the folder again, or make it anew: `export-model`"
-            )
+            raise InputError(f"{where}: {shown(name)} is missing; {COPY_AGAIN}")
         if file_digest(folder / name) != digest:
-            what = "is damaged or changed; copy it again, or make it anew: `export-model`"
-            raise InputError(f"{where}: {shown(name)} {what}")
-    for name in WHOLE_SET:
+            raise InputError(f"{where}: {shown(name)} is damaged or changed; {COPY_AGAIN}")
+    for name in ALWAYS_LISTED:
         if name not in files:
-            raise InputError(
-                f"{where}: {name} is missing; copy the folder again, or make it anew: `export-model`"
-            )
+            raise InputError(f"{where}: {name} is missing; {COPY_AGAIN}")
 
 
-def _check_boosters(boosters, needed, stage2, where):
-    """Raise InputError for a model of stage two that does not read, or sees other features than
-    there are.
-    """
+def _check_boosters(
+    boosters: Mapping[str, Path],
+    needed: Mapping[str, tuple[str, str]],
+    stage2: StageTwo,
+    where: str,
+) -> None:
+    """Raise InputError for a model of stage two that does not read or has other features."""
     names, foreign = list(stage2.names), []
     for name, (component, label) in needed.items():
         path = boosters[name]
@@ -191,10 +186,12 @@ def _check_boosters(boosters, needed, stage2, where):
         raise _unfit(where, f"boosters/{Path(fault[0]).name}", fault[1])
 
 
-def _check_weights(recipe, weights, probes, where):
-    """Raise InputError for weights or probes that are not those of the recipe's CNNs."""
+def _check_weights(
+    recipe: Recipe, weights: Mapping[tuple[str, int], Path], probes: Path | None, where: str
+) -> None:
+    """Raise InputError for weights or probes that do not fit the CNNs of the recipe."""
     for config in recipe.stage1.models:
-        with _named(where, config):
+        with _prefixed(where, config):
             cnn = outlined_cnn(config)
         for k in range(recipe.folds.k):
             path = weights[config.name, k]
@@ -203,27 +200,24 @@ def _check_weights(recipe, weights, probes, where):
             except ValueError as error:
                 raise _unfit(where, f"weights/{path.name}", error) from None
         if probes:
+            of_fold = [f"{config.name}.fold{k}." for k in range(recipe.folds.k)]
             try:
-                check_probes(
-                    probes, [f"{config.name}.fold{k}." for k in range(recipe.folds.k)], cnn.width
-                )
+                check_probes(probes, of_fold, cnn.width)
             except ValueError as error:
                 raise _unfit(where, probes.name, error) from None
-        # only now: its weights are in the folder, so that its size is no mere claim
-        with _named(where, config):
+        # after its weights: they show that a CNN of this size is really in the folder
+        with _prefixed(where, config):
             check_size(config, recipe.pixels.size)
 
 
 @contextlib.contextmanager
-def _named(where, config):
-    """Put the folder and the CNN's name before an InputError of the block."""
+def _prefixed(where: str, config: CnnConfig) -> Iterator[None]:
+    """Put the folder and the CNN's name before the message of an InputError of the block."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{where}: {config.name}: {error}") from None
 
 
-def _unfit(where, name, why):
-    return InputError(
-        f"{where}: {name} does not fit the model ({shown(why, 200)}); make the folder anew: `export-model`"
-    )
+def _unfit(where: str, name: str, why: object) -> InputError:
+    return InputError(f"{where}: {name} does not fit the model ({shown(why, 200)}); {PACK_AGAIN}")

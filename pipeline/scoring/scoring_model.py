@@ -1,54 +1,71 @@
-"""What `score` needs of a run: CNNs, stackers, calibrations. Here of a run; packed_model.py reads
-it from a folder.
+"""The fitted models that `score` applies to new studies, taken from a finished run.
 
-model.json               the format, the versions it was made with, and the digest of every other
-file recipe.yaml              the recipe, without anybody's paths stage2.json              features'
-names, blends, calibrations, chains; what the training data were like
-weights/<model>-fold<k>.safetensors  boosters/<name>  probes.safetensors README.md  card.json
-what it is, what it was trained on, how good it is
+packed_model.py reads the same from the folder that `export-model` writes:
+
+    model.json     format, versions it was made with, digest of every other file
+    recipe.yaml    the recipe without paths
+    stage2.json    feature names, blends, calibrations, Markov chains, ranges of the training data
+    weights/<model>-fold<k>.safetensors  boosters/<name>  probes.safetensors
+    README.md  card.json    the model card: training data and scores
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ct.checks.domain_shift import training_ranges
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import patient_folds
-from ct.run_dir import read_arrays, read_json, read_table
+from ct.run_dir import RunDir, read_arrays, read_json, read_table
 from features.linear_probe import PARTS, LinearProbe
 from features.markov import MarkovChain
 from pipeline.receipt import versions
 from pipeline.recipe import Recipe
+from pipeline.run_context import Run
 from pipeline.stage_data.run_tables import training_prior
 from stage2_stack.apply import Stacker, read_blend
 from stage2_stack.calibration import Platt
 from stage2_stack.study_level import fit_studies
 
-STAGES = ("ingest", "folds", "train", "features", "tune", "stack")  # whose work a model is made of
+STAGES = ("ingest", "folds", "train", "features", "tune", "stack")  # a model is made of their files
 
 
 @dataclass(frozen=True)
-class Model:
-    """The fitted models of a run."""
+class ScoringModel:
+    """The fitted models of a run.
+
+    recipe:   the recipe of the run
+    stage2:   plain values, as returned by `stage_two_values`
+    weights:  (CNN, fold) -> file of its weights
+    boosters: file name -> file of a model of stage two
+    probes:   file of the linear probes, None where the recipe has none
+    versions: package -> version the model was made with
+
+    A packed model lacks the rest, and an older run lacks `held_out_chains`:
+
+    key:             of the run's pseudonyms
+    patients:        `fold` and `part` of each training patient, indexed by pseudonym
+    held_out_chains: label -> values of the Markov chain fitted without each fold
+    """
 
     recipe: Recipe
-    stage2: dict  # plain values, as of `stage_two`
-    weights: dict  # (CNN's name, fold) -> path of its weights
-    boosters: dict  # file name -> path of a model of stage two
-    probes: Path | None  # where the recipe's features have probes
-    versions: dict  # package -> version it was made with
-    key: bytes | None = None  # of the run's pseudonyms; no folder has it
-    # `fold` and `part` of each patient of train, by pseudonym; likewise
+    stage2: dict[str, Any]
+    weights: Mapping[tuple[str, int], Path]
+    boosters: Mapping[str, Path]
+    probes: Path | None
+    versions: Mapping[str, str]
+    key: bytes | None = None
     patients: pd.DataFrame | None = None
-    # label -> values of the Chain without each fold; likewise, and older runs lack them
-    held_out_chains: dict | None = None
+    held_out_chains: Mapping[str, list[dict[str, float]]] | None = None
 
-    def stacker(self, k):
+    def stacker(self, k: int) -> Stacker:
         """Return the Stacker of fold k."""
         settings, end = self.recipe.stage2, f"-fold{k}-"
         boosters = {
@@ -63,26 +80,28 @@ class Model:
             settings.threads,
         )
 
-    def chains(self):
-        """Return K + 1 lists of the Chain of each label, in the order of LABELS: without each fold
-        and, last, of all folds.
+    def chains(self) -> list[list[MarkovChain]]:
+        """Return K + 1 lists of one MarkovChain per label: K fitted without a fold, one with all.
 
-        A packed model and an older run have those of all folds alone, which then stand for the
-        others, too.
+        A packed model and an older run have only the chains of all folds, which then replace the
+        others.
         """
-        k_folds, whole = self.recipe.folds.k, self.stage2["chain"]
-        apart = self.held_out_chains or {label: [whole[label]] * k_folds for label in LABELS}
-        of_fold = [{label: apart[label][k] for label in LABELS} for k in range(k_folds)]
+        k_folds, all_folds = self.recipe.folds.k, self.stage2["chain"]
+        held_out = self.held_out_chains or {label: [all_folds[label]] * k_folds for label in LABELS}
+        without_fold = [{label: held_out[label][k] for label in LABELS} for k in range(k_folds)]
         return [
-            [MarkovChain.from_json(each[label]) for label in LABELS] for each in (*of_fold, whole)
+            [MarkovChain.from_json(values[label]) for label in LABELS]
+            for values in (*without_fold, all_folds)
         ]
 
-    def probe(self, name, k):
-        """Return (probe, parts) of one CNN of fold k: the Probe of all patients, and a list of
-        those without each part.
+    def probe(self, name: str, k: int) -> tuple[LinearProbe, list[LinearProbe]]:
+        """Return (probe, parts) of one CNN of fold k.
 
-        The list is empty in a packed model, and in an older run.
+        probe: fitted on all patients; parts: fitted without each part of the patients, [] in a
+        packed model and in an older run
         """
+        if self.probes is None:
+            raise ValueError("the model has no probes")
         arrays, fields = read_arrays(self.probes), ("centre", "weights", "intercept")
         start = f"{name}.fold{k}."
         count = sum(f"{start}part{j}.centre" in arrays for j in range(PARTS))
@@ -92,102 +111,110 @@ class Model:
         )
         return probe, parts
 
-    def studies(self):
+    def study_calibrations(self) -> dict[str, Platt]:
         """Return the calibration of whole studies, {label: Platt}."""
         return {label: Platt(**values) for label, values in self.stage2["studies"].items()}
 
 
-def model_of_run(run):
-    """Return the Model that a finished run is. Raises InputError where it has no CNNs of its own,
-    or something is missing.
+def model_of_run(run: Run) -> ScoringModel:
+    """Return the models of a finished run.
+
+    Raises InputError where the run has no CNNs of its own, or where a file is missing.
     """
     recipe, folder = run.recipe, run.dir
     if recipe.stage1.imports:
         raise InputError(
-            f"{folder.root} stacks imported predictions ({', '.join(recipe.stage1.imports)}), whose models are not in it and "
-            "cannot be asked about new slices; take them out (`import-predictions --remove`) and call `all`"
+            f"{folder.root} stacks imported predictions ({', '.join(recipe.stage1.imports)}); "
+            "their models are not in the run, so it cannot score new slices; "
+            "remove them (`import-predictions --remove`) and run `all`"
         )
     if not recipe.stage1.models:
-        raise InputError(f"{folder.root} has no CNNs, which are needed to look at new slices")
+        raise InputError(f"{folder.root} has no CNNs; new slices cannot be scored without them")
     if recipe.features.probe and not folder.probes.is_file():
         raise InputError(
-            f"{folder.probes} is not there; remove {folder.receipt('features')} and call `all`"
+            f"{folder.probes} is not there; remove {folder.receipt('features')} and run `all`"
         )
     slices, fold = read_table(folder.slices), read_table(folder.folds)["fold"]
     train = slices[slices["split"] == "train"]
     folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
-    return Model(
+    stage2 = stage_two_values(run, train, fold.reindex(train.index).to_numpy())
+    return ScoringModel(
         recipe=recipe,
-        stage2=json.loads(json.dumps(stage_two(run, train, fold.reindex(train.index).to_numpy()))),
+        stage2=json.loads(json.dumps(stage2)),
         weights={(name, k): folder.fold(name, k) / "weights.safetensors" for name, k in folds},
         boosters={path.name: path for path in sorted((folder.stage2 / "boosters").iterdir())},
         probes=folder.probes if recipe.features.probe else None,
         versions=read_json(folder.receipt("stack"))["versions"],
         key=run.pseudonym_key(),
-        patients=_known_patients(folder, train["patient_id"], fold),
+        patients=_training_patients(folder, train["patient_id"], fold),
         held_out_chains=_held_out_chains(run),
     )
 
 
-def _known_patients(folder, patients, fold):
-    """Return `fold` and `part` of each patient of train, indexed by patient; an older run's parts
-    are -1, the whole probe.
+def _training_patients(folder: RunDir, patients: pd.Series, fold: pd.Series) -> pd.DataFrame:
+    """Return `fold` and `part` of each training patient, indexed by patient.
+
+    An older run has no parts: -1, the probe of all patients.
     """
-    known = patient_folds(patients, fold).rename("fold").to_frame()
-    part = read_table(folder.parts)["part"].reindex(known.index) if folder.parts.exists() else -1
-    return known.assign(part=part)
+    table = patient_folds(patients, fold).rename("fold").to_frame()
+    part = read_table(folder.parts)["part"].reindex(table.index) if folder.parts.exists() else -1
+    return table.assign(part=part)
 
 
-def _held_out_chains(run):
-    """Return {label: values of the Chain without each fold}; None without chains, and in an older
-    run, which used those of all folds for everybody.
+def _held_out_chains(run: Run) -> dict[str, list[dict[str, float]]] | None:
+    """Return {label: values of the MarkovChain without each fold}.
+
+    None without Markov chains, and for an older run, which applied the chains of all folds.
     """
     if not run.recipe.features.chain or not run.dir.parts.exists():
         return None
-    kept = read_json(run.dir.chain)
+    values = read_json(run.dir.chain)
     return {
-        label: [kept[label][f"without fold {k}"] for k in range(run.recipe.folds.k)]
+        label: [values[label][f"without fold {k}"] for k in range(run.recipe.folds.k)]
         for label in LABELS
     }
 
 
-def stage_two(run, train, fold):
-    """Return what is kept of stage two, beside boosters and probes, as plain values.
+def stage_two_values(run: Run, train: pd.DataFrame, fold: NDArray[np.integer]) -> dict[str, Any]:
+    """Return the values of stage two that are neither boosters nor probes: stage2.json.
 
     train: slice table; fold: (n,) of its rows
     """
-    folder, kept = run.dir.stage2, {}
+    folder, fitted = run.dir.stage2, {}
     for name in ("blend", "calibration"):
-        kept[name] = read_json(folder / f"{name}.json")
+        fitted[name] = read_json(folder / f"{name}.json")
     if run.recipe.features.chain:
-        kept["chain"] = {
+        fitted["chain"] = {
             label: chains["of all folds"] for label, chains in read_json(run.dir.chain).items()
         }
-    platts, _ = studies_of_run(run, train, fold)
+    calibrations, _ = study_calibration_of_run(run, train, fold)
     return {
         "names": list(read_json(folder / "features" / "names.json")),
-        **kept,
-        "studies": {label: platt._asdict() for label, platt in platts.items()},
+        **fitted,
+        "studies": {label: platt._asdict() for label, platt in calibrations.items()},
         "prior": training_prior(run.dir),
         "training": training_ranges(train),
     }
 
 
-def studies_of_run(run, train, fold):
-    """Return `fit_studies` of a run's probabilities out of fold. train: slice table; fold: (n,) of
-    its rows.
+def study_calibration_of_run(
+    run: Run, train: pd.DataFrame, fold: NDArray[np.integer]
+) -> tuple[dict[str, Platt], pd.DataFrame]:
+    """Return `fit_studies` of a run's out-of-fold probabilities.
+
+    train: slice table; fold: (n,) of its rows
     """
     oof = read_table(run.dir.stage2 / "oof.parquet").reindex(train.index)[list(LABELS)].to_numpy()
     y = train[list(LABELS)].to_numpy(np.float64)
     return fit_studies(train["study_id"].to_numpy(object), oof, y, fold, run.recipe.features.clip)
 
 
-def other_versions(model):
-    """Return a line about packages that are not those the model was made with, or ""."""
+def other_versions(model: ScoringModel) -> str:
+    """Return a line on the packages whose version is not the one the model was made with, or ""."""
     here = versions()
-    unlike = [
-        f"{name} {made} (here {here.get(name)})"
-        for name, made in model.versions.items()
-        if here.get(name) != made
+    differing = [
+        f"{name} {version} (here {here.get(name)})"
+        for name, version in model.versions.items()
+        if here.get(name) != version
     ]
-    return f"made with {', '.join(unlike)}: the last digits may differ" if unlike else ""
+    return f"made with {', '.join(differing)}: the last digits may differ" if differing else ""

@@ -1,15 +1,15 @@
-"""DICOM files that nobody laid out for a competition: which studies they are, under what names, and
-which may be scored.
-"""
+"""Read new studies for `score`: any DICOM files, in no particular folder layout."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ct.checks.domain_shift import Finding, header_findings, pixel_findings
-from ct.checks.shared_uids import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR, separate_patients
+from ct.checks.shared_uids import separate_patients
 from ct.dicom.acquisition import read_acquisition
 from ct.dicom.header_table import read_headers
 from ct.errors import InputError
@@ -19,215 +19,165 @@ from ct.pixel_cache.writer import write_cache
 from ct.privacy.pseudonyms import competition_id_pattern
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.sources.folder import Folder
-from ct.sources.zip_archive import open_zip
+from ct.sources.zip_archive import Zip, open_zip
+from pipeline.options import ScoreOptions
+from pipeline.progress import Bar
+from pipeline.scoring.scoring_model import ScoringModel
+from pipeline.scoring.study_findings import shared_uid_findings, study_findings, without_refused
 
-NAMED = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
-NO_PART = 127  # no probe without this part: features.linear_probe.held_out_probe_logits gives NaN
-KNOWN = (
-    "a patient of the training data, scored by the models of one fold alone",
-    "the other folds' models have learnt from this patient",
-)
-
-
-SHARED = {  # of ct.checks.shared_uids -> (refuses, what, what it means)
-    SEVERAL_PATIENTS: (
-        False,
-        "its StudyInstanceUID stands on slices of other PatientIDs, too, at the same heights",
-        "the PatientIDs are taken for several people, and each has a study and series",
-    ),
-    ONE_PATIENT: (
-        False,
-        "slices of several PatientIDs that make one series together",
-        "they are taken for one person's study, in which each PatientID is a series: slices of two are never neighbours",
-    ),
-    UNCLEAR: (
-        True,
-        "slices of several PatientIDs, neither whole series each nor one series together",
-        "nobody knows how many people these are; give each person a StudyInstanceUID, or one PatientID",
-    ),
-}
-TWO_FOLDS = (
-    True,
-    "PatientIDs of one study that were trained on in two folds",
-    "every fold's models have learnt from this person",
-)
+KINDS = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
+NO_PART = 127  # no probe was fitted without this part: features.linear_probe returns NaN for it
 
 
-@dataclass
-class Incoming:
-    """Studies on their way to a model."""
+@dataclass(frozen=True)
+class NewStudies:
+    """Studies that a model is applied to.
 
-    found: pd.DataFrame  # slice table of all that was found, without pixel facts
-    acquisition: pd.DataFrame  # of the same rows, with the `path`
-    quarantine: pd.DataFrame  # path, kind, reason
-    findings: list  # of ct.checks.domain_shift.Finding
-    # slice table with pixel facts of what is to be scored, with `fold`, -1 for strangers, and
-    # `part`
+    headers:     slice table of all files that are slices, without the pixel columns
+    acquisition: acquisition facts of the same rows, with the `path`
+    quarantine:  files that do not read: path, kind, reason
+    findings:    in what the studies differ from the training data
+    slices:      slice table with the pixel columns of the slices that are scored, with `fold` (the
+                 patient's fold in the training data, -1 where the patient is new) and `part`
+    read_hu:     HU of rows of `slices`, as PixelCache.read
+    """
+
+    headers: pd.DataFrame
+    acquisition: pd.DataFrame
+    quarantine: pd.DataFrame
+    findings: list[Finding]
     slices: pd.DataFrame
-    read_hu: object  # of the rows of `slices`, as PixelCache.read
+    read_hu: Callable[..., NDArray[np.int16]]
 
 
-def open_data(data):
-    """Return the source that a folder or zip archive is, and the names of all files in it. Raises
-    InputError without any.
+def open_source(data: str) -> tuple[Folder | Zip, list[str]]:
+    """Return the source of a folder or zip archive, and the names of all files in it.
+
+    Raises InputError where there is no such folder or archive, or where it holds no files.
     """
     path = Path(data)
     if not path.exists():
         raise InputError(
-            f"--data={data} does not exist; it names a folder or zip that holds DICOM files"
+            f"--data={data} does not exist; name a folder or zip archive that holds DICOM files"
         )
     source = Folder(path) if path.is_dir() else open_zip(path)
     files = source.all_files()
     if not files:
         raise InputError(
-            f"--data={data} holds no files; it names a folder or zip that holds DICOM files"
+            f"--data={data} holds no files; name a folder or zip archive that holds DICOM files"
         )
     return source, files
 
 
-def take_in(source, files, model, key, work, anyway, workers, bar):
-    """Read the headers of all files, then the pixels of the series that may be scored.
+def read_new_studies(
+    opened: tuple[Folder | Zip, list[str]],
+    model: ScoringModel,
+    key: bytes,
+    work: Path,
+    options: ScoreOptions,
+    bar: Callable[..., Bar],
+) -> NewStudies:
+    """Read the headers of all files, then the pixels of the series that are not refused.
 
-    source, files: as of `open_data`; model: pipeline.scoring.scoring_model.Model; key: bytes, of
-    the pseudonyms under which the model knows its patients; work: folder for the pixel cache;
-    anyway: whether nothing is refused; bar: as of pipeline.run_context.Run
+    opened: as returned by `open_source`; key: of the pseudonyms under which `model` stores its
+    patients; work: new folder for the pixel cache; bar: as pipeline.progress.progress_bar
 
-    Returns Incoming.
+    With options.anyway no series is refused.
     """
-    training = model.stage2["training"]
+    (source, files), training = opened, model.stage2["training"]
     with bar(len(files), "headers", "file") as shown:
-        found, acquisition, quarantine = read_studies(
-            source, files, key, model.patients, workers, shown.reach
+        headers, acquisition, quarantine = read_study_headers(
+            source, files, key, model.patients, options.workers, shown.reach
         )
     findings = [
-        *about_people(found),
-        *about_studies(found, training),
-        *header_findings(found, acquisition, training),
+        *shared_uid_findings(headers),
+        *study_findings(headers, training),
+        *header_findings(headers, acquisition, training),
     ]
-    slices = found if anyway else without_refused(found, findings)
+    slices = headers if options.anyway else without_refused(headers, findings)
+    size = model.recipe.pixels.size
     with bar(len(slices), "pixels", "slice") as shown:
-        facts = write_cache(work, source, slices, model.recipe.pixels.size, workers, shown.reach)
-    cache, slices, bad = (
-        PixelCache(work),
-        slices.join(facts[list(PIXEL_COLUMNS)]),
-        facts["reason"] != "",
-    )
-    pixels = pd.DataFrame(
-        {"path": slices["path"][bad], "kind": "pixels", "reason": facts["reason"][bad]}
-    )
+        facts = write_cache(work, source, slices, size, options.workers, shown.reach)
+    cache, slices = PixelCache(work), slices.join(facts[list(PIXEL_COLUMNS)])
+    unreadable = facts["reason"] != ""
+    faults = pd.DataFrame({"path": slices["path"], "kind": "pixels", "reason": facts["reason"]})
     findings += pixel_findings(slices, training)
-    if anyway:
+    if options.anyway:
         findings = [finding._replace(refuses=False) for finding in findings]
     slices = without_refused(slices, findings)
     rows = pd.Index(cache.slice_ids).get_indexer(slices.index)
-    return Incoming(
-        found,
-        acquisition,
-        pd.concat([quarantine, pixels]).sort_values("path"),
-        findings,
-        slices,
-        lambda numbers, out=None: cache.read(rows[numbers], out),
+    return NewStudies(
+        headers=headers,
+        acquisition=acquisition,
+        quarantine=pd.concat([quarantine, faults[unreadable]]).sort_values("path"),
+        findings=findings,
+        slices=slices,
+        read_hu=lambda numbers, out=None: cache.read(rows[numbers], out),
     )
 
 
-def read_studies(source, files, key, patients=None, workers=None, progress=None):
-    """Read the headers of all files.
+def read_study_headers(
+    source: Folder | Zip,
+    files: list[str],
+    key: bytes,
+    patients: pd.DataFrame | None = None,
+    workers: int | None = None,
+    progress: Callable[..., None] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Read the headers of all files. Returns (headers, acquisition, quarantine) of NewStudies.
 
-    patients: `fold` and `part` of each patient that the models were trained on, by pseudonym, or
-    None; progress: as of read_headers; the others as of `take_in`
+    patients: `fold` and `part` of each training patient, indexed by pseudonym, or None where they
+    are unknown; progress: as in read_headers
 
-    Returns (slices, acquisition, quarantine) as of Incoming; slices with `people`, what
-    `ct.checks.shared_uids.separate_patients` says of it.
+    headers has the further columns `people` (the verdict of
+    ct.checks.shared_uids.separate_patients) and those of `training_folds`.
     """
     table, quarantine = read_headers(
         source, files, key, workers, progress, patient_id_optional=True
     )
     table, people = separate_patients(table, key)
-    table = table.assign(split="test", people=people, **folds_of_groups(table, patients))
-    slices = order_slices(public_names(table, key))
-    acquisition = (
-        read_acquisition(source, slices["path"].tolist()).reset_index().set_index(slices.index)
-    )
-    return slices, acquisition, quarantine[["path", "kind", "reason"]]
+    table = table.assign(split="test", people=people, **training_folds(table, patients))
+    headers = order_slices(public_names(table, key))
+    acquisition = read_acquisition(source, headers["path"].tolist())
+    acquisition = acquisition.reset_index().set_index(headers.index)
+    return headers, acquisition, quarantine[["path", "kind", "reason"]]
 
 
-def folds_of_groups(table, patients):
-    """Return the columns `fold` and `part`, int8 (n,): the training patient's, for all of a group;
-    -1 for strangers.
+def training_folds(table: pd.DataFrame, patients: pd.DataFrame | None) -> dict[str, pd.Series]:
+    """Return the columns `fold` and `part` (int8) and `two_folds` (bool) of a header table.
 
-    table: header table; patients: as in `read_studies`. A third column, `two_folds`, tells where a
-    group's patients are of several folds. Where they are of several parts, each part's probe
-    learned from one of them: the group has NO_PART.
+    `fold` and `part` are those of the training patient, the same for all of a group
+    (ct.patient_folds.fold_groups), and -1 where no patient of the group is in the training data.
+    `two_folds` is True where a group's patients are in several folds. Where they are in several
+    parts, `part` is NO_PART, because the probe without one part was fitted on the others.
+
+    patients: as in `read_study_headers`
     """
     known = pd.DataFrame(columns=["fold", "part"]) if patients is None else patients
-    columns = {
-        name: table["patient_id"].map(known[name]).fillna(-1).astype(np.int8)
-        for name in ("fold", "part")
-    }
     groups = pd.Series(fold_groups(table), index=table.index)
-    several = {
-        name: values.where(values >= 0).groupby(groups).transform("nunique") > 1
-        for name, values in columns.items()
-    }
-    columns = {name: values.groupby(groups).transform("max") for name, values in columns.items()}
-    part = columns["part"].mask(several["part"], NO_PART).astype(np.int8)
-    return {"fold": columns["fold"], "part": part, "two_folds": several["fold"]}
+    largest, several = {}, {}
+    for name in ("fold", "part"):
+        column = table["patient_id"].map(known[name]).fillna(-1).astype(np.int8)
+        largest[name] = column.groupby(groups).transform("max")
+        several[name] = column.where(column >= 0).groupby(groups).transform("nunique") > 1
+    part = largest["part"].mask(several["part"], NO_PART).astype(np.int8)
+    return {"fold": largest["fold"], "part": part, "two_folds": several["fold"]}
 
 
-def public_names(table, key):
-    """Return a header table under names that tell nothing: the competition's own are kept, others
-    numbered as they come.
+def public_names(table: pd.DataFrame, key: bytes) -> pd.DataFrame:
+    """Return a header table with identifiers that identify nobody.
 
-    key: of the pseudonyms, which decides what the competition's own are
-    (`ct.privacy.pseudonyms.competition_form`)
-
-    So a second call, whose pseudonyms are others, gives the same names, the same order and the same
-    probabilities.
+    The competition's own (ct.privacy.pseudonyms.competition_id_pattern under `key`) stay; others are
+    numbered in the order of the rows. A second call, which has another key, therefore returns the
+    same names, the same order and the same probabilities.
     """
     table = table.reset_index()
-    for column, word in NAMED.items():
+    for column, kind in KINDS.items():
         names = table[column]
-        own = names.str.fullmatch(competition_id_pattern(word, key)).to_numpy(bool)
-        number, distinct = pd.factorize(names.where(~own))
+        public = names.str.fullmatch(competition_id_pattern(kind, key)).to_numpy(bool)
+        number, distinct = pd.factorize(names.where(~public))
         width = len(str(len(distinct)))
-        numbered = [f"{word}-{place + 1:0{width}}" for place in range(len(distinct))]
-        table[column] = np.where(
-            own, names.to_numpy(object), np.array([*numbered, ""], object)[number]
-        )
+        numbered = [f"{kind}-{place + 1:0{width}}" for place in range(len(distinct))]
+        numbered_names = np.array([*numbered, ""], object)[number]
+        table[column] = np.where(public, names.to_numpy(object), numbered_names)
     return table.set_index("slice_id")
-
-
-def about_people(found):
-    """Return the Findings on studies whose UID stands on the slices of several PatientIDs."""
-    findings = []
-    for (study, series), rows in found.groupby(["study_id", "series_id"], sort=True):
-        known = SHARED.get(rows["people"].iloc[0])
-        for refuses, what, means in ([known] if known else []) + [TWO_FOLDS] * bool(
-            rows["two_folds"].any()
-        ):
-            findings.append(Finding(study, series if refuses else "", refuses, what, means))
-    return list(dict.fromkeys(findings))
-
-
-def about_studies(found, training):
-    """Return the Findings on whole studies: more series than the training studies have, patients
-    that the models know.
-    """
-    findings, groups = [], found.groupby("study_id", sort=True)
-    for study, series in groups["series_id"].nunique().items():
-        if series > training["series"]:
-            what = f"{series} series, where training studies have {training['series']} at most"
-            means = "they are read as one study; put a series into a folder of its own to have it read by itself"
-            findings.append(Finding(study, "", False, what, means))
-    return findings + [
-        Finding(study, "", False, *KNOWN)
-        for study, fold in groups["fold"].max().items()
-        if fold >= 0
-    ]
-
-
-def without_refused(slices, findings):
-    """Return the rows of a slice table whose series no Finding refuses."""
-    refused = {(f.study_id, f.series_id) for f in findings if f.refuses}
-    keys = zip(slices["study_id"], slices["series_id"], strict=True)
-    return slices[np.array([key not in refused for key in keys], bool)]

@@ -21,7 +21,8 @@ from ct.tables.spreadsheet import read_sheet
 from features.linear_probe import LinearProbe, held_out_probe_logits
 from pipeline.commands.search import inner_split
 from pipeline.run_context import Run
-from pipeline.scoring.study_reader import NO_PART, about_people, folds_of_groups
+from pipeline.scoring.study_findings import shared_uid_findings
+from pipeline.scoring.study_reader import NO_PART, training_folds
 from pipeline.stage_data.cross_fitting import of_each_patient, patient_parts
 from pipeline.stage_data.run_tables import patients_of_folds
 from pipeline.stages.ingest import take_patients
@@ -287,8 +288,8 @@ def test_score_has_a_row_for_each_person(finished, competition, tmp_path, capsys
     assert (
         len(studies) == 2 and studies["status"].eq("scored").all() and studies["slices"].eq(5).all()
     )
-    assert studies["remarks"].str.contains("stands on slices of other PatientIDs").all()
-    assert "taken for several people" in capsys.readouterr().out
+    assert studies["remarks"].str.contains("is also on slices of other PatientIDs").all()
+    assert "count as different people" in capsys.readouterr().out
     assert [sorted(places) for _, places in slices.groupby("study_id")["place"]] == [
         [0, 1, 2, 3, 4]
     ] * 2
@@ -309,15 +310,15 @@ def test_scored_patients_of_one_study_share_a_fold():
         index=list("abcde"),
     )
     known = pd.DataFrame({"fold": [1, 0, 2], "part": [3, 4, 0]}, index=["B", "C", "D"])
-    found = pd.DataFrame(folds_of_groups(table, known))
+    found = pd.DataFrame(training_folds(table, known))
     assert found.loc[["a", "b", "e"], "fold"].tolist() == [1, 1, -1]
     assert found.loc[["a", "b", "e"], "part"].tolist() == [3, 3, -1]
     assert found["two_folds"].tolist() == [False, False, True, True, False]
-    assert (pd.DataFrame(folds_of_groups(table, None))["fold"] == -1).all()
+    assert (pd.DataFrame(training_folds(table, None))["fold"] == -1).all()
     slices = table.assign(
-        series_id=list("12345"), people=["one person"] * 4 + [""], **folds_of_groups(table, known)
+        series_id=list("12345"), people=["one person"] * 4 + [""], **training_folds(table, known)
     )
-    findings = about_people(slices)
+    findings = shared_uid_findings(slices)
     assert {finding.study_id for finding in findings if finding.refuses} == {"T"}
     assert [
         finding.study_id for finding in findings if "make one series together" in finding.what
@@ -330,7 +331,7 @@ def test_scored_patients_of_one_study_and_several_parts_get_no_probe():
         {"patient_id": ["A", "B", "C"], "study_id": ["S", "S", "U"]}, index=list("abc")
     )
     known = pd.DataFrame({"fold": [1, 1, 1], "part": [0, 3, 2]}, index=["A", "B", "C"])
-    columns = folds_of_groups(table, known)
+    columns = training_folds(table, known)
     assert columns["fold"].tolist() == [1, 1, 1] and columns["part"].tolist() == [
         NO_PART,
         NO_PART,
@@ -364,6 +365,9 @@ def test_score_refuses_what_is_neither_and_goes_on(finished, competition, tmp_pa
     assert run.main([*words, f"--to={tmp_path / 'out'}"]) == 0
     studies = read_table(tmp_path / "out" / "studies.parquet")
     assert sorted(studies["status"]) == ["refused", "scored"]
-    assert "neither whole series each" in studies["remarks"][studies["status"] == "refused"].iloc[0]
+    assert (
+        "neither separate series nor one series together"
+        in studies["remarks"][studies["status"] == "refused"].iloc[0]
+    )
     assert json.loads((tmp_path / "out" / "score.json").read_text())["slices"] == 5
-    assert "nobody knows how many people these are" in capsys.readouterr().out
+    assert "the number of people is unknown" in capsys.readouterr().out

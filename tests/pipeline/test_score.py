@@ -445,7 +445,7 @@ def test_two_series_of_a_study_are_remarked(model, strangers, tmp_path):
     slices, studies = score(data, tmp_path / "out", f"--model={model}")
     assert (
         len(slices) == 10
-        and "2 series, where training studies have 1 at most" in studies["remarks"].iloc[0]
+        and "2 series, training studies have at most 1" in studies["remarks"].iloc[0]
     )
 
 
@@ -639,7 +639,7 @@ def test_a_run_that_is_stale_or_stacks_imports_is_refused(rich, strangers, tmp_p
         == 0
     )
     with pytest.raises(
-        Exception, match=r"imported predictions \(theirs\), whose models are not in it"
+        Exception, match=r"imported predictions \(theirs\); their models are not in the run"
     ):
         model_of_run(Run(folder))
 
@@ -648,7 +648,7 @@ def test_probes_that_an_older_run_did_not_keep(rich, tmp_path):
     folder = shutil.copytree(rich, tmp_path / "r")
     (folder / "stage2/features/probes.safetensors").unlink()
     with pytest.raises(
-        Exception, match=r"probes.safetensors is not there; remove .*features.json and call `all`"
+        Exception, match=r"probes.safetensors is not there; remove .*features.json and run `all`"
     ):
         model_of_run(Run(folder))
 

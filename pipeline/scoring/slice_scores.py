@@ -1,0 +1,112 @@
+"""Apply CNNs and stackers to the slices of new studies."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from scipy.special import expit
+
+from ct.ensemble import combine_folds, mean_logits
+from ct.errors import InputError
+from ct.labels import LABELS
+from features.build import build_features
+from features.linear_probe import held_out_probe_logits
+from features.markov import held_out_posterior_logits
+from pipeline.progress import Bar
+from pipeline.scoring.scoring_model import ScoringModel
+from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.inference import predict
+from stage1_cnn.model import load_model
+from stage2_stack.apply import apply_stacker
+
+COLUMNS = list(LABELS)
+Arrays = dict[str, NDArray[np.float32]]  # CNN -> one row a slice
+
+
+def score_slices(
+    model: ScoringModel,
+    slices: pd.DataFrame,
+    read_hu: Callable[..., NDArray[np.int16]],
+    device: torch.device,
+    bar: Callable[..., Bar],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return two tables indexed like `slices`, with place columns and LABELS (float64).
+
+    The first holds the final probabilities, the second the mean of the CNNs: NaN where a slice is
+    not readable.
+
+    slices: slice table with pixel columns, `fold` and `part`; read_hu(rows, out=None): HU of its
+    rows, as PixelCache.read; bar: as pipeline.progress.progress_bar
+
+    Raises InputError where this version builds other features than the model was trained on.
+    """
+    columns = slices[["study_id", "series_id", "place", "position_mm", "readable"]]
+    if slices.empty:
+        empty = columns.assign(**dict.fromkeys(COLUMNS, np.empty(0)))
+        return empty, empty
+    starts = np.flatnonzero(slices["place"] == 0)
+    final, stage_one = [], []
+    for k, (predictions, embeddings) in enumerate(
+        predict_per_fold(model, slices, read_hu, device, bar)
+    ):
+        stage_one.append(expit(mean_logits(predictions, model.recipe.features.clip)))
+        X, names = _features(model, slices, k, predictions, embeddings)
+        if names != model.stage2["names"]:
+            raise InputError(
+                "this version builds other features than the model was trained on; "
+                "export the model again from its run"
+            )
+        final.append(apply_stacker(model.stacker(k), X, names, starts))
+    fold, tables = slices["fold"].to_numpy(), []
+    for per_fold in (final, stage_one):
+        combined = combine_folds(np.stack(per_fold), fold)
+        tables.append(columns.join(pd.DataFrame(combined, index=slices.index, columns=COLUMNS)))
+    return tables[0], tables[1]
+
+
+def predict_per_fold(
+    model: ScoringModel,
+    slices: pd.DataFrame,
+    read_hu: Callable[..., NDArray[np.int16]],
+    device: torch.device,
+    bar: Callable[..., Bar],
+) -> list[tuple[Arrays, Arrays]]:
+    """Return for each fold ({CNN: probabilities (n, 6)}, {CNN: embeddings (n, d)}).
+
+    NaN where a slice is not readable. Arguments as in `score_slices`.
+    """
+    per_fold: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(model.recipe.folds.k)]
+    readable = slices["readable"].to_numpy(bool)
+    with bar(int(readable.sum()) * len(model.weights), "CNNs", "slice") as shown:
+        for config in model.recipe.stage1.models:
+            rows = neighbour_rows(slices, config.neighbours)
+            for k, (probabilities, embeddings) in enumerate(per_fold):
+                cnn = load_model(config, load_file(model.weights[config.name, k]))
+                probabilities[config.name], embeddings[config.name] = predict(
+                    cnn, rows, readable, read_hu, config, shown.update, device
+                )
+    return per_fold
+
+
+def _features(
+    model: ScoringModel, slices: pd.DataFrame, k: int, predictions: Arrays, embeddings: Arrays
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Return the features (n, f) and their names, from the predictions of the CNNs of fold k."""
+    config, fold = model.recipe.features, slices["fold"].to_numpy()
+    fitted: dict[str, Any] = {}
+    if config.chain:
+        fitted["markov_logits"] = held_out_posterior_logits(
+            slices, mean_logits(predictions, config.clip), fold, model.chains()
+        )
+    if config.probe:
+        # the probes of fold k were fitted on its patients alone
+        part = np.where(fold == k, slices["part"].to_numpy(), -1)
+        fitted["probe_logits"] = {
+            name: held_out_probe_logits(*model.probe(name, k), own, part)
+            for name, own in embeddings.items()
+        }
+    return build_features(slices, predictions, config, **fitted)
