@@ -19,7 +19,7 @@ from ct.pixel_cache.writer import write_cache
 from ct.privacy.pseudonyms import competition_id_pattern
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.sources.folder import Folder
-from ct.sources.zip_archive import Zip, open_zip
+from ct.sources.zip_archive import ZipArchive, open_zip
 from pipeline.options import ScoreOptions
 from pipeline.progress import Bar
 from pipeline.scoring.scoring_model import ScoringModel
@@ -50,7 +50,7 @@ class NewStudies:
     read_hu: Callable[..., NDArray[np.int16]]
 
 
-def open_source(data: str) -> tuple[Folder | Zip, list[str]]:
+def open_source(data: str) -> tuple[Folder | ZipArchive, list[str]]:
     """Return the source of a folder or zip archive, and the names of all files in it.
 
     Raises InputError where there is no such folder or archive, or where it holds no files.
@@ -70,7 +70,7 @@ def open_source(data: str) -> tuple[Folder | Zip, list[str]]:
 
 
 def read_new_studies(
-    opened: tuple[Folder | Zip, list[str]],
+    opened: tuple[Folder | ZipArchive, list[str]],
     model: ScoringModel,
     key: bytes,
     work: Path,
@@ -117,7 +117,7 @@ def read_new_studies(
 
 
 def read_study_headers(
-    source: Folder | Zip,
+    source: Folder | ZipArchive,
     files: list[str],
     key: bytes,
     patients: pd.DataFrame | None = None,
@@ -167,7 +167,7 @@ def training_folds(table: pd.DataFrame, patients: pd.DataFrame | None) -> dict[s
 def public_names(table: pd.DataFrame, key: bytes) -> pd.DataFrame:
     """Return a header table with identifiers that identify nobody.
 
-    The competition's own (ct.privacy.pseudonyms.competition_id_pattern under `key`) stay; others are
+    The competition's own (competition_id_pattern under `key`) stay; others are
     numbered in the order of the rows. A second call, which has another key, therefore returns the
     same names, the same order and the same probabilities.
     """
