@@ -30,7 +30,7 @@ from ct.slices import ORIENTATION, POSITION, SERIES, order_slices
 from ct.system.engine import cores
 from features.build import build_features
 from features.config import FeatureConfig
-from features.markov import cross_fit_chains
+from features.markov_fitting import cross_fit_chains
 
 SLICES, MODELS, FOLDS = 752_803, ("resnet", "densenet", "vgg", "swin"), 5
 SECONDS, MEMORY_GB, COLUMNS, TIMES_PANDAS, GROWTH = 90.0, 8.0, 800, 8.0, 1.3

@@ -1,1 +1,1 @@
-"""What stage two sees: each slice's opinions, its neighbours', its study's, and where it lies."""
+"""Features of stage two: logits of each slice, its neighbours and study, and the geometry."""

@@ -1,117 +1,142 @@
-"""Joins the feature families into one float32 matrix with one fixed column order."""
+"""The feature matrix: all feature families side by side, float32, in one fixed column order."""
+
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ct.ensemble import to_logits
 from ct.labels import LABELS
 from ct.slices import check_table
-from features.geometry import SWITCHES, geometry_features, source_columns
+from features.config import FeatureConfig
+from features.geometry import GROUPS, geometry_features, source_columns
 from features.neighbours import (
+    Features,
     best_smooth_features,
     difference_features,
     neighbour_features,
     smooth_features,
 )
 from features.rolling_windows import rolling_features, sided_features
-from features.series import study_starts
+from features.series import SliceTable, study_starts
 from features.study import OTHER_KINDS, other_study_features, study_features
 
-# columns that every family may read
+# columns of the slice table that every family may read
 PLACES = ("study_id", "split", "place", "series_slices", "position_mm")
-# rows that are built at once, about: so much of a family fits into the processor's cache
+# Rows that are built at once, about: this much of a family fits into the processor's cache.
 BLOCK = 16_384
 
+Predictions = Mapping[str, NDArray[np.floating]]  # model -> probabilities (n, 6)
+Logits = Mapping[str, NDArray[np.float32]]  # model or source -> logits (n, 6)
 
-def build_features(slices, predictions, config, markov_logits=None, probe_logits=None, out=None):
-    """Build stage two's matrix from stage one's opinions and the slice table.
 
-    slices:      (n rows) slice table, sorted by study, series and place predictions: {model name:
-    (n, 6) probabilities in [0, 1], columns LABELS, NaN where the slice was not readable} config:
-    FeatureConfig chain:       (n, 6) logits by features/markov.py, where config.chain probes:
-    {model name: (n, 6) logits by features/linear_probe.py}, where config.probe out:         float32
-    (n, f) to write to, such as a memory map; None: a new array
+def build_features(
+    slices: pd.DataFrame,
+    predictions: Predictions,
+    config: FeatureConfig,
+    markov_logits: NDArray[np.float32] | None = None,
+    probe_logits: Logits | None = None,
+    out: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Build the feature matrix of stage two from the predictions of stage one and the slice table.
 
-    Returns X (n, f) float32, each column in one piece of memory unless `out` is otherwise (LightGBM
-    takes both alike), and the f names, in an order that depends on the config and the models' names
-    alone. Labels and folds reach X through `chain` and `probes` alone. Raises ValueError where the
-    table is not sorted or a series is not whole (neighbours would cross series), or where the
-    config wants columns that were not given, or does not want those that were.
+    slices:        (n rows) slice table, sorted by study, series and place
+    predictions:   {model: probabilities (n, 6)}, columns LABELS, NaN for unreadable slices
+    markov_logits: (n, 6), from features/markov.py; required where config.chain, else None
+    probe_logits:  {model: (n, 6)}, from features/linear_probe.py; required where config.probe, else
+                   None
+    out:           float32 (n, f) to write to, such as a memory map; None: a new array
+
+    Returns X (n, f) float32, in Fortran order unless `out` is not, and the f names. Their order
+    depends on the config and the names of the models alone. Labels and folds reach X only through
+    `markov_logits` and `probe_logits`. Raises ValueError where the table is not sorted or a series
+    is incomplete (neighbours would cross series), and where `markov_logits` or `probe_logits` does
+    not match the config.
     """
     check_table(slices)
-    said = logits_by_source(slices, predictions, config, markov_logits, probe_logits)
+    sources = logits_by_source(slices, predictions, config, markov_logits, probe_logits)
     names, places = feature_names(predictions, config), _places(slices, config)
     X = np.empty((len(names), len(slices)), np.float32).T if out is None else out
     if X.shape != (len(slices), len(names)) or X.dtype != np.float32:
         raise ValueError(
             f"out is {X.dtype} {X.shape}, the features are float32 {(len(slices), len(names))}"
         )
-
     for rows in _blocks(places):
-        here, heard = (
-            {name: values[rows] for name, values in columns.items()} for columns in (places, said)
-        )
+        block_places = {name: values[rows] for name, values in places.items()}
+        block_sources = {suffix: logits[rows] for suffix, logits in sources.items()}
         end = 0
-        for part, _ in _families(here, heard, config):
-            start, end = end, end + part.shape[1]
-            X[rows, start:end] = part
+        for columns, _ in _families(block_places, block_sources, config):
+            start, end = end, end + columns.shape[1]
+            X[rows, start:end] = columns
     return X, names
 
 
-def feature_names(models, config):
-    """Return the names of the features of the opinions of `models`, in their order: those the
-    families give no rows at all.
-    """
-    none = np.empty((0, len(LABELS)), np.float32)
-    each = dict.fromkeys(models, none)
-    table = pd.DataFrame({name: np.empty(0) for name in [*PLACES, "patient_id", *_columns(config)]})
-    said = logits_by_source(
-        table, each, config, none if config.chain else None, each if config.probe else None
+def feature_names(models: Iterable[str], config: FeatureConfig) -> list[str]:
+    """Return the feature names in column order, found by building on zero rows."""
+    empty = np.empty((0, len(LABELS)), np.float32)
+    each = dict.fromkeys(models, empty)
+    columns = [*PLACES, "patient_id", *source_columns(_groups(config))]
+    table = pd.DataFrame({name: np.empty(0) for name in columns})
+    sources = logits_by_source(
+        table, each, config, empty if config.chain else None, each if config.probe else None
     )
-    return [name for _, names in _families(_places(table, config), said, config) for name in names]
+    names = []
+    for _, family_names in _families(_places(table, config), sources, config):
+        names += family_names
+    return names
 
 
-def logits_by_source(slices, predictions, config, markov_logits, probe_logits):
-    """Return {end of the names: (n, 6) float32, each column in one piece} of what is said of each
-    slice; "": the mean.
+def logits_by_source(
+    slices: SliceTable,
+    predictions: Predictions,
+    config: FeatureConfig,
+    markov_logits: NDArray[np.float32] | None,
+    probe_logits: Logits | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the logits of each source: mean over CNNs, each CNN, spread, Markov chain, probes.
+
+    Returns {suffix of the feature names: (n, 6), Fortran order}; the suffix of the mean is "".
+    Raises ValueError where `markov_logits` or `probe_logits` does not match the config.
     """
     if (markov_logits is not None, probe_logits is not None) != (config.chain, config.probe):
         raise ValueError(
-            f"the config says chain: {config.chain}, probe: {config.probe}; give just those columns"
+            f"the config has chain: {config.chain}, probe: {config.probe}; give markov_logits only "
+            "with chain, probe_logits only with probe"
         )
     if probe_logits is not None and list(probe_logits) != list(predictions):
         raise ValueError(
-            f"probes of {', '.join(probe_logits)} with opinions of {', '.join(predictions)}; give both of each CNN"
+            f"probe_logits of {', '.join(probe_logits)}, but predictions of "
+            f"{', '.join(predictions)}; give both for each CNN"
         )
     logits = {model: to_logits(p, config.clip) for model, p in predictions.items()}
-    said = {"": np.mean(list(logits.values()), axis=0, dtype=np.float32)}
-    several = len(logits) > 1
-    if several:
-        said |= {f"_by_{model}": own for model, own in logits.items()}
-        said["_spread"] = np.std(list(logits.values()), axis=0, dtype=np.float32)
-    if config.chain:
-        said["_chain"] = markov_logits
-    if config.probe:
-        said["_probe"] = np.mean(list(probe_logits.values()), axis=0, dtype=np.float32)
-        said |= {f"_probe_by_{model}": own for model, own in probe_logits.items() if several}
-    if config.other_studies:  # reaches further than the blocks that the other families are built in
-        others, _ = other_study_features(slices, said[""], LABELS)
-        said |= {
-            f"_{kind}": others[:, i * len(LABELS) :][:, : len(LABELS)]
-            for i, kind in enumerate(OTHER_KINDS)
-        }
-    return {kind: np.asfortranarray(values, np.float32) for kind, values in said.items()}
+    mean: NDArray[np.float32] = np.mean(list(logits.values()), axis=0, dtype=np.float32)
+    sources = {"": mean}
+    if len(logits) > 1:
+        sources |= {f"_by_{model}": model_logits for model, model_logits in logits.items()}
+        sources["_spread"] = np.std(list(logits.values()), axis=0, dtype=np.float32)
+    if markov_logits is not None:
+        sources["_chain"] = markov_logits
+    if probe_logits is not None:
+        sources["_probe"] = np.mean(list(probe_logits.values()), axis=0, dtype=np.float32)
+        if len(logits) > 1:
+            sources |= {f"_probe_by_{model}": own for model, own in probe_logits.items()}
+    if config.other_studies:  # here, since a patient's studies may lie in several blocks
+        others, _ = other_study_features(slices, mean, LABELS)
+        for kind, columns in zip(OTHER_KINDS, np.split(others, len(OTHER_KINDS), 1), strict=True):
+            sources[f"_{kind}"] = columns
+    return {suffix: np.asfortranarray(values, np.float32) for suffix, values in sources.items()}
 
 
-def _families(slices, said, config):
-    """Yield (columns, names) of each family, in their order; all stay inside a study."""
-    mean = said[""]
-    for kind, logits in said.items():
-        yield logits, [f"{label}{kind}" for label in LABELS]
+def _families(slices: SliceTable, sources: Logits, config: FeatureConfig) -> Iterator[Features]:
+    """Yield (columns, names) of each family in column order. No family crosses a study."""
+    mean = sources[""]
+    for suffix, logits in sources.items():
+        yield logits, [f"{label}{suffix}" for label in LABELS]
     yield neighbour_features(slices, mean, LABELS, config.reach)
-    for kind, logits in said.items():
-        if kind.startswith("_by_"):
-            yield neighbour_features(slices, logits, LABELS, config.model_reach, kind)
+    for suffix, logits in sources.items():
+        if suffix.startswith("_by_"):
+            yield neighbour_features(slices, logits, LABELS, config.model_reach, suffix)
     yield difference_features(slices, mean, LABELS, config.difference_reach)
     yield smooth_features(slices, mean, LABELS, config.smooth_mm)
     if config.smooth_best:
@@ -121,37 +146,34 @@ def _families(slices, said, config):
         yield sided_features(slices, mean, LABELS)
     if config.study:
         yield study_features(slices, mean, LABELS)
-    yield geometry_features(slices, _switched_on(config))
+    yield geometry_features(slices, _groups(config))
 
 
-def _places(slices, config):
-    """Return {name: (n,) numbers} of all that the families read of the slice table; ids become the
-    number of their study.
+def _places(slices: pd.DataFrame, config: FeatureConfig) -> dict[str, NDArray]:
+    """Return {name: (n,) numbers} of all columns of the slice table that the families read.
+
+    study_id is the number of the study, which also keeps train and test apart; split is 0.
     """
     starts = study_starts(slices)
     study = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(slices))))
-    places = {
-        "study_id": study,
-        "split": np.zeros(len(slices), np.int8),
-        **{name: slices[name] for name in PLACES[2:]},
-    }
-    places |= {
-        name: slices[name].astype(np.float32) for name in _columns(config) if name not in places
-    }
-    return {name: np.asarray(values) for name, values in places.items()}
+    places: dict[str, NDArray] = {"study_id": study, "split": np.zeros(len(slices), np.int8)}
+    for name in PLACES[2:]:
+        places[name] = np.asarray(slices[name])
+    for name in source_columns(_groups(config)):
+        if name not in places:
+            places[name] = np.asarray(slices[name].astype(np.float32))
+    return places
 
 
-def _columns(config):
-    return source_columns(_switched_on(config))
+def _groups(config: FeatureConfig) -> list[str]:
+    """Return the groups of geometry features that the config switches on."""
+    return [group for group in GROUPS if getattr(config, group)]
 
 
-def _switched_on(config):
-    return [switch for switch in SWITCHES if getattr(config, switch)]
-
-
-def _blocks(places):
-    """Return slices (Python's) of about BLOCK rows of whole studies."""
+def _blocks(places: Mapping[str, NDArray]) -> list[slice]:
+    """Return blocks of about BLOCK rows that hold whole studies."""
     rows = len(places["place"])
     starts = np.append(study_starts(places), rows)
-    bounds = np.unique(starts[np.searchsorted(starts, np.append(np.arange(0, rows, BLOCK), rows))])
+    targets = np.append(np.arange(0, rows, BLOCK), rows)
+    bounds = np.unique(starts[np.searchsorted(starts, targets)])
     return [slice(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]

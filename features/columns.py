@@ -1,8 +1,11 @@
 """Columns of the feature matrix, by name: which of them a model reads, and what each holds."""
 
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ct.labels import LABELS
 from features.geometry import METADATA
@@ -10,107 +13,113 @@ from features.neighbours import BEST_MM
 from features.rolling_windows import SIDED_KINDS
 from features.study import OTHER_KINDS, STUDY_KINDS
 
-SCOPES = {  # what a stacker may look at; little data does better with less
-    "context": "the logits of the label itself and of `any`: of the slice, its neighbours and their Gaussian means",
-    "study": "these, the summaries of both over all below, all above and the study, and the geometry",
-    "all": "every feature, those of the other labels, too",
+# which features the stacker of a label reads; with few studies, fewer features do better
+SCOPES = {
+    "context": "logits of the label and of `any`: the slice, its neighbours, Gaussian means",
+    "study": "these, both labels' one-sided and whole-study summaries, and the geometry",
+    "all": "every feature, including those of the other labels",
 }
+# features of where a slice lies, read by models of the whole series
+PLACE_COLUMNS = ("position_rel", "gap_below_mm", "gap_above_mm")
 
 
-def _parts(name):
-    """Return (label, kind, model) of the name of a feature that is made of opinions: any_z+1_by_vgg
-    -> any, z+1, vgg.
-    """
-    stem, _, model = name.partition("_by_")
-    label, _, kind = stem.partition("_")
-    return label, kind, model
+class NameParts(NamedTuple):
+    """Parts of the name of a feature made of logits: "any_z+1_by_vgg" is any, z+1, vgg."""
+
+    label: str
+    kind: str
+    model: str
 
 
-def scope_columns(names, label, scope):
-    """Return the column numbers of the features that the stacker of `label` looks at, int array, in
-    the order of `names`.
+def scope_columns(names: Sequence[str], label: str, scope: str) -> NDArray[np.int64]:
+    """Return the columns that the stacker of `label` reads, int, in the order of `names`.
+
+    scope: one of SCOPES
     """
     if scope == "all":
         return np.arange(len(names))
-    own = [
-        i
-        for i, name in enumerate(names)
-        if name not in METADATA and _parts(name)[0] in (label, "any")
-    ]
-    if scope == "study":
-        return np.array(sorted(own + [i for i, name in enumerate(names) if name in METADATA]))
-    wide = {*STUDY_KINDS, *SIDED_KINDS, *OTHER_KINDS}
-    return np.array([i for i in own if _parts(names[i])[1] not in wide])
+    wide_kinds = {*STUDY_KINDS, *SIDED_KINDS, *OTHER_KINDS}
+    columns = []
+    for i, name in enumerate(names):
+        if name in METADATA:
+            wanted = scope == "study"
+        else:
+            parts = _split_name(name)
+            wanted = parts.label in (label, "any")
+            wanted &= scope == "study" or parts.kind not in wide_kinds
+        if wanted:
+            columns.append(i)
+    return np.array(columns)
 
 
-def slice_columns(names):
-    """Return the column numbers of what is said of a slice by itself.
+def slice_columns(names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the columns that describe a slice without its neighbours.
 
-    (said, place): int (6, g), the logits of each of LABELS: the mean first, then others in an order
-    that is the same for all labels, by each CNN and by the probes; int (h,), height and distances
-    to the next slices
+    Returns (logits, place). logits: int (6, g), one row a label; the mean over CNNs first, then
+    each CNN and the mean of the probes, in the same order for all labels. place: int (h,), the
+    columns of PLACE_COLUMNS.
     """
-    parts = [_parts(name) if name not in METADATA else ("", "", "") for name in names]
-    said = [
-        [
-            i
-            for i, (of, kind, model) in enumerate(parts)
-            if of == label and (kind == "" or (kind == "probe" and not model))
-        ]
-        for label in LABELS
-    ]
-    place = [
-        i
-        for i, name in enumerate(names)
-        if name in ("position_rel", "gap_below_mm", "gap_above_mm")
-    ]
-    return np.array(said), np.array(place, int)
+    logits: dict[str, list[int]] = {label: [] for label in LABELS}
+    for i, name in enumerate(names):
+        if name not in METADATA:
+            label, kind, model = _split_name(name)
+            if label in logits and (kind == "" or (kind == "probe" and not model)):
+                logits[label].append(i)
+    place = [i for i, name in enumerate(names) if name in PLACE_COLUMNS]
+    return np.array(list(logits.values())), np.array(place, int)
 
 
-# pattern of a feature's kind -> what it is; {0} is the label, {1} and {2} what the pattern caught
+def _split_name(name: str) -> NameParts:
+    stem, _, model = name.partition("_by_")
+    label, _, kind = stem.partition("_")
+    return NameParts(label, kind, model)
+
+
+# pattern of a feature's kind -> its description; {0} is the label, {1} the group in the pattern
 KINDS = {
     "": "logit of {0}",
-    "spread": "spread of the CNNs' logits of {0}",
-    "chain": "posterior logit of {0} by the chain model of its series",
-    "probe": "logit of {0} by a linear probe of the embedding",
-    "others_max": "largest logit of {0} in the patient's other studies",
+    "spread": "standard deviation of the CNNs' logits of {0}",
+    "chain": "posterior logit of {0}, Markov chain along the series",
+    "probe": "logit of {0}, linear probe of the embedding",
+    "others_max": "maximum logit of {0} in the patient's other studies",
     "others_top3": "largest top-3 mean of the logits of {0} in the patient's other studies",
     r"z-(\d+)": "logit of {0}, {1} below",
     r"z\+(\d+)": "logit of {0}, {1} above",
-    r"dz-(\d+)": "logit of {0} less that {1} below",
-    r"dz\+(\d+)": "logit of {0} less that {1} above",
-    r"smooth([\d.e+-]+)mm": "logit of {0}, Gaussian mean of width {1} mm along z",
-    "smooth_best": "logit of {0}, Gaussian mean of its own width along z",
-    r"min(\d+)": "smallest logit of {0} within {1} on either side",
-    r"max(\d+)": "largest logit of {0} within {1} on either side",
+    r"dz-(\d+)": "logit of {0} minus the logit {1} below",
+    r"dz\+(\d+)": "logit of {0} minus the logit {1} above",
+    r"smooth([\d.e+-]+)mm": "logit of {0}, Gaussian mean along z, sigma {1} mm",
+    "smooth_best": "logit of {0}, Gaussian mean along z, best sigma of the label",
+    r"min(\d+)": "minimum logit of {0} within {1} on either side",
+    r"max(\d+)": "maximum logit of {0} within {1} on either side",
     "(below|above)_mean": "mean logit of {0} over all slices {1}",
-    "(below|above)_std": "spread of the logit of {0} over all slices {1}",
-    "study_max": "largest logit of {0} in the study",
+    "(below|above)_std": "standard deviation of the logit of {0} over all slices {1}",
+    "study_max": "maximum logit of {0} in the study",
     "study_mean": "mean logit of {0} over the study",
-    "study_std": "spread of the logit of {0} over the study",
-    "study_top3": "mean of the study's three largest logits of {0}",
-    "study_share": "share of the study's slices whose probability of {0} is above one half",
-    "peak_mm": "signed distance to the study's largest logit of {0}, mm",
-    "peak_away_mm": "distance to the study's largest logit of {0}, mm",
-    "peak_rel": "height of the study's largest logit of {0} in its series, 0 lowest slice, 1 highest",
+    "study_std": "standard deviation of the logit of {0} over the study",
+    "study_top3": "mean of the three largest logits of {0} in the study",
+    "study_share": "fraction of the study's slices with a probability of {0} above 0.5",
+    "peak_mm": "signed distance to the study's maximum logit of {0}, mm",
+    "peak_away_mm": "distance to the study's maximum logit of {0}, mm",
+    "peak_rel": "relative height of the study's maximum logit of {0}, 0 lowest slice, 1 highest",
 }
 
 
-def describe(name):
-    """Return one line that says what the feature `name` is."""
+def describe(name: str) -> str:
+    """Return the description of a feature, one line."""
     if name in METADATA:
         return METADATA[name]
-    label, kind, model = _parts(name)
-    caught, about = next(
-        (found, about) for pattern, about in KINDS.items() if (found := re.fullmatch(pattern, kind))
-    )
-    words = [
-        f"{word} slice{'s' * (word != '1')}" if word.isdigit() and "mm" not in kind else word
-        for word in caught.groups()
-    ]
-    end = f", of {model}" if model else ", mean over the CNNs"
-    if kind not in ("", "probe") or (model and not kind):
-        label, end = label + f" by {model}" * bool(model), ""
-    if kind == "smooth_best":
+    label, kind, model = _split_name(name)
+    subject, end = label, ""
+    if kind in ("", "probe"):
+        end = f", CNN {model}" if model else ", mean over the CNNs"
+    elif model:
+        subject = f"{label} by {model}"
+    elif kind == "smooth_best":
         end = f" ({BEST_MM[label]:g} mm)"
-    return about.format(label, *words) + end
+    for pattern, text in KINDS.items():
+        if match := re.fullmatch(pattern, kind):
+            words = list(match.groups())
+            if words and words[0].isdigit() and not kind.startswith("smooth"):
+                words[0] += " slice" if words[0] == "1" else " slices"
+            return text.format(subject, *words) + end
+    raise ValueError(f"no feature is called {name}")

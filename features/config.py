@@ -1,4 +1,4 @@
-"""What stage two looks at."""
+"""Which features are built."""
 
 from typing import Annotated
 
@@ -8,48 +8,52 @@ from ct.config import Config
 
 
 class FeatureConfig(Config):
-    """Which features are built. The defaults suit a small run; the rich set, for thousands of
-    studies, is
+    """Which features are built.
+
+    The defaults suit a small run. The rich set, for thousands of studies, is
 
     features: {reach: 10, model_reach: 10, difference_reach: 10, smooth_mm: [2.5, 5, 10, 20],
-    smooth_best: true,
-               rolling: [1, 2, 4], cumulative: true, chain: true, probe: true, place: true}
+               smooth_best: true, rolling: [1, 2, 4], cumulative: true, chain: true, probe: true,
+               place: true}
     """
 
-    # neighbours on each side whose logits, mean over the CNNs, enter one by one
+    # neighbours on each side whose logits, mean over the CNNs, are features
     reach: int = Field(3, ge=0, le=20)
-    # the same of each CNN by itself, where there are several
+    # the same for each CNN, where there are several
     model_reach: int = Field(0, ge=0, le=20)
-    # neighbours on each side whose difference to the slice enters
+    # neighbours on each side whose difference from the slice is a feature
     difference_reach: int = Field(0, ge=0, le=20)
-    # widths of the Gaussian means along the slice normal, mm
+    # widths (sigma) of Gaussian means along the slice normal, mm
     smooth_mm: tuple[PositiveFloat, ...] = (3.0, 8.0)
-    # a Gaussian mean of each label's own width (features/neighbours.py: BEST_MM)
+    # a Gaussian mean with the best width of each label (features/neighbours.py: BEST_MM)
     smooth_best: bool = False
-    # smallest and largest logit within so many slices
+    # minimum and maximum logit within so many slices on each side
     rolling: tuple[Annotated[int, Field(ge=1, le=20)], ...] = ()
-    cumulative: bool = False  # mean and spread of all that lies below a slice, and above
-    # posterior logit of a two-state Markov chain along the series, fitted on the other folds'
-    # labels
+    # mean and standard deviation of all slices below, and of all above
+    cumulative: bool = False
+    # posterior logits of a two-state Markov chain along the series, fitted on the other folds
     chain: bool = False
-    # logits of a linear probe of the CNNs' embeddings, fitted on other patients' labels
+    # logits of a linear probe of the CNN embeddings, fitted on other patients
     probe: bool = False
-    study: bool = True  # summaries over the whole study
-    # the patient's other studies; few test patients have one, and they are often follow-ups
+    # summaries over the whole study
+    study: bool = True
+    # the patient's other studies; few test patients have one, and it is often a follow-up
     other_studies: bool = False
-    geometry: bool = True  # place in the series, spacing, tilt, areas and HU of the pixels
-    # more of it: absolute height, distance to the nearer end, brain's area beside the series'
-    # largest
+    # place in the series, spacing, tilt, areas and HU of the pixels
+    geometry: bool = True
+    # absolute position, distance to the nearer end, brain area relative to the series' largest
     place: bool = False
-    # whether the slice is padded: a real signal in train, whose share differs in test
+    # whether the slice is padded; informative in train, but the share of padded slices differs in
+    # test
     padding: bool = False
-    scanner: bool = False  # header values that tell one scanner or site from another
-    # probabilities are clipped this far from 0 and 1 before their logit is taken
+    # header values that differ between scanners and sites
+    scanner: bool = False
+    # probabilities are clipped to [clip, 1 - clip] before their logit is taken
     clip: float = Field(1e-5, gt=0, lt=0.1)
 
     @field_validator("smooth_mm", "rolling")
     @classmethod
-    def _each_width_once(cls, widths):
+    def _each_width_once(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
         names = [f"{width:g}" for width in widths]
         if len(set(names)) < len(names):
             raise ValueError("a width is given twice; each makes features of one name")

@@ -1,110 +1,115 @@
-"""Where a slice lies, what its pixels hold, and what its file says of the scanner, whatever the
-CNNs think.
-"""
+"""Features that need no CNN: position in the series, areas and HU of the slice, header values."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from features.series import series_starts
+from features.neighbours import Features
+from features.series import SliceTable, series_bounds
 from features.study import relative_height
 
-GEOMETRY = {  # name -> what it is; nothing here identifies a patient, a site or a scanner
-    "position_rel": "height in the series, 0 lowest slice, 1 highest",
-    "from_bottom_mm": "mm from the lowest slice of the series",
-    "from_top_mm": "mm to the highest slice of the series",
-    "series_slices": "number of slices of the series",
-    "gap_below_mm": "mm to the slice below",
-    "gap_above_mm": "mm to the slice above",
-    "tilt_deg": "angle between slice normal and patient's axis, degrees",
-    "brain_cm2": "area of 0 to 80 HU, cm2",
-    "skull_cm2": "area above 300 HU, cm2",
-    "brain_mean_hu": "mean HU of the brain's area",
-    "brain_std_hu": "spread of HU of the brain's area",
-    "blood_share": "share of the brain's area at 50 to 80 HU",
+GEOMETRY = {  # name -> description; none of them identifies a patient, a site or a scanner
+    "position_rel": "relative height in the series, 0 lowest slice, 1 highest",
+    "from_bottom_mm": "distance to the lowest slice of the series, mm",
+    "from_top_mm": "distance to the highest slice of the series, mm",
+    "series_slices": "number of slices in the series",
+    "gap_below_mm": "distance to the slice below, mm",
+    "gap_above_mm": "distance to the slice above, mm",
+    "tilt_deg": "angle between slice normal and patient axis, degrees",
+    "brain_cm2": "area at 0 to 80 HU (brain), cm2",
+    "skull_cm2": "area above 300 HU (bone), cm2",
+    "brain_mean_hu": "mean HU of the brain area",
+    "brain_std_hu": "standard deviation of HU in the brain area",
+    "blood_share": "fraction of the brain area at 50 to 80 HU",
 }
-PLACE = {  # more of the same
-    "position_mm": "height along the slice normal in the scanner's frame, mm",
-    "to_end_mm": "mm to the nearer end of the series",
-    "brain_share": "brain's area over the largest of the series",
+PLACE = {
+    "position_mm": "position along the slice normal in scanner coordinates, mm",
+    "to_end_mm": "distance to the nearer end of the series, mm",
+    "brain_share": "brain area relative to the largest in the series",
 }
-PADDING = {
-    "padded": "1: the slice is padded beyond the scanner's circle (smallest value -1500 HU or below)"
-}
-# tells one scanner or site from another: a signal that may not hold where the test slices come from
+PADDING = {"padded": "1 if padded outside the scan circle (minimum of -1500 HU or less), else 0"}
+# These differ between scanners and sites. What a model learns from them may not hold for test
+# slices of other scanners.
 SCANNER = {
     "slope": "RescaleSlope",
-    "intercept": "RescaleIntercept as the file says it, HU",
+    "intercept": "RescaleIntercept in the file, HU",
     "bits_stored": "BitsStored",
     "pixel_representation": "PixelRepresentation, 0 unsigned, 1 signed",
     "window_center": "first WindowCenter, HU",
     "window_width": "first WindowWidth, HU",
-    "rows": "rows of the file's picture, pixels",
-    "cols": "columns of the file's picture, pixels",
-    "pixel_spacing_mm": "mm between rows",
-    "repaired_intercept": "1: the 12-bit intercept defect was found and mended",
+    "rows": "Rows of the image, pixels",
+    "cols": "Columns of the image, pixels",
+    "pixel_spacing_mm": "distance between pixel rows, mm",
+    "repaired_intercept": "1 if the 12-bit intercept defect was found and repaired, else 0",
 }
-SWITCHES = {
+GROUPS = {  # switch of FeatureConfig -> the columns it turns on
     "geometry": GEOMETRY,
     "place": PLACE,
     "padding": PADDING,
     "scanner": SCANNER,
-}  # all that enters, by FeatureConfig field
-METADATA = {name: about for columns in SWITCHES.values() for name, about in columns.items()}
-PADDED_HU = -1500
+}
+METADATA = {name: text for group in GROUPS.values() for name, text in group.items()}
+PADDED_HU = -1500  # a minimum at or below this comes from padding: air has -1000 HU
 
 
-def geometry_features(slices, switches=("geometry",)):
-    """Return the columns of SWITCHES that are on of the slice table (n rows), float32, and their
-    names; NaN where unknown.
+def geometry_features(slices: SliceTable, groups: Sequence[str] = ("geometry",)) -> Features:
+    """Return the columns of some of GROUPS, float32 (n, f), and their names; NaN where unknown.
+
+    slices: (n rows) the slice table, sorted by series and place
     """
-    names = [name for switch in switches for name in SWITCHES[switch]]
-    columns = [
-        DERIVED[name](slices) if name in DERIVED else np.asarray(slices[name]) for name in names
-    ]
-    made = np.empty((len(names), len(slices["place"])), np.float32)
-    for row, column in zip(made, columns, strict=True):
-        row[:] = column
-    return made.T, names
+    names = [name for group in groups for name in GROUPS[group]]
+    columns = np.empty((len(names), len(slices["place"])), np.float32)
+    for column, name in zip(columns, names, strict=True):
+        column[:] = COMPUTED[name](slices) if name in COMPUTED else np.asarray(slices[name])
+    return columns.T, names
 
 
-def source_columns(switches):
-    """Return the columns of the slice table that the features of the switches that are on are made
-    of, besides places.
+def source_columns(groups: Sequence[str]) -> list[str]:
+    """Return the columns of the slice table that the columns of `groups` are computed from.
+
+    PLACES of features/build.py are left out: every family reads those.
     """
-    made_of = {"padded": "padding_hu", "brain_share": "brain_cm2"}
-    names = [made_of.get(name, name) for switch in switches for name in SWITCHES[switch]]
-    return [name for name in dict.fromkeys(names) if name not in DERIVED]
+    sources = {"padded": "padding_hu", "brain_share": "brain_cm2"}
+    names = [sources.get(name, name) for group in groups for name in GROUPS[group]]
+    return [name for name in dict.fromkeys(names) if name not in COMPUTED]
 
 
-def _from_bottom(slices):
+def _from_bottom(slices: SliceTable) -> NDArray:
     position = np.asarray(slices["position_mm"])
-    return position - position[series_starts(slices)[0]]
+    return position - position[series_bounds(slices)[0]]
 
 
-def _from_top(slices):
+def _from_top(slices: SliceTable) -> NDArray:
     position = np.asarray(slices["position_mm"])
-    return position[series_starts(slices)[1] - 1] - position
+    return position[series_bounds(slices)[1] - 1] - position
 
 
-def _brain_share(slices):
+def _to_end(slices: SliceTable) -> NDArray:
+    return np.minimum(_from_bottom(slices), _from_top(slices))
+
+
+def _brain_share(slices: SliceTable) -> NDArray:
     area, starts = np.asarray(slices["brain_cm2"]), np.flatnonzero(np.asarray(slices["place"]) == 0)
     if not len(starts):
         return area
     largest = np.fmax.reduceat(area, starts)
-    return area / np.repeat(
-        np.where(largest > 0, largest, np.nan), np.asarray(slices["series_slices"])[starts]
-    )
+    counts = np.asarray(slices["series_slices"])[starts]
+    return area / np.repeat(np.where(largest > 0, largest, np.nan), counts)
 
 
-def _padded(slices):
-    smallest = np.asarray(slices["padding_hu"])
-    return np.where(np.isnan(smallest), np.nan, smallest <= PADDED_HU)
+def _padded(slices: SliceTable) -> NDArray:
+    minimum = np.asarray(slices["padding_hu"])
+    return np.where(np.isnan(minimum), np.nan, minimum <= PADDED_HU)
 
 
-DERIVED = {
+# feature -> function from the slice table (n rows) to (n,) numbers; the other names of METADATA are
+# columns of the slice table itself
+COMPUTED: dict[str, Callable[[SliceTable], NDArray]] = {
     "position_rel": relative_height,
     "from_bottom_mm": _from_bottom,
     "from_top_mm": _from_top,
-    "to_end_mm": lambda slices: np.minimum(_from_bottom(slices), _from_top(slices)),
+    "to_end_mm": _to_end,
     "brain_share": _brain_share,
     "padded": _padded,
 }

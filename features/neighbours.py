@@ -1,9 +1,17 @@
-"""Opinions of the slices next to a slice, along the slice normal and never across a series."""
+"""Features from the neighbouring slices: shifted logits, differences, Gaussian means.
+
+Neighbours are those along the slice normal in the same series; past its ends there are none.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-# width of the Gaussian mean that served each label best in public solutions, in slices of about 5
-# mm
+from features.series import SliceTable
+
+# Width (sigma) of the Gaussian mean that served each label best in public solutions of the
+# competition. They give it in slices of about 5 mm.
 BEST_MM = {
     "any": 0.7 * 5,
     "epidural": 2.9 * 5,
@@ -12,130 +20,137 @@ BEST_MM = {
     "subarachnoid": 1.1 * 5,
     "subdural": 1.5 * 5,
 }
-FURTHEST = 12  # slices that a Gaussian mean looks at on each side
+MAX_STEPS = 12  # slices on each side that a Gaussian mean includes at most
+
+Features = tuple[NDArray[np.float32], list[str]]  # columns (n, f) and their names
 
 
-def outside(slices, step):
-    """Return whether the slice `step` places above (negative: below) is past an end of the series,
-    bool (n,).
-    """
+def outside(slices: SliceTable, step: int) -> NDArray[np.bool_]:
+    """Return, (n,), whether the slice `step` places above (negative: below) is past the series."""
     target = np.asarray(slices["place"]) + step
     return (target < 0) | (target >= np.asarray(slices["series_slices"]))
 
 
-def shift(values, slices, step):
-    """Return the floats `values` (n, c) `step` places above (negative: below) in the same series;
-    NaN past its ends.
+def shift(values: NDArray[np.floating], slices: SliceTable, step: int) -> NDArray[np.floating]:
+    """Return the values of the slice `step` places above (negative: below) in the same series.
+
+    values: (n, c). Returns (n, c), NaN past an end of the series.
     """
     columns = values.T
     shifted = np.empty(columns.shape, columns.dtype)
-    here, there = _overlap(len(values), step)
-    shifted[:, here] = columns[:, there]
+    rows, shifted_rows = _overlap(len(values), step)
+    shifted[:, rows] = columns[:, shifted_rows]
     np.copyto(shifted, np.nan, where=outside(slices, step))
     return shifted.T
 
 
-def steps_within(reach):
+def steps_within(reach: int) -> list[int]:
     """Return the steps to the neighbours within `reach`, the nearest first: -1, 1, -2, 2, ..."""
     return [step for distance in range(1, reach + 1) for step in (-distance, distance)]
 
 
-def neighbour_features(slices, logits, names, reach, by=""):
-    """Stage-one logits of the slices within `reach` of each slice, in the same series.
+def neighbour_features(
+    slices: SliceTable,
+    logits: NDArray[np.float32],
+    labels: Sequence[str],
+    reach: int,
+    suffix: str = "",
+) -> Features:
+    """Return the logits of the slices within `reach` places of each slice, in the same series.
 
-    slices: (n rows) the slice table, sorted by series and `place`, which rises along the slice
-    normal logits: (n, c) float32 names:  the c columns' names by:     ends the names, as "_by_vgg"
-    does
+    slices: (n rows) the slice table, sorted by series and `place`, which rises along the normal
+    logits: (n, c) float32, one column a label
+    suffix: ends the names, such as "_by_vgg"
 
-    Returns (n, 2 * c * reach) float32 and its names: "any_z-1" is the slice below, "any_z+2" two
-    above. Past an end: NaN.
+    Returns (n, 2 * c * reach) float32 and names: "any_z-1" is the slice below, "any_z+2" the one
+    two places above. NaN past an end of the series.
     """
     steps = steps_within(reach)
     columns = [shift(logits, slices, step) for step in steps]
-    return stack_columns(columns, len(logits)), [
-        f"{name}_z{step:+d}{by}" for step in steps for name in names
-    ]
+    names = [f"{label}_z{step:+d}{suffix}" for step in steps for label in labels]
+    return stack_columns(columns, len(logits)), names
 
 
-def difference_features(slices, logits, names, reach):
-    """How much the logit of a slice exceeds that of each slice within `reach`, in the same series.
+def difference_features(
+    slices: SliceTable, logits: NDArray[np.float32], labels: Sequence[str], reach: int
+) -> Features:
+    """Return the logit of each slice minus that of each slice within `reach` places.
 
-    Returns (n, 2 * c * reach) float32 and its names: "any_dz+1" is the slice's logit minus that of
-    the one above. Past an end, and where one of both is unknown: NaN.
+    Returns (n, 2 * c * reach) float32 and names: "any_dz+1" is the slice's logit minus the logit
+    of the slice above. NaN past an end of the series, and where one of the two is NaN.
     """
     steps = steps_within(reach)
     columns = [logits - shift(logits, slices, step) for step in steps]
-    return stack_columns(columns, len(logits)), [
-        f"{name}_dz{step:+d}" for step in steps for name in names
-    ]
+    names = [f"{label}_dz{step:+d}" for step in steps for label in labels]
+    return stack_columns(columns, len(logits)), names
 
 
-def smooth_features(slices, logits, names, widths_mm):
-    """Gaussian means of the logits along the slice normal, weighted by distance in mm, in the same
-    series.
+def smooth_features(
+    slices: SliceTable,
+    logits: NDArray[np.float32],
+    labels: Sequence[str],
+    widths_mm: Sequence[float],
+) -> Features:
+    """Return Gaussian means of the logits along the slice normal, in the same series.
 
-    Weights fall as exp(-d^2 / (2 w^2)) and are cut at 3 w or 12 slices; a NaN logit has no weight.
-    The slice itself counts.
+    The weight at a distance of d mm is exp(-d^2 / (2 w^2)), and 0 beyond 3 w or MAX_STEPS slices.
+    The slice itself is included; NaN logits have no weight.
 
-    Returns (n, c * len(widths_mm)) float32 and its names: "any_smooth5mm". A series without any
-    logit: NaN.
+    Returns (n, c * len(widths_mm)) float32 and names: "any_smooth5mm". NaN where there is no logit
+    within reach.
     """
     columns = _gaussian_means(slices, logits, widths_mm)
-    return stack_columns(columns, len(logits)), [
-        f"{name}_smooth{width:g}mm" for width in widths_mm for name in names
-    ]
+    names = [f"{label}_smooth{width:g}mm" for width in widths_mm for label in labels]
+    return stack_columns(columns, len(logits)), names
 
 
-def best_smooth_features(slices, logits, names):
-    """The Gaussian mean of each label at its own width BEST_MM, (n, c) float32, and the names:
-    "any_smooth_best".
-    """
-    columns = [
-        _gaussian_means(slices, logits[:, [j]], [BEST_MM[name]])[0] for j, name in enumerate(names)
-    ]
-    return stack_columns(columns, len(logits)), [f"{name}_smooth_best" for name in names]
+def best_smooth_features(
+    slices: SliceTable, logits: NDArray[np.float32], labels: Sequence[str]
+) -> Features:
+    """Return the Gaussian mean of each label at its width in BEST_MM, (n, c) float32, and names."""
+    columns = []
+    for j, label in enumerate(labels):
+        columns += _gaussian_means(slices, logits[:, [j]], [BEST_MM[label]])
+    return stack_columns(columns, len(logits)), [f"{label}_smooth_best" for label in labels]
 
 
-def stack_columns(columns, rows):
-    """Return arrays (n, c) side by side, float32 (n, sum of c), each column in one piece of memory;
-    `rows` is n.
-    """
-    return np.concatenate(
-        [np.empty((0, rows), np.float32), *(part.T for part in columns)], dtype=np.float32
-    ).T
+def stack_columns(columns: Sequence[NDArray[np.floating]], rows: int) -> NDArray[np.float32]:
+    """Stack arrays (rows, c) side by side: float32 (rows, sum of c), Fortran order."""
+    transposed = [np.empty((0, rows), np.float32), *(part.T for part in columns)]
+    return np.concatenate(transposed, dtype=np.float32).T
 
 
-def _gaussian_means(slices, logits, widths_mm):
+def _gaussian_means(
+    slices: SliceTable, logits: NDArray[np.float32], widths_mm: Sequence[float]
+) -> list[NDArray[np.float32]]:
     """Return one array (n, c) a width."""
     rows, position = len(logits), np.asarray(slices["position_mm"])
-    known = ~np.isnan(logits.T)
+    known = ~np.isnan(logits.T)  # (c, n)
     value = np.where(known, logits.T, 0).astype(np.float64)
-    if (known == known[:1]).all():  # nearly always: a slice is readable or not, for all labels
+    if (known == known[:1]).all():  # the usual case: a slice has logits of all labels or of none
         known = known[:1]
-    total = [np.zeros(value.shape) for _ in widths_mm]
-    weight = [np.zeros(known.shape) for _ in widths_mm]
-    for step in range(-FURTHEST, FURTHEST + 1):
+    sums = [np.zeros(value.shape) for _ in widths_mm]
+    weights = [np.zeros(known.shape) for _ in widths_mm]
+    for step in range(-MAX_STEPS, MAX_STEPS + 1):
         here, there = _overlap(rows, step)
-        # so that no rounding decides about the cut
+        # rounded, so that float errors do not decide whether 3 w is reached
         distance = np.round(position[there] - position[here], 3)
         distance[outside(slices, step)[here]] = np.inf
-        for width, sums, weights in zip(widths_mm, total, weight, strict=True):
+        for width, width_sum, width_weight in zip(widths_mm, sums, weights, strict=True):
             near = np.abs(distance) <= 3 * width
             if near.any():
                 w = np.exp(-0.5 * (np.where(near, distance, 0) / width) ** 2) * near
-                sums[:, here] += w * value[:, there]
-                weights[:, here] += w * known[:, there]
+                width_sum[:, here] += w * value[:, there]
+                width_weight[:, here] += w * known[:, there]
+    means = []
     with np.errstate(invalid="ignore"):
-        return [
-            (sums / weights).T.astype(np.float32)
-            for sums, weights in zip(total, weight, strict=True)
-        ]
+        for width_sum, width_weight in zip(sums, weights, strict=True):
+            means.append((width_sum / width_weight).T.astype(np.float32))
+    return means
 
 
-def _overlap(rows, step):
-    """Return which of `rows` rows have another `step` rows on, and which rows those are, as
-    Python's slices.
-    """
+def _overlap(rows: int, step: int) -> tuple[slice, slice]:
+    """Return the rows that have another row `step` rows further on, and those other rows."""
     low = max(0, -step)
     high = max(low, rows - max(0, step))
     return slice(low, high), slice(low + step, high + step)

@@ -35,7 +35,7 @@ from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
 from ct.system.engine import cores, run_jobs
 from features.build import build_features
-from features.markov import cross_fit_chains
+from features.markov_fitting import cross_fit_chains
 from features.neighbours import neighbour_features
 from pipeline.recipe import find_recipe, load_recipe
 from stage2_stack.boost import Bins

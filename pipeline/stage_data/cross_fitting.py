@@ -20,7 +20,8 @@ from ct.run_dir import (
     write_table,
 )
 from features.linear_probe import cross_fit_probe, held_out_probe_logits, part_of_patient
-from features.markov import cross_fit_chains, held_out_posterior_logits
+from features.markov import held_out_posterior_logits
+from features.markov_fitting import cross_fit_chains
 from pipeline.stage_data.run_tables import load_predictions, load_test_fold, patients_of_folds
 
 

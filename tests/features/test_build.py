@@ -1,4 +1,4 @@
-"""The feature matrix: logits, one fixed order of columns, and what each is called."""
+"""The feature matrix: values, one fixed order of columns, and their names and descriptions."""
 
 import numpy as np
 import pytest
@@ -40,20 +40,20 @@ RICH = FeatureConfig(  # every family
 def case():
     rng = np.random.default_rng(0)
     table = random_table(rng)
-    opinions = {model: rng.uniform(0.01, 0.99, (len(table), 6)) for model in ("resnet", "vgg")}
-    opinions["resnet"][3] = opinions["vgg"][3] = NAN
-    return table.assign(**dict.fromkeys(SCANNER, 1.0)), opinions
+    predictions = {model: rng.uniform(0.01, 0.99, (len(table), 6)) for model in ("resnet", "vgg")}
+    predictions["resnet"][3] = predictions["vgg"][3] = NAN
+    return table.assign(**dict.fromkeys(SCANNER, 1.0)), predictions
 
 
 @pytest.fixture
 def fitted(case):
-    """Stands in for what is fitted on labels."""
+    """Random values in place of the logits that are fitted on labels."""
     rng = np.random.default_rng(1)
     chain, *probes = rng.normal(size=(3, len(case[0]), 6)).astype(np.float32)
     return {"markov_logits": chain, "probe_logits": dict(zip(case[1], probes, strict=True))}
 
 
-def cut(fitted, rows):
+def rows_of(fitted, rows):
     return {
         "markov_logits": fitted["markov_logits"][rows],
         "probe_logits": {model: own[rows] for model, own in fitted["probe_logits"].items()},
@@ -61,22 +61,22 @@ def cut(fitted, rows):
 
 
 def test_one_row_per_slice_and_one_name_per_column(case):
-    table, opinions = case
-    X, names = build_features(table, opinions, FeatureConfig())
+    table, predictions = case
+    X, names = build_features(table, predictions, FeatureConfig())
     assert X.dtype == np.float32 and X.shape == (len(table), len(names))
     assert len(set(names)) == len(names)
     assert len(names) == 6 * (1 + 2 + 1 + 2 * 3 + 2 + 8) + len(GEOMETRY)
-    assert names[:6] == list(LABELS)  # tune and stack take their base from these columns
-    np.testing.assert_array_equal(X[:, :6], mean_logits(opinions, 1e-5))
+    assert names[:6] == list(LABELS)  # tune and stack read these columns by position
+    np.testing.assert_array_equal(X[:, :6], mean_logits(predictions, 1e-5))
     by_name = dict(zip(names, X.T, strict=True))
-    np.testing.assert_array_equal(by_name["any_by_vgg"], to_logits(opinions["vgg"][:, 0], 1e-5))
-    a, b = (to_logits(opinions[m][:, 5], 1e-5) for m in opinions)
+    np.testing.assert_array_equal(by_name["any_by_vgg"], to_logits(predictions["vgg"][:, 0], 1e-5))
+    a, b = (to_logits(predictions[m][:, 5], 1e-5) for m in predictions)
     np.testing.assert_allclose(by_name["subdural_spread"], np.abs(a - b) / 2, rtol=1e-4, atol=1e-5)
 
 
 def test_neighbours_are_of_the_mean_logit(case):
-    table, opinions = case
-    X, names = build_features(table, opinions, FeatureConfig(reach=1))
+    table, predictions = case
+    X, names = build_features(table, predictions, FeatureConfig(reach=1))
     by_name = dict(zip(names, X.T, strict=True))
     here, above = (table["place"].to_numpy() == place for place in (0, 1))
     two = np.flatnonzero(here[:-1] & above[1:])
@@ -84,7 +84,7 @@ def test_neighbours_are_of_the_mean_logit(case):
     np.testing.assert_array_equal(by_name["epidural_z-1"][two + 1], by_name["epidural"][two])
 
 
-def test_an_unreadable_slice_hears_its_neighbours_and_spoils_no_other():
+def test_an_unreadable_slice_has_its_neighbours_features_and_spoils_no_other_slice():
     table = slice_table(("train", "a", [0, 5, 10]))
     p = np.full((3, 6), 0.2)
     p[1] = NAN
@@ -97,24 +97,24 @@ def test_an_unreadable_slice_hears_its_neighbours_and_spoils_no_other():
 
 
 def test_the_order_depends_on_config_and_models_alone(case, fitted):
-    table, opinions = case
+    table, predictions = case
     own = (table["study_id"] == "S2").to_numpy()
-    for config, given in ((FeatureConfig(), None), (RICH, fitted)):
-        _, names = build_features(table, opinions, config, **(given or {}))
-        assert names == feature_names(list(opinions), config) and len(set(names)) == len(names)
+    for config, keywords in ((FeatureConfig(), None), (RICH, fitted)):
+        _, names = build_features(table, predictions, config, **(keywords or {}))
+        assert names == feature_names(list(predictions), config) and len(set(names)) == len(names)
         for rows in (own, np.zeros(len(table), bool)):
             some = build_features(
                 table[rows],
-                {m: p[rows] for m, p in opinions.items()},
+                {m: p[rows] for m, p in predictions.items()},
                 config,
-                **(cut(given, rows) if given else {}),
+                **(rows_of(keywords, rows) if keywords else {}),
             )
             assert some[1] == names and some[0].shape == (rows.sum(), len(names))
 
 
-def test_a_torn_or_unsorted_table_is_refused(case):
-    """Its neighbours would be of other series."""
-    table, opinions = case
+def test_an_incomplete_or_unsorted_table_is_refused(case):
+    """Otherwise neighbours would be slices of other series."""
+    table, predictions = case
     orders = {
         "a slice is left out": np.delete(np.arange(len(table)), 1),
         "upside down": np.arange(len(table))[::-1],
@@ -123,28 +123,28 @@ def test_a_torn_or_unsorted_table_is_refused(case):
     for order in orders.values():
         with pytest.raises(ValueError, match="slice ID_"):
             build_features(
-                table.iloc[order], {m: p[order] for m, p in opinions.items()}, FeatureConfig()
+                table.iloc[order], {m: p[order] for m, p in predictions.items()}, FeatureConfig()
             )
 
 
 def test_families_can_be_left_out(case):
-    table, opinions = case
+    table, predictions = case
     bare = FeatureConfig(reach=0, smooth_mm=(), study=False, geometry=False)
-    X, names = build_features(table, {"resnet": opinions["resnet"]}, bare)
+    X, names = build_features(table, {"resnet": predictions["resnet"]}, bare)
     # one model: no columns of its own, no spread
     assert names == list(LABELS) and X.shape == (len(table), 6)
-    _, names = build_features(table, opinions, FeatureConfig(geometry=False))
+    _, names = build_features(table, predictions, FeatureConfig(geometry=False))
     assert not set(names) & set(GEOMETRY)
 
 
 def test_features_of_a_study_do_not_depend_on_the_others(case, fitted):
-    """What is computed on the train slices and on the test slices apart is the same as together."""
-    table, opinions = case
-    X, _ = build_features(table, opinions, RICH, **fitted)
+    """Train and test slices built separately have the same features as built together."""
+    table, predictions = case
+    X, _ = build_features(table, predictions, RICH, **fitted)
     for study in table["study_id"].unique()[:4]:
         own = (table["study_id"] == study).to_numpy()
         alone, _ = build_features(
-            table[own], {m: p[own] for m, p in opinions.items()}, RICH, **cut(fitted, own)
+            table[own], {m: p[own] for m, p in predictions.items()}, RICH, **rows_of(fitted, own)
         )
         np.testing.assert_array_equal(alone, X[own])
 
@@ -152,42 +152,48 @@ def test_features_of_a_study_do_not_depend_on_the_others(case, fitted):
 @pytest.mark.parametrize("rows", [1, 7, 20, 1000])
 def test_blocks_make_no_difference(case, fitted, rows, monkeypatch):
     """Another study of a patient may lie in another block."""
-    table, opinions = case
+    table, predictions = case
     table["patient_id"] = np.where(table["study_id"].isin(["S0", "S9"]), "P0", table["patient_id"])
-    whole, names = build_features(table, opinions, RICH, **fitted)
+    whole, names = build_features(table, predictions, RICH, **fitted)
     assert not np.isnan(whole[table["study_id"] == "S9", names.index("any_others_max")]).any()
     monkeypatch.setattr(module, "BLOCK", rows)
-    np.testing.assert_array_equal(build_features(table, opinions, RICH, **fitted)[0], whole)
+    np.testing.assert_array_equal(build_features(table, predictions, RICH, **fitted)[0], whole)
 
 
-def test_it_writes_to_what_it_is_given(case, tmp_path):
-    table, opinions = case
-    X, names = build_features(table, opinions, FeatureConfig())
+def test_it_writes_to_the_array_out(case, tmp_path):
+    table, predictions = case
+    X, names = build_features(table, predictions, FeatureConfig())
     assert X.flags.f_contiguous
     for order in (False, True):
         out = np.lib.format.open_memmap(
             tmp_path / "X.npy", "w+", np.float32, X.shape, fortran_order=order
         )
-        assert build_features(table, opinions, FeatureConfig(), out=out)[0] is out
+        assert build_features(table, predictions, FeatureConfig(), out=out)[0] is out
         np.testing.assert_array_equal(out, X)
     with pytest.raises(ValueError, match=rf"\({len(table)}, 3\).*\({len(table)}, {len(names)}\)"):
-        build_features(table, opinions, FeatureConfig(), out=np.empty((len(table), 3), np.float32))
+        build_features(
+            table, predictions, FeatureConfig(), out=np.empty((len(table), 3), np.float32)
+        )
 
 
-def test_fitted_columns_are_given_where_they_are_wanted_and_only_there(case, fitted):
-    table, opinions = case
-    for config, given in (
+def test_fitted_logits_are_required_where_the_config_has_them_and_only_there(case, fitted):
+    table, predictions = case
+    for config, keywords in (
         (RICH, {}),
         (FeatureConfig(), fitted),
         (RICH, {"markov_logits": fitted["markov_logits"]}),
     ):
         with pytest.raises(ValueError, match="chain: .*, probe: "):
-            build_features(table, opinions, config, **given)
-    with pytest.raises(ValueError, match="probes of vgg with opinions of resnet, vgg"):
+            build_features(table, predictions, config, **keywords)
+    with pytest.raises(ValueError, match="probe_logits of vgg, but predictions of resnet, vgg"):
         build_features(
-            table, opinions, RICH, fitted["markov_logits"], {"vgg": fitted["probe_logits"]["vgg"]}
+            table,
+            predictions,
+            RICH,
+            fitted["markov_logits"],
+            {"vgg": fitted["probe_logits"]["vgg"]},
         )
-    X, names = build_features(table, opinions, RICH, **fitted)
+    X, names = build_features(table, predictions, RICH, **fitted)
     by_name = dict(zip(names, X.T, strict=True))
     np.testing.assert_array_equal(by_name["epidural_chain"], fitted["markov_logits"][:, 1])
     np.testing.assert_array_equal(by_name["any_probe_by_vgg"], fitted["probe_logits"]["vgg"][:, 0])
@@ -208,12 +214,12 @@ def test_fitted_columns_are_given_where_they_are_wanted_and_only_there(case, fit
         {"smooth_mm": [5, 5.0]},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         check(FeatureConfig, wrong, "r.yaml")
 
 
-def test_what_betrays_a_scanner_is_behind_a_switch(case):
+def test_columns_that_identify_a_scanner_are_off_by_default(case):
     names = {
         name: set(build_features(*case, FeatureConfig(**{name: True}))[1])
         for name in ("scanner", "padding", "place")
@@ -223,7 +229,7 @@ def test_what_betrays_a_scanner_is_behind_a_switch(case):
     assert not plain & (set(METADATA) - set(GEOMETRY))
 
 
-def test_the_rich_set_is_as_rich_as_it_is_said_to_be():
+def test_the_rich_set_has_938_columns():
     """Four CNNs, reach 10, without embeddings."""
     config = FeatureConfig(
         reach=10,
@@ -257,32 +263,34 @@ def test_the_recipe_of_the_demo_has_the_columns_its_figures_were_measured_with()
     assert feature_names(["resnet", "efficientnet"], config) == [*names, *GEOMETRY]
 
 
-def test_scopes_grow_and_keep_to_the_label_and_any(case):
+def test_each_scope_contains_the_one_before_and_reads_the_label_and_any(case):
     _, names = build_features(*case, FeatureConfig(reach=1, smooth_mm=(5,)))
-    seen = {scope: [names[i] for i in scope_columns(names, "epidural", scope)] for scope in SCOPES}
+    columns = {
+        scope: [names[i] for i in scope_columns(names, "epidural", scope)] for scope in SCOPES
+    }
     kinds = ("", "_by_resnet", "_by_vgg", "_spread", "_z-1", "_z+1", "_smooth5mm")
-    assert sorted(seen["context"]) == sorted(
+    assert sorted(columns["context"]) == sorted(
         label + kind for label in ("any", "epidural") for kind in kinds
     )
     study = [f"{x}_{kind}" for x in ("any", "epidural") for kind in STUDY_KINDS]
-    assert sorted(seen["study"]) == sorted([*seen["context"], *study, *GEOMETRY])
-    assert seen["all"] == names
-    assert all(found == sorted(found, key=names.index) for found in seen.values())
+    assert sorted(columns["study"]) == sorted([*columns["context"], *study, *GEOMETRY])
+    assert columns["all"] == names
+    assert all(scope == sorted(scope, key=names.index) for scope in columns.values())
 
 
 def test_scopes_of_the_rich_set(case, fitted):
-    """What looks along the whole series, the study or the patient is no context; metadata is of
-    every label's study.
-    """
+    """Features of the whole series, study or patient, and the metadata, start with "study"."""
     _, names = build_features(*case, RICH, **fitted)
-    seen = {scope: {names[i] for i in scope_columns(names, "subdural", scope)} for scope in SCOPES}
+    columns = {
+        scope: {names[i] for i in scope_columns(names, "subdural", scope)} for scope in SCOPES
+    }
     wide = {
         f"{label}_{kind}"
         for label in ("any", "subdural")
         for kind in (*STUDY_KINDS, *SIDED_KINDS, *OTHER_KINDS)
     }
-    assert seen["study"] - seen["context"] == wide | set(METADATA)
-    assert {name.partition("_")[0] for name in seen["context"]} == {"any", "subdural"}
+    assert columns["study"] - columns["context"] == wide | set(METADATA)
+    assert {name.partition("_")[0] for name in columns["context"]} == {"any", "subdural"}
     kinds = (
         "chain",
         "probe",
@@ -294,23 +302,21 @@ def test_scopes_of_the_rich_set(case, fitted):
         "smooth_best",
         "spread",
     )
-    assert {f"subdural_{kind}" for kind in kinds} <= seen["context"]
-    assert seen["all"] == set(names)
+    assert {f"subdural_{kind}" for kind in kinds} <= columns["context"]
+    assert columns["all"] == set(names)
 
 
-def test_what_is_said_of_a_slice_by_itself(case, fitted):
-    """Mean, each CNN's, and the probes' mean, and where the slice lies; nothing of its
-    neighbours.
-    """
+def test_the_columns_of_a_slice_without_its_neighbours(case, fitted):
+    """The mean logit, each CNN's, the mean of the probes, and the place of the slice."""
     _, names = build_features(*case, RICH, **fitted)
-    said, place = slice_columns(names)
+    logits, place = slice_columns(names)
     kinds = ("", "_by_resnet", "_by_vgg", "_probe")
-    assert [[names[i] for i in row] for row in said] == [
+    assert [[names[i] for i in row] for row in logits] == [
         [f"{label}{kind}" for kind in kinds] for label in LABELS
     ]
     assert {names[i] for i in place} == {"position_rel", "gap_below_mm", "gap_above_mm"}
-    said, place = slice_columns([*LABELS, "any_z+1"])
-    assert said.tolist() == [[0], [1], [2], [3], [4], [5]] and place.shape == (0,)
+    logits, place = slice_columns([*LABELS, "any_z+1"])
+    assert logits.tolist() == [[0], [1], [2], [3], [4], [5]] and place.shape == (0,)
 
 
 def test_a_model_may_be_called_like_a_family():
@@ -330,17 +336,18 @@ def test_every_feature_is_described(case, fitted):
         "any_z-1": "logit of any, 1 slice below",
         "subdural_z+2": "logit of subdural, 2 slices above",
         "any_z+1_by_vgg": "logit of any by vgg, 1 slice above",
-        "any_dz-1": "logit of any less that 1 slice below",
-        "any_smooth2.5mm": "logit of any, Gaussian mean of width 2.5 mm along z",
-        "any_smooth8mm": "logit of any, Gaussian mean of width 8 mm along z",
-        "epidural_smooth_best": "logit of epidural, Gaussian mean of its own width along z (14.5 mm)",
-        "epidural_by_vgg": "logit of epidural by vgg",
-        "any_min2": "smallest logit of any within 2 slices on either side",
-        "any_above_std": "spread of the logit of any over all slices above",
-        "any_chain": "posterior logit of any by the chain model of its series",
-        "any_probe": "logit of any by a linear probe of the embedding, mean over the CNNs",
-        "any_probe_by_vgg": "logit of any by a linear probe of the embedding, of vgg",
-        "any_others_max": "largest logit of any in the patient's other studies",
+        "any_dz-1": "logit of any minus the logit 1 slice below",
+        "any_smooth2.5mm": "logit of any, Gaussian mean along z, sigma 2.5 mm",
+        "any_smooth8mm": "logit of any, Gaussian mean along z, sigma 8 mm",
+        "epidural_smooth_best": "logit of epidural, Gaussian mean along z, best sigma of the label "
+        "(14.5 mm)",
+        "epidural_by_vgg": "logit of epidural, CNN vgg",
+        "any_min2": "minimum logit of any within 2 slices on either side",
+        "any_above_std": "standard deviation of the logit of any over all slices above",
+        "any_chain": "posterior logit of any, Markov chain along the series",
+        "any_probe": "logit of any, linear probe of the embedding, mean over the CNNs",
+        "any_probe_by_vgg": "logit of any, linear probe of the embedding, CNN vgg",
+        "any_others_max": "maximum logit of any in the patient's other studies",
         "tilt_deg": GEOMETRY["tilt_deg"],
     }.items():
-        assert lines[name] == line
+        assert lines[name] == line, name

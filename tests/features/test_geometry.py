@@ -7,12 +7,12 @@ from tiny_tables import random_table, slice_table
 
 from ct.slices import COLUMNS
 from features.geometry import (
-    DERIVED,
+    COMPUTED,
     GEOMETRY,
+    GROUPS,
     METADATA,
     PLACE,
     SCANNER,
-    SWITCHES,
     geometry_features,
     source_columns,
 )
@@ -22,7 +22,7 @@ NAN = np.nan
 
 def column(table, name):
     columns, names = geometry_features(
-        table, [switch for switch, columns in SWITCHES.items() if name in columns]
+        table, [group for group, columns in GROUPS.items() if name in columns]
     )
     return columns[:, names.index(name)]
 
@@ -112,9 +112,9 @@ def test_nothing_in_the_list_identifies_and_all_of_it_is_in_the_slice_table():
         "transfer_syntax",
         "place",
     }
-    made_of = set(source_columns(SWITCHES))
-    assert made_of <= set(COLUMNS) and set(METADATA) - set(DERIVED) <= made_of
-    assert len(METADATA) == sum(len(columns) for columns in SWITCHES.values())  # none in two
+    made_of = set(source_columns(GROUPS))
+    assert made_of <= set(COLUMNS) and set(METADATA) - set(COMPUTED) <= made_of
+    assert len(METADATA) == sum(len(columns) for columns in GROUPS.values())  # none in two
 
 
 def test_more_of_the_place():

@@ -142,7 +142,7 @@ def test_it_is_read_a_few_rows_at_a_time(case, tmp_path, monkeypatch):
     x, y, patients = case
     whole, probe, _ = cross_fit_probe(x, y, patients)
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.setattr(module, "ROWS", 50)
+    monkeypatch.setattr(module, "BATCH_ROWS", 50)
     parts, other, _ = cross_fit_probe(np.load(tmp_path / "x.npy", mmap_mode="r"), y, patients)
     np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=2e-3)
     np.testing.assert_allclose(other.logits(x), probe.logits(x), rtol=1e-3, atol=2e-3)

@@ -13,13 +13,12 @@ from tiny_tables import random_table, slice_table
 
 from ct.labels import LABELS
 from features.markov import (
-    NEAREST_MM,
+    MIN_GAP_MM,
     MarkovChain,
-    cross_fit_chains,
-    fit_chains,
     held_out_posterior_logits,
     posterior_logits,
 )
+from features.markov_fitting import cross_fit_chains, fit_chains
 
 NAN = np.nan
 PLAIN = MarkovChain(
@@ -30,7 +29,7 @@ PLAIN = MarkovChain(
 def enumerate_paths(position, evidence, chain):
     """Posterior logits of one series: the sum over all 2^n paths of 0 and 1."""
     total = np.zeros((len(position), 2))
-    gaps = np.maximum(np.diff(position), NEAREST_MM)
+    gaps = np.maximum(np.diff(position), MIN_GAP_MM)
     for path in itertools.product((0, 1), repeat=len(position)):
         weight = chain.first if path[0] else 1 - chain.first
         for gap, before, after in zip(gaps, path, path[1:], strict=False):

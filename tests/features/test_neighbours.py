@@ -14,7 +14,7 @@ from features.neighbours import (
     shift,
     smooth_features,
 )
-from features.series import series_starts
+from features.series import series_bounds
 
 NAN = np.nan
 
@@ -172,7 +172,7 @@ def test_each_label_is_smoothed_at_its_own_width():
 
 
 def test_series_starts(pair):
-    first, end = series_starts(pair[0])
+    first, end = series_bounds(pair[0])
     assert first.tolist() == [0, 0, 0, 3, 4, 4, 4] and end.tolist() == [3, 3, 3, 4, 7, 7, 7]
 
 
