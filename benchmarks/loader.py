@@ -30,7 +30,8 @@ from ct.pixel_cache.reader import PixelCache, shard_path
 from ct.pixel_cache.writer import write_cache
 from ct.synthetic.example_competition import write_competition
 from ct.windows import window_bounds
-from stage1_cnn.dataset import neighbour_rows, read_ahead
+from stage1_cnn.batch_reader import read_ahead
+from stage1_cnn.dataset import neighbour_rows
 
 SIZE, BATCH, CORES, COPIES, STUDY = 256, 64, 2, 8, 35
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -109,7 +109,7 @@ def measure(what, folder, most):
     """
     from safetensors.torch import save_file
 
-    from pipeline.training.cnn_jobs import Inputs, fit, look
+    from pipeline.training.cnn_jobs import StageOneInputs, predict_fold, train_fold
     from stage1_cnn.model import build_model
 
     class Counter(Bar):
@@ -125,19 +125,19 @@ def measure(what, folder, most):
         made.unit, made.n = unit, 0
         return made
 
-    inputs = Inputs(Run(folder, log=lambda line: None, bar=bar))
+    inputs = StageOneInputs(Run(folder, log=lambda line: None, bar=bar))
     home = inputs.run.dir.fold("tiny", 0)
     home.mkdir(parents=True)
     if what == "train":
         with contextlib.suppress(Enough):
-            fit(inputs, "tiny", 0, SAME)
+            train_fold(inputs, "tiny", 0, SAME)
     else:
         weights = build_model(inputs.config("tiny"), 0).backbone.state_dict()
         save_file(
             {name: value.contiguous() for name, value in weights.items()},
             home / "weights.safetensors",
         )
-        look(inputs, "tiny", 0, "test", SAME)
+        predict_fold(inputs, "tiny", 0, "test", SAME)
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     return 0

@@ -28,17 +28,14 @@ from benchmarks.command_line import flag_parser
 from ct.labels import LABELS
 from pipeline.progress import no_bar
 from pipeline.run_context import Run
-from pipeline.training.cnn_jobs import Inputs
+from pipeline.training.cnn_jobs import StageOneInputs
 from stage1_cnn.augment import augment, to_channels
+from stage1_cnn.batch_reader import read_ahead
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import (
-    read_ahead,
-    shuffled,
-    training_steps,
-)
-from stage1_cnn.device import mixed_precision, torch_as_set
+from stage1_cnn.dataset import fold_rows, shuffled, training_steps
+from stage1_cnn.device import mixed_precision, torch_settings
 from stage1_cnn.model import build_model
-from stage1_cnn.train_loop import Course, Hooks, fold_rows
+from stage1_cnn.train_loop import Hooks, TrainLoop
 from stage1_cnn.trainer import Trainer, weighted_bce
 
 SIZE, STUDIES = 256, 14  # px; about 340 slices, 280 of them in train
@@ -81,7 +78,7 @@ def main():
                 continue
             os.sched_setaffinity(0, sorted(mine)[:1] if case is CPU else mine)
             # its cache reads with as many threads as cores
-            inputs = Inputs(Run(made, log=lambda line: None, bar=no_bar))
+            inputs = StageOneInputs(Run(made, log=lambda line: None, bar=no_bar))
             missed += Bench(case, inputs).report(case.seconds[0 if quick else 1])
     print("\n".join(missed) if missed else "every bar is met")
     return 1 if missed else 0
@@ -132,16 +129,14 @@ class Bench:
         model = build_model(self.config, 0, self.labels[train].mean(axis=0)).to(case.device)
         self.trainer = Trainer(model, self.config, 10**6, 0, print)
         neighbours = inputs.neighbours(self.config.neighbours)
-        self.course = Course(
-            inputs.slices, self.labels, neighbours, inputs.cache.read, self.trainer, Hooks()
-        )
+        self.loop = TrainLoop(inputs.slices, self.labels, inputs.cache.read, self.trainer, Hooks())
         rows, hu = next(read_ahead(inputs.cache.read, neighbours, self.order, case.device))
         self.hu, self.truth = hu.clone(), torch.from_numpy(self.labels[rows]).to(case.device)
         self.images = to_channels(self.hu, self.config)
 
     def report(self, seconds):
         """Measure for about so many seconds, print the table, and return what misses its bar."""
-        with torch_as_set(self.config):
+        with torch_settings(self.config):
             rounds = self.rounds(seconds)
             reading, parts = self.reading(), self.parts(5 if self.on_cpu else 30)
         where = "one thread of one CPU core" if self.on_cpu else torch.cuda.get_device_name()
@@ -221,7 +216,7 @@ class Bench:
 
     def whole(self):
         """Training as it is, a fresh epoch of `steps`: it waits for its first batch."""
-        self.course.run_epoch(self.order, {"epoch": 1, "step": 0, "loss_sum": 0.0})
+        self.loop.run_epoch(self.order, {"epoch": 1, "step": 0, "loss_sum": 0.0})
 
     def on_hu(self):
         """The same without reading."""

@@ -1,3 +1,1 @@
-"""Stage one: timm CNNs trained on patient-grouped folds; six probabilities and an embedding a
-slice.
-"""
+"""Stage one: timm CNNs on patient-grouped folds; six probabilities and an embedding a slice."""

@@ -1,10 +1,11 @@
-"""What an interrupted training needs to go on: tensors for safetensors, and plain values for its
-header.
-"""
+"""The checkpoint of a training: tensors for safetensors, and plain values for its header."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -12,58 +13,53 @@ class Checkpoint:
     """The state of one training between two steps.
 
     tensors: name -> CPU tensor: "model.…", "ema.…", "optimizer.<number of the parameter>.…"
-    state: plain values: epoch, step (both to go on with), loss_sum, curve, done, micro, scaler
+    state: plain values: epoch and step where the training continues, loss_sum, curve, done, micro,
+    scaler
     """
 
-    tensors: dict
-    state: dict
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
 
 
-def model_tensors(module, name):
-    """Return {f"{name}.…": tensor} of a module's weights and buffers."""
-    return {f"{name}.{key}": value for key, value in module.state_dict().items()}
+def model_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Return {f"{prefix}.…": tensor} of a module's weights and buffers."""
+    return {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
 
 
-def optimizer_tensors(optimizer):
-    """Return {"optimizer.<parameter>.<what>": tensor} of what an optimizer keeps of each
-    parameter.
-    """
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{number}.{what}": value
-        for number, kept in state.items()
-        for what, value in kept.items()
-    }
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return {"optimizer.<number of the parameter>.<name>": tensor} of an optimizer's state."""
+    tensors = {}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            tensors[f"optimizer.{number}.{name}"] = value
+    return tensors
 
 
-def load_optimizer(optimizer, tensors):
-    """Give an optimizer what `optimizer_tensors` returned; its settings stay its own."""
-    weights, kept = [weight for group in optimizer.param_groups for weight in group["params"]], {}
-    for name, value in of(tensors, "optimizer").items():
-        number, what = name.split(".")
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore the tensors of `optimizer_tensors`; the optimizer keeps its own settings."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in with_prefix(tensors, "optimizer").items():
+        number, name = key.split(".")
         weight = weights[int(number)]
         if value.shape == weight.shape:
             # in the weight's memory format, channels last
             value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-        kept.setdefault(int(number), {})[what] = value
-    optimizer.load_state_dict(
-        {"state": kept, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+        states.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
-def of(tensors, name):
-    """Return the tensors whose name begins with f"{name}.", without that."""
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose name begins with f"{prefix}.", named without it."""
+    start = f"{prefix}."
     return {
-        key.removeprefix(f"{name}."): value
-        for key, value in tensors.items()
-        if key.startswith(f"{name}.")
+        key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
     }
 
 
-def on_cpu(tensors):
-    """Return contiguous copies on the CPU, none sharing its memory: safetensors refuses those that
-    do.
-    """
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies on the CPU that share no memory, as safetensors demands."""
     return {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()

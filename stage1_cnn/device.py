@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from ct.errors import InputError
-from stage1_cnn.distributed import here
+from stage1_cnn.distributed import this_process
 
 # cuBLAS refuses determinism without it, or once it is in use
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -96,7 +96,7 @@ def mixed_precision(config, device):
 
 
 @contextmanager
-def torch_as_set(config):
+def torch_settings(config):
     """Context with torch's threads, determinism and precision of float32 as `config` says;
     afterwards they are as before.
     """
@@ -143,7 +143,7 @@ def _set_torch(settings, tf32):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
-FACTS = ("processes", "device", "precision")
+ENVIRONMENT_FIELDS = ("processes", "device", "precision")
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 
 
@@ -154,7 +154,7 @@ def environment(config) -> dict[str, int | str]:
     device = pick_device()
     name = f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
     return {
-        "processes": here().world,
+        "processes": this_process().world_size,
         "device": name,
         "precision": PRECISIONS[autocast_type(config, device)],
     }

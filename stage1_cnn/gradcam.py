@@ -8,7 +8,7 @@ import torch
 from ct.errors import InputError
 from ct.labels import LABELS
 from stage1_cnn.augment import to_channels
-from stage1_cnn.device import pick_device, torch_as_set, weights_must_fit
+from stage1_cnn.device import pick_device, torch_settings, weights_must_fit
 from stage1_cnn.inference import for_each_batch
 
 LEAST = 7  # places a side that a map should have: what the paper's CNNs had at 224 px
@@ -28,7 +28,7 @@ def explain(model, table_rows, readable, read_hu, config, progress=None):
     device, seen = pick_device(), np.flatnonzero(readable)
     with weights_must_fit(config, device):
         model = model.eval().to(device, memory_format=torch.channels_last)
-    with torch_as_set(config):
+    with torch_settings(config):
         _, layer, shape = find_layer(model, config, read_hu(np.empty(0, np.int64)).shape[-1])
         maps = np.zeros((len(table_rows), len(LABELS), *shape), np.float32)
         grad_cam = _captum()(lambda images: model(images)[0], layer)

@@ -1,87 +1,109 @@
-"""Run a trained CNN on slices it never saw: probabilities and embeddings."""
+"""Run a trained CNN on slices that it was not trained on: probabilities and embeddings."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ct.errors import InputError
 from ct.labels import LABELS
 from stage1_cnn.augment import to_channels, views
-from stage1_cnn.dataset import batches, read_ahead
+from stage1_cnn.batch_reader import ReadHu, read_ahead
+from stage1_cnn.config import CnnConfig
+from stage1_cnn.dataset import batches
 from stage1_cnn.device import (
     free_memory,
     is_out_of_memory,
     mixed_precision,
     pick_device,
-    torch_as_set,
+    torch_settings,
     weights_must_fit,
 )
+from stage1_cnn.model import Cnn
+
+FLOAT16_MAX = 65504
 
 
-def predict(model, table_rows, readable, read_hu, config, progress=None, device=None):
-    """Six probabilities and the embedding of some slices, the mean over the plain view and those of
-    `config.tta`.
+def predict(
+    model: Cnn,
+    table_rows: NDArray[np.int64],
+    readable: NDArray[np.bool_],
+    read_hu: ReadHu,
+    config: CnnConfig,
+    progress: Callable[[int], object] | None = None,
+    device: torch.device | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """Return the probabilities and the embedding of some slices, the mean over `config.tta`.
 
-    table_rows: int (n, c), row numbers of each slice and its neighbours, as of `neighbour_rows`;
-    readable: bool (n,) read_hu(numbers, out=None) -> int16 (m, S, S) in HU for m row numbers;
-    progress(slices), after each batch of so many; device: a torch.device, as of `pick_device` if
-    None
+    table_rows: int (n, c), row numbers of each slice and its neighbours, as returned by
+    `neighbour_rows`; readable: bool (n,); read_hu: reads slices by row number; progress: called
+    with the number of slices after each batch; device: `pick_device()` if None.
 
     Returns probs (n, 6) float32 in [0, 1], columns LABELS, and embeddings (n, d) float16, in the
-    order of `table_rows`; unreadable slices are NaN in both. The results do not depend on the size
-    of the batches, but for the last bits. Raises InputError where the weights, or a single slice
-    beside them, do not fit into the device's memory.
+    order of `table_rows`; unreadable slices are NaN in both. The results do not depend on the batch
+    size, except in the last bits. Raises InputError where the weights, or the weights and a single
+    slice, do not fit into the device's memory.
     """
-    device, seen = device or pick_device(), np.flatnonzero(readable)
+    device, readable_rows = device or pick_device(), np.flatnonzero(readable)
     with weights_must_fit(config, device):
         model = model.eval().to(device, memory_format=torch.channels_last)
     probs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
     embeddings = np.full((len(table_rows), model.width), np.nan, np.float16)
 
-    def look(at, hu):
-        logits, embedding = _look(model, hu, config)
-        probs[at] = torch.sigmoid(logits).cpu().numpy()
-        embeddings[at] = embedding.clamp(-65504, 65504).cpu().numpy()  # the range of float16
+    def predict_batch(rows: NDArray[np.int64], hu: Tensor) -> None:
+        logits, embedding = _mean_of_views(model, hu, config)
+        probs[rows] = torch.sigmoid(logits).cpu().numpy()
+        embeddings[rows] = embedding.clamp(-FLOAT16_MAX, FLOAT16_MAX).cpu().numpy()
         if progress:
-            progress(len(at))
+            progress(len(rows))
 
-    with torch_as_set(config), torch.inference_mode():
-        for_each_batch(seen, read_hu, table_rows, config, device, look)
+    with torch_settings(config), torch.inference_mode():
+        for_each_batch(readable_rows, read_hu, table_rows, config, device, predict_batch)
     return probs, embeddings
 
 
-def for_each_batch(seen, read_hu, table_rows, config, device, work):
-    """Call work(rows, hu) with the slices `seen`, config.batch at once; where memory runs out, half
-    as many from there on.
+def for_each_batch(
+    rows: NDArray[np.int64],
+    read_hu: ReadHu,
+    table_rows: NDArray[np.int64],
+    config: CnnConfig,
+    device: torch.device,
+    work: Callable[[NDArray[np.int64], Tensor], None],
+) -> None:
+    """Call work(batch_rows, hu) on batches of `rows`; halve the batch where memory runs out.
 
-    seen: row numbers of table_rows; work may not keep what it did with a batch in which it raised;
-    the others as in `predict` Raises InputError where a single slice does not fit into the device's
-    memory.
+    rows: row numbers of table_rows; hu: int16 (b, c, S, S) on the device; the others as in
+    `predict`. `work` must store nothing where it raises: the rows of its batch are read again.
+    Raises InputError where a single slice does not fit into memory.
     """
     done, batch = 0, config.batch
-    while done < len(seen):
-        full = False
+    while done < len(rows):
+        memory_is_full = False
         try:
-            for at, hu in read_ahead(read_hu, table_rows, batches(seen[done:], batch), device):
-                work(at, hu)
-                done += len(at)
+            remaining = batches(rows[done:], batch)
+            for batch_rows, hu in read_ahead(read_hu, table_rows, remaining, device):
+                work(batch_rows, hu)
+                done += len(batch_rows)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            full = True
-        if full:  # not above, where the error still holds the tensors of the batch
+            memory_is_full = True
+        if memory_is_full:  # not in the handler: there the error still holds the batch's tensors
             batch //= 2
             free_memory(device)
         if not batch:
             raise InputError(
-                f"{config.name}: one slice does not fit into the memory of {device}; lower image_size"
+                f"{config.name}: one slice does not fit into the memory of {device}; "
+                "lower image_size"
             )
 
 
-def _look(model, hu, config):
-    """Return the logits (b, 6) and embeddings (b, d) of a batch in HU, each the mean over the
-    views.
-    """
+def _mean_of_views(model: Cnn, hu: Tensor, config: CnnConfig) -> tuple[Tensor, Tensor]:
+    """Return the logits (b, 6) and embeddings (b, d) of a batch in HU, means over the views."""
     with mixed_precision(config, hu.device):
-        seen = [model(to_channels(view, config)) for view in views(hu, config)]
-    logits, embedding = (torch.stack(parts).mean(dim=0) for parts in zip(*seen, strict=True))
+        outputs = [model(to_channels(view, config)) for view in views(hu, config)]
+    logits = torch.stack([view_logits for view_logits, _ in outputs]).mean(dim=0)
+    embedding = torch.stack([view_embedding for _, view_embedding in outputs]).mean(dim=0)
     return logits, embedding

@@ -13,7 +13,7 @@ from torch import nn
 from ct.errors import InputError, reason_of, shown
 from ct.labels import LABELS
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.device import is_out_of_memory, mixed_precision, pick_device, torch_as_set
+from stage1_cnn.device import is_out_of_memory, mixed_precision, pick_device, torch_settings
 
 # timm's
 UNFIT = (
@@ -99,7 +99,7 @@ def try_model(config, size):
         model = build_model(config.model_copy(update={"pretrained": False}), seed=0)
     device, size = pick_device(), config.image_size or size
     try:
-        with torch_as_set(config), torch.random.fork_rng(devices=[]):  # dropout draws
+        with torch_settings(config), torch.random.fork_rng(devices=[]):  # dropout draws
             model = model.train().to(device, memory_format=torch.channels_last)
             with mixed_precision(config, device):
                 logits, _ = model(torch.zeros(2, config.in_channels, size, size, device=device))

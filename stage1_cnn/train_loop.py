@@ -1,52 +1,63 @@
-"""Trains one CNN on some slices and watches it on others."""
+"""Train one CNN, epoch by epoch: learning curve, checkpoints, resuming."""
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
+from stage1_cnn.batch_reader import ReadHu, read_ahead
 from stage1_cnn.checkpoint import Checkpoint, on_cpu
-from stage1_cnn.dataset import LEAST, balanced, neighbour_rows, read_ahead, shuffled, training_steps
-from stage1_cnn.device import is_out_of_memory, pick_device, torch_as_set, weights_must_fit
-from stage1_cnn.distributed import here
+from stage1_cnn.config import CnnConfig
+from stage1_cnn.dataset import check_enough_slices, epoch_steps, neighbour_rows
+from stage1_cnn.device import is_out_of_memory, pick_device, torch_settings, weights_must_fit
+from stage1_cnn.distributed import this_process
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
 from stage1_cnn.trainer import Trainer
 
-WATCHED = 10_000  # held-out slices at most that the learning curve is made of
+CURVE_SLICES = 10_000  # most held-out slices that the learning curve is computed on
+
+Rows = NDArray[np.int64]  # row numbers of the slice table
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What training tells as it goes; each is called with what its comment says."""
+    """Functions that a training calls as it proceeds; the comments name their arguments."""
 
-    progress: callable = None  # (epoch, step, steps, loss) after each step; both count from 1
-    # (a line of the curve) after each epoch; what it raises ends the training
-    epoch: callable = None
-    save: callable = None  # (Checkpoint) after each epoch, and every `pause` seconds
-    log: callable = print  # (one line) where something happens that the user should know
+    # (epoch, step, steps, loss) after each step; epoch and step count from 1
+    progress: Callable[[int, int, int, float], None] | None = None
+    # (an entry of the curve) after each epoch; an exception that it raises ends the training
+    epoch: Callable[[dict[str, Any]], None] | None = None
+    # (Checkpoint) after each epoch, and every `pause` seconds
+    save: Callable[[Checkpoint], None] | None = None
+    log: Callable[[str], None] = print  # (one line) for what the user should read
     pause: float = 600.0  # seconds between two checkpoints
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training leaves."""
+class TrainedCnn:
+    """The result of a training."""
 
     # with the weights of the last epoch, or their moving average where the config asks for one
     model: Cnn
-    # a dict an epoch: epoch, lr, train_loss, held_out_loss (None without held-out labels), seconds
-    curve: list
-    # slices that went through the CNN at once in the end: fewer than `config.batch` where memory
-    # ran out
-    micro: int
+    # one dict an epoch: epoch, lr, train_loss, held_out_loss (None without held-out labels),
+    # seconds
+    curve: list[dict[str, Any]]
+    # slices in one forward pass at the end: fewer than `config.batch` where memory ran out
+    micro_batch: int
 
-    def state(self):
+    def state(self) -> dict[str, Tensor]:
         """Return the weights as a plain timm state dict of contiguous CPU tensors."""
         return on_cpu(self.model.backbone.state_dict())
 
@@ -54,128 +65,111 @@ class Trained:
 class NotANumber(InputError):
     """The loss of a batch is NaN or infinite. batch: {"epoch", "step", "loss", "slice_ids"}."""
 
-    def __init__(self, message, batch):
+    def __init__(self, message: str, batch: dict[str, Any]):
         super().__init__(message)
         self.batch = batch
 
 
-def train_cnn(slices, split, read_hu, config, seed, hooks=None, checkpoint=None):
-    """Train the CNN of `config` and return it, with its learning curve.
+def train_cnn(
+    slices: pd.DataFrame,
+    split: tuple[Rows, Rows],
+    read_hu: ReadHu,
+    config: CnnConfig,
+    seed: int,
+    hooks: Hooks | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> TrainedCnn:
+    """Train the CNN of `config`. Returns it with its learning curve.
 
-    slices: slice table (n rows) with the LABELS, float32; split: (train, held) row numbers, as of
-    `fold_rows` read_hu(numbers, out=None) -> int16 (m, S, S) in HU for m row numbers of `slices`
-    checkpoint: what an interrupted training of the same slices, config and seed saved last: it goes
-    on from there
+    slices: slice table (n rows) with the LABELS, float32; split: row numbers (training, held out),
+    as returned by `fold_rows`; read_hu: reads slices by row number of `slices`; checkpoint: the
+    last one of an interrupted training of the same slices, config and seed, which is continued.
 
     Everything random derives from `seed`, the epoch and the step: a training gives the same weights
-    alone or after others, in one piece or continued. Among several ranks each takes its share of
-    every batch, and all end with the same weights. Raises InputError for too few slices, NotANumber
-    for a loss that is none.
+    alone or after others, in one piece or continued. Among several processes each takes its share
+    of every batch, and all end with the same weights. Raises InputError for too few slices, and
+    NotANumber for a loss that is NaN or infinite.
     """
-    (train, held), hooks = split, hooks or Hooks()
-    check_enough(train, config, here().world)
+    train, held_out = split
+    hooks = hooks or Hooks()
+    world_size = this_process().world_size
+    check_enough_slices(train, config, world_size)
     labels, device = slices[list(LABELS)].to_numpy(np.float32), pick_device()
-    with torch_as_set(config):
+    with torch_settings(config):
         model = build_model(config, derive_seed(seed, "weights"), labels[train].mean(axis=0))
         with weights_must_fit(config, device):
             model = model.to(device)
-        steps = len(_epoch_steps(slices, train, config, seed, 1))
+        steps = len(epoch_steps(slices, train, config, seed, 1, world_size))
         trainer = Trainer(model, config, steps, derive_seed(seed, "change"), hooks.log)
-        course = Course(
-            slices, labels, neighbour_rows(slices, config.neighbours), read_hu, trainer, hooks
-        )
-        state = (
-            course.resume(checkpoint)
-            if checkpoint
-            else {"epoch": 1, "step": 0, "loss_sum": 0.0, "curve": []}
-        )
+        loop = TrainLoop(slices, labels, read_hu, trainer, hooks)
+        state = loop.resume(checkpoint) if checkpoint else _epoch_start(1, [])
         while state["epoch"] <= config.epochs:
-            order = _epoch_steps(slices, train, config, seed, state["epoch"])
-            course.run_epoch(order, state)
-            entry = course.look_back(held, state, len(order))
-            state = {
-                "epoch": state["epoch"] + 1,
-                "step": 0,
-                "loss_sum": 0.0,
-                "curve": [*state["curve"], entry],
-            }
-            course.save(state)
+            order = epoch_steps(slices, train, config, seed, state["epoch"], world_size)
+            loop.run_epoch(order, state)
+            entry = loop.curve_entry(held_out, state, len(order))
+            state = _epoch_start(state["epoch"] + 1, [*state["curve"], entry])
+            loop.save(state)
             if hooks.epoch:
                 hooks.epoch(entry)
-    return Trained(trainer.kept(), state["curve"], trainer.micro)
+    return TrainedCnn(trainer.final_model(), state["curve"], trainer.micro_batch)
 
 
-def fold_rows(slices, fold, k):
-    """Return the row numbers (training, held out) for fold `k`; only slices of the train split are
-    in either.
-
-    Training slices are readable, have all six labels and are in another fold; held out are all of
-    fold `k`. Raises ValueError where a patient has slices in both.
-    """
-    of_train = (slices["split"] == "train").to_numpy()
-    fold = np.asarray(fold)
-    labelled = slices[list(LABELS)].notna().all(axis=1).to_numpy()
-    train = np.flatnonzero(of_train & (fold != k) & labelled & slices["readable"].to_numpy(bool))
-    held = np.flatnonzero(of_train & (fold == k))
-    patients = slices["patient_id"].to_numpy(object)
-    if leak := set(patients[train]) & set(patients[held]):
-        raise ValueError(
-            f"patient {min(leak)} is in fold {k} and among its training slices; the folds leak"
-        )
-    return train, held
+def _epoch_start(epoch: int, curve: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state of a training before the first step of `epoch`."""
+    return {"epoch": epoch, "step": 0, "loss_sum": 0.0, "curve": curve}
 
 
-def check_enough(train, config, world):
-    """Raise InputError where there are too few slices for a single step on `world` processes."""
-    if len(train) < LEAST * world:
-        raise InputError(
-            f"{config.name}: {len(train)} readable slices with labels to train on, {LEAST * world} are needed; "
-            "lower folds.k or add data"
-        )
+class TrainLoop:
+    """The loop of one training: it reads batches for the Trainer and records the losses.
 
-
-class Course:
-    """One training under way: what it reads, and the Trainer it feeds. The methods change the
-    Trainer and `state`.
+    The methods change the Trainer and `state`: {"epoch", "step": steps of the epoch that are done,
+    "loss_sum": of these steps, "curve"}.
     """
 
-    def __init__(self, slices, labels, table_rows, read_hu, trainer, hooks):
-        self.slices, self.labels, self.table_rows, self.read_hu = (
-            slices,
-            labels,
-            table_rows,
-            read_hu,
-        )
-        self.trainer, self.hooks, self.saved, self.seconds = trainer, hooks, time.monotonic(), 0.0
+    def __init__(
+        self,
+        slices: pd.DataFrame,
+        labels: NDArray[np.float32],
+        read_hu: ReadHu,
+        trainer: Trainer,
+        hooks: Hooks,
+    ):
+        self.slices, self.labels, self.read_hu = slices, labels, read_hu
+        self.table_rows = neighbour_rows(slices, trainer.config.neighbours)
+        self.readable = slices["readable"].to_numpy(bool)
+        self.trainer, self.hooks = trainer, hooks
+        self.saved, self.seconds = time.monotonic(), 0.0
 
-    def run_epoch(self, order, state):
-        """Learn from the steps of `order` (row numbers each) that `state` has not yet behind it."""
-        ranks, waiting, start = here(), None, time.perf_counter()
-        todo = order[state["step"] :]
-        shares = [rows[ranks.rank :: ranks.world] for rows in todo]
-        for rows, (share, hu) in zip(todo, self._read(shares), strict=True):
+    def run_epoch(self, order: Sequence[Rows], state: dict[str, Any]) -> None:
+        """Train on the steps of `order` (row numbers each) that come after `state`."""
+        process, start = this_process(), time.perf_counter()
+        remaining = order[state["step"] :]
+        shares = [rows[process.rank :: process.world_size] for rows in remaining]
+        previous = None  # (rows, loss) of the step before
+        for rows, (share, hu) in zip(remaining, self._read(shares), strict=True):
             labels = torch.from_numpy(self.labels[share]).to(self.trainer.device, non_blocking=True)
             loss = self.trainer.step(hu, labels, len(rows))
-            # only now: to ask for this step's loss would leave the device idle while the next is
-            # prepared
-            if waiting:
-                self._note(*waiting, state, len(order))
-            waiting = share, loss
+            # one step late: to read this step's loss now would leave the device idle while the
+            # next step is prepared
+            if previous:
+                self._record(*previous, state, len(order))
+            previous = share, loss
             if time.monotonic() - self.saved > self.hooks.pause:
-                self._note(*waiting, state, len(order))
-                waiting = None
+                self._record(*previous, state, len(order))
+                previous = None
                 self.save(state)
-        if waiting:
-            self._note(*waiting, state, len(order))
+        if previous:
+            self._record(*previous, state, len(order))
         self.seconds = time.perf_counter() - start
 
-    def _read(self, shares):
-        """Yield (rows, HU) of each of `shares`; where memory runs out while one is read, the batch
-        is halved first.
+    def _read(self, shares: Sequence[Rows]) -> Iterator[tuple[Rows, Tensor]]:
+        """Yield (rows, HU) of each of `shares`; the batch is halved where reading exhausts memory.
+
+        HU: int16 (b, c, S, S) on the device.
         """
         done = 0
         while done < len(shares):
-            full = False
+            memory_is_full = False
             try:
                 for share, hu in read_ahead(
                     self.read_hu, self.table_rows, shares[done:], self.trainer.device
@@ -185,97 +179,79 @@ class Course:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                full = True
-            if full:
-                self.trainer.halve()
+                memory_is_full = True
+            if memory_is_full:  # not in the handler: there the error still holds tensors
+                self.trainer.halve_batch()
 
-    def _note(self, rows, loss, state, steps):
-        """Take down the loss of the step after `state`."""
-        loss = float(loss)
-        if not math.isfinite(loss):
-            raise _not_a_number(self.slices.index[rows], loss, state, self.trainer.config)
+    def _record(self, rows: Rows, loss: Tensor, state: dict[str, Any], steps: int) -> None:
+        """Add the loss of the step after `state` to it. steps: of the epoch."""
+        value = float(loss)
+        if not math.isfinite(value):
+            raise _not_a_number(self.slices.index[rows], value, state, self.trainer.config)
         state["step"] += 1
-        state["loss_sum"] += loss
+        state["loss_sum"] += value
         if self.hooks.progress:
-            self.hooks.progress(state["epoch"], state["step"], steps, loss)
+            self.hooks.progress(state["epoch"], state["step"], steps, value)
 
-    def look_back(self, held, state, steps):
-        """Return the curve's line of an epoch. It is for people: an epoch chosen by it would
-        flatter the held-out opinions.
+    def curve_entry(self, held_out: Rows, state: dict[str, Any], steps: int) -> dict[str, Any]:
+        """Return the learning curve's entry of the epoch that ends, with its held-out loss.
+
+        It is only for people to read. If it chose the epoch, the held-out predictions would look
+        better than they are.
         """
-        loss, labelled = (
-            None,
-            held[np.isfinite(self.labels[held]).all(axis=1) & self._readable(held)],
-        )
-        watched = labelled[:: max(1, math.ceil(len(labelled) / WATCHED))]
-        if len(watched) and here().rank == 0:
-            model, config = self.trainer.kept(), self.trainer.config
+        held_out_loss = None
+        labelled = np.isfinite(self.labels[held_out]).all(axis=1) & self.readable[held_out]
+        rows = held_out[labelled]
+        rows = rows[:: max(1, math.ceil(len(rows) / CURVE_SLICES))]
+        if len(rows) and this_process().rank == 0:
+            model, config = self.trainer.final_model(), self.trainer.config
             probs, _ = predict(
-                model, self.table_rows[watched], self._readable(watched), self.read_hu, config
+                model, self.table_rows[rows], self.readable[rows], self.read_hu, config
             )
-            # the epoch's last step spoilt the weights, after its own loss was known
+            # the last step can spoil the weights after its own loss was computed
             if not np.isfinite(probs).all():
-                raise _spoilt(state, config)
-            loss = weighted_log_loss(self.labels[watched], probs)
-        line = {
+                raise _spoilt_weights(state, config)
+            held_out_loss = weighted_log_loss(self.labels[rows], probs)
+        return {
             "epoch": state["epoch"],
             "lr": self.trainer.lr,
             "train_loss": state["loss_sum"] / steps,
+            "held_out_loss": held_out_loss,
+            "seconds": self.seconds,
         }
-        return {**line, "held_out_loss": loss, "seconds": self.seconds}
 
-    def save(self, state):
-        """Hand a checkpoint to the hook."""
-        if self.hooks.save and here().rank == 0:
-            self.hooks.save(Checkpoint(self.trainer.tensors(), {**state, **self.trainer.numbers()}))
+    def save(self, state: dict[str, Any]) -> None:
+        """Pass a checkpoint to the hook."""
+        if self.hooks.save and this_process().rank == 0:
+            self.hooks.save(Checkpoint(self.trainer.tensors(), {**state, **self.trainer.state()}))
         self.saved = time.monotonic()
 
-    def resume(self, checkpoint):
-        """Bring the Trainer to where a checkpoint was taken. Returns its `state`."""
+    def resume(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Restore the Trainer from a checkpoint. Returns the checkpoint's `state`."""
         self.trainer.load(checkpoint.tensors, checkpoint.state)
         return {name: checkpoint.state[name] for name in ("epoch", "step", "loss_sum", "curve")}
 
-    def _readable(self, rows):
-        return self.slices["readable"].to_numpy(bool)[rows]
 
-
-def _epoch_steps(slices, train, config, seed, epoch):
-    """Return the row numbers of each step of an epoch."""
-    seed = derive_seed(seed, "order", epoch)
-    if config.positive_share is None:
-        rows = shuffled(train, seed)
-    else:
-        positive = (slices[list(LABELS)].to_numpy()[train] > 0).any(axis=1)
-        rows = balanced(
-            train, positive, slices["study_id"].to_numpy(object)[train], config.positive_share, seed
-        )
-    return training_steps(
-        rows, config.batch * config.accumulate * here().world, LEAST * here().world
-    )
-
-
-def _not_a_number(slice_ids, loss, state, config):
-    batch = {
-        "epoch": state["epoch"],
-        "step": state["step"] + 1,
-        "loss": str(loss),
-        "slice_ids": [str(i) for i in slice_ids],
-    }
-    first = ", ".join(batch["slice_ids"][:3])
+def _not_a_number(
+    slice_ids: pd.Index, loss: float, state: dict[str, Any], config: CnnConfig
+) -> NotANumber:
+    epoch, step = state["epoch"], state["step"] + 1
+    names = [str(slice_id) for slice_id in slice_ids]
     return NotANumber(
-        f"{config.name}: the loss is {loss} in epoch {batch['epoch']}, step {batch['step']}, at a batch with the slices "
-        f"{first} and {max(0, len(slice_ids) - 3)} more; {_remedy(config)}",
-        batch,
+        f"{config.name}: the loss is {loss} in epoch {epoch}, step {step}, "
+        f"at a batch with the slices {', '.join(names[:3])} and {max(0, len(names) - 3)} more; "
+        f"{_remedy(config)}",
+        {"epoch": epoch, "step": step, "loss": str(loss), "slice_ids": names},
     )
 
 
-def _spoilt(state, config):
-    batch = {"epoch": state["epoch"], "step": state["step"], "loss": "", "slice_ids": []}
+def _spoilt_weights(state: dict[str, Any], config: CnnConfig) -> NotANumber:
     return NotANumber(
-        f"{config.name}: the weights are no numbers after epoch {state['epoch']}, spoilt by its last step; {_remedy(config)}",
-        batch,
+        f"{config.name}: the weights are NaN or infinite after epoch {state['epoch']}, "
+        f"because of its last step; {_remedy(config)}",
+        {"epoch": state["epoch"], "step": state["step"], "loss": "", "slice_ids": []},
     )
 
 
-def _remedy(config):
+def _remedy(config: CnnConfig) -> str:
     return f"lower lr (now {config.lr:g}), or set precision: fp32"

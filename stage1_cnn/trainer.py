@@ -1,21 +1,29 @@
-"""One model in training on its device: a step is augmentation, windows, forward, backward,
-optimizer, moving average.
-"""
+"""Training steps of one CNN: augmentation, forward, backward, optimizer, moving average."""
 
 import math
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ct.errors import InputError
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
 from stage1_cnn.augment import augment, mix, resize, to_channels
-from stage1_cnn.checkpoint import load_optimizer, model_tensors, of, on_cpu, optimizer_tensors
+from stage1_cnn.checkpoint import (
+    load_optimizer,
+    model_tensors,
+    on_cpu,
+    optimizer_tensors,
+    with_prefix,
+)
+from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import (
     autocast_type,
     free_memory,
@@ -23,215 +31,211 @@ from stage1_cnn.device import (
     mixed_precision,
     weights_must_fit,
 )
-from stage1_cnn.distributed import here
+from stage1_cnn.distributed import this_process
+from stage1_cnn.model import Cnn
 
 
 class Trainer:
-    """Trains `model`, a Cnn that already lies on its device.
+    """Trains `model`, a Cnn that is already on its device.
 
-    steps: of an epoch; seed: of augmentation, dropout and mixup, each step's of its own; log:
-    called with a line that the user should know
+    steps: of an epoch; seed: of augmentation, dropout and mixup, from which each step derives its
+    own; log: called with a line for the user
     """
 
-    def __init__(self, model, config, steps, seed, log):
-        self.model = model.to(memory_format=torch.channels_last)
-        self.config, self.seed, self.log, self.device = (
-            config,
-            seed,
-            log,
-            next(model.parameters()).device,
-        )
+    def __init__(
+        self, model: Cnn, config: CnnConfig, steps: int, seed: int, log: Callable[[str], None]
+    ):
+        self.model: Cnn = model.to(memory_format=torch.channels_last)
+        self.config, self.seed, self.log = config, seed, log
+        self.device = next(model.parameters()).device
         self.steps, self.done = steps * config.epochs, 0
-        # slices that go through the CNN at once; halved where the memory does not hold them
-        self.micro = config.batch
+        # slices in one forward pass; halved where they do not fit into memory
+        self.micro_batch = config.batch
         with weights_must_fit(config, self.device):
             self.optimizer = new_optimizer(model, config)
             self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         self.scaler = self._new_scaler()
         self.weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=self.device)
         self.generator = torch.Generator(self.device)
-        self.net = DistributedDataParallel(self.model) if here().world > 1 else self.model
+        self.net: Any = self.model  # with what DDP and torch.compile wrap around it
+        if this_process().world_size > 1:
+            self.net = DistributedDataParallel(self.model)
         if config.compile:
             self.net = torch.compile(self.net)
 
-    def step(self, hu, labels, total):
-        """Learn from a step's slices: HU int16 (b, c, S, S), labels float32 (b, 6), both on the
-        device.
+    def step(self, hu: Tensor, labels: Tensor, total: int) -> Tensor:
+        """Train on the slices of one step.
 
-        total: slices of this step in all ranks together; b where there is one Returns the mean loss
-        of this rank's slices, the metric: a scalar tensor that the device may still be working on.
+        hu: int16 (b, c, S, S) in HU; labels: float32 (b, 6); both on the device. total: slices of
+        this step in all processes together; b where there is one.
+
+        Returns the competition's loss, the mean over the slices of this process: a scalar tensor
+        that the device may still be computing.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.done, self.steps, self.config)
         self.model.train()
         while (loss := self._gradients(hu, labels, total)) is None or not self._apply():
-            self.halve()
+            self.halve_batch()
         self.scaler.update()
         self.done += 1
         if self.ema:
             self.ema.update(self.model, step=self.done)
         return loss
 
-    def _gradients(self, hu, labels, total):
-        """Sum and clip the gradients of a step, `micro` slices at a time. Returns the loss, or None
-        where memory ran out.
+    def _gradients(self, hu: Tensor, labels: Tensor, total: int) -> Tensor | None:
+        """Sum and clip the gradients of a step, `micro_batch` slices at a time.
+
+        Returns the loss, or None where memory ran out.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        ranks, loss = here(), torch.zeros((), device=self.device)
-        # dropout draws from torch's own
-        torch.manual_seed(derive_seed(self.seed, "dropout", self.done, ranks.rank))
-        self.generator.manual_seed(derive_seed(self.seed, "augment", self.done, ranks.rank))
-        parts = max(1, min(math.ceil(len(hu) / self.micro), len(hu) // 2))  # none of one slice
-        pieces = list(zip(hu.tensor_split(parts), labels.tensor_split(parts), strict=True))
+        process, loss = this_process(), torch.zeros((), device=self.device)
+        # dropout draws from torch's global generator
+        torch.manual_seed(derive_seed(self.seed, "dropout", self.done, process.rank))
+        self.generator.manual_seed(derive_seed(self.seed, "augment", self.done, process.rank))
+        # never a piece of one slice
+        count = max(1, min(math.ceil(len(hu) / self.micro_batch), len(hu) // 2))
+        pieces = list(zip(hu.tensor_split(count), labels.tensor_split(count), strict=True))
         try:
-            for number, (piece, truth) in enumerate(pieces):
-                images, truth = self._images(piece, truth, number)
+            for number, (piece_hu, piece_labels) in enumerate(pieces):
+                images, truth = self._images(piece_hu, piece_labels, number)
                 last = number == len(pieces) - 1
-                with nullcontext() if last or ranks.world == 1 else self.net.no_sync():
+                with nullcontext() if last or process.world_size == 1 else self.net.no_sync():
                     with mixed_precision(self.config, self.device):
                         logits, _ = self.net(images)
-                    part = weighted_bce(logits, truth, self.weights) * len(piece)
-                    # the ranks' gradients are averaged
-                    self.scaler.scale(part * (ranks.world / total)).backward()
-                loss += part.detach()
+                    piece_loss = weighted_bce(logits, truth, self.weights) * len(piece_hu)
+                    # DDP averages the gradients of the processes
+                    self.scaler.scale(piece_loss * (process.world_size / total)).backward()
+                loss += piece_loss.detach()
             self.scaler.unscale_(self.optimizer)
             if self.config.clip:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 return None
             raise
         return loss / len(hu)
 
-    def _apply(self):
-        """Change the weights by their gradients. Returns False where memory ran out before any of
-        them was changed.
+    def _apply(self) -> bool:
+        """Update the weights. Returns False where memory ran out before any weight changed.
 
-        Raises InputError where it ran out later: the step can be neither finished nor repeated.
+        Raises InputError where memory ran out later: the step can be neither finished nor repeated.
         """
-        before = [count.clone() for count in self._counts()[:1]]
+        before = [count.clone() for count in self._step_counts()[:1]]
         try:
             self.scaler.step(self.optimizer)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if any(count != before[0] for count in self._counts()):
+            if any(count != before[0] for count in self._step_counts()):
                 raise self._too_large() from None
             return False
         return True
 
-    def _counts(self):
+    def _step_counts(self) -> list[Tensor]:
         """Return the number of steps that the optimizer has counted, a tensor for each weight."""
-        return [kept["step"] for kept in self.optimizer.state.values()]
+        return [state["step"] for state in self.optimizer.state.values()]
 
     @torch.no_grad()
-    def _images(self, hu, labels, number):
-        """Turn a part of a step into the CNN's input; with mixup the labels change, too."""
+    def _images(self, hu: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Return the CNN's input for piece `number` of a step, and its labels, mixed by mixup."""
         hu = resize(hu.float(), self.config.image_size)
         images = to_channels(augment(hu, self.config, self.generator), self.config)
         if self.config.mixup:
-            seed = derive_seed(self.seed, "mixup", self.done, number, here().rank)
+            seed = derive_seed(self.seed, "mixup", self.done, number, this_process().rank)
             return mix(images, labels, self.config.mixup, seed)
         return images, labels
 
-    def halve(self):
-        """Take half the slices at once from here on, as memory ran out. Not while the error is
-        being handled.
+    def halve_batch(self) -> None:
+        """Halve the slices of a forward pass, because memory ran out.
+
+        Call it after the `except` block, where the error no longer holds tensors. Raises
+        InputError where one slice would be left, and among several processes.
         """
-        smaller = self.micro // 2
-        # one rank alone cannot repeat a step that the others have finished
-        if smaller < 2 or here().world > 1:
+        smaller = self.micro_batch // 2
+        # one process alone cannot repeat a step that the others have finished
+        if smaller < 2 or this_process().world_size > 1:
             raise self._too_large()
-        self.micro = smaller
+        self.micro_batch = smaller
         self.optimizer.zero_grad(set_to_none=True)
-        # the old one may have unscaled this step's gradients
+        # a new one: the old one may already have unscaled the gradients of this step
         self.scaler = self._new_scaler(self.scaler.state_dict())
         free_memory(self.device)
         self.log(
-            f"  {self.config.name}: out of memory, from here on {smaller} slices at once; a step still has "
-            f"{self.config.batch * self.config.accumulate}, but batch norm sees {smaller}"
+            f"  {self.config.name}: out of memory, from here on {smaller} slices at once; a step "
+            f"still has {self.config.batch * self.config.accumulate}, but batch norm uses {smaller}"
         )
 
-    def _new_scaler(self, state=None):
+    def _new_scaler(self, state: dict[str, Any] | None = None) -> torch.amp.GradScaler:
         half = autocast_type(self.config, self.device) == torch.float16
         scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         if state:
             scaler.load_state_dict(state)
         return scaler
 
-    def _too_large(self):
+    def _too_large(self) -> InputError:
         return InputError(
-            f"{self.config.name}: {self.micro} slices do not fit into the memory of {self.device}; lower batch in the recipe, "
-            "or image_size, or choose a smaller backbone"
+            f"{self.config.name}: {self.micro_batch} slices do not fit into the memory of "
+            f"{self.device}; lower batch in the recipe, or image_size, or choose a smaller backbone"
         )
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         """The learning rate of the last step."""
         return learning_rate(self.done - 1, self.steps, self.config)
 
-    def kept(self):
-        """Return the Cnn whose weights are kept: the moving average where there is one."""
+    def final_model(self) -> Cnn:
+        """Return the Cnn whose weights are saved: the moving average where there is one."""
         return self.ema.module if self.ema else self.model
 
-    def tensors(self):
-        """Return everything of a checkpoint that is a tensor, on the CPU."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors of a checkpoint, on the CPU."""
         average = model_tensors(self.ema.module, "ema") if self.ema else {}
         return on_cpu(
             {**model_tensors(self.model, "model"), **average, **optimizer_tensors(self.optimizer)}
         )
 
-    def numbers(self):
-        """Return the rest of it, plain values."""
-        return {"done": self.done, "micro": self.micro, "scaler": self.scaler.state_dict()}
+    def state(self) -> dict[str, Any]:
+        """Return the plain values of a checkpoint."""
+        return {"done": self.done, "micro": self.micro_batch, "scaler": self.scaler.state_dict()}
 
-    def load(self, tensors, numbers):
-        """Take up where `tensors` and `numbers` were taken."""
-        self.model.load_state_dict(of(tensors, "model"))
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restore what `tensors` and `state` returned."""
+        self.model.load_state_dict(with_prefix(tensors, "model"))
         if self.ema:
-            self.ema.module.load_state_dict(of(tensors, "ema"))
+            self.ema.module.load_state_dict(with_prefix(tensors, "ema"))
         load_optimizer(self.optimizer, tensors)
-        self.done, self.micro = numbers["done"], numbers["micro"]
-        if numbers["scaler"]:
-            self.scaler.load_state_dict(numbers["scaler"])
+        self.done, self.micro_batch = state["done"], state["micro"]
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
 
-def new_optimizer(model, config):
-    """Return AdamW with all that it keeps of the weights, zeros: by itself it would allocate that
-    in the midst of a step.
+def new_optimizer(model: nn.Module, config: CnnConfig) -> torch.optim.Optimizer:
+    """Return AdamW with its moments allocated and zero.
+
+    By itself AdamW would allocate them in the middle of the first step.
     """
-    optimizer = torch.optim.AdamW(
-        param_groups_weight_decay(model, config.weight_decay), lr=config.lr, fused=True
-    )
-    for weight in (
-        weight
-        for group in optimizer.param_groups
-        for weight in group["params"]
-        if weight.requires_grad
-    ):
-        optimizer.state[weight] = {
-            "step": torch.zeros((), device=weight.device),
-            "exp_avg": torch.zeros_like(weight),
-            "exp_avg_sq": torch.zeros_like(weight),
-        }
+    groups = param_groups_weight_decay(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.requires_grad:
+                optimizer.state[weight] = {
+                    "step": torch.zeros((), device=weight.device),
+                    "exp_avg": torch.zeros_like(weight),
+                    "exp_avg_sq": torch.zeros_like(weight),
+                }
     return optimizer
 
 
-def weighted_bce(logits, labels, weights):
-    """Return the competition's weighted log loss of logits and labels, both (b, 6), as a scalar
-    tensor.
-    """
-    return (
-        (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights)
-        .sum(dim=1)
-        .mean()
-    )
+def weighted_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the competition's weighted log loss of logits and labels (b, 6), as a scalar."""
+    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (loss * weights).sum(dim=1).mean()
 
 
-def learning_rate(step, steps, config):
-    """Return the learning rate of `step` (0 ... steps - 1): a straight warm-up, then half a cosine
-    down to 0.
-    """
+def learning_rate(step: int, steps: int, config: CnnConfig) -> float:
+    """Return the learning rate of `step` (0 ... steps - 1): linear warm-up, then half a cosine."""
     rising = round(config.warmup * steps)
     if step < rising:
         return config.lr * (step + 1) / rising

@@ -23,15 +23,15 @@ def execute(verb, options):
         return
     if verb not in TOGETHER:
         raise InputError(f"torchrun is for {' and '.join(TOGETHER)}; run `{verb}` without it")
-    from pipeline.training.cnn_jobs import follow
-    from stage1_cnn.distributed import joined, tell
+    from pipeline.training.cnn_jobs import worker_loop
+    from stage1_cnn.distributed import broadcast, process_group
 
-    with joined() as here:
-        if here.rank:
-            follow(lambda: Run(options.run, log=lambda line: None, bar=no_bar))
+    with process_group() as process:
+        if process.rank:
+            worker_loop(lambda: Run(options.run, log=lambda line: None, bar=no_bar))
         else:
             _execute(verb, options)
-            tell(None)
+            broadcast(None)
 
 
 def _execute(verb, options):

@@ -12,7 +12,7 @@ from ct.run_dir import write_array, write_json
 from ct.storage.sealed_files import is_whole, seal
 from pipeline.options import RunOptions
 from pipeline.run_lock import check_fresh, opened
-from pipeline.training.cnn_jobs import Inputs
+from pipeline.training.cnn_jobs import StageOneInputs
 from report import shown_studies
 from stage1_cnn.gradcam import explain as gradcam_maps
 from stage1_cnn.gradcam import find_layer, scaled, to_bytes
@@ -36,7 +36,7 @@ def explain_studies(run, studies, name):
     studies: study ids, or None for those that the report shows; name: of a CNN, or None for all of
     them Raises InputError for a study or CNN that the run does not have.
     """
-    names, inputs = [config.name for config in run.recipe.stage1.models], Inputs(run)
+    names, inputs = [config.name for config in run.recipe.stage1.models], StageOneInputs(run)
     if not names:
         raise InputError(
             "explain: the recipe has no CNNs; imported predictions cannot be explained"

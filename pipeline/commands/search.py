@@ -20,15 +20,16 @@ from ct.seeds import derive_seed
 from ct.storage.sealed_files import is_whole
 from pipeline.freshness import file_digest
 from pipeline.options import RunOptions, TuneOptions
-from pipeline.optuna_studies.cnn_trials import Bench, best_of, finished, kept, run_trials
+from pipeline.optuna_studies.cnn_trials import SearchContext, best_of, finished, kept, run_trials
 from pipeline.optuna_studies.trial_journal import open_study
 from pipeline.registry import Stage
 from pipeline.run_lock import check_fresh, opened
 from pipeline.stage_runner import run_stage
-from pipeline.training.cnn_jobs import Inputs
+from pipeline.training.cnn_jobs import StageOneInputs
+from stage1_cnn.dataset import fold_rows
 from stage1_cnn.model import check_backbone, try_model
 from stage1_cnn.search_space import Range, searched, with_values, yaml_lines
-from stage1_cnn.train_loop import WATCHED, fold_rows
+from stage1_cnn.train_loop import CURVE_SLICES
 
 SEARCH = Stage(
     "search", ("ingest", "folds"), (), "pipeline.commands.search:search_cnn", "search/"
@@ -74,12 +75,12 @@ def search_cnn(run, name, k, trials, timeout=None):
         )
     check_backbones(config, space, run.recipe.pixels.size)
     inputs, seed, folder = (
-        Inputs(run),
+        StageOneInputs(run),
         derive_seed(run.recipe.seed, "search", config.name, k),
         run.dir.search(config.name, k),
     )
     split = inner_split(inputs.slices, inputs.fold, k, seed)
-    bench = Bench(
+    bench = SearchContext(
         inputs.slices, split, inputs.cache.read, config, space, seed, folder, run.log, run.bar
     )
     weights = (
@@ -127,7 +128,7 @@ def inner_split(slices, fold, k, seed):
         raise InputError(
             f"search: no readable slice with labels is held out of those outside fold {k}; add data"
         )
-    return rows[train], rows[held[:: math.ceil(len(held) / WATCHED)]]
+    return rows[train], rows[held[:: math.ceil(len(held) / CURVE_SLICES)]]
 
 
 def check_backbones(config, space, size):

@@ -31,7 +31,7 @@ GRACE = 0.25  # of the epochs, in which no trial is pruned: a high learning rate
 
 
 @dataclass(frozen=True)
-class Bench:
+class SearchContext:
     """What all trials of a search share."""
 
     slices: pd.DataFrame  # slice table, of all folds

@@ -17,8 +17,8 @@ from pipeline.older_versions import older_recipe
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.scoring.model_schema import FORMAT, ModelFile, StageTwo, check_fit
 from pipeline.scoring.scoring_model import ScoringModel
+from pipeline.scoring.stored_weights import check_probes, check_size, check_weights, outlined_cnn
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.stored_weights import check_probes, check_size, check_weights, outlined_cnn
 from stage2_stack.config import check_installed
 from stage2_stack.foreign_boosters import first_fault
 from stage2_stack.stored_boosters import FOREIGN, SUFFIXES, check_model, columns_seen, file_names

@@ -2,13 +2,13 @@
 
 from pipeline.freshness import inputs_digest
 from pipeline.stages.train import environments_of_units
-from pipeline.training.cnn_jobs import Inputs, order
+from pipeline.training.cnn_jobs import StageOneInputs, dispatch
 from stage1_cnn.device import environment
 
 
 def predict(run, receipt):
     """Show the test slices to every fold's CNN; each one's opinion is kept apart."""
-    inputs = Inputs(run)
+    inputs = StageOneInputs(run)
     run.dir.submission_one.unlink(missing_ok=True)  # it was made from other opinions
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
@@ -24,7 +24,7 @@ def predict(run, receipt):
             if why:
                 with job:
                     job.values |= environment(config)
-                    order(inputs, "look", config.name, k, "test", inputs_digest(part, read))
+                    dispatch(inputs, "predict", config.name, k, "test", inputs_digest(part, read))
             receipt.made += job.made
     receipt.values |= environments_of_units(run, "predict.json")
     rows = len(inputs.rows("test", 0))

@@ -11,8 +11,8 @@ from ct.storage.provenance import read_receipt
 from pipeline.freshness import inputs_digest
 from pipeline.older_versions import reads_of_before, reads_of_cnn
 from pipeline.training.checkpoint_file import checkpoint_digest
-from pipeline.training.cnn_jobs import Inputs, order
-from stage1_cnn.device import FACTS, environment, pick_device
+from pipeline.training.cnn_jobs import StageOneInputs, dispatch
+from stage1_cnn.device import ENVIRONMENT_FIELDS, environment, pick_device
 from stage1_cnn.model import try_model
 
 
@@ -20,7 +20,7 @@ def train(run, receipt):
     """Train every CNN on every fold but one; keep weights, learning curve, and what it thinks of
     the fold it never saw.
     """
-    inputs, slices, unlike = Inputs(run), read_table(run.dir.slices), []
+    inputs, slices, unlike = StageOneInputs(run), read_table(run.dir.slices), []
     _try_on_gpu(run)
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
@@ -40,9 +40,9 @@ def train(run, receipt):
                     discard(run.dir.explain(config.name))  # it is of other weights
                     same = _training_digest(inputs, config.name, k, part, receipt.values["read"])
                     job.values |= environment(config)
-                    if reasons := order(inputs, "fit", config.name, k, same):
+                    if reasons := dispatch(inputs, "train", config.name, k, same):
                         job.values["not_repeatable"] = reasons
-                    order(inputs, "look", config.name, k, "held_out", same)
+                    dispatch(inputs, "predict", config.name, k, "held_out", same)
                     inputs.forget_checkpoint(config.name, k)
             run.log(f"  {config.name} fold {k}: {_last_line(folder)}{'' if why else ', kept'}")
             receipt.made += job.made
@@ -77,7 +77,8 @@ def environments_of_units(run, name):
         read_receipt(run.dir.fold(config.name, k) / name) for config in models for k in k_folds
     ]
     found = {
-        fact: sorted({unit[fact] for unit in units if unit and fact in unit}) for fact in FACTS
+        fact: sorted({unit[fact] for unit in units if unit and fact in unit})
+        for fact in ENVIRONMENT_FIELDS
     }
     return {
         fact: values[0] if len(values) == 1 else values for fact, values in found.items() if values

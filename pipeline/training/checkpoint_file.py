@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ct.storage.atomic_write import replacing
-from stage1_cnn.checkpoint import Checkpoint, of
+from stage1_cnn.checkpoint import Checkpoint, with_prefix
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import build_model
 
@@ -136,11 +136,13 @@ def _check_fit(checkpoint: Checkpoint, config: CnnConfig) -> None:
         raise ValueError(f"its state has {wrong[0]} = {state[wrong[0]]!r}")
     model = build_model(config.model_copy(update={"pretrained": False}), seed=0)
     for name in ("model", "ema")[: 2 if config.ema else 1]:
-        shapes = {key: tensor.shape for key, tensor in of(checkpoint.tensors, name).items()}
+        shapes = {
+            key: tensor.shape for key, tensor in with_prefix(checkpoint.tensors, name).items()
+        }
         if shapes != {key: tensor.shape for key, tensor in model.state_dict().items()}:
             raise ValueError("its weights are those of another CNN")
     count = len(list(model.parameters()))
-    if any(int(key.split(".")[0]) >= count for key in of(checkpoint.tensors, "optimizer")):
+    if any(int(key.split(".")[0]) >= count for key in with_prefix(checkpoint.tensors, "optimizer")):
         raise ValueError("its optimizer is that of another CNN")
 
 

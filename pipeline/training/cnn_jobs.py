@@ -1,8 +1,8 @@
 """The work of stage one, one CNN and fold at a time, in one process or, under torchrun, in all of
 them together.
 
-Rank 0 runs the stage and gives an order for each job (`order`); the other ranks do what it says
-until it says that all is done (`follow`). Every rank reads the same run folder, so on several
+Rank 0 runs the stage and gives an order for each job (`dispatch`); the other ranks do what it says
+until it says that all is done (`worker_loop`). Every rank reads the same run folder, so on several
 machines it lies on a disk that they share.
 """
 
@@ -31,17 +31,17 @@ from pipeline.freshness import file_digest
 from pipeline.training.checkpoint_file import changes, read_checkpoint, write_checkpoint
 from pipeline.training.tensorboard import open_scalars
 from stage1_cnn import distributed as ranks
-from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.dataset import fold_rows, neighbour_rows
 from stage1_cnn.device import environment, pick_device
 from stage1_cnn.inference import predict as predict_slices
 from stage1_cnn.model import load_model
-from stage1_cnn.train_loop import Hooks, NotANumber, fold_rows, train_cnn
+from stage1_cnn.train_loop import Hooks, NotANumber, train_cnn
 
 # slices of a prediction that are kept when it is interrupted, and that memory holds at once
 PART = 4096
 
 
-class Inputs:
+class StageOneInputs:
     """What every job of stage one reads: the slices, their folds and their pixels."""
 
     def __init__(self, run):
@@ -82,7 +82,7 @@ class Inputs:
         discard(self.checkpoint(name, k))
 
 
-def fit(inputs, name, k, same):
+def train_fold(inputs, name, k, same):
     """Train one CNN on all folds but `k`, from its checkpoint if it has one with the digest `same`
     of all that it depends on.
 
@@ -131,7 +131,7 @@ def fit(inputs, name, k, same):
                 else ""
             )
             raise NotANumber(f"{error}{names_all}", error.batch) from None
-    if ranks.here().rank == 0:
+    if ranks.this_process().rank == 0:
         discard(folder / "not_a_number.json")
         with replacing(folder / "weights.safetensors") as path:
             save_file(trained.state(), path)
@@ -140,11 +140,11 @@ def fit(inputs, name, k, same):
             for line in trained.curve
         ]
         write_json(folder / "curve.json", curve)
-    ranks.wait()
-    return [*_why_unlike(config, trained.micro), *reasons]
+    ranks.barrier()
+    return [*_why_unlike(config, trained.micro_batch), *reasons]
 
 
-def look(inputs, name, k, what, same):
+def predict_fold(inputs, name, k, what, same):
     """Show the CNN of fold `k` the slices that it never saw, "held_out" or "test", PART by PART;
     what is done is kept.
 
@@ -152,10 +152,14 @@ def look(inputs, name, k, what, same):
     <what>_embeddings.npy.
     """
     run, config, folder = inputs.run, inputs.config(name), inputs.run.dir.fold(name, k)
-    weights, rows, here = folder / "weights.safetensors", inputs.rows(what, k), ranks.here()
+    weights, rows, process = (
+        folder / "weights.safetensors",
+        inputs.rows(what, k),
+        ranks.this_process(),
+    )
     pieces = [rows[at : at + PART] for at in range(0, max(1, len(rows)), PART)]
     parts = folder / f"{what}-{same[:12]}-{file_digest(weights)[:12]}.part"
-    if here.rank == 0:
+    if process.rank == 0:
         for old in folder.glob(f"{what}-*.part"):
             if old != parts:
                 discard(old)
@@ -164,10 +168,10 @@ def look(inputs, name, k, what, same):
             run.log(
                 f"  {name} fold {k}: {len(damaged)} parts of {what.replace('_', ' ')} are damaged and are predicted anew"
             )
-    ranks.wait()
+    ranks.barrier()
     model, table_rows = load_model(config, load_file(weights)), inputs.neighbours(config.neighbours)
     with run.bar(len(rows), f"{name} fold {k} {what.replace('_', ' ')}", "slice") as bar:
-        for number in range(here.rank, len(pieces), here.world):
+        for number in range(process.rank, len(pieces), process.world_size):
             piece, path = pieces[number], parts / f"{number:05d}.parquet"
             if path.exists():  # and whole: the damaged ones are gone
                 bar.initial += len(piece)
@@ -184,29 +188,29 @@ def look(inputs, name, k, what, same):
                 path, pd.DataFrame(probs, index=inputs.slices.index[piece], columns=list(LABELS))
             )
             seal(path)
-    ranks.wait()
-    if here.rank == 0:
+    ranks.barrier()
+    if process.rank == 0:
         _join(parts, len(pieces), inputs.slices.index[rows], folder / what)
         discard(parts)
 
 
-JOBS = {"fit": fit, "look": look}
+JOBS = {"train": train_fold, "predict": predict_fold}
 
 
-def order(inputs, job, *words):
+def dispatch(inputs, job, *words):
     """Do a job of JOBS, in all ranks. Returns what it returns here."""
-    ranks.tell((job, words))
+    ranks.broadcast((job, words))
     return JOBS[job](inputs, *words)
 
 
-def follow(open_run):
+def worker_loop(open_run):
     """Do what rank 0 orders, until it says None. open_run() -> the run, as rank 0 has it by its
     first order.
     """
     inputs = None
-    while said := ranks.tell(None):
-        job, words = said
-        inputs = inputs or Inputs(open_run())
+    while order := ranks.broadcast(None):
+        job, words = order
+        inputs = inputs or StageOneInputs(open_run())
         JOBS[job](inputs, *words)
 
 

@@ -319,7 +319,7 @@ def test_a_loss_that_is_not_a_number_leaves_the_slices_of_its_batch(untrained, m
 def test_what_another_try_would_not_repeat_is_in_the_receipt(untrained, monkeypatch):
     class Micro:
         def __init__(self, trained):
-            self.model, self.curve, self.micro, self.state = (
+            self.model, self.curve, self.micro_batch, self.state = (
                 trained.model,
                 trained.curve,
                 4,
@@ -442,11 +442,11 @@ SHARED = """
 import sys; sys.path[:0] = ["tests", "tests/stage1_cnn", "."]
 from safetensors.torch import save_file
 from test_train_loop import NO_BATCH_NORM, config, data, train
-from stage1_cnn.distributed import here, joined
+from stage1_cnn.distributed import process_group, this_process
 slices, hu, fold = data()
-with joined():
+with process_group():
     trained = train(slices, hu, fold, 0, config(batch=6, epochs=2, lr=1e-3, **NO_BATCH_NORM))
-    save_file(trained.state(), f"{sys.argv[1]}/{here().rank}.safetensors")
+    save_file(trained.state(), f"{sys.argv[1]}/{this_process().rank}.safetensors")
 """
 
 

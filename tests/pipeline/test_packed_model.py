@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
+from pipeline.scoring import stored_weights
 from pipeline.scoring.packed_model import model_of_folder
-from stage1_cnn import stored_weights
 from stage2_stack.foreign_boosters import first_fault
 from stage2_stack.stored_boosters import check_model
 
@@ -88,7 +88,7 @@ def test_a_file_that_is_not_listed_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "reader", ["pathlib.Path.read_text", "stage1_cnn.stored_weights.safe_open"]
+    "reader", ["pathlib.Path.read_text", "pipeline.scoring.stored_weights.safe_open"]
 )
 def test_a_file_that_the_system_does_not_hand_over_is_no_unfit_model(folder, monkeypatch, reader):
     def fail(*arguments, **given):

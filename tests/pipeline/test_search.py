@@ -22,7 +22,7 @@ from ct.run_dir import write_table
 from ct.storage.sealed_files import seal
 from pipeline.commands.search import check_backbones, inner_split, search_cnn, verdict
 from pipeline.optuna_studies import cnn_trials as trials_module
-from pipeline.optuna_studies.cnn_trials import Bench, best_of, finished, kept, run_trials
+from pipeline.optuna_studies.cnn_trials import SearchContext, best_of, finished, kept, run_trials
 from pipeline.optuna_studies.trial_journal import open_study
 from pipeline.progress import no_bar
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
@@ -55,7 +55,7 @@ def make_bench(folder, hu=None, slices=None, calls=None, k=1, space=SPACE, confi
     made, pictures = make_slices(16, 6)
     slices, hu = made if slices is None else slices, pictures if hu is None else hu
     split, said = inner_split(slices, np.repeat(np.arange(16) % 4, 6), k, seed=3), []
-    return Bench(
+    return SearchContext(
         slices, split, reader(hu, calls), config, space, 5, folder, said.append, no_bar
     ), said
 
@@ -241,7 +241,7 @@ def test_the_inner_split_is_by_patient_and_without_the_fold(seed):
 def test_many_held_out_slices_are_thinned(monkeypatch):
     slices, _ = make_slices(40, 5)
     whole = inner_split(slices, np.repeat(np.arange(40) % 2, 5), 0, 0)[1]
-    monkeypatch.setattr("pipeline.commands.search.WATCHED", 10)
+    monkeypatch.setattr("pipeline.commands.search.CURVE_SLICES", 10)
     thin = inner_split(slices, np.repeat(np.arange(40) % 2, 5), 0, 0)[1]
     assert len(whole) > 20 and 5 <= len(thin) <= 10 and set(thin) < set(whole)
 
@@ -461,7 +461,7 @@ def decided(folder, better, patients=8):
     held-out patient.
     """
     slices, _ = make_slices(patients, 6)
-    bench = Bench(
+    bench = SearchContext(
         slices, (None, np.arange(len(slices))), None, CONFIG, SPACE, 0, folder, None, no_bar
     )
     study, y = study_of(folder), slices[list(LABELS)].to_numpy()

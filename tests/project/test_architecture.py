@@ -31,7 +31,7 @@ BUT = {"stage2_stack/gru.py": {"torch"}}  # the one module of a room that may
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NAMELESS = {"utils", "util", "misc", "helpers", "helper", "common", "tools"}
 THREADS = {
-    "stage1_cnn/dataset.py",
+    "stage1_cnn/batch_reader.py",
     "ct/pixel_cache/reader.py",
 }  # read ahead in threads; processes are ct/system/engine.py's alone
 

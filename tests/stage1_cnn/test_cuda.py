@@ -10,7 +10,7 @@ from test_device import NO_BATCH_NORM, config, train
 
 from ct.errors import InputError
 from stage1_cnn.dataset import neighbour_rows
-from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_as_set
+from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_settings
 from stage1_cnn.gradcam import explain
 from stage1_cnn.inference import predict
 from stage1_cnn.model import build_model, try_model
@@ -56,7 +56,7 @@ def test_too_large_a_batch_is_halved_in_training_and_prediction(narrow):
     kind = config(batch=16, precision="fp32", **{**NO_BATCH_NORM, "image_size": 768})
     narrow(400)
     made, lines = train(kind)
-    assert made.micro < 16 and lines and "out of memory" in lines[0]
+    assert made.micro_batch < 16 and lines and "out of memory" in lines[0]
     slices, hu = make_slices(4, 4)
     probs, _ = predict(made.model, neighbour_rows(slices, 0), np.ones(16, bool), reader(hu), kind)
     assert np.isfinite(probs).all()
@@ -70,7 +70,7 @@ def test_weights_that_do_not_fit_are_one_line(narrow):
 
 def test_fp32_is_not_tf32():
     a, b = (torch.randn(512, 512, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    with torch_as_set(config(precision="fp32")):
+    with torch_settings(config(precision="fp32")):
         product = (a.cuda() @ b.cuda()).cpu()
         images = torch.nn.functional.conv2d(
             a[None, None].cuda(), b[None, None, :5, :5].cuda()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from cnn_slices import SIZE, make_slices, reader
 
-from stage1_cnn.dataset import AHEAD, _CudaBatch, batches, neighbour_rows, read_ahead
+from stage1_cnn.batch_reader import AHEAD, _CudaBatch, read_ahead
+from stage1_cnn.dataset import batches, neighbour_rows, shuffled
 
 
 def test_neighbour_rows_against_a_slow_loop():
@@ -183,7 +184,7 @@ def test_batches_on_a_gpu(reach):
     slices, hu = make_slices(10, 20)
     table_rows, order = (
         neighbour_rows(slices, reach),
-        batches(np.arange(200), 4, torch.Generator().manual_seed(0)),
+        batches(shuffled(np.arange(200), 0), 4),
     )
     kept = []
     for rows, pictures in read_ahead(reader(hu), table_rows, order, "cuda"):
@@ -195,9 +196,7 @@ def test_batches_on_a_gpu(reach):
 
 def test_neighbours_in_a_shuffled_table_are_the_same_slices():
     slices, _ = make_slices(3, 4)
-    shuffled = slices.sample(frac=1, random_state=0)
+    mixed = slices.sample(frac=1, random_state=0)
     names = pd.DataFrame(slices.index.to_numpy()[neighbour_rows(slices, 1)], index=slices.index)
-    again = pd.DataFrame(
-        shuffled.index.to_numpy()[neighbour_rows(shuffled, 1)], index=shuffled.index
-    )
+    again = pd.DataFrame(mixed.index.to_numpy()[neighbour_rows(mixed, 1)], index=mixed.index)
     pd.testing.assert_frame_equal(names, again.loc[slices.index])

@@ -13,12 +13,12 @@ import run
 from ct.errors import InputError
 from stage1_cnn import inference as predict_module
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import neighbour_rows
-from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_as_set
+from stage1_cnn.dataset import fold_rows, neighbour_rows
+from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_settings
 from stage1_cnn.gradcam import explain
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model, try_model
-from stage1_cnn.train_loop import Hooks, fold_rows, train_cnn
+from stage1_cnn.train_loop import Hooks, train_cnn
 from stage1_cnn.trainer import Trainer, new_optimizer
 
 OUT_OF_MEMORY = [
@@ -79,7 +79,7 @@ def failing_once(function, error, at=0):
 
 
 def train(config, read=reader, **hooks):
-    """Train on half of 40 slices. Returns Trained and the lines that were said."""
+    """Train on half of 40 slices. Returns TrainedCnn and the lines that were said."""
     slices, hu = make_slices(10, 4)
     lines = []
     rows = fold_rows(slices, (np.arange(40) // 4) % 2, 0)
@@ -112,19 +112,19 @@ def tf32():
 def test_fp32_means_no_tf32_and_afterwards_it_is_as_before():
     before = tf32()
     assert before[1]  # torch's own default: convolutions in TF32
-    with torch_as_set(config(precision="fp32")):
+    with torch_settings(config(precision="fp32")):
         assert tf32() == (False, False)
-        with torch_as_set(config(precision="auto")):
+        with torch_settings(config(precision="auto")):
             assert tf32() == (False, False)
     assert tf32() == before
-    with torch_as_set(config(precision="bf16")):
+    with torch_settings(config(precision="bf16")):
         assert tf32() == before
 
 
 def test_determinism_does_not_fill_new_memory():
     before = torch.utils.deterministic.fill_uninitialized_memory
     assert before
-    with torch_as_set(config(deterministic=True)):
+    with torch_settings(config(deterministic=True)):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.utils.deterministic.fill_uninitialized_memory
     assert torch.utils.deterministic.fill_uninitialized_memory == before
@@ -158,7 +158,9 @@ def test_predict_empties_the_cache_and_takes_half(where, error, monkeypatch):
         read = lambda numbers, out=None: (refuse if 5 in numbers else whole)(numbers, out)  # noqa: E731
     else:
         monkeypatch.setattr(
-            predict_module, "_look", failing_once(predict_module._look, error, at=1)
+            predict_module,
+            "_mean_of_views",
+            failing_once(predict_module._mean_of_views, error, at=1),
         )
     probs, _ = predict(model, rows, readable, read, config(batch=4), steps.append)
     np.testing.assert_allclose(probs, expected, atol=1e-5)
@@ -179,7 +181,7 @@ def test_memory_that_runs_out_in_the_reader_thread_halves_the_batch(error):
     whole, _ = train(config(**NO_BATCH_NORM))
     made, lines = train(config(**NO_BATCH_NORM), lambda hu: failing_once(reader(hu), error, at=2))
     assert (
-        made.micro == 4
+        made.micro_batch == 4
         and len(lines) == 1
         and "out of memory, from here on 4 slices at once" in lines[0]
     )
@@ -198,7 +200,7 @@ def test_memory_that_runs_out_in_a_step_halves_the_batch_and_repeats_it(
     owner = torch.optim.AdamW if owner.endswith("AdamW") else torch.nn.utils
     monkeypatch.setattr(owner, name, failing_once(getattr(owner, name), OUT_OF_MEMORY[1]))
     made, lines = train(kind)
-    assert made.micro == 4 and len(lines) == 1
+    assert made.micro_batch == 4 and len(lines) == 1
     for name, value in whole.state().items():
         torch.testing.assert_close(made.state()[name], value, atol=2e-3, rtol=1e-2, msg=name)
 

@@ -8,7 +8,7 @@ from cnn_slices import make_slices, reader
 from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.dataset import neighbour_rows
-from stage1_cnn.device import autocast_type, pick_device, torch_as_set
+from stage1_cnn.device import autocast_type, pick_device, torch_settings
 from stage1_cnn.inference import predict
 from stage1_cnn.model import build_model
 
@@ -86,7 +86,7 @@ def test_nothing_to_predict_gives_empty_arrays(model):
 
 def test_torch_is_left_as_it_was():
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(KeyError), torch_as_set(config(threads=before[0] + 1)):
+    with pytest.raises(KeyError), torch_settings(config(threads=before[0] + 1)):
         assert torch.get_num_threads() == before[0] + 1
         assert torch.are_deterministic_algorithms_enabled()
         raise KeyError

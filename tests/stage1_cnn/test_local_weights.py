@@ -17,7 +17,7 @@ from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from pipeline.stages import train as cnns
-from pipeline.training.cnn_jobs import Inputs
+from pipeline.training.cnn_jobs import StageOneInputs
 from stage1_cnn.device import pick_device
 
 
@@ -135,8 +135,10 @@ def test_a_checkpoint_of_before_that_began_with_local_weights_goes_on(half, tmp_
     with safe_open(path, "pt") as file:
         header = file.metadata()
     save_file(load_file(path), path, header | {"same": inputs_digest(part, of_before)})
-    assert cnns._training_digest(Inputs(r), "cnn", 1, part, read) == inputs_digest(part, of_before)
+    assert cnns._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
+        part, of_before
+    )
     path.unlink()
-    assert cnns._training_digest(Inputs(r), "cnn", 1, part, read) == inputs_digest(
+    assert cnns._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
         part, updates.reads_of_cnn(read, "cnn")
     )

@@ -17,10 +17,10 @@ from ct.errors import InputError
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import weighted_log_loss
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.dataset import fold_rows, neighbour_rows
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
-from stage1_cnn.train_loop import Hooks, NotANumber, fold_rows, train_cnn
+from stage1_cnn.train_loop import Hooks, NotANumber, train_cnn
 from stage1_cnn.trainer import Trainer, learning_rate, weighted_bce
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +140,7 @@ def test_what_it_tells_and_reads():
         ["epoch", "lr", "train_loss", "held_out_loss", "seconds"]
     ] * 2
     assert np.isfinite([list(epoch.values()) for epoch in trained.curve]).all()
-    assert trained.micro == 16
+    assert trained.micro_batch == 16
 
 
 def test_held_out_labels_do_not_reach_the_weights():
@@ -198,7 +198,7 @@ def test_weights_that_are_no_numbers_stop_it_too():
 
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(NotANumber, match="no numbers after epoch 1, spoilt by its last"),
+        pytest.raises(NotANumber, match="NaN or infinite after epoch 1, because of its last"),
     ):
         patch.setattr(Trainer, "step", last)
         train(slices, hu, fold, 0, config(batch=20), hooks=Hooks(save=spoil))
@@ -318,12 +318,12 @@ def test_out_of_memory_halves_what_goes_through_at_once_and_says_so(monkeypatch)
     said, saved = [], []
     hooks = Hooks(log=said.append, save=saved.append)
     narrow = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM), hooks=hooks)
-    assert narrow.micro == 2 and saved[-1].state["micro"] == 2
+    assert narrow.micro_batch == 2 and saved[-1].state["micro"] == 2
     assert [line.split(", ")[1].split(" slices")[0] for line in said] == [
         "from here on 4",
         "from here on 2",
     ]
-    assert "batch norm sees 2" in said[-1]
+    assert "batch norm uses 2" in said[-1]
     monkeypatch.undo()
     wide = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM)).state()
     for name, value in narrow.state().items():  # the same slices a step, the same weights
