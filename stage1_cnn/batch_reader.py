@@ -1,8 +1,8 @@
 """Read batches of slices in HU, with their neighbours, in threads that run ahead of the CNN."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from typing import Protocol
 
@@ -52,7 +52,8 @@ def read_ahead(
             if len(waiting) > AHEAD:
                 yield _ready(waiting)
             batch = next(buffers)
-            waiting.append((rows, batch, threads.submit(batch.read, table_rows[rows])))
+            reading = threads.submit(batch.read, table_rows[rows])
+            waiting.append((rows, batch, reading.result))
         while waiting:
             yield _ready(waiting)
     finally:
@@ -61,8 +62,8 @@ def read_ahead(
 
 def _ready(waiting: "deque[_Pending]") -> tuple[NDArray[np.int64], Tensor]:
     """Return (rows, HU) of the oldest batch, once it is read."""
-    rows, batch, future = waiting.popleft()
-    future.result()
+    rows, batch, wait = waiting.popleft()
+    wait()
     return rows, batch.hand_over()
 
 
@@ -147,4 +148,5 @@ class _Buffer:
         return self.memory[:count]
 
 
-_Pending = tuple[NDArray[np.int64], _CpuBatch | _CudaBatch, "Future[None]"]
+# (rows, memory of the batch, function that waits until the batch is read)
+_Pending = tuple[NDArray[np.int64], _CpuBatch | _CudaBatch, Callable[[], None]]

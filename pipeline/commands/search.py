@@ -111,7 +111,7 @@ def inner_split(slices, fold, k, seed):
     outside fold `k`.
 
     About a quarter of the patients is held out, those of one group (`ct.patient_folds.fold_groups`)
-    together; of their slices those with labels and pixels, WATCHED at most. Raises InputError where
+    together; of their slices those with labels and pixels, CURVE_SLICES at most. Raises InputError where
     fewer than two patients, or groups, are left.
     """
     rows = np.flatnonzero((slices["split"] == "train").to_numpy() & (fold != k))
