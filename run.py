@@ -17,8 +17,8 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import fire  # noqa: E402
 
-from ct.errors import InputError, shown  # noqa: E402
-from ct.system.interrupts import INTERRUPTED, LINE, Interrupts  # noqa: E402
+from ct.errors import InputError, printable  # noqa: E402
+from ct.system.interrupts import INTERRUPTED, LINE, InterruptWatch  # noqa: E402
 from pipeline.command_line.flag_check import QUIET, UsageError, check_words, flags_of  # noqa: E402
 from pipeline.command_line.help_text import overview, verb_help  # noqa: E402
 from pipeline.options import Plan, unpack  # noqa: E402
@@ -308,13 +308,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: wrong input; 2: unknown verb or flag; 130: interrupted.
     """
-    with Interrupts() as interrupts:
+    with InterruptWatch() as interrupts:
         try:
             status = _run(list(sys.argv[1:] if argv is None else argv))
         except KeyboardInterrupt:
             status = INTERRUPTED
         except Exception:
-            if not interrupts.seen:
+            if not interrupts.interrupted:
                 raise
             status = INTERRUPTED  # a library turned the interrupt into an error of its own
     return _fail(LINE, status) if status == INTERRUPTED else status
@@ -392,7 +392,7 @@ def _plan(verb: str, flags: Mapping[str, object]) -> Plan:
 def _fail(error: object, status: int) -> int:
     """Print one line on stderr and return `status`."""
     # text from a file may hold line breaks and terminal codes
-    print(f"error: {shown(error, LONGEST)}", file=sys.stderr)
+    print(f"error: {printable(error, LONGEST)}", file=sys.stderr)
     return status
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command_line import RUN, flag_parser
-from ct.run_dir import read_table, write_table
 from ct.slices import GEOMETRY_COLUMNS
+from ct.storage.file_formats import read_table, write_table
 from pipeline.receipt import Receipt
 from pipeline.registry import STAGES
 from pipeline.run_context import Run

@@ -29,8 +29,8 @@ from ct.dicom.header_table import CHUNK_FILES, read_headers
 from ct.kaggle_layout import find_competition
 from ct.labels import LABELS
 from ct.pixel_cache.writer import write_cache
-from ct.run_dir import write_table
 from ct.slices import PIXEL_COLUMNS, order_slices
+from ct.storage.file_formats import write_table
 
 FOLDER, ZIP, MEMORY_GB = 1.4, 3.0, 2.0  # the bars
 TRAIN, TEST = 752_803, 121_232  # slices of the competition

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.command_line import flag_parser, module_command
 from benchmarks.repeated_slices import example_run, repeated
-from ct.run_dir import read_table, write_table
+from ct.storage.file_formats import read_table, write_table
 from pipeline.progress import Bar
 from pipeline.run_context import Run
 

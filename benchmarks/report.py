@@ -29,7 +29,9 @@ from benchmarks.command_line import REAL_SLICES, ROOT, RUN, flag_parser
 from benchmarks.repeated_slices import example_run, repeated
 from ct.labels import KAGGLE_ORDER
 from ct.pixel_cache.reader import PixelCache
-from ct.run_dir import RunDir, discard, read_json, read_table, write_json, write_table
+from ct.run_dir import RunDir
+from ct.storage.atomic_write import discard
+from ct.storage.file_formats import read_json, read_table, write_json, write_table
 from ct.submission import write_submission
 from pipeline.receipt import Receipt
 from pipeline.registry import STAGES

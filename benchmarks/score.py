@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.command_line import REAL_SLICES, ROOT, RUN, flag_parser
 from ct.labels import LABELS
-from ct.run_dir import read_json, read_table
+from ct.storage.file_formats import read_json, read_table
 from ct.synthetic.example_competition import write_competition
 
 SECONDS, DIFFERENCE = 30.0, 1e-6  # for one study, the start of Python included; of a probability

@@ -6,7 +6,7 @@ import math
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ct.errors import InputError, shown
+from ct.errors import InputError, printable
 
 MESSAGE = 240  # characters of what is said about a value, or of a list of known words
 
@@ -17,7 +17,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def nearest(word, known):
+def suggestion(word, known):
     """Return ", did you mean 'x'?" for the known word nearest to `word`, or a list of the known
     ones.
     """
@@ -25,11 +25,11 @@ def nearest(word, known):
     return (
         f", did you mean {close[0]!r}?"
         if close
-        else f"; known are {shown(', '.join(map(str, known)), MESSAGE)}"
+        else f"; known are {printable(', '.join(map(str, known)), MESSAGE)}"
     )
 
 
-def check(kind, values, where, strict=False):
+def validate(kind, values, where, strict=False):
     """Build the Config class `kind` from the mapping `values`, or raise InputError with one line
     about the first fault.
 
@@ -42,20 +42,20 @@ def check(kind, values, where, strict=False):
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = shown(".".join(str(part) for part in first["loc"]))
+        path = printable(".".join(str(part) for part in first["loc"]))
         if first["type"] == "extra_forbidden":
             known = _fields_at(kind, first["loc"][:-1])
             raise InputError(
-                f"{where}: unknown key {path!r}{nearest(first['loc'][-1], known)}"
+                f"{where}: unknown key {path!r}{suggestion(first['loc'][-1], known)}"
             ) from None
         if first["type"] == "missing":
             raise InputError(f"{where}: {path!r} is missing") from None
-        message = shown(
+        message = printable(
             first["msg"].removeprefix("Value error, ") + _hint(first["input"], strict), MESSAGE
         )
         # a password
         at = (
-            f"{path} = {shown(repr(first['input']))}: "
+            f"{path} = {printable(repr(first['input']))}: "
             if first["loc"][-1:] != ("storage",)
             else f"{path}: "
         )
@@ -64,7 +64,7 @@ def check(kind, values, where, strict=False):
         raise InputError(f"{where}: {at}{message[0].lower() + message[1:]}") from None
 
 
-def nested(kind: type[Config], field: str) -> type[Config] | None:
+def config_class_of(kind: type[Config], field: str) -> type[Config] | None:
     """Return the Config class that a field of `kind` holds, one or several of them; None where it
     holds none.
     """
@@ -77,7 +77,7 @@ def _fields_at(kind, loc):
     """
     for part in loc:
         # others are places in a list, keys of a dict, kinds of a union
-        kind = nested(kind, part) or kind
+        kind = config_class_of(kind, part) or kind
     return sorted(kind.model_fields)
 
 

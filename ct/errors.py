@@ -14,7 +14,7 @@ class InputError(Exception):
     """
 
 
-def shown(text: object, longest: int = SHOWN) -> str:
+def printable(text: object, longest: int = SHOWN) -> str:
     """Return a stranger's text as it may stand in a line: without passwords, cut, what is not
     printable escaped.
     """
@@ -29,7 +29,7 @@ def shown(text: object, longest: int = SHOWN) -> str:
 def reason_of(error: Exception) -> str:
     """Return the first line of what an error of a library says, or its kind, fit to be shown."""
     lines = str(error).strip().splitlines()
-    return shown(lines[0] if lines else type(error).__name__, 160)
+    return printable(lines[0] if lines else type(error).__name__, 160)
 
 
 class MachineFault(InputError):

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
-from ct.errors import InputError, shown
+from ct.errors import InputError, printable
 from ct.sources.source import Unreadable
+from ct.sources.zip_archive import ZipMember
 from ct.tables.untrusted_table import read_csv_file
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
@@ -16,77 +18,96 @@ KAGGLE_ORDER = (*SUBTYPES, "any")  # the order of a slice's six rows in the comp
 WEIGHTS = np.array([2, 1, 1, 1, 1, 1], dtype=np.float64) / 7
 
 
-def split_row_id(ids):
-    """Split "ID_0123abcd_any" into slice ids and label names.
+def split_row_id(ids: ArrayLike) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """Split row ids such as "ID_0123abcd_any" into slice ids and label names.
 
-    ids: string array-like (n,). Returns two object arrays (n,); a row without a known label has
-    None as its label.
+    ids: array-like of strings (n,)
+
+    Returns two object arrays (n,). The label of a row without a known label is None.
     """
-    slice_id, label, known = [], [], {name: name for name in LABELS}  # all rows share six texts
-    for text in np.asarray(ids, object):  # several times as fast as pandas' own splitting
-        before, found, after = text.rpartition("_")
-        slice_id.append(before if found else text)
-        label.append(known.get(after) if found else None)
-    return np.array(slice_id, object), np.array(label, object)
+    slice_ids, labels = [], []
+    names = {name: name for name in LABELS}  # all rows share six strings
+    for row_id in np.asarray(ids, object):  # several times as fast as pandas' string methods
+        before, separator, after = row_id.rpartition("_")
+        slice_ids.append(before if separator else row_id)
+        labels.append(names.get(after) if separator else None)
+    return np.array(slice_ids, object), np.array(labels, object)
 
 
-def contradictions(table):
-    """Return the slices whose `any` is not the largest of their subtypes, which it is by its
-    meaning.
+def label_indices(ids: pd.Series, where: str) -> NDArray[np.int8]:
+    """Return the position in LABELS of the label that each row id ends in, int8 (n,).
 
-    table: indexed by slice id, with LABELS of 0, 1 or NaN; a slice that lacks one is in no part
+    ids: strings such as "ID_0123abcd_any"; where: the file or flag, for the message
 
-    Returns {"subtype_without_any": Index, "any_without_subtype": Index}.
+    Raises InputError for the first row id without a known label.
     """
-    subtype, some = table[list(SUBTYPES)].max(axis=1), table["any"]
-    known = table[list(LABELS)].notna().all(axis=1)
+    indices = np.full(len(ids), -1, np.int8)
+    for index, label in enumerate(LABELS):
+        indices[ids.str.endswith(f"_{label}").to_numpy(bool)] = index
+    if (bad := indices < 0).any():
+        raise unknown_label(ids[bad].iloc[0], where)
+    return indices
+
+
+def unknown_label(row_id: str, where: str) -> InputError:
+    """Return the error for a row id that does not end in one of the six labels."""
+    labels = ", ".join(KAGGLE_ORDER)
+    return InputError(f"{where}: row {printable(repr(row_id))} does not end in one of {labels}")
+
+
+def contradictions(table: pd.DataFrame) -> dict[str, pd.Index]:
+    """Return the slices whose `any` differs from the maximum of their subtypes.
+
+    table: indexed by slice id, columns LABELS of 0, 1 or NaN; slices with a NaN are left out
+
+    Returns {"subtype_without_any": slice ids, "any_without_subtype": slice ids}.
+    """
+    subtype, any_label = table[list(SUBTYPES)].max(axis=1), table["any"]
+    complete = table[list(LABELS)].notna().all(axis=1)
     return {
-        "subtype_without_any": table.index[known & (some < subtype)],
-        "any_without_subtype": table.index[known & (some > subtype)],
+        "subtype_without_any": table.index[complete & (any_label < subtype)],
+        "any_without_subtype": table.index[complete & (any_label > subtype)],
     }
 
 
-def read_labels(path):
-    """Read the long-form label csv (`ID,Label`, six rows a slice).
+def read_labels(path: Path | ZipMember | str) -> tuple[pd.DataFrame, int]:
+    """Read the long-form label csv (`ID,Label`, six rows per slice).
 
     Returns (table, dropped): a float32 DataFrame indexed by slice id with the columns LABELS, NaN
     where a label is missing, and the number of identical duplicate rows that were dropped. Raises
     InputError for a missing file or column, an unknown label name, a label other than 0 and 1, and
-    for duplicate rows that contradict each other.
+    duplicate rows that contradict each other.
     """
     rows = read_id_csv(path)
     if rows.empty:
-        raise InputError(f"{path} has no rows; it should have six a slice")
+        raise InputError(f"{path} has no rows; it should have six per slice")
     ids, value = rows["ID"], pd.to_numeric(rows["Label"], errors="coerce").to_numpy(np.float32)
-    label = np.full(len(ids), -1, np.int8)  # its place in LABELS
-    for number, name in enumerate(LABELS):
-        label[ids.str.endswith(f"_{name}").to_numpy(bool)] = number
-    if (bad := label < 0).any():
-        raise InputError(
-            f"{path}: row {shown(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}"
-        )
+    label = label_indices(ids, str(path))
     if (bad := ~np.isin(value, [0, 1])).any():
-        where = rows[bad].iloc[0]
+        first = rows[bad].iloc[0]
         raise InputError(
-            f"{path}: {shown(where['ID'])} has the label {shown(repr(where['Label']))}; labels are 0 or 1"
+            f"{path}: {printable(first['ID'])} has the label {printable(repr(first['Label']))}; "
+            "labels are 0 or 1"
         )
-    # not `split_row_id`: its objects would fill 1 GB
+    # not `split_row_id`: its objects would need 1 GB
     row, slice_id = pd.factorize(ids.str.replace("_[^_]*$", "", regex=True))
-    table = np.full((len(slice_id), len(LABELS)), np.nan, np.float32)
-    table[row, label] = value
-    if (bad := table[row, label] != value).any():  # of two rows, another has been written over it
-        raise InputError(f"{path}: {shown(ids[bad].iloc[0])} is both 0 and 1; remove the wrong row")
-    table = pd.DataFrame(
-        table, index=pd.Index(slice_id, name="slice_id"), columns=list(LABELS)
-    ).sort_index()
+    values = np.full((len(slice_id), len(LABELS)), np.nan, np.float32)
+    values[row, label] = value
+    if (bad := values[row, label] != value).any():  # a second row has replaced the value
+        raise InputError(
+            f"{path}: {printable(ids[bad].iloc[0])} is both 0 and 1; remove the wrong row"
+        )
+    index = pd.Index(slice_id, name="slice_id")
+    table = pd.DataFrame(values, index=index, columns=list(LABELS)).sort_index()
     return table, len(rows) - int(table.notna().to_numpy().sum())
 
 
-def read_id_csv(path):
-    """Read a csv with the columns ID and Label as text, packed or not. Raises InputError where it
-    is not one.
+def read_id_csv(path: Path | ZipMember | str) -> pd.DataFrame:
+    """Read a csv with the columns ID and Label as text, compressed or not.
 
-    path: a path, or a file of a zip archive (`ct.sources.zip_archive.ZipMember`)
+    path: a path, or a file of a zip archive
+
+    Raises InputError where the file is missing, damaged or lacks a column.
     """
     path = Path(path) if isinstance(path, str) else path
     try:
@@ -98,9 +119,10 @@ def read_id_csv(path):
         ) from None
     except Unreadable as error:
         raise InputError(
-            f"{path} is {error}; download the zip again, or name another csv with --labels or --sample"
+            f"{path} is {error}; "
+            "download the zip again, or name another csv with --labels or --sample"
         ) from None
     if missing := {"ID", "Label"} - set(rows.columns):
-        has = shown(", ".join(map(str, rows.columns)))
-        raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {has}")
+        columns = printable(", ".join(map(str, rows.columns)))
+        raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {columns}")
     return rows

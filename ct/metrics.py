@@ -101,7 +101,7 @@ def score_table(y, p, patients, seed=0):
     return table
 
 
-def compare(y, before, after, patients, seed=0):
+def gain_table(y, before, after, patients, seed=0):
     """Return the gain of `after` over `before` (positive is better) per label and weighted, each
     with its 95 % interval.
 

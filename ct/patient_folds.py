@@ -93,10 +93,10 @@ def check_folds(slices, fold):
         raise InputError(
             f"slice {slices.index[train][fold[train] < 0][0]} has no fold; run `folds` again"
         )
-    group_folds(slices, pd.Series(fold[train], index=slices.index[train]))
+    fold_by_group(slices, pd.Series(fold[train], index=slices.index[train]))
 
 
-def spread_folds(slices, given, k):
+def extend_folds(slices, given, k):
     """Return the fold of every slice, int8 (n,), from folds that were made elsewhere.
 
     given: Series of numbers 0 ... k-1, indexed by slice id, of at least one slice of each patient
@@ -110,7 +110,7 @@ def spread_folds(slices, given, k):
         raise InputError(
             f"folds.k = {k}, but the folds that were given are {count}; set folds.k to {count} in recipe.yaml"
         )
-    of_group = group_folds(slices, given)
+    of_group = fold_by_group(slices, given)
     train = (slices["split"] == "train").to_numpy()
     fold = (
         pd.Series(fold_groups(slices), index=slices.index)
@@ -125,21 +125,21 @@ def spread_folds(slices, given, k):
     return fold
 
 
-def group_folds(slices, fold):
+def fold_by_group(slices, fold):
     """Return {group: fold} as a Series, groups as in `fold_groups`.
 
     slices: a slice table; fold: Series indexed by slice id, of some of its rows
     Raises InputError where a patient, a study, or patients that studies connect are in two folds.
     """
-    patient_folds(slices["patient_id"], fold)
+    fold_by_id(slices["patient_id"], fold)
     if "study_id" in slices:
-        patient_folds(slices["study_id"], fold, "study")
-    return patient_folds(
+        fold_by_id(slices["study_id"], fold, "study")
+    return fold_by_id(
         pd.Series(fold_groups(slices), index=slices.index), fold, "the group of patient"
     )
 
 
-def patient_folds(patients, fold, what="patient"):
+def fold_by_id(patients, fold, what="patient"):
     """Return {patient: fold} as a Series. patients, fold: Series with an index in common; what:
     they are, for the message.
 

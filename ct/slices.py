@@ -140,7 +140,7 @@ def _towards_head(normals):
     return np.where(leading < 0, -1.0, 1.0)[:, None] * normals
 
 
-def check_table(table):
+def check_slice_table(table):
     """Raise ValueError unless every slice occurs once and every series is one block, in the order
     of place and position.
     """

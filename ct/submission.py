@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pandas as pd
 
-from ct.errors import InputError, shown
+from ct.errors import InputError, printable
 from ct.labels import KAGGLE_ORDER, LABELS, read_id_csv, split_row_id
 
 # probabilities are kept this far from 0 and 1, so that the printed digits stay inside, too
@@ -28,14 +28,14 @@ def read_sample(path):
         raise InputError(f"{path} has no rows")
     if (bad := pd.isna(label)).any():
         raise InputError(
-            f"{path}: row {shown(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}"
+            f"{path}: row {printable(repr(ids[bad].iloc[0]))} does not end in one of {', '.join(KAGGLE_ORDER)}"
         )
     if (bad := ids.duplicated()).any():
-        raise InputError(f"{path}: row {shown(ids[bad].iloc[0])} occurs twice")
+        raise InputError(f"{path}: row {printable(ids[bad].iloc[0])} occurs twice")
     rows = pd.Series(slice_id).value_counts(sort=False)
     if (bad := rows != len(LABELS)).any():
         raise InputError(
-            f"{path}: slice {shown(rows.index[bad][0])} has {rows[bad].iloc[0]} rows instead of {len(LABELS)}"
+            f"{path}: slice {printable(rows.index[bad][0])} has {rows[bad].iloc[0]} rows instead of {len(LABELS)}"
         )
     return ids.to_numpy(object), slice_id, label
 
@@ -84,7 +84,7 @@ def check_submission(path, sample_ids):
     if (bad := ids[:shared] != sample_ids[:shared]).any():
         first = int(np.argmax(bad))
         raise InputError(
-            f"{path}: row {first + 1} is {shown(ids[first])}, the sample has {sample_ids[first]} there"
+            f"{path}: row {first + 1} is {printable(ids[first])}, the sample has {sample_ids[first]} there"
         )
     if len(ids) != len(sample_ids):
         extra = ids[shared] if len(ids) > shared else sample_ids[shared]
@@ -95,7 +95,7 @@ def check_submission(path, sample_ids):
     if (bad := ~((value > 0) & (value < 1))).any():
         first = int(np.argmax(bad))
         raise InputError(
-            f"{path}: {shown(ids[first])} is {shown(repr(rows['Label'].iloc[first]))}; probabilities lie inside (0, 1)"
+            f"{path}: {printable(ids[first])} is {printable(repr(rows['Label'].iloc[first]))}; probabilities lie inside (0, 1)"
         )
 
 

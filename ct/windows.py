@@ -2,7 +2,7 @@
 
 import math
 
-from ct.config import nearest
+from ct.config import suggestion
 from ct.errors import InputError
 
 # centre and width, HU
@@ -23,7 +23,7 @@ def window_bounds(spec):
     centre, slash, width = str(spec).partition("/")
     if not slash:
         raise InputError(
-            f"window {spec!r} is neither a name nor centre/width such as 40/80{nearest(spec, WINDOWS)}"
+            f"window {spec!r} is neither a name nor centre/width such as 40/80{suggestion(spec, WINDOWS)}"
         )
     try:
         centre, width = float(centre), float(width)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ct.ensemble import to_logits
 from ct.labels import LABELS
-from ct.slices import check_table
+from ct.slices import check_slice_table
 from features.config import FeatureConfig
 from features.geometry import GROUPS, geometry_features, source_columns
 from features.neighbours import (
@@ -54,7 +54,7 @@ def build_features(
     is incomplete (neighbours would cross series), and where `markov_logits` or `probe_logits` does
     not match the config.
     """
-    check_table(slices)
+    check_slice_table(slices)
     sources = logits_by_source(slices, predictions, config, markov_logits, probe_logits)
     names, places = feature_names(predictions, config), _places(slices, config)
     X = np.empty((len(names), len(slices)), np.float32).T if out is None else out

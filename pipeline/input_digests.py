@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.privacy.escaped_names import escaped_name
-from ct.storage.provenance import read_receipt
+from ct.storage.receipts import read_receipt
 from pipeline.freshness import file_digest, tree_digest
 from pipeline.older_versions import WEIGHTS, reads_as_now
 
@@ -120,7 +120,7 @@ def _known_weights(run, model):
 
 def fold_digests(run):
     """Digest folds that were given with a slice list, or came with an imported model."""
-    return _file_digests(run, [run.dir.given_folds, run.dir.imported_folds])
+    return _file_digests(run, [run.dir.listed_folds, run.dir.imported_folds])
 
 
 def import_digests(run):

@@ -10,8 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ct.errors import InputError
-from ct.run_dir import RunDir, write_json
-from ct.storage.provenance import read_receipt
+from ct.run_dir import RunDir
+from ct.storage.file_formats import write_json
+from ct.storage.receipts import read_receipt
 from ct.storage.sealed_files import SEAL, is_whole
 from pipeline.freshness import changed
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic_core import to_jsonable_python
 
-from ct.config import Config, nested
+from ct.config import Config, config_class_of
 from pipeline.recipe import Recipe, StageOneConfig
 
 # "CnnConfig.field" -> the value that reproduces what was before the field, where its default does
@@ -52,7 +52,9 @@ def with_older_values(
         if owner is None or field not in owner.model_fields:
             continue
         if key in known:
-            filled[key] = with_older_values(known[key], value, nested(owner, field), top=False)
+            filled[key] = with_older_values(
+                known[key], value, config_class_of(owner, field), top=False
+            )
         elif not owner.model_fields[field].is_required():
             filled[key] = older_value(owner, field)
     return filled
@@ -163,13 +165,13 @@ def _field_of_part(key):
     *path, field = key.split(".")
     kind = Recipe
     for name in path:
-        kind = nested(kind, name)
+        kind = config_class_of(kind, name)
     return kind, field
 
 
 def _kind_of_part(key):
     owner, field = _field_of_part(key)
-    return nested(owner, field) if owner and field in owner.model_fields else None
+    return config_class_of(owner, field) if owner and field in owner.model_fields else None
 
 
 def _without_later(value, kind):
@@ -183,7 +185,7 @@ def _without_later(value, kind):
     later = {name for name in kind.model_fields if name not in first}
     same = {name for name in later if name in value and value[name] == older_value(kind, name)}
     return {
-        name: _without_later(inner, nested(kind, name))
+        name: _without_later(inner, config_class_of(kind, name))
         for name, inner in value.items()
         if name not in same
     }
@@ -194,7 +196,9 @@ def _older_fields(values, kind):
         return [_older_fields(each, kind) for each in values]
     if not isinstance(values, dict) or kind is None:
         return values
-    filled = {name: _older_fields(value, nested(kind, name)) for name, value in values.items()}
+    filled = {
+        name: _older_fields(value, config_class_of(kind, name)) for name, value in values.items()
+    }
     lacking = {
         name
         for name in kind.model_fields

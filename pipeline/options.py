@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from ct.config import Config, check
-from ct.run_dir import NAME
+from ct.config import Config, validate
+from ct.run_dir import MODEL_NAME
 
 
 def _clean(path):
@@ -135,7 +135,7 @@ class SubmitOptions(RunOptions):
 class ImportOptions(RunOptions):
     """`import-predictions`."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=MODEL_NAME)
     remove: bool = False
     test: str | None = None
     trust_oof: bool = False
@@ -223,7 +223,7 @@ class Plan:
 
     def __init__(self, verb, options):
         given = {name: value for name, value in options.items() if value is not None}
-        self._verb, self._options = verb, check(OPTIONS.get(verb, RunOptions), given, verb)
+        self._verb, self._options = verb, validate(OPTIONS.get(verb, RunOptions), given, verb)
 
 
 def unpack(plan):

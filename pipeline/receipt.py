@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ct.privacy.redaction import mask_passwords
-from ct.run_dir import write_json
-from ct.storage.provenance import read_receipt
+from ct.storage.file_formats import write_json
+from ct.storage.receipts import read_receipt
 from pipeline.freshness import changed_file, stamp_files
 
 PACKAGES = ("torch", "timm", "pydicom", "lightgbm", "optuna", "scikit-learn", "pandas", "numpy")

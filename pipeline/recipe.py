@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ct.config import Config, check, nearest
+from ct.config import Config, suggestion, validate
 from ct.errors import InputError
-from ct.run_dir import NAME, write_yaml
+from ct.run_dir import MODEL_NAME
+from ct.storage.file_formats import write_yaml
 from ct.yaml_file import read_yaml, refuse_strange_values
 from features.config import FeatureConfig
 from stage1_cnn.config import CnnConfig
@@ -57,7 +58,7 @@ class StageOneConfig(Config):
 
     models: tuple[CnnConfig, ...] = ()
     # models trained elsewhere, by `import-predictions`
-    imports: tuple[Annotated[str, Field(pattern=NAME)], ...] = ()
+    imports: tuple[Annotated[str, Field(pattern=MODEL_NAME)], ...] = ()
     # write each training's scalars to stage1/<model>/fold<k>/tensorboard (extra `track`)
     tensorboard: bool = False
 
@@ -127,7 +128,7 @@ def load_recipe(path, completed=lambda values: values):
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
     refuse_strange_values(values, path)
-    return check(Recipe, completed(values), path, strict=True)
+    return validate(Recipe, completed(values), path, strict=True)
 
 
 def find_recipe(name):
@@ -141,7 +142,7 @@ def find_recipe(name):
         return Path(name)
     if name not in known:
         raise InputError(
-            f"--recipe={name}: no such recipe{nearest(name, known)}; or give a path that ends in .yaml"
+            f"--recipe={name}: no such recipe{suggestion(name, known)}; or give a path that ends in .yaml"
         )
     return RECIPES / f"{name}.yaml"
 
@@ -160,4 +161,4 @@ def with_changes(recipe, changes):
         for key in path:
             inner = inner[key]
         inner[last] = value
-    return check(Recipe, values, "recipe", strict=True)
+    return validate(Recipe, values, "recipe", strict=True)

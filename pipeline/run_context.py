@@ -5,8 +5,9 @@ stale.
 from contextlib import suppress
 
 from ct.errors import InputError
-from ct.run_dir import RunDir, read_json
-from ct.storage.provenance import read_receipt
+from ct.run_dir import RunDir
+from ct.storage.file_formats import read_json
+from ct.storage.receipts import read_receipt
 from pipeline.command_line.printed_commands import with_flags
 from pipeline.freshness import file_digest, first_difference, why_stale
 from pipeline.input_digests import DIGESTS

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from ct import run_dir as rundir
 from ct.ensemble import combine_folds, mean_logits
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths
 from ct.privacy.quarantine_reasons import public_reason
-from ct.storage.provenance import read_receipt
+from ct.storage.file_formats import read_json, read_table, require
+from ct.storage.receipts import read_receipt
 from ct.tables.spreadsheet import read_sheet
 from ct.windows import apply_window, window_bounds
 from ct.yaml_file import read_yaml
@@ -89,8 +89,8 @@ def read_run(run):
     """Read the artifacts of a ct.run_dir.RunDir. Raises InputError where recipe, slices or ingest's
     facts are missing.
     """
-    recipe = read_yaml(rundir.needed(run.recipe))
-    slices = rundir.read_table(run.slices)
+    recipe = read_yaml(require(run.recipe))
+    slices = read_table(run.slices)
     folds = _table(run.folds)
     slices = slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index))
     stage1 = recipe.get("stage1", {})
@@ -102,13 +102,13 @@ def read_run(run):
     per_fold = []
     for k in numbers:
         test = {m: _table(run.fold(m, k) / "test.parquet") for m in models}
-        test |= {m: _table(run.imported_test(m, k)) for m in imports}
+        test |= {m: _table(run.imported_test_path(m, k)) for m in imports}
         per_fold.append(_mean_of_models(test, clip))
     return Artifacts(
         recipe=without_paths(recipe),
         slices=slices,
         quarantine=_quarantine(run.quarantine),
-        ingest=rundir.read_json(run.ingest),
+        ingest=read_json(run.ingest),
         curves={m: _curves(run, m, numbers) for m in models},
         imports={m: (_json(run.imported_notes(m)) or {}).get("notes", []) for m in imports},
         raw=_mean_of_models(oof, clip),
@@ -176,11 +176,11 @@ def open_pixels(run):
 
 
 def _table(path):
-    return rundir.read_table(path) if Path(path).exists() else None
+    return read_table(path) if Path(path).exists() else None
 
 
 def _json(path):
-    return rundir.read_json(path) if Path(path).exists() else None
+    return read_json(path) if Path(path).exists() else None
 
 
 def _quarantine(path):

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.run_dir import write_text
-from ct.storage.provenance import differences
+from ct.storage.file_formats import write_text
+from ct.storage.receipts import version_differences
 from report import figures
 from report.content_security import with_policy
 from report.load import read_run, thumbnails
@@ -299,7 +299,7 @@ def provenance(art):
         "recipe": yaml.safe_dump(art.recipe, sort_keys=False, width=100, allow_unicode=True),
         "versions": sorted(versions.items()),
         "commits": sorted({r["commit"] for r in art.receipts.values() if r.get("commit")}),
-        "different_versions": differences(art.receipts),
+        "different_versions": version_differences(art.receipts),
         "digests": [(name, read[name]) for name in DIGESTS if read.get(name)],
         "not_repeatable": art.receipts.get("train", {}).get("not_repeatable", []),
     }

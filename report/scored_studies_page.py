@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ct.labels import LABELS
-from ct.run_dir import write_text
+from ct.storage.file_formats import write_text
 from ct.windows import apply_window, window_bounds
 from report.page import rendered
 from report.series_strips import SHOWN_SLICES, lane, montage, worth_a_lane

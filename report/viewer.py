@@ -7,9 +7,9 @@ import base64
 import numpy as np
 import pandas as pd
 
-from ct import run_dir as rundir
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss
+from ct.storage.file_formats import read_array, read_json
 from ct.windows import WINDOWS, window_bounds
 from report.hu_png import HU, picture
 from report.load import open_pixels, read_run
@@ -185,15 +185,15 @@ def _maps(run, model, study, slice_ids):
     """Return what `explain` left of one study and CNN: its layer and shape, and the bytes (n, 6, h,
     w), base64; or None.
     """
-    facts, array = run.explained(model, study)
+    facts, array = run.gradcam_maps(model, study)
     if not facts.exists():
         return None
-    known = rundir.read_json(facts)
+    known = read_json(facts)
     if known["slices"] != list(slice_ids):
         raise ValueError(
             f"{array} holds maps of other slices than the study has; remove it and run explain"
         )
-    maps = rundir.read_array(array)
+    maps = read_array(array)
     data = base64.b64encode(maps.tobytes()).decode()
     return {
         "model": model,

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from ct.errors import InputError, reason_of, shown
+from ct.errors import InputError, printable, reason_of
 from ct.labels import LABELS
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import is_out_of_memory, mixed_precision, pick_device, torch_settings
@@ -36,7 +36,7 @@ def timm_faults(config: CnnConfig) -> Iterator[None]:
         yield
     except UNFIT as error:
         raise InputError(
-            f"backbone {shown(config.backbone)!r} cannot be made with its other settings ({reason_of(error)})"
+            f"backbone {printable(config.backbone)!r} cannot be made with its other settings ({reason_of(error)})"
         ) from None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import Field, create_model, field_validator, model_serializer
 
-from ct.config import Config, check
+from ct.config import Config, validate
 from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
 
@@ -58,7 +58,7 @@ def check_where(field, where):
     if field in NOT_SEARCHED:
         raise InputError(f"{field} is not searched: {NOT_SEARCHED[field]}")
     if isinstance(where, dict):
-        where = check(Range, where, "its range", strict=True)
+        where = validate(Range, where, "its range", strict=True)
     if isinstance(where, Range):
         return Range(
             low=_plain(field, where.low, "low"),
@@ -81,7 +81,7 @@ def _plain(field, value, where):
     """Return a value of a field as plain JSON, as CnnConfig has it. Raises InputError where it
     refuses it.
     """
-    fit = check(CnnConfig, {"name": "any", "backbone": "any", field: value}, where, strict=True)
+    fit = validate(CnnConfig, {"name": "any", "backbone": "any", field: value}, where, strict=True)
     return json.loads(fit.model_dump_json(include={field}))[field]
 
 
@@ -152,7 +152,7 @@ def rounded(where, value):
 
 def with_values(config, values):
     """Return the CnnConfig with other values of some fields, checked."""
-    return check(CnnConfig, {**config.model_dump(mode="json"), **values}, "search", strict=True)
+    return validate(CnnConfig, {**config.model_dump(mode="json"), **values}, "search", strict=True)
 
 
 def changes(config, values):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ct.errors import shown
-from ct.system.engine import limit_memory
+from ct.errors import printable
+from ct.system.child_process import limit_memory
 
 SECONDS, MEMORY = 60, 8 << 30  # of the child, for all files
 # values of the rows that are predicted, each in all columns
@@ -73,7 +73,7 @@ def fault_of(path: str, component: str, columns: int) -> str:
     except Exception as error:  # the kinds are XGBoost's and CatBoost's own
         lines = str(error).strip().splitlines()
         why = WHERE_IN_XGBOOST.sub("", lines[0]) if lines else type(error).__name__
-        return f"{component} does not read it ({shown(why)})"
+        return f"{component} does not read it ({printable(why)})"
     if logits.shape != (len(ROWS),) or not (np.abs(logits) < BEYOND).all():
         return "it predicts no logits"
     return ""

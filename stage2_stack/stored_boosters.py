@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from ct.errors import shown
+from ct.errors import printable
 from ct.labels import LABELS, SUBTYPES
 from features.columns import scope_columns, slice_columns
 from stage2_stack.booster_text import check_booster_text
@@ -53,14 +53,14 @@ def _check_lightgbm(raw, known, all_of_them):
     seen = check_booster_text(raw.decode("ascii", "replace"))
     if (all_of_them and seen != known) or (strange := sorted(set(seen) - set(known))):
         raise ValueError(
-            f"it sees the feature {shown(strange[0])!r}, which there is not"
+            f"it sees the feature {printable(strange[0])!r}, which there is not"
             if not all_of_them
             else "it sees other features than the pooled ones"
         )
     try:
         LightGBM().load(raw)
     except lgb.basic.LightGBMError as error:
-        raise ValueError(f"LightGBM does not read it ({shown(error)})") from None
+        raise ValueError(f"LightGBM does not read it ({printable(error)})") from None
 
 
 def _check_network(raw, names):
@@ -70,7 +70,7 @@ def _check_network(raw, names):
     try:
         state = load(raw)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"it is no safetensors file ({shown(error)})") from None
+        raise ValueError(f"it is no safetensors file ({printable(error)})") from None
     said, place = slice_columns(names)
     kinds, places = said.shape[1], len(place)
     hidden = state["enter.bias"].size if "enter.bias" in state else 0

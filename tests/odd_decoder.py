@@ -9,7 +9,7 @@ import signal
 import time
 
 from ct.dicom import decoder_process as decoder
-from ct.system.engine import read_message, write_message
+from ct.system.child_process import read_message, write_message
 
 BEGIN = "ICH_ODD_DECODER"  # in the environment: what it does before it listens
 

@@ -19,7 +19,7 @@ from ct.errors import InputError
 from ct.labels import LABELS, read_labels
 from ct.slices import order_slices
 from ct.submission import read_sample
-from ct.tables.prediction_table import read_opinions
+from ct.tables.prediction_table import read_predictions
 from ct.tables.slice_list import read_slice_list
 
 KEY, STUDIES, SLICES = b"key", 3, 4
@@ -186,7 +186,7 @@ def attempt(folder):
             case "sample":
                 read_sample(path)
             case _:
-                read_opinions(path, "oof")
+                read_predictions(path, "oof")
     except InputError as error:
         return str(error)
     return ""

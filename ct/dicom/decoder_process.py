@@ -21,7 +21,7 @@ from ct.dicom.dataset_parser import quiet_pydicom
 from ct.privacy.defined_terms import known_transfer_syntax
 from ct.privacy.quarantine_reasons import UNDECODED
 from ct.privacy.redaction import without_quoted_values
-from ct.system.engine import limit_memory, read_message, write_message
+from ct.system.child_process import limit_memory, read_message, write_message
 
 FASTEST = {  # the fastest of the installed decoders of each syntax, as measured on one core
     uid.RLELossless: "pylibjpeg",

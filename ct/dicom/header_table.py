@@ -11,10 +11,10 @@ from ct.dicom.header import read_header
 from ct.dicom.hounsfield import read_hu
 from ct.privacy.pseudonyms import pseudonym
 from ct.privacy.quarantine_reasons import SAME
-from ct.run_dir import read_table, write_table
 from ct.slices import ORIENTATION, POSITION
 from ct.sources.file_reader import read_each, with_probes
 from ct.sources.folder import Folder
+from ct.storage.file_formats import read_table, write_table
 from ct.storage.sealed_files import seal
 from ct.system.engine import run_jobs
 

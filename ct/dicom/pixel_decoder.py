@@ -10,7 +10,7 @@ import numpy as np
 from ct.dicom.decoder_process import LESS_MEMORY
 from ct.errors import MachineFault
 from ct.sources.source import Unreadable
-from ct.system.engine import Child, ChildEnded
+from ct.system.child_process import ChildEnded, ChildProcess
 from ct.system.machine_faults import GOES_ON, FileFault, fault_of, out_of_memory
 
 # of the processor: real slices take 0.01 to 0.3 s, one of 4096 x 4096 about 4
@@ -18,7 +18,7 @@ SECONDS, SECONDS_A_PIXEL = 2, 3e-7
 PATIENCE = 120  # seconds on the clock, for a decoder that waits for something that never comes
 # the status of a decoder that took too long, on the clock or of the processor
 LATE = (None, -signal.SIGPROF)
-_CHILD = Child("ct.dicom.decoder_process")
+_CHILD = ChildProcess("ct.dicom.decoder_process")
 
 
 def decode(facts: dict, pixels: bytes | memoryview) -> np.ndarray:
@@ -79,7 +79,7 @@ def _ask(message):
 
 def _ask_once(message):
     try:
-        return _CHILD.ask(message, PATIENCE)
+        return _CHILD.request(message, PATIENCE)
     except (OSError, MemoryError) as error:
         fault = fault_of(error)
         if isinstance(fault, FileFault):
@@ -88,7 +88,7 @@ def _ask_once(message):
             )
         raise fault from None
     except ChildEnded as ended:
-        if not ended.began:
+        if not ended.started:
             raise MachineFault(
                 f"the process that decodes compressed pixels cannot begin (status {ended.status}): look at the limits "
                 f"of memory and open files (ulimit -a); {GOES_ON}"

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from ct.errors import MachineFault
-from ct.run_dir import read_json, read_table
+from ct.storage.file_formats import read_json, read_table
 from ct.system.engine import cores
-from ct.system.machine_faults import fault_of_all
+from ct.system.machine_faults import fault_of_source
 
 SHARD_SLICES = 512  # slices
 AIR_HU = -1000  # HU
@@ -157,7 +157,7 @@ class PixelCache:
                 ) from error
             except OSError as error:
                 where = f"is the disk of {shard_path(self.folder, shard)} still there, and may you read it?"
-                raise fault_of_all(error, where) from error
+                raise fault_of_source(error, where) from error
 
     def _scratch_here(self):
         """Return this thread's memory for one compressed slice."""

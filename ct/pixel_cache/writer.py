@@ -14,10 +14,11 @@ from ct.dicom.hounsfield import read_hu
 from ct.pixel_cache.reader import SHARD_SLICES, shard_path
 from ct.pixel_cache.resampling import shrink
 from ct.pixel_cache.slice_measures import measure
-from ct.run_dir import discard, read_table, replacing, write_json, write_table
 from ct.slices import PIXEL_COLUMNS
 from ct.sources.file_reader import read_each, with_probes
 from ct.sources.folder import Folder
+from ct.storage.atomic_write import discard, replacing
+from ct.storage.file_formats import read_table, write_json, write_table
 from ct.storage.sealed_files import bytes_digest, seal
 from ct.system.engine import run_jobs
 

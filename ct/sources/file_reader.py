@@ -15,7 +15,7 @@ from ct.errors import MachineFault
 from ct.sources.folder import DiskFile, Folder
 from ct.sources.source import NotARegularFile, Unreadable
 from ct.sources.zip_archive import ZipArchive, ZipMember
-from ct.system.machine_faults import GOES_ON, FileFault, fault_of, out_of_memory, unread
+from ct.system.machine_faults import GOES_ON, FileFault, data_unreadable, fault_of, out_of_memory
 
 MOST_BYTES = 160 << 20  # of a file: the pixels of 4096 x 4096 with 64 bits, and a header
 NEIGHBOURS = 4  # files on each side that are tried where one fails
@@ -105,7 +105,7 @@ def _again(read, file, others, spares):
     except FileFault as error:
         fault = error
     if not (others_read or spares and not others):
-        raise unread(str(fault), "is its disk still there, and may you read it?")
+        raise data_unreadable(str(fault), "is its disk still there, and may you read it?")
     if not spares:
         raise MachineFault(
             f"a file of the data cannot be read, {fault}, while others can: mend that, or put such files into quarantine with "

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from isal import isal_zlib
 
-from ct.errors import InputError, shown
+from ct.errors import InputError, printable
 from ct.privacy.escaped_names import escaped_name
 from ct.sources.source import Unreadable
 from ct.system.machine_faults import raise_fault
@@ -243,7 +243,7 @@ def _place(info, end):
 
 def _no_zip(path, why):
     return InputError(
-        f"{path} is a file, but no whole zip archive ({shown(why)}); --data names a folder or Kaggle's zip: "
+        f"{path} is a file, but no whole zip archive ({printable(why)}); --data names a folder or Kaggle's zip: "
         "if this should be the zip, download it again"
     )
 

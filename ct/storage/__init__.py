@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and seals that show damage."""
+"""Files on disk: atomic writes, file formats, seals that reveal damage, receipts."""

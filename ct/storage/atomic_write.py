@@ -1,9 +1,9 @@
-"""Files and folders that are whole or not there: written under a `.part` name, flushed to the disk,
-then renamed.
+"""Atomic writes: a file or folder is complete or absent, also after a kill.
 
-A folder that is there already is renamed to `.old` while the new one takes its place, and removed
-afterwards: a process that is killed in between leaves one of the two, and `restore` puts the old
-one back. Links are replaced, never followed.
+It is written under a `.part` name, flushed to the disk, then renamed. A folder that exists is
+renamed to `.old` while the new one is put in its place, and then removed. A process that is killed
+in between leaves one of the two, and `restore` renames the old one back. Links are replaced, never
+followed.
 """
 
 import errno
@@ -16,25 +16,28 @@ from pathlib import Path
 
 from ct.errors import InputError
 
-# in the name of what this program writes beside a user's own folders, before `.part`
+# part of the temporary names that this program writes among a user's own files
 MARK = ".ich-stack"
-NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of file systems that do not flush folders
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# errors of file systems that cannot flush folders
+CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # folders of a run that are replaced as a whole, never written into
-WHOLE = ("pixels", "stage2/boosters", "imports/*")
+REPLACED_FOLDERS = ("pixels", "stage2/boosters", "imports/*")
 
 
 @contextmanager
 def replacing(path: Path | str, lasting: bool = True, among_users: bool = False) -> Iterator[Path]:
-    """Give a `.part` path to write a file or folder to; it becomes `path` when the block ends, or
-    goes on an error.
+    """Yield a `.part` path to write a file or folder to; it replaces `path` when the block ends.
 
-    lasting: flush what was written, and the rename, to the disk; False for notes of progress and
-    for what is verified by its digest before it is used. among_users: `path` lies among a user's
-    own files: the `.part` name then bears MARK, since what has that name already is removed.
+    lasting:     flush the content and the rename to the disk. False for progress notes, and for
+                 files whose digest is checked before they are used
+    among_users: `path` lies among a user's own files. The `.part` name then holds MARK, because a
+                 file of that name is removed
+
+    On an error the `.part` file is removed and `path` stays as it was.
     """
     path = Path(path)
-    part = _unfinished(path, among_users)
+    part = _part_path(path, among_users)
     path.parent.mkdir(parents=True, exist_ok=True)
     restore(path)
     discard(part)
@@ -43,104 +46,98 @@ def replacing(path: Path | str, lasting: bool = True, among_users: bool = False)
         if lasting:
             flush(part)
     except BaseException as error:
-        # a worker may still write into it; the error that brought us here matters more
+        # a worker may still write into it; the first error matters more
         with suppress(OSError):
             discard(part)
         if full := as_full_disk(error, path):
             raise full from error
         raise
-    put(part, path, lasting)
+    move_into_place(part, path, lasting)
 
 
-def put(made: Path, path: Path, lasting: bool = True) -> None:
-    """Rename a flushed file or folder to `path`; a folder that is there goes aside, since no rename
-    replaces a full one.
+def move_into_place(source: Path, path: Path, lasting: bool = True) -> None:
+    """Rename a flushed file or folder to `path`, and remove what was there.
 
-    Interrupted at any moment, `made` is whole, under one of the two names. lasting: as in
-    `replacing`
+    Interrupted at any moment, `source` is complete under one of the two names. lasting: as in
+    `replacing`.
     """
     restore(path)
-    if made.is_dir() and os.path.lexists(path):
-        os.rename(path, _aside(path))
-    os.replace(made, path)
+    if source.is_dir() and os.path.lexists(path):
+        os.rename(path, _old_path(path))  # no rename replaces a folder that is not empty
+    os.replace(source, path)
     if lasting:
         _flush(path.parent)
-    discard(_aside(path))
+    discard(_old_path(path))
 
 
 def as_full_disk(error: BaseException, path: Path | str) -> OSError | None:
-    """Return the error of a full disk, or of a limit of size, as one that names the file `path`;
-    None for any other error.
+    """Return the error of a full disk or size limit as an OSError that names `path`, else None.
 
-    Libraries put it into words of their own: safetensors raises "... (os error 28)", numpy "4896
-    requested and 4032 written".
+    Some libraries raise such errors as text: safetensors "... (os error 28)", numpy "4896 requested
+    and 4032 written".
     """
     number, text = getattr(error, "errno", None), str(error)
     if rust := re.search(r"\(os error (\d+)\)", text):
         number = int(rust[1])
     elif isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", text):
         number = errno.ENOSPC
-    if number not in FULL or getattr(error, "filename", None):
+    if number not in DISK_FULL or getattr(error, "filename", None):
         return None
     return OSError(number, os.strerror(number), str(path))
 
 
-def asides(path: Path) -> tuple[Path, Path]:
-    """Return the names beside a user's `path` under which it is written, and kept while it is
-    replaced.
-    """
-    return _unfinished(path, among_users=True), _aside(path)
+def temporary_paths(path: Path) -> tuple[Path, Path]:
+    """Return the temporary `.part` and `.old` paths beside a user's `path`."""
+    return _part_path(path, among_users=True), _old_path(path)
 
 
-def _unfinished(path: Path, among_users: bool) -> Path:
+def _part_path(path: Path, among_users: bool) -> Path:
     return path.with_name(f"{path.name}{MARK if among_users else ''}.part")
 
 
-def _aside(path: Path) -> Path:
+def _old_path(path: Path) -> Path:
     return path.with_name(f"{path.name}{MARK}.old")
 
 
 def restore(path: Path) -> None:
-    """Undo a replacement of the folder `path` that a killed process left half done: the old folder
-    is put back.
-    """
-    old = _aside(path)
+    """Undo a replacement of the folder `path` that a killed process left unfinished."""
+    old = _old_path(path)
     if not os.path.lexists(old):
         return
-    if os.path.lexists(path):  # only the removal was left to do
+    if os.path.lexists(path):  # only the removal of the old folder was missing
         discard(old)
     else:
         os.rename(old, path)
 
 
 def restore_all(root: Path) -> None:
-    """Undo all replacements in the run folder `root` that a killed process left half done."""
-    for folder in WHOLE:
+    """Undo all unfinished replacements in the run folder `root`."""
+    for folder in REPLACED_FOLDERS:
         for old in root.glob(f"{folder}{MARK}.old"):
             restore(old.with_name(old.name.removesuffix(f"{MARK}.old")))
 
 
 def refuse_links(root: Path) -> None:
-    """Raise InputError where a folder below the run folder `root` that is written into is a link to
-    another place.
+    """Raise InputError where a folder in the run folder `root` is a link and is written into.
 
-    What is replaced as a whole may be one, such as pixels/ on a larger disk: it is read there, and
-    never written.
+    Folders that are replaced as a whole may be links, such as pixels/ on a larger disk: they are
+    read there and never written into.
     """
-    whole = {path for folder in WHOLE for path in root.glob(folder)}
+    replaced = {path for folder in REPLACED_FOLDERS for path in root.glob(folder)}
     for folder, names, _ in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            if path.is_symlink() and path not in whole:
+            if path.is_symlink() and path not in replaced:
                 raise InputError(
-                    f"{path.relative_to(root)} in the run folder {root} is a link; nothing is written or removed beyond "
-                    "it: put the folder itself in its place"
+                    f"{path.relative_to(root)} in the run folder {root} is a link; "
+                    "nothing is written or removed beyond it: put the folder itself in its place"
                 )
 
 
 def flush(path: Path) -> None:
-    """Have a file, or a folder with all that is below it, written to the disk by the system; links
-    are left alone.
+    """Write a file, or a folder with all files below it, from the system's cache to the disk.
+
+    Links are skipped.
     """
     if path.is_dir() and not path.is_symlink():
         for folder, _, names in os.walk(path):
@@ -158,14 +155,14 @@ def _flush(path: Path | str) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if not (os.path.isdir(path) and error.errno in NO_FLUSH):
+        if not (os.path.isdir(path) and error.errno in CANNOT_FLUSH):
             raise
     finally:
         os.close(handle)
 
 
 def discard(path: Path) -> None:
-    """Remove the file, link or folder `path` if it is there; what a link points to stays."""
+    """Remove the file, link or folder `path` if it exists; the target of a link stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

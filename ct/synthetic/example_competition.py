@@ -17,7 +17,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 
 from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, SUBTYPES
-from ct.run_dir import replacing, write_json
+from ct.storage.atomic_write import replacing
+from ct.storage.file_formats import write_json
 from ct.synthetic.bleeds import add_mimics, add_noise, plant_bleed, visible_slices
 from ct.synthetic.phantom import Anatomy, draw_head
 

@@ -1,46 +1,52 @@
-"""Ctrl-C ends the program with one line and within seconds, wherever it strikes.
+"""Ctrl-C ends the program within seconds and with one line, at any moment.
 
-Python raises KeyboardInterrupt in the main thread, at its next step of Python. That leaves three
-gaps: C code of a library that runs on for minutes, a library that turns the interrupt into an error
-of its own, and code whose errors nobody receives (a `__del__`, a callback from C). A thread closes
-them: it learns of the signal at once, and ends the process where the main thread has not done so
-within PATIENCE. What is cut off then is as after a kill: the same command continues.
+Python raises KeyboardInterrupt in the main thread, at its next Python instruction. That is not
+enough in three cases: C code of a library that runs for minutes, a library that turns the interrupt
+into another error, and code whose errors are dropped (`__del__`, a callback from C). A thread
+covers them: it receives the signal at once, and ends the process if the main thread has not ended
+within PATIENCE. The run folder is then in the same state as after a kill: the same command
+continues it.
 """
 
 import os
 import signal
 import sys
 import threading
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
 
 PATIENCE = 8.0  # seconds between Ctrl-C and the end, at most
-AGAIN = 0.1  # seconds after which an interrupt that nobody received is raised once more
+AGAIN = 0.1  # seconds until a dropped interrupt is raised again
 LINE = "interrupted; the same command continues, what is finished is kept"
-INTERRUPTED = 130  # of the process
+INTERRUPTED = 130  # exit status of the process
 
 
-class Interrupts:
-    """Watches for Ctrl-C while the block runs; `seen` afterwards tells whether it came.
+class InterruptWatch:
+    """Watch for Ctrl-C while the block runs; afterwards `interrupted` is whether it was pressed.
 
-    Does nothing where Ctrl-C is ignored (nohup), has another handler, or outside the main thread.
+    Does nothing where Ctrl-C is ignored (nohup) or has another handler, and outside the main
+    thread.
     """
 
-    def __init__(self):
-        self.seen, self.lost = False, False
-        self._begun = False
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.dropped = False  # an interrupt was raised where no code catches errors
+        self._active = False
 
-    def __enter__(self) -> "Interrupts":
+    def __enter__(self) -> "InterruptWatch":
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._begun, self._over = True, threading.Event()
+            self._active, self._over = True, threading.Event()
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
-            self._hooks = (
+            self._hooks: tuple[Callable[[Any], Any], Callable[[Any], Any], int] = (
                 sys.unraisablehook,
                 threading.excepthook,
                 signal.set_wakeup_fd(self._write, warn_on_full_buffer=False),
             )
-            sys.unraisablehook, threading.excepthook = self._unraisable, self._in_thread
+            sys.unraisablehook, threading.excepthook = self._unraisable, self._thread_error
             signal.signal(signal.SIGINT, self._interrupt)
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -49,41 +55,58 @@ class Interrupts:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._begun:
+        if self._active:
             self._over.set()
-            sys.unraisablehook, threading.excepthook, before = self._hooks
-            signal.set_wakeup_fd(before)
+            sys.unraisablehook, threading.excepthook, wakeup = self._hooks
+            signal.set_wakeup_fd(wakeup)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.write(self._write, b"\0")
             self._thread.join()
             os.close(self._read)
             os.close(self._write)
 
-    def _interrupt(self, number, frame):
-        self.seen = True
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
         raise KeyboardInterrupt
 
-    def _watch(self):
-        """Wait for the signal, in a thread; then see to it that the process ends."""
-        while signal.SIGINT not in (came := os.read(self._read, 100)):
-            if 0 in came:
+    def _watch(self) -> None:
+        """Wait for the signal, in a thread; then make sure that the process ends."""
+        while signal.SIGINT not in (received := os.read(self._read, 100)):
+            if 0 in received:  # written by __exit__
                 return
-        self.seen, patience = True, PATIENCE
+        self.interrupted, patience = True, PATIENCE
         while not self._over.wait(min(AGAIN, patience)):
             patience -= AGAIN
             if patience <= 0:
                 os.write(2, f"error: {LINE}\n".encode())
                 os._exit(INTERRUPTED)
-            if self.lost:
-                self.lost = False
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            if self.dropped:
+                self.dropped = False
+                main = threading.main_thread().ident
+                assert main is not None
+                signal.pthread_kill(main, signal.SIGINT)
 
-    def _unraisable(self, unraisable):
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            self.lost = True
-        elif not self.seen:
-            self._hooks[0](unraisable)
+    def _unraisable(self, error: "sys.UnraisableHookArgs") -> None:
+        """Note an interrupt that Python could not raise; print other errors until Ctrl-C."""
+        if issubclass(error.exc_type, KeyboardInterrupt):
+            self.dropped = True
+        elif not self.interrupted:
+            self._hooks[0](error)
 
-    def _in_thread(self, failed):
-        if not self.seen:
-            self._hooks[1](failed)
+    def _thread_error(self, error: threading.ExceptHookArgs) -> None:
+        """Print the errors of other threads until Ctrl-C."""
+        if not self.interrupted:
+            self._hooks[1](error)
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back while a child process starts.
+
+    The child inherits the block: one that is still importing would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -25,14 +25,14 @@ class FileFault(MachineFault):
     """
 
 
-def unread(why: str, remedy: str) -> MachineFault:
+def data_unreadable(why: str, remedy: str) -> MachineFault:
     """Return the fault that the data cannot be read."""
     return MachineFault(f"the data cannot be read, {why}: {remedy}; {GOES_ON}")
 
 
 def out_of_memory() -> MachineFault:
     """Return the fault that memory does not suffice."""
-    return unread("out of memory", REMEDIES[errno.ENOMEM])
+    return data_unreadable("out of memory", REMEDIES[errno.ENOMEM])
 
 
 def fault_of(error: OSError | MemoryError) -> MachineFault:
@@ -42,16 +42,18 @@ def fault_of(error: OSError | MemoryError) -> MachineFault:
     if isinstance(error, MemoryError):
         return out_of_memory()
     why = (error.strerror or type(error).__name__).lower()
-    return unread(why, REMEDIES[error.errno]) if error.errno in REMEDIES else FileFault(why)
+    return (
+        data_unreadable(why, REMEDIES[error.errno]) if error.errno in REMEDIES else FileFault(why)
+    )
 
 
-def fault_of_all(error: OSError | MemoryError, remedy: str) -> MachineFault:
+def fault_of_source(error: OSError | MemoryError, remedy: str) -> MachineFault:
     """Return the fault that an error of the system is where no single file can be left out.
 
     remedy: for an error that has none in REMEDIES
     """
     fault = fault_of(error)
-    return unread(str(fault), remedy) if isinstance(fault, FileFault) else fault
+    return data_unreadable(str(fault), remedy) if isinstance(fault, FileFault) else fault
 
 
 def raise_fault(error: Exception, where: str) -> None:
@@ -63,7 +65,7 @@ def raise_fault(error: Exception, where: str) -> None:
     """
     cause = error if isinstance(error, OSError) else error.__context__
     if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
-        raise fault_of_all(
+        raise fault_of_source(
             cause, f"is the disk of {where} still there, and may you read it?"
         ) from None
 
@@ -76,6 +78,6 @@ def listing_faults() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise fault_of_all(
+        raise fault_of_source(
             error, "is its disk still there, and may you read all its folders?"
         ) from None

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ct.errors import InputError, reason_of, shown
+from ct.errors import InputError, printable, reason_of
 from ct.system.machine_faults import raise_fault
 
 # bytes that any packed csv may unpack to; Kaggle's label csv has 119 MB, and packs to a sixth
@@ -43,6 +43,21 @@ DAMAGE = (
     NotImplementedError,
 )
 UNPACKING = (*DAMAGE, zlib.error, struct.error, zipfile.BadZipFile)
+
+
+def read_table_file(path: str | Path, flag: str) -> pd.DataFrame:
+    """Read the table that --`flag` names: csv (also .csv.gz and .csv.zip) as text, or parquet.
+
+    Raises InputError where there is none, or it does not read; see `read_csv_file` and
+    `read_parquet_file`.
+    """
+    path, where = Path(path), f"--{flag}={path}"
+    if not path.is_file():
+        raise InputError(f"{where} does not exist or is no file; it names a csv or parquet table")
+    if path.suffix in (".parquet", ".pq"):
+        return read_parquet_file(path, where)
+    with open(path, "rb") as file:
+        return read_csv_file(file, where)
 
 
 def read_csv_file(
@@ -93,7 +108,7 @@ def _refuse_twice(names, where):
     for name in names:
         if name and name in seen:
             raise InputError(
-                f"{where} has the column {shown(name)} twice; give every column a name of its own"
+                f"{where} has the column {printable(name)} twice; give every column a name of its own"
             )
         seen.add(name)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ct.privacy.redaction import without_quoted_values
-from ct.storage.atomic_write import asides
+from ct.storage.atomic_write import temporary_paths
 
 RECIPES = str(Path(__file__).resolve().parents[2] / "recipes")
 DEMO = "runs/demo"  # where `demo` works without --run
@@ -74,7 +74,7 @@ def shown_file(name: str | bytes | int, words: Sequence[str]) -> str:
     written = {flag: flags[flag] for flag in WRITTEN if flag in flags}
     for value in written.values():
         # a folder is written under a temporary name next to its own
-        if any(part in (path, *path.parents) for part in asides(_absolute(value))):
+        if any(part in (path, *path.parents) for part in temporary_paths(_absolute(value))):
             return value
     return _name_below(name, path, flags, written)
 

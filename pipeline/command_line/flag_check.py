@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
-from ct.config import nearest
+from ct.config import suggestion
 from ct.errors import InputError
 
 QUIET = "--quiet"  # of every verb: print errors alone, and the output of `status --json`
@@ -37,7 +37,7 @@ def check_words(words: Sequence[str], verbs: Mapping[str, Callable[..., object]]
             f"unexpected {verb!r}; the verb comes first: python run.py VERB --flag=value"
         )
     if verb not in verbs:
-        raise UsageError(f"no verb {verb!r}{nearest(verb, verbs)}")
+        raise UsageError(f"no verb {verb!r}{suggestion(verb, verbs)}")
     complete = _read_flags(rest, verb, [QUIET, *flags_of(verbs[verb])])
     if complete is None:
         return True
@@ -77,7 +77,7 @@ def _read_flags(words: Sequence[str], verb: str, known: Sequence[str]) -> dict[s
             name, equals, _ = word.partition("=")
             flag = name.replace("_", "-")
             if flag not in known:
-                raise UsageError(f"{verb}: no flag {flag}{nearest(flag, known)}")
+                raise UsageError(f"{verb}: no flag {flag}{suggestion(flag, known)}")
             if flag in complete:
                 raise UsageError(f"{verb}: {flag} is given twice")
             if flag == QUIET and equals:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ct.errors import InputError
-from ct.run_dir import RunDir, read_json
+from ct.run_dir import RunDir
+from ct.storage.file_formats import read_json
 from pipeline.commands.all import run_all_stages
 from pipeline.commands.new import new
 from pipeline.commands.synth import synth

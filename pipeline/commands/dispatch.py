@@ -5,7 +5,7 @@ import os
 import time
 
 from ct.errors import InputError
-from ct.run_dir import read_json
+from ct.storage.file_formats import read_json
 from pipeline.options import RunOptions
 from pipeline.progress import no_bar
 from pipeline.registry import STAGES
@@ -65,7 +65,7 @@ def submit(options):
         start = time.perf_counter()
         print("submit: the calibrated mean of the CNNs")
         submit_stage_one(run)
-        print(f"  made {run.dir.submission_one.name} in {time.perf_counter() - start:.1f} s")
+        print(f"  made {run.dir.stage_one_submission.name} in {time.perf_counter() - start:.1f} s")
 
 
 def report(options):

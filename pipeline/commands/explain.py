@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from ct.errors import InputError
-from ct.run_dir import write_array, write_json
+from ct.storage.file_formats import write_array, write_json
 from ct.storage.sealed_files import is_whole, seal
 from pipeline.options import RunOptions
 from pipeline.run_lock import check_fresh, opened
@@ -54,7 +54,7 @@ def explain_studies(run, studies, name):
         lacking = [
             study
             for study in studies
-            if not all(is_whole(path) for path in run.dir.explained(model, study))
+            if not all(is_whole(path) for path in run.dir.gradcam_maps(model, study))
         ]
         explain_model(inputs, model, lacking)
         run.log(f"  {model}: {len(lacking)} studies explained, {len(studies) - len(lacking)} kept")
@@ -75,7 +75,7 @@ def explain_model(inputs, name, studies):
         for study, numbers in rows.items():
             chosen = folds_of(inputs.fold[numbers], len(models))
             maps = [_look(inputs, models[k], config, numbers) for k in chosen]
-            facts, array = run.dir.explained(name, study)
+            facts, array = run.dir.gradcam_maps(name, study)
             write_array(array, to_bytes(np.mean(maps, axis=0)))
             seal(array)
             source = (

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ct.errors import InputError
-from ct.run_dir import read_arrays, write_arrays, write_json, write_text
 from ct.storage.atomic_write import replacing
+from ct.storage.file_formats import read_arrays, write_arrays, write_json, write_text
 from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import file_digest
 from pipeline.options import ExportOptions

@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 
 from ct.checks.leakage import entropy_alarm, fold_alarm, in_sample_alarm
-from ct.config import nearest
+from ct.config import suggestion
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.patient_folds import fold_groups, group_folds
+from ct.patient_folds import fold_by_group, fold_groups
 from ct.privacy.pseudonyms import pseudonym
-from ct.run_dir import discard, read_table, replacing, write_json, write_table
 from ct.seeds import derive_seed
+from ct.storage.atomic_write import discard, replacing
+from ct.storage.file_formats import read_table, write_json, write_table
 from ct.storage.sealed_files import seal
-from ct.tables.prediction_table import read_opinions
+from ct.tables.prediction_table import read_predictions
 from ct.tables.spreadsheet import read_sheet
 from pipeline.options import RunOptions
 from pipeline.run_lock import check_fresh, opened
@@ -55,7 +56,7 @@ def take_predictions(run, name, oof, test, trust):
     slices, where = read_table(run.dir.slices), f"--oof={oof}"
     slices = slices.assign(group=fold_groups(slices))
     train, tests = (slices[slices["split"] == split] for split in ("train", "test"))
-    given = _by_slice(run, read_opinions(oof, "oof"), train, where)
+    given = _by_slice(run, read_predictions(oof, "oof"), train, where)
     if (twice := given.index.duplicated()).any():
         raise InputError(
             f"{where}: slice {given.index[twice][0]} occurs twice; every slice has one row"
@@ -63,18 +64,18 @@ def take_predictions(run, name, oof, test, trust):
     needed = train.index[train["readable"] & train[COLUMNS].notna().all(axis=1)]
     _refuse_gaps(needed.difference(given.index, sort=False), where)
     try:
-        own = group_folds(slices, given["fold"]) if "fold" in given else None
+        own = fold_by_group(slices, given["fold"]) if "fold" in given else None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     k_folds = run.recipe.folds.k if own is None else int(own.max()) + 1
     per_fold = (
         None
         if test is None
-        else _test_opinions(run, read_opinions(test, "test"), tests, k_folds, f"--test={test}")
+        else _test_opinions(run, read_predictions(test, "test"), tests, k_folds, f"--test={test}")
     )
 
     adopts = own is not None and not any(
-        p.exists() for p in (run.dir.folds, run.dir.given_folds, run.dir.imported_folds)
+        p.exists() for p in (run.dir.folds, run.dir.listed_folds, run.dir.imported_folds)
     )
     if not adopts:
         run_stage(run, "folds")
@@ -95,7 +96,7 @@ def take_predictions(run, name, oof, test, trust):
     if adopts:
         _adopt(run, train, own)
         notes.append(f"its {k_folds} folds are the run's")
-    elif own is None and not run.dir.given_folds.exists():
+    elif own is None and not run.dir.listed_folds.exists():
         notes.append(
             "without a fold column: the folds that `folds` made are taken for its own, and are not the model's"
         )
@@ -111,11 +112,11 @@ def remove_import(run, name):
     """
     known = run.recipe.stage1.imports
     if name not in known:
-        what = nearest(name, known) if known else "; nothing is imported"
+        what = suggestion(name, known) if known else "; nothing is imported"
         raise InputError(f"--name={name}: the run has no such imported model{what}")
     run.change_recipe({"stage1.imports": [other for other in known if other != name]})
     discard(run.dir.imported(name))
-    discard(run.dir.submission_one)  # it was made from other opinions
+    discard(run.dir.stage_one_submission)  # it was made from other opinions
     run.log(f"  {name} is removed")
 
 
@@ -258,11 +259,11 @@ def _same_folds(fold, of_run):
 
 def _keep(run, name, oof, test_index, tables, notes):
     """Write the tables and the notes, all or nothing, and list the name in the recipe."""
-    discard(run.dir.submission_one)  # it was made from other opinions
+    discard(run.dir.stage_one_submission)  # it was made from other opinions
     with replacing(run.dir.imported(name)) as part:
         part.mkdir()
         write_table(part / run.dir.imported_oof(name).name, oof)
-        for path, probs in zip(run.dir.imported_tests(name, len(tables)), tables, strict=True):
+        for path, probs in zip(run.dir.imported_test_paths(name, len(tables)), tables, strict=True):
             write_table(part / path.name, pd.DataFrame(probs, index=test_index, columns=COLUMNS))
         write_json(
             part / run.dir.imported_notes(name).name,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ct.errors import InputError
-from ct.run_dir import write_json
 from ct.storage.atomic_write import discard, replacing
+from ct.storage.file_formats import write_json
 from pipeline.options import ScoreOptions
 from pipeline.progress import Bar, log, progress_bar
 from pipeline.receipt import versions

@@ -10,13 +10,13 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from ct.config import nearest
+from ct.config import suggestion
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.metrics import compare
+from ct.metrics import gain_table
 from ct.patient_folds import assign_folds, fold_groups
-from ct.run_dir import read_table
 from ct.seeds import derive_seed
+from ct.storage.file_formats import read_table
 from ct.storage.sealed_files import is_whole
 from pipeline.freshness import file_digest
 from pipeline.options import RunOptions, TuneOptions
@@ -165,7 +165,7 @@ def verdict(study, bench, k, trials):
         return [none, innocent]
     patients = fold_groups(bench.slices)[bench.split[1]]
     labels = bench.slices[list(LABELS)].to_numpy()[bench.split[1]]
-    gain = compare(
+    gain = gain_table(
         labels, *(_opinions(bench, number) for number in (0, best)), patients, bench.seed
     )["weighted"]
     count, values = len(set(patients)), done[best].user_attrs["values"]
@@ -197,7 +197,7 @@ def _entry(recipe, name):
         raise InputError(f"search needs --model, one of {', '.join(models)}")
     if name is not None and name not in models:
         raise InputError(
-            f"search: --model={name}: the recipe has no such CNN{nearest(name, models)}"
+            f"search: --model={name}: the recipe has no such CNN{suggestion(name, models)}"
         )
     return models[name or next(iter(models))]
 

@@ -7,8 +7,8 @@ import os
 from filelock import Timeout
 
 from ct.errors import InputError
-from ct.run_dir import read_json
-from ct.storage.provenance import differences, read_receipt
+from ct.storage.file_formats import read_json
+from ct.storage.receipts import read_receipt, version_differences
 from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import changed_file
 from pipeline.integrity import damaged_files, receipts
@@ -24,7 +24,7 @@ def status(options):
     """
     run = Run(options.run)
     damaged = _verified(run) if options.verify else []
-    states, unlike = stage_states(run), differences(_receipts_of(run))
+    states, unlike = stage_states(run), version_differences(_receipts_of(run))
     if options.as_json:
         print(json.dumps(_as_json(run, options, states, unlike, damaged), indent=1))
     else:

@@ -17,8 +17,8 @@ from optuna.trial import TrialState, create_trial
 
 from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
-from ct.run_dir import write_table
 from ct.seeds import derive_seed
+from ct.storage.file_formats import write_table
 from ct.storage.sealed_files import seal
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.dataset import neighbour_rows

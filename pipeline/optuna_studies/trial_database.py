@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from ct.errors import InputError, shown
+from ct.errors import InputError, printable
 from ct.privacy.redaction import mask_passwords
 from pipeline.older_versions import without_later_fields
 
@@ -45,10 +45,10 @@ def check_store(url: str) -> None:
                 time.sleep(1)  # another machine makes them
                 continue
             raise InputError(
-                f"stage2.storage = {shown(url)}: no database for trials can be opened there ({_reason(error)}); {REMEDY}"
+                f"stage2.storage = {printable(url)}: no database for trials can be opened there ({_reason(error)}); {REMEDY}"
             ) from None
     raise InputError(
-        f"stage2.storage = {shown(url)}: a database in memory ends with its process, and no other sees it; {REMEDY}"
+        f"stage2.storage = {printable(url)}: a database in memory ends with its process, and no other sees it; {REMEDY}"
     )
 
 
@@ -96,7 +96,7 @@ def store_faults(url: str) -> Iterator[None]:
         if not url:
             raise
         raise InputError(
-            f"stage2.storage = {shown(url)}: the database does not answer any more ({_reason(error)}); "
+            f"stage2.storage = {printable(url)}: the database does not answer any more ({_reason(error)}); "
             "the same command continues once it does"
         ) from None
 
@@ -104,4 +104,4 @@ def store_faults(url: str) -> Iterator[None]:
 def _reason(error):
     """Return the first line of the driver's own words, without a password."""
     lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-    return shown(mask_passwords(lines[0]), 160)
+    return printable(mask_passwords(lines[0]), 160)

@@ -7,7 +7,6 @@ did not end, and is cut off. There is no lock of optuna's to wait for: the run f
 other processes out.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -21,9 +20,9 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from ct.run_dir import write_text
 from ct.storage.atomic_write import as_full_disk, discard, flush, replacing
-from ct.storage.sealed_files import SEAL
+from ct.storage.file_formats import write_text
+from ct.storage.sealed_files import new_digest, seal_path
 from pipeline.older_versions import with_older_values, without_later_fields
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -37,10 +36,10 @@ class Journal(BaseJournalBackend):
     """
 
     def __init__(self, path: Path, inputs: str = ""):
-        self.path, self.seal, self.inputs = path, _seal_of(path), inputs
+        self.path, self.seal, self.inputs = path, seal_path(path), inputs
         content = path.read_bytes() if path.exists() else b""
         whole = _sealed(self.seal, content)
-        self.digest, self.size = hashlib.blake2b(whole, digest_size=16), len(whole)
+        self.digest, self.size = new_digest(whole), len(whole)
         self.logs = [json.loads(line) for line in whole.splitlines()]
         if path.is_symlink() or len(whole) < len(content):
             with replacing(path) as part:
@@ -105,7 +104,7 @@ def open_study(
     discard(path.with_name(path.name + ".lock"))
     try:
         study = _load_study(path, digest)
-        if not _seal_of(path).exists():
+        if not seal_path(path).exists():
             _check_trials(study, sound)
         return study
     except (OSError, MemoryError):
@@ -121,7 +120,7 @@ def is_whole(path: Path) -> bool:
     seal, and counts as whole.
     """
     try:
-        _sealed(_seal_of(path), path.read_bytes())
+        _sealed(seal_path(path), path.read_bytes())
     except (FileNotFoundError, IsADirectoryError, ValueError):
         return False
     return True
@@ -136,9 +135,7 @@ def _sealed(seal: Path, content: bytes) -> bytes:
     if not seal.exists():
         return content[: content.rfind(b"\n") + 1]
     size, digest, *_ = seal.read_text(encoding="utf-8").split()
-    if hashlib.blake2b(content[: int(size)], digest_size=16).hexdigest() != digest or len(
-        content
-    ) < int(size):
+    if new_digest(content[: int(size)]).hexdigest() != digest or len(content) < int(size):
         raise ValueError("it holds other bytes than were written")
     return content[: int(size)]
 
@@ -167,7 +164,7 @@ def _inputs_digest(inputs: dict) -> str:
     adds settings.
     """
     text = json.dumps(without_later_fields(json.loads(json.dumps(inputs))), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return new_digest(text.encode()).hexdigest()
 
 
 def _sealed_inputs(path: Path) -> str:
@@ -175,7 +172,7 @@ def _sealed_inputs(path: Path) -> str:
     older version's.
     """
     try:
-        return (_seal_of(path).read_text(encoding="utf-8").split() + [""] * 3)[2]
+        return (seal_path(path).read_text(encoding="utf-8").split() + [""] * 3)[2]
     except (FileNotFoundError, UnicodeDecodeError):
         return ""
 
@@ -190,7 +187,7 @@ def _load_study(path: Path, inputs: str) -> Study:
 
 def _forget(path: Path) -> None:
     discard(path)  # first: without its seal it would count as an older version's
-    discard(_seal_of(path))
+    discard(seal_path(path))
 
 
 def _check_trials(study: Study, sound: Callable[[FrozenTrial], bool]) -> None:
@@ -214,10 +211,6 @@ def _check_trials(study: Study, sound: Callable[[FrozenTrial], bool]) -> None:
                 raise ValueError(f"trial {trial.number} has a value outside the space")
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and not sound(trial):
             raise ValueError(f"trial {trial.number} is incomplete")
-
-
-def _seal_of(path: Path) -> Path:
-    return path.with_name(path.name + SEAL)
 
 
 def _write_all(handle: int, data: bytes, at: int) -> None:

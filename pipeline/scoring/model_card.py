@@ -8,7 +8,7 @@ import pandas as pd
 
 from ct.labels import LABELS
 from ct.metrics import score_table
-from ct.run_dir import read_table
+from ct.storage.file_formats import read_table
 from pipeline.receipt import commit
 from pipeline.run_context import Run
 from pipeline.scoring.scoring_model import ScoringModel, study_calibration_of_run

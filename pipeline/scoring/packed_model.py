@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ct.config import check
-from ct.errors import InputError, shown
+from ct.config import validate
+from ct.errors import InputError, printable
 from ct.system.machine_faults import raise_fault
 from features.build import feature_names
 from pipeline.freshness import file_digest
@@ -76,10 +76,10 @@ def read_model_file(folder: Path) -> ModelFile:
         ) from None
     if model_format != FORMAT:
         raise InputError(
-            f"--model={folder} has the format {shown(repr(model_format))}, "
+            f"--model={folder} has the format {printable(repr(model_format))}, "
             f"this version reads {FORMAT!r}; export the run again"
         )
-    return check(ModelFile, values, f"--model={folder}: {MODEL_FILE}", strict=True)
+    return validate(ModelFile, values, f"--model={folder}: {MODEL_FILE}", strict=True)
 
 
 def read_stage_two(path: Path, recipe: Recipe, where: str) -> tuple[StageTwo, dict[str, Any]]:
@@ -91,14 +91,14 @@ def read_stage_two(path: Path, recipe: Recipe, where: str) -> tuple[StageTwo, di
         values = read_foreign_json(path)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{where}: {path.name} does not read ({shown(error)}); {PACK_AGAIN}"
+            f"{where}: {path.name} does not read ({printable(error)}); {PACK_AGAIN}"
         ) from None
-    stage2 = check(StageTwo, values, f"{where}: {path.name}", strict=True)
+    stage2 = validate(StageTwo, values, f"{where}: {path.name}", strict=True)
     cnns = [config.name for config in recipe.stage1.models]
     try:
         check_fit(stage2, recipe, feature_names(cnns, recipe.features))
     except ValueError as error:
-        raise InputError(f"{where}: {path.name}: {shown(error, 160)}; {PACK_AGAIN}") from None
+        raise InputError(f"{where}: {path.name}: {printable(error, 160)}; {PACK_AGAIN}") from None
     return stage2, values
 
 
@@ -146,18 +146,18 @@ def _check_files(folder: Path, files: Mapping[str, str], where: str) -> None:
             inside = path.relative_to(folder).as_posix()
             if path.is_symlink():
                 raise InputError(
-                    f"{where}: {shown(inside)} is a link; a model folder holds only plain files"
+                    f"{where}: {printable(inside)} is a link; a model folder holds only plain files"
                 )
             ignored = name in folders or name.startswith(".") or inside == MODEL_FILE
             if not ignored and inside not in files:
                 raise InputError(
-                    f"{where}: {shown(inside)} is not among the files that were packed; remove it"
+                    f"{where}: {printable(inside)} is not among the files that were packed; remove it"
                 )
     for name, digest in files.items():
         if not (folder / name).is_file():
-            raise InputError(f"{where}: {shown(name)} is missing; {COPY_AGAIN}")
+            raise InputError(f"{where}: {printable(name)} is missing; {COPY_AGAIN}")
         if file_digest(folder / name) != digest:
-            raise InputError(f"{where}: {shown(name)} is damaged or changed; {COPY_AGAIN}")
+            raise InputError(f"{where}: {printable(name)} is damaged or changed; {COPY_AGAIN}")
     for name in ALWAYS_LISTED:
         if name not in files:
             raise InputError(f"{where}: {name} is missing; {COPY_AGAIN}")
@@ -220,4 +220,6 @@ def _prefixed(where: str, config: CnnConfig) -> Iterator[None]:
 
 
 def _unfit(where: str, name: str, why: object) -> InputError:
-    return InputError(f"{where}: {name} does not fit the model ({shown(why, 200)}); {PACK_AGAIN}")
+    return InputError(
+        f"{where}: {name} does not fit the model ({printable(why, 200)}); {PACK_AGAIN}"
+    )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ct.checks.domain_shift import Finding
 from ct.labels import LABELS
-from ct.run_dir import write_table
+from ct.storage.file_formats import write_table
 from ct.tables.spreadsheet import write_sheet
 from pipeline.scoring.scoring_model import ScoringModel
 from pipeline.scoring.study_reader import NewStudies

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from ct.checks.domain_shift import training_ranges
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.patient_folds import patient_folds
-from ct.run_dir import RunDir, read_arrays, read_json, read_table
+from ct.patient_folds import fold_by_id
+from ct.run_dir import RunDir
+from ct.storage.file_formats import read_arrays, read_json, read_table
 from features.linear_probe import PARTS, LinearProbe
 from features.markov import MarkovChain
 from pipeline.receipt import versions
@@ -156,8 +157,12 @@ def _training_patients(folder: RunDir, patients: pd.Series, fold: pd.Series) -> 
 
     An older run has no parts: -1, the probe of all patients.
     """
-    table = patient_folds(patients, fold).rename("fold").to_frame()
-    part = read_table(folder.parts)["part"].reindex(table.index) if folder.parts.exists() else -1
+    table = fold_by_id(patients, fold).rename("fold").to_frame()
+    part = (
+        read_table(folder.patient_parts)["part"].reindex(table.index)
+        if folder.patient_parts.exists()
+        else -1
+    )
     return table.assign(part=part)
 
 
@@ -166,9 +171,9 @@ def _held_out_chains(run: Run) -> dict[str, list[dict[str, float]]] | None:
 
     None without Markov chains, and for an older run, which applied the chains of all folds.
     """
-    if not run.recipe.features.chain or not run.dir.parts.exists():
+    if not run.recipe.features.chain or not run.dir.patient_parts.exists():
         return None
-    values = read_json(run.dir.chain)
+    values = read_json(run.dir.markov_chains)
     return {
         label: [values[label][f"without fold {k}"] for k in range(run.recipe.folds.k)]
         for label in LABELS
@@ -185,7 +190,8 @@ def stage_two_values(run: Run, train: pd.DataFrame, fold: NDArray[np.integer]) -
         fitted[name] = read_json(folder / f"{name}.json")
     if run.recipe.features.chain:
         fitted["chain"] = {
-            label: chains["of all folds"] for label, chains in read_json(run.dir.chain).items()
+            label: chains["of all folds"]
+            for label, chains in read_json(run.dir.markov_chains).items()
         }
     calibrations, _ = study_calibration_of_run(run, train, fold)
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ct.errors import shown
+from ct.errors import printable
 from ct.labels import LABELS
 from ct.system.machine_faults import raise_fault
 from stage1_cnn.config import CnnConfig
@@ -70,10 +70,12 @@ def check_arrays(path: Path, wanted: dict, others: bool = False) -> None:
         with safe_open(path, "pt") as file:
             names = set(file.keys())
             if lacking := sorted(set(wanted) - names):
-                raise ValueError(f"it lacks {len(lacking)} arrays, the first {shown(lacking[0])}")
+                raise ValueError(
+                    f"it lacks {len(lacking)} arrays, the first {printable(lacking[0])}"
+                )
             if not others and (strange := sorted(names - set(wanted))):
                 raise ValueError(
-                    f"it has {len(strange)} arrays more than it should, the first {shown(strange[0])}"
+                    f"it has {len(strange)} arrays more than it should, the first {printable(strange[0])}"
                 )
             for name, (shape, dtype) in wanted.items():
                 if tuple(file.get_slice(name).get_shape()) != shape:
@@ -90,4 +92,4 @@ def check_arrays(path: Path, wanted: dict, others: bool = False) -> None:
     except (SafetensorError, OSError) as error:
         if path.is_file():
             raise_fault(error, path.name)
-        raise ValueError(f"it is no safetensors file ({shown(error)})") from None
+        raise ValueError(f"it is no safetensors file ({printable(error)})") from None

@@ -10,11 +10,11 @@ import pandas as pd
 from ct.ensemble import mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.run_dir import (
+from ct.storage.atomic_write import replacing
+from ct.storage.file_formats import (
     new_memory_map,
     read_array,
     read_table,
-    replacing,
     write_arrays,
     write_json,
     write_table,
@@ -67,7 +67,9 @@ def cross_fitted(run, train, test, said):
     )
     test_fold, parts = load_test_fold(run.dir), patient_parts(groups[train.index], fold)
     if config.chain or config.probe:
-        write_table(run.dir.parts, of_each_patient(parts, train["patient_id"], groups[train.index]))
+        write_table(
+            run.dir.patient_parts, of_each_patient(parts, train["patient_id"], groups[train.index])
+        )
     if config.probe and run.recipe.stage1.imports:
         raise InputError(
             "features.probe wants embeddings, which imported models lack; set it to false in recipe.yaml"
@@ -86,7 +88,7 @@ def cross_fitted(run, train, test, said):
             label: {w: c[label].to_json() for w, c in zip(where, chains, strict=True)}
             for label in LABELS
         }
-        write_json(run.dir.chain, fitted)
+        write_json(run.dir.markov_chains, fitted)
     if config.probe:
         of_train["probe_logits"], kept, grouped = {}, {}, train.assign(patient_id=groups)
         for model in run.recipe.stage1.models:

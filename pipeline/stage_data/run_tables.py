@@ -10,7 +10,7 @@ from ct.ensemble import combine_folds, mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import fold_groups
-from ct.run_dir import read_array, read_json, read_table
+from ct.storage.file_formats import read_array, read_json, read_table
 from stage2_stack.calibration import fit_platt, smoothed_prior
 
 
@@ -92,7 +92,7 @@ def load_predictions(run, index, k=None):
         for name in cnns
     }
     paths |= {
-        name: run.dir.imported_oof(name) if k is None else run.dir.imported_test(name, k)
+        name: run.dir.imported_oof(name) if k is None else run.dir.imported_test_path(name, k)
         for name in imports
     }
     if not paths:

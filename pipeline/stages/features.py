@@ -1,6 +1,6 @@
 """The stage `features`: the matrix of features from the predictions of the CNNs."""
 
-from ct.run_dir import read_table, write_json
+from ct.storage.file_formats import read_table, write_json
 from features.build import build_features, feature_names
 from features.columns import describe
 from pipeline.stage_data.cross_fitting import cross_fitted, new_array

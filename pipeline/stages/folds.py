@@ -3,18 +3,18 @@
 import pandas as pd
 
 from ct.labels import LABELS
-from ct.patient_folds import assign_folds, check_folds, spread_folds
-from ct.run_dir import read_table, write_table
+from ct.patient_folds import assign_folds, check_folds, extend_folds
+from ct.storage.file_formats import read_table, write_table
 
 
 def folds(run, receipt):
     """Assign the folds, or take those that were given."""
     slices = read_table(run.dir.slices)
     given = next(
-        (path for path in (run.dir.given_folds, run.dir.imported_folds) if path.exists()), None
+        (path for path in (run.dir.listed_folds, run.dir.imported_folds) if path.exists()), None
     )
     if given:
-        fold = spread_folds(slices, read_table(given)["fold"], run.recipe.folds.k)
+        fold = extend_folds(slices, read_table(given)["fold"], run.recipe.folds.k)
         run.log("  as they were given")
     else:
         fold = assign_folds(slices, run.recipe.folds.k, run.recipe.seed)

@@ -15,10 +15,11 @@ from ct.labels import LABELS, read_labels
 from ct.patient_folds import check_folds, fold_groups
 from ct.pixel_cache.writer import write_cache
 from ct.privacy.pseudonyms import EXACT_LENGTHS, LegacyKey, pseudonym, public_paths
-from ct.run_dir import resuming, write_json, write_table
+from ct.run_dir import resumable_folder
 from ct.slices import PIXEL_COLUMNS, order_slices
-from ct.storage.atomic_write import discard, flush, put, replacing
-from ct.storage.sealed_files import keep_key, take_up
+from ct.storage.atomic_write import discard, flush, move_into_place, replacing
+from ct.storage.file_formats import write_json, write_table
+from ct.storage.ingest_work import check_key_digest, prepare_ingest_work
 from ct.tables.slice_list import read_slice_list
 from ct.tables.spreadsheet import write_sheet
 from pipeline.freshness import stamp_files
@@ -44,9 +45,9 @@ def ingest(run, receipt):
     files = {name: digest for name, digest in read.items() if name not in ("label csv", "key")}
     rule = identifier_rule(key)
     same = {"source": data.source, "files": files, "versions": versions()} | rule
-    with resuming(run.dir.ingest_work, same, run.log) as work:
-        keep_key(work / "key.txt", read["key"])
-        take_up(work, run.dir.pixels, run.log)
+    with resumable_folder(run.dir.ingest_work, same, run.log) as work:
+        check_key_digest(work / "key.txt", read["key"])
+        prepare_ingest_work(work, run.dir.pixels, run.log)
         slices, quarantine = read_sets(run, found, key, work)
         check_apart(slices)
         on_disk = train_ids(slices, quarantine)
@@ -74,7 +75,7 @@ def ingest(run, receipt):
         write_json(run.dir.ingest, counts)
         flush(work / "pixels")
         # not by `replacing`, which removes on an error what took hours to decode
-        put(work / "pixels", run.dir.pixels)
+        move_into_place(work / "pixels", run.dir.pixels)
         receipt.made = [run.dir.slices, run.dir.quarantine, run.dir.ingest, run.dir.pixels]
         # takes minutes: the work folder goes only afterwards
         stamp_files(run.dir.root, receipt.made)
@@ -110,15 +111,15 @@ def ingest_list(run, receipt):
             quarantine,
             data.missing,
         )
-    discard(run.dir.given_folds)
+    discard(run.dir.listed_folds)
     if "fold" in slices:
         fold = slices.pop("fold")
         check_folds(slices, fold.fillna(-1).to_numpy())
         write_table(
-            run.dir.given_folds,
+            run.dir.listed_folds,
             pd.DataFrame({"fold": fold[slices["split"] == "train"].astype(np.int8)}),
         )
-        receipt.made.append(run.dir.given_folds)
+        receipt.made.append(run.dir.listed_folds)
     slices = order_slices(slices).assign(**facts)
     counts |= (
         summary(slices, quarantine) | {"unlabelled": len(lacking)} | people | identifier_rule(key)

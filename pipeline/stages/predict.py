@@ -9,7 +9,7 @@ from stage1_cnn.device import environment
 def predict(run, receipt):
     """Show the test slices to every fold's CNN; each one's opinion is kept apart."""
     inputs = StageOneInputs(run)
-    run.dir.submission_one.unlink(missing_ok=True)  # it was made from other opinions
+    run.dir.stage_one_submission.unlink(missing_ok=True)  # it was made from other opinions
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)

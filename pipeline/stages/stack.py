@@ -5,8 +5,9 @@ import pandas as pd
 
 from ct.ensemble import combine_folds
 from ct.labels import LABELS, WEIGHTS
-from ct.metrics import compare, log_loss, patient_bootstrap, score_table
-from ct.run_dir import read_array, read_json, read_table, replacing, write_json, write_table
+from ct.metrics import gain_table, log_loss, patient_bootstrap, score_table
+from ct.storage.atomic_write import replacing
+from ct.storage.file_formats import read_array, read_json, read_table, write_json, write_table
 from pipeline.stage_data.run_tables import load_predictions, load_rows, load_starts, load_test_fold
 from stage2_stack.config import COMPONENTS
 from stage2_stack.stacker import Rows, fit_stack, steps
@@ -108,7 +109,7 @@ def _score(run, y, known, oof, calibrated, patients):
         "models": models,
         "calibrated": score_table(y, calibrated[known], patients, seed),
         "stage_two": score_table(y, oof[known], patients, seed),
-        "gain": compare(y, calibrated[known], oof[known], patients, seed=seed),
+        "gain": gain_table(y, calibrated[known], oof[known], patients, seed=seed),
     }
     for name in ("weighted", *LABELS):
         one, two, gain = scores["calibrated"][name], scores["stage_two"][name], scores["gain"][name]

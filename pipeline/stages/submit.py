@@ -4,7 +4,8 @@ import pandas as pd
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.run_dir import discard, read_table, replacing
+from ct.storage.atomic_write import discard, replacing
+from ct.storage.file_formats import read_table
 from ct.submission import check_submission, fill_submission, kaggle_command, write_submission
 from ct.tables.spreadsheet import read_sheet
 from pipeline.stage_data.run_tables import stage_one, training_prior
@@ -42,7 +43,7 @@ def submit_stage_one(run):
     probs = stage_one(run)
     if why := why_nothing_to_submit(run, probs):
         raise InputError(f"submit --stage=one: {why}")
-    write_probs(run, probs, run.dir.submission_one)
+    write_probs(run, probs, run.dir.stage_one_submission)
 
 
 def write_probs(run, probs, path):

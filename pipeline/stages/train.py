@@ -6,8 +6,9 @@ import pandas as pd
 
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
-from ct.run_dir import discard, read_json, read_table, write_table
-from ct.storage.provenance import read_receipt
+from ct.storage.atomic_write import discard
+from ct.storage.file_formats import read_json, read_table, write_table
+from ct.storage.receipts import read_receipt
 from pipeline.freshness import inputs_digest
 from pipeline.older_versions import reads_of_before, reads_of_cnn
 from pipeline.training.checkpoint_file import checkpoint_digest
@@ -37,7 +38,7 @@ def train(run, receipt):
             job.made = [folder / name for name in names]
             if why:
                 with job:
-                    discard(run.dir.explain(config.name))  # it is of other weights
+                    discard(run.dir.gradcam_folder(config.name))  # it is of other weights
                     same = _training_digest(inputs, config.name, k, part, receipt.values["read"])
                     job.values |= environment(config)
                     if reasons := dispatch(inputs, "train", config.name, k, same):

@@ -15,8 +15,10 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from ct.labels import LABELS
-from ct.run_dir import RunDir, discard, read_json, write_json, write_table, write_text
+from ct.run_dir import RunDir
 from ct.seeds import derive_seed
+from ct.storage.atomic_write import discard
+from ct.storage.file_formats import read_json, write_json, write_table, write_text
 from ct.system.engine import cores, run_jobs
 from features.columns import SCOPES, scope_columns
 from pipeline.freshness import why_stale

@@ -15,17 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
-from ct.run_dir import (
-    discard,
+from ct.seeds import derive_seed
+from ct.storage.atomic_write import discard, replacing
+from ct.storage.file_formats import (
     join_arrays,
     read_array,
     read_table,
-    replacing,
     write_array,
     write_json,
     write_table,
 )
-from ct.seeds import derive_seed
 from ct.storage.sealed_files import is_whole, seal
 from pipeline.freshness import file_digest
 from pipeline.training.checkpoint_file import changes, read_checkpoint, write_checkpoint

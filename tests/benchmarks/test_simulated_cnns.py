@@ -12,7 +12,7 @@ from benchmarks.stacking import stack_baselines as baselines
 from benchmarks.stacking.simulated_head import fit_head, logistic_weights
 from ct.labels import LABELS
 from ct.metrics import auc, weighted_log_loss
-from ct.slices import check_table
+from ct.slices import check_slice_table
 
 STUDIES, LENGTH = 60, 12
 
@@ -236,7 +236,7 @@ def real_slices(real_data):
 
 
 def test_the_real_studies_make_a_slice_table(real_slices):
-    check_table(real_slices)
+    check_slice_table(real_slices)
     assert len(real_slices) == 52412 and real_slices["study_id"].nunique() == 1480
     assert np.isfinite(
         real_slices[["position_mm", "tilt_deg", "pixel_spacing_mm"]].to_numpy()

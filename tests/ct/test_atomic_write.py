@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 
 import run
-from ct.storage import atomic_write as replacement
+from ct.storage import atomic_write
 from ct.storage.atomic_write import discard, replacing, restore, restore_all
-from ct.storage.sealed_files import take_up
+from ct.storage.ingest_work import prepare_ingest_work
 
 KILLED = """
 import os, sys
@@ -63,9 +63,9 @@ def test_a_folder_is_there_whatever_moment_the_process_is_killed_at(tmp_path):
 
 
 PUT = (
-    KILLED[: KILLED.index("with replacing")].replace("import replacing", "import put")
+    KILLED[: KILLED.index("with replacing")].replace("import replacing", "import move_into_place")
     + """
-put(Path(sys.argv[2]) / "work" / "pixels", Path(sys.argv[2]) / "pixels")
+move_into_place(Path(sys.argv[2]) / "work" / "pixels", Path(sys.argv[2]) / "pixels")
 """
 )
 
@@ -85,7 +85,7 @@ def test_pixels_that_get_their_place_are_there_whatever_moment_the_process_is_ki
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode in (0, 9), done.stderr
         restore_all(folder)
-        take_up(folder / "work", folder / "pixels", print)
+        prepare_ingest_work(folder / "work", folder / "pixels", print)
         assert names(folder / "work" / "pixels") == ["new"], moment
         if done.returncode == 0:
             break
@@ -136,11 +136,11 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path, finished, competition
         assert run.main([*words[:-1], f"{words[-1]}={tmp_path / name}"]) == 0
         assert (mine / "thesis.txt").read_text() == "years of work"
         assert (tmp_path / name).is_dir() and not (tmp_path / name / "thesis.txt").exists()
-    assert not list(tmp_path.glob(f"*{replacement.MARK}*"))
+    assert not list(tmp_path.glob(f"*{atomic_write.MARK}*"))
 
 
 def test_what_a_killed_synth_left_is_removed_by_the_next(tmp_path):
-    left = tmp_path / f"made{replacement.MARK}.part"
+    left = tmp_path / f"made{atomic_write.MARK}.part"
     left.mkdir()
     (left / "half").write_text("half")
     assert run.main(["synth", "--studies=2", f"--out={tmp_path / 'made'}"]) == 0
@@ -220,6 +220,6 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path, before_trust, words, is
 def test_a_run_killed_between_two_renames_of_a_folder_goes_on(tmp_path, finished, capsys):
     work = shutil.copytree(finished, tmp_path / "r")
     for name in ("pixels", "stage2/boosters"):
-        os.rename(work / name, work / f"{name}{replacement.MARK}.old")
+        os.rename(work / name, work / f"{name}{atomic_write.MARK}.old")
     assert run.main(["all", f"--run={work}", "--workers=1"]) == 0
     assert "everything is fresh" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import Field, field_validator
 
-from ct.config import Config, check, nearest
+from ct.config import Config, suggestion, validate
 from ct.errors import InputError
 from features.config import FeatureConfig
 from stage2_stack.config import StackConfig
@@ -30,14 +30,14 @@ class Outer(Config):
 
 def message(values, kind=Outer):
     with pytest.raises(InputError) as error:
-        check(kind, values, "r.yaml")
+        validate(kind, values, "r.yaml")
     text = str(error.value)
     assert "\n" not in text
     return text
 
 
 def test_defaults_and_values():
-    found = check(Outer, {"name": "a", "several": [{"epochs": 2}, {}]}, "r.yaml")
+    found = validate(Outer, {"name": "a", "several": [{"epochs": 2}, {}]}, "r.yaml")
     assert found == Outer(name="a", several=(Inner(epochs=2), Inner()))
     assert found.inner.epochs == 5
 
@@ -78,7 +78,7 @@ def test_the_line_is_short():
     assert len(message({"name": "a", "inner": list(range(500))})) < 200
     assert message({"name": None}) == "r.yaml: input should be a valid string"
     with pytest.raises(InputError, match="^r.yaml: name = None: input"):
-        check(Outer, {"name": None}, "r.yaml", strict=True)
+        validate(Outer, {"name": None}, "r.yaml", strict=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -93,8 +93,8 @@ def test_frozen():
 
 
 def test_nearest():
-    assert nearest("trian", ["train", "tune"]) == ", did you mean 'train'?"
-    assert nearest("xyz", ["train", "tune"]) == "; known are train, tune"
+    assert suggestion("trian", ["train", "tune"]) == ", did you mean 'train'?"
+    assert suggestion("xyz", ["train", "tune"]) == "; known are train, tune"
 
 
 @pytest.mark.parametrize(

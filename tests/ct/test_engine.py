@@ -1,15 +1,13 @@
 """Jobs on processes: the same results and order with any number of workers."""
 
-import atexit
 import os
-import resource
 import threading
 import time
 
 import pytest
 
 from ct.errors import InputError
-from ct.system.engine import AHEAD, Child, cores, read_message, run_jobs, run_threads, write_message
+from ct.system.engine import AHEAD, cores, run_jobs, run_threads
 
 
 def work(number, seconds=0.0):
@@ -93,48 +91,3 @@ def test_an_error_in_a_thread_comes_through_and_what_waits_never_begins():
     with pytest.raises(KeyError, match="job 1"):
         run_threads(note, range(1000), 1)
     assert begun[:2] == [0, 1] and len(begun) < 1000
-
-
-def serve():
-    """Of a child: answer each message with the same, and end at "end"."""
-    answers = os.dup(1)
-    write_message(answers, b"ready")
-    with open(0, "rb", closefd=False) as questions:
-        while (message := read_message(questions)) not in (None, b"end"):
-            write_message(answers, message)
-
-
-@pytest.fixture
-def echo(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
-    child = Child("test_engine")
-    yield child
-    child.close()
-
-
-def test_a_child_is_ended_with_this_process_once_however_often_it_began(echo, monkeypatch):
-    registered = []
-    monkeypatch.setattr(atexit, "register", registered.append)
-    for _ in range(2):
-        assert echo.ask(b"a", 20) == b"a"
-        echo.close()
-    assert not registered
-    child = Child("test_engine")
-    assert registered == [child.close]
-
-
-def test_a_child_answers_where_a_thousand_files_are_open(echo):
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 1200:
-        pytest.skip("this system allows no more than 1200 open files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
-    opened = []
-    try:
-        while not opened or opened[-1] < 1030:
-            opened.append(os.open(os.devnull, os.O_RDONLY))
-        assert echo.ask(b"a", 20) == b"a" and echo.process.stdout.fileno() > 1023
-    finally:
-        echo.close()
-        for descriptor in opened:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

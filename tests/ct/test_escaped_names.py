@@ -16,9 +16,9 @@ from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
 from ct.privacy.escaped_names import escaped_name, unescaped_name
 from ct.privacy.pseudonyms import pseudonym
-from ct.run_dir import read_table
 from ct.sources.folder import Folder, list_files
 from ct.sources.zip_archive import open_zip
+from ct.storage.file_formats import read_table
 
 KEPT = {
     "a.dcm": "a.dcm",

@@ -12,7 +12,7 @@ from pydicom.config import disable_value_validation
 import run
 from ct.labels import KAGGLE_ORDER
 from ct.privacy.pseudonyms import EXACT_LENGTHS, LegacyKey
-from ct.run_dir import read_json, read_table, write_json
+from ct.storage.file_formats import read_json, read_table, write_json
 from pipeline.run_context import Run
 from pipeline.scoring.study_reader import public_names
 

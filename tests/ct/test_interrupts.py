@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 import run
-from ct.system.interrupts import INTERRUPTED, LINE, Interrupts
+from ct.system.interrupts import INTERRUPTED, LINE, InterruptWatch
 
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)"  # minutes of C code that no signal ends
 LOST = """
@@ -32,7 +32,7 @@ sys.path.insert(0, sys.argv[1])
 import ct.system.interrupts
 ct.system.interrupts.PATIENCE = 1.0
 try:
-    with ct.system.interrupts.Interrupts():
+    with ct.system.interrupts.InterruptWatch():
         {body}
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -119,9 +119,9 @@ def test_other_errors_are_not_hidden_and_other_handlers_stay(monkeypatch):
             with pytest.raises(RuntimeError, match="a fault"):
                 run.main(["status", "--run=r"])
             assert signal.getsignal(signal.SIGINT) is handler
-            with Interrupts() as interrupts:
+            with InterruptWatch() as interrupts:
                 assert (signal.getsignal(signal.SIGINT) is handler) == (handler is signal.SIG_IGN)
-            assert not interrupts.seen
+            assert not interrupts.interrupted
         finally:
             signal.signal(signal.SIGINT, before)
 

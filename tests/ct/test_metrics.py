@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import (
     auc,
-    compare,
+    gain_table,
     log_loss,
     patient_bootstrap,
     reliability,
@@ -213,13 +213,13 @@ def test_score_table(case):
 def test_compare_gain_is_positive_where_after_is_better(case):
     y, p, patients = case
     better = np.where(y == 1, np.maximum(p, 0.9), np.minimum(p, 0.05))
-    gain = compare(y, p, better, patients)
+    gain = gain_table(y, p, better, patients)
     assert gain["weighted"]["gain"] == pytest.approx(
         weighted_log_loss(y, p) - weighted_log_loss(y, better)
     )
     assert all(
         0 < gain[n]["low"] < gain[n]["gain"] < gain[n]["high"] for n in ("weighted", *LABELS)
     )
-    back = compare(y, better, p, patients)
+    back = gain_table(y, better, p, patients)
     assert back["any"]["gain"] == pytest.approx(-gain["any"]["gain"]) and back["any"]["high"] < 0
-    assert compare(y, p, p, patients)["weighted"] == {"gain": 0.0, "low": 0.0, "high": 0.0}
+    assert gain_table(y, p, p, patients)["weighted"] == {"gain": 0.0, "low": 0.0, "high": 0.0}

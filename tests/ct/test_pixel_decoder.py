@@ -20,7 +20,7 @@ from ct.dicom.hounsfield import read_hu
 from ct.errors import MachineFault
 from ct.pixel_cache.writer import write_cache
 from ct.sources.source import Unreadable
-from ct.system.engine import Child
+from ct.system.child_process import ChildProcess
 
 FACTS = {
     "Rows": 8,
@@ -40,7 +40,7 @@ def odd(monkeypatch):
     processor.
     """
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-    child = Child("odd_decoder")
+    child = ChildProcess("odd_decoder")
     monkeypatch.setattr(decoding, "_CHILD", child)
     monkeypatch.setattr(decoding, "SECONDS", 0.3)
     yield lambda letter: decoding.decode(FACTS, letter * 64)
@@ -103,7 +103,7 @@ def test_a_limit_of_the_parents_is_the_machines(odd):
     """
     limits = resource.getrlimit(resource.RLIMIT_AS)
     code = (
-        "import resource\nfrom ct.dicom import decoder_process as decoder\nfrom ct.dicom.pixel_decoder import decode\nfrom ct.system.engine import limit_memory\n"
+        "import resource\nfrom ct.dicom import decoder_process as decoder\nfrom ct.dicom.pixel_decoder import decode\nfrom ct.system.child_process import limit_memory\n"
         "decoder.MEMORY = 1 << 60\nassert not limit_memory(decoder.MEMORY)\n"
         "decoder.decoded = lambda *_: (_ for _ in ()).throw(MemoryError())\n"
         "print(decoder.answer({'seconds': 1}, b'', False)[0], decoder.answer({'seconds': 1}, b'', True)[0])"

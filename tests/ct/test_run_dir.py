@@ -8,9 +8,22 @@ import pandas as pd
 import pytest
 import yaml
 
-from ct import run_dir as rundir
 from ct.errors import InputError
-from ct.run_dir import RunDir, discard, needed, replacing, resuming
+from ct.run_dir import RunDir, resumable_folder
+from ct.storage.atomic_write import discard, replacing
+from ct.storage.file_formats import (
+    read_array,
+    read_arrays,
+    read_json,
+    read_table,
+    require,
+    write_array,
+    write_arrays,
+    write_json,
+    write_table,
+    write_text,
+    write_yaml,
+)
 
 
 class Broken(Exception):
@@ -33,11 +46,11 @@ def names(folder):
 
 
 WRITERS = {  # function, what it can write, what it cannot
-    "table": (rundir.write_table, pd.DataFrame({"a": [1]}), Unwritable()),
-    "array": (rundir.write_array, np.arange(3), np.array([{"an": "object"}], dtype=object)),
-    "json": (rundir.write_json, {"a": 1}, {"a": object()}),
-    "yaml": (rundir.write_yaml, {"a": 1}, {"a": object()}),
-    "text": (rundir.write_text, "text", 17),
+    "table": (write_table, pd.DataFrame({"a": [1]}), Unwritable()),
+    "array": (write_array, np.arange(3), np.array([{"an": "object"}], dtype=object)),
+    "json": (write_json, {"a": 1}, {"a": object()}),
+    "yaml": (write_yaml, {"a": 1}, {"a": object()}),
+    "text": (write_text, "text", 17),
 }
 
 
@@ -98,31 +111,31 @@ def test_what_a_killed_process_left_is_thrown_away(tmp_path):
         (part / "new").write_text("whole")
     assert names(tmp_path / "boosters") == ["new"]
     (tmp_path / "t.txt.part").write_text("half")
-    rundir.write_text(tmp_path / "t.txt", "whole")
+    write_text(tmp_path / "t.txt", "whole")
     assert (tmp_path / "t.txt").read_text() == "whole" and names(tmp_path) == ["boosters", "t.txt"]
 
 
 @pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
 def test_resuming_keeps_unfinished_work_while_its_inputs_are_the_same(tmp_path, error):
     inputs = {"source": "d1", "size": 64, "nested": {"a": (1, 2), "b": None}}
-    with pytest.raises(error), resuming(tmp_path / "w.part", inputs) as work:
+    with pytest.raises(error), resumable_folder(tmp_path / "w.part", inputs) as work:
         (work / "piece").write_text("one")
         raise error
-    with pytest.raises(error), resuming(tmp_path / "w.part", inputs) as work:
+    with pytest.raises(error), resumable_folder(tmp_path / "w.part", inputs) as work:
         assert (work / "piece").read_text() == "one"
         raise error
-    with pytest.raises(error), resuming(tmp_path / "w.part", inputs | {"size": 65}) as work:
+    with pytest.raises(error), resumable_folder(tmp_path / "w.part", inputs | {"size": 65}) as work:
         assert names(work) == ["inputs.json"]
         (work / "piece").write_text("two")
         raise error
     (tmp_path / "w.part" / "inputs.json").write_text('{"size"')  # a disk that was full
     lines = []
-    with resuming(tmp_path / "w.part", inputs | {"size": 65}, lines.append) as work:
+    with resumable_folder(tmp_path / "w.part", inputs | {"size": 65}, lines.append) as work:
         assert names(work) == ["inputs.json"]
     assert lines == [
-        "  w.part is of other inputs, or damaged; the work that was interrupted is begun anew"
+        "  w.part was made from other inputs, or is damaged; the interrupted work starts again"
     ]
-    with resuming(tmp_path / "w.part", inputs, lines.append):
+    with resumable_folder(tmp_path / "w.part", inputs, lines.append):
         assert len(lines) == 1  # where there was no work, there is nothing to say
     assert names(tmp_path) == []
 
@@ -140,25 +153,25 @@ def test_formats_round_trip(tmp_path):
         {"a": np.float32([1, np.nan]), "s": ["x", "ü"]},
         index=pd.Index(["ID_1", "ID_2"], name="slice_id"),
     )
-    rundir.write_table(tmp_path / "t.parquet", table)
-    pd.testing.assert_frame_equal(rundir.read_table(tmp_path / "t.parquet"), table)
+    write_table(tmp_path / "t.parquet", table)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet"), table)
     array = np.float32([[1, np.nan], [-np.inf, 3]])
-    rundir.write_array(tmp_path / "a.npy", array)
-    back = rundir.read_array(tmp_path / "a.npy")
+    write_array(tmp_path / "a.npy", array)
+    back = read_array(tmp_path / "a.npy")
     assert isinstance(back, np.memmap) and back.dtype == np.float32
     np.testing.assert_array_equal(back, array)
     with pytest.raises(ValueError, match="read-only"):
         back[0, 0] = 2
     # a test set without slices
-    rundir.write_array(tmp_path / "none.npy", np.zeros((3, 0, 5), np.float32))
-    assert rundir.read_array(tmp_path / "none.npy").shape == (3, 0, 5)
+    write_array(tmp_path / "none.npy", np.zeros((3, 0, 5), np.float32))
+    assert read_array(tmp_path / "none.npy").shape == (3, 0, 5)
     arrays = {"a": array.T, "b": np.int16([1, 2])}  # not in one piece of memory
-    rundir.write_arrays(tmp_path / "a.safetensors", arrays)
-    back = rundir.read_arrays(tmp_path / "a.safetensors")
+    write_arrays(tmp_path / "a.safetensors", arrays)
+    back = read_arrays(tmp_path / "a.safetensors")
     assert set(back) == set(arrays) and all(
         np.array_equal(back[k], v, equal_nan=True) for k, v in arrays.items()
     )
-    rundir.write_yaml(tmp_path / "y.yaml", {"b": 1, "a": [1, 2]})
+    write_yaml(tmp_path / "y.yaml", {"b": 1, "a": [1, 2]})
     assert (tmp_path / "y.yaml").read_text().startswith("b: 1\na:")
 
 
@@ -168,29 +181,27 @@ def test_json_takes_numpy_and_writes_nan_as_null(tmp_path):
         "a": np.array([1, 2]),
         3: (np.int64(4), float("nan"), np.float64("inf"), None, True, np.bool_(1)),
     }
-    rundir.write_json(tmp_path / "j.json", value)
+    write_json(tmp_path / "j.json", value)
     text = (tmp_path / "j.json").read_text()
     assert json.loads(text) == {"z": 0.5, "a": [1, 2], "3": [4, None, None, None, True, True]}
     assert list(json.loads(text)) == ["z", "a", "3"]
     assert "NaN" not in text and text.endswith("}\n")
-    assert rundir.read_json(tmp_path / "j.json") == json.loads(text)
+    assert read_json(tmp_path / "j.json") == json.loads(text)
 
 
 def test_no_pickle_is_written_or_read(tmp_path):
     objects = np.array([{"an": "object"}], dtype=object)
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        rundir.write_array(tmp_path / "o.npy", objects)
+        write_array(tmp_path / "o.npy", objects)
     np.save(tmp_path / "foreign.npy", objects, allow_pickle=True)
     with pytest.raises(ValueError):
-        rundir.read_array(tmp_path / "foreign.npy")
+        read_array(tmp_path / "foreign.npy")
     (tmp_path / "plain.npy").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(ValueError):
-        rundir.read_array(tmp_path / "plain.npy")
+        read_array(tmp_path / "plain.npy")
 
 
-@pytest.mark.parametrize(
-    "read", [rundir.read_table, rundir.read_array, rundir.read_arrays, rundir.read_json, needed]
-)
+@pytest.mark.parametrize("read", [read_table, read_array, read_arrays, read_json, require])
 def test_what_is_not_there_yet_is_an_input_error(tmp_path, read):
     with pytest.raises(InputError, match=r"x\.any is not there; run the stage that makes it first"):
         read(tmp_path / "x.any")

@@ -15,7 +15,7 @@ from ct.checks.shared_uids import (
 )
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.patient_folds import assign_folds, check_folds, fold_groups, spread_folds
+from ct.patient_folds import assign_folds, check_folds, extend_folds, fold_groups
 from ct.slices import ORIENTATION, POSITION, order_slices
 
 KEY = b"k" * 32
@@ -232,7 +232,7 @@ def test_folds_keep_groups_and_refuse_to_tear_a_study():
         # only in test, but of a study that train's patients share
         assert (fold[table["patient_id"] == "N"] >= 0).all()
         check_folds(table, fold.to_numpy())
-        assert (spread_folds(table, fold[table["split"] == "train"], 3) == fold).all()
+        assert (extend_folds(table, fold[table["split"] == "train"], 3) == fold).all()
     moved = fold.copy()
     moved[table["patient_id"] == "T1"] = (moved[table["patient_id"] == "T1"] + 1) % 3
     given = moved[table["split"] == "train"]
@@ -242,9 +242,9 @@ def test_folds_keep_groups_and_refuse_to_tear_a_study():
     ):
         check_folds(table, moved.to_numpy())
     with pytest.raises(InputError, match="study S is in two folds"):
-        spread_folds(table, given, 3)
+        extend_folds(table, given, 3)
     low = table.loc[given.index, "patient_id"].isin(["T0", "T1", "P1"])
     apart = pd.Series(np.where(low, 0, 1), given.index)
     apart[table.loc[given.index, "patient_id"] == "P5"] = 2
     with pytest.raises(InputError, match="the group of patient N is in two folds, [01] and [01]"):
-        spread_folds(table, apart, 3)
+        extend_folds(table, apart, 3)

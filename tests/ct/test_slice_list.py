@@ -7,7 +7,7 @@ import pytest
 from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION, order_slices
-from ct.tables.prediction_table import read_opinions
+from ct.tables.prediction_table import read_predictions
 from ct.tables.slice_list import read_slice_list
 
 KEY = b"k"
@@ -119,7 +119,7 @@ def test_identifiers_of_ones_own_become_pseudonyms(tmp_path):
             "the folds are 1, 2; they should be numbered 0 to K-1",
         ),
         (lambda t: t.assign(fold=[0] * 3 + [1] * 4 + [""] * 5), "slice ID_000001003 has no fold"),
-        (lambda t: t.assign(fold=["a"] * 12), "fold 'a' is no number"),
+        (lambda t: t.assign(fold=["a"] * 12), "fold 'a' is not a number"),
     ],
 )
 def test_faults_of_a_slice_list_are_named(tmp_path, change, says):
@@ -164,13 +164,13 @@ def test_wide_and_long_say_the_same(tmp_path, wide, name):
     named = wide.rename(columns={"SOPInstanceUID": "slice_id"})
     shuffled = long_of(wide).sample(frac=1, random_state=0)
     for table in (wide, named, long_of(wide), shuffled):
-        found = read_opinions(written(table, tmp_path / name), "oof").sort_values("slice_id")
+        found = read_predictions(written(table, tmp_path / name), "oof").sort_values("slice_id")
         np.testing.assert_allclose(found[list(LABELS)].to_numpy(), expected, rtol=1e-12)
         assert list(found["slice_id"]) == ["1.2.0", "1.2.1", "1.2.2", "1.2.3"]
     indexed = named.set_index("slice_id")  # as stage2/oof.parquet is
     indexed.to_parquet(tmp_path / "i.parquet")
     np.testing.assert_allclose(
-        read_opinions(tmp_path / "i.parquet", "oof")[list(LABELS)].to_numpy(), expected
+        read_predictions(tmp_path / "i.parquet", "oof")[list(LABELS)].to_numpy(), expected
     )
 
 
@@ -178,7 +178,7 @@ def test_a_row_without_any_number_counts_as_none(tmp_path, wide):
     # as our own tables have it for slices whose pixels do not decode
     wide.loc[1, list(LABELS)] = np.nan
     for name in ("p.csv", "p.parquet"):
-        found = read_opinions(written(wide, tmp_path / name), "oof")
+        found = read_predictions(written(wide, tmp_path / name), "oof")
         assert list(found["slice_id"]) == ["1.2.0", "1.2.2", "1.2.3"] and list(found.index) == [
             0,
             1,
@@ -188,11 +188,11 @@ def test_a_row_without_any_number_counts_as_none(tmp_path, wide):
 
 def test_a_row_a_slice_and_fold(tmp_path, wide):
     both = pd.concat([wide.assign(fold=0), wide.assign(fold=1, any=0.5)])
-    found = read_opinions(written(both, tmp_path / "p.csv"), "test")
+    found = read_predictions(written(both, tmp_path / "p.csv"), "test")
     assert len(found) == 8 and found["fold"].tolist() == [0.0] * 4 + [1.0] * 4
     rows = pd.concat([long_of(wide).assign(fold=0), long_of(wide.assign(any=0.5)).assign(fold=1)])
     pd.testing.assert_frame_equal(
-        read_opinions(written(rows, tmp_path / "l.csv"), "test")[list(found)], found
+        read_predictions(written(rows, tmp_path / "l.csv"), "test")[list(found)], found
     )
 
 
@@ -221,7 +221,7 @@ def test_a_row_a_slice_and_fold(tmp_path, wide):
 def test_faults_of_predictions_are_named(tmp_path, wide, change, says):
     path = written(change(wide), tmp_path / "p.csv")
     with pytest.raises(InputError, match=r"^[^\n]*$") as error:
-        read_opinions(path, "oof")
+        read_predictions(path, "oof")
     assert says in str(error.value) and f"--oof={path}" in str(error.value)
 
 

@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 from tiny_dicom import REAL_DATA
 
-from ct.slices import GEOMETRY_COLUMNS, ORIENTATION, POSITION, SERIES, check_table, order_slices
+from ct.slices import (
+    GEOMETRY_COLUMNS,
+    ORIENTATION,
+    POSITION,
+    SERIES,
+    check_slice_table,
+    order_slices,
+)
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 
@@ -58,7 +65,7 @@ def slow_order(table):
 
 def assert_like_slow(table):
     got, want = order_slices(table), slow_order(table)
-    check_table(got)
+    check_slice_table(got)
     assert len(got) == len(table)
     np.testing.assert_array_equal(got["place"], [want[i][0] for i in got.index])
     np.testing.assert_allclose(got["position_mm"], [want[i][1] for i in got.index], atol=2e-3)
@@ -188,7 +195,7 @@ def test_other_columns_travel_with_their_slice_and_the_input_stays_as_it_was():
 def test_a_table_without_rows():
     got = order_slices(series(["a"], [0]).iloc[:0])
     assert len(got) == 0 and set(GEOMETRY_COLUMNS) <= set(got.columns)
-    check_table(got)
+    check_slice_table(got)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +211,9 @@ def test_a_table_without_rows():
 )
 def test_check_table_refuses(change, fault):
     table = order_slices(pd.concat([series(list("abc"), [0, 5, 10]), series(["z"], [1], name="t")]))
-    check_table(table)
+    check_slice_table(table)
     with pytest.raises(ValueError, match=fault):
-        check_table(change(table))
+        check_slice_table(change(table))
 
 
 def test_real_studies_like_a_slow_loop():

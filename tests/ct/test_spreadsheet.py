@@ -12,7 +12,7 @@ import pytest
 from tiny_dicom import write_slice
 
 import run
-from ct.run_dir import replacing
+from ct.storage.atomic_write import replacing
 from ct.tables.spreadsheet import read_sheet, write_sheet
 from pipeline.run_context import Run
 

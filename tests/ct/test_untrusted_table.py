@@ -21,9 +21,9 @@ from ct.kaggle_layout import find_competition
 from ct.labels import LABELS, read_id_csv, read_labels
 from ct.submission import read_sample
 from ct.tables import untrusted_table as table_files
-from ct.tables.prediction_table import read_opinions
-from ct.tables.slice_list import read_given, read_slice_list
-from ct.tables.untrusted_table import read_csv_file
+from ct.tables.prediction_table import read_predictions
+from ct.tables.slice_list import read_slice_list
+from ct.tables.untrusted_table import read_csv_file, read_table_file
 
 TEXT = "ID,Label\n" + "".join(
     f"ID_{number:03x}_{label},0\n" for number in range(3) for label in LABELS
@@ -53,7 +53,7 @@ PACKED = {
 def test_csv_files_are_read_as_they_are_handed_out(name, tmp_path):
     (tmp_path / name).write_bytes(PACKED[name])
     assert len(read_labels(tmp_path / name)[0]) == 3 and len(read_sample(tmp_path / name)[0]) == 18
-    assert len(read_given(tmp_path / name, "oof")) == 18
+    assert len(read_table_file(tmp_path / name, "oof")) == 18
 
 
 @pytest.mark.parametrize("packing", ["", ".zip", ".gz"])
@@ -156,7 +156,7 @@ ODD = {  # types that hold the same numbers all the same
 
 @pytest.mark.parametrize("kind", ODD)
 def test_probabilities_of_any_type_are_the_same(kind, tmp_path):
-    found = read_opinions(parquet(tmp_path, opinions(any=ODD[kind])), "oof")
+    found = read_predictions(parquet(tmp_path, opinions(any=ODD[kind])), "oof")
     assert found["any"].tolist() == [0.25, 0.5] and found["slice_id"].tolist() == ["a", "b"]
 
 
@@ -164,7 +164,7 @@ def test_probabilities_of_any_type_are_the_same(kind, tmp_path):
     "ids", [pa.array(["a", "b"]).dictionary_encode(), pa.array(["a", "b"], pa.large_string())]
 )
 def test_names_of_any_type_are_the_same(ids, tmp_path):
-    assert read_opinions(parquet(tmp_path, opinions(SOPInstanceUID=ids)), "oof")[
+    assert read_predictions(parquet(tmp_path, opinions(SOPInstanceUID=ids)), "oof")[
         "slice_id"
     ].tolist() == ["a", "b"]
 
@@ -204,7 +204,7 @@ BAD_PARQUET = {
 def test_parquet_that_cannot_be_predictions_is_one_line(kind, tmp_path):
     table, says = BAD_PARQUET[kind]
     with pytest.raises(InputError, match=f"^--oof=.*{says}") as caught:
-        read_opinions(parquet(tmp_path, table), "oof")
+        read_predictions(parquet(tmp_path, table), "oof")
     assert "\n" not in str(caught.value)
 
 
@@ -233,21 +233,21 @@ def test_rows_that_take_no_room_are_refused_before_they_take_memory(tmp_path, mo
     path = parquet(tmp_path, {"ID": pa.array(np.zeros(1_000_000, np.int8))})
     assert path.stat().st_size < 20_000
     with pytest.raises(InputError, match="claims 1000000 rows of 1 columns"):
-        read_given(path, "test")
+        read_table_file(path, "test")
 
 
 def test_damaged_parquet_is_one_line_that_names_the_flag(tmp_path):
     frame = pd.DataFrame(opinions()).set_index("SOPInstanceUID")
     frame.to_parquet(tmp_path / "o.parquet")
     raw, rng, kinds = (tmp_path / "o.parquet").read_bytes(), np.random.default_rng(0), set()
-    assert len(read_opinions(tmp_path / "o.parquet", "oof")) == 2  # its named index is a column
+    assert len(read_predictions(tmp_path / "o.parquet", "oof")) == 2  # its named index is a column
     for number in range(150):
         spoilt = bytearray(raw)
         for at in rng.integers(len(raw) // 3, len(raw), 1 + number % 3):
             spoilt[at] = rng.integers(256)
         (tmp_path / "o.parquet").write_bytes(spoilt)
         try:
-            read_opinions(tmp_path / "o.parquet", "oof")
+            read_predictions(tmp_path / "o.parquet", "oof")
         except InputError as error:
             assert str(error).startswith("--oof=") and "\n" not in str(error)
             kinds.add(str(error).split(":")[-1])
@@ -258,4 +258,4 @@ def test_a_device_or_folder_is_no_table(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     for path in (tmp_path, "/dev/zero", tmp_path / "pipe.csv"):
         with pytest.raises(InputError, match="is no file"):
-            read_given(path, "slices")
+            read_table_file(path, "slices")

@@ -150,7 +150,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
 
 
 def test_demo_is_not_continued_with_other_data(capsys, tmp_path, monkeypatch):
-    from ct.run_dir import write_json
+    from ct.storage.file_formats import write_json
     from pipeline.commands import demo
     from pipeline.recipe import find_recipe, load_recipe, save_recipe
 

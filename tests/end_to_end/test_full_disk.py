@@ -19,8 +19,8 @@ from conftest import ROOT
 from safetensors.torch import save_file
 
 import run
-from ct import run_dir as rundir
 from ct.storage.atomic_write import as_full_disk, replacing
+from ct.storage.file_formats import join_arrays, write_array, write_arrays, write_table, write_text
 from pipeline.optuna_studies.trial_journal import Journal
 from pipeline.stage_data.cross_fitting import new_array
 
@@ -44,7 +44,7 @@ def write_csv(path):
 
 def write_joined(path):
     parts = [path.with_name(f"{number}.npy") for number in (0, 1)]  # they are there already
-    rundir.join_arrays(path, parts)
+    join_arrays(path, parts)
 
 
 def write_journal(path):
@@ -57,12 +57,12 @@ WRITERS = {
     "csv": write_csv,
     "joined": write_joined,
     "journal": write_journal,
-    "array": lambda path: rundir.write_array(path, np.zeros(ROWS)),
-    "arrays": lambda path: rundir.write_arrays(path, {"a": np.zeros(ROWS)}),
-    "table": lambda path: rundir.write_table(
+    "array": lambda path: write_array(path, np.zeros(ROWS)),
+    "arrays": lambda path: write_arrays(path, {"a": np.zeros(ROWS)}),
+    "table": lambda path: write_table(
         path, pd.DataFrame({"a": np.random.default_rng(0).random(ROWS)})
     ),
-    "text": lambda path: rundir.write_text(path, "x" * 4 * ROWS),
+    "text": lambda path: write_text(path, "x" * 4 * ROWS),
 }
 
 

@@ -19,7 +19,8 @@ import ct.pixel_cache.writer
 import run
 from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS
-from ct.run_dir import RunDir, read_array, read_json, read_table
+from ct.run_dir import RunDir
+from ct.storage.file_formats import read_array, read_json, read_table
 from pipeline.recipe import find_recipe
 from pipeline.registry import STAGES
 from pipeline.run_context import Run

@@ -12,7 +12,7 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 import run
-from ct.run_dir import read_table
+from ct.storage.file_formats import read_table
 
 WHOSE = ("names.csv", "quarantine.csv")  # the files that may say whose the others are
 COMPRESSED = (JPEGBaseline8Bit, JPEGLSLossless, JPEG2000Lossless, RLELossless)

@@ -14,7 +14,7 @@ from test_resume import kill_in
 
 import run
 from ct.labels import LABELS
-from ct.run_dir import read_array, read_table
+from ct.storage.file_formats import read_array, read_table
 
 pytestmark = pytest.mark.slow
 

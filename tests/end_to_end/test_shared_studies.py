@@ -16,7 +16,7 @@ from test_import_predictions import COLUMNS, TABLE, TRAIN, guesses, make
 
 import run
 from ct.patient_folds import assign_folds, fold_groups
-from ct.run_dir import read_json, read_table
+from ct.storage.file_formats import read_json, read_table
 from ct.tables.spreadsheet import read_sheet
 from features.linear_probe import LinearProbe, held_out_probe_logits
 from pipeline.commands.search import inner_split

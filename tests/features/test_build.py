@@ -5,7 +5,7 @@ import pytest
 from scipy.special import logit
 from tiny_tables import random_table, slice_table
 
-from ct.config import check
+from ct.config import validate
 from ct.ensemble import mean_logits, to_logits
 from ct.errors import InputError
 from ct.labels import LABELS
@@ -216,7 +216,7 @@ def test_fitted_logits_are_required_where_the_config_has_them_and_only_there(cas
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        check(FeatureConfig, wrong, "r.yaml")
+        validate(FeatureConfig, wrong, "r.yaml")
 
 
 def test_columns_that_identify_a_scanner_are_off_by_default(case):

@@ -5,7 +5,7 @@ import pytest
 from tiny_tables import random_table, slice_table
 
 from ct.labels import LABELS
-from ct.slices import check_table
+from ct.slices import check_slice_table
 from features.neighbours import (
     BEST_MM,
     best_smooth_features,
@@ -111,7 +111,7 @@ def test_splits_of_one_series_are_apart():
 def test_neighbours_against_a_slow_loop(seed):
     rng = np.random.default_rng(seed)
     table = random_table(rng)
-    check_table(table)
+    check_slice_table(table)
     logits = rng.normal(size=(len(table), 3)).astype(np.float32)
     logits[rng.random(len(table)) < 0.1] = NAN  # unreadable slices
     columns, names = neighbour_features(table, logits, ("a", "b", "c"), 3)

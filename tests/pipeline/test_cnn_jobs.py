@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import run
 from ct.errors import InputError
-from ct.run_dir import read_array, read_table
+from ct.storage.file_formats import read_array, read_table
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from pipeline.training import cnn_jobs as jobs

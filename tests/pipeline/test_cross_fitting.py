@@ -12,7 +12,7 @@ import yaml
 import run
 from ct.ensemble import mean_logits
 from ct.labels import LABELS
-from ct.run_dir import read_array, read_arrays, read_json, read_table, write_table
+from ct.storage.file_formats import read_array, read_arrays, read_json, read_table, write_table
 from features.linear_probe import cross_fit_probe, part_of_patient
 from features.markov import MarkovChain, posterior_logits
 from pipeline.receipt import Receipt

@@ -14,7 +14,7 @@ import yaml
 
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
-from ct.run_dir import read_table
+from ct.storage.file_formats import read_table
 from ct.tables.spreadsheet import write_sheet
 from pipeline.commands import import_predictions as imports
 from pipeline.run_context import Run

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 import run
 from ct.errors import InputError
 from ct.pixel_cache.reader import PixelCache
-from ct.run_dir import RunDir, read_table, write_table, write_text
-from ct.storage.provenance import read_receipt
+from ct.run_dir import RunDir
+from ct.storage.file_formats import read_table, write_table, write_text
+from ct.storage.receipts import read_receipt
 from ct.storage.sealed_files import seal
 from pipeline.freshness import stamp
 from pipeline.integrity import check_content, damaged_files, receipts

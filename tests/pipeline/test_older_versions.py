@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 import run
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.run_dir import read_table
-from ct.storage.provenance import differences
+from ct.storage.file_formats import read_table
+from ct.storage.receipts import version_differences
 from features.config import FeatureConfig
 from pipeline import older_versions as updates
 from pipeline.freshness import inputs_digest
@@ -225,7 +225,7 @@ def test_an_interrupted_ingest_of_before_goes_on_and_keeps_its_key(
     key[7] ^= 1
     (r / "key").write_bytes(key)
     assert run.main(["ingest", f"--run={r}"]) == 1
-    assert "the key of the pseudonyms is another" in capsys.readouterr().err
+    assert "the key of the pseudonyms has changed" in capsys.readouterr().err
 
 
 def test_receipts_say_what_the_work_was_done_under(finished):
@@ -263,10 +263,12 @@ def test_work_of_different_versions_is_named_and_stays_fresh(kept, capsys):
 
 def test_versions_of_one_kind_are_not_worth_a_line():
     same = {"commit": "a", "versions": {"torch": "1"}}
-    assert differences({"ingest": same, "stack": dict(same)}) == []
-    assert differences({"ingest": {}, "stack": same}) == []  # of an older one nothing is known
+    assert version_differences({"ingest": same, "stack": dict(same)}) == []
+    assert (
+        version_differences({"ingest": {}, "stack": same}) == []
+    )  # of an older one nothing is known
     other = {"commit": "a", "versions": {"torch": "1", "xgboost": "2"}}
-    assert differences({"ingest": same, "stack": other}) == [
+    assert version_differences({"ingest": same, "stack": other}) == [
         "made by different versions: xgboost none (ingest), 2 (stack)"
     ]
 

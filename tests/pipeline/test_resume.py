@@ -158,7 +158,7 @@ def test_damaged_pieces_of_an_interrupted_ingest_are_read_anew(
     assert watch.run(words, pixels=20) == (130, 8, 20)  # the chunk; two shards, and a third begun
     said = capsys.readouterr().out
     assert (
-        "2 pieces of the interrupted ingest are damaged and are read anew, the first shards/shard-00000"
+        "2 files of the interrupted ingest are damaged and are made again, the first shards/shard-00000"
         in said
     )
     assert "shard-00002.blosc2 is damaged; it is made anew" in said

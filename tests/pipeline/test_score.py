@@ -22,7 +22,14 @@ from tiny_zip import pack
 import run
 from ct.ensemble import mean_logits
 from ct.labels import LABELS
-from ct.run_dir import read_array, read_arrays, read_json, read_table, write_arrays, write_table
+from ct.storage.file_formats import (
+    read_array,
+    read_arrays,
+    read_json,
+    read_table,
+    write_arrays,
+    write_table,
+)
 from ct.synthetic.example_competition import write_competition
 from features.markov import MarkovChain
 from pipeline.receipt import Receipt

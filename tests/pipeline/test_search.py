@@ -14,11 +14,11 @@ from cnn_slices import make_slices, reader
 from optuna.trial import TrialState
 
 import run
-from ct.config import check
+from ct.config import validate
 from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
 from ct.patient_folds import assign_folds
-from ct.run_dir import write_table
+from ct.storage.file_formats import write_table
 from ct.storage.sealed_files import seal
 from pipeline.commands.search import check_backbones, inner_split, search_cnn, verdict
 from pipeline.optuna_studies import cnn_trials as trials_module
@@ -178,7 +178,7 @@ def test_without_a_space_there_is_a_default_one():
         found
     ) and not set(found) & set(NOT_SEARCHED)
     assert (
-        check(
+        validate(
             SearchConfig, SearchConfig(space=DEFAULT).model_dump(mode="json"), "x", strict=True
         ).space
         == DEFAULT

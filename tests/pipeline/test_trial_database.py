@@ -13,8 +13,8 @@ import yaml
 from sqlalchemy.exc import OperationalError
 
 import run
-from ct.config import Config, check
-from ct.errors import InputError, shown
+from ct.config import Config, validate
+from ct.errors import InputError, printable
 from ct.privacy.redaction import mask_passwords
 from pipeline.freshness import first_difference, why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
@@ -57,7 +57,7 @@ SECRET = "s3cret"
     ],
 )
 def test_a_password_is_masked_and_nothing_else(text, masked):
-    assert mask_passwords(text) == masked == shown(text)
+    assert mask_passwords(text) == masked == printable(text)
     assert mask_passwords({"a": [text, (text,), 1, None]}) == {"a": [masked, (masked,), 1, None]}
 
 
@@ -230,5 +230,5 @@ def test_a_wrong_value_is_shown_without_it():
         port: int
 
     with pytest.raises(InputError) as caught:
-        check(Numbers, {"port": f"mysql://ann:{SECRET}@db"}, "recipe.yaml", strict=True)
+        validate(Numbers, {"port": f"mysql://ann:{SECRET}@db"}, "recipe.yaml", strict=True)
     assert SECRET not in str(caught.value) and "ann:***@db" in str(caught.value)

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import pipeline.optuna_studies.trial_journal
-from ct.run_dir import write_text
+from ct.storage.file_formats import write_text
 from pipeline.optuna_studies.trial_journal import Journal, open_study
 from pipeline.stages.tune import _sound
 from stage2_stack.search_space import SPACE

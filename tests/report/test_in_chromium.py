@@ -64,7 +64,7 @@ def test_it_fits_the_screen_and_everybody_can_read_it(browser, page, width, sche
 
 def test_the_page_of_one_study(browser, page):
     address, made = page
-    study = next(made.explain("resnet").glob("*.json")).stem
+    study = next(made.gradcam_folder("resnet").glob("*.json")).stem
     assert command_line.main(["report", f"--run={made.root}", f"--study={study}"]) == 0
     opened(browser, made.study_page(study).as_uri())
     assert by(browser, "study").get_property("value") == study
@@ -99,7 +99,7 @@ def test_what_strangers_put_into_a_page_does_nothing(browser, page, competition,
     into it does not run.
     """
     address, made = page
-    study = next(made.explain("resnet").glob("*.json")).stem
+    study = next(made.gradcam_folder("resnet").glob("*.json")).stem
     words = {
         "report": None,
         "study": ["report", f"--run={made.root}", f"--study={study}"],

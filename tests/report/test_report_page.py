@@ -11,10 +11,12 @@ from test_content_security import check
 
 import report.load
 from ct import metrics
-from ct import run_dir as rundir
 from ct.errors import InputError
 from ct.labels import LABELS, SUBTYPES
+from ct.run_dir import RunDir
 from ct.slices import COLUMNS
+from ct.storage.atomic_write import discard
+from ct.storage.file_formats import read_json, read_table, write_json, write_table, write_yaml
 from report import load as read
 from report import series_strips as strips
 from report import write_report, write_study
@@ -101,16 +103,16 @@ def make_probabilities(rng, truth, skill):
 def make_run(root, studies=15, slices=8, seed=0):
     """Write all the artifacts of a run except the pixels, and return its RunDir."""
     rng = np.random.default_rng(seed)
-    run = rundir.RunDir(root)
+    run = RunDir(root)
     table = make_slices(rng, studies, slices)
     train, test = (table[table["split"] == split] for split in ("train", "test"))
     number = table["patient_id"].str[3:].map(lambda text: int(text, 16))
     fold = (number % FOLDS).where(
         (table["split"] == "train") | number.isin(number[train.index]), -1
     )
-    rundir.write_table(run.slices, table)
-    rundir.write_table(run.folds, pd.DataFrame({"fold": fold.astype(np.int8)}))
-    rundir.write_yaml(run.recipe, make_recipe())
+    write_table(run.slices, table)
+    write_table(run.folds, pd.DataFrame({"fold": fold.astype(np.int8)}))
+    write_yaml(run.recipe, make_recipe())
     make_faults(run, table)
     make_stage_one(rng, run, train, test)
     make_stage_two(rng, run, train, test)
@@ -131,7 +133,7 @@ def make_run(root, studies=15, slices=8, seed=0):
             },
             "finished": "2026-01-02T03:04:05+00:00",
         }
-        rundir.write_json(run.receipt(stage), facts)
+        write_json(run.receipt(stage), facts)
     return run
 
 
@@ -195,7 +197,7 @@ def make_faults(run, table):
         "their_test_studies": ["ID_s7"],
         "geometry": {"series": 20, "tilted": 13, "gaps": 0},
     }
-    rundir.write_json(run.ingest, facts)
+    write_json(run.ingest, facts)
 
 
 def make_stage_one(rng, run, train, test):
@@ -207,7 +209,7 @@ def make_stage_one(rng, run, train, test):
             list(LABELS),
         )
         oof.iloc[3] = np.nan
-        rundir.write_table(run.oof(model), oof.astype(np.float32))
+        write_table(run.oof(model), oof.astype(np.float32))
         for k in range(FOLDS):
             epochs = np.arange(1, 5)
             falling = 0.1 + 0.4 / epochs + rng.normal(0, 0.01, 4)
@@ -216,9 +218,9 @@ def make_stage_one(rng, run, train, test):
                 {"epoch": e, "lr": 1e-3, "train_loss": t, "held_out_loss": h, "seconds": 9.0}
                 for e, t, h in rows
             ]
-            rundir.write_json(run.fold(model, k) / "curve.json", curve)
+            write_json(run.fold(model, k) / "curve.json", curve)
             p = make_probabilities(rng, test[list(LABELS)].to_numpy(), 1)
-            rundir.write_table(
+            write_table(
                 run.fold(model, k) / "test.parquet", pd.DataFrame(p, test.index, list(LABELS))
             )
 
@@ -231,17 +233,15 @@ def make_stage_two(rng, run, train, test):
     made = {}
     for name, skill in (("calibrated", 1.1), ("oof", 1.6)):
         made[name] = make_probabilities(rng, y, skill)
-        rundir.write_table(
+        write_table(
             run.stage2 / f"{name}.parquet", pd.DataFrame(made[name], train.index, list(LABELS))
         )
     for name in ("calibrated_test", "test"):
         p = make_probabilities(rng, test[list(LABELS)].to_numpy(), 1.2)
-        rundir.write_table(
-            run.stage2 / f"{name}.parquet", pd.DataFrame(p, test.index, list(LABELS))
-        )
+        write_table(run.stage2 / f"{name}.parquet", pd.DataFrame(p, test.index, list(LABELS)))
     patients = train["patient_id"].to_numpy()
     cnns = {
-        m: metrics.score_table(y, rundir.read_table(run.oof(m)).fillna(0.2).to_numpy(), patients)
+        m: metrics.score_table(y, read_table(run.oof(m)).fillna(0.2).to_numpy(), patients)
         for m in MODELS
     }
     scores = {"rows": len(y), "patients": len(set(patients)), "models": cnns}
@@ -252,7 +252,7 @@ def make_stage_two(rng, run, train, test):
         make_rung(name, scores, part)
         for name, part in (("CNNs", "calibrated"), ("blend", "stage_two"))
     ]
-    rundir.write_json(run.stage2 / "scores.json", scores)
+    write_json(run.stage2 / "scores.json", scores)
     names = [
         f"{label}_{place}"
         for label in LABELS
@@ -261,13 +261,11 @@ def make_stage_two(rng, run, train, test):
     shares = pd.DataFrame(
         rng.dirichlet(np.full(len(names), 0.3), len(LABELS)).T, names, list(LABELS)
     ).rename_axis("feature")
-    rundir.write_table(run.stage2 / "importances.parquet", shares.assign(epidural=0.0))
-    rundir.write_table(
+    write_table(run.stage2 / "importances.parquet", shares.assign(epidural=0.0))
+    write_table(
         run.stage2 / "contributions.parquet", shares.iloc[::-1].assign(any=shares["any"].to_numpy())
     )
-    rundir.write_json(
-        run.stage2 / "features" / "names.json", {name: f"what {name} is" for name in names}
-    )
+    write_json(run.stage2 / "features" / "names.json", {name: f"what {name} is" for name in names})
     make_tuning(rng, run)
 
 
@@ -290,7 +288,7 @@ def make_tuning(rng, run):
         for n, loss in enumerate(rng.normal(-0.002, 0.002, 12))
         if label != "epidural"
     ]
-    rundir.write_table(run.stage2 / "trials.parquet", pd.DataFrame(rows))
+    write_table(run.stage2 / "trials.parquet", pd.DataFrame(rows))
     found = {label: {"importances": SHARES, "folds": FOLDS, "why": {}} for label in LABELS}
     found["epidural"] = {
         "importances": {},
@@ -298,7 +296,7 @@ def make_tuning(rng, run):
         "why": dict.fromkeys(map(str, range(FOLDS)), why),
     }
     found["any"]["why"] = {"1": "8 completed trials, fewer than 10"}
-    rundir.write_json(run.stage2 / "tuning.json", found)
+    write_json(run.stage2 / "tuning.json", found)
     tuned = {"params": TAKEN, "trials": 12, "inner_loss": 0.0471, "inner_calibrated": 0.0503}
     configs = {
         label: [
@@ -314,7 +312,7 @@ def make_tuning(rng, run):
         "stacked": False,
         "why": "calibrated stage one was as good on the inner folds",
     }
-    rundir.write_json(run.stage2 / "configs.json", configs)
+    write_json(run.stage2 / "configs.json", configs)
 
 
 def make_rung(name, scores, part):
@@ -431,7 +429,7 @@ def whole(fabricated, tmp_path_factory):
 
 def with_pixels(fabricated, folder):
     shutil.copytree(fabricated.root, folder / "runs" / "demo")
-    made = rundir.RunDir(folder / "runs" / "demo")
+    made = RunDir(folder / "runs" / "demo")
     made.pixels.mkdir()
     return made
 
@@ -446,7 +444,7 @@ def page_of(run):
 
 def test_its_policy_allows_its_own_script_and_style_alone(whole, run):
     check(whole[0])
-    study = rundir.read_table(run.slices)["study_id"].iloc[0]
+    study = read_table(run.slices)["study_id"].iloc[0]
     check(write_study(run, study).read_text())
 
 
@@ -490,7 +488,7 @@ def test_nothing_outside_is_asked_for(whole):
 def test_the_table_says_what_the_scores_say(whole):
     """Every figure of the table is that of scores.json, to four decimals."""
     _, page, run = whole
-    scores = rundir.read_json(run.stage2 / "scores.json")
+    scores = read_json(run.stage2 / "scores.json")
     for label in ("weighted", *LABELS):
         before, after, gain = (
             scores["calibrated"][label],
@@ -516,7 +514,7 @@ def test_the_ladder_has_a_row_for_each_component(run):
     without one has no table.
     """
     _, page = page_of(run)
-    scores = rundir.read_json(run.stage2 / "scores.json")
+    scores = read_json(run.stage2 / "scores.json")
     for name, part in (("CNNs", "calibrated"), ("blend", "stage_two")):
         row = page.row(f"{name} tuned: what {name} needs")
         assert row[1] == f"{scores[part]['weighted']['loss']:.4f}"
@@ -525,18 +523,18 @@ def test_the_ladder_has_a_row_for_each_component(run):
     blend = page.row("blend tuned: what blend needs")
     assert blend[2] == f"{signed(gain['gain'])} {signed(gain['low'])} to {signed(gain['high'])}"
     del scores["ladder"]
-    rundir.write_json(run.stage2 / "scores.json", scores)
+    write_json(run.stage2 / "scores.json", scores)
     assert not any(row[0].startswith("blend tuned") for row in page_of(run)[1].rows)
 
 
 def test_the_blend_says_why_a_label_is_not_stacked(run):
     """It decides; what tuning thought of one component does not count."""
-    scores = rundir.read_json(run.stage2 / "scores.json")
+    scores = read_json(run.stage2 / "scores.json")
     facts = {
         label: [{"fold": k, "stacked": label != "any", "why": "in doubt"} for k in range(FOLDS)]
         for label in LABELS
     }
-    rundir.write_json(run.stage2 / "scores.json", {**scores, "blend": facts})
+    write_json(run.stage2 / "scores.json", {**scores, "blend": facts})
     notes = [" ".join(row[0].split()) for row in page_of(run)[1].rows if len(row) == 1]
     assert notes == ["any: not stacked: in doubt"]
 
@@ -549,7 +547,7 @@ def test_of_a_database_only_the_kind_is_shown():
 def test_each_cnn_has_its_scores(whole):
     """The second table holds loss and AUC of each CNN."""
     _, page, run = whole
-    scores = rundir.read_json(run.stage2 / "scores.json")["models"]
+    scores = read_json(run.stage2 / "scores.json")["models"]
     row = next(
         r
         for r in page.rows
@@ -564,17 +562,17 @@ def test_each_cnn_has_its_scores(whole):
 def test_the_first_screen_gives_the_verdict(run):
     """The headline holds final loss, gain and interval, and turns when stage two is worse."""
     text, _ = page_of(run)
-    scores = rundir.read_json(run.stage2 / "scores.json")
+    scores = read_json(run.stage2 / "scores.json")
     assert f'<span class="big">{scores["stage_two"]["weighted"]["loss"]:.4f}</span>' in text
     assert "Stage two is better" in text and signed(scores["gain"]["weighted"]["low"]) in text
     scores["gain"]["weighted"] = {"gain": -0.01, "low": -0.02, "high": -0.001}
-    rundir.write_json(run.stage2 / "scores.json", scores)
+    write_json(run.stage2 / "scores.json", scores)
     assert "Stage two is <b>worse</b>" in page_of(run)[0]
     scores["gain"]["weighted"] = {"gain": 0.01, "low": -0.02, "high": 0.03}
-    rundir.write_json(run.stage2 / "scores.json", scores)
+    write_json(run.stage2 / "scores.json", scores)
     assert "cannot be told apart" in page_of(run)[0] and "Better than stage two" not in text
     scores["models"]["vgg"]["weighted"]["loss"] = 0.0
-    rundir.write_json(run.stage2 / "scores.json", scores)
+    write_json(run.stage2 / "scores.json", scores)
     assert "Better than stage two: vgg alone." in page_of(run)[0]
 
 
@@ -592,10 +590,10 @@ def test_labels_that_are_not_stacked_say_why(whole):
 
 def test_reasons_that_differ_are_listed_by_fold(run):
     """They unfold, as there may be one a fold."""
-    configs = rundir.read_json(run.stage2 / "configs.json")
+    configs = read_json(run.stage2 / "configs.json")
     for found, why in zip(configs["any"], ("too few", "no gain", "too few"), strict=True):
         found |= {"stacked": False, "why": why}
-    rundir.write_json(run.stage2 / "configs.json", configs)
+    write_json(run.stage2 / "configs.json", configs)
     _, page = page_of(run)
     note = next(" ".join(row[0].split()) for row in page.rows if len(row) == 1)
     assert note == "any: not stacked: whyfold 0, 2: too fewfold 1: no gain"
@@ -681,11 +679,11 @@ def test_patients_in_both_sets_are_named(whole):
 def test_folds_and_prevalence(whole):
     """Sizes and shares are those of the tables."""
     _, page, run = whole
-    table = rundir.read_table(run.slices).join(rundir.read_table(run.folds))
+    table = read_table(run.slices).join(read_table(run.folds))
     rows = table[(table["split"] == "train") & (table["fold"] == 1)]
     shares = [f"{100 * rows[label].mean():.2f} %" for label in LABELS]
     assert page.row("fold 1")[1:] == [str(len(rows)), str(rows["patient_id"].nunique()), *shares]
-    final = rundir.read_table(run.stage2 / "test.parquet")["any"].mean()
+    final = read_table(run.stage2 / "test.parquet")["any"].mean()
     row = next(r for r in page.rows if r[0].strip() == "any" and len(r) == 5 and "%" in r[1])
     assert row[4].strip() == f"{100 * final:.2f} %"
 
@@ -696,7 +694,7 @@ def test_the_best_so_far_of_each_search_is_drawn(whole):
     section = text[text.index('<section id="tuning"') :].partition("</section>")[0]
     assert section.count("<svg") == 5 and section.count('<g class="held-out"') == 5 * FOLDS
     assert "Tuning of subdural: best gain" in section and "Tuning of epidural" not in section
-    trials = rundir.read_table(run.stage2 / "trials.parquet").query("label == 'any' and fold == 1")
+    trials = read_table(run.stage2 / "trials.parquet").query("label == 'any' and fold == 1")
     at, best = tuning._best_so_far(trials)[1]
     assert at == list(range(12)) and best == sorted(best)
     losses = trials["loss"].to_numpy()
@@ -721,17 +719,17 @@ def test_settings_that_mattered_and_those_that_were_taken(whole):
 
 def test_a_run_without_trials(run):
     """Nothing was tuned, or an earlier version has left no trials."""
-    configs = rundir.read_json(run.stage2 / "configs.json")
-    rundir.write_json(run.stage2 / "configs.json", dict.fromkeys(LABELS, configs["epidural"]))
-    trials = rundir.read_table(run.stage2 / "trials.parquet")
-    rundir.write_table(run.stage2 / "trials.parquet", trials[:0])
+    configs = read_json(run.stage2 / "configs.json")
+    write_json(run.stage2 / "configs.json", dict.fromkeys(LABELS, configs["epidural"]))
+    trials = read_table(run.stage2 / "trials.parquet")
+    write_table(run.stage2 / "trials.parquet", trials[:0])
     assert "No label was tuned: fewer than 10 positives &lt;b&gt;in all" in page_of(run)[0]
     (run.stage2 / "trials.parquet").unlink()
     assert "This run kept no trials." in page_of(run)[0]
 
 
 def test_few_trials_tell_no_importances(run):
-    rundir.write_json(
+    write_json(
         run.stage2 / "tuning.json",
         {label: {"importances": {}, "folds": 0, "why": {}} for label in LABELS},
     )
@@ -747,7 +745,7 @@ def test_features_are_the_twenty_greatest(whole):
     found = [row for row in rows if row[0].endswith(" is")]
     expected = []
     for table in ("contributions", "importances"):
-        values = rundir.read_table(run.stage2 / f"{table}.parquet")
+        values = read_table(run.stage2 / f"{table}.parquet")
         best = values.loc[values.mean(axis=1).sort_values(ascending=False).index[:20]]
         shown = [
             [f"{100 * value:.1f}" if value >= 0.0005 else "–" for value in row]
@@ -763,10 +761,10 @@ def test_features_are_the_twenty_greatest(whole):
 def test_a_run_without_contributions(run):
     """Of an earlier version: neither contributions nor intervals of the losses."""
     (run.stage2 / "contributions.parquet").unlink()
-    found = rundir.read_json(run.stage2 / "scores.json")
+    found = read_json(run.stage2 / "scores.json")
     for score in (*found["models"].values(), found["calibrated"], found["stage_two"]):
         del score["weighted"]["low"], score["weighted"]["high"]
-    rundir.write_json(run.stage2 / "scores.json", found)
+    write_json(run.stage2 / "scores.json", found)
     text, page = page_of(run)
     assert "By SHAP" not in text and "By gain" in text and page.sections == SECTIONS
 
@@ -804,7 +802,7 @@ def test_confusion_counts_by_hand(run):
 
 def test_stage_one_alone(run):
     """Without stage two its sections say so in a line and the others are as they were."""
-    rundir.discard(run.stage2)
+    discard(run.stage2)
     for stage in ("features", "tune", "stack", "submit"):
         run.receipt(stage).unlink()
     text, page = page_of(run)
@@ -816,7 +814,7 @@ def test_stage_one_alone(run):
 def test_ingest_alone(run):
     """A run that has only read its data has a page too."""
     for path in (run.stage1, run.stage2, run.folds, run.pixels, run.root / "receipts"):
-        rundir.discard(path)
+        discard(path)
     text, page = page_of(run)
     assert page.sections == SECTIONS and not page.images
     for sentence in (
@@ -831,7 +829,7 @@ def test_ingest_alone(run):
 def test_nothing_at_all(tmp_path):
     """An empty folder is refused with the file that lacks."""
     with pytest.raises(InputError, match="recipe.yaml is not there"):
-        write_report(rundir.RunDir(tmp_path))
+        write_report(RunDir(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", "path,slice_id,split,kind,reason\n"])
@@ -844,9 +842,9 @@ def test_empty_quarantine(run, content):
 
 def test_no_test_set_and_unlabelled_slices(run):
     """A run without test slices, and train slices without labels, which no score may count."""
-    table = rundir.read_table(run.slices)
+    table = read_table(run.slices)
     table.iloc[:5, table.columns.get_indexer(list(LABELS))] = np.nan
-    rundir.write_table(run.slices, table[table["split"] == "train"])
+    write_table(run.slices, table[table["split"] == "train"])
     for path in run.root.rglob("*test.parquet"):
         path.unlink()
     text, page = page_of(run)
@@ -892,16 +890,13 @@ def test_the_common_opinion_of_the_cnns(run):
     """
     art = read.read_run(run)
     two = [
-        rundir.read_table(run.oof(model)).iloc[7].to_numpy(float).clip(1e-5, 1 - 1e-5)
-        for model in MODELS
+        read_table(run.oof(model)).iloc[7].to_numpy(float).clip(1e-5, 1 - 1e-5) for model in MODELS
     ]
     odds = np.sqrt(two[0] / (1 - two[0]) * two[1] / (1 - two[1]))
     np.testing.assert_allclose(art.raw.iloc[7], odds / (1 + odds), rtol=1e-6)
     assert art.raw.iloc[3].isna().all()
     folds = [
-        read._mean_of_models(
-            {m: rundir.read_table(run.fold(m, k) / "test.parquet") for m in MODELS}, 1e-5
-        )
+        read._mean_of_models({m: read_table(run.fold(m, k) / "test.parquet") for m in MODELS}, 1e-5)
         for k in range(FOLDS)
     ]
     both = art.slices.index[

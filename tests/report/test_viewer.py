@@ -11,9 +11,10 @@ from PIL import Image
 from test_report_page import FakePixels, make_run
 
 import report.load
-from ct import run_dir as rundir
 from ct.errors import InputError
 from ct.labels import LABELS
+from ct.storage.atomic_write import discard
+from ct.storage.file_formats import write_array, write_json
 from report import shown_studies, write_study
 from report.hu_png import HU, encode, picture
 from report.load import read_run
@@ -100,7 +101,7 @@ def test_each_slice_has_its_own_numbers(run):
 
 
 def test_without_pixels_the_curves_alone(run):
-    rundir.discard(run.pixels)
+    discard(run.pixels)
     art = read_run(run)
     assert browser(art, run, choose(art, 8))["studies"][0]["pictures"] is None
 
@@ -110,18 +111,16 @@ def test_maps_come_along_and_must_be_of_the_same_slices(run):
     study = art.slices["study_id"].iloc[0]
     ids = list(art.slices.index[art.slices["study_id"] == study])
     maps = np.random.default_rng(0).integers(0, 256, (8, 6, 3, 2)).astype(np.uint8)
-    facts, array = run.explained("vgg", study)
-    rundir.write_array(array, maps)
-    rundir.write_json(
-        facts, {"slices": ids, "folds": [1], "from": "the CNN of fold 1", "layer": "layer4"}
-    )
+    facts, array = run.gradcam_maps("vgg", study)
+    write_array(array, maps)
+    write_json(facts, {"slices": ids, "folds": [1], "from": "the CNN of fold 1", "layer": "layer4"})
     (found,) = browser(art, run, {study: ""})["studies"][0]["maps"]
     assert (
         found["shape"] == [3, 2]
         and base64.b64decode(found["data"]) == maps.tobytes()
         and found["model"] == "vgg"
     )
-    rundir.write_json(facts, {"slices": ids[::-1], "folds": [1], "from": "", "layer": ""})
+    write_json(facts, {"slices": ids[::-1], "folds": [1], "from": "", "layer": ""})
     with pytest.raises(ValueError, match="other slices"):
         browser(art, run, {study: ""})
 

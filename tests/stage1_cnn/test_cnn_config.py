@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ct.config import check
+from ct.config import validate
 from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
 
@@ -34,7 +34,7 @@ def test_the_command_line_can_check_it_without_torch():
 )
 def test_wrong_values_are_refused_by_name(values, message):
     with pytest.raises(InputError, match=message):
-        check(CnnConfig, SMALL | values, "recipe.yaml")
+        validate(CnnConfig, SMALL | values, "recipe.yaml")
 
 
 def test_in_channels_counts_each_window_of_each_slice():

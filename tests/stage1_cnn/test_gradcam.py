@@ -150,7 +150,8 @@ def test_each_study_is_explained_by_its_own_folds_cnn(finished, tmp_path, capsys
 
     from safetensors.torch import load_file, save_file
 
-    from ct.run_dir import RunDir, read_array, read_json, read_table
+    from ct.run_dir import RunDir
+    from ct.storage.file_formats import read_array, read_json, read_table
     from pipeline.commands.explain import explain_studies
     from pipeline.progress import no_bar
     from pipeline.run_context import Run
@@ -166,7 +167,7 @@ def test_each_study_is_explained_by_its_own_folds_cnn(finished, tmp_path, capsys
     explain_studies(Run(folder.root, bar=no_bar), list(fold.index), None)
     lit = {k: False for k in (-1, 0, 1)}
     for study, k in fold.items():
-        facts, array = folder.explained("resnet", study)
+        facts, array = folder.gradcam_maps("resnet", study)
         assert read_json(facts)["folds"] == ([0, 1] if k < 0 else [k])
         assert read_json(facts)["slices"] == list(slices.index[slices["study_id"] == study])
         lit[k] |= bool(read_array(array).any())
@@ -185,7 +186,9 @@ def test_maps_of_old_weights_go_with_them(finished, tmp_path):
     """
     import shutil
 
-    from ct.run_dir import RunDir, discard, write_json
+    from ct.run_dir import RunDir
+    from ct.storage.atomic_write import discard
+    from ct.storage.file_formats import write_json
     from pipeline.progress import no_bar
     from pipeline.registry import STAGES
     from pipeline.run_context import Run
@@ -193,10 +196,10 @@ def test_maps_of_old_weights_go_with_them(finished, tmp_path):
 
     shutil.copytree(finished, tmp_path / "r")
     folder = RunDir(tmp_path / "r")
-    facts, _ = folder.explained("resnet", "ID_0")
+    facts, _ = folder.gradcam_maps("resnet", "ID_0")
     write_json(facts, {})
     run = Run(folder.root, log=lambda line: None, bar=no_bar)
     assert run.why_stale(STAGES["report"]) == "stage1/resnet/explain/ID_0.json changed"
     discard(folder.fold("resnet", 1) / "curve.json")
     run_stage(run, "train")
-    assert not folder.explain("resnet").exists() and run.why_stale(STAGES["report"]) == ""
+    assert not folder.gradcam_folder("resnet").exists() and run.why_stale(STAGES["report"]) == ""

@@ -15,7 +15,8 @@ from tiny_tables import slice_table
 
 from ct.labels import LABELS
 from ct.metrics import patient_bootstrap
-from ct.run_dir import RunDir, write_array, write_json, write_table
+from ct.run_dir import RunDir
+from ct.storage.file_formats import write_array, write_json, write_table
 from features.neighbours import neighbour_features
 from pipeline.stages.tune import open_shared, tune_one
 from stage2_stack.boost import Bins
