@@ -1,4 +1,5 @@
-# `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it first.
+# All targets need Python 3.11 or newer and nothing else: the first one makes .venv and installs
+# into it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
@@ -10,11 +11,13 @@ BENCHMARKS := demo ingest loader train_step memory stacking.stack_memory feature
 demo: $(READY)
 	$(BIN)/python run.py demo
 
-# PYTHONUTF8: the tests read pages and tables as UTF-8 in any locale; the program does so by itself (tests/pipeline/test_environment.py)
+# PYTHONUTF8: tests read text as UTF-8 in any locale, as the program does by itself
+# (tests/pipeline/test_environment.py)
 test: $(READY)
 	PYTHONUTF8=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
-# passive: threads of torch that wait for each other busily take the cores from the other process, which costs a factor of three
+# OMP_WAIT_POLICY: otherwise torch's waiting threads keep the cores busy, and the two test processes
+# take three times as long
 test-slow: $(READY)
 	PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -26,8 +29,10 @@ bench: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-# licences of what is installed, and known vulnerabilities where their database can be reached; -rs says why if it cannot
+# licences of what is installed, and known vulnerabilities where their database can be reached;
+# -rs prints the reason where it cannot
 audit: $(READY)
 	ICH_AUDIT=1 $(BIN)/python -m pytest tests/project/test_audit.py -q -rs
 

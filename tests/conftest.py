@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_NUM_THREADS"] = "1"
 # under nohup it is ignored, and children inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
-LONGEST = ("test_readme.py", "test_rsna_mini.py")
+LONGEST = ("test_pages.py", "test_rsna_mini.py")
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}  # 40 slices
 
 

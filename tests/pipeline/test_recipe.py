@@ -91,15 +91,15 @@ def test_the_large_recipes_are_what_they_are_for():
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_the_readme_counts_what_a_recipe_trains_on(name):
-    recipe, readme = load_recipe(find_recipe(name)), (ROOT / "README.md").read_text()
+def test_the_page_counts_what_a_recipe_trains_on(name):
+    recipe, page = load_recipe(find_recipe(name)), (ROOT / "docs" / "kaggle.md").read_text()
     slices = recipe.data.train_slices or 752_803
     # of k folds, k - 1 at a time
     seen = slices * (recipe.folds.k - 1) * sum(model.epochs for model in recipe.stage1.models)
     cache = {256: 49, 384: 102}[recipe.pixels.size] * (slices + 121_232) / 874_035
     row = next(
         line
-        for line in readme.splitlines()
+        for line in page.splitlines()
         if line.startswith(f"| `{name}`, {recipe.pixels.size} px |")
     )
     assert f"| {seen / 1e6:.1f} million |" in row and f"| {cache:.0f} GB + " in row

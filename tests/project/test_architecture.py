@@ -3,7 +3,6 @@ quickly.
 """
 
 import ast
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -265,38 +264,23 @@ def test_the_checks_see_what_they_should():
     ) == ["A.b"]
 
 
+SLOW = ("torch", "timm", "lightgbm", "optuna", "matplotlib")
+
+
 @pytest.mark.parametrize(
-    "modules",
+    ("modules", "absent"),
     [
-        "run, pipeline.options",
-        "pipeline.recipe, pipeline.freshness",
-        "ct.run_dir, ct.labels, ct.dicom.hounsfield",
+        ("run, pipeline.options", SLOW),
+        ("pipeline.recipe, pipeline.freshness", SLOW),
+        ("ct.run_dir, ct.labels, ct.dicom.hounsfield", SLOW),
+        ("run, pipeline.commands.dispatch", ("pydicom", "scipy", "torch", "lightgbm")),
+        ("pipeline.stages.stack", ("torch", "xgboost", "catboost")),
     ],
 )
-def test_the_command_line_starts_without_what_is_slow(modules):
-    code = f"import sys, {modules}; print(sorted({{'torch', 'timm', 'lightgbm', 'optuna', 'matplotlib'}} & set(sys.modules)))"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
-
-
-def test_status_starts_without_what_reads_dicom():
-    code = "import sys, run, pipeline.commands.dispatch; print(sorted({'pydicom', 'scipy', 'torch', 'lightgbm'} & set(sys.modules)))"
-    found = subprocess.run(
+def test_modules_start_without_what_they_do_not_need(modules, absent):
+    """The command line without what is slow, `status` without DICOM, stage two without torch."""
+    code = f"import sys, {modules}; print(sorted(set({absent}) & set(sys.modules)))"
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
-
-
-def test_stage_two_starts_without_what_is_optional():
-    code = "import sys, pipeline.stages.stack; print(sorted({'torch', 'xgboost', 'catboost'} & set(sys.modules)))"
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr

@@ -205,13 +205,15 @@ def test_no_known_vulnerability():
         rows = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
         pytest.skip(
-            f"the database of vulnerabilities gave no answer: {done.stderr.strip().splitlines()[-1:]}"
+            "the database of vulnerabilities gave no answer: "
+            f"{done.stderr.strip().splitlines()[-1:]}"
         )
     ours = [row for row in rows if canonicalize_name(row["name"]) in brought(requirements())]
     known = [row for row in ours if "skip_reason" not in row]
     if len(known) < len(ours) / 2:
         pytest.skip(
-            f"the database of vulnerabilities cannot be reached: it knows {len(known)} of {len(ours)} packages"
+            f"the database of vulnerabilities cannot be reached: it knows {len(known)} of "
+            f"{len(ours)} packages"
         )
     faults = [(row["name"], row["version"], each["id"]) for row in known for each in row["vulns"]]
     assert [fault for fault in faults if fault[2] not in FORGIVEN] == []

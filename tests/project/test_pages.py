@@ -1,4 +1,4 @@
-"""Every command of the README is one that works."""
+"""Every command, link and recipe of README.md, docs/ and their neighbours is one that works."""
 
 import re
 import shlex
@@ -17,19 +17,58 @@ from pipeline.command_line.flag_check import check_words
 from pipeline.options import OPTIONS
 from pipeline.recipe import RECIPES, find_recipe, load_recipe
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
-COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
-# not run: they need a GPU, or other data
-SHOWN = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# in the order in which a reader of all of them calls their commands
+NAMES = [
+    "README.md",
+    "docs/kaggle.md",
+    "docs/own-studies.md",
+    "docs/command-line.md",
+    "docs/training.md",
+    "docs/stacking.md",
+    "docs/recipes.md",
+    "docs/architecture.md",
+    "docs/extending.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+]
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 PYTHON = ".venv/bin/python run.py "
+
+
+def lines_of(*kinds):
+    """Every line of the pages' code blocks of these kinds, each once, in order."""
+    lines = {}
+    for page in PAGES.values():
+        for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", page, re.S | re.M):
+            if kind in kinds:
+                lines.update(dict.fromkeys(block.splitlines()))
+    return list(lines)
+
+
+COMMANDS = lines_of("sh")  # run by test_the_commands_in_their_order
+SHOWN = lines_of("")  # not run: they need a GPU, or other data
+
+
+def titles(page):
+    """The anchors that GitHub gives to a page's headings."""
+    return {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^##+ (.+)", page, re.M)
+    }
 
 
 def test_every_command_is_accounted_for():
     rest = [line for line in COMMANDS if not line.startswith(PYTHON)]
-    assert rest == ["make demo", 'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]"']
-    makefile = (ROOT / "Makefile").read_text()
+    made = 'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]"'
+    assert rest[:2] == ["make demo", made]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "-m venv .venv" in makefile and '--editable ".[dev]"' in makefile  # make does the same
+    # what CONTRIBUTING.md shows beside them is a target of the Makefile
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.M))
+    for line in rest[2:]:
+        assert re.fullmatch(r"make [\w-]+", line) and line.split()[1] in targets, line
 
 
 @pytest.mark.parametrize(
@@ -38,40 +77,40 @@ def test_every_command_is_accounted_for():
 def test_words_are_known_and_values_fit(line):
     verb, *words = shlex.split(re.sub(r"^.*?python run.py | > .*", "", line))
     check_words([verb, *words], run.VERBS)
-    given = dict(word[2:].replace("-", "_").partition("=")[::2] for word in words)
-    given = {name: value or True for name, value in given.items()}
+    values = dict(word[2:].replace("-", "_").partition("=")[::2] for word in words)
+    values = {name: value or True for name, value in values.items()}
     if verb in OPTIONS:
-        OPTIONS[verb].model_validate(given)
-    if "recipe" in given:
-        load_recipe(find_recipe(given["recipe"]))
+        OPTIONS[verb].model_validate(values)
+    if "recipe" in values:
+        load_recipe(find_recipe(values["recipe"]))
 
 
 def test_every_recipe_is_listed_and_loads():
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    assert (
-        sorted(re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]* \|$", README, re.M)[-len(names) :])
-        == names
-    )
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]* \|$", PAGES["docs/recipes.md"], re.M)
+    assert sorted(rows) == names
     for name in names:
         assert load_recipe(find_recipe(name)).name == name
 
 
-def test_links_within_the_page_find_their_section():
-    titles = {
-        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^## (.+)", README, re.M)
-    }
-    found = re.findall(r"\]\(#([^)]+)\)", README)
-    assert len(found) >= 3 and set(found) <= titles
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_files_and_headings(name):
+    links = re.findall(r"\]\((?!\w+:)([^)#]*)(?:#([^)]+))?\)", PAGES[name])
+    for target, heading in links:
+        path = ((ROOT / name).parent / target).resolve() if target else ROOT / name
+        assert path.is_file(), target
+        if heading:
+            assert heading in titles(path.read_text(encoding="utf-8")), f"{target}#{heading}"
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.splitlines()) <= 160
+    assert [name for name in NAMES[1:] if f"]({name})" not in README] == []
+    assert README.count("![") == 1 and "### A Kaggle competitor" in README
 
 
 def test_the_late_submission_is_the_one_that_submit_prints():
     assert kaggle_command("runs/gold/submission.csv", "ICH-Stack gold") in SHOWN
-
-
-def test_pictures_and_linked_files_are_there():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).is_file(), target
 
 
 @pytest.fixture(scope="module")
