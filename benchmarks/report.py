@@ -135,7 +135,7 @@ def grow(folder, total):
         [old[old["kind"] == "header"], unreadable.assign(kind="pixels", reason=reason)]
     )
     with Receipt(
-        home.root, home.receipt("ingest"), "ingest", run.part(stage.keys), run.read(stage)
+        home.root, home.receipt("ingest"), "ingest", run.recipe_part(stage.keys), run.input_digests(stage)
     ) as receipt:
         write_table(home.slices, slices)
         write_table(home.pixels / "index.parquet", index)

@@ -1,46 +1,57 @@
-"""Digests of what a run reads that no stage made: source, sample, key, local weights, folds,
-imports, Grad-CAM maps.
+"""Digests of a run's inputs that no stage makes: source, sample, key, weights, folds, imports.
 
-Each function takes a pipeline.run_context.Run and returns {name: digest}. What was moved away after it
-was read counts as unchanged.
+Each function takes a pipeline.run_context.Run and returns {name: digest}. An input that was moved
+away after it was read counts as unchanged.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ct.errors import InputError
+from ct.kaggle_layout import find_csv, find_elsewhere, find_folders
 from ct.privacy.escaped_names import escaped_name
 from ct.storage.receipts import read_receipt
 from pipeline.freshness import file_digest, tree_digest
 from pipeline.older_versions import WEIGHTS, reads_as_now
 
+if TYPE_CHECKING:  # run_context imports this module
+    from pipeline.run_context import Run
 
-def source_digests(run):
-    """Digest the source, once per process."""
+Digests = dict[str, str]  # {name of an input: digest}
+
+
+def source_digests(run: Run) -> Digests:
+    """Digest the source, once per Run."""
     if run.source_digests is None:
         receipt = run.dir.receipt("ingest")
         if receipt.exists() and not Path(run.recipe.data.slices or run.recipe.data.source).exists():
-            # {}: the receipt is damaged, and ingest counts as not made
-            read = (read_receipt(receipt) or {"read": {}})["read"]
-            run.source_digests = {name: digest for name, digest in read.items() if name != "key"}
+            known = _known_inputs(run, "ingest")
+            run.source_digests = {name: digest for name, digest in known.items() if name != "key"}
         else:
             run.source_digests = _digest_source(run)
     return run.source_digests
 
 
-def _digest_source(run):
-    from ct.kaggle_layout import find_csv, find_elsewhere, find_folders
+def _known_inputs(run: Run, stage: str) -> Digests:
+    """Return what the receipt of a stage read; {} where there is no whole receipt."""
+    receipt = read_receipt(run.dir.receipt(stage))
+    return receipt["read"] if receipt else {}
 
+
+def _digest_source(run: Run) -> Digests:
     data = run.recipe.data
     if data.slices:
         return {"slice list": file_digest(find_elsewhere(Path(data.slices), "slices"))}
     if Path(data.source).is_file():
-        labels = (
-            _csv_digest(run, "label csv", "ingest", lambda: find_elsewhere(data.labels, "labels"))
-            if data.labels
-            else {}
-        )
-        return {"zip archive": _zip_digest(Path(data.source)), **labels}
+        digests = {"zip archive": _zip_digest(Path(data.source))}
+        if data.labels:
+            find_labels = partial(find_elsewhere, data.labels, "labels")
+            digests |= _csv_digest(run, "label csv", "ingest", find_labels)
+        return digests
     from ct.sources.folder import list_files
 
     source, stage = find_folders(data.source)
@@ -55,21 +66,21 @@ def _digest_source(run):
     }
 
 
-def _csv_digest(run, name, stage, find):
-    """Return {name: digest} of the csv file that `find()` returns; of one that is gone, what the
-    receipt of `stage` knows.
-    """
+def _csv_digest(run: Run, name: str, stage: str, find: Callable[[], object]) -> Digests:
+    """Return {name: digest} of the csv that `find()` returns; or that of the stage's receipt."""
     try:
-        return {name: file_digest(find())}
+        path = find()
     except InputError:
-        known = (read_receipt(run.dir.receipt(stage)) or {"read": {}})["read"]
+        known = _known_inputs(run, stage)
         if name not in known:
             raise
         return {name: known[name]}
+    assert isinstance(path, Path)  # a member of a zip archive is digested with the archive
+    return {name: file_digest(path)}
 
 
-def sample_digest(run):
-    """Digest the sample submission. A slice list need not have one."""
+def sample_digest(run: Run) -> Digests:
+    """Digest the sample submission; a slice list need not have one."""
     data = run.recipe.data
     if data.slices and not data.sample:
         return {}
@@ -78,76 +89,67 @@ def sample_digest(run):
         return {"sample csv": _zip_digest(source)}
     if data.sample or source.exists():
         return _csv_digest(run, "sample csv", "submit", run.find_sample)
-    known = read_receipt(run.dir.receipt("submit"))
-    return (
-        {name: digest for name, digest in known["read"].items() if name == "sample csv"}
-        if known
-        else {}
-    )
+    known = _known_inputs(run, "submit")
+    return {name: digest for name, digest in known.items() if name == "sample csv"}
 
 
-def key_digest(run):
+def key_digest(run: Run) -> Digests:
     """Digest the key of the pseudonyms; {} where it is gone."""
     return {"key": file_digest(run.dir.key)} if run.dir.key.is_file() else {}
 
 
-def weight_digests(run):
-    """Digest the local weights that CNNs begin with, each under its CNN's name: two files may be
-    called alike.
-    """
-    digests = {}
+def weight_digests(run: Run) -> Digests:
+    """Digest the local weights that CNNs start from, each under its CNN's name."""
+    digests: Digests = {}
     for config in run.recipe.stage1.models:
-        if isinstance(config.pretrained, str):
-            path, name = Path(config.pretrained), WEIGHTS + config.name
-            digest = (
-                file_digest(path) if path.is_file() else _known_weights(run, config.name).get(name)
-            )
-            digests |= {name: digest} if digest else {}
+        if not isinstance(config.pretrained, str):
+            continue
+        path, name = Path(config.pretrained), WEIGHTS + config.name
+        if path.is_file():
+            digests[name] = file_digest(path)
+        elif digest := _known_weights(run, config.name).get(name):
+            digests[name] = digest
     return digests
 
 
-def _known_weights(run, model):
-    """Return {name: digest} of the weights that a CNN began with, as the receipts of `train` have
-    it.
-    """
+def _known_weights(run: Run, model: str) -> Digests:
+    """Return the digests of the first receipt of `train` that names the weights of a CNN."""
     folds = [run.dir.fold(model, k) / "train.json" for k in range(run.recipe.folds.k)]
-    receipts = [
-        known for path in (run.dir.receipt("train"), *folds) if (known := read_receipt(path))
-    ]
-    reads = [reads_as_now(known["read"], known["recipe"]) for known in receipts]
-    return next((read for read in reads if WEIGHTS + model in read), {})
+    for path in (run.dir.receipt("train"), *folds):
+        if receipt := read_receipt(path):
+            read = reads_as_now(receipt["read"], receipt["recipe"])
+            if WEIGHTS + model in read:
+                return read
+    return {}
 
 
-def fold_digests(run):
-    """Digest folds that were given with a slice list, or came with an imported model."""
+def fold_digests(run: Run) -> Digests:
+    """Digest the folds of a slice list or of an imported model."""
     return _file_digests(run, [run.dir.listed_folds, run.dir.imported_folds])
 
 
-def import_digests(run):
+def import_digests(run: Run) -> Digests:
     """Digest the tables of imported models."""
     folders = [run.dir.imported(name) for name in run.recipe.stage1.imports]
     return _file_digests(run, [path for folder in folders for path in sorted(folder.glob("*"))])
 
 
-def map_digests(run):
+def map_digests(run: Run) -> Digests:
     """Digest the Grad-CAM maps."""
     return _file_digests(run, sorted(run.dir.stage1.glob("*/explain/*")))
 
 
-def _file_digests(run, paths):
-    return {
-        str(path.relative_to(run.dir.root)): file_digest(path) for path in paths if path.is_file()
-    }
+def _file_digests(run: Run, paths: Iterable[Path]) -> Digests:
+    root = run.dir.root
+    return {str(path.relative_to(root)): file_digest(path) for path in paths if path.is_file()}
 
 
-def _zip_digest(path):
-    """Digest a zip's size and time alone: to read its directory of a million names takes
-    seconds.
-    """
+def _zip_digest(path: Path) -> str:
+    """Digest a zip archive's size and time: reading its directory of a million names is slow."""
     return tree_digest(path.parent, [escaped_name(path.name)])
 
 
-DIGESTS = {  # what a stage reads, as pipeline.registry.Stage names it -> how it is digested
+DIGESTS: dict[str, Callable[[Run], Digests]] = {  # key of registry.USER_INPUTS -> its digests
     "source": source_digests,
     "sample": sample_digest,
     "key": key_digest,

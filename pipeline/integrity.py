@@ -1,11 +1,11 @@
-"""Silent damage: whether what lies in a run folder still holds what its receipts say, by content
-and not by size and time.
+"""Silent damage: compare the content of a run's files with their receipts.
 
-A stage or verb verifies what it is about to read (`check_content`); `status --verify` reads
-everything (`damaged_files`). What is found damaged is marked in the receipt, so that the stage that
-made it makes it again.
+A stage or verb verifies what it is about to read (`check_content`); `status --verify` verifies
+every file (`damaged_files`). A damaged file is marked in its receipt, so that its stage makes it
+again.
 """
 
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -14,23 +14,25 @@ from ct.run_dir import RunDir
 from ct.storage.file_formats import write_json
 from ct.storage.receipts import read_receipt
 from ct.storage.sealed_files import SEAL, is_whole
-from pipeline.freshness import changed
+from pipeline.freshness import Stamp, why_changed
 
-# receipts of units of work
-JOBS = ("stage1/*/*/train.json", "stage1/*/*/predict.json", "stage2/tune/*.receipt.json")
+JOB_RECEIPTS = (
+    "stage1/*/*/train.json",
+    "stage1/*/*/predict.json",
+    "stage2/tune/*.receipt.json",
+)
 REPORTS = ("report", "report --study")
-# where it is there, each slice is verified whenever it is decoded
+# with this file, each slice of the pixel cache is verified whenever it is decoded
 CHECKSUMS = "pixels/checksums.parquet"
 SHARDS = "pixels/shard-*"
-# files that take seconds to read, of which a stage's other readers need nothing -> the verbs that
-# read them
+# files that take seconds to read -> the verbs that read them, of all that read their stage's work
 LARGE = {
     SHARDS: ("train", "predict", "explain", "search", *REPORTS),
     "stage1/*/weights.safetensors": ("predict", "explain", "score", "export-model"),
     "stage1/*embeddings.npy": ("features",),
     "stage2/features/t*.npy": ("tune", "stack"),
 }
-# files of no stage, each with a seal beside it -> (the verbs that read them, what makes them again)
+# files of no stage, each with a seal: the verbs that read them, and what makes them again
 SEALED = {
     "imports/folds.parquet": (
         ("folds",),
@@ -42,113 +44,113 @@ SEALED = {
     ),
     "stage1/*/explain/*": (REPORTS, "run `explain`, which makes it again"),
 }
-# verb -> stages of whose work it reads a small file
-SMALL_TOO = dict.fromkeys(REPORTS, ("features",))
+# verb -> stages of which it reads a small file, without depending on them
+ALSO_READ = dict.fromkeys(REPORTS, ("features",))
 
 
-def check_content(run: RunDir, verb: str, stages: list[str]) -> None:
-    """Verify by content every file that the receipts of `stages` name, before `verb` reads it.
+def check_content(run: RunDir, verb: str, stages: Sequence[str]) -> None:
+    """Verify the content of every file of `stages` that `verb` is about to read.
 
-    Raises InputError that names the first damaged file. Shards of the pixel cache are verified
-    slice by slice while they are decoded; those of a cache without checksums are read whole here,
-    if the verb reads pixels at all.
+    Raises InputError that names the first damaged file. The pixel cache is verified slice by slice
+    while it is decoded; one without checksums is read here, if the verb reads pixels.
     """
-    for stage in (*stages, *SMALL_TOO.get(verb, ())):
-        made = (read_receipt(run.receipt(stage)) or {"made": {}})["made"]
-        names = [
-            name
-            for name in made
-            if all(verb in verbs for large, verbs in LARGE.items() if fnmatch(name, large))
-        ]
-        shards = [name for name in names if fnmatch(name, SHARDS)]
-        _refuse_damaged(
-            run, verb, stage, {name: made[name] for name in names if name not in shards}
-        )
-        if shards and CHECKSUMS not in made:
-            _refuse_damaged(run, verb, stage, {name: made[name] for name in shards})
+    for stage in (*stages, *ALSO_READ.get(verb, ())):
+        receipt = read_receipt(run.receipt(stage)) or {"made": {}}
+        made = {name: stamp for name, stamp in receipt["made"].items() if _is_read(verb, name)}
+        shards = {name: stamp for name, stamp in made.items() if fnmatch(name, SHARDS)}
+        others = {name: stamp for name, stamp in made.items() if name not in shards}
+        _refuse_damaged(run, verb, stage, others)
+        if CHECKSUMS not in receipt["made"]:
+            _refuse_damaged(run, verb, stage, shards)
     for pattern, (verbs, remedy) in SEALED.items():
-        for path in sorted(run.root.glob(pattern)) if verb in verbs else ():
-            if path.suffix != SEAL and not is_whole(path):
-                raise InputError(
-                    f"{verb} reads {path.relative_to(run.root)}, which is damaged; {remedy}"
-                )
+        if verb in verbs:
+            _refuse_damaged_seals(run, verb, pattern, remedy)
 
 
-def _refuse_damaged(run, verb, stage, made):
+def _is_read(verb: str, name: str) -> bool:
+    """Return whether a verb that reads a stage's work reads this file of it."""
+    return all(verb in verbs for pattern, verbs in LARGE.items() if fnmatch(name, pattern))
+
+
+def _refuse_damaged(run: RunDir, verb: str, stage: str, made: dict[str, Stamp]) -> None:
     for name, stamp in made.items():
-        if why := changed(run.root / name, name, stamp, verify=True):
+        if why := why_changed(run.root / name, name, stamp, verify=True):
             mark(run.receipt(stage), [name])
             raise InputError(
-                f"{verb} reads what {stage} makes, and {why}; put that file back from a copy of the run, or run "
-                f"`{stage}` or `all`, which makes it again"
+                f"{verb} reads what {stage} makes, and {why}; put that file back from a copy of "
+                f"the run, or run `{stage}` or `all`, which makes it again"
             )
 
 
-def damaged_files(run: RunDir, progress=None, marks: bool = True) -> list[tuple[str, str]]:
-    """Read every file that a receipt names and return [(why, stage)] of those that are damaged,
-    gone or changed.
+def _refuse_damaged_seals(run: RunDir, verb: str, pattern: str, remedy: str) -> None:
+    for path in sorted(run.root.glob(pattern)):
+        if path.suffix != SEAL and not is_whole(path):
+            name = path.relative_to(run.root)
+            raise InputError(f"{verb} reads {name}, which is damaged; {remedy}")
 
-    progress(name): called before a file is read; marks: whether they are marked in the receipt.
-    Receipts and pieces of unfinished work that do not hold are among them.
+
+def damaged_files(
+    run: RunDir, progress: Callable[[str], object] | None = None, marks: bool = True
+) -> list[tuple[str, str]]:
+    """Read every file of a run; return [(how it differs, its stage)] of those that changed.
+
+    progress(name) is called before a file is read. marks: whether to mark damaged files in their
+    receipts. Damaged receipts are listed, too, and damaged files of unfinished work, with stage "".
     """
-    damaged, seen = [], set()
+    damaged: list[tuple[str, str]] = []
+    verified: set[str] = set()
     for path in receipts(run):
-        known = read_receipt(path)
-        if known is None:
+        receipt = read_receipt(path)
+        if receipt is None:
             damaged.append((f"{path.relative_to(run.root)} is damaged", path.name.split(".")[0]))
             continue
-        lines = []
-        for name, stamp in known["made"].items():
-            if progress and name not in seen:
+        changes = []
+        for name, stamp in receipt["made"].items():
+            if progress and name not in verified:
                 progress(name)
-            if why := changed(run.root / name, name, stamp, verify=True):
-                lines.append((name, why))
+            if why := why_changed(run.root / name, name, stamp, verify=True):
+                changes.append((name, why))
         if marks:
-            mark(path, [name for name, _ in lines])
-        damaged += [(why, known.get("stage", "")) for name, why in lines if name not in seen]
-        seen |= known["made"].keys()
-    return damaged + [
-        (f"{path.relative_to(run.root)} is damaged", "")
-        for path in _unfinished(run)
-        if not _holds(path)
-    ]
+            mark(path, [name for name, _ in changes])
+        stage = receipt.get("stage", "")
+        damaged += [(why, stage) for name, why in changes if name not in verified]
+        verified |= receipt["made"].keys()
+    for path in _unfinished_files(run):
+        if not _holds(path):
+            damaged.append((f"{path.relative_to(run.root)} is damaged", ""))
+    return damaged
 
 
-def _unfinished(run):
-    """Return the paths of pieces of unfinished work that have a digest: with a seal beside them,
-    and checkpoints.
-    """
+def _unfinished_files(run: RunDir) -> list[Path]:
+    """Return the files of unfinished work with a digest: those with a seal, and checkpoints."""
     sealed = [path.with_name(path.name.removesuffix(SEAL)) for path in run.root.rglob(f"*{SEAL}")]
     return sorted([*sealed, *run.root.glob("stage1/*/*/checkpoint.safetensors")])
 
 
-def _holds(path):
-    """Return whether a piece of unfinished work holds the bytes that it was left with."""
+def _holds(path: Path) -> bool:
+    """Return whether a file of unfinished work has the content that was written."""
     if path.name == "checkpoint.safetensors":
-        from pipeline.training import checkpoint_file as checkpoints  # with torch
+        from pipeline.training import checkpoint_file  # imports torch
 
-        return checkpoints.is_whole(path)
+        return checkpoint_file.is_whole(path)
     if path.suffix == ".journal":
-        from pipeline.optuna_studies import trial_journal as journal  # with optuna
+        from pipeline.optuna_studies import trial_journal  # imports optuna
 
-        return journal.is_whole(path)
+        return trial_journal.is_whole(path)
     return is_whole(path)
 
 
 def receipts(run: RunDir) -> list[Path]:
-    """Return the paths of all receipts of a run: of its stages, then of units of work."""
-    return [
-        path for pattern in ("receipts/*.json", *JOBS) for path in sorted(run.root.glob(pattern))
-    ]
+    """Return the paths of all receipts of a run: those of stages, then those of jobs."""
+    patterns = ("receipts/*.json", *JOB_RECEIPTS)
+    return [path for pattern in patterns for path in sorted(run.root.glob(pattern))]
 
 
-def mark(path: Path, names: list[str]) -> None:
-    """Take the times of files out of a receipt: from now on their content decides whether the
-    receipt holds.
-    """
-    if not names:
+def mark(path: Path, names: Collection[str]) -> None:
+    """Remove the times of files from a receipt: their content alone decides if they are fresh."""
+    receipt = read_receipt(path) if names else None
+    if receipt is None:
         return
-    known = read_receipt(path)
     for name in names:
-        known["made"][name]["mtime_ns"] = None
-    write_json(path, known)
+        receipt["made"][name]["mtime_ns"] = None
+    write_json(path, receipt)

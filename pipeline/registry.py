@@ -1,113 +1,105 @@
-"""The stages: one table, name -> reads, makes, function; what is stale among them, and running them
-in order.
-"""
+"""The table of stages: what each reads, which keys of the recipe it depends on, what it makes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what it reads of other stages, which keys of the recipe it depends on, and where
-    its function lies.
-    """
+    """One stage of the pipeline."""
 
-    name: str
-    # stages whose files it reads; "source" and "sample" are what the user gave
-    reads: tuple[str, ...]
-    keys: tuple[str, ...]  # dotted keys of the recipe
+    name: str  # also its verb
+    reads: tuple[str, ...]  # stages whose files it reads, and keys of USER_INPUTS
+    keys: tuple[str, ...]  # dotted keys of the recipe that its result depends on
     function: str  # "module:function", imported when it runs: torch and lightgbm take seconds
-    makes: str  # for people
+    makes: str  # its files, for people
 
 
-CNNS = ("stage1.models", "stage1.tensorboard")
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "ingest",
-            ("source", "key"),
-            (
-                "data.source",
-                "data.labels",
-                "data.slices",
-                "data.train_slices",
-                "data.allow_unlabelled",
-                "pixels",
-            ),
-            "pipeline.stages.ingest:ingest",
-            "slices.parquet, quarantine.csv, pixels/",
-        ),
-        Stage(
-            "folds",
-            ("ingest", "given folds"),
-            ("seed", "folds"),
-            "pipeline.stages.folds:folds",
-            "folds.parquet",
-        ),
-        Stage(
-            "train",
-            ("ingest", "folds", "weights"),
-            ("seed", "folds", *CNNS),
-            "pipeline.stages.train:train",
-            "stage1/<model>/fold<k>/, stage1/<model>/oof.parquet",
-        ),
-        Stage(
-            "predict",
-            ("ingest", "train"),
-            ("folds", *CNNS),
-            "pipeline.stages.predict:predict",
-            "stage1/<model>/fold<k>/test.parquet",
-        ),
-        Stage(
-            "features",
-            ("ingest", "folds", "train", "predict", "imports"),
-            ("folds.k", *CNNS, "stage1.imports", "features"),
-            "pipeline.stages.features:features",
-            "stage2/features/",
-        ),
-        Stage(
-            "tune",
-            ("ingest", "folds", "features"),
-            ("seed", "folds.k", "stage2"),
-            "pipeline.stages.tune:tune",
-            "stage2/configs.json, stage2/trials.parquet, stage2/tuning.json",
-        ),
-        Stage(
-            "stack",
-            ("ingest", "folds", "features", "tune"),
-            ("seed", "folds.k", "stage2"),
-            "pipeline.stages.stack:stack",
-            "stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json",
-        ),
-        Stage(
-            "submit",
-            ("sample", "ingest", "stack"),
-            ("data.sample", "data.missing"),
-            "pipeline.stages.submit:submit",
-            "submission.csv",
-        ),
-        Stage(
-            "report",
-            ("ingest", "folds", "train", "predict", "imports", "explanations", "tune", "stack"),
-            ("name", "seed", "data", "folds", "pixels", "stage1", "features", "stage2", "report"),
-            "pipeline.stages.report:report",
-            "report.html",
-        ),
-    )
-}
-
-
-PARALLEL = ("ingest", "tune")  # stages that work in several processes
-GIVEN = {
+USER_INPUTS = {  # what no stage makes -> its description; pipeline.input_digests digests each
     "source": "the DICOM files and the label csv, or the slice list",
     "key": "the key of the pseudonyms",
     "sample": "the sample submission",
     "weights": "local weights, if any",
-    "given folds": "folds that were given, if any",
+    "given folds": "folds of the slice list or of an imported model, if any",
     "imports": "imported predictions, if any",
     "explanations": "Grad-CAM maps, if any",
 }
-# of ingest; nothing depends on them that does not depend on what they are of
-CHECKS = ("pixels/checksums.parquet",)
-# of ingest, for people: only submit and report depend on them
-COUNTS = ("ingest.json", "quarantine.csv")
+_CNN_KEYS = ("stage1.models", "stage1.tensorboard")
+
+_TABLE = (
+    Stage(
+        name="ingest",
+        reads=("source", "key"),
+        keys=(
+            "data.source",
+            "data.labels",
+            "data.slices",
+            "data.train_slices",
+            "data.allow_unlabelled",
+            "pixels",
+        ),
+        function="pipeline.stages.ingest:ingest",
+        makes="slices.parquet, quarantine.csv, pixels/",
+    ),
+    Stage(
+        name="folds",
+        reads=("ingest", "given folds"),
+        keys=("seed", "folds"),
+        function="pipeline.stages.folds:folds",
+        makes="folds.parquet",
+    ),
+    Stage(
+        name="train",
+        reads=("ingest", "folds", "weights"),
+        keys=("seed", "folds", *_CNN_KEYS),
+        function="pipeline.stages.train:train",
+        makes="stage1/<model>/fold<k>/, stage1/<model>/oof.parquet",
+    ),
+    Stage(
+        name="predict",
+        reads=("ingest", "train"),
+        keys=("folds", *_CNN_KEYS),
+        function="pipeline.stages.predict:predict",
+        makes="stage1/<model>/fold<k>/test.parquet",
+    ),
+    Stage(
+        name="features",
+        reads=("ingest", "folds", "train", "predict", "imports"),
+        keys=("folds.k", *_CNN_KEYS, "stage1.imports", "features"),
+        function="pipeline.stages.features:features",
+        makes="stage2/features/",
+    ),
+    Stage(
+        name="tune",
+        reads=("ingest", "folds", "features"),
+        keys=("seed", "folds.k", "stage2"),
+        function="pipeline.stages.tune:tune",
+        makes="stage2/configs.json, stage2/trials.parquet, stage2/tuning.json",
+    ),
+    Stage(
+        name="stack",
+        reads=("ingest", "folds", "features", "tune"),
+        keys=("seed", "folds.k", "stage2"),
+        function="pipeline.stages.stack:stack",
+        makes="stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json",
+    ),
+    Stage(
+        name="submit",
+        reads=("sample", "ingest", "stack"),
+        keys=("data.sample", "data.missing"),
+        function="pipeline.stages.submit:submit",
+        makes="submission.csv",
+    ),
+    Stage(
+        name="report",
+        reads=("ingest", "folds", "train", "predict", "imports", "explanations", "tune", "stack"),
+        keys=("name", "seed", "data", "folds", "pixels", "stage1", "features", "stage2", "report"),
+        function="pipeline.stages.report:report",
+        makes="report.html",
+    ),
+)
+STAGES = {stage.name: stage for stage in _TABLE}  # in the order in which they run
+PARALLEL = ("ingest", "tune")  # stages that work in several processes
+# files of ingest that no other stage's result depends on: checksums of the pixel cache, which is
+# digested itself, and, for all but submit and report, the counts and the quarantine
+CHECKSUM_FILES = ("pixels/checksums.parquet",)
+COUNT_FILES = ("ingest.json", "quarantine.csv")

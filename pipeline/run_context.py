@@ -1,148 +1,168 @@
-"""A run as a stage's function gets it: folder, recipe, log, progress bars, and what makes a stage
-stale.
-"""
+"""A run as the function of a stage gets it: folder, recipe, log, progress bars, receipts."""
 
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from ct.errors import InputError
+from ct.kaggle_layout import Competition, find_competition, find_csv, find_elsewhere, find_folders
 from ct.run_dir import RunDir
+from ct.sources.zip_archive import ZipMember
 from ct.storage.file_formats import read_json
 from ct.storage.receipts import read_receipt
 from pipeline.command_line.printed_commands import with_flags
 from pipeline.freshness import file_digest, first_difference, why_stale
 from pipeline.input_digests import DIGESTS
 from pipeline.older_versions import older_recipe, shared_names, weight_files
-from pipeline.progress import log, progress_bar
+from pipeline.progress import Bar, log, progress_bar
 from pipeline.receipt import Receipt
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
-from pipeline.registry import CHECKS, COUNTS
+from pipeline.registry import CHECKSUM_FILES, COUNT_FILES, Stage
 
-KEY_BYTES = 32
+KEY_BYTES = 32  # length of the key of the pseudonyms
 
 
 class Run:
-    """A run folder with its recipe, and a voice: what a stage's function gets."""
+    """A run folder with its recipe, its log and its progress bars.
 
-    def __init__(self, root, log=log, bar=None):
+    log: called with each line; bar: called with (total, text, unit), returns a progress bar
+
+    Raises InputError where there is no such folder, or its recipe is not valid.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        log: Callable[[str], None] = log,
+        bar: Callable[[int | None, str, str], Bar] = progress_bar,
+    ) -> None:
         self.dir = RunDir(root)
         if not self.dir.root.is_dir():
-            raise InputError(
-                f"--run={root}: no such run; make one with `{with_flags('new', run=root, recipe='NAME', data='DIR')}`"
-            )
+            command = with_flags("new", run=root, recipe="NAME", data="DIR")
+            raise InputError(f"--run={root}: no such run; make one with `{command}`")
         self.log = log
-        self.bar = bar or progress_bar
-        self.workers = None  # processes; None: one a core
-        # files that the system cannot read, while it reads others
-        self.quarantine_unreadable = False
-        self.timeout = None  # seconds of tuning; None: as long as it takes
+        self.bar = bar
+        self.workers: int | None = None  # processes; None: one per core
+        self.quarantine_unreadable = False  # files that the system cannot read
+        self.timeout: int | None = None  # seconds of tuning; None: no limit
         self.recipe: Recipe = load_recipe(self.dir.recipe, older_recipe)
-        self.source_digests = None  # {name: digest} once the source has been digested
+        self.source_digests: dict[str, str] | None = None  # once the source is digested
 
-    def change_recipe(self, changes):
-        """Change fields of the run's recipe ({"stage2.trials": 30}) for good, and say so; unchanged
-        values do nothing.
+    def change_recipe(self, changes: dict[str, Any]) -> None:
+        """Change fields of the run's recipe and save it; log the first change.
+
+        changes: {dotted key: value}, such as {"stage2.trials": 30}; equal values change nothing
         """
-        values = self.recipe.model_dump(mode="json")
+        before = self.recipe.model_dump(mode="json")
         changed = with_changes(self.recipe, changes)
         if changed != self.recipe:
             save_recipe(self.dir.recipe, changed)
-            self.log(f"recipe.yaml: {first_difference(values, changed.model_dump(mode='json'))}")
+            self.log(f"recipe.yaml: {first_difference(before, changed.model_dump(mode='json'))}")
             self.recipe = changed
 
-    def part(self, keys):
-        """Return the part of the recipe that lies under dotted `keys`, as plain values."""
-        values, part = self.recipe.model_dump(mode="json"), {}
+    def recipe_part(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return {dotted key: plain value} of the recipe."""
+        recipe = self.recipe.model_dump(mode="json")
+        part = {}
         for dotted in keys:
-            value = values
+            value = recipe
             for key in dotted.split("."):
                 value = value[key]
             part[dotted] = value
         return part
 
-    def read(self, stage):
+    def input_digests(self, stage: Stage) -> dict[str, str]:
         """Return {name: digest} of everything that a stage reads, as it is now."""
-        digests = {}
+        digests: dict[str, str] = {}
         for name in stage.reads:
             if name in DIGESTS:
                 digests |= DIGESTS[name](self)
-            elif known := read_receipt(self.dir.receipt(name)):
-                skip = CHECKS if stage.name in ("submit", "report") else COUNTS + CHECKS
-                digests |= {
-                    path: made["digest"] for path, made in known["made"].items() if path not in skip
-                }
+            elif receipt := read_receipt(self.dir.receipt(name)):
+                digests |= _made_digests(receipt, _ignored_files(stage))
         return digests
 
-    def why_stale(self, stage):
-        """Return why a stage must run, or "" where its work still holds."""
+    def why_stale(self, stage: Stage) -> str:
+        """Return why a stage must run, or "" where it is fresh."""
         why = why_stale(
-            self.dir.root, self.dir.receipt(stage.name), self.part(stage.keys), self.read(stage)
+            self.dir.root,
+            self.dir.receipt(stage.name),
+            self.recipe_part(stage.keys),
+            self.input_digests(stage),
         )
-        return (
-            "the key is damaged or gone, put it back from a copy of the run"
-            if why == "key changed"
-            else why
-        )
+        if why == "key changed":
+            return "the key is damaged or gone, put it back from a copy of the run"
+        return why
 
-    def job(self, path, stage, part, read):
-        """Return (why, receipt) of one job of a stage, such as one CNN and fold: "" where its work
-        still holds.
+    def job(
+        self, path: Path, stage: str, part: dict[str, Any], read: dict[str, str]
+    ) -> tuple[str, Receipt]:
+        """Return (why it must run, receipt) of one job of a stage; the reason is "" if it is fresh.
+
+        path: the job's receipt; part: its part of the recipe; read: {name: digest} of its inputs.
+        A job is one CNN and fold, for example. Its files are read and compared with its receipt:
+        the stage's receipt takes them over.
         """
-        shared = shared_names(weight_files(self.part(("stage1.models",))["stage1.models"]))
-        # kept work enters the stage's receipt
-        why = why_stale(self.dir.root, path, part, read, verify=True, shared=shared)
+        files = weight_files(self.recipe_part(("stage1.models",))["stage1.models"])
+        why = why_stale(self.dir.root, path, part, read, verify=True, shared=shared_names(files))
         return why, Receipt(self.dir.root, path, stage, part, read)
 
-    def pseudonym_key(self):
-        """Return the key of the pseudonyms, bytes, a LegacyKey where the run keeps the earlier
-        rule of identifiers.
+    def pseudonym_key(self) -> bytes:
+        """Return the key of the pseudonyms; a LegacyKey where the run keeps the earlier rule.
 
-        Raises InputError where it is not the one that ingest gave them under.
+        Raises InputError where it is gone, or is not the key that ingest used.
         """
-        known = (read_receipt(self.dir.receipt("ingest")) or {"read": {}})["read"].get("key")
-        whole = self.dir.key.is_file() and self.dir.key.stat().st_size == KEY_BYTES
+        receipt = read_receipt(self.dir.receipt("ingest")) or {"read": {}}
+        known = receipt["read"].get("key")
+        exists = self.dir.key.is_file()
+        whole = exists and self.dir.key.stat().st_size == KEY_BYTES
         if not whole or known not in (None, file_digest(self.dir.key)):
-            what = (
-                "damaged: patients and slices would get other pseudonyms"
-                if self.dir.key.is_file()
-                else "gone"
-            )
+            fault = "damaged: pseudonyms would change" if exists else "gone"
             raise InputError(
-                f"{self.dir.key} is {what}; put it back from a copy of the run, or make a new run"
+                f"{self.dir.key} is {fault}; put it back from a copy of the run, or make a new run"
             )
-        # with pydicom, which takes `status` a third of its time
+        # imports pydicom, a third of the time that `status` takes
         from ct.privacy.pseudonyms import LegacyKey
 
         key = self.dir.key.read_bytes()
         return key if self._exact_identifiers() else LegacyKey(key)
 
-    def _exact_identifiers(self):
-        """Tell whether identifiers are kept of the competition's exact lengths alone: not where an
-        ingest, or one that was interrupted, has kept others.
+    def _exact_identifiers(self) -> bool:
+        """Return whether only identifiers of exactly the competition's form are kept.
+
+        An ingest of an earlier version, finished or interrupted, kept others.
         """
         from ct.privacy.pseudonyms import EXACT_LENGTHS
 
         for path in (self.dir.ingest, self.dir.ingest_work / "inputs.json"):
-            # not there, or damaged: `ingest` makes it anew
+            # a missing or damaged file is made again by `ingest`
             with suppress(InputError, IsADirectoryError, ValueError):
-                kept = read_json(path)
-                return not isinstance(kept, dict) or kept.get("identifiers") == EXACT_LENGTHS
+                counts = read_json(path)
+                return not isinstance(counts, dict) or counts.get("identifiers") == EXACT_LENGTHS
         return True
 
-    def find_source(self):
-        """Return the competition.Competition of the recipe's data section."""
-        from ct.kaggle_layout import find_competition
-
+    def find_source(self) -> Competition:
+        """Return where the parts of the recipe's competition lie."""
         data = self.recipe.data
         return find_competition(data.source, data.labels, data.sample)
 
-    def find_sample(self):
-        """Return the sample submission, a path or a file of a zip; it may lie elsewhere than the
-        slices.
-        """
-        from ct.kaggle_layout import find_csv, find_elsewhere, find_folders
-
+    def find_sample(self) -> Path | ZipMember:
+        """Return the sample submission: a file, or a member of the zip archive."""
         data = self.recipe.data
         if data.sample:
             return find_elsewhere(data.sample, "sample")
         source, stage = find_folders(data.source)
         return find_csv(data.source, source, f"{stage}_sample_submission.csv", None, "sample")
+
+
+def _ignored_files(stage: Stage) -> tuple[str, ...]:
+    """Return the files of other stages that a stage's result does not depend on."""
+    if stage.name in ("submit", "report"):
+        return CHECKSUM_FILES
+    return COUNT_FILES + CHECKSUM_FILES
+
+
+def _made_digests(receipt: dict[str, Any], ignored: Collection[str]) -> dict[str, str]:
+    """Return {path: digest} of the files that a receipt names, but for the ignored ones."""
+    made = receipt["made"]
+    return {path: stamp["digest"] for path, stamp in made.items() if path not in ignored}

@@ -1,6 +1,7 @@
-"""Opens a run folder for a verb: one process at a time, with the verb's changes to the recipe."""
+"""Open a run folder for a verb: one process at a time, with the verb's changes to the recipe."""
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -9,16 +10,14 @@ from ct.errors import InputError
 from ct.kaggle_layout import hidden_folders
 from ct.storage.atomic_write import refuse_links, restore_all
 from pipeline.integrity import check_content
-from pipeline.options import IN_RECIPE
+from pipeline.options import IN_RECIPE, RunOptions
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from stage2_stack.config import check_installed
 
 
 def lock_of(root: Path) -> FileLock:
-    """Return the lock of a run folder, not yet taken. Raises InputError where it is a link: what it
-    leads to is not ours.
-    """
+    """Return the lock of a run folder, not acquired yet. Raises InputError where it is a link."""
     path = root / ".lock"
     if path.is_symlink():
         raise InputError(
@@ -28,9 +27,10 @@ def lock_of(root: Path) -> FileLock:
 
 
 @contextlib.contextmanager
-def opened(options):
-    """Open a run folder for work, with the changes that the options make to its recipe; one process
-    at a time.
+def opened(options: RunOptions) -> Iterator[Run]:
+    """Open a run folder for work and apply the options to it and its recipe.
+
+    Raises InputError where another process works on the run.
     """
     root = Path(options.run)
     run = Run(root)
@@ -51,20 +51,16 @@ def opened(options):
             with hidden_folders(run.recipe.data.source):
                 yield run
     except Timeout:
-        raise InputError(
-            f"--run={root}: another process is at work on this run; wait for it"
-        ) from None
+        raise InputError(f"--run={root}: another process works on this run; wait for it") from None
 
 
-def check_fresh(run, verb, stages):
-    """Raise InputError where one of the stages whose work a verb reads is not fresh, or one of
-    their files is damaged.
-    """
+def check_fresh(run: Run, verb: str, stages: Sequence[str]) -> None:
+    """Raise InputError where one of `stages`, whose work a verb reads, is stale or damaged."""
     states = stage_states(run)
     for name in stages:
         kind, why = states[name]
         if kind != "fresh":
-            run.pseudonym_key()  # with a damaged one `ingest` and `all` would end as this does
+            run.pseudonym_key()  # if this is damaged, `ingest` and `all` would fail in the same way
             because = f" ({why})" if kind == "stale" else ""
             raise InputError(
                 f"{verb} reads what {name} makes, which is {kind}{because}; run `{name}` or `all`"

@@ -1,4 +1,4 @@
-"""Which stages of a run are fresh, stale or missing, and how they are brought up to date."""
+"""Which stages of a run are fresh, stale or missing; running one stage, or all, in order."""
 
 import importlib
 
@@ -6,74 +6,83 @@ from ct.errors import InputError
 from ct.system.engine import cores
 from pipeline.integrity import check_content
 from pipeline.receipt import Receipt
-from pipeline.registry import GIVEN, PARALLEL, STAGES
+from pipeline.registry import PARALLEL, STAGES, USER_INPUTS, Stage
+from pipeline.run_context import Run
+
+StageState = tuple[str, str]  # "fresh", "stale" or "missing", and why
 
 
-def stage_states(run):
-    """Return {stage: (state, why)} with the states fresh, stale and missing; a stage after a stale
-    one is stale, too.
-    """
-    states, upstream = {}, {}
+def stage_states(run: Run) -> dict[str, StageState]:
+    """Return {stage: (state, why)}; a stage that reads a stale or missing one is stale, too."""
+    states: dict[str, StageState] = {}
     for name, stage in STAGES.items():
         why = run.why_stale(stage)
-        waits = next((read for read in stage.reads if upstream.get(read)), None)
+        waits_for = next((read for read in stage.reads if _is_old(states, read)), None)
         if why == "not made yet":
             states[name] = ("missing", why)
-        elif why or waits:
-            states[name] = ("stale", why or f"{waits} is to be made again")
+        elif why or waits_for:
+            states[name] = ("stale", why or f"{waits_for} is to be made again")
         else:
             states[name] = ("fresh", "")
-        upstream[name] = states[name][0] != "fresh"
     return states
 
 
-def run_stage(run, name):
-    """Bring one stage up to date. Returns whether it had to work.
+def _is_old(states: dict[str, StageState], name: str) -> bool:
+    return name in states and states[name][0] != "fresh"
 
-    Raises InputError where a stage that it reads is not fresh.
+
+def run_stage(run: Run, name: str) -> bool:
+    """Bring one stage up to date. Returns whether it ran.
+
+    Raises InputError where a stage that it reads is not fresh, or a file that it reads is damaged.
     """
     stage = STAGES[name]
-    states = stage_states(run)
-    for read in stage.reads:
-        if read in STAGES and states[read][0] != "fresh":
-            run.pseudonym_key()  # with a damaged one `ingest` and `all` would end as this does
-            raise InputError(
-                f"{name} reads what {read} makes, and {read} is {_phrase(states[read])}; run `{read}` or `all`"
-            )
+    _check_inputs_fresh(run, stage)
     why = run.why_stale(stage)
     if not why:
         run.log(f"{name}: fresh, nothing to do")
         return False
     check_content(run.dir, name, [read for read in stage.reads if read in STAGES])
     if "key" in stage.reads:
-        run.pseudonym_key()  # before the receipt that knows its digest goes
+        run.pseudonym_key()  # checked before the receipt with its digest is removed
+    inputs = [STAGES[read].makes if read in STAGES else USER_INPUTS[read] for read in stage.reads]
     run.log(f"{name}: {why}" if why != "not made yet" else f"{name}:")
-    run.log(
-        f"  reads {'; '.join(STAGES[read].makes if read in STAGES else GIVEN[read] for read in stage.reads)}"
-    )
-    module, function = stage.function.split(":")
+    run.log(f"  reads {'; '.join(inputs)}")
     receipt = Receipt(
-        run.dir.root, run.dir.receipt(name), name, run.part(stage.keys), run.read(stage)
+        run.dir.root,
+        run.dir.receipt(name),
+        name,
+        run.recipe_part(stage.keys),
+        run.input_digests(stage),
     )
     receipt.values |= {
         "processes": (run.workers or cores()) if name in PARALLEL else 1,
         "device": "cpu",
     }
     with receipt:
-        # nor is there a need of torch
         if name in ("train", "predict") and not run.recipe.stage1.models:
-            run.log("  the recipe has no CNNs")
+            run.log("  the recipe has no CNNs")  # torch need not be imported
         else:
+            module, function = stage.function.split(":")
             getattr(importlib.import_module(module), function)(run, receipt)
     run.log(f"  made {stage.makes if receipt.made else 'nothing'} in {receipt.seconds:.1f} s")
     return True
 
 
-def run_all(run):
-    """Bring every stage up to date, in order. Returns the names of those that had to work."""
+def run_all(run: Run) -> list[str]:
+    """Bring every stage up to date, in order. Returns the names of those that ran."""
     return [name for name in STAGES if run_stage(run, name)]
 
 
-def _phrase(state_and_why):
-    kind, why = state_and_why
-    return "missing" if kind == "missing" else f"stale ({why})"
+def _check_inputs_fresh(run: Run, stage: Stage) -> None:
+    """Raise InputError where a stage that `stage` reads is stale or missing."""
+    states = stage_states(run)
+    for read in stage.reads:
+        if read in STAGES and states[read][0] != "fresh":
+            run.pseudonym_key()  # if this is damaged, `ingest` and `all` would fail in the same way
+            kind, why = states[read]
+            state = kind if kind == "missing" else f"{kind} ({why})"
+            raise InputError(
+                f"{stage.name} reads what {read} makes, and {read} is {state}; "
+                f"run `{read}` or `all`"
+            )

@@ -90,7 +90,7 @@ def search_cnn(run, name, k, trials, timeout=None):
         "model": config.model_dump(mode="json"),
         "space": {field: repr(where) for field, where in space.items()},
     }
-    same |= {"seed": run.recipe.seed, "fold": k, "read": run.read(SEARCH) | weights}
+    same |= {"seed": run.recipe.seed, "fold": k, "read": run.input_digests(SEARCH) | weights}
     study = open_study(folder.with_suffix(".journal"), same, run.log, _sound)
     patients = fold_groups(inputs.slices)
     learn, held = (f"{len(rows)} slices of {len(set(patients[rows]))} patients" for rows in split)

@@ -46,7 +46,7 @@ def _verified(run):
             damaged = damaged_files(run.dir, lambda name: bar.update(), marks=writable)
     except Timeout:
         raise InputError(
-            f"--run={run.dir.root}: another process is at work on this run; wait for it"
+            f"--run={run.dir.root}: another process works on this run; wait for it"
         ) from None
     try:
         run.pseudonym_key()

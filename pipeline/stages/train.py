@@ -91,7 +91,7 @@ def _training_digest(inputs, name, k, part, read):
     checkpoint has it.
     """
     older = inputs_digest(
-        part, reads_of_before(read, inputs.run.part(("stage1.models",))["stage1.models"])
+        part, reads_of_before(read, inputs.run.recipe_part(("stage1.models",))["stage1.models"])
     )
     if checkpoint_digest(inputs.checkpoint(name, k)) == older:
         return older

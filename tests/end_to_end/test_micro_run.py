@@ -661,7 +661,7 @@ def test_one_process_at_a_time(copy, capsys):
 
     with FileLock(copy / ".lock"):
         assert run.main(["all", f"--run={copy}"]) == 1
-    assert "another process is at work" in error(capsys)
+    assert "another process works on this run" in error(capsys)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # the example's own ids are no UIDs

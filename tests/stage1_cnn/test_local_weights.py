@@ -61,7 +61,7 @@ def job_of(kept, model, k=0):
         r.dir.fold(model, k) / "train.json",
         "train",
         part,
-        updates.reads_of_cnn(r.read(STAGES["train"]), model),
+        updates.reads_of_cnn(r.input_digests(STAGES["train"]), model),
     )[0]
 
 
@@ -82,7 +82,11 @@ def test_two_local_weights_of_one_file_name_are_told_apart(kept, tmp_path):
     assert job_of(kept, "cnn") == job_of(kept, "cnn", 1) == ""
     r = Run(kept)
     with Receipt(
-        kept, r.dir.receipt("train"), "train", r.part(STAGES["train"].keys), r.read(STAGES["train"])
+        kept,
+        r.dir.receipt("train"),
+        "train",
+        r.recipe_part(STAGES["train"].keys),
+        r.input_digests(STAGES["train"]),
     ):
         pass
     assert stage_states(Run(kept))["train"] == ("fresh", "")
@@ -128,7 +132,7 @@ def test_a_checkpoint_of_before_that_began_with_local_weights_goes_on(half, tmp_
     with_local_weights(half, ["stage1/cnn/fold0/train.json"], tmp_path / "w", ("first", "second"))
     r = Run(half)
     part = {"model": r.recipe.stage1.models[0].model_dump(mode="json"), "seed": 0, "fold": 1}
-    read = r.read(STAGES["train"])
+    read = r.input_digests(STAGES["train"])
     of_before = {n: d for n, d in read.items() if not n.startswith("pretrained")}
     of_before["weights model.safetensors"] = read["pretrained weights of cnn1"]
     path = half / "stage1/cnn/fold1/checkpoint.safetensors"
