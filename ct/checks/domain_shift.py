@@ -1,262 +1,191 @@
-"""Whether a study is like those that the models learnt from, and what it means where it is not."""
+"""Domain shift: how a new series differs from the training data, and what that means for its score.
 
-from typing import NamedTuple
+Each difference is a Finding. Some refuse the series, since it is no axial CT series of a head.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ct.checks.series_facts import AREAS, FACTS, series_facts
 from ct.checks.series_geometry import wide_gaps
 from ct.privacy.defined_terms import HEADS, UNKNOWN
 
-RARE = 0.005  # share of the training series beyond either end of a range
-SLACK = 0.01  # of a range's ends: rounding of the tags
-SIDEWAYS_DEG = 45.0  # slices that lie further from axial are coronal or sagittal
-# facts that may lie below their range: slices that lie straight are seldom a fault
-FREE_BELOW = ("tilt_deg",)
-OTHER = 2.0  # times beyond the training range of an area: another part of the body
-# of a series -> (how it is told, what it means where it lies outside the training range)
-RANGES = {
-    "pixel_spacing_mm": (
-        "pixels of {} mm",
-        "the head looks smaller or larger than those the CNNs know",
-    ),
-    "step_mm": (
-        "slices {} mm apart",
-        "neighbours tell less, or more, than what the stackers learnt to make of them",
-    ),
-    "thickness_mm": (
-        "slices {} mm thick",
-        "thinner slices are noisier, thicker ones blur small bleeds",
-    ),
-    "slices": (
-        "{} slices",
-        "what the stackers know of a whole study was learnt on longer or shorter ones",
-    ),
-    "tilt_deg": (
-        "slices tilted by {} degrees",
-        "the anatomy of a slice is cut in a way that the CNNs hardly saw",
-    ),
-    "brain_cm2": (
-        "{} cm2 of brain-like pixels at most",
-        "perhaps a part of a head, or more than a head",
-    ),
-    "skull_cm2": ("{} cm2 of bone at most", "perhaps a part of a head, or more than a head"),
-}
-FORMATS = {"slices": "{:.0f}", "tilt_deg": "{:.0f}", "brain_cm2": "{:.0f}", "skull_cm2": "{:.0f}"}
+TOLERANCE = 0.01  # relative, at the ends of a range: tags are rounded
+MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal
+NO_LOWER_BOUND = ("tilt_deg",)  # less tilt than in training is no fault
+# an area beyond its training range by this factor is another part of the body
+AREA_FACTOR = 2.0
 
 
-class Finding(NamedTuple):
-    """Something in which a series is unlike the training data."""
+class Remark(NamedTuple):
+    """A difference from the training data, and its consequence."""
 
-    study_id: str
-    series_id: str
-    refuses: bool  # it is no series that the models may be asked about
+    refuses: bool  # the series must not be scored
     what: str
     means: str
 
 
-def series_facts(slices):
-    """Return what is compared of each series, a DataFrame indexed by (study_id, series_id); NaN
-    where it is not known.
+class Finding(NamedTuple):
+    """A Remark about one series."""
 
-    slices: slice table, of one split. Areas are those of the slice that shows most; distances are
-    medians.
-    """
-    known = slices.assign(step=slices["gap_below_mm"].where(slices["gap_below_mm"] > 0))
-    areas = ["brain_cm2", "skull_cm2"]
-    if set(areas) <= set(slices):
-        # otherwise they are in pixels
-        known[areas] = known[areas].where(slices["pixel_spacing_mm"].notna())
-    else:
-        known = known.assign(**dict.fromkeys(areas, np.nan))
-    groups = known.groupby(["study_id", "series_id"], sort=False)
-    return pd.DataFrame(
-        {
-            "pixel_spacing_mm": groups["pixel_spacing_mm"].median(),
-            "step_mm": groups["step"].median(),
-            "slices": groups["series_slices"].first(),
-            "tilt_deg": groups["tilt_deg"].median(),
-            "brain_cm2": groups["brain_cm2"].max(),
-            "skull_cm2": groups["skull_cm2"].max(),
-        }
-    ).astype(float)
+    study_id: str
+    series_id: str
+    refuses: bool
+    what: str
+    means: str
 
 
-def training_ranges(slices):
-    """Return what the training series are like, from their slice table: {fact: [low, high]},
-    without facts nobody knows.
-
-    The ends are values of series, all but RARE of them within; `series` is the largest number of
-    series in a study.
-    """
-    facts, ranges = series_facts(slices), {}
-    for name, values in facts.items():
-        values = values.dropna().to_numpy()
-        if len(values):
-            low, high = (
-                np.quantile(values, RARE, method="lower"),
-                np.quantile(values, 1 - RARE, method="higher"),
-            )
-            ranges[name] = [float(low), float(high)]
-    if "step_mm" in ranges:  # RSNA's files say no thickness; its slices lie side by side
-        ranges["thickness_mm"] = ranges["step_mm"]
-    return ranges | {"series": int(facts.groupby(level=0).size().max())}
-
-
-def header_findings(slices, acquisition, ranges):
+def header_findings(
+    slices: pd.DataFrame, acquisition: pd.DataFrame, ranges: Mapping[str, Any]
+) -> list[Finding]:
     """Return the Findings that need no pixels, in the order of the series.
 
-    slices: slice table without PIXEL_COLUMNS; acquisition: as of read_acquisition, indexed like
-    `slices`; ranges: as of training_ranges
+    slices: slice table without PIXEL_COLUMNS; acquisition: as returned by read_acquisition, indexed
+    like `slices`; ranges: as returned by training_ranges
     """
-    facts, found = series_facts(slices), []
     keys = [slices["study_id"], slices["series_id"]]
-    taken, tables = (
-        dict(iter(acquisition.groupby(keys, sort=False))),
-        dict(iter(slices.groupby(keys, sort=False))),
-    )
-    facts["thickness_mm"] = acquisition.groupby(keys, sort=False)["thickness_mm"].median()
-    for key, row in facts.iterrows():
-        said = [
-            *_other_images(taken[key], row),
-            *_other_files(tables[key], taken[key]),
-            *_holes(tables[key]),
+    facts, by_series = series_facts(slices), acquisition.groupby(keys, sort=False)
+    facts["thickness_mm"] = by_series["thickness_mm"].median()
+    acquisitions = dict(iter(by_series))
+    tables = dict(iter(slices.groupby(keys, sort=False)))
+    findings = []
+    for (study, series), row in facts.iterrows():
+        key = (study, series)
+        remarks = [
+            *_image_remarks(acquisitions[key], row),
+            *_tag_remarks(tables[key], acquisitions[key]),
+            *_gap_remarks(tables[key]),
         ]
-        if not any(refuses for refuses, _, _ in said):
-            names = ("pixel_spacing_mm", "step_mm", "thickness_mm", "slices", "tilt_deg")
-            said += _outside(
-                row, ranges, [name for name in names if name != "slices" or row["slices"] > 1]
-            )
-        found += [Finding(*key, *finding) for finding in said]
-    return found
+        if not any(remark.refuses for remark in remarks):
+            names = ["pixel_spacing_mm", "step_mm", "thickness_mm", "slices", "tilt_deg"]
+            if row["slices"] == 1:  # has a remark already
+                names.remove("slices")
+            remarks += _range_remarks(row, ranges, names)
+        findings += [Finding(study, series, *remark) for remark in remarks]
+    return findings
 
 
-def pixel_findings(slices, ranges):
-    """Return the Findings that the pixels make, in the order of the series. slices: slice table;
-    ranges: as above.
+def pixel_findings(slices: pd.DataFrame, ranges: Mapping[str, Any]) -> list[Finding]:
+    """Return the Findings from the pixels, in the order of the series.
+
+    slices: slice table; ranges: as returned by training_ranges
     """
-    facts, found = series_facts(slices), []
-    readable = slices.groupby(["study_id", "series_id"], sort=False)["readable"].agg(
-        ["sum", "size"]
-    )
-    for key, row in facts.iterrows():
-        good, count = readable.loc[key]
-        said = []
-        if good < count:
-            what = f"{count - good} of {count} slices do not decode (quarantine.csv says why)"
-            said.append(
-                (
-                    good == 0,
-                    what,
-                    "they are guessed from their neighbours"
-                    if good
-                    else "there is nothing to look at",
-                )
+    facts = series_facts(slices)
+    readable = slices.groupby(["study_id", "series_id"], sort=False)["readable"]
+    readable = readable.agg(["sum", "size"])
+    findings = []
+    for (study, series), row in facts.iterrows():
+        decoded, count = readable.loc[(study, series)]
+        remarks = []
+        if decoded < count:
+            what = f"{count - decoded} of {count} slices do not decode (reasons: quarantine.csv)"
+            means = (
+                "they are predicted from their neighbours" if decoded else "no slice can be scored"
             )
-        for name in ("brain_cm2", "skull_cm2") if good else ():
-            low, high = ranges.get(name, (-np.inf, np.inf))
-            if row[name] < low / OTHER or row[name] > high * OTHER:
-                what = f"{_told(name, row[name])}, in training {_range(name, low, high)}"
-                said.append((True, what, "this does not look like a head"))
-        if not any(refuses for refuses, _, _ in said):
-            said += _outside(row, ranges, ["brain_cm2", "skull_cm2"])
-        found += [Finding(*key, *finding) for finding in said]
-    return found
+            remarks.append(Remark(decoded == 0, what, means))
+        if decoded:
+            remarks += _body_part_remarks(row, ranges)
+        if not any(remark.refuses for remark in remarks):
+            remarks += _range_remarks(row, ranges, AREAS)
+        findings += [Finding(study, series, *remark) for remark in remarks]
+    return findings
 
 
-def _other_images(taken, row):
-    """Return (refuses, what, means) of what is no axial CT slice of a head. taken: rows of
-    read_acquisition of one series.
+def _image_remarks(acquisition: pd.DataFrame, row: pd.Series) -> list[Remark]:
+    """Return the Remarks on one series that is no axial CT series of a head.
+
+    acquisition: its rows of read_acquisition; row: its facts
     """
-    found, modality, part = [], taken["modality"].iloc[0], taken["body_part"].iloc[0]
+    remarks = []
+    modality, part = acquisition["modality"].iloc[0], acquisition["body_part"].iloc[0]
     if modality != "CT":
-        means = "the CNNs read Hounsfield units, which only CT has"
-        word = {"": "not said", UNKNOWN: "no known one"}.get(modality, modality)
-        found.append((bool(modality), f"the modality is {word}, not CT", means))
-    if taken["image_type"].str.upper().str.contains("LOCALIZER").any():
-        found.append((True, "a localizer", "a projection through the body, no slice"))
+        texts = {"": "the modality is missing", UNKNOWN: "the modality is not a known one"}
+        what = texts.get(modality, f"the modality is {modality}, not CT")
+        means = "the CNNs need Hounsfield units, which only CT has"
+        remarks.append(Remark(bool(modality), what, means))
+    if acquisition["image_type"].str.upper().str.contains("LOCALIZER").any():
+        remarks.append(Remark(True, "a localizer", "a projection through the body, not a slice"))
     if part and not any(head in part for head in HEADS):
-        word = "no known word" if part == UNKNOWN else part
-        found.append((True, f"BodyPartExamined says {word}", "the CNNs know heads alone"))
-    if row["tilt_deg"] > SIDEWAYS_DEG:
+        what = "not a known body part" if part == UNKNOWN else part
+        means = "the CNNs were trained on heads only"
+        remarks.append(Remark(True, f"BodyPartExamined is {what}", means))
+    if row["tilt_deg"] > MAX_AXIAL_DEG:
         what = f"the slices lie {row['tilt_deg']:.0f} degrees from axial"
-        found.append((True, what, "the CNNs know axial slices alone, no coronal or sagittal ones"))
-    return found
+        means = "the CNNs were trained on axial slices, not on coronal or sagittal ones"
+        remarks.append(Remark(True, what, means))
+    return remarks
 
 
-def _other_files(slices, taken):
-    """Return (refuses, what, means) of what the files of one series say that may mislead the
-    CNNs.
-    """
-    faults = {
-        "a contrast agent was given": (
-            taken["contrast"],
-            "enhanced vessels and membranes can look like blood",
+def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark]:
+    """Return the Remarks on tags of one series that can make predictions worse."""
+    no_rescale = slices[["slope", "intercept"]].isna().any(axis=1)
+    texts = [  # rows that have it, what, means
+        (
+            acquisition["contrast"],
+            "a contrast agent was given",
+            "enhanced vessels and membranes can resemble blood",
         ),
-        "the pixels were compressed with loss": (
-            taken["lossy"],
-            "fine differences between tissues may be gone",
+        (
+            acquisition["lossy"],
+            "the pixels were compressed with loss",
+            "fine differences between tissues may be lost",
         ),
-        "RescaleSlope or RescaleIntercept is missing": (
-            slices[["slope", "intercept"]].isna().any(axis=1),
-            "stored values are taken for Hounsfield units",
+        (
+            no_rescale,
+            "RescaleSlope or RescaleIntercept is missing",
+            "stored values are used as Hounsfield units",
         ),
-        "PixelSpacing is missing": (
+        (
             slices["pixel_spacing_mm"].isna(),
-            "nobody knows how large the head is",
+            "PixelSpacing is missing",
+            "the size of the head is unknown",
         ),
-        "slices of differing orientation": (
+        (
             slices["mixed_orientation"],
-            "the order of the slices is in doubt",
+            "slices of different orientation",
+            "the order of the slices is uncertain",
         ),
-    }
-    return [(False, what, means) for what, (faulty, means) in faults.items() if faulty.any()]
+    ]
+    return [Remark(False, what, means) for rows, what, means in texts if rows.any()]
 
 
-def _holes(slices):
-    """Return (refuses, what, means) of a series whose slices lie at odd distances, or of which
-    there is but one.
-    """
+def _gap_remarks(slices: pd.DataFrame) -> list[Remark]:
+    """Return the Remarks on one series with missing slices, shared positions or a single slice."""
     gaps = slices["gap_below_mm"].to_numpy(np.float64)[1:]
     if not len(gaps):
-        return [(False, "one slice alone", "it has no neighbours, on which the stackers rely")]
-    found, wide = [], wide_gaps(slices)[1:]
+        return [Remark(False, "a single slice", "neighbour features are missing")]
+    remarks, wide = [], wide_gaps(slices)[1:]
     if wide.any():
-        what = f"{wide.sum()} gap{'s' if wide.sum() > 1 else ''} between slices, the largest {gaps[wide].max():.1f} mm"
-        found.append((False, what, "slices seem to be missing, and with them what they show"))
+        count = f"{wide.sum()} gap{'s' if wide.sum() > 1 else ''}"
+        what = f"{count} between slices, the largest {gaps[wide].max():.1f} mm"
+        remarks.append(Remark(False, what, "slices seem to be missing"))
     if (gaps == 0).any():
-        found.append(
-            (
-                False,
-                f"{(gaps == 0).sum() + 1} slices or more share a place",
-                "perhaps two scans in one series",
-            )
-        )
-    return found
+        what = f"at least {(gaps == 0).sum() + 1} slices share a position"
+        remarks.append(Remark(False, what, "perhaps two scans in one series"))
+    return remarks
 
 
-def _outside(row, ranges, names):
-    """Return (refuses, what, means) of the facts of one series that lie outside the training
-    ranges.
-    """
-    found = []
+def _body_part_remarks(row: pd.Series, ranges: Mapping[str, Any]) -> list[Remark]:
+    """Return the Remarks on areas so far outside training that the series is not of a head."""
+    remarks = []
+    for name in AREAS:
+        low, high = ranges.get(name, (-np.inf, np.inf))
+        if row[name] < low / AREA_FACTOR or row[name] > high * AREA_FACTOR:
+            what = FACTS[name].outside(row[name], low, high)
+            remarks.append(Remark(True, what, "probably not a head"))
+    return remarks
+
+
+def _range_remarks(row: pd.Series, ranges: Mapping[str, Any], names: Iterable[str]) -> list[Remark]:
+    """Return the Remarks on the facts `names` of one series that are outside the training range."""
+    remarks = []
     for name in names:
         low, high = ranges.get(name, (-np.inf, np.inf))
-        below = row[name] < low * (1 - SLACK) and name not in FREE_BELOW
-        if below or row[name] > high * (1 + SLACK):
-            what = f"{_told(name, row[name])}, in training {_range(name, low, high)}"
-            found.append((False, what, RANGES[name][1]))
-    return found
-
-
-def _told(name, value):
-    return RANGES[name][0].format(_number(name, value))
-
-
-def _range(name, low, high):
-    low, high = _number(name, low), _number(name, high)
-    return low if low == high else f"{low} to {high}"
-
-
-def _number(name, value):
-    return FORMATS.get(name, "{:.3g}").format(value)
+        below = row[name] < low * (1 - TOLERANCE) and name not in NO_LOWER_BOUND
+        if below or row[name] > high * (1 + TOLERANCE):
+            what = FACTS[name].outside(row[name], low, high)
+            remarks.append(Remark(False, what, FACTS[name].means))
+    return remarks

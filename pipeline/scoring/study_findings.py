@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ct.checks.domain_shift import Finding
-from ct.checks.shared_uids import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR
+from ct.checks.patient_overlap import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR
 
 KNOWN_PATIENT = (
     "a patient of the training data, scored by the models of one fold alone",
@@ -59,7 +59,7 @@ def study_findings(headers: pd.DataFrame, training: Mapping[str, Any]) -> list[F
     """Return the Findings on whole studies: many series, and patients of the training data.
 
     headers: slice table with `fold`; training: ranges of the training data, as returned by
-    ct.checks.domain_shift.training_ranges
+    ct.checks.series_facts.training_ranges
     """
     findings = []
     groups = headers.groupby("study_id", sort=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ct.checks.shared_uids import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR, separate_patients
+from ct.checks.patient_overlap import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR
+from ct.checks.shared_uids import separate_patients
 from ct.dicom.header_table import read_headers
 from ct.errors import InputError
 from ct.labels import LABELS, read_labels

@@ -6,13 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ct.checks.shared_uids import (
-    ONE_PATIENT,
-    SEVERAL_PATIENTS,
-    UNCLEAR,
-    is_regular,
-    separate_patients,
-)
+from ct.checks.patient_overlap import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR, is_regular
+from ct.checks.shared_uids import separate_patients
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import assign_folds, check_folds, extend_folds, fold_groups

@@ -379,7 +379,7 @@ def test_a_study_that_is_none_is_refused_and_others_go_on(model, strangers, tmp_
     )
     assert "the modality is MR, not CT" in studies.loc["ID_00aaaaaaaa", "remarks"]
     assert (
-        "refused, the modality is MR, not CT: the CNNs read Hounsfield units"
+        "refused, the modality is MR, not CT: the CNNs need Hounsfield units"
         in capsys.readouterr().out
     )
     assert "<b>Refused:</b> the modality is MR" in (tmp_path / "out" / "page.html").read_text()
@@ -429,9 +429,9 @@ def test_remarks_on_a_study_unlike_the_training_data(model, strangers, tmp_path)
     remarks = studies["remarks"].iloc[0]
     for said in (
         "a contrast agent was given",
-        "slices 0.5 mm thick",
-        "pixels of 9 mm",
-        "4 slices, in training 5",
+        "slice thickness 0.5 mm",
+        "pixel spacing 9 mm",
+        "number of slices 4, training value 5",
     ):
         assert said in remarks, remarks
     table = pd.read_csv(tmp_path / "out" / "remarks.csv")
