@@ -3,8 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
-BENCHMARKS := demo ingest loader train_step memory stacking.stack_memory features submission stacking.boosting \
-  stacking.calibration stacking.stack_gain score report faults fuzz
+BENCHMARKS := demo ingest loader train_step memory stacking.stack_memory features submission \
+  stacking.boosting stacking.calibration stacking.stack_gain score report faults fuzz
 
 .PHONY: demo test test-slow bench lint audit clean
 
@@ -19,7 +19,8 @@ test: $(READY)
 # OMP_WAIT_POLICY: otherwise torch's waiting threads keep the cores busy, and the two test processes
 # take three times as long
 test-slow: $(READY)
-	PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow -n 2 --dist loadfile \
+	  --no-loadscope-reorder
 
 bench: $(READY)
 	@missed=; for name in $(BENCHMARKS); do \
