@@ -1,6 +1,4 @@
-"""The settings of one CNN of stage one. Importable without torch: the command line checks recipes
-with it.
-"""
+"""The settings of one CNN of stage one. Needs no torch: the command line checks recipes with it."""
 
 from typing import Literal
 
@@ -12,70 +10,71 @@ from ct.windows import window_bounds
 
 
 class CnnConfig(Config):
-    """One model of stage one: its backbone, what it sees and how it is trained. The defaults suit
-    256 to 512 px on one GPU.
+    """One CNN of stage one: backbone, input and training.
+
+    The defaults suit 256 to 512 px on one GPU.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # of its folder in the run
     # any classifier of timm.list_models(), with or without a ".tag" of its weights
     backbone: str = Field(min_length=1)
-    # False from scratch, True weights that timm downloads, or a .safetensors/.pth file
+    # False: from scratch; True: weights that timm downloads; or a .safetensors/.pth file
     pretrained: StrictBool | str = False
     # names or "centre/width" in HU
     windows: tuple[str, ...] = Field(("brain", "subdural", "bone"), min_length=1)
-    neighbours: int = Field(0, ge=0, le=8)  # slices on each side that become further channels
-    # px a side that the CNN sees; None: as the pixel cache has them
+    neighbours: int = Field(0, ge=0, le=8)  # slices on each side, as further channels
+    # px a side of the CNN's input; None: the size in the pixel cache
     image_size: int | None = Field(None, ge=32, le=1024)
 
-    epochs: int = Field(5, ge=1)  # passes over the training slices; the last one's weights are kept
-    batch: int = Field(64, ge=2)  # slices that go through the CNN at once
+    epochs: int = Field(5, ge=1)  # passes over the training slices; the last weights are kept
+    batch: int = Field(64, ge=2)  # slices in one forward pass
     accumulate: int = Field(1, ge=1)  # batches whose gradients are summed before a step
     lr: float = Field(1e-3, gt=0)  # the highest learning rate, after the warm-up
-    weight_decay: float = Field(0.02, ge=0)  # AdamW's, on weights only: not on biases and norms
+    weight_decay: float = Field(0.02, ge=0)  # of AdamW, on weights only, not on biases and norms
     # share of the steps in which the rate rises from 0; then half a cosine to 0
     warmup: float = Field(0.1, ge=0, lt=1)
-    # the gradient of all weights together is scaled down to this norm; 0: as it is
+    # largest norm of the gradient of all weights, which is scaled down to it; 0: no limit
     clip: float = Field(1.0, ge=0)
-    # decay of a moving average of the weights, which is then what is kept; 0: none
+    # decay of a moving average of the weights, which is then kept; 0: no average
     ema: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)  # before the last layer
-    # each batch is mixed with itself in reverse, by a share drawn from Beta(mixup, mixup)
+    # each batch is mixed with itself in reverse, by a share drawn from Beta(mixup, mixup); 0: not
     mixup: float = Field(0.0, ge=0)
-    positive_share: float | None = Field(
-        None, gt=0, lt=1
-    )  # of the slices drawn, a study first, then a slice of it; None: each once
+    # share of positives among the drawn slices: a study is drawn, then a slice of it;
+    # None: each slice once an epoch
+    positive_share: float | None = Field(None, gt=0, lt=1)
 
     flip: bool = True  # mirror left and right in half of the slices
     rotate: float = Field(15.0, ge=0, le=180)  # degrees, uniform in ± this
-    scale: float = Field(0.1, ge=0, lt=1)  # zoom, uniform in 1 ± this: above 1 it crops
+    scale: float = Field(0.1, ge=0, lt=1)  # zoom, uniform in 1 ± this; above 1 it crops
     shift: float = Field(0.05, ge=0, le=0.5)  # of the width and height, uniform in ± this
-    # share of the slices in which a rectangle of 2 to 20 % becomes air
+    # share of the slices in which a rectangle of 2 to 20 % of the area becomes air
     erase: float = Field(0.0, ge=0, le=1)
-    reverse: bool = False  # turn the neighbours' order round in half of the slices
+    reverse: bool = False  # reverse the order of the neighbours in half of the slices
     hu_shift: float = Field(0.0, ge=0)  # HU added to a whole slice, standard deviation
     hu_noise: float = Field(0.0, ge=0)  # HU added to each pixel, standard deviation
-    # views whose logits are averaged with the plain one's, held out and test
+    # views whose logits are averaged with those of the plain slices, held out and test
     tta: tuple[Literal["flip", "reverse"], ...] = ()
 
-    # torch's on the CPU; here and not from the machine, since results depend on them
+    # threads of torch on the CPU; not taken from the machine, since results depend on it
     threads: int = Field(2, ge=1, le=1024)
     deterministic: bool = True  # the same bits again on the same device; slower on CUDA
     # auto: on CUDA bf16, or fp16 where it has none; fp32: no TF32
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    # by torch.compile: minutes at first, then faster on CUDA; not the same bits again
+    # by torch.compile: slow to start, then faster on CUDA; not the same bits again
     compile: bool = False
 
     @field_validator("windows")
     @classmethod
-    def _windows_exist(cls, windows):
+    def _windows_exist(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
         for spec in windows:
             try:
                 window_bounds(spec)
             except InputError as error:
-                raise ValueError(error) from None  # pydantic adds where it stands
+                raise ValueError(error) from None  # pydantic adds the place
         return windows
 
     @property
-    def in_channels(self):
+    def in_channels(self) -> int:
         """Channels of the CNN's input: each window of each slice."""
         return len(self.windows) * (2 * self.neighbours + 1)

@@ -1,104 +1,133 @@
-"""Grad-CAM (Selvaraju et al. 2017): where in a slice a CNN finds what speaks for a label, by
-captum.
-"""
+"""Grad-CAM (Selvaraju et al. 2017), by captum: which regions of a slice raise a label's logit."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ct.errors import InputError
 from ct.labels import LABELS
 from stage1_cnn.augment import to_channels
+from stage1_cnn.batch_reader import ReadHu
+from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import pick_device, torch_settings, weights_must_fit
 from stage1_cnn.inference import for_each_batch
+from stage1_cnn.model import Cnn
 
-LEAST = 7  # places a side that a map should have: what the paper's CNNs had at 224 px
+MIN_SIDE = 7  # cells a side that a map should have: as the paper's CNNs at 224 px
 
 
-def explain(model, table_rows, readable, read_hu, config, progress=None):
-    """Grad-CAM maps of some slices for each label: what of the last feature map raises the label's
-    logit.
+def gradcam_maps(
+    model: Cnn,
+    table_rows: NDArray[np.int64],
+    readable: NDArray[np.bool_],
+    read_hu: ReadHu,
+    config: CnnConfig,
+    progress: Callable[[int], object] | None = None,
+) -> NDArray[np.float32]:
+    """Return the Grad-CAM maps of some slices for each label, (n, 6, h, w) float32, 0 or more.
 
-    Arguments as of stage1_cnn.inference.predict; only the plain view is explained, not those of
+    Arguments as in stage1_cnn.inference.predict; only the plain view is explained, not those of
     `config.tta`.
 
-    Returns maps (n, 6, h, w) float32, 0 or more, row 0 at the top of the slice and column 0 at its
-    left; 0 for unreadable slices. Values of one CNN compare with each other. Raises InputError for
-    a backbone without feature maps, such as a transformer, and where captum is not installed.
+    Row 0 of a map is the top of the slice and column 0 its left; unreadable slices have 0. Values
+    of one CNN are comparable. Raises InputError for a backbone without feature maps, such as a
+    transformer, and where captum is not installed.
     """
-    device, seen = pick_device(), np.flatnonzero(readable)
+    device, readable_rows = pick_device(), np.flatnonzero(readable)
     with weights_must_fit(config, device):
-        model = model.eval().to(device, memory_format=torch.channels_last)
+        model = model.eval().to(device).to(memory_format=torch.channels_last)
     with torch_settings(config):
         _, layer, shape = find_layer(model, config, read_hu(np.empty(0, np.int64)).shape[-1])
         maps = np.zeros((len(table_rows), len(LABELS), *shape), np.float32)
         grad_cam = _captum()(lambda images: model(images)[0], layer)
 
-        def look(at, hu):
+        def explain_batch(rows: NDArray[np.int64], hu: Tensor) -> None:
             images = to_channels(hu, config)
             for number in range(len(LABELS)):
-                found = grad_cam.attribute(images, target=number, relu_attributions=True)
-                maps[at, number] = found[:, 0].detach().cpu().numpy()
+                attribution = grad_cam.attribute(images, target=number, relu_attributions=True)
+                maps[rows, number] = attribution[:, 0].detach().cpu().numpy()
             if progress:
-                progress(len(at))
+                progress(len(rows))
 
-        for_each_batch(seen, read_hu, table_rows, config, device, look)
+        for_each_batch(readable_rows, read_hu, table_rows, config, device, explain_batch)
     return maps
 
 
-def find_layer(model, config, size):
-    """Return (name, module, (h, w)) of the deepest stage of a Cnn whose map is LEAST places a side,
-    else of the finest.
+def find_layer(model: Cnn, config: CnnConfig, size: int) -> tuple[str, nn.Module, tuple[int, int]]:
+    """Return (name, module, (h, w)) of the stage of a Cnn whose feature map is explained.
 
-    size: pixels a side of the cached slices. The last stage of a small picture has too few places
-    to show anything. Raises InputError where the stages are not feature maps (b, channels, h, w).
+    size: pixels a side of the cached slices. It is the deepest stage with a map of at least
+    MIN_SIDE cells a side, or else the stage with the finest map: the last stage of a small image
+    has too few cells to show anything. Raises InputError where the stages are not feature maps
+    (b, channels, h, w).
     """
-    backbone, shapes = model.backbone, {}
-    stages = list(getattr(backbone, "feature_info", None) or [])
+    stages = list(getattr(model.backbone, "feature_info", None) or [])
+    shapes = _output_shapes(model, config, size, [stage["module"] for stage in stages])
+    for stage in stages:
+        shape = shapes[stage["module"]]
+        if len(shape) != 4 or shape[1] != stage["num_chs"]:
+            raise _no_feature_maps(config)
+    if not stages:
+        raise _no_feature_maps(config)
+    fine = [name for name in shapes if min(shapes[name][2:]) >= MIN_SIDE]
+    name = fine[-1] if fine else max(shapes, key=lambda each: min(shapes[each][2:]))
+    height, width = shapes[name][2:]
+    return name, model.backbone.get_submodule(name), (height, width)
+
+
+def _output_shapes(
+    model: Cnn, config: CnnConfig, size: int, names: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape of the output} of modules of the backbone for one black image."""
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, ())
+
+    def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            shapes[name] = tuple(output.shape)
+
+        return hook
+
     hooks = [
-        backbone.get_submodule(stage["module"]).register_forward_hook(
-            lambda module, given, made, name=stage["module"]: shapes.update(
-                {name: tuple(made.shape)}
-            )
-        )
-        for stage in stages
+        model.backbone.get_submodule(name).register_forward_hook(record(name)) for name in names
     ]
-    side, device = config.image_size or size, next(backbone.parameters()).device
+    side, device = config.image_size or size, next(model.parameters()).device
     try:
         with torch.inference_mode():
             model(torch.zeros(1, config.in_channels, side, side, device=device))
     finally:
         for hook in hooks:
             hook.remove()
-    flat = [
-        s for s in stages if len(shapes[s["module"]]) != 4 or shapes[s["module"]][1] != s["num_chs"]
-    ]
-    if flat or not stages:
-        raise InputError(
-            f"{config.name}: backbone {config.backbone!r} has no feature maps for Grad-CAM, as transformers have none; "
-            "explain another of the run's CNNs with --model=NAME"
-        )
-    names = [stage["module"] for stage in stages]
-    fine = [name for name in names if min(shapes[name][2:]) >= LEAST]
-    name = fine[-1] if fine else max(names, key=lambda each: min(shapes[each][2:]))
-    return name, backbone.get_submodule(name), shapes[name][2:]
+    return shapes
 
 
-def scaled(maps):
-    """Scale maps (n, 6, h, w) of one study so that each label's strongest place is 1: its slices
-    stay comparable.
+def _no_feature_maps(config: CnnConfig) -> InputError:
+    return InputError(
+        f"{config.name}: backbone {config.backbone!r} has no feature maps for Grad-CAM, "
+        "as transformers have none; explain another of the run's CNNs with --model=NAME"
+    )
+
+
+def scaled(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale maps (n, 6, h, w) of one study: the largest value of each label becomes 1.
+
+    The slices of a study stay comparable.
     """
-    top = maps.max(axis=(0, 2, 3), keepdims=True)
-    return maps / np.where(top > 0, top, 1)
+    largest: NDArray[np.float32] = maps.max(axis=(0, 2, 3), keepdims=True)
+    largest[largest == 0] = 1
+    return maps / largest
 
 
-def to_bytes(maps):
-    """Return maps (n, 6, h, w) of one study, scaled, as uint8: 255 is each label's strongest
-    place.
-    """
+def to_bytes(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return maps (n, 6, h, w) of one study as uint8; each label's largest value becomes 255."""
     return np.rint(255 * scaled(maps)).astype(np.uint8)
 
 
-def _captum():
+def _captum() -> Any:
+    """Return captum's class LayerGradCam. Raises InputError where captum is not installed."""
     try:
         from captum.attr import LayerGradCam
     except ModuleNotFoundError as error:

@@ -48,7 +48,7 @@ def predict(
     """
     device, readable_rows = device or pick_device(), np.flatnonzero(readable)
     with weights_must_fit(config, device):
-        model = model.eval().to(device, memory_format=torch.channels_last)
+        model = model.eval().to(device).to(memory_format=torch.channels_last)
     probs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
     embeddings = np.full((len(table_rows), model.width), np.nan, np.float16)
 

@@ -89,7 +89,7 @@ def _check_models(recipe):
     if not recipe.stage1.models:
         return recipe
     from pipeline.training.tensorboard import check_scalars
-    from stage1_cnn.model import check_backbone, try_model
+    from stage1_cnn.model import check_backbone, check_trainable
 
     check_scalars(recipe.stage1.tensorboard)
     models = []
@@ -102,7 +102,7 @@ def _check_models(recipe):
                 raise InputError(
                     f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file"
                 )
-        try_model(config, recipe.pixels.size)
+        check_trainable(config, recipe.pixels.size)
         models.append(values)
     return with_changes(recipe, {"stage1.models": models})
 

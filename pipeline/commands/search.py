@@ -27,7 +27,7 @@ from pipeline.run_lock import check_fresh, opened
 from pipeline.stage_runner import run_stage
 from pipeline.training.cnn_jobs import StageOneInputs
 from stage1_cnn.dataset import fold_rows
-from stage1_cnn.model import check_backbone, try_model
+from stage1_cnn.model import check_backbone, check_trainable
 from stage1_cnn.search_space import Range, searched, with_values, yaml_lines
 from stage1_cnn.train_loop import CURVE_SLICES
 
@@ -149,7 +149,7 @@ def check_backbones(config, space, size):
     if "backbone" in space or "image_size" in space:
         ends = (sizes.low, sizes.high) if isinstance(sizes, Range) else sizes
         for backbone, side in itertools.product(backbones, ends):
-            try_model(with_values(config, {"backbone": backbone, "image_size": side}), size)
+            check_trainable(with_values(config, {"backbone": backbone, "image_size": side}), size)
 
 
 def verdict(study, bench, k, trials):

@@ -12,7 +12,7 @@ from ct.errors import printable
 from ct.labels import LABELS
 from ct.system.machine_faults import raise_fault
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import Cnn, build_model, timm_faults
+from stage1_cnn.model import Cnn, build_model, timm_errors_as_input_errors
 
 
 def outlined_cnn(config: CnnConfig) -> Cnn:
@@ -21,7 +21,7 @@ def outlined_cnn(config: CnnConfig) -> Cnn:
 
     Raises InputError where timm cannot make it.
     """
-    with timm_faults(config), torch.device("meta"):
+    with timm_errors_as_input_errors(config), torch.device("meta"):
         return build_model(config.model_copy(update={"pretrained": False}), seed=0)
 
 
@@ -32,7 +32,7 @@ def check_size(config: CnnConfig, size: int) -> None:
     It is built for that: the files should be known to hold as many weights first.
     """
     size = config.image_size or size
-    with timm_faults(config), torch.inference_mode():
+    with timm_errors_as_input_errors(config), torch.inference_mode():
         cnn = build_model(config.model_copy(update={"pretrained": False}), seed=0).eval()
         cnn(torch.zeros(1, config.in_channels, size, size))
 

@@ -14,7 +14,7 @@ from pipeline.older_versions import reads_of_before, reads_of_cnn
 from pipeline.training.checkpoint_file import checkpoint_digest
 from pipeline.training.cnn_jobs import StageOneInputs, dispatch
 from stage1_cnn.device import ENVIRONMENT_FIELDS, environment, pick_device
-from stage1_cnn.model import try_model
+from stage1_cnn.model import check_trainable
 
 
 def train(run, receipt):
@@ -64,7 +64,7 @@ def _try_on_gpu(run):
     """
     if pick_device().type == "cuda":
         for config in run.recipe.stage1.models:
-            try_model(config, run.recipe.pixels.size)
+            check_trainable(config, run.recipe.pixels.size)
 
 
 def environments_of_units(run, name):

@@ -292,7 +292,7 @@ def test_on_a_gpu_every_cnn_is_tried_before_the_first_is_trained(untrained, monk
         assert size == Run(untrained).recipe.pixels.size
         raise InputError(f"{config.backbone} does not go back")
 
-    monkeypatch.setattr("pipeline.stages.train.try_model", refuse)
+    monkeypatch.setattr("pipeline.stages.train.check_trainable", refuse)
     monkeypatch.setattr("pipeline.stages.train.pick_device", lambda: torch.device("cuda"))
     assert run.main(["train", f"--run={untrained}"]) == 1
     assert "does not go back" in capsys.readouterr().err and not list(

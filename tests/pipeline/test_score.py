@@ -613,7 +613,7 @@ def test_a_gpu_that_is_not_there(model, strangers, tmp_path, capsys, monkeypatch
         )
         == 1
     )
-    assert "torch sees no CUDA device" in error(capsys)
+    assert "torch finds no CUDA device" in error(capsys)
 
 
 def test_a_run_that_is_stale_or_stacks_imports_is_refused(rich, strangers, tmp_path, capsys):

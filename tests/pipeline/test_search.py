@@ -138,7 +138,7 @@ def outcome(study):
         ({"lr": None}, "give a list of choices"),
         (
             {"pretrained": [True, False]},
-            "pretrained is not searched: weights belong to one backbone",
+            "pretrained is not searched: weights fit one backbone",
         ),
         ({"threads": [1, 2]}, "threads is not searched: it decides how"),
     ],

@@ -20,12 +20,12 @@ CHANGES = dict(
 CHECKS = {
     "backbone": """
 from pipeline.recipe import find_recipe, load_recipe
-from stage1_cnn.model import check_backbone, try_model
+from stage1_cnn.model import check_backbone, check_trainable
 recipe = load_recipe(find_recipe("small"))
 added = recipe.stage1.models[-1]
 assert added.name == "ghostnet" and len(recipe.stage1.models) == 3
 check_backbone(added.backbone)
-try_model(added, recipe.pixels.size)
+check_trainable(added, recipe.pixels.size)
 """,
     "feature": """
 import numpy as np

@@ -11,13 +11,13 @@ from test_device import NO_BATCH_NORM, config, train
 from ct.errors import InputError
 from stage1_cnn.dataset import neighbour_rows
 from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_settings
-from stage1_cnn.gradcam import explain
+from stage1_cnn.gradcam import gradcam_maps
 from stage1_cnn.inference import predict
-from stage1_cnn.model import build_model, try_model
+from stage1_cnn.model import build_model, check_trainable
 
 os.environ.setdefault(*CUBLAS_WORKSPACE)  # as run.main does: cuBLAS reads it once
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="torch sees no CUDA device here"
+    not torch.cuda.is_available(), reason="torch finds no CUDA device here"
 )
 MEGABYTES = 1 << 20
 
@@ -97,7 +97,7 @@ def test_explain_with_determinism():
     slices, hu = make_slices(2, 4)
     model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(8, bool)
     maps = [
-        explain(model, rows, readable, reader(hu), config(deterministic=kind))
+        gradcam_maps(model, rows, readable, reader(hu), config(deterministic=kind))
         for kind in (False, True, True)
     ]
     assert np.array_equal(maps[1], maps[2]) and np.allclose(maps[0], maps[1], atol=1e-3)
@@ -105,4 +105,4 @@ def test_explain_with_determinism():
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
 def test_a_backbone_is_tried_on_the_gpu(precision):
-    try_model(config(backbone="resnet18", precision=precision), 64)
+    check_trainable(config(backbone="resnet18", precision=precision), 64)

@@ -15,9 +15,9 @@ from stage1_cnn import inference as predict_module
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.dataset import fold_rows, neighbour_rows
 from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_settings
-from stage1_cnn.gradcam import explain
+from stage1_cnn.gradcam import gradcam_maps
 from stage1_cnn.inference import predict
-from stage1_cnn.model import Cnn, build_model, try_model
+from stage1_cnn.model import Cnn, build_model, check_trainable
 from stage1_cnn.train_loop import Hooks, train_cnn
 from stage1_cnn.trainer import Trainer, new_optimizer
 
@@ -278,7 +278,7 @@ def test_a_backbone_is_tried_as_training_would_use_it(monkeypatch):
     )
     monkeypatch.setattr(Cnn, "forward", shown_to)
     torch.manual_seed(5)
-    try_model(config(precision="bf16", dropout=0.5), 32)
+    check_trainable(config(precision="bf16", dropout=0.5), 32)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert drawn == torch.rand(1)  # it draws from nobody else's numbers
@@ -305,14 +305,14 @@ def test_a_backbone_is_tried_as_training_would_use_it(monkeypatch):
 def test_a_backbone_that_cannot_go_back_is_refused_in_time(error, remedy, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", failing_once(torch.Tensor.backward, error))
     with pytest.raises(InputError, match=remedy):
-        try_model(config(), 32)
+        check_trainable(config(), 32)
 
 
 def test_settings_that_timm_makes_nothing_of_are_one_line():
     with pytest.raises(
         InputError, match="backbone 'xcit_nano_12_p16_224' (cannot be made|does not take)"
     ) as error:
-        try_model(config(backbone="xcit_nano_12_p16_224", image_size=50), 64)
+        check_trainable(config(backbone="xcit_nano_12_p16_224", image_size=50), 64)
     assert "\n" not in str(error.value)
 
 
@@ -324,11 +324,11 @@ def test_explain_runs_as_set_and_halves_too(monkeypatch):
     model.register_forward_pre_hook(
         lambda *args: as_set.append(torch.are_deterministic_algorithms_enabled())
     )
-    expected = explain(model, rows, readable, reader(hu), config())
+    expected = gradcam_maps(model, rows, readable, reader(hu), config())
     # from the first picture on, that which shows the shape of the maps
     assert as_set and all(as_set)
     monkeypatch.setattr(predict_module, "free_memory", lambda device: emptied.append(device.type))
-    maps = explain(
+    maps = gradcam_maps(
         model, rows, readable, failing_once(reader(hu), OUT_OF_MEMORY[0], at=2), config(batch=4)
     )
     np.testing.assert_allclose(maps, expected, atol=1e-5)

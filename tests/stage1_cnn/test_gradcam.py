@@ -9,7 +9,7 @@ import torch
 from ct.errors import InputError
 from pipeline.commands.explain import folds_of
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.gradcam import explain, find_layer, to_bytes
+from stage1_cnn.gradcam import find_layer, gradcam_maps, to_bytes
 from stage1_cnn.model import build_model
 
 pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
@@ -74,7 +74,7 @@ def test_the_blob_lights_up_where_it_lies(trained):
     """Neither mirrored nor turned, and an unreadable slice stays dark."""
     hu, at = blobs(24, 1000)
     readable = np.arange(24) != 4
-    maps = explain(*trained[:1], np.arange(24)[:, None], readable, reader(hu), trained[1])
+    maps = gradcam_maps(*trained[:1], np.arange(24)[:, None], readable, reader(hu), trained[1])
     _, _, (high, wide) = find_layer(*trained, SIZE)
     assert (
         maps.shape == (24, 6, high, wide)
@@ -109,7 +109,7 @@ def test_the_blob_lights_up_where_it_lies(trained):
 def test_every_family_of_the_recipes_has_maps(backbone):
     config = config_of(backbone)
     model, (hu, _) = build_model(config, seed=0), blobs(2, 0)
-    maps = explain(model, np.arange(2)[:, None], np.ones(2, bool), reader(hu), config)
+    maps = gradcam_maps(model, np.arange(2)[:, None], np.ones(2, bool), reader(hu), config)
     assert (
         maps.shape[:2] == (2, 6)
         and min(maps.shape[2:]) >= 7

@@ -96,7 +96,7 @@ def test_torch_is_left_as_it_was():
 def test_the_device_that_is_wanted(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [pick_device(wanted).type for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(InputError, match="torch sees no CUDA device here"):
+    with pytest.raises(InputError, match="torch finds no CUDA device here"):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [pick_device(wanted).type for wanted in ("auto", "cpu", "cuda")] == [
