@@ -190,7 +190,7 @@ def memory(folder):
 
 def simulate(folder):
     """Write the headers of a competition of made slices as `read_headers` keeps its chunks."""
-    from ct.dicom.header_table import _header_table
+    from ct.dicom.header_table import build_header_table
 
     rng = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("test", TEST)):
@@ -199,7 +199,7 @@ def simulate(folder):
                 header(split, row, rng) for row in range(first, min(first + CHUNK_FILES, count))
             ]
             write_table(
-                folder / split / f"{number:05d}.parquet", _header_table(rows, [""] * len(rows))
+                folder / split / f"{number:05d}.parquet", build_header_table(rows, [""] * len(rows))
             )
 
 

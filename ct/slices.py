@@ -2,6 +2,9 @@
 the slice normal.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 HEADER_COLUMNS = {  # from the header
@@ -84,6 +87,22 @@ def order_slices(table):
         tilt_deg=angles_deg(normals, axis)[order].astype(np.float32),
         mixed_orientation=np.isin(series, series[turned]),
     )
+
+
+def spans_plane(orientation: Sequence[Any]) -> Any:
+    """Return whether two directions span a plane: of length about 1, and about perpendicular.
+
+    orientation: the six numbers of ImageOrientationPatient, or six arrays (n,), as in ORIENTATION
+
+    Returns a bool, or bool (n,). The bounds are wide, for rounded tags: lengths of 0.001 to 1000,
+    angles of 60 to 120 degrees.
+    """
+    row_x, row_y, row_z, col_x, col_y, col_z = orientation
+    row = row_x * row_x + row_y * row_y + row_z * row_z
+    col = col_x * col_x + col_y * col_y + col_z * col_z
+    dot = row_x * col_x + row_y * col_y + row_z * col_z
+    lengths = (row > 1e-6) & (row < 1e6) & (col > 1e-6) & (col < 1e6)  # squared
+    return lengths & (abs(dot) <= 0.5 * np.sqrt(row * col))
 
 
 def slice_normals(table):

@@ -20,8 +20,8 @@ def serve():
         os._exit(3)
     if os.environ.get(BEGIN) == "less memory":
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-        decoder.MEMORY = 1 << 60
-    limited = decoder.begin(answers)
+        decoder.MAX_MEMORY = 1 << 60
+    limited = decoder.start(answers)
     answered = 0
     while (message := read_message(questions)) is not None:
         head, pixels = message.split(b"\n", 1)
@@ -36,9 +36,9 @@ def serve():
         if what == b"k":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == b"t":
-            decoder.decoded = lambda facts, pixels: endless()
+            decoder.decode = lambda facts, pixels: endless()
         if what == b"m":
-            decoder.decoded = lambda facts, pixels: (bytearray(8 * decoder.MEMORY), "")
+            decoder.decode = lambda facts, pixels: (bytearray(8 * decoder.MAX_MEMORY), "")
         if what == b"w":
             time.sleep(60)
         if what == b"g":

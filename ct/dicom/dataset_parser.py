@@ -1,5 +1,6 @@
-"""The elements of one DICOM file's data set: pydicom parses, and reads whatever is not plain. All
-that is read is bounded.
+"""Parse any DICOM file by pydicom, within bounds of size and number of elements.
+
+The usual file takes a shorter way: ct/dicom/fast_parser.py.
 """
 
 import io
@@ -7,71 +8,70 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from isal import isal_zlib
 from pydicom import uid
 from pydicom.config import disable_value_validation
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import data_element_generator, read_dataset, read_partial
 from pydicom.tag import Tag
 
 from ct.sources.file_reader import all_bytes, first_bytes
 from ct.sources.folder import DiskFile
-from ct.sources.source import Unreadable
-from ct.sources.zip_archive import ZipMember
+from ct.sources.source import SourceFile, Unreadable
 
-# that a data set without a preamble may begin with
+# the group numbers with which a file without preamble may begin
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-HEADS = (4096, 65536)  # bytes in which a plain header is looked for; RSNA's have 700
-LONGEST_HEADER = 4 << 20  # bytes before the pixels
-MOST_INFLATED = 160 << 20  # bytes of a deflated data set (PS3.5 section A.5), as of a file
-COPIED = 65536  # bytes of a value; larger ones, which are pixels, are views of the file's
-MOST_READS = 400_000  # of pieces of a header: an element takes one or two
-IMPLICIT = {  # the usual transfer syntaxes: whether their VRs are implicit
-    str(syntax): syntax.is_implicit_VR
-    for syntax in uid.AllTransferSyntaxes
-    if syntax.is_little_endian and not syntax.is_deflated
-}
+MAX_META_BYTES = 65536  # of the file meta information, in which the transfer syntax is looked for
+MAX_HEADER_BYTES = 4 << 20  # before the pixels
+MAX_INFLATED_BYTES = 160 << 20  # of a deflated data set (PS3.5 section A.5); as of a file
+MAX_COPIED_BYTES = 65536  # of a value; larger ones, which are pixels, are views of the file
+MAX_READS = 400_000  # of pieces of a header: an element takes one or two
 DEFLATED = str(uid.DeflatedExplicitVRLittleEndian)
-PIXEL_DATA = b"\xe0\x7f\x10\x00"  # the tag, as it lies in a file
-UNDEFINED = 0xFFFFFFFF  # length of what ends with a delimiter
-PIXELS = {int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")}
+PIXEL_TAGS = {
+    int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")
+}
 
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Let pydicom read without checking values (three times as fast) and without warnings, which
-    quote paths and values.
+    """Let pydicom read without validation, three times as fast, and without warnings.
+
+    The warnings quote paths and values.
     """
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def open_dataset(file: str | Path | DiskFile | ZipMember, pixels: bool = True) -> Dataset:
+def open_dataset(file: str | Path | SourceFile, pixels: bool = True) -> Dataset:
     """Read a DICOM file, with or without its preamble (PS3.10 section 7.1), as a pydicom data set.
 
-    Its file meta information always names a transfer syntax. Call it inside `quiet()`. Raises
+    pixels: whether the pixel data are read, too
+
+    Its file meta information always names a transfer syntax. Call it inside `quiet_pydicom`. Raises
     Unreadable, MachineFault.
     """
-    file = as_file(file)
-    raw, whole = (all_bytes(file), True) if pixels else first_bytes(file, LONGEST_HEADER)
+    file = as_source_file(file)
+    raw, whole = (all_bytes(file), True) if pixels else first_bytes(file, MAX_HEADER_BYTES)
     if not whole and _may_be_deflated(raw):
         raw, whole = all_bytes(file), True
     return parse_dataset(raw, pixels, whole)
 
 
 def parse_dataset(raw: bytes, pixels: bool = True, whole: bool = True) -> Dataset:
-    """Parse a DICOM file's bytes, or where not `whole` its first, as `open_dataset` does. Raises
-    Unreadable.
+    """Parse the bytes of a DICOM file, as `open_dataset` does. Raises Unreadable.
+
+    whole: False where `raw` is only the beginning of the file
     """
-    _refuse_others(raw[:132])
-    with _one_reason():
+    require_dicom(raw[:132])
+    with _parsing_errors():
         dataset = _inflated_dataset(raw, pixels) if _may_be_deflated(raw) else None
         if dataset is None:
-            dataset = _dataset(raw, pixels, whole)
+            dataset = _plain_dataset(raw, pixels, whole)
         if not dataset.file_meta.get("TransferSyntaxUID"):
-            dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+            dataset.file_meta.TransferSyntaxUID = _syntax_as_read(dataset)
         syntax = dataset.file_meta.TransferSyntaxUID
     if not isinstance(syntax, str):
         raise Unreadable("TransferSyntaxUID is malformed")
@@ -79,80 +79,85 @@ def parse_dataset(raw: bytes, pixels: bool = True, whole: bool = True) -> Datase
 
 
 @contextmanager
-def _one_reason():
-    """Turn whatever goes wrong while a file's bytes are parsed into Unreadable."""
+def _parsing_errors() -> Iterator[None]:
+    """Turn any error of the parser into Unreadable.
+
+    A damaged file makes it raise nearly anything: struct.error, RecursionError, OSError, ...
+    """
     try:
         yield
     except (Unreadable, MemoryError):
         raise
-    except Exception:  # a damaged file makes the parser raise nearly anything: struct.error, RecursionError, OSError, ...
+    except Exception:
         raise Unreadable("damaged or truncated header") from None
 
 
-def _refuse_others(head):
-    """Raise Unreadable where these first bytes, at least 132 of them, are no DICOM file's."""
+def require_dicom(head: bytes) -> None:
+    """Raise Unreadable where a file's first bytes, 132 at least, are not those of a DICOM file."""
     if not head:
         raise Unreadable("empty file")
     if head[128:132] != b"DICM" and head[:2] not in FIRST_GROUPS:
         raise Unreadable("not a DICOM file")
 
 
-def as_file(file):
-    """Return a file of a source, where it is given as a path, too."""
+def as_source_file(file: str | Path | SourceFile) -> SourceFile:
+    """Return a SourceFile, of a path, too."""
     return DiskFile(str(file)) if isinstance(file, str | Path) else file
 
 
-class _Pieces(io.BytesIO):
-    """Bytes that are handed out in so many pieces at most: millions of tiny elements would take
-    minutes and gigabytes.
+class _BoundedStream(io.BytesIO):
+    """Bytes that pydicom may read in MAX_READS pieces at most, and never all at once.
 
-    And never all at once: pydicom asks for that to inflate a data set, which `_inflated_dataset`
-    does within bounds.
+    Millions of tiny elements would take minutes and gigabytes. pydicom reads all at once to inflate
+    a data set, which `_inflated_dataset` does within bounds.
     """
 
-    def __init__(self, raw):
+    def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
         self.view, self.reads = memoryview(raw), 0
 
-    def read(self, size=-1):
+    def read(self, size: int | None = -1, /) -> Any:  # bytes, or a view of them
         self.reads += 1
         if size is None or size < 0:
-            raise Unreadable(f"deflated, behind meta information of more than {HEADS[1] >> 10} KB")
-        if self.reads > MOST_READS:
-            raise Unreadable(f"a header of more than {MOST_READS // 2:,} elements")
-        if size > COPIED:
+            raise Unreadable(
+                f"deflated, behind meta information of more than {MAX_META_BYTES >> 10} KB"
+            )
+        if self.reads > MAX_READS:
+            raise Unreadable(f"a header of more than {MAX_READS // 2:,} elements")
+        if size > MAX_COPIED_BYTES:
             piece = self.view[self.tell() :][:size]
             self.seek(len(piece), io.SEEK_CUR)
             return piece
         return super().read(size)
 
 
-class _Stop:
-    """Tells pydicom to stop at the pixels, and keeps whether they were reached."""
+class _StopAtPixels:
+    """pydicom's callback that ends the parsing at the pixel data.
 
-    def __init__(self, pixels):
+    pixels: whether it goes on instead; reached: whether there were pixel data
+    """
+
+    def __init__(self, pixels: bool) -> None:
         self.pixels, self.reached = pixels, False
 
-    def __call__(self, tag, vr, length):
-        if tag not in PIXELS:
+    def __call__(self, tag: int, vr: str | None, length: int) -> bool:
+        if tag not in PIXEL_TAGS:
             return False
         self.reached = True
         return not self.pixels
 
 
-def _dataset(raw, pixels, whole):
+def _plain_dataset(raw: bytes, pixels: bool, whole: bool) -> FileDataset:
     """Parse a data set that is not deflated."""
-    stop = _Stop(pixels)
-    dataset = read_partial(_Pieces(raw), stop_when=stop, force=True)
+    stop = _StopAtPixels(pixels)
+    dataset = read_partial(_BoundedStream(raw), stop_when=stop, force=True)
     if not (stop.reached or whole):
-        raise Unreadable(f"a header of more than {LONGEST_HEADER >> 20} MB")
+        raise Unreadable(f"a header of more than {MAX_HEADER_BYTES >> 20} MB")
     return dataset
 
 
-def _inflated_dataset(raw, pixels):
-    """Parse a deflated data set, which pydicom would inflate without end; None where it is no such
-    one.
-    """
+def _inflated_dataset(raw: bytes, pixels: bool) -> Dataset | None:
+    """Parse a deflated data set, which pydicom would inflate without limit; None for any other."""
     stream = io.BytesIO(raw)
     stream.seek(132 if raw[128:132] == b"DICM" else 0)
     elements = list(
@@ -161,20 +166,21 @@ def _inflated_dataset(raw, pixels):
     syntaxes = [element.value for element in elements if element.tag == Tag("TransferSyntaxUID")]
     if not syntaxes or DEFLATED.encode() not in (syntaxes[-1] or b""):
         return None
-    body = isal_zlib.decompressobj(wbits=-15).decompress(raw[stream.tell() :], MOST_INFLATED + 1)
-    if len(body) > MOST_INFLATED:
-        raise Unreadable(f"a deflated data set of more than {MOST_INFLATED >> 20} MB")
-    dataset = read_dataset(_Pieces(body), False, True, stop_when=_Stop(pixels))
+    inflater = isal_zlib.decompressobj(wbits=-15)
+    body = inflater.decompress(raw[stream.tell() :], MAX_INFLATED_BYTES + 1)
+    if len(body) > MAX_INFLATED_BYTES:
+        raise Unreadable(f"a deflated data set of more than {MAX_INFLATED_BYTES >> 20} MB")
+    dataset = read_dataset(_BoundedStream(body), False, True, stop_when=_StopAtPixels(pixels))
     dataset.file_meta = FileMetaDataset({element.tag: element for element in elements})
     return dataset
 
 
-def _may_be_deflated(raw):
-    return DEFLATED.encode() in raw[: HEADS[1]]
+def _may_be_deflated(raw: bytes) -> bool:
+    return DEFLATED.encode() in raw[:MAX_META_BYTES]
 
 
-def _guess_syntax(dataset):
-    """Return the transfer syntax that a data set without file meta information was read as."""
+def _syntax_as_read(dataset: Dataset) -> uid.UID:
+    """Return the transfer syntax by which a data set without file meta information was read."""
     implicit, little = dataset.original_encoding
     if implicit:
         return uid.ImplicitVRLittleEndian

@@ -1,91 +1,107 @@
-"""Parse the usual DICOM file quickly: only the elements that are read. Others are pydicom's."""
+"""Parse the usual DICOM file, and of it only the elements of TAGS; all others are left to pydicom.
+
+The elements come from the generator with which pydicom itself reads. Most of the time of
+`pydicom.dcmread` goes into objects that are not needed here.
+"""
 
 import io
 
+from pydicom import uid
 from pydicom.filereader import data_element_generator
 
-from ct.dicom.dataset_parser import HEADS, IMPLICIT, PIXEL_DATA, PIXELS, UNDEFINED, _refuse_others
-from ct.dicom.tag_values import WANTED, NeedsPydicom, value_of
+from ct.dicom.dataset_parser import MAX_META_BYTES, PIXEL_TAGS, require_dicom
+from ct.dicom.tag_values import WANTED_TAGS, NeedsPydicom, RawElements, tag_value
 from ct.sources.file_reader import first_bytes
-from ct.sources.folder import DiskFile
-from ct.sources.zip_archive import ZipMember
+from ct.sources.source import SourceFile
+
+FIRST_READS = (4096, 65536)  # bytes in which the header is expected; RSNA's has 700
+IMPLICIT_VR = {  # the usual transfer syntaxes: whether their VRs are implicit
+    str(syntax): syntax.is_implicit_VR
+    for syntax in uid.AllTransferSyntaxes
+    if syntax.is_little_endian and not syntax.is_deflated
+}
+PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"  # as stored in a file
+UNDEFINED_LENGTH = 0xFFFFFFFF  # of an element that ends with a delimiter
 
 
-def parse_header_fast(file: DiskFile | ZipMember) -> tuple[dict, str] | None:
-    """Return (elements, transfer syntax) of the usual file's header: pydicom's raw elements of TAGS
-    by their tags, as ints.
+def parse_header_fast(file: SourceFile) -> tuple[RawElements, str] | None:
+    """Return (raw elements, transfer syntax) of the usual file's header.
 
-    They come from the generator that dcmread itself reads with; most of dcmread's time goes into
-    objects that nobody asks for here. Returns None for files that are left to dcmread: without
-    preamble, big endian, deflated, without pixels. Raises Unreadable for what is no DICOM file,
-    MachineFault.
+    Returns None for files that are left to pydicom: without preamble, big endian, deflated, without
+    pixels. Raises Unreadable for what is no DICOM file, MachineFault.
     """
-    for count in HEADS:
+    for count in FIRST_READS:
         head, whole = first_bytes(file, count)
-        _refuse_others(head)
+        require_dicom(head)
         try:
-            found = _walk_header(head)
+            header = _walk_header(head)
         except NeedsPydicom:
             return None
         except MemoryError:
             raise
-        except Exception:  # as in `_one_reason`: cut in the middle of an element, or damaged
-            found = None
-        if found or whole:
-            return found[:2] if found else None
+        except Exception:  # cut in the middle of an element, or damaged
+            header = None
+        if header is not None:
+            elements, syntax, _ = header
+            return elements, syntax
+        if whole:
+            return None
     return None
 
 
-def parse_slice_fast(raw: bytes) -> tuple[dict, str, memoryview] | None:
-    """Return (elements, transfer syntax, pixel data) of the usual file's bytes, the first two as
-    `plain_elements` does.
+def parse_slice_fast(raw: bytes) -> tuple[RawElements, str, memoryview] | None:
+    """Return (raw elements, transfer syntax, pixel data) of the usual file's bytes.
 
-    Returns None for files that are left to `parsed`. Pixel data that are cut short have fewer bytes
-    than they should.
+    Pixel data that are cut short have fewer bytes than they should. Returns None for files that are
+    left to `dataset_parser.parse_dataset`.
     """
     try:
-        found = _walk_header(raw[: HEADS[1]])
+        header = _walk_header(raw[:MAX_META_BYTES])
     except MemoryError:
         raise
-    except Exception:  # NotPlain, or as in `_one_reason`
+    except Exception:  # NeedsPydicom, cut or damaged
         return None
-    if found is None:
+    if header is None:
         return None
-    elements, syntax, at = found
-    implicit = IMPLICIT[syntax]
-    begin = at + (8 if implicit else 12)
+    elements, syntax, pixels_at = header
+    implicit = IMPLICIT_VR[syntax]
+    begin = pixels_at + (8 if implicit else 12)
     length = int.from_bytes(raw[begin - 4 : begin], "little")
-    if (
-        raw[at : at + 4] != PIXEL_DATA
-        or length == UNDEFINED
-        or not (implicit or raw[at + 4 : at + 6] in (b"OW", b"OB"))
-    ):
+    usual_vr = implicit or raw[pixels_at + 4 : pixels_at + 6] in (b"OW", b"OB")
+    usual_tag = raw[pixels_at : pixels_at + 4] == PIXEL_DATA_TAG
+    if not (usual_tag and usual_vr) or length == UNDEFINED_LENGTH:
         return None
     return elements, syntax, memoryview(raw)[begin : begin + length]
 
 
-def _walk_header(head):
-    """Return (elements, transfer syntax, where the pixels begin) of a file that begins with `head`.
+def _walk_header(head: bytes) -> tuple[RawElements, str, int] | None:
+    """Return (elements, transfer syntax, where the pixel data element begins) of a file's bytes.
 
-    Returns None where the pixels are not reached in it. Raises NotPlain, and whatever the parser
-    raises.
+    Returns None where `head` ends before the pixels. Raises NeedsPydicom, and any error of the
+    parser.
     """
     if head[128:132] != b"DICM":
         raise NeedsPydicom
-    reached = []
+    reached_pixels = False
+
+    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
+        nonlocal reached_pixels
+        reached_pixels = tag in PIXEL_TAGS
+        return reached_pixels
+
     stream = io.BytesIO(head)
     stream.seek(132)
-    meta = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
-    elements = {number: element for element in meta if (number := int(element.tag)) in WANTED}
-    syntax = value_of(elements, "TransferSyntaxUID")
-    command_set = head[stream.tell() : stream.tell() + 2] == b"\0\0"  # encoded in its own way
-    if syntax not in IMPLICIT or command_set:
+    elements: RawElements = {}
+    for element in data_element_generator(
+        stream, False, True, lambda tag, vr, length: tag >> 16 != 2
+    ):
+        if (tag := int(element.tag)) in WANTED_TAGS:
+            elements[tag] = element
+    syntax = tag_value(elements, "TransferSyntaxUID")
+    command_set = head[stream.tell() : stream.tell() + 2] == b"\0\0"  # has an encoding of its own
+    if syntax not in IMPLICIT_VR or command_set:
         raise NeedsPydicom
-    body = data_element_generator(
-        stream,
-        IMPLICIT[syntax],
-        True,
-        lambda tag, vr, length: tag in PIXELS and not reached.append(tag),
-    )
-    elements |= {number: element for element in body if (number := int(element.tag)) in WANTED}
-    return (elements, syntax, stream.tell()) if reached else None
+    for element in data_element_generator(stream, IMPLICIT_VR[syntax], True, at_pixels):
+        if (tag := int(element.tag)) in WANTED_TAGS:
+            elements[tag] = element
+    return (elements, syntax, stream.tell()) if reached_pixels else None

@@ -1,86 +1,83 @@
-"""One DICOM file's header: the facts a slice table needs, and nothing that names a person."""
+"""Read one DICOM file's header: the values a slice table needs, and nothing that names a person."""
 
-import math
-import operator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ct.dicom.dataset_parser import open_dataset
 from ct.dicom.fast_parser import parse_header_fast
-from ct.dicom.pixel_attributes import MOST_PIXELS, require_single_grey_frame
+from ct.dicom.pixel_attributes import MAX_SIDE, require_single_grey_frame
 from ct.dicom.tag_values import (
+    Header,
     NeedsPydicom,
-    needed_text,
-    numbers,
     optional_number,
-    positive_int,
-    value_of,
+    required_numbers,
+    required_positive_int,
+    required_text,
+    tag_value,
 )
 from ct.privacy.defined_terms import known_transfer_syntax
 from ct.privacy.pseudonyms import pseudonym
-from ct.sources.source import Unreadable
+from ct.slices import spans_plane
+from ct.sources.source import SourceFile, Unreadable
 
-SPACINGS = 1e-3, 1e3  # mm: beyond them it is no pixel's
-LENGTHS = 1e-6, 1e6  # of a direction, squared: it is 1 but for rounding
+MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 1e3  # a PixelSpacing outside of them is wrong
 
 
-def read_header(file, key, patient_id_optional=False):
+def read_header(file: SourceFile, key: bytes, patient_id_optional: bool = False) -> dict[str, Any]:
     """Read one slice's header. Call it inside `quiet_pydicom`, which is slow to enter.
 
-    file: a file of a source; key: bytes, of the pseudonyms; patient_id_optional: a file without
-    PatientID, which may be empty (PS3.3 section C.7.1.1), is taken: its study counts as the patient
+    key: of the pseudonyms; patient_id_optional: a file without PatientID, which may be empty (PS3.3
+    section C.7.1.1), is read, and its study counts as the patient
 
     Returns a dict: HEADER_COLUMNS without split and path, `slice_id`, `ipp` (3,) mm, the centre of
     the first pixel in patient coordinates, and `iop` (6,), the directions along a row and down a
     column (PS3.3 section C.7.6.2.1.1). Raises Unreadable where the file is no single grey slice or
-    lacks a tag that places it.
+    lacks a tag that identifies or places it, MachineFault.
     """
-    if plain := parse_header_fast(file):
-        with suppress(NeedsPydicom, Unreadable):  # pydicom's own reading has the last word
-            return _facts(*plain, key, patient_id_optional)
+    if parsed := parse_header_fast(file):
+        with suppress(NeedsPydicom, Unreadable):  # what pydicom reads decides
+            return header_values(*parsed, key, patient_id_optional)
     dataset = open_dataset(file, pixels=False)
-    return _facts(dataset, str(dataset.file_meta.TransferSyntaxUID), key, patient_id_optional)
-
-
-def _facts(dataset, syntax, key, patient_id_optional=False):
-    require_single_grey_frame(dataset)
-    spacing = optional_number(dataset, "PixelSpacing")
-    patient = (
-        "StudyInstanceUID"
-        if patient_id_optional and not value_of(dataset, "PatientID")
-        else "PatientID"
+    return header_values(
+        dataset, str(dataset.file_meta.TransferSyntaxUID), key, patient_id_optional
     )
+
+
+def header_values(
+    header: Header, syntax: str, key: bytes, patient_id_optional: bool
+) -> dict[str, Any]:
+    """Return what `read_header` does, of a parsed header and its transfer syntax."""
+    require_single_grey_frame(header)
+    spacing = optional_number(header, "PixelSpacing")
+    patient = "PatientID"
+    if patient_id_optional and not tag_value(header, patient):
+        patient = "StudyInstanceUID"
     return {
-        "slice_id": pseudonym(needed_text(dataset, "SOPInstanceUID"), key, "slice"),
-        "patient_id": pseudonym(needed_text(dataset, patient), key, "patient"),
-        "study_id": pseudonym(needed_text(dataset, "StudyInstanceUID"), key, "study"),
-        "series_id": pseudonym(needed_text(dataset, "SeriesInstanceUID"), key, "series"),
-        "rows": positive_int(dataset, "Rows", MOST_PIXELS),
-        "cols": positive_int(dataset, "Columns", MOST_PIXELS),
-        "ipp": numbers(dataset, "ImagePositionPatient", 3),
-        "iop": _orientation(dataset),
-        "pixel_spacing_mm": spacing if SPACINGS[0] <= spacing <= SPACINGS[1] else np.nan,
-        "slope": optional_number(dataset, "RescaleSlope"),
-        "intercept": optional_number(dataset, "RescaleIntercept"),
-        "bits_stored": optional_number(dataset, "BitsStored"),
-        "pixel_representation": optional_number(dataset, "PixelRepresentation"),
-        "window_center": optional_number(dataset, "WindowCenter"),
-        "window_width": optional_number(dataset, "WindowWidth"),
+        "slice_id": pseudonym(required_text(header, "SOPInstanceUID"), key, "slice"),
+        "patient_id": pseudonym(required_text(header, patient), key, "patient"),
+        "study_id": pseudonym(required_text(header, "StudyInstanceUID"), key, "study"),
+        "series_id": pseudonym(required_text(header, "SeriesInstanceUID"), key, "series"),
+        "rows": required_positive_int(header, "Rows", MAX_SIDE),
+        "cols": required_positive_int(header, "Columns", MAX_SIDE),
+        "ipp": required_numbers(header, "ImagePositionPatient", 3),
+        "iop": _orientation(header),
+        "pixel_spacing_mm": spacing if MIN_SPACING_MM <= spacing <= MAX_SPACING_MM else np.nan,
+        "slope": optional_number(header, "RescaleSlope"),
+        "intercept": optional_number(header, "RescaleIntercept"),
+        "bits_stored": optional_number(header, "BitsStored"),
+        "pixel_representation": optional_number(header, "PixelRepresentation"),
+        "window_center": optional_number(header, "WindowCenter"),
+        "window_width": optional_number(header, "WindowWidth"),
         "transfer_syntax": known_transfer_syntax(syntax),
     }
 
 
-def _orientation(dataset):
-    """Return ImageOrientationPatient (6,); raises Unreadable unless it holds two directions that
-    span a plane.
-    """
-    iop = numbers(dataset, "ImageOrientationPatient", 6)
-    row, col = iop[:3].tolist(), iop[3:].tolist()
-    rows, cols, both = (
-        sum(map(operator.mul, a, b)) for a, b in ((row, row), (col, col), (row, col))
-    )
-    of_length_one = all(LENGTHS[0] < squared < LENGTHS[1] for squared in (rows, cols))
-    if not of_length_one or abs(both) > 0.5 * math.sqrt(rows * cols):  # the cosine between them
+def _orientation(header: Header) -> NDArray[np.float64]:
+    """Return ImageOrientationPatient (6,). Raises Unreadable where it spans no plane."""
+    iop = required_numbers(header, "ImageOrientationPatient", 6)
+    if not spans_plane(iop.tolist()):
         raise Unreadable("ImageOrientationPatient holds no two perpendicular directions")
     return iop

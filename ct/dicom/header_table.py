@@ -1,36 +1,32 @@
-"""Read the headers of many DICOM files into one table."""
+"""Read the headers of many DICOM files into one table, and decide between copies of one slice."""
 
 import itertools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header import read_header
 from ct.dicom.hounsfield import read_hu
 from ct.privacy.pseudonyms import pseudonym
-from ct.privacy.quarantine_reasons import SAME
+from ct.privacy.quarantine_reasons import SAME_SLICE
 from ct.slices import ORIENTATION, POSITION
 from ct.sources.file_reader import read_each, with_probes
 from ct.sources.folder import Folder
+from ct.sources.source import Source
 from ct.storage.file_formats import read_table, write_table
 from ct.storage.sealed_files import seal
 from ct.system.engine import run_jobs
 
-CHUNK_FILES = 1024  # headers a job
-
-
-COPIED = 128  # slices that lie in several files, a job
-
-
-TEXT = pd.Series([""], dtype=str).dtype  # pandas' own for text: of arrow's strings since pandas 3
-
-
-TEXTS = ("patient_id", "study_id", "series_id", "path", "transfer_syntax")
-
-
-FLOATS = (
+CHUNK_FILES = 1024  # headers of one job
+COPIED_SLICES = 128  # slices with several files, of one job
+TEXT = pd.Series([""], dtype=str).dtype  # pandas' dtype of text; since pandas 3 of arrow strings
+TEXT_COLUMNS = ("patient_id", "study_id", "series_id", "path", "transfer_syntax")
+FLOAT_COLUMNS = (
     "pixel_spacing_mm",
     "slope",
     "intercept",
@@ -39,45 +35,55 @@ FLOATS = (
     "window_center",
     "window_width",
 )
-
-
-DTYPES = dict.fromkeys(["rows", "cols"], np.int32) | dict.fromkeys(FLOATS, np.float32)
-
-
-CHUNK_COLUMNS = (*TEXTS[:4], *DTYPES, *TEXTS[4:], *POSITION, *ORIENTATION, "reason")
-
-
-NOTHING = (
+DTYPES = {"rows": np.int32, "cols": np.int32} | dict.fromkeys(FLOAT_COLUMNS, np.float32)
+CHUNK_COLUMNS = (
+    *TEXT_COLUMNS[:4],
+    *DTYPES,
+    *TEXT_COLUMNS[4:],
+    *POSITION,
+    *ORIENTATION,
+    "reason",
+)
+UNREADABLE_HEADER = (  # stands for the header of a file that is refused
     dict.fromkeys(DTYPES, 0)
-    | dict.fromkeys((*TEXTS, "slice_id"), "")
+    | dict.fromkeys((*TEXT_COLUMNS, "slice_id"), "")
     | {"ipp": [np.nan] * 3, "iop": [np.nan] * 6}
 )
 
 
 def read_headers(
-    source, files, key, workers=None, progress=None, chunk_folder=None, patient_id_optional=False
-):
+    source: str | Path | Source,
+    files: Iterable[str],
+    key: bytes,
+    workers: int | None = None,
+    progress: Callable[..., None] | None = None,
+    chunk_folder: str | Path | None = None,
+    patient_id_optional: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the headers of many files.
 
-    source: a folder's path or a source; files: names in it; key: bytes, of the pseudonyms;
-    progress: called with the number of files done, and `kept=True` for those that were done before;
-    parts: folder where each chunk's headers are kept, so that a second call does not read them
-    again (that source and key are the same is the caller's to see to), or None; anonymous: as of
-    header.header_facts
+    source: a source or a folder's path; files: names in it; key: of the pseudonyms; progress:
+    called with the number of files done, and `kept=True` for those that an earlier call read;
+    chunk_folder: keeps each chunk's headers, so that a second call does not read them again (the
+    caller checks that source and key are the same); patient_id_optional: see `read_header`
 
-    Returns (table, quarantine), both in the order of the sorted names. table: indexed by slice_id,
-    HEADER_COLUMNS without split, and the columns POSITION (mm) and ORIENTATION. quarantine: path,
-    slice_id (the pseudonym of the file's name without its suffix), kind ("header"), reason. Of
-    several files of one SOPInstanceUID the first whose pixels decode is in the table, the first
-    where none's do; the others are in the quarantine, with its name. Raises MachineFault.
+    Returns (table, quarantine), both in the order of the sorted names.
+    table: indexed by slice_id, HEADER_COLUMNS without split, and POSITION (mm) and ORIENTATION.
+    quarantine: path, slice_id (the pseudonym of the file's name without suffix), kind ("header"),
+    reason.
+
+    Of several files of one SOPInstanceUID the table holds the first whose pixels decode, or the
+    first where none decode. The others are in the quarantine, with the name of that file as the
+    reason.
+
+    Raises MachineFault.
     """
     files = sorted(files)
     source = with_probes(Folder(source) if isinstance(source, str | Path) else source, files)
     chunks = [files[i : i + CHUNK_FILES] for i in range(0, len(files), CHUNK_FILES)]
-    paths = [
-        chunk_folder and Path(chunk_folder) / f"{number:05d}.parquet"
-        for number in range(len(chunks))
-    ]
+    paths: list[Path | None] = [None] * len(chunks)
+    if chunk_folder:
+        paths = [Path(chunk_folder) / f"{number:05d}.parquet" for number in range(len(chunks))]
     tables = [_kept_chunk(path, names) for path, names in zip(paths, chunks, strict=True)]
     missing = [number for number, table in enumerate(tables) if table is None]
     done = len(files) - sum(len(chunks[number]) for number in missing)
@@ -92,108 +98,112 @@ def read_headers(
         done += len(table)
         if progress:
             progress(done)
-    table = pd.concat(tables) if tables else _header_table([], [])
-    tables.clear()  # a million rows twice are a third of a gigabyte
-    return _set_apart(table, _taken(table, source, workers), key)
+    table = pd.concat(tables) if tables else build_header_table([], [])
+    tables.clear()  # a million rows twice take a third of a gigabyte
+    return _split_quarantine(table, _used_rows(table, source, workers), key)
 
 
-def _taken(table, source, workers):
-    """Return which rows of what the chunks hold are taken, bool (n,); files are decoded only where
-    a slice has several.
+def _used_rows(table: pd.DataFrame, source: Source, workers: int | None) -> NDArray[np.bool_]:
+    """Return which rows of the chunks enter the table, (n,).
 
-    Which of them is whole their headers do not tell: a copy that was cut off would take the place
-    of the slice.
+    Only slices with several files are decoded. Their headers do not show which file is whole: a
+    truncated copy would replace the slice.
     """
-    taken = (table["reason"] == "").to_numpy(copy=True)
-    good = np.flatnonzero(taken)
-    rows = good[table.index[good].duplicated(keep=False)]
-    taken[rows] = False
-    copies = {}
+    used = (table["reason"] == "").to_numpy(copy=True)
+    readable = np.flatnonzero(used)
+    rows = readable[table.index[readable].duplicated(keep=False)]
+    used[rows] = False
+    copies: dict[str, list[tuple[int, str]]] = {}  # slice_id: (row, path) of each file
     for slice_id, row, path in zip(
         table.index[rows], rows.tolist(), table["path"].iloc[rows], strict=True
     ):
         copies.setdefault(slice_id, []).append((row, path))
-    copies = list(copies.values())
-    jobs = (
-        ([source.select([path for _, path in files]) for files in copies[first : first + COPIED]],)
-        for first in range(0, len(copies), COPIED)
-    )
+    copy_lists = list(copies.values())
+    parts = [
+        copy_lists[first : first + COPIED_SLICES]
+        for first in range(0, len(copy_lists), COPIED_SLICES)
+    ]
+    jobs = (([source.select([path for _, path in files]) for files in part],) for part in parts)
     places = itertools.chain.from_iterable(run_jobs(_first_that_decodes, jobs, workers))
-    for files, place in zip(copies, places, strict=True):
-        taken[files[place][0]] = True
-    return taken
+    for files, place in zip(copy_lists, places, strict=True):
+        used[files[place][0]] = True
+    return used
 
 
-def _first_that_decodes(copies):
-    """Return for each slice's files the place of the first whose pixels decode, 0 where none's
-    do.
-    """
-    decoded = (read_each(read_hu, files) for files in copies)
-    return [
-        next((place for place, (_, reason, _) in enumerate(each) if not reason), 0)
-        for each in decoded
-    ]
+def _first_that_decodes(copies: list[Source]) -> list[int]:
+    """Return for each slice's files the place of the first whose pixels decode, 0 for none."""
+    first = []
+    for files in copies:
+        decoded = enumerate(read_each(read_hu, files))
+        first.append(next((place for place, (_, reason, _) in decoded if not reason), 0))
+    return first
 
 
-def _set_apart(table, taken, key):
-    """Split what the chunks hold into the headers `taken` and the quarantine of those refused and
-    of other copies.
-    """
+def _split_quarantine(
+    table: pd.DataFrame, used: NDArray[np.bool_], key: bytes
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return (rows that are used, quarantine of the refused files and of unused copies)."""
     refused = (table["reason"] != "").to_numpy()
-    bad = list(zip(table["path"][refused], table["reason"][refused], strict=True))
-    others = table["path"][~taken & ~refused]
-    table = table.drop(columns="reason")[taken]
-    path_taken = table["path"]
-    for slice_id, path in others.items():
-        bad.append((path, f"{SAME}{path_taken[slice_id]}"))
-    rows = [
-        (path, pseudonym(Path(path).stem, key, "slice"), "header", reason)
-        for path, reason in sorted(bad)
-    ]
+    reasons = list(zip(table["path"][refused], table["reason"][refused], strict=True))
+    unused_copies = table["path"][~used & ~refused]
+    table = table.drop(columns="reason")[used]
+    used_paths = table["path"]
+    for slice_id, path in unused_copies.items():
+        reasons.append((path, f"{SAME_SLICE}{used_paths[slice_id]}"))
+    rows = []
+    for path, reason in sorted(reasons):
+        rows.append((path, pseudonym(Path(path).stem, key, "slice"), "header", reason))
     return table, pd.DataFrame(rows, columns=["path", "slice_id", "kind", "reason"], dtype=str)
 
 
-def _kept_chunk(path, names):
-    """Return the table of a chunk that was read before, or None."""
+def _kept_chunk(path: Path | None, names: list[str]) -> pd.DataFrame | None:
+    """Return the table of a chunk that an earlier call read, or None."""
     if path is None or not path.is_file():
         return None
     try:
         table = read_table(path)
     except (OSError, ValueError):  # damaged
         return None
-    return (
-        table
-        if list(table.columns) == list(CHUNK_COLUMNS) and table["path"].tolist() == names
-        else None
-    )
+    whole = list(table.columns) == list(CHUNK_COLUMNS) and table["path"].tolist() == names
+    return table if whole else None
 
 
-def _read_chunk(files, names, key, path, patient_id_optional):
-    """Read some headers. Returns their table, in which `reason` tells the files that were refused;
-    it is kept at `path`.
+def _read_chunk(
+    files: Source, names: Sequence[str], key: bytes, path: Path | None, patient_id_optional: bool
+) -> pd.DataFrame:
+    """Read the headers of some files. Returns their table, which is kept at `path`.
+
+    It is not kept where a file could not be read for the moment.
     """
     headers, reasons, lasting = [], [], True
     with quiet_pydicom():
-        facts = read_each(lambda file: read_header(file, key, patient_id_optional), files)
-        for name, (header, reason, may_pass) in zip(names, facts, strict=True):
-            headers.append(header or dict(NOTHING))
-            headers[-1]["path"] = name
+        read = read_each(lambda file: read_header(file, key, patient_id_optional), files)
+        for name, (header, reason, transient) in zip(names, read, strict=True):
+            headers.append((header or UNREADABLE_HEADER) | {"path": name})
             reasons.append(reason)
-            lasting &= not may_pass
-    table = _header_table(headers, reasons)
+            lasting &= not transient
+    table = build_header_table(headers, reasons)
     if path and lasting:
         write_table(path, table, lasting=False)
         seal(path)
     return table
 
 
-def _header_table(headers, reasons):
-    """Turn a list of headers into a table indexed by slice_id."""
-    columns = {name: pd.array([h[name] for h in headers], dtype=TEXT) for name in TEXTS}
-    columns |= {name: np.array([h[name] for h in headers], dtype) for name, dtype in DTYPES.items()}
-    for names, vectors in ((POSITION, "ipp"), (ORIENTATION, "iop")):
-        array = np.array([h[vectors] for h in headers], np.float64).reshape(-1, len(names))
+def build_header_table(headers: list[dict[str, Any]], reasons: list[str]) -> pd.DataFrame:
+    """Return headers as a table of CHUNK_COLUMNS, indexed by slice_id.
+
+    headers: as returned by `read_header`, with `path`; reasons: why a file is refused, or ""
+    """
+    columns = {}
+    for name in TEXT_COLUMNS:
+        columns[name] = pd.array([header[name] for header in headers], dtype=TEXT)
+    for name, dtype in DTYPES.items():
+        columns[name] = np.array([header[name] for header in headers], dtype)
+    for names, vector in ((POSITION, "ipp"), (ORIENTATION, "iop")):
+        vectors = [header[vector] for header in headers]
+        array = np.array(vectors, np.float64).reshape(-1, len(names))
         columns |= dict(zip(names, array.T, strict=True))
     columns["reason"] = pd.array(reasons, dtype=TEXT)
-    index = pd.Index(pd.array([h["slice_id"] for h in headers], dtype=TEXT), name="slice_id")
+    slice_ids = pd.array([header["slice_id"] for header in headers], dtype=TEXT)
+    index = pd.Index(slice_ids, name="slice_id")
     return pd.DataFrame(columns, index=index, columns=list(CHUNK_COLUMNS))

@@ -1,106 +1,111 @@
-"""From DICOM files to the slices' headers, many at a time, and from one file to HU."""
+"""Read one DICOM file's pixels in Hounsfield units (HU)."""
 
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import uid
 
-from ct.dicom.dataset_parser import as_file, parse_dataset, quiet_pydicom
+from ct.dicom.dataset_parser import as_source_file, parse_dataset, quiet_pydicom
 from ct.dicom.fast_parser import parse_slice_fast
-from ct.dicom.intercept_repair import wraps_at_12_bits
+from ct.dicom.intercept_repair import may_wrap_at_12_bits, unwrap_at_12_bits, wraps_at_12_bits
 from ct.dicom.pixel_attributes import (
-    photometric_word,
+    photometric_interpretation,
     pixel_format,
     require_single_grey_frame,
     rescale_parameters,
 )
-from ct.dicom.pixel_decoder import decode
-from ct.dicom.tag_values import NeedsPydicom, pixel_bytes
+from ct.dicom.pixel_decoder import decode_pixels
+from ct.dicom.tag_values import NeedsPydicom, pixel_data
 from ct.sources.file_reader import all_bytes
-from ct.sources.folder import DiskFile
-from ct.sources.source import Unreadable
-from ct.sources.zip_archive import ZipMember
+from ct.sources.source import SourceFile, Unreadable
 
-NATIVE = {
+UNCOMPRESSED = {
     str(uid.ImplicitVRLittleEndian),
     str(uid.ExplicitVRLittleEndian),
     str(uid.DeflatedExplicitVRLittleEndian),
 }
+INT16 = np.iinfo(np.int16)
 
 
-def read_hu(file: str | Path | DiskFile | ZipMember) -> tuple[np.ndarray, bool]:
-    """Decode one slice, of a path or a file of a source.
+class StoredSlice(NamedTuple):
+    """The pixels of a slice as stored, and what turns them into HU."""
 
-    Returns (hu, repaired): int16 (rows, cols) in HU, rounded and clipped to int16, and whether the
-    intercept was mended (see `wraps_at_12_bits`). Raises Unreadable for anything that is wrong with
-    the file, MachineFault.
+    values: NDArray[np.integer]  # (rows, cols)
+    pixel_format: dict[str, int]  # as returned by ct.dicom.pixel_attributes.pixel_format
+    slope: float
+    intercept: float
+
+
+def read_hu(file: str | Path | SourceFile) -> tuple[NDArray[np.int16], bool]:
+    """Return (HU (rows, cols), whether the 12-bit intercept defect was repaired) of one slice.
+
+    The HU are rounded, and clipped to int16. Raises Unreadable for anything that is wrong with the
+    file, MachineFault.
     """
-    raw = all_bytes(as_file(file))
+    raw = all_bytes(as_source_file(file))
     with quiet_pydicom():
-        stored, facts, (slope, intercept) = _plain_slice(raw) or _slice(raw)
-    twelve = facts["BitsStored"] == 12 and facts["PixelRepresentation"] == 0
-    if twelve and slope == 1 and intercept > -100 and wraps_at_12_bits(stored):
-        return (stored.astype(np.int16) + np.int16(1000)) % np.int16(4096) - np.int16(1000), True
-    extremes = intercept, int(stored.min()) + intercept, int(stored.max()) + intercept
-    if (
-        slope == 1
-        and intercept == int(intercept)
-        and min(extremes) >= -32768
-        and max(extremes) <= 32767
-    ):
-        # nearly every file: needs no wider type
-        return stored.astype(np.int16) + np.int16(intercept), False
-    return np.rint(stored * slope + intercept).clip(-32768, 32767).astype(np.int16), False
+        stored, described_by, slope, intercept = _read_usual(raw) or _read_any(raw)
+    if may_wrap_at_12_bits(described_by, slope, intercept) and wraps_at_12_bits(stored):
+        return unwrap_at_12_bits(stored), True
+    return _rescaled(stored, slope, intercept), False
 
 
-def _plain_slice(raw):
-    """Return (stored values, facts of them, rescale) of the usual file; None for one that is left
-    to `_slice`.
-    """
-    found = parse_slice_fast(raw)
-    if not found or found[1] not in NATIVE:
+def _rescaled(stored: NDArray[np.integer], slope: float, intercept: float) -> NDArray[np.int16]:
+    """Return stored values times slope plus intercept, rounded and clipped to int16."""
+    if slope == 1 and intercept == int(intercept):
+        extremes = intercept, int(stored.min()) + intercept, int(stored.max()) + intercept
+        if min(extremes) >= INT16.min and max(extremes) <= INT16.max:
+            # nearly every file: no wider type is needed
+            return stored.astype(np.int16) + np.int16(intercept)
+    return np.rint(stored * slope + intercept).clip(INT16.min, INT16.max).astype(np.int16)
+
+
+def _read_usual(raw: bytes) -> StoredSlice | None:
+    """Return the slice of the usual, uncompressed file; None for one that needs `_read_any`."""
+    parsed = parse_slice_fast(raw)
+    if parsed is None:
         return None
-    elements, _, pixels = found
-    with suppress(NeedsPydicom, Unreadable):  # pydicom's own reading has the last word
+    elements, syntax, pixels = parsed
+    if syntax not in UNCOMPRESSED:
+        return None
+    with suppress(NeedsPydicom, Unreadable):  # what pydicom reads decides
         require_single_grey_frame(elements)
-        facts = pixel_format(elements)
-        if facts["BitsAllocated"] == 16:
-            return _native(pixels, facts), facts, rescale_parameters(elements)
+        described_by = pixel_format(elements)
+        if described_by["BitsAllocated"] == 16:
+            values = _uncompressed(pixels, described_by)
+            return StoredSlice(values, described_by, *rescale_parameters(elements))
     return None
 
 
-def _slice(raw):
-    """Do the same as `_plain_slice` for any file. Raises Unreadable, MachineFault."""
+def _read_any(raw: bytes) -> StoredSlice:
+    """Return the slice of any file. Raises Unreadable, MachineFault."""
     dataset = parse_dataset(raw)
     require_single_grey_frame(dataset)
-    facts, syntax = pixel_format(dataset), str(dataset.file_meta.TransferSyntaxUID)
-    pixels, vr = pixel_bytes(dataset)
-    if syntax in NATIVE and facts["BitsAllocated"] == 16:
-        return _native(pixels, facts), facts, rescale_parameters(dataset)
-    asked = facts | {
-        "syntax": syntax,
-        "vr": vr,
-        "PhotometricInterpretation": photometric_word(dataset),
-    }
-    stored, shape = decode(asked, pixels), (facts["Rows"], facts["Columns"])
-    if stored.shape != shape:
-        raise Unreadable(f"the pixel data is an image of {stored.shape}, not {shape}")
-    return stored, facts, rescale_parameters(dataset)
+    described_by, syntax = pixel_format(dataset), str(dataset.file_meta.TransferSyntaxUID)
+    pixels, vr = pixel_data(dataset)
+    if syntax in UNCOMPRESSED and described_by["BitsAllocated"] == 16:
+        values = _uncompressed(pixels, described_by)
+        return StoredSlice(values, described_by, *rescale_parameters(dataset))
+    photometric = photometric_interpretation(dataset)
+    values = decode_pixels(described_by, syntax, vr, photometric, pixels)
+    shape = described_by["Rows"], described_by["Columns"]
+    if values.shape != shape:
+        raise Unreadable(f"the pixel data is an image of {values.shape}, not {shape}")
+    return StoredSlice(values, described_by, *rescale_parameters(dataset))
 
 
-def _native(pixels, facts):
-    """Return the stored values (rows, cols) of uncompressed pixels of 16 bits (PS3.5 section
-    8.1).
-    """
-    shape = facts["Rows"], facts["Columns"]
-    wanted = shape[0] * shape[1] * 2
-    if len(pixels) < wanted:
-        raise Unreadable(f"truncated pixel data: {len(pixels)} of {wanted} bytes")
-    array = np.frombuffer(
-        pixels, "<i2" if facts["PixelRepresentation"] else "<u2", count=wanted // 2
-    ).reshape(shape)
-    # the bits above are undefined; shifting to and fro also extends the sign
-    if (unused := 16 - facts["BitsStored"]) > 0:
-        array = array << unused >> unused
-    return array
+def _uncompressed(pixels: bytes | memoryview, described_by: dict[str, int]) -> NDArray[np.integer]:
+    """Return the stored values (rows, cols) of uncompressed 16-bit pixels (PS3.5 section 8.1)."""
+    rows, columns = described_by["Rows"], described_by["Columns"]
+    length = rows * columns * 2
+    if len(pixels) < length:
+        raise Unreadable(f"truncated pixel data: {len(pixels)} of {length} bytes")
+    dtype = "<i2" if described_by["PixelRepresentation"] else "<u2"
+    values = np.frombuffer(pixels, dtype, count=length // 2).reshape(rows, columns)
+    # the bits above BitsStored are undefined; shifting left and right also extends the sign
+    if (unused := 16 - described_by["BitsStored"]) > 0:
+        values = values << unused >> unused
+    return values

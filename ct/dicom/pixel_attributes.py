@@ -1,15 +1,17 @@
-"""The attributes that describe pixels: size, bits, sign, rescale. Checked."""
+"""The attributes that describe a slice's pixels, checked: size, bits, sign, rescale, one frame."""
 
-from ct.dicom.tag_values import numbers, optional_number, positive_int, value_of
+from ct.dicom.tag_values import (
+    Header,
+    optional_number,
+    required_numbers,
+    required_positive_int,
+    tag_value,
+)
 from ct.sources.source import Unreadable
 
-MOST_PIXELS = 4096  # a side: no head CT has more
-
-
-BITS = (1, 8, 16, 32, 64)  # BitsAllocated (PS3.5 section 8.1.1)
-
-
-PHOTOMETRIC = {
+MAX_SIDE = 4096  # rows and columns; no head CT has more
+BITS_ALLOCATED = (1, 8, 16, 32, 64)  # PS3.5 section 8.1.1
+PHOTOMETRIC = {  # PS3.3 section C.7.6.3.1.2, without those that are retired or of video
     "MONOCHROME1",
     "MONOCHROME2",
     "PALETTE COLOR",
@@ -21,59 +23,61 @@ PHOTOMETRIC = {
 }
 
 
-def require_single_grey_frame(dataset):
-    """Raise Unreadable for a file that holds more than one frame or more than one sample a
-    pixel.
-    """
-    frames = optional_number(dataset, "NumberOfFrames")
+def require_single_grey_frame(header: Header) -> None:
+    """Raise Unreadable for a file of more than one frame, or more than one sample per pixel."""
+    frames = optional_number(header, "NumberOfFrames")
     if frames > 1:
         raise Unreadable(f"multi-frame file ({frames:.0f} frames)")
-    samples = optional_number(dataset, "SamplesPerPixel")
+    samples = optional_number(header, "SamplesPerPixel")
     if samples > 1:
         raise Unreadable(f"colour image ({samples:.0f} samples per pixel)")
 
 
-def rescale_parameters(dataset):
-    """Return RescaleSlope and RescaleIntercept (PS3.3 section C.11.1.1.2); 1 and 0 where the file
-    has not both.
+def rescale_parameters(header: Header) -> tuple[float, float]:
+    """Return RescaleSlope and RescaleIntercept (PS3.3 section C.11.1.1.2).
+
+    They are 1 and 0 where the file lacks either. Raises Unreadable.
     """
-    if value_of(dataset, "RescaleSlope") is None or value_of(dataset, "RescaleIntercept") is None:
+    if tag_value(header, "RescaleSlope") is None or tag_value(header, "RescaleIntercept") is None:
         return 1.0, 0.0
-    slope, intercept = (
-        numbers(dataset, "RescaleSlope", 1)[0],
-        numbers(dataset, "RescaleIntercept", 1)[0],
-    )
+    slope = required_numbers(header, "RescaleSlope", 1)[0]
+    intercept = required_numbers(header, "RescaleIntercept", 1)[0]
     if slope == 0:
         raise Unreadable("RescaleSlope is 0")
     return slope, intercept
 
 
-def pixel_format(dataset) -> dict:
-    """Return what decodes the stored values, checked: Rows, Columns, BitsAllocated, BitsStored,
-    PixelRepresentation (int).
+def pixel_format(header: Header) -> dict[str, int]:
+    """Return what the stored values are decoded by, checked. Raises Unreadable.
 
-    Raises Unreadable.
+    Keys: Rows, Columns, BitsAllocated, BitsStored, PixelRepresentation.
     """
-    facts = {
-        keyword: positive_int(dataset, keyword, MOST_PIXELS) for keyword in ("Rows", "Columns")
-    }
-    facts["BitsAllocated"] = positive_int(dataset, "BitsAllocated", BITS[-1])
-    if facts["BitsAllocated"] not in BITS:
+    rows = required_positive_int(header, "Rows", MAX_SIDE)
+    columns = required_positive_int(header, "Columns", MAX_SIDE)
+    allocated = required_positive_int(header, "BitsAllocated", BITS_ALLOCATED[-1])
+    if allocated not in BITS_ALLOCATED:
         raise Unreadable(
-            f"BitsAllocated is {facts['BitsAllocated']}, none of {', '.join(map(str, BITS))}"
+            f"BitsAllocated is {allocated}, none of {', '.join(map(str, BITS_ALLOCATED))}"
         )
-    facts["BitsStored"] = positive_int(dataset, "BitsStored", facts["BitsAllocated"])
-    signed = numbers(dataset, "PixelRepresentation", 1)[0]
+    stored = required_positive_int(header, "BitsStored", allocated)
+    signed = required_numbers(header, "PixelRepresentation", 1)[0]
     if signed not in (0, 1):
         raise Unreadable(f"PixelRepresentation is {signed:g}, neither 0 nor 1")
-    return facts | {"PixelRepresentation": int(signed)}
+    return {
+        "Rows": rows,
+        "Columns": columns,
+        "BitsAllocated": allocated,
+        "BitsStored": stored,
+        "PixelRepresentation": int(signed),
+    }
 
 
-def photometric_word(dataset) -> str:
-    """Return PhotometricInterpretation, "" where it is missing. Raises Unreadable for what the
-    standard has not.
+def photometric_interpretation(header: Header) -> str:
+    """Return PhotometricInterpretation, "" where it is missing.
+
+    Raises Unreadable for a value that the standard does not have.
     """
-    text = str(value_of(dataset, "PhotometricInterpretation") or "").strip(" \0")
+    text = str(tag_value(header, "PhotometricInterpretation") or "").strip(" \0")
     if text and text not in PHOTOMETRIC:
         raise Unreadable("PhotometricInterpretation is none of the standard's")
     return text

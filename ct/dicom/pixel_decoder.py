@@ -1,11 +1,14 @@
-"""Decodes compressed pixels in a process of their own, so that a decoder that crashes costs one
-file (see ct/dicom/decoder_process.py).
+"""Decode compressed pixels in a child process, so that a crash of the decoder costs one file.
+
+The child is ct/dicom/decoder_process.py; it starts with the first compressed slice.
 """
 
 import json
 import signal
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ct.dicom.decoder_process import LESS_MEMORY
 from ct.errors import MachineFault
@@ -13,44 +16,55 @@ from ct.sources.source import Unreadable
 from ct.system.child_process import ChildEnded, ChildProcess
 from ct.system.machine_faults import GOES_ON, FileFault, fault_of, out_of_memory
 
-# of the processor: real slices take 0.01 to 0.3 s, one of 4096 x 4096 about 4
-SECONDS, SECONDS_A_PIXEL = 2, 3e-7
-PATIENCE = 120  # seconds on the clock, for a decoder that waits for something that never comes
-# the status of a decoder that took too long, on the clock or of the processor
-LATE = (None, -signal.SIGPROF)
+# processor time that a slice may take: SECONDS and SECONDS_PER_PIXEL times its pixels. Real slices
+# take 0.01 to 0.3 s, one of 4096 x 4096 about 4
+SECONDS = 2
+SECONDS_PER_PIXEL = 3e-7
+WALL_SECONDS = 120  # after them a decoder is ended that waits for something that never comes
+TIMED_OUT = (None, -signal.SIGPROF)  # statuses: after WALL_SECONDS, after its processor time
 _CHILD = ChildProcess("ct.dicom.decoder_process")
 
 
-def decode(facts: dict, pixels: bytes | memoryview) -> np.ndarray:
-    """Return the stored values (rows, cols) of a slice.
+def decode_pixels(
+    pixel_format: Mapping[str, int],
+    syntax: str,
+    vr: str,
+    photometric: str,
+    pixels: bytes | memoryview,
+) -> NDArray[np.integer]:
+    """Return the stored values (rows, cols) of a compressed slice.
 
-    facts: Rows, Columns, BitsAllocated, BitsStored, PixelRepresentation (int),
-    PhotometricInterpretation (text, or ""), syntax and vr of the pixel data; pixels: as they lie in
-    the file
+    pixel_format: as returned by ct.dicom.pixel_attributes.pixel_format; syntax: UID of the transfer
+    syntax; vr: of the pixel data; photometric: PhotometricInterpretation, or ""; pixels: as stored
+    in the file
 
-    Raises Unreadable where they cannot be decoded, the decoder crashes on them, alone too, or needs
-    more time or memory than it may; MachineFault where the decoder cannot begin, the system ends
-    it, or it ends where it has less memory than it may take: what a codec cannot allocate ends in a
-    crash as well.
+    Raises Unreadable where the pixels cannot be decoded, need more time or memory than allowed, or
+    crash a fresh decoder. Raises MachineFault where the decoder cannot start, where the system ends
+    it, or where it crashes with less memory than a slice may take: a decoder that cannot allocate
+    memory crashes, too.
     """
-    facts = facts | {
-        "seconds": round(SECONDS + SECONDS_A_PIXEL * facts["Rows"] * facts["Columns"], 1)
+    pixel_count = pixel_format["Rows"] * pixel_format["Columns"]
+    seconds = round(SECONDS + SECONDS_PER_PIXEL * pixel_count, 1)
+    task = {
+        **pixel_format,
+        "syntax": syntax,
+        "vr": vr,
+        "PhotometricInterpretation": photometric,
+        "seconds": seconds,
     }
-    message = json.dumps(facts).encode() + b"\n" + bytes(pixels)
+    message = json.dumps(task).encode() + b"\n" + bytes(pixels)
     try:
-        answer = _ask(message)
+        answer = _request(message)
     except ChildEnded as ended:
-        reason = _reason(ended.status, facts["seconds"])
-        if ended.status not in LATE and _CHILD.greeting == LESS_MEMORY:
+        reason = _reason(ended.status, seconds)
+        if ended.status not in TIMED_OUT and _CHILD.greeting == LESS_MEMORY:
             raise MachineFault(
-                f"{reason} where `ulimit -v` leaves it less memory than a slice may take: set a larger limit; {GOES_ON}"
+                f"{reason} where `ulimit -v` leaves it less memory than a slice may take: "
+                f"set a larger limit; {GOES_ON}"
             ) from None
         raise Unreadable(reason) from None
-    head, values = (
-        bytes(answer[: answer.index(b"\n")]),
-        memoryview(answer)[answer.index(b"\n") + 1 :],
-    )
-    reply = json.loads(head)
+    end = answer.index(b"\n")
+    reply, values = json.loads(answer[:end]), memoryview(answer)[end + 1 :]
     if "fault" in reply:
         raise out_of_memory()
     if "reason" in reply:
@@ -58,28 +72,28 @@ def decode(facts: dict, pixels: bytes | memoryview) -> np.ndarray:
     return np.frombuffer(values, reply["dtype"]).reshape(reply["shape"])
 
 
-def close() -> None:
-    """End this process's decoder; the next slice begins another."""
+def close_decoder() -> None:
+    """End this process's decoder; the next compressed slice starts a new one."""
     _CHILD.close()
 
 
-def _ask(message):
-    """Ask the decoder; where it ends, ask a fresh one: what came before may have spoilt it.
+def _request(message: bytes) -> bytearray:
+    """Return the decoder's answer; where the decoder ends, the answer of a fresh one.
 
-    Raises ChildEnded, MachineFault.
+    Earlier slices may have spoilt its memory. Raises ChildEnded, MachineFault.
     """
     fresh = _CHILD.answered == 0
     try:
-        return _ask_once(message)
+        return _request_once(message)
     except ChildEnded as ended:
         if fresh or ended.status == -signal.SIGPROF:
             raise
-    return _ask_once(message)
+    return _request_once(message)
 
 
-def _ask_once(message):
+def _request_once(message: bytes) -> bytearray:
     try:
-        return _CHILD.request(message, PATIENCE)
+        return _CHILD.request(message, WALL_SECONDS)
     except (OSError, MemoryError) as error:
         fault = fault_of(error)
         if isinstance(fault, FileFault):
@@ -90,20 +104,21 @@ def _ask_once(message):
     except ChildEnded as ended:
         if not ended.started:
             raise MachineFault(
-                f"the process that decodes compressed pixels cannot begin (status {ended.status}): look at the limits "
-                f"of memory and open files (ulimit -a); {GOES_ON}"
+                f"the process that decodes compressed pixels cannot begin (status {ended.status}): "
+                f"check the limits of memory and open files (ulimit -a); {GOES_ON}"
             ) from None
-        if ended.status == -signal.SIGKILL:  # not by us: by the system, or by hand
+        if ended.status == -signal.SIGKILL:  # by the system, or by hand
             raise MachineFault(
-                "the process that decodes compressed pixels was killed, perhaps for want of memory: take fewer processes "
-                f"(--workers=1); {GOES_ON}"
+                "the process that decodes compressed pixels was killed, perhaps for want of "
+                f"memory: take fewer processes (--workers=1); {GOES_ON}"
             ) from None
         raise
 
 
-def _reason(status, seconds):
+def _reason(status: int | None, seconds: float) -> str:
+    """Return why a file is unreadable whose decoder ended with this status."""
     if status is None:
-        return f"decoding took longer than {PATIENCE} s"
+        return f"decoding took longer than {WALL_SECONDS} s"
     if status == -signal.SIGPROF:
         return f"decoding took longer than {seconds:.0f} s"
     if status < 0:

@@ -1,123 +1,130 @@
 """The values of one DICOM file's tags: converted, finite, and of a size that a head CT can have."""
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from ct.sources.source import Unreadable
 
-KEYWORDS = (
-    "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns ImagePositionPatient "
-    "ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept BitsAllocated BitsStored PixelRepresentation "
-    "WindowCenter WindowWidth NumberOfFrames SamplesPerPixel"
-)
 # all that is read of a header
+KEYWORDS = (
+    "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns "
+    "ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept "
+    "BitsAllocated BitsStored PixelRepresentation WindowCenter WindowWidth NumberOfFrames "
+    "SamplesPerPixel"
+)
 TAGS = {keyword: (int(Tag(keyword)), dictionary_VR(keyword)) for keyword in KEYWORDS.split()}
-WANTED = {tag for tag, _ in TAGS.values()}
-ONE = (int, float, str)  # types of a tag's value that is but one
-LONGEST = 65536  # bytes of a value
-# of any number in a header: beyond it sums and squares of float32 overflow, and nothing is measured
-# in it
-LARGEST = 1e9
+WANTED_TAGS = {tag for tag, _ in TAGS.values()}
+SINGLE = (int, float, str)  # types of the value of a tag that has one value
+MAX_VALUE_BYTES = 65536
+# beyond it sums and squares of float32 overflow; no number of a header measures so much
+MAX_NUMBER = 1e9
 PIXEL_DATA = int(Tag("PixelData"))
+
+RawElements = dict[int, RawDataElement | DataElement]  # by tag, as `fast_parser` returns them
+Header = Dataset | RawElements
 
 
 class NeedsPydicom(Exception):
-    """A header, or a value in it, that is left to pydicom's own reading."""
+    """A header, or a value in it, that the fast parser leaves to pydicom."""
 
 
-def value_of(dataset, keyword):
-    """Return a tag's value: numbers, text or a list of them; None where it is missing or empty.
+def tag_value(header: Header, keyword: str) -> Any:
+    """Return a tag's value: a number, text or a list of them; None where it is missing or empty.
 
-    dataset: pydicom's, or the raw elements of `plain_elements`; for a value of these that is not
-    plain, raises NotPlain
-
-    Raises Unreadable where it cannot be converted.
+    Raises Unreadable where pydicom cannot convert it; of raw elements, raises NeedsPydicom where
+    the fast parser cannot.
     """
-    if isinstance(dataset, dict):
+    if isinstance(header, dict):
         tag, vr = TAGS[keyword]
-        raw = dataset.get(tag)
-        return _plain_value(raw, vr) if raw is not None and raw.value else None
+        element = header.get(tag)
+        return _raw_value(element, vr) if element is not None and element.value else None
     try:
-        if keyword not in dataset:
+        if keyword not in header:
             return None
-        raw = dataset.get_item(keyword).value
-        if isinstance(raw, bytes | memoryview) and len(raw) > LONGEST:
+        raw = header.get_item(keyword).value
+        if isinstance(raw, bytes | memoryview) and len(raw) > MAX_VALUE_BYTES:
             raise Unreadable(f"{keyword} has {len(raw)} bytes")
-        value = dataset.get(keyword)
+        value = header.get(keyword)
     except (Unreadable, MemoryError):
         raise
-    except (
-        Exception
-    ):  # text in a numeric tag, a binary number of the wrong length, a sequence in itself
+    except Exception:
+        # text in a numeric tag, a binary number of the wrong length, a sequence inside itself
         raise Unreadable(f"{keyword} is malformed") from None
     if value is None or value == "":
         return None
-    if not isinstance(value, (*ONE, MultiValue, list)) and not hasattr(value, "original_string"):
+    if not isinstance(value, (*SINGLE, MultiValue, list)) and not hasattr(value, "original_string"):
         raise Unreadable(f"{keyword} is malformed")  # bytes, or a sequence
     return value
 
 
-def _plain_value(raw, vr):
-    """Return the value of a raw element that is plainly of its usual VR (PS3.5 section 6.2), as
-    pydicom would, only faster.
+def _raw_value(element: RawDataElement | DataElement, vr: str) -> Any:
+    """Return the value of a raw element of its usual VR (PS3.5 section 6.2), as pydicom would.
+
+    Raises NeedsPydicom for any other VR or form of the value.
     """
-    bytes_ = raw.value
+    raw: Any = element.value  # bytes, of a RawDataElement
     try:
-        if raw.VR not in (None, vr):
+        if element.VR not in (None, vr):
             raise NeedsPydicom
-        if vr == "DS" and b"_" not in bytes_:
-            # float takes the spaces that may stand around it
-            values = [float(text) for text in bytes_.split(b"\\")]
+        if vr == "DS" and b"_" not in raw:
+            # `float` takes the spaces that may stand around a number
+            values = [float(text) for text in raw.split(b"\\")]
             return values if len(values) > 1 else values[0]
-        if vr == "US" and len(bytes_) == 2:
-            return int.from_bytes(bytes_, "little")
-        # one value, no change of alphabet
-        if vr in ("UI", "LO") and b"\\" not in bytes_ and b"\x1b" not in bytes_:
-            return bytes_.decode("ascii").rstrip(" \0") or None
+        if vr == "US" and len(raw) == 2:
+            return int.from_bytes(raw, "little")
+        # one value, no change of the character set
+        if vr in ("UI", "LO") and b"\\" not in raw and b"\x1b" not in raw:
+            return raw.decode("ascii").rstrip(" \0") or None
     except ValueError:
         raise NeedsPydicom from None
     raise NeedsPydicom
 
 
-def needed_text(dataset, keyword: str) -> str:
-    """Return a needed tag's value as text. Raises Unreadable."""
-    value = value_of(dataset, keyword)
+def required_text(header: Header, keyword: str) -> str:
+    """Return the value of a required tag as text. Raises Unreadable."""
+    value = tag_value(header, keyword)
     if value is None or not (text := str(value).strip(" \0")):
         raise Unreadable(f"{keyword} is missing or empty")
     return text
 
 
-def numbers(dataset, keyword: str, count: int) -> np.ndarray:
-    """Return a needed tag's `count` numbers, float64 (count,), of LARGEST at most. Raises
-    Unreadable.
+def required_numbers(header: Header, keyword: str, count: int) -> NDArray[np.float64]:
+    """Return the `count` numbers of a required tag, (count,), MAX_NUMBER at most.
+
+    Raises Unreadable.
     """
-    return np.array(_floats(dataset, keyword, count))
+    return np.array(_floats(header, keyword, count))
 
 
-def _floats(dataset, keyword, count):
-    value = value_of(dataset, keyword)
+def _floats(header: Header, keyword: str, count: int) -> list[float]:
+    value = tag_value(header, keyword)
     if value is None:
         raise Unreadable(f"{keyword} is missing or empty")
     try:
-        values = [value] if isinstance(value, ONE) else value
-        if not isinstance(dataset, dict):  # there they are numbers, and need not be looked at
+        values: list[Any] = [value] if isinstance(value, SINGLE) else value
+        if not isinstance(header, dict):  # raw elements are converted already
             values = [_number(one) for one in values]
     except (TypeError, ValueError, OverflowError):
         raise Unreadable(f"{keyword} is malformed") from None
     if len(values) != count or not all(map(math.isfinite, values)):
         raise Unreadable(f"{keyword} is not {count} numbers")
-    if max(map(abs, values)) > LARGEST:
-        raise Unreadable(f"{keyword} holds a number beyond {LARGEST:.0e}")
+    if max(map(abs, values)) > MAX_NUMBER:
+        raise Unreadable(f"{keyword} holds a number beyond {MAX_NUMBER:.0e}")
     return values
 
 
-def _number(value):
-    """Return a number, or text that is one (PS3.5 section 6.2: no underscores, which Python takes),
-    as a float.
+def _number(value: Any) -> float:
+    """Return a number, or the number that a text is, as a float. Raises TypeError, ValueError.
+
+    PS3.5 section 6.2 allows no underscores, which Python's `float` takes.
     """
     text = getattr(value, "original_string", value)
     if isinstance(text, str) and ("_" in text or not text.isascii()):
@@ -125,9 +132,9 @@ def _number(value):
     return float(value)
 
 
-def positive_int(dataset, keyword: str, most: int) -> int:
-    """Return a needed tag's value, a whole number from 1 to `most`. Raises Unreadable."""
-    [number] = _floats(dataset, keyword, 1)
+def required_positive_int(header: Header, keyword: str, most: int) -> int:
+    """Return the value of a required tag, a whole number from 1 to `most`. Raises Unreadable."""
+    [number] = _floats(header, keyword, 1)
     if number < 1 or number != int(number):
         raise Unreadable(f"{keyword} is {number:g}, not a whole number above 0")
     if number > most:
@@ -135,28 +142,31 @@ def positive_int(dataset, keyword: str, most: int) -> int:
     return int(number)
 
 
-def optional_number(dataset, keyword: str) -> float:
-    """Return a tag's first value; NaN where it is missing, empty, malformed or beyond LARGEST."""
+def optional_number(header: Header, keyword: str) -> float:
+    """Return a tag's first value; NaN where it is missing, empty, malformed or beyond MAX_NUMBER.
+
+    Of raw elements, raises NeedsPydicom.
+    """
     try:
-        value = value_of(dataset, keyword)
-        first = value if value is None or isinstance(value, ONE) else value[0]
+        value = tag_value(header, keyword)
+        first = value if value is None or isinstance(value, SINGLE) else value[0]
         number = _number("nan" if first is None or first == "" else first)
     except (Unreadable, TypeError, ValueError, IndexError, OverflowError):
         return np.nan
-    return number if abs(number) <= LARGEST else np.nan
+    return number if abs(number) <= MAX_NUMBER else np.nan
 
 
-def pixel_bytes(dataset) -> tuple[bytes | memoryview, str]:
-    """Return (PixelData as it lies in the file, its VR, "OW" where that is implicit). Raises
-    Unreadable without any.
+def pixel_data(dataset: Dataset) -> tuple[bytes | memoryview, str]:
+    """Return (PixelData as stored in the file, its VR, "OW" where that is implicit).
+
+    Raises Unreadable where there are none.
     """
     if PIXEL_DATA not in dataset:
         raise Unreadable("pixel data missing or cut short")
     try:
         element = dataset.get_item(PIXEL_DATA)
-    except (
-        NotImplementedError
-    ):  # one without a value, which pydicom converts at once, by a VR that there is not
+    except NotImplementedError:
+        # an element without a value, which pydicom converts at once, of an unknown VR
         raise Unreadable("the pixel data are not bytes by their VR") from None
     if element.VR not in (None, "OB", "OW", "UN"):
         raise Unreadable("the pixel data are not bytes by their VR")

@@ -1,1 +1,1 @@
-"""What may leave a file: pseudonyms, code words, and names of files without the names of people."""
+"""What may leave a file: pseudonyms, known words, names of files and messages without names."""

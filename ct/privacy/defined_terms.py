@@ -1,8 +1,7 @@
-"""Code words of DICOM: what a text tag may hold to be shown. Anything else may be a name, and
-becomes "?".
+"""Known words of DICOM: what a text tag may hold to be shown. Anything else may be a name: "?".
 
-Tags for codes are filled by hand at some consoles, and their 16 letters are room enough for a name.
-So a value goes on to tables, pages and terminal only as far as it is made of words that stand here.
+Tags for codes are typed by hand at some consoles, and their 16 characters are enough for a name. So
+of their values only the words listed here reach tables, pages and the terminal.
 """
 
 import re
@@ -10,7 +9,7 @@ import re
 from pydicom import uid
 
 
-def _words(text):
+def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
@@ -22,9 +21,9 @@ MODALITIES = _words(  # PS3.3 section C.7.3.1.1.1, retired ones included
     "RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF "
     "ST STAIN TEXTUREMAP TG US VA VF XA XAPROTOCOL XC"
 )
-# one of them is in what BodyPartExamined holds of a head (PS3.16 annex L)
+# the body part is a head where its text contains one of these (PS3.16 annex L)
 HEADS = ("HEAD", "BRAIN", "SKULL", "CRAN")
-# PS3.16 annex L; usual abbreviations; words of other languages for the head and its parts
+# PS3.16 annex L; usual abbreviations; the head and its parts in other languages
 BODY_PARTS = _words(
     "ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BILEDUCT BLADDER BRAIN BREAST "
     "BRONCHUS BUTTOCK CALCANEUS CALF CAROTID CEREBELLUM CERVIX CHEEK CHEST CHESTABDOMEN "
@@ -42,56 +41,53 @@ BODY_PARTS = _words(
     "CRANIO ENCEFALO ENCEPHALE GEHIRN HERSENEN HJERNE HOOFD HODE HUVUD KOPF MOZG GLOWA SCHADEL "
     "SCHAEDEL SCHEDEL TESTA TETE"
 )
-# words between and beside those of parts
-JOINING = _words("AND WITH WITHOUT UPPER LOWER LEFT RIGHT")
+# words that stand between or beside body parts
+CONNECTING_WORDS = _words("AND WITH WITHOUT UPPER LOWER LEFT RIGHT")
 # PS3.3 section C.8.2.1.1.1
 IMAGE_TYPES = _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER")
-SYNTAXES = frozenset(
-    number for number, entry in uid.UID_dictionary.items() if entry[1] == "Transfer Syntax"
+TRANSFER_SYNTAXES = frozenset(
+    number
+    for number, entry in uid.UID_dictionary.items()  # type: ignore[attr-defined]  # not in __all__
+    if entry[1] == "Transfer Syntax"
 )
-CODE = re.compile(r"[A-Z0-9 _/-]{1,16}")  # a code string, PS3.5 section 6.2
+CODE_STRING = re.compile(r"[A-Z0-9 _/-]{1,16}")  # PS3.5 section 6.2
 
 
 def modality_term(text: str) -> str:
-    """Return the value of Modality in capitals; "" where it is empty, "?" where it is no defined
-    term.
-    """
+    """Return the value of Modality in capitals; "?" where it is no defined term, "" where empty."""
     return _known(text, MODALITIES)
 
 
 def body_part_terms(text: str) -> str:
-    """Return the value of BodyPartExamined in capitals where all its words are known, and "" where
-    it is empty.
+    """Return the value of BodyPartExamined in capitals where all its words are known.
 
-    Of others that hold one of HEADS, that word; else "?".
+    Otherwise the word of HEADS that it contains, "?" where it contains none, "" where it is empty.
     """
     code = text.strip(" \0").upper()
-    if not CODE.fullmatch(code):
+    if not CODE_STRING.fullmatch(code):
         return UNKNOWN if code else ""
     words = re.findall("[A-Z0-9]+", code)
-    if "".join(words) in BODY_PARTS or {*words} <= BODY_PARTS | JOINING:
+    if "".join(words) in BODY_PARTS or {*words} <= BODY_PARTS | CONNECTING_WORDS:
         return code
     return next((head for head in HEADS if head in code), UNKNOWN)
 
 
 def image_type_terms(values: list[str]) -> str:
-    """Return the values of ImageType, joined by a backslash; of one that is no defined term,
-    LOCALIZER where it holds that word, else "?".
+    """Return the values of ImageType, joined by backslashes; "?" for each unknown value.
+
+    A value that contains LOCALIZER becomes that word.
     """
-    words = [_known(value, IMAGE_TYPES) for value in values]
-    return "\\".join(
-        "LOCALIZER" if "LOCALIZER" in value.upper() else word
-        for value, word in zip(values, words, strict=True)
-    )
+    terms = []
+    for value in values:
+        terms.append("LOCALIZER" if "LOCALIZER" in value.upper() else _known(value, IMAGE_TYPES))
+    return "\\".join(terms)
 
 
 def known_transfer_syntax(syntax: str) -> str:
-    """Return the UID of a transfer syntax that pydicom's dictionary has (PS3.6 annex A); "?" for
-    others.
-    """
-    return str(syntax) if str(syntax) in SYNTAXES else UNKNOWN
+    """Return the UID of a transfer syntax; "?" where PS3.6 annex A does not list it."""
+    return str(syntax) if str(syntax) in TRANSFER_SYNTAXES else UNKNOWN
 
 
-def _known(text, words):
+def _known(text: str, words: frozenset[str]) -> str:
     word = text.strip(" \0").upper()
     return word if not word or word in words else UNKNOWN

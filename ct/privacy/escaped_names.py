@@ -1,44 +1,45 @@
-r"""Names of files as tables keep them: what no table or line can hold is written as \x and two
-digits for each of its bytes.
+r"""Names of files as tables hold them: bytes that no line of text can hold are written as \xNN.
 
-That is a line break and other control characters, and bytes that are no UTF-8. Everything else
-stays as it is, rare spaces, private characters and soft hyphens too. A kept name leads back to the
-file: a backslash that would read like one of these is written \x5c.
+These are line breaks, other control characters, and bytes that are no UTF-8. All else stays as it
+is, rare spaces, private characters and soft hyphens, too. An escaped name leads back to the file: a
+backslash that would read like an escape is written \x5c.
 """
 
 import os
 import re
 import unicodedata
 
-# categories: control, lone surrogate (a byte that is no UTF-8), separators of lines
-SPOILS = {"Cc", "Cs", "Zl", "Zp"}
+# Unicode categories that are escaped: control, lone surrogate (a byte that is no UTF-8), separators
+# of lines and paragraphs
+ESCAPED_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-f]{2})")
-ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def escaped_name(name: str) -> str:
-    r"""Return a file's name, or relative path, as tables keep it: "a\nb" becomes "a\\x0ab"."""
+    r"""Return a file's name, or relative path, as tables hold it: "a\nb" becomes "a\\x0ab"."""
     if "\\" in name:
         name = LOOKS_ESCAPED.sub(r"\\x5c", name)
     if name.isprintable():
         return name
-    return "".join(
-        _escaped(letter) if unicodedata.category(letter) in SPOILS else letter for letter in name
-    )
+    characters = []
+    for character in name:
+        escaped = unicodedata.category(character) in ESCAPED_CATEGORIES
+        characters.append(_escape(character) if escaped else character)
+    return "".join(characters)
 
 
-def unescaped_name(kept: str) -> str:
-    """Return the name of the file whose kept name this is."""
-    if "\\x" not in kept:
-        return kept
-    return os.fsdecode(
-        ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(kept))
-    )
+def unescaped_name(escaped: str) -> str:
+    """Return the name of the file on disk whose escaped name this is."""
+    if "\\x" not in escaped:
+        return escaped
+    name = ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), os.fsencode(escaped))
+    return os.fsdecode(name)
 
 
-def _escaped(letter):
+def _escape(character: str) -> str:
     try:
-        bytes_ = os.fsencode(letter)
-    except UnicodeEncodeError:  # of a zip, whose names are no paths of this system
-        bytes_ = letter.encode("utf-8", "surrogatepass")
-    return "".join(f"\\x{byte:02x}" for byte in bytes_)
+        encoded = os.fsencode(character)
+    except UnicodeEncodeError:  # from a zip archive, whose names are no paths of this system
+        encoded = character.encode("utf-8", "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in encoded)

@@ -1,22 +1,19 @@
-"""Reasons of the quarantine table, as reports may show them."""
+"""Reasons of quarantine.csv that name a file or quote a decoder, and how reports show them."""
 
 from ct.privacy.redaction import without_quoted_values
 
-# what a reason says of another copy, before the path of the one taken
-SAME = "same SOPInstanceUID as "
-
-
-UNDECODED = "cannot be decoded: "  # likewise, before a decoder's message
+# begins the reason of a second copy; the path of the copy that is used follows
+SAME_SLICE = "same SOPInstanceUID as "
+UNDECODED = "cannot be decoded: "  # begins a reason; the decoder's message follows
 
 
 def public_reason(reason: str) -> str:
-    """Return a reason of quarantine.csv as reports may hold it: without another file's path or, in
-    older runs, a value.
+    """Return a reason of quarantine.csv without the path of another file.
+
+    Runs of older versions may hold a tag's value in it, which is taken out, too.
     """
-    if reason.startswith(SAME):
-        return f"{SAME}another file"
-    return (
-        UNDECODED + without_quoted_values(reason.removeprefix(UNDECODED))
-        if reason.startswith(UNDECODED)
-        else reason
-    )
+    if reason.startswith(SAME_SLICE):
+        return f"{SAME_SLICE}another file"
+    if reason.startswith(UNDECODED):
+        return UNDECODED + without_quoted_values(reason.removeprefix(UNDECODED))
+    return reason

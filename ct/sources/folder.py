@@ -1,116 +1,113 @@
-"""Where the slices lie: a folder, here, or a zip archive (ct/sources/zip_archive.py). Nothing is ever
-unpacked to disk.
-
-A source names its files relative to itself, with forward slashes. What it hands out for a file,
-OnDisk or InZip, is read in any process, without the source.
-"""
+"""A folder as a source of files."""
 
 import errno
+import io
 import os
 import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ct.errors import InputError
 from ct.privacy.escaped_names import escaped_name, unescaped_name
-from ct.sources.source import NotARegularFile
+from ct.sources.source import NotARegularFile, SourceFile
 from ct.system.machine_faults import listing_faults
 
-LOST_LINK = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # of a link that leads to no file
+BROKEN_LINK = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+)  # no target, or a loop
 
 
 class DiskFile(NamedTuple):
-    """A file of a folder."""
+    """A file of a folder; a SourceFile."""
 
     path: str
 
-    def head(self, count):
-        """Return (bytes, whole): the first `count` bytes, and whether that is all. Raises NoBytes,
-        OSError.
+    def head(self, count: int) -> tuple[bytes, bool]:
+        """Return (the first `count` bytes, whether that is the whole file).
+
+        Raises NotARegularFile, OSError.
         """
-        _refuse_other_kinds(self.path)
+        _require_regular_file(self.path)
         with open(self.path, "rb", buffering=0) as file:
             head = file.read(count)
         return head, len(head) < count
 
-    def length(self):
-        """Return its size in bytes. Raises OSError."""
+    def length(self) -> int:
+        """Return the size in bytes. Raises OSError."""
         return os.stat(self.path).st_size
 
-    def open(self, mode="rb"):
-        """Open it for reading bytes. Raises NoBytes, OSError."""
-        _refuse_other_kinds(self.path)
+    def open(self, mode: Literal["rb"] = "rb") -> io.BufferedIOBase:
+        """Open the file for reading bytes. Raises NotARegularFile, OSError."""
+        _require_regular_file(self.path)
         return open(self.path, mode)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.path
 
 
 class Folder:
-    """A folder as a source; iterated, it hands out the files that `select` chose.
+    """A folder as a Source; see there for its methods and attributes.
 
-    root: Path; names: relative to it; spares_unreadable: whether a file that the system does not
-    hand over, while it does others, counts as unreadable; probes: files of all that is read, which
-    tell whether the system hands over others
+    names: of the selected files, relative to `root`
     """
 
-    quarantine_unreadable, probes = False, ()
+    quarantine_unreadable = False
+    probes: tuple[SourceFile, ...] = ()
 
-    def __init__(self, root, names=()):
+    def __init__(self, root: str | Path, names: Sequence[str] = ()) -> None:
         self.root, self.names = Path(root), names
 
-    def folders(self):
-        """Return the names of the folders in it, sorted, without hidden ones and those that a Mac's
-        archiver leaves behind.
-        """
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted, but hidden ones and __MACOSX."""
+        names = []
         with os.scandir(self.root) as entries:
-            return sorted(
-                e.name
-                for e in entries
-                if not e.name.startswith((".", "__")) and _kind(e) == "folder"
-            )
+            for entry in entries:
+                if not entry.name.startswith((".", "__")) and _is_folder(entry):
+                    names.append(entry.name)
+        return sorted(names)
 
-    def subfolder(self, folder):
-        """Return the source that one of its folders is."""
+    def subfolder(self, folder: str) -> "Folder":
+        """Return one of its folders as a source."""
         return Folder(self.root / folder)
 
-    def has_files(self, folder):
-        """Return whether a file lies below `folder`; hidden ones do not count."""
+    def has_files(self, folder: str) -> bool:
+        """Return whether there is a file below `folder`; hidden files do not count."""
         with listing_faults():
             return next(_walk(self.root / folder), None) is not None
 
-    def file(self, name):
-        """Return the path of a file in it, or None where it is not there."""
+    def file(self, name: str) -> Path | None:
+        """Return the path of a file in it, or None where there is none."""
         path = self.root / name
         return path if path.is_file() else None
 
-    def files(self, folder):
+    def files(self, folder: str) -> list[str]:
         """Return the names of all files below `folder`, sorted. Raises MachineFault."""
         return [f"{folder}/{name}" for name in list_files(self.root / folder)]
 
-    def all_files(self):
-        """Return the names of all files in it, sorted, without what a Mac's archiver leaves
-        behind.
-        """
+    def all_files(self) -> list[str]:
+        """Return the names of all files in it, sorted, without those of __MACOSX."""
         return [name for name in list_files(self.root) if not name.startswith("__MACOSX/")]
 
-    def select(self, names):
-        """Return the source with these files, to be iterated."""
-        taken = Folder(self.root, names)
-        taken.quarantine_unreadable, taken.probes = self.quarantine_unreadable, self.probes
-        return taken
+    def select(self, names: Sequence[str]) -> "Folder":
+        """Return the source of these files alone, to be iterated."""
+        selected = Folder(self.root, names)
+        selected.quarantine_unreadable, selected.probes = self.quarantine_unreadable, self.probes
+        return selected
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[DiskFile]:
         root = str(self.root)
         return (DiskFile(os.path.join(root, unescaped_name(name))) for name in self.names)
 
 
-def list_files(folder):
-    """Return the paths of all files below `folder`, relative to it, with forward slashes, sorted;
-    dot files are left out.
+def list_files(folder: str | Path) -> list[str]:
+    """Return the escaped relative paths of all files below `folder`, sorted, without hidden files.
 
-    They are names as ct/privacy/escaped_names.py keeps them. Raises MachineFault, InputError for
-    folders that are nested too deep.
+    The parts of a path are joined by forward slashes and escaped as in
+    ct/privacy/escaped_names.py. Raises MachineFault where a folder cannot be listed, InputError
+    where folders are nested too deep.
     """
     try:
         with listing_faults():
@@ -121,40 +118,42 @@ def list_files(folder):
         ) from None
 
 
-def _walk(folder, prefix="", around=()):
-    """Yield the paths of the files below `folder`, each after `prefix`; links that lead back
-    `around` are not followed.
+def _walk(folder: str | Path, prefix: str = "", parents: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the relative paths of the files below `folder`, each after `prefix`.
+
+    A link that leads back to one of `parents` is not followed.
     """
-    if (here := os.path.realpath(folder)) in around:
+    here = os.path.realpath(folder)
+    if here in parents:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if _kind(entry) == "file":
-                yield prefix + entry.name
+            if _is_folder(entry):
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*parents, here))
             else:
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*around, here))
+                yield prefix + entry.name
 
 
-def _kind(entry: os.DirEntry) -> str:
-    """Return "folder", or "file" for all else: a pipe, too, or a link that leads nowhere, perhaps
-    since its disk is gone.
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether this is a folder; all else counts as a file, a pipe or a broken link, too.
 
-    What is none of either fails when it is read, and a line says so; left out here, it would be in
-    silence.
+    A broken link may be one to a disk that is gone. As a file it fails when it is read, with a
+    message; left out here, it would be missing without a word.
     """
     try:
-        return "folder" if entry.is_dir() else "file"
+        return entry.is_dir()
     except OSError as error:
-        if entry.is_symlink() and error.errno in LOST_LINK:
-            return "file"
+        if entry.is_symlink() and error.errno in BROKEN_LINK:
+            return False
         raise
 
 
-def _refuse_other_kinds(path):
-    """Raise NoBytes for a pipe, whose opening would wait for a writer, a socket or a device;
-    OSError for what is not there.
+def _require_regular_file(path: str) -> None:
+    """Raise NotARegularFile for a pipe, whose opening would wait for a writer, a socket, a device.
+
+    Raises OSError where there is nothing.
     """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

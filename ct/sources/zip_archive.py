@@ -1,8 +1,7 @@
-"""A zip archive as a source of slices, read in place (APPNOTE.TXT of PKWARE, section 4.3): stored
-and deflated, zip64 too.
+"""A zip archive as a source of files, read in place: stored and deflated members, zip64, too.
 
-The archive's directory is read once, by `open_zip`; what a source hands out for a member, InZip, is
-read without it.
+`open_zip` reads the archive's directory once (PKWARE's APPNOTE.TXT, section 4.3). A ZipMember is
+read without the directory.
 """
 
 import io
@@ -11,19 +10,23 @@ import struct
 import zipfile
 import zlib
 from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
+from numpy.typing import NDArray
 
 from ct.errors import InputError, printable
 from ct.privacy.escaped_names import escaped_name
-from ct.sources.source import Unreadable
+from ct.sources.decompression_limit import max_unpacked_bytes
+from ct.sources.source import SourceFile, Unreadable
 from ct.system.machine_faults import raise_fault
 
-# of a zip's members: where its local header begins, bytes in the archive and unpacked, ...
-WHERE = np.dtype(
+# a row of the archive's directory: where the member's local header begins, its size in the archive
+# and unpacked (bytes), its checksum, how it is compressed, the flags
+ENTRY = np.dtype(
     [
         ("offset", "i8"),
         ("packed", "i8"),
@@ -35,10 +38,9 @@ WHERE = np.dtype(
 )
 ENCRYPTED = 1  # bit of the flags
 LOCAL_HEADER = 30  # bytes, before the name and the extra field
-# bytes of a file in a zip: a slice of 4,096 x 4,096 has 32 MB, Kaggle's label csv 119
-LARGEST = 512 << 20
-# of zipfile
-DAMAGE = (
+# bytes, unpacked: a slice of 4,096 x 4,096 has 32 MB, Kaggle's label csv 119
+MAX_MEMBER_BYTES = 512 << 20
+DAMAGE = (  # what zipfile raises for a damaged archive
     zipfile.BadZipFile,
     NotImplementedError,
     ValueError,
@@ -47,12 +49,10 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
-# beyond so many bytes a file is at most so many times as large as it lies packed
-PLENTY, RATIO = 64 << 20, 100
 
 
 class ZipMember(NamedTuple):
-    """A member of a zip archive; the fields after its name are those of WHERE."""
+    """A member of a zip archive; a SourceFile. The fields after its name are those of ENTRY."""
 
     archive: str
     name: str
@@ -63,191 +63,184 @@ class ZipMember(NamedTuple):
     method: int
     flags: int
 
-    def head(self, count):
-        """Return (bytes, whole): about the first `count` bytes, and whether that is all, which then
-        is checked.
+    def head(self, count: int) -> tuple[bytes, bool]:
+        """Return (about the first `count` bytes, whether that is all, which then is checked).
 
         Raises Unreadable, OSError.
         """
-        # deflated, `count` bytes hold at least about as many; where not, `whole` is false
-        packed = self._packed(count)
+        # `count` packed bytes inflate to about as many at least; if to fewer, `whole` is False
+        packed = self._packed_bytes(count)
         head = self._inflate(packed, count) if self.method == zipfile.ZIP_DEFLATED else packed
         if len(head) < self.size:
             return head, False
         return self._checked(head), True
 
-    def length(self):
-        """Return its unpacked size in bytes, as the archive has it."""
+    def length(self) -> int:
+        """Return the unpacked size in bytes, as in the archive's directory."""
         return self.size
 
-    def open(self, mode="rb"):
-        """Read all of it, check it, and return it as a file of bytes. Raises Unreadable,
-        OSError.
-        """
-        if self.size > LARGEST or self.size > max(PLENTY, RATIO * self.packed):
+    def open(self, mode: Literal["rb"] = "rb") -> io.BufferedIOBase:
+        """Read and check all of it; return it as a stream of bytes. Raises Unreadable, OSError."""
+        if self.size > min(MAX_MEMBER_BYTES, max_unpacked_bytes(self.packed)):
             raise Unreadable(
-                f"packed in the zip archive so that {self.packed} bytes make {self.size}, which no slice does"
+                f"packed in the zip archive so that {self.packed} bytes make {self.size}, "
+                "which no slice does"
             )
-        packed = self._packed(self.packed)
-        whole = (
-            self._inflate(packed, self.size + 1) if self.method == zipfile.ZIP_DEFLATED else packed
-        )
-        return io.BytesIO(self._checked(whole))
+        packed = self._packed_bytes(self.packed)
+        if self.method == zipfile.ZIP_DEFLATED:
+            return io.BytesIO(self._checked(self._inflate(packed, self.size + 1)))
+        return io.BytesIO(self._checked(packed))
 
-    def _packed(self, count):
-        """Return the first `count` bytes as they lie in the archive."""
+    def _packed_bytes(self, count: int) -> bytes:
+        """Return the first `count` bytes as they are stored in the archive."""
         if self.flags & ENCRYPTED:
             raise Unreadable("encrypted in the zip archive")
         if self.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Unreadable(
-                f"compressed in the zip archive by method {self.method}; only stored and deflated files are read"
+                f"compressed in the zip archive by method {self.method}; "
+                "only stored and deflated files are read"
             )
         file = os.open(self.archive, os.O_RDONLY)
         try:
-            # below 0 where the archive has lost its beginning
-            local = os.pread(file, LOCAL_HEADER, max(self.offset, 0))
-            if self.offset < 0 or len(local) < LOCAL_HEADER or local[:4] != b"PK\x03\x04":
+            # the offset is below 0 where the archive has lost its beginning
+            header = os.pread(file, LOCAL_HEADER, max(self.offset, 0))
+            if self.offset < 0 or len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
                 raise Unreadable("damaged in the zip archive: no header where it should begin")
-            name, extra = (
-                int.from_bytes(local[26:28], "little"),
-                int.from_bytes(local[28:30], "little"),
-            )
-            return os.pread(
-                file, min(count, self.packed), self.offset + LOCAL_HEADER + name + extra
-            )
+            name_length = int.from_bytes(header[26:28], "little")
+            extra_length = int.from_bytes(header[28:30], "little")
+            begin = self.offset + LOCAL_HEADER + name_length + extra_length
+            return os.pread(file, min(count, self.packed), begin)
         finally:
             os.close(file)
 
-    def _inflate(self, packed, count):
+    def _inflate(self, packed: bytes, count: int) -> bytes:
         try:
             return isal_zlib.decompressobj(wbits=-15).decompress(packed, count) if packed else b""
-        except isal_zlib.error:
+        except isal_zlib.error:  # type: ignore[misc]  # its stub declares an instance
             raise Unreadable("damaged in the zip archive: cannot be inflated") from None
 
-    def _checked(self, whole):
+    def _checked(self, whole: bytes) -> bytes:
+        """Return all bytes of the member. Raises Unreadable where size or checksum are wrong."""
         if len(whole) != self.size:
-            raise Unreadable(
-                f"damaged in the zip archive: {min(len(whole), self.size + 1)} of {self.size} bytes"
-            )
+            length = min(len(whole), self.size + 1)
+            raise Unreadable(f"damaged in the zip archive: {length} of {self.size} bytes")
         if isal_zlib.crc32(whole) != self.crc:
             raise Unreadable("damaged in the zip archive: its checksum is another")
         return whole
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.archive}/{self.name}"
 
 
 class ZipArchive:
-    """A zip archive, or a folder inside one, as a source; the same methods as Folder's.
+    """A zip archive, or a folder inside it, as a Source; see there for its methods and attributes.
 
-    path: of the archive; names: of its files below `inside` and relative to that, as
-    ct/privacy/escaped_names.py keeps them, sorted; where: (n,) of the dtype WHERE;
-    spares_unreadable, probes: as of Folder
+    path: of the archive; inside: "" or a folder in the archive, ending in "/"; names: of its files,
+    escaped, relative to `inside`, sorted; entries: (n,) of dtype ENTRY
     """
 
-    quarantine_unreadable, probes = False, ()
+    quarantine_unreadable = False
+    probes: tuple[SourceFile, ...] = ()
 
-    def __init__(self, path, inside, names, where):
-        self.path, self.inside, self.names, self.where = str(path), inside, names, where
+    def __init__(
+        self, path: str | Path, inside: str, names: Sequence[str], entries: NDArray[np.void]
+    ) -> None:
+        self.path, self.inside, self.names, self.entries = str(path), inside, names, entries
         self.root = Path(path) / inside
 
-    def folders(self):
-        """Return the names of the folders in it, sorted, without hidden ones and those that a Mac's
-        archiver leaves behind.
-        """
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted, but hidden ones and __MACOSX."""
         first = {name.partition("/")[0] for name in self.names if "/" in name}
         return sorted(name for name in first if not name.startswith("__"))
 
-    def subfolder(self, folder):
-        """Return the source that one of its folders is."""
-        begin, end = self._range(folder)
+    def subfolder(self, folder: str) -> "ZipArchive":
+        """Return one of its folders as a source."""
+        begin, end = self._rows_below(folder)
         names = [name[len(folder) + 1 :] for name in self.names[begin:end]]
-        return ZipArchive(self.path, f"{self.inside}{folder}/", names, self.where[begin:end])
+        return ZipArchive(self.path, f"{self.inside}{folder}/", names, self.entries[begin:end])
 
-    def has_files(self, folder):
-        """Return whether a file lies below `folder`."""
-        begin, end = self._range(folder)
+    def has_files(self, folder: str) -> bool:
+        """Return whether there is a file below `folder`."""
+        begin, end = self._rows_below(folder)
         return begin < end
 
-    def file(self, name):
-        """Return a file in it, or None where it is not there."""
-        return next(iter(self.select([name])), None) if self._row(name) is not None else None
+    def file(self, name: str) -> ZipMember | None:
+        """Return a file in it, or None where there is none."""
+        try:
+            return next(iter(self.select([name])))
+        except KeyError:
+            return None
 
-    def files(self, folder):
+    def files(self, folder: str) -> list[str]:
         """Return the names of all files below `folder`, sorted."""
-        begin, end = self._range(folder)
-        return self.names[begin:end]
+        begin, end = self._rows_below(folder)
+        return list(self.names[begin:end])
 
-    def all_files(self):
-        """Return the names of all files in it, sorted, without what a Mac's archiver leaves
-        behind.
-        """
+    def all_files(self) -> list[str]:
+        """Return the names of all files in it, sorted, without those of __MACOSX."""
         return [name for name in self.names if not name.startswith("__MACOSX/")]
 
-    def select(self, names):
-        """Return the source with these files, to be iterated."""
-        taken = ZipArchive(
-            self.path, self.inside, names, self.where[[self._row(name) for name in names]]
-        )
-        taken.quarantine_unreadable, taken.probes = self.quarantine_unreadable, self.probes
-        return taken
+    def select(self, names: Sequence[str]) -> "ZipArchive":
+        """Return the source of these files alone, to be iterated."""
+        entries = self.entries[[self._row(name) for name in names]]
+        selected = ZipArchive(self.path, self.inside, names, entries)
+        selected.quarantine_unreadable, selected.probes = self.quarantine_unreadable, self.probes
+        return selected
 
-    def __iter__(self):
-        return (
-            ZipMember(self.path, self.inside + name, *row)
-            for name, row in zip(self.names, self.where.tolist(), strict=True)
-        )
+    def __iter__(self) -> Iterator[ZipMember]:
+        for name, entry in zip(self.names, self.entries.tolist(), strict=True):
+            yield ZipMember(self.path, self.inside + name, *entry)
 
-    def _row(self, name):
+    def _row(self, name: str) -> int:
+        """Return the row of a file in `entries`. Raises KeyError where there is none."""
         row = bisect_left(self.names, name)
-        return row if row < len(self.names) and self.names[row] == name else None
+        if row == len(self.names) or self.names[row] != name:
+            raise KeyError(name)
+        return row
 
-    def _range(self, folder):
-        """Return the first and last but one row of the files below `folder`, which follow one
-        another.
-        """
-        # "0" is what follows "/"
+    def _rows_below(self, folder: str) -> tuple[int, int]:
+        """Return the range (begin, end) of the files below `folder`, which follow one another."""
+        # "0" is the character after "/"
         return bisect_left(self.names, folder + "/"), bisect_left(self.names, folder + "0")
 
 
-def open_zip(path):
-    """Read the directory of a zip archive: once, and at the size of Kaggle's it takes seconds.
-    Returns a Zip.
+def open_zip(path: str | Path) -> ZipArchive:
+    """Read the directory of a zip archive, once: for one of Kaggle's size it takes seconds.
 
-    Left out are folders, hidden files, and names that are absolute or lead upwards. Raises
+    Folders and hidden files are left out, and names that are absolute or lead upwards. Raises
     InputError, MachineFault.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            plain = (info for info in archive.infolist() if _is_plain(info.filename))
-            found = {escaped_name(info.filename): info for info in plain}  # of two, the last
+            infos = {}
+            for info in archive.infolist():
+                if _is_plain(info.filename):
+                    infos[escaped_name(info.filename)] = info  # of two of one name, the last
     except DAMAGE as error:
         raise_fault(error, f"{path}")
-        raise _no_zip(path, str(error) or type(error).__name__) from None
-    names = sorted(found)
-    infos = map(found.pop, names)  # a million ZipInfo are a gigabyte: none is kept
+        why = printable(str(error) or type(error).__name__)
+        raise InputError(
+            f"{path} is a file, but no whole zip archive ({why}); "
+            "--data names a folder or Kaggle's zip: if this should be the zip, download it again"
+        ) from None
+    names = sorted(infos)
     end = os.path.getsize(path)
-    return ZipArchive(
-        path, "", names, np.fromiter((_place(info, end) for info in infos), WHERE, len(names))
-    )
+    # `pop`: a million ZipInfo take a gigabyte
+    entries = np.fromiter((_entry(infos.pop(name), end) for name in names), ENTRY, len(names))
+    return ZipArchive(path, "", names, entries)
 
 
-def _place(info, end):
-    """Return a row of WHERE of a member of an archive of `end` bytes; zip64 has room for numbers
-    that int64 has not.
+def _entry(info: zipfile.ZipInfo, end: int) -> tuple[Any, ...]:
+    """Return the row of ENTRY of a member of an archive of `end` bytes.
+
+    The fields of zip64 can hold numbers that int64 cannot.
     """
     offset = info.header_offset if 0 <= info.header_offset < end else -1  # -1: there is no header
-    size = min(info.file_size, 2 * LARGEST)
+    size = min(info.file_size, 2 * MAX_MEMBER_BYTES)
     return offset, min(info.compress_size, end), size, info.CRC, info.compress_type, info.flag_bits
 
 
-def _no_zip(path, why):
-    return InputError(
-        f"{path} is a file, but no whole zip archive ({printable(why)}); --data names a folder or Kaggle's zip: "
-        "if this should be the zip, download it again"
-    )
-
-
-def _is_plain(name):
-    # a folder's name ends in "/"
+def _is_plain(name: str) -> bool:
+    """Return whether this is the name of a visible file inside the archive's folder."""
+    # a folder's name ends in "/", so that its last part is empty
     return not any(part == "" or part.startswith(".") for part in name.split("/"))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ct.errors import InputError, printable
 from ct.labels import LABELS
 from ct.privacy.pseudonyms import pseudonym
-from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
+from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION, spans_plane
 from ct.tables.table_columns import fold_numbers, require_columns, require_text, text_column
 from ct.tables.untrusted_table import read_table_file
 
@@ -137,13 +137,10 @@ def _first_numbers(column: pd.Series | None, rows: int) -> NDArray[np.float32]:
 
 
 def _check_orientation(columns: dict[str, Any], ids: pd.Series, where: str) -> None:
-    """Raise InputError where the two directions of an orientation are not perpendicular."""
-    row, col = (
-        np.column_stack([columns[name] for name in part])
-        for part in (ORIENTATION[:3], ORIENTATION[3:])
-    )
-    size = np.linalg.norm(row, axis=1) * np.linalg.norm(col, axis=1)
-    if (bad := (size == 0) | (np.abs((row * col).sum(axis=1)) > 0.5 * size)).any():
+    """Raise InputError where the two directions of an orientation span no plane."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers near float64's limit
+        bad = ~spans_plane([columns[name] for name in ORIENTATION])
+    if bad.any():
         raise InputError(
             f"{where}: the ImageOrientationPatient of slice {printable(ids[bad].iloc[0])} "
             "is no two perpendicular directions"

@@ -15,11 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ct.errors import InputError, printable, reason_of
+from ct.sources.decompression_limit import max_unpacked_bytes
 from ct.system.machine_faults import raise_fault
 
-# bytes that any packed csv may unpack to; Kaggle's label csv has 119 MB, and packs to a sixth
-PLENTY = 64 << 20
-RATIO = 100  # beyond PLENTY a csv may be so many times as large as it is packed
 MARKS = {  # at a text's beginning -> its encoding, longer ones first
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
@@ -120,7 +118,7 @@ def _unpacked(file, where):
     magic = file.read(4)
     packed = file.seek(0, io.SEEK_END)
     file.seek(0)
-    most = max(PLENTY, RATIO * packed)
+    most = max_unpacked_bytes(packed)
     try:
         if magic[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=file) as archive:

@@ -64,7 +64,7 @@ def test_the_first_copy_that_decodes_is_taken(tmp_path, damaged, taken, zipped):
 def test_it_does_not_depend_on_chunks_workers_and_what_was_read_before(tmp_path, monkeypatch):
     root = three_copies(tmp_path / "in", "ab")
     monkeypatch.setattr(header_index, "CHUNK_FILES", 2)  # the copies lie in several
-    monkeypatch.setattr(header_index, "COPIED", 1)
+    monkeypatch.setattr(header_index, "COPIED_SLICES", 1)
     check(
         *read_headers(root, list_files(root), KEY, workers=1, chunk_folder=tmp_path / "parts"), "c"
     )

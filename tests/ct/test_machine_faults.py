@@ -142,12 +142,12 @@ def test_many_in_a_row_that_fail_may_be_left_out_where_others_read(
     monkeypatch.setattr(header_index, "CHUNK_FILES", 3)
     monkeypatch.setattr(shards, "SHARD_SLICES", 3)
     if zipped:
-        check, real = {names[number].encode() for number in bad}, ZipMember._packed
+        check, real = {names[number].encode() for number in bad}, ZipMember._packed_bytes
         fails = lambda file: (
             file.name.encode() in check and (_ for _ in ()).throw(OSError(errno.EIO, "no"))
         )  # noqa: E731
         monkeypatch.setattr(
-            ZipMember, "_packed", lambda file, count: fails(file) or real(file, count)
+            ZipMember, "_packed_bytes", lambda file, count: fails(file) or real(file, count)
         )
     else:
         failing(errno.EIO, [names[number] for number in bad])

@@ -22,15 +22,12 @@ from ct.pixel_cache.writer import write_cache
 from ct.sources.source import Unreadable
 from ct.system.child_process import ChildProcess
 
-FACTS = {
+FORMAT = {
     "Rows": 8,
     "Columns": 8,
     "BitsAllocated": 16,
     "BitsStored": 16,
     "PixelRepresentation": 1,
-    "PhotometricInterpretation": "MONOCHROME2",
-    "syntax": str(RLELossless),
-    "vr": "OB",
 }
 
 
@@ -43,7 +40,9 @@ def odd(monkeypatch):
     child = ChildProcess("odd_decoder")
     monkeypatch.setattr(decoding, "_CHILD", child)
     monkeypatch.setattr(decoding, "SECONDS", 0.3)
-    yield lambda letter: decoding.decode(FACTS, letter * 64)
+    yield lambda letter: decoding.decode_pixels(
+        FORMAT, str(RLELossless), "OB", "MONOCHROME2", letter * 64
+    )
     child.close()
 
 
@@ -75,7 +74,7 @@ def test_a_decoder_has_so_much_time_of_the_processor_and_no_more(odd):
 
 def test_a_decoder_that_waits_is_ended(odd, monkeypatch):
     odd(b"g")
-    monkeypatch.setattr(decoding, "PATIENCE", 0.5)
+    monkeypatch.setattr(decoding, "WALL_SECONDS", 0.5)
     with pytest.raises(Unreadable, match="^decoding took longer than 0.5 s$"):
         odd(b"w")
 
@@ -103,9 +102,9 @@ def test_a_limit_of_the_parents_is_the_machines(odd):
     """
     limits = resource.getrlimit(resource.RLIMIT_AS)
     code = (
-        "import resource\nfrom ct.dicom import decoder_process as decoder\nfrom ct.dicom.pixel_decoder import decode\nfrom ct.system.child_process import limit_memory\n"
-        "decoder.MEMORY = 1 << 60\nassert not limit_memory(decoder.MEMORY)\n"
-        "decoder.decoded = lambda *_: (_ for _ in ()).throw(MemoryError())\n"
+        "import resource\nfrom ct.dicom import decoder_process as decoder\nfrom ct.dicom.pixel_decoder import decode_pixels\nfrom ct.system.child_process import limit_memory\n"
+        "decoder.MAX_MEMORY = 1 << 60\nassert not limit_memory(decoder.MAX_MEMORY)\n"
+        "decoder.decode = lambda *_: (_ for _ in ()).throw(MemoryError())\n"
         "print(decoder.answer({'seconds': 1}, b'', False)[0], decoder.answer({'seconds': 1}, b'', True)[0])"
     )
     done = subprocess.run(
@@ -138,7 +137,7 @@ def test_a_crash_with_less_memory_than_a_slice_may_take_is_the_machines(odd, mon
     with pytest.raises(Unreadable, match="^decoding took longer"):
         odd(b"t")
     monkeypatch.delenv("ICH_ODD_DECODER")
-    decoding.close()
+    decoding.close_decoder()
     with pytest.raises(Unreadable, match=r"^the decoder ended \(status 1\)$"):
         odd(b"e")
 

@@ -15,6 +15,7 @@ from ct.slices import (
     SERIES,
     check_slice_table,
     order_slices,
+    spans_plane,
 )
 
 AXIAL = (1, 0, 0, 0, 1, 0)
@@ -238,3 +239,14 @@ def test_real_studies_like_a_slow_loop():
         )
     assert_like_slow(table)
     assert (order_slices(table)["tilt_deg"] > 0.1).mean() == pytest.approx(0.92, abs=0.05)
+
+
+def test_two_directions_span_a_plane_where_they_are_about_perpendicular_and_of_length_one():
+    x, y, slanted = [1.0, 0, 0], [0, 1.0, 0], [0.51, 0.8601, 0]  # the last at 59.3 degrees to x
+    tiny, huge = [0, 1e-4, 0], [0, 1e4, 0]
+    planes = {True: [x + y, y + x, x + [0, 0.01, 0]], False: [x + x, x + slanted, x + [0.0] * 3]}
+    planes[False] += [x + tiny, tiny + x, x + huge, huge + x]
+    for expected, orientations in planes.items():
+        assert [bool(spans_plane(each)) for each in orientations] == [expected] * len(orientations)
+        columns = np.array(orientations).T
+        assert spans_plane(list(columns)).tolist() == [expected] * len(orientations)

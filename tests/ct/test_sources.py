@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from tiny_dicom import header_of, make_dataset, slice_bytes, write_slice
 from tiny_zip import edit_entry, pack
 
-from ct.dicom import dataset_parser as elements
+from ct.dicom import dataset_parser, fast_parser
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
@@ -184,7 +184,7 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
         )
     table, bad = read_headers(source, source.files(TRAIN), KEY, workers=1)
     assert table.index.tolist() == list(lengths) and bad.empty and (table["rows"] == 512).all()
-    assert asked == [4096, 4096, 65536, 4096, 65536, elements.LONGEST_HEADER]
+    assert asked == [4096, 4096, 65536, 4096, 65536, dataset_parser.MAX_HEADER_BYTES]
     assert whole == []  # nor is one of them read with its pixels
 
 
@@ -202,7 +202,7 @@ def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monk
         DiskFile, "open", lambda self, mode="rb": pytest.fail("the whole file was opened")
     )
     for dull in range(130):  # wherever the first piece ends
-        monkeypatch.setattr(elements, "HEADS", (4096 + dull, 65536))
+        monkeypatch.setattr(fast_parser, "FIRST_READS", (4096 + dull, 65536))
         assert header_of(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
 
 

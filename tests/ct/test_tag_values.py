@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tiny_dicom import header_of, make_dataset, slice_bytes, write_slice
 
-from ct.dicom import dataset_parser as elements
+from ct.dicom import dataset_parser
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
@@ -217,7 +217,7 @@ def deflated(tail=b""):
 def test_a_deflated_data_set_is_inflated_within_bounds(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(deflated())
     assert (read_hu(tmp_path / "a")[0] == PIXELS - 1024).all()
-    monkeypatch.setattr(elements, "MOST_INFLATED", 1 << 20)
+    monkeypatch.setattr(dataset_parser, "MAX_INFLATED_BYTES", 1 << 20)
     (tmp_path / "a").write_bytes(
         deflated(element((0x7FE1, 0x10), b"OB", bytes(2 << 20), long=True))
     )
@@ -246,13 +246,13 @@ def test_a_file_of_gigabytes_is_refused_by_its_size(tmp_path):
     ):
         read_hu(path)
     assert header_of(path, b"key")["rows"] == 3
-    assert reading.MOST_BYTES > 4096 * 4096 * 8
+    assert reading.MAX_FILE_BYTES > 4096 * 4096 * 8
 
 
 def test_a_header_without_end_is_not_read_to_it(tmp_path):
     raw = slice_bytes(PIXELS, NumberOfFrames=1)  # not plain: pydicom reads it
     at = raw.index(b"\x20\x00\x32\x00DS")
-    stuffing = element((0x19, 0x1001), b"UN", bytes(elements.LONGEST_HEADER), long=True)
+    stuffing = element((0x19, 0x1001), b"UN", bytes(dataset_parser.MAX_HEADER_BYTES), long=True)
     (tmp_path / "a").write_bytes(raw[:at] + stuffing + raw[at:])
     with pytest.raises(Unreadable, match="^a header of more than 4 MB$"):
         header_of(tmp_path / "a", b"key")
