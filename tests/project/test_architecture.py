@@ -1,16 +1,16 @@
-"""The house rules that a program can check: who imports whom, no pickle, docstrings, what starts
-quickly.
-"""
+"""Who imports whom: between the rooms, between their folders; what a folder may hold."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from source_tree import HOUSE, ROOT, SOURCES, imported, room_of
 
-ROOT = Path(__file__).resolve().parents[2]
-MAY_IMPORT = {  # each package of the house, and which others it may see
+MAY_IMPORT = {  # room: the other rooms that it may import
     "ct": set(),
     "stage1_cnn": {"ct"},
     "features": {"ct"},
@@ -19,152 +19,139 @@ MAY_IMPORT = {  # each package of the house, and which others it may see
     "pipeline": {"ct", "stage1_cnn", "features", "stage2_stack", "report"},
     "run": {"ct", "pipeline"},
 }
-NOT_IN = {  # outside packages that a room keeps away from
+NOT_IN = {  # room: packages that it may not import
     "ct": {"torch", "torchvision", "timm", "lightgbm", "optuna", "fire"},
     "features": {"torch", "timm", "lightgbm", "optuna"},
     "report": {"torch", "timm", "lightgbm", "optuna"},
     "stage1_cnn": {"lightgbm", "optuna"},
     "stage2_stack": {"torch", "timm"},
 }
-BUT = {"stage2_stack/gru.py": {"torch"}}  # the one module of a room that may
-PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-NAMELESS = {"utils", "util", "misc", "helpers", "helper", "common", "tools"}
-THREADS = {
-    "stage1_cnn/batch_reader.py",
-    "ct/pixel_cache/reader.py",
-}  # read ahead in threads; processes are ct/system/engine.py's alone
-
-
-def sources():
-    """{path relative to the repository: syntax tree} of every Python file that is part of it."""
-    files = [
-        *ROOT.glob("*.py"),
-        *(
-            f
-            for folder in (*MAY_IMPORT, "tests", "benchmarks")
-            for f in (ROOT / folder).rglob("*.py")
-        ),
-    ]
-    return {
-        f.relative_to(ROOT).as_posix(): ast.parse(f.read_text(), str(f)) for f in sorted(set(files))
-    }
-
-
-SOURCES = sources()
-HOUSE = {
-    name: tree
-    for name, tree in SOURCES.items()
-    if name.split("/")[0].removesuffix(".py") in MAY_IMPORT
-}
-
-
-def package(name):
-    return name.split("/")[0].removesuffix(".py")
-
-
-def imported(tree):
-    """The full names of the modules that a file imports, wherever in it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
-            if node.module and not node.level:
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def called(tree):
-    """(dotted name, call) of every call of a plain or dotted name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+BUT = {"stage2_stack/gru.py": {"torch"}}  # the one module of a room that may import them
+MOST = 14  # modules in a folder
+IN_SEVERAL_ROOMS = {"config", "search_space", "__init__"}
+NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public in spite of their underscore
 
 
 def strangers(name, tree):
     """What the file `name` imports that it should not."""
-    here = package(name)
+    here = room_of(name)
     tops = {full.split(".")[0] for full in imported(tree) if not full.startswith(".")}
     others = (tops & {*MAY_IMPORT, "tests", "benchmarks"}) - {here} - MAY_IMPORT[here]
     return sorted(others | (tops & NOT_IN.get(here, set()) - BUT.get(name, set())))
 
 
-def unsafe_loads(tree):
-    """Calls that could unpickle, and imports that do."""
-    found = [full for full in imported(tree) if full.split(".")[0] in PICKLES]
-    for name, call in called(tree):
-        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
-        if name == "torch.load" and given.get("weights_only") != "True":
-            found.append(ast.unparse(call))
-        if given.get("allow_pickle", "False") != "False":
-            found.append(ast.unparse(call))
-        if name.endswith((".read_pickle", ".to_pickle")) or (name == "torch.save"):
-            found.append(ast.unparse(call))
-        if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"):
-            found.append(ast.unparse(call))
-    return found
+def modules_of(names):
+    """{dotted name: path} of the modules at these paths; a package has its folder's name."""
+    dotted = {name: name.removesuffix(".py").replace("/", ".") for name in names}
+    return {module.removesuffix(".__init__"): name for name, module in dotted.items()}
 
 
-def process_users(tree):
-    """Imports that start processes of one's own."""
-    names = {"multiprocessing", "concurrent", "ray", "joblib", "torch.multiprocessing"}
-    return [
-        full
-        for full in imported(tree)
-        if full.split(".")[0] in names or full.startswith("torch.multiprocessing")
-    ]
+def run_time_imports(tree):
+    """The import statements of a file but for those that only the type checker reads."""
+    skipped = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            skipped.update(id(child) for part in node.body for child in ast.walk(part))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in skipped:
+            yield node
 
 
-def bare_excepts(tree):
-    return [n.lineno for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.type is None]
+def module_graph(trees):
+    """{path: the paths of the modules that it imports}."""
+    modules = modules_of(trees)
+    graph = {}
+    for name, tree in trees.items():
+        names = set()
+        for node in run_time_imports(tree):
+            for alias in node.names:
+                if isinstance(node, ast.Import):
+                    names.add(alias.name)
+                else:
+                    full = f"{node.module}.{alias.name}"
+                    names.add(full if full in modules else node.module)
+        graph[name] = {modules[full] for full in names if full in modules} - {name}
+    return graph
 
 
-def star_imports(tree):
-    return [
-        n.lineno
-        for n in ast.walk(tree)
-        if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)
-    ]
+def folder_graph(graph):
+    """{sub-folder of a room: the other sub-folders that it imports}, from a graph of modules."""
+    folders = {}
+    for name, others in graph.items():
+        here = str(Path(name).parent)
+        if "/" in here:
+            there = {str(Path(other).parent) for other in others} - {here}
+            folders.setdefault(here, set()).update(path for path in there if "/" in path)
+    return folders
 
 
-def undocumented(tree):
-    """Public functions, classes and methods without a docstring, and the module if it has none."""
-    found = [] if ast.get_docstring(tree) else ["the module"]
-    stack = [(tree, "")]
-    while stack:
-        node, above = stack.pop()
-        for child in node.body:
-            if isinstance(
-                child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-            ) and not child.name.startswith("_"):
-                if not ast.get_docstring(child):
-                    found.append(above + child.name)
-                if isinstance(child, ast.ClassDef):
-                    stack.append((child, f"{above}{child.name}."))
-    return found
+def circles(graph):
+    """The nodes that lie on a circle of a graph, sorted."""
+
+    def reached(start):
+        seen, to_visit = set(), list(graph.get(start, ()))
+        while to_visit:
+            node = to_visit.pop()
+            if node not in seen:
+                seen.add(node)
+                to_visit += graph.get(node, ())
+        return seen
+
+    return sorted(node for node in graph if node in reached(node))
 
 
-def locale_dependent(tree):
-    """Calls that read or write text in whatever encoding the locale has: under Latin-1 they lose a
-    run's work.
-    """
-    found = []
-    for name, call in called(tree):
-        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
-        mode = ast.unparse(call.args[1]) if len(call.args) > 1 else given.get("mode", "'r'")
-        opens = name in ("open", "os.fdopen") and "b" not in mode and mode != "mode"
-        text = (
-            name.startswith("subprocess.")
-            and given.get("text", given.get("universal_newlines")) == "True"
-        )
-        if "encoding" not in given and (
-            opens or text or name.endswith((".read_text", ".write_text"))
-        ):
-            found.append(f"{call.lineno}: {ast.unparse(call)}")
-    return found
+def private_names(trees):
+    """{path: the private names of other modules that it imports or accesses}."""
+    own = {name: own_names(tree) for name, tree in trees.items()}
+    everywhere = set().union(*own.values()) - NAMED_TUPLES
+    uses = {}
+    for name, tree in trees.items():
+        names = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in MAY_IMPORT:
+                names += [alias.name for alias in node.names if is_private(alias.name)]
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+                names += [node.attr] if node.attr in everywhere - own[name] else []
+        if names:
+            uses[name] = names
+    return uses
+
+
+def is_private(name):
+    """Whether a name begins with one underscore."""
+    return re.match(r"_[^_]", name) is not None
+
+
+def own_names(tree):
+    """The private names that a module defines: functions, classes, variables, attributes."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return set(filter(is_private, names))
+
+
+def crowded(names):
+    """{folder: number of modules} where there are more than a reader takes in at once."""
+    counts = Counter(str(Path(name).parent) for name in names if Path(name).name != "__init__.py")
+    return {folder: count for folder, count in counts.items() if count > MOST}
+
+
+def repeated_basenames(names):
+    """The names that modules of several folders share."""
+    counts = Counter(Path(name).stem for name in names)
+    return sorted(stem for stem in counts if counts[stem] > 1 and stem not in IN_SEVERAL_ROOMS)
+
+
+GRAPH = module_graph(HOUSE)
 
 
 def test_the_house_is_there():
-    assert {package(name) for name in HOUSE} == set(MAY_IMPORT)
+    assert {room_of(name) for name in HOUSE} == set(MAY_IMPORT)
     assert len(HOUSE) > 30 and "tests/project/test_architecture.py" in SOURCES
 
 
@@ -173,62 +160,26 @@ def test_imports_run_one_way(name):
     assert strangers(name, HOUSE[name]) == []
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_nothing_sloppy(name):
-    assert bare_excepts(SOURCES[name]) == []
-    assert star_imports(SOURCES[name]) == []
-    assert not {*Path(name).with_suffix("").parts} & NAMELESS
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles(GRAPH) == []
 
 
-@pytest.mark.parametrize("name", HOUSE)
-def test_no_pickle(name):
-    assert unsafe_loads(HOUSE[name]) == []
+def test_folders_of_a_room_import_one_way():
+    folders = folder_graph(GRAPH)
+    assert {"ct/dicom", "pipeline/stages"} <= set(folders)
+    assert circles(folders) == []
 
 
-@pytest.mark.parametrize("name", HOUSE)
-def test_text_is_utf8_whatever_the_locale(name):
-    assert locale_dependent(HOUSE[name]) == []
+def test_private_names_stay_in_their_module():
+    assert private_names(HOUSE) == {}
 
 
-@pytest.mark.parametrize("name", HOUSE)
-def test_one_module_knows_processes(name):
-    users = process_users(HOUSE[name])
-    if name == "ct/system/engine.py":
-        assert users
-    elif name in THREADS:
-        assert set(users) <= {"concurrent.futures", "concurrent.futures.ThreadPoolExecutor"}
-    else:
-        assert users == []
-    assert not [
-        call for call, _ in called(HOUSE[name]) if call in ("os.fork", "os.forkpty", "os.system")
-    ]
+def test_a_basename_stands_for_one_module():
+    assert repeated_basenames(HOUSE) == []
 
 
-@pytest.mark.parametrize("name", HOUSE)
-def test_everything_public_says_what_it_is(name):
-    assert undocumented(HOUSE[name]) == []
-
-
-@pytest.mark.parametrize("name", HOUSE)
-def test_chance_comes_from_seeded_generators(name):
-    """Never from numpy's or Python's global state, whose seed any import may change."""
-    calls = [call for call, _ in called(HOUSE[name])]
-    loose = [
-        call
-        for call in calls
-        if call.startswith(("np.random.", "random.")) and "default_rng" not in call
-    ]
-    assert loose == []
-    unseeded = [
-        ast.unparse(node)
-        for call, node in called(HOUSE[name])
-        if call.endswith("default_rng") and not node.args
-    ]
-    assert unseeded == []
-
-
-def test_the_checks_see_what_they_should():
-    """Each check against a line that breaks it."""
+def test_the_checks_find_what_they_look_for():
+    """Each check on lines that break it."""
     parse = ast.parse
     assert strangers("ct/a.py", parse("from stage1_cnn.model import x")) == ["stage1_cnn"]
     assert strangers("ct/a.py", parse("def f():\n    import torch.nn")) == ["torch"]
@@ -238,30 +189,24 @@ def test_the_checks_see_what_they_should():
     assert strangers("stage2_stack/gru.py", parse("import torch, timm")) == ["timm"]
     assert strangers("report/a.py", parse("from ct import run_dir\nimport report.load")) == []
     assert strangers("pipeline/a.py", parse("import run, report, tests")) == ["run", "tests"]
-    for line in (
-        "import pickle",
-        "torch.load(p)",
-        "torch.load(p, weights_only=False)",
-        "np.load(p, allow_pickle=True)",
-        "np.load(p, allow_pickle=x)",
-        "pd.read_pickle(p)",
-        "from pickle import load",
-        "yaml.load(f)",
-    ):
-        assert unsafe_loads(parse(line)), line
-    assert not unsafe_loads(
-        parse("torch.load(p, weights_only=True); np.load(p, allow_pickle=False); yaml.safe_load(f)")
-    )
-    assert process_users(parse("from concurrent.futures import ProcessPoolExecutor"))[-1].endswith(
-        "ProcessPoolExecutor"
-    )
-    assert process_users(parse("import torch.multiprocessing as mp"))
-    assert bare_excepts(parse("try:\n    x\nexcept:\n    pass")) and star_imports(
-        parse("from x import *")
-    )
-    assert undocumented(
-        parse('"""m"""\nclass A:\n    """a"""\n    def b(self): pass\n    def _c(self): pass')
-    ) == ["A.b"]
+    trees = {
+        "ct/x/a.py": parse("from ct.y import b"),
+        "ct/y/b.py": parse("def f():\n    import ct.x.c"),
+        "ct/x/c.py": parse("if TYPE_CHECKING:\n    from ct.x.a import A"),
+    }
+    graph = module_graph(trees)
+    assert graph == {"ct/x/a.py": {"ct/y/b.py"}, "ct/y/b.py": {"ct/x/c.py"}, "ct/x/c.py": set()}
+    assert circles(graph) == [] and circles(folder_graph(graph)) == ["ct/x", "ct/y"]
+    trees["ct/x/c.py"] = parse("from ct.x.a import A")
+    assert circles(module_graph(trees)) == sorted(trees)
+    trees = {"ct/a.py": parse("def _f(): ..."), "ct/b.py": parse("from ct.a import _f")}
+    assert private_names(trees) == {"ct/b.py": ["_f"]}
+    trees["ct/b.py"] = parse("import ct.a\nct.a._f()\nself._f()\nos._exit(1)\nrow._replace()")
+    assert private_names(trees) == {"ct/b.py": ["_f"]}
+    assert crowded(f"ct/m{number}.py" for number in range(MOST + 1)) == {"ct": MOST + 1}
+    assert repeated_basenames(["ct/a.py", "report/a.py", "ct/config.py", "report/config.py"]) == [
+        "a"
+    ]
 
 
 SLOW = ("torch", "timm", "lightgbm", "optuna", "matplotlib")
