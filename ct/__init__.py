@@ -1,7 +1,7 @@
-"""What a slice, a label, a fold, a score and a run folder are. Knows neither torch nor lightgbm."""
+"""Slices, labels, folds, scores and the run folder. Imports neither torch nor lightgbm."""
 
 import sys
 
-# Python 2's: gdcm asks for them, and would take any folder of that name on the path for one
+# Python 2 modules that gdcm tries to import; it would take a folder of that name on the path
 for _name in ("dl", "DLFCN"):
-    sys.modules.setdefault(_name, None)
+    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]  # None blocks the import

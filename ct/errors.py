@@ -1,41 +1,40 @@
-"""The one exception that a user is meant to read, and how a stranger's text stands in it."""
+"""The errors that are meant for the user, and how untrusted text is printed in them."""
 
 from ct.privacy.redaction import mask_passwords
 
-SHOWN = 80  # characters of a value
+PRINTED = 80  # characters of a value in a message
 
 
 class InputError(Exception):
-    """Something the user gave is wrong: one line that says what, which value, and what to do about
-    it.
+    """The user's input is wrong: one line that says what, which value, and what to do about it.
 
-    `run.py` prints it and exits with 1. Anything else that is raised is a defect of the program and
-    shows its traceback.
+    `run.py` prints it and exits with 1. Any other error is a defect of the program and is shown
+    with its traceback.
     """
 
 
-def printable(text: object, longest: int = SHOWN) -> str:
-    """Return a stranger's text as it may stand in a line: without passwords, cut, what is not
-    printable escaped.
+def printable(text: object, longest: int = PRINTED) -> str:
+    """Return untrusted text for a message: without passwords, cut, and with escapes.
+
+    longest: number of characters; characters that cannot be printed are escaped
     """
-    text = mask_passwords(str(text))[: longest + 1]
-    text = "".join(
+    start = mask_passwords(str(text))[: longest + 1]
+    escaped = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-        for c in text
+        for c in start
     )
-    return text if len(text) <= longest else f"{text[: longest - 4]} ..."
+    return escaped if len(escaped) <= longest else f"{escaped[: longest - 4]} ..."
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of what an error of a library says, or its kind, fit to be shown."""
+    """Return the first line of a library's error, or the name of its class, printable."""
     lines = str(error).strip().splitlines()
     return printable(lines[0] if lines else type(error).__name__, 160)
 
 
 class MachineFault(InputError):
-    """The machine is at fault, not the data: a disk that is gone, too many open files, memory,
-    rights.
+    """The machine failed, not the data: a missing disk, too many open files, memory, rights.
 
-    Never put down to a file: the stage stops, keeps what is finished, and goes on with the same
-    command. One line, too.
+    It is never recorded as the fault of a file: the stage stops, keeps what is finished, and
+    continues with the same command.
     """

@@ -1,7 +1,7 @@
-"""A competition laid out as Kaggle's: its parts, in a folder or in a zip archive.
+"""Find the parts of a competition in Kaggle's layout, in a folder or in a zip archive.
 
-Error lines name `data` as the user typed it and files by their names in the competition. Other
-folders and files below `data` may be named after people, and are not printed.
+Error lines print `data` as the user typed it, and the competition's own file names. Other folders
+and files below `data` may be named after people and are not printed.
 """
 
 import re
@@ -14,16 +14,16 @@ from ct.errors import InputError
 from ct.sources.folder import Folder
 from ct.sources.zip_archive import ZipArchive, ZipMember, open_zip
 
-STAGES = ("stage_2", "stage_1")  # of the competition; the second supersedes the first
-ARCHIVE = "rsna-intracranial-hemorrhage-detection.zip"  # Kaggle's
+STAGES = ("stage_2", "stage_1")  # of the competition; the second replaced the first
+ARCHIVE = "rsna-intracranial-hemorrhage-detection.zip"  # the name of Kaggle's zip
 
 
 @dataclass(frozen=True)
 class Competition:
-    """Where the parts of a competition lie. In a zip the paths go on inside it."""
+    """The paths of a competition's parts. In a zip, paths continue inside the archive."""
 
-    source: Folder | ZipArchive  # of the folder that holds the two parts
-    root: Path  # that folder
+    source: Folder | ZipArchive  # the folder that holds the train and the test folder
+    root: Path  # of that folder
     train_dir: Path
     test_dir: Path
     labels_csv: Path | ZipMember
@@ -32,8 +32,9 @@ class Competition:
 
 @contextmanager
 def hidden_folders(data: Path | str) -> Iterator[None]:
-    """Take the folders between `data` and the competition's own parts out of the InputErrors that
-    the block raises.
+    """Remove the folders between `data` and the competition's parts from InputErrors of the block.
+
+    Their names may be people's names.
     """
     between = re.compile(
         rf"{re.escape(str(data))}/.*?/(?=stage_[12]_(?:train|test|sample_submission)\b)"
@@ -47,13 +48,14 @@ def hidden_folders(data: Path | str) -> Iterator[None]:
         raise type(error)(line) from None
 
 
-def find_competition(data, labels=None, sample=None):
-    """Find the parts of a competition laid out as Kaggle's, in `data` or below it while one folder
-    alone leads there.
+def find_competition(
+    data: Path | str, labels: Path | str | None = None, sample: Path | str | None = None
+) -> Competition:
+    """Find the parts of a competition in `data`, or below it where only one folder leads to them.
 
     data: folder or zip archive; labels, sample: csv files that lie elsewhere, or None
 
-    Returns a Competition. Raises InputError, one line, for whatever is missing.
+    Raises InputError for whatever is missing.
     """
     source, stage = find_folders(data)
     return Competition(
@@ -67,16 +69,17 @@ def find_competition(data, labels=None, sample=None):
 
 
 def find_folders(data: Path | str) -> tuple[Folder | ZipArchive, str]:
-    """Return (source of the folder that holds the two parts, the stage's name) at or below `data`.
-    Raises InputError.
+    """Return the source that holds the train and test folder at or below `data`, and the stage.
+
+    The stage is one of STAGES. Raises InputError where a folder is missing or empty.
     """
     source, stage = _descend(Path(data))
-    folders, belongs = source.folders(), "the DICOM files of that part belong there"
+    folders, remedy = source.folders(), "the DICOM files of that part belong there"
     for folder in (f"{stage}_train", f"{stage}_test"):
         if folder not in folders:
-            raise InputError(f"--data={data} has no folder {folder}; {belongs}")
+            raise InputError(f"--data={data} has no folder {folder}; {remedy}")
         if not source.has_files(folder):
-            raise InputError(f"the folder {folder} of --data={data} holds no files; {belongs}")
+            raise InputError(f"the folder {folder} of --data={data} holds no files; {remedy}")
     return source, stage
 
 
@@ -87,22 +90,25 @@ def find_csv(
     elsewhere: Path | str | None,
     flag: str,
 ) -> Path | ZipMember:
-    """Return the csv file `elsewhere`, or the one called `name` of a source, packed or not. Raises
-    InputError.
+    """Return the csv file `elsewhere`, or else the file `name` of a source, compressed or not.
+
+    flag: names `elsewhere` on the command line. Raises InputError where there is no such file.
     """
     if elsewhere:
-        return find_elsewhere(elsewhere, flag)
-    # as Kaggle hands out single files
-    as_named = (source.file(name + packing) for packing in ("", ".zip", ".gz"))
-    if (path := next((file for file in as_named if file is not None), None)) is None:
+        return require_csv(elsewhere, flag)
+    # Kaggle serves single files as .zip
+    candidates = (source.file(name + suffix) for suffix in ("", ".zip", ".gz"))
+    path = next((file for file in candidates if file is not None), None)
+    if path is None:
         raise InputError(
-            f"--data={data}: {name} does not exist or is no file; put it beside the folders or name it with --{flag}"
+            f"--data={data}: {name} does not exist or is no file; "
+            f"put it beside the folders or name it with --{flag}"
         )
     return path
 
 
-def find_elsewhere(path, flag):
-    """Return the Path of a csv file that a flag named. Raises InputError where it is no file."""
+def require_csv(path: Path | str, flag: str) -> Path:
+    """Return the Path of a csv file that a flag names. Raises InputError where it is no file."""
     if not Path(path).is_file():
         raise InputError(
             f"{path} does not exist or is no file; put it there or name it with --{flag}"
@@ -110,28 +116,28 @@ def find_elsewhere(path, flag):
     return Path(path)
 
 
-def _descend(data):
-    """Return the source at or below `data` that holds a stage's train folder, and the stage's
-    name.
-    """
+def _descend(data: Path) -> tuple[Folder | ZipArchive, str]:
+    """Return the source at or below `data` that holds a stage's train folder, and the stage."""
     if not data.exists():
         raise InputError(
             f"{data} does not exist; --data names the folder or zip that holds {STAGES[0]}_train"
         )
-    source = whole = Folder(data) if data.is_dir() else open_zip(data)
+    whole = Folder(data) if data.is_dir() else open_zip(data)
+    source: Folder | ZipArchive = whole
     while True:
         if stage := _stage(source):
             return source, stage
         inner = source.folders()
-        good = [folder for folder in inner if _stage(source.subfolder(folder))]
-        if len(good) > 1 or (not good and len(inner) != 1):
+        fitting = [folder for folder in inner if _stage(source.subfolder(folder))]
+        if len(fitting) > 1 or (not fitting and len(inner) != 1):
             break
-        source = source.subfolder((good or inner)[0])
-    if len(good) > 1:
+        source = source.subfolder((fitting or inner)[0])
+    if len(fitting) > 1:
         raise InputError(
-            f"--data={data} holds several competitions, {len(good)} folders with one; name one of them with --data"
+            f"--data={data} holds several competitions, in {len(fitting)} folders; "
+            "name one of them with --data"
         )
-    if not (any(data.iterdir()) if data.is_dir() else whole.names):
+    if not (any(data.iterdir()) if isinstance(whole, Folder) else whole.names):
         raise InputError(f"{data} is empty; it should hold {STAGES[0]}_train")
     if data.is_dir() and any(data.name.startswith(stage) for stage in STAGES):
         raise InputError(
@@ -140,18 +146,19 @@ def _descend(data):
     raise InputError(f"--data={data} holds no folder {STAGES[0]}_train; {_remedy(data)}")
 
 
-def _remedy(data):
-    """Return what to do about a folder or zip that holds no competition. Of zips in it, only
-    Kaggle's own name is printed.
+def _remedy(data: Path) -> str:
+    """Return what to do about a folder or zip without a competition.
+
+    Of the zips in it, only Kaggle's own name is printed.
     """
     names = {path.name for path in data.glob("*.zip")} if data.is_dir() else set()
     if not names:
         return "--data names the folder or zip that holds it"
-    return (
-        f"the zip needs no unpacking: --data={data / (ARCHIVE if ARCHIVE in names else 'NAME.zip')}"
-    )
+    name = ARCHIVE if ARCHIVE in names else "NAME.zip"
+    return f"the zip needs no unpacking: --data={data / name}"
 
 
-def _stage(source):
+def _stage(source: Folder | ZipArchive) -> str | None:
+    """Return the stage whose train folder a source holds, or None."""
     folders = set(source.folders())
     return next((stage for stage in STAGES if f"{stage}_train" in folders), None)

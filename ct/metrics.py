@@ -1,8 +1,9 @@
-"""The competition's score and its company: weighted log loss, AUC, reliability, and bootstrap
-intervals over patients.
-"""
+"""Metrics: weighted log loss (the competition's score), AUC, reliability, patient bootstrap."""
+
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from ct.labels import LABELS, WEIGHTS
@@ -10,62 +11,77 @@ from ct.labels import LABELS, WEIGHTS
 KAGGLE_CLIP = 1e-15
 
 
-def log_loss(y, p, clip=KAGGLE_CLIP):
-    """Log loss of each element: y and p of one shape, y 0 or 1, p in [0, 1]. Raises ValueError
-    where either has a NaN.
+def log_loss(y: ArrayLike, p: ArrayLike, clip: float = KAGGLE_CLIP) -> NDArray[np.float64]:
+    """Return the log loss of each element, of the shape of y and p.
+
+    y: 0 or 1; p: probabilities in [0, 1], clipped to [clip, 1 - clip]
+
+    Raises ValueError for a NaN, for different shapes and for a probability outside [0, 1].
     """
-    y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
-    if y.shape != p.shape:
-        raise ValueError(f"labels have the shape {y.shape}, probabilities {p.shape}")
-    if np.isnan(y).any() or np.isnan(p).any():
+    labels, probs = np.asarray(y, np.float64), np.asarray(p, np.float64)
+    if labels.shape != probs.shape:
+        raise ValueError(f"labels have the shape {labels.shape}, probabilities {probs.shape}")
+    if np.isnan(labels).any() or np.isnan(probs).any():
         raise ValueError(
-            f"{np.isnan(y).sum()} labels and {np.isnan(p).sum()} probabilities are NaN; a score needs them all"
+            f"{np.isnan(labels).sum()} labels and {np.isnan(probs).sum()} probabilities are NaN; "
+            "a score needs all of them"
         )
-    if p.size and (p.min() < 0 or p.max() > 1):
-        raise ValueError(f"probabilities run from {p.min()} to {p.max()}, outside [0, 1]")
-    p = np.clip(p, clip, 1 - clip)
-    return -(y * np.log(p) + (1 - y) * np.log1p(-p))
+    if probs.size and (probs.min() < 0 or probs.max() > 1):
+        raise ValueError(f"probabilities run from {probs.min()} to {probs.max()}, outside [0, 1]")
+    probs = np.clip(probs, clip, 1 - clip)
+    return -(labels * np.log(probs) + (1 - labels) * np.log1p(-probs))
 
 
-def weighted_log_loss(y, p):
-    """Return the competition's score of labels y (n, 6) and probabilities p (n, 6), columns LABELS:
-    `any` counts double.
+def weighted_log_loss(y: ArrayLike, p: ArrayLike) -> float:
+    """Return the competition's score: the mean log loss with WEIGHTS, where `any` counts double.
+
+    y, p: (n, 6), columns LABELS
     """
     return float(log_loss(y, p).mean(axis=0) @ WEIGHTS)
 
 
-def auc(y, p):
-    """Return the area under the ROC curve of y (n,) and p (n,), or None where y has only one class:
-    it is undefined then.
+def auc(y: ArrayLike, p: ArrayLike) -> float | None:
+    """Return the area under the ROC curve; None where y has one class only.
 
-    Raises ValueError where either has a NaN.
+    y, p: (n,). Raises ValueError for a NaN.
     """
-    y = np.asarray(y)
-    if np.isnan(y).any() or np.isnan(p).any():
+    labels, probs = np.asarray(y), np.asarray(p)
+    if np.isnan(labels).any() or np.isnan(probs).any():
         raise ValueError(
-            f"{np.isnan(y).sum()} labels and {np.isnan(p).sum()} probabilities are NaN; an AUC needs all of them"
+            f"{np.isnan(labels).sum()} labels and {np.isnan(probs).sum()} probabilities are NaN; "
+            "an AUC needs all of them"
         )
-    return float(roc_auc_score(y, p)) if 0 < y.sum() < len(y) else None
+    return float(roc_auc_score(labels, probs)) if 0 < labels.sum() < len(labels) else None
 
 
-def reliability(y, p, bins=10):
-    """Return (mean probability, share of positives, count) of `bins` groups of equal size along p,
-    without empty ones.
+def reliability(
+    y: NDArray[Any], p: NDArray[Any], bins: int = 10
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return (mean probability, share of positives, count) of each bin, for a reliability diagram.
+
+    y, p: (n,). The bins hold equal numbers of rows, in the order of p; empty ones are left out.
     """
     order = np.argsort(p, kind="stable")
-    groups = [g for g in np.array_split(order, bins) if len(g)]
-    return tuple(
-        np.array([f(g) for g in groups])
-        for f in (lambda g: p[g].mean(), lambda g: y[g].mean(), len)
+    groups = [rows for rows in np.array_split(order, bins) if len(rows)]
+    return (
+        np.array([p[rows].mean() for rows in groups]),
+        np.array([y[rows].mean() for rows in groups]),
+        np.array([len(rows) for rows in groups]),
     )
 
 
-def patient_bootstrap(values, patients, repeats=1000, seed=0, level=0.95):
-    """Interval of the mean of `values` over slices when whole patients are drawn with replacement,
-    95 % unless `level` says.
+def patient_bootstrap(
+    values: ArrayLike,
+    patients: ArrayLike,
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[Any, Any]:
+    """Return the bootstrap interval of the mean of `values`, drawing whole patients.
 
     values:   (n,) or (n, m), such as the difference of two losses
     patients: (n,) the patient of each row
+    level:    coverage of the interval
 
     Returns (low, high), each a float or (m,).
     """
@@ -82,36 +98,45 @@ def patient_bootstrap(values, patients, repeats=1000, seed=0, level=0.95):
     return (float(low), float(high)) if values.ndim == 1 else (low, high)
 
 
-def score_table(y, p, patients, seed=0):
-    """Return {"weighted": {"loss", "low", "high"}, label: {likewise, "auc", "positives"}, ...} of y
-    and p, both (n, 6).
+def _mean_intervals(
+    values: NDArray[np.float64], name: str, patients: ArrayLike, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return {"weighted" or label: {`name`: mean, "low", "high"}} of values (n, 6).
 
-    patients: (n,); low and high are the ends of the loss's 95 % interval over them
+    low, high: the 95 % interval over patients
     """
-    losses = log_loss(y, p)
-    losses = np.column_stack([losses @ WEIGHTS, losses])
-    low, high = patient_bootstrap(losses, patients, seed=seed)
-    names = ("weighted", *LABELS)
-    table = {
-        n: {"loss": float(losses[:, j].mean()), "low": float(low[j]), "high": float(high[j])}
-        for j, n in enumerate(names)
+    columns = np.column_stack([values @ WEIGHTS, values])
+    low, high = patient_bootstrap(columns, patients, seed=seed)
+    return {
+        key: {name: float(columns[:, j].mean()), "low": float(low[j]), "high": float(high[j])}
+        for j, key in enumerate(("weighted", *LABELS))
     }
+
+
+def score_table(
+    y: NDArray[Any], p: NDArray[Any], patients: ArrayLike, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return the scores of probabilities, weighted and per label.
+
+    y, p: (n, 6); patients: (n,)
+
+    Returns {"weighted": {"loss", "low", "high"}, label: {the same, "auc", "positives"}, ...}. low
+    and high are the 95 % interval of the loss over patients.
+    """
+    table = _mean_intervals(log_loss(y, p), "loss", patients, seed)
     for j, label in enumerate(LABELS):
         table[label] |= {"auc": auc(y[:, j], p[:, j]), "positives": int(y[:, j].sum())}
     return table
 
 
-def gain_table(y, before, after, patients, seed=0):
-    """Return the gain of `after` over `before` (positive is better) per label and weighted, each
-    with its 95 % interval.
+def gain_table(
+    y: ArrayLike, before: ArrayLike, after: ArrayLike, patients: ArrayLike, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return the gain in log loss of `after` over `before`, weighted and per label.
 
-    y, before, after: (n, 6). Returns {"weighted": {"gain", "low", "high"}, label: likewise, ...}.
+    y, before, after: (n, 6); patients: (n,)
+
+    Returns {"weighted": {"gain", "low", "high"}, label: the same, ...}; a positive gain is better.
+    low and high are the 95 % interval over patients.
     """
-    gain = log_loss(y, before) - log_loss(y, after)
-    gain = np.column_stack([gain @ WEIGHTS, gain])
-    low, high = patient_bootstrap(gain, patients, seed=seed)
-    names = ("weighted", *LABELS)
-    return {
-        n: {"gain": float(gain[:, j].mean()), "low": float(low[j]), "high": float(high[j])}
-        for j, n in enumerate(names)
-    }
+    return _mean_intervals(log_loss(y, before) - log_loss(y, after), "gain", patients, seed)

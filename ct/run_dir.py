@@ -4,7 +4,7 @@
     key                                      the key of the pseudonyms, never exported
     slices.parquet  quarantine.csv
     ingest.json  pixels/                     ingest
-    given_folds.parquet                      ingest: the folds of a slice list that has a fold column
+    given_folds.parquet                      ingest: folds of a slice list with a fold column
     folds.parquet                            folds
     stage1/<model>/fold<k>/                  train, predict
     stage1/<model>/oof.parquet               predict

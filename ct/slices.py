@@ -1,91 +1,96 @@
-"""The slice table: one row a slice, indexed by `slice_id`, sorted by study, series and place along
-the slice normal.
+"""The slice table: one row per slice, sorted by study, series and place along the slice normal.
+
+It is indexed by `slice_id`. HEADER_COLUMNS, GEOMETRY_COLUMNS and PIXEL_COLUMNS describe its
+columns; the six LABELS follow them.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 HEADER_COLUMNS = {  # from the header
     "split": "train or test",
     "patient_id": "pseudonym, or the competition's own ID_…",
-    "study_id": "likewise",
-    "series_id": "likewise",
+    "study_id": "the same",
+    "series_id": "the same",
     "path": "relative to the data folder",
     "rows": "pixels",
     "cols": "pixels",
     "pixel_spacing_mm": "mm between rows; NaN where the tag is missing",
     "slope": "RescaleSlope",
-    "intercept": "RescaleIntercept, HU, as the file says it",
-    "bits_stored": "",
+    "intercept": "RescaleIntercept of the file, HU",
+    "bits_stored": "bits per pixel that hold the value",
     "pixel_representation": "0 unsigned, 1 signed",
     "window_center": "HU, the first value; NaN where missing",
     "window_width": "HU, the first value; NaN where missing",
     "transfer_syntax": "UID",
 }
 GEOMETRY_COLUMNS = {  # from the positions and orientations of a series together
-    "position_mm": "along the series' slice normal, rising towards the head",
+    "position_mm": "along the series' slice normal, increasing towards the head",
     "place": "0 ... series_slices - 1 in that order",
     "series_slices": "number of slices of the series",
     "gap_below_mm": "mm to the slice before; NaN for the first",
     "gap_above_mm": "mm to the slice after; NaN for the last",
     "tilt_deg": "angle between the slice normal and the patient's axis, degrees",
-    "mixed_orientation": "the series holds slices of differing orientation (more than 1 degree)",
+    "mixed_orientation": "orientations in the series differ by more than 1 degree",
 }
 PIXEL_COLUMNS = {  # from the pixels
-    "readable": "the pixels decode; where not, the facts below are NaN",
-    "repaired_intercept": "the 12-bit intercept defect was found and mended",
+    "readable": "whether the pixels decode; if not, the values below are NaN",
+    "repaired_intercept": "the 12-bit intercept defect was found and repaired",
     "padding_hu": "smallest HU of the slice before clipping; -2000 or -3024 means padded",
     "brain_cm2": "area of 0 to 80 HU inside the slice, cm2 (pixels where the spacing is unknown)",
-    "skull_cm2": "area above 300 HU, likewise",
+    "skull_cm2": "area above 300 HU, in the same unit",
     "brain_mean_hu": "mean HU of the brain's area; NaN where there is none",
-    "brain_std_hu": "its spread, HU",
+    "brain_std_hu": "standard deviation in the brain's area, HU",
     "blood_share": "share of the brain's area at 50 to 80 HU",
 }
-# and the six LABELS, float32, NaN where unknown
+# followed by the six LABELS, float32, NaN where unknown
 COLUMNS = {**HEADER_COLUMNS, **GEOMETRY_COLUMNS, **PIXEL_COLUMNS}
 
 # ImagePositionPatient, mm: the centre of the first pixel; +x left, +y back, +z head
 POSITION = ("ipp_x", "ipp_y", "ipp_z")
 # ImageOrientationPatient: along a row, down a column
 ORIENTATION = ("row_x", "row_y", "row_z", "col_x", "col_y", "col_z")
-# together they name one series, which so never mixes train and test
+# together they name one series, which never mixes train and test
 SERIES = ("study_id", "series_id", "split")
 MIXED_DEG = 1.0
 
 
-def order_slices(table):
+def order_slices(table: pd.DataFrame) -> pd.DataFrame:
     """Place every slice in its series and sort the table by SERIES and place.
 
     table: indexed by slice_id, with the columns SERIES, POSITION and ORIENTATION
 
-    Returns a new table with GEOMETRY_COLUMNS instead of POSITION and ORIENTATION. Order is along
-    the mean of the series' slice normals (PS3.3 section C.7.6.2.1.1); positions are rounded to a
-    micrometre, so that tags of few digits can tie, and ties are broken by slice_id.
+    Returns a new table with GEOMETRY_COLUMNS instead of POSITION and ORIENTATION. The order is
+    along the mean of the series' slice normals (DICOM PS3.3 section C.7.6.2.1.1). Positions are
+    rounded to a micrometre, so that positions written with few digits can tie; ties are broken by
+    slice_id.
     """
     table = table.sort_values([*SERIES, "slice_id"])
-    first = ~table.duplicated(list(SERIES)).to_numpy()
-    # each slice's series number; each series' first row
-    series, starts = np.cumsum(first) - 1, np.flatnonzero(first)
-    ipp, (rows, cols) = table[list(POSITION)].to_numpy(np.float64), _directions(table)
+    series, starts = _number_series(table)
+    positions = table[list(POSITION)].to_numpy(np.float64)
+    rows, cols = _directions(table)
     normals = _normals(rows, cols)
-    mean = _unit(np.add.reduceat(normals, starts)) if len(table) else normals
-    position = (ipp * mean[series]).sum(axis=1).round(3) + 0.0  # + 0.0 makes a -0 a 0
-    turned = (
-        np.maximum(angles_deg(rows, rows[starts][series]), angles_deg(cols, cols[starts][series]))
-        > MIXED_DEG
+    mean_normals = _unit(np.add.reduceat(normals, starts)) if len(table) else normals
+    along_normal = (positions * mean_normals[series]).sum(axis=1).round(3) + 0.0  # + 0.0: no -0
+    turned = np.maximum(  # from the first slice of the series, degrees
+        angles_deg(rows, rows[starts][series]), angles_deg(cols, cols[starts][series])
     )
-    axis = np.array([0.0, 0.0, 1.0])
-    order = np.lexsort([position, series])  # stable: equal positions stay in the order of slice_id
-    placed = table.drop(columns=[*POSITION, *ORIENTATION]).iloc[order]
-    return placed.assign(
-        position_mm=position[order],
+    mixed = np.isin(series, series[turned > MIXED_DEG])
+    tilt = angles_deg(normals, np.array([0.0, 0.0, 1.0]))
+    # stable: equal positions stay in the order of slice_id
+    order = np.lexsort([along_normal, series])
+    ordered = table.drop(columns=[*POSITION, *ORIENTATION]).iloc[order]
+    return ordered.assign(
+        position_mm=along_normal[order],
         place=(np.arange(len(table)) - starts[series]).astype(np.int32),
         series_slices=np.bincount(series)[series].astype(np.int32),
-        **_gaps(position[order], starts),
-        tilt_deg=angles_deg(normals, axis)[order].astype(np.float32),
-        mixed_orientation=np.isin(series, series[turned]),
+        **_gaps(along_normal[order], starts),
+        tilt_deg=tilt[order].astype(np.float32),
+        mixed_orientation=mixed,
     )
 
 
@@ -105,35 +110,49 @@ def spans_plane(orientation: Sequence[Any]) -> Any:
     return lengths & (abs(dot) <= 0.5 * np.sqrt(row * col))
 
 
-def slice_normals(table):
-    """Return the unit normals of the slices of a table with ORIENTATION, (n, 3), turned to point to
-    the head.
+def slice_normals(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the unit normals of the slices, (n, 3), pointing towards the head.
+
+    table: with the columns ORIENTATION
     """
     return _normals(*_directions(table))
 
 
-def angles_deg(a, b):
-    """Angle between unit vectors (n, 3) and (n, 3) or (3,), in degrees; exact for small angles,
-    where the cosine is not.
+def angles_deg(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the angles between unit vectors, degrees (n,).
+
+    a: (n, 3); b: (n, 3) or (3,). Exact for small angles, where the arc cosine is not.
     """
     return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
 
 
-def _directions(table):
-    """Return the unit vectors along a row and down a column of each slice, (n, 3) both."""
-    return [
-        _unit(table[list(names)].to_numpy(np.float64))
-        for names in (ORIENTATION[:3], ORIENTATION[3:])
-    ]
+def _number_series(table: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return each row's series number, (n,), and the first row of each series.
+
+    table: sorted by series
+    """
+    first = ~table.duplicated(list(SERIES)).to_numpy()
+    return np.cumsum(first) - 1, np.flatnonzero(first)
 
 
-def _normals(rows, cols):
+def _directions(table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the unit vectors along a row and down a column of each slice, both (n, 3)."""
+    row, col = ORIENTATION[:3], ORIENTATION[3:]
+    return (
+        _unit(table[list(row)].to_numpy(np.float64)),
+        _unit(table[list(col)].to_numpy(np.float64)),
+    )
+
+
+def _normals(rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the unit normals (n, 3) of slices, towards the head."""
     return _towards_head(_unit(np.cross(rows, cols)))
 
 
-def _gaps(position, starts):
-    """Distances (n,), mm, of each slice from those before and after it in its series; starts: the
-    series' first rows.
+def _gaps(position: NDArray[np.float64], starts: NDArray[np.intp]) -> dict[str, Any]:
+    """Return the distances in mm, (n,), to the slice before and the slice after in the series.
+
+    position: (n,), sorted; starts: the first row of each series
     """
     below = np.diff(position, prepend=np.nan).astype(np.float32)
     below[starts] = np.nan
@@ -143,40 +162,42 @@ def _gaps(position, starts):
     }
 
 
-def _unit(vectors):
-    """Vectors (n, 3) at length 1; one of length 0 stays."""
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return vectors (n, 3) scaled to length 1; a vector of length 0 stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def _towards_head(normals):
-    """Normals (n, 3) turned to point to the head; those that lie across the body's axis to the
-    back, or else to the left.
+def _towards_head(normals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return normals (n, 3), flipped where needed to point towards the head.
+
+    Normals across the body's axis point to the back, or else to the left.
     """
     x, y, z = normals.T
-    # a mere rounding must not turn a normal
+    # 0.1: rounding must not flip a normal
     leading = np.where(np.abs(z) > 0.1, z, np.where(np.abs(y) > 0.1, y, x))
     return np.where(leading < 0, -1.0, 1.0)[:, None] * normals
 
 
-def check_slice_table(table):
-    """Raise ValueError unless every slice occurs once and every series is one block, in the order
-    of place and position.
+def check_slice_table(table: pd.DataFrame) -> None:
+    """Raise ValueError unless each slice occurs once and each series is one ordered block.
+
+    Ordered: by place and by position.
     """
     if not table.index.is_unique:
         raise ValueError(f"slice {table.index[table.index.duplicated()][0]} occurs twice")
     first = ~table.duplicated(list(SERIES)).to_numpy()
-    series, starts = np.cumsum(first) - 1, np.flatnonzero(first)
-    wrong = {
+    series, starts = _number_series(table)
+    names = table[list(SERIES)]
+    faults = {
         "its place does not follow the one before": table["place"]
         != np.arange(len(table)) - starts[series],
-        "it is torn from its series": ~first
-        & (table[list(SERIES)] != table[list(SERIES)].shift()).any(axis=1),
+        "it is apart from its series": ~first & (names != names.shift()).any(axis=1),
         "it lies below the one before": ~first
         & (table["position_mm"] < table["position_mm"].shift()),
-        "series_slices is not the number of its series' slices": table["series_slices"]
+        "series_slices is not the number of slices in its series": table["series_slices"]
         != np.bincount(series)[series],
     }
-    for fault, rows in wrong.items():
+    for fault, rows in faults.items():
         if rows.any():
             raise ValueError(f"slice {table.index[rows][0]}: {fault}")

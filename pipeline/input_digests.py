@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ct.errors import InputError
-from ct.kaggle_layout import find_csv, find_elsewhere, find_folders
+from ct.kaggle_layout import find_csv, find_folders, require_csv
 from ct.privacy.escaped_names import escaped_name
 from ct.storage.receipts import read_receipt
 from pipeline.freshness import file_digest, tree_digest
@@ -45,11 +45,11 @@ def _known_inputs(run: Run, stage: str) -> Digests:
 def _digest_source(run: Run) -> Digests:
     data = run.recipe.data
     if data.slices:
-        return {"slice list": file_digest(find_elsewhere(Path(data.slices), "slices"))}
+        return {"slice list": file_digest(require_csv(Path(data.slices), "slices"))}
     if Path(data.source).is_file():
         digests = {"zip archive": _zip_digest(Path(data.source))}
         if data.labels:
-            find_labels = partial(find_elsewhere, data.labels, "labels")
+            find_labels = partial(require_csv, data.labels, "labels")
             digests |= _csv_digest(run, "label csv", "ingest", find_labels)
         return digests
     from ct.sources.folder import list_files

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ct.errors import InputError
-from ct.kaggle_layout import Competition, find_competition, find_csv, find_elsewhere, find_folders
+from ct.kaggle_layout import Competition, find_competition, find_csv, find_folders, require_csv
 from ct.run_dir import RunDir
 from ct.sources.zip_archive import ZipMember
 from ct.storage.file_formats import read_json
@@ -150,7 +150,7 @@ class Run:
         """Return the sample submission: a file, or a member of the zip archive."""
         data = self.recipe.data
         if data.sample:
-            return find_elsewhere(data.sample, "sample")
+            return require_csv(data.sample, "sample")
         source, stage = find_folders(data.source)
         return find_csv(data.source, source, f"{stage}_sample_submission.csv", None, "sample")
 

@@ -1,1 +1,1 @@
-"""Processes, interrupts and faults of the machine."""
+"""The machine: worker processes, a child process that may crash, Ctrl-C, the machine's faults."""

@@ -140,7 +140,7 @@ class ChildProcess:
 
 
 def limit_memory(more: int) -> bool:
-    """Limit the memory of this process to what it uses now plus `more` bytes; switch off core dumps.
+    """Limit the memory of this process to `more` bytes above what it uses; switch off core dumps.
 
     Returns whether this is the limit that applies: False where the parent set a lower one, or the
     system has no /proc.

@@ -1,6 +1,4 @@
-"""The machine's faults while data are read, as one line each: a disk that is gone, too many open
-files, memory, rights.
-"""
+"""The machine's faults while data are read, as one line each: a missing disk, memory, rights."""
 
 import errno
 from collections.abc import Iterator
@@ -8,7 +6,7 @@ from contextlib import contextmanager
 
 from ct.errors import MachineFault
 
-REMEDIES = {  # the system's errors that have nothing to do with one file -> what to do
+REMEDIES = {  # system errors that no single file causes -> what to do
     errno.EMFILE: "raise the limit (ulimit -n 1024) or take fewer processes (--workers=1)",
     errno.ENFILE: "the system has too many open; close other programs",
     errno.ENOMEM: "take fewer processes (--workers=1) or close other programs",
@@ -20,8 +18,9 @@ GOES_ON = "the same command continues, what is finished is kept"
 
 
 class FileFault(MachineFault):
-    """The system failed to read one file; whether others can be read is to be found out. Its text
-    is the system's.
+    """The system failed to read one file; other files may be readable.
+
+    Its text is the system's error text.
     """
 
 
@@ -31,37 +30,37 @@ def data_unreadable(why: str, remedy: str) -> MachineFault:
 
 
 def out_of_memory() -> MachineFault:
-    """Return the fault that memory does not suffice."""
+    """Return the fault that there is not enough memory."""
     return data_unreadable("out of memory", REMEDIES[errno.ENOMEM])
 
 
 def fault_of(error: OSError | MemoryError) -> MachineFault:
-    """Return the fault that an error of the system is: a FileFault where it may concern one file
-    alone.
+    """Return the fault for an error of the system.
+
+    It is a FileFault where the error may concern one file alone.
     """
     if isinstance(error, MemoryError):
         return out_of_memory()
     why = (error.strerror or type(error).__name__).lower()
-    return (
-        data_unreadable(why, REMEDIES[error.errno]) if error.errno in REMEDIES else FileFault(why)
-    )
+    remedy = REMEDIES.get(error.errno) if error.errno is not None else None
+    return data_unreadable(why, remedy) if remedy else FileFault(why)
 
 
 def fault_of_source(error: OSError | MemoryError, remedy: str) -> MachineFault:
-    """Return the fault that an error of the system is where no single file can be left out.
+    """Return the fault for an error of the system where no single file can be left out.
 
-    remedy: for an error that has none in REMEDIES
+    remedy: what to do about an error that is not in REMEDIES
     """
     fault = fault_of(error)
     return data_unreadable(str(fault), remedy) if isinstance(fault, FileFault) else fault
 
 
 def raise_fault(error: Exception, where: str) -> None:
-    """Raise MachineFault where an error while the file `where` is read is the system's, or hides
-    one, as zipfile's do.
+    """Raise MachineFault where the system caused an error while the file `where` was read.
 
-    An OSError without a number is not: gzip and safetensors call damage so. Nor is EINVAL: damaged
-    places lie before a file.
+    zipfile raises its own errors with the system's as context. Two kinds of OSError come from
+    damaged files instead: one without a number (gzip, safetensors), and EINVAL (an offset before
+    the start of the file).
     """
     cause = error if isinstance(error, OSError) else error.__context__
     if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
@@ -72,8 +71,9 @@ def raise_fault(error: Exception, where: str) -> None:
 
 @contextmanager
 def listing_faults() -> Iterator[None]:
-    """Turn the system's errors while folders are listed into MachineFault, without names, which may
-    be people's.
+    """Turn system errors while folders are listed into MachineFault, without folder names.
+
+    The names may be people's names.
     """
     try:
         yield

@@ -1,1 +1,1 @@
-"""Tables that people bring or open: slice lists, predictions, spreadsheets."""
+"""Tables that a user brings or opens: slice lists, predictions, spreadsheets."""

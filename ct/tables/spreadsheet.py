@@ -1,56 +1,55 @@
-"""Tables that people open in a spreadsheet program: csv files whose cells are text and never
-formulas.
+"""Tables for spreadsheet programs: csv files whose cells are text, never formulas.
 
-A cell that begins with = + - @ (or their wide forms), a tab or a line break is run by spreadsheet
-programs as a formula, and file names and remarks come from strangers (OWASP, "CSV injection"). Such
-a cell gets an apostrophe in front, which they take for "this is text"; `read_sheet` takes it away
-again. Numbers stay numbers.
+Spreadsheet programs run a cell as a formula where it starts with = + - @ (or their wide forms), a
+tab or a line break. File names and remarks in these tables are untrusted (OWASP, "CSV injection").
+Such a cell gets an apostrophe in front, which spreadsheet programs read as "this is text";
+`read_sheet` removes it. Numbers stay numbers.
 """
 
 import csv
 import os
 import re
 from pathlib import Path
+from typing import Any, TextIO
 
 import pandas as pd
 
-# behind apostrophes, too: so it can be undone
+# also after apostrophes, so that `read_sheet` can undo it
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def write_sheet(path: Path, table: pd.DataFrame, index: bool = True, private: bool = False) -> None:
     """Write a table as csv.
 
-    index: with its index as the first column; private: a new file that its owner alone may read,
-    from the start
+    index:   write the index as the first column
+    private: create a new file that only its owner can read
     """
-    safe = table.assign(**{name: _harmless(column) for name, column in table.items()})
-    safe.index = _harmless(safe.index.to_series()).array
+    safe = table.assign(**{name: _without_formulas(column) for name, column in table.items()})
+    safe.index = _without_formulas(safe.index.to_series()).array
     safe.index.name = table.index.name
+    quoting = csv.QUOTE_NONNUMERIC if _has_carriage_return(safe) else csv.QUOTE_MINIMAL
     with _open(path, private) as file:
-        safe.to_csv(
-            file, index=index, quoting=csv.QUOTE_NONNUMERIC if _breaks(safe) else csv.QUOTE_MINIMAL
-        )
+        safe.to_csv(file, index=index, quoting=quoting)
 
 
 def read_sheet(path: Path) -> pd.DataFrame:
-    """Read what `write_sheet` wrote, without an index; all of it is text, and an empty cell is ""
-    (as in older files).
-    """
+    """Read the csv of `write_sheet`, without an index; all cells are text, an empty one is ""."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    return table.assign(**{name: column.map(_as_it_was) for name, column in table.items()})
+    return table.assign(**{name: column.map(_original) for name, column in table.items()})
 
 
-def _open(path, private):
-    """Open a csv for writing; a private one is new, so that nobody else could read it at any
-    moment.
-    """
-    opener = (lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) if private else None
+def _open(path: Path, private: bool) -> TextIO:
+    """Open a csv for writing; a private one must be new, so that it is private from the start."""
+
+    def create_private(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_EXCL, 0o600)
+
+    opener = create_private if private else None
     return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=opener)
 
 
-def _harmless(column):
-    """Return a column in which no text begins as a formula does; other values are as they were."""
+def _without_formulas(column: pd.Series) -> pd.Series:
+    """Return a column in which no text starts like a formula; other values stay."""
     if pd.api.types.is_numeric_dtype(column):  # bool, too
         return column
     return column.map(
@@ -58,13 +57,14 @@ def _harmless(column):
     )
 
 
-def _breaks(table):
-    """Return whether a cell holds a carriage return, which ends a row for readers and is no reason
-    to quote for the writer.
+def _has_carriage_return(table: pd.DataFrame) -> bool:
+    """Return whether a cell holds a carriage return.
+
+    It ends a row for readers, but pandas' writer does not quote for it.
     """
     texts = (column for _, column in table.items() if not pd.api.types.is_numeric_dtype(column))
     return any(isinstance(cell, str) and "\r" in cell for column in texts for cell in column)
 
 
-def _as_it_was(cell):
+def _original(cell: Any) -> Any:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell

@@ -45,7 +45,7 @@ def take_predictions(run, name, oof, test, trust):
     """Check a model's predictions and keep them in imports/<name>/; the recipe lists the name from
     then on.
 
-    oof, test: files as `ct.tables.prediction_table.read_opinions` takes them, test may be None;
+    oof, test: files as `ct.tables.prediction_table.read_predictions` reads, test may be None;
     trust: whether to overrule the alarms Raises InputError that names the file and the slice,
     patient or figures for whatever does not fit.
     """

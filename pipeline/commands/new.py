@@ -59,7 +59,7 @@ def _check_source(recipe):
     """Check the data that a recipe names. Returns it, with the number of folds that a slice list
     gives.
     """
-    from ct.kaggle_layout import find_competition, find_elsewhere, hidden_folders
+    from ct.kaggle_layout import find_competition, require_csv, hidden_folders
     from ct.submission import read_sample
     from ct.tables.slice_list import read_slice_list
 
@@ -69,7 +69,7 @@ def _check_source(recipe):
             read_sample(find_competition(data.source, data.labels, data.sample).sample_csv)
         return recipe
     if data.sample:
-        read_sample(find_elsewhere(data.sample, "sample"))
+        read_sample(require_csv(data.sample, "sample"))
     slices = read_slice_list(data.slices, b"")  # the names are forgotten again
     if "fold" not in slices:
         return recipe

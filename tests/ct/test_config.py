@@ -53,7 +53,7 @@ def test_unknown_keys_name_the_nearest():
     )
     assert "'maybe.epoch', did you mean 'epochs'?" in message({"name": "a", "maybe": {"epoch": 1}})
     assert message({"name": "a", "zzz": 1}).endswith(
-        "unknown key 'zzz'; known are inner, maybe, name, several"
+        "unknown key 'zzz'; known names: inner, maybe, name, several"
     )
 
 
@@ -94,7 +94,7 @@ def test_frozen():
 
 def test_nearest():
     assert suggestion("trian", ["train", "tune"]) == ", did you mean 'train'?"
-    assert suggestion("xyz", ["train", "tune"]) == "; known are train, tune"
+    assert suggestion("xyz", ["train", "tune"]) == "; known names: train, tune"
 
 
 @pytest.mark.parametrize(

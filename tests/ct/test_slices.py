@@ -204,7 +204,7 @@ def test_a_table_without_rows():
     [
         (lambda t: t.rename(index={"b": "a"}), "twice"),
         (lambda t: t.iloc[[1, 0, 2, 3]], "place"),
-        (lambda t: t.iloc[[0, 3, 1, 2]].assign(place=[0, 0, 1, 2]), "torn"),
+        (lambda t: t.iloc[[0, 3, 1, 2]].assign(place=[0, 0, 1, 2]), "is apart from its series"),
         (lambda t: t.assign(place=[1, 2, 3, 0]), "place"),
         (lambda t: t.assign(position_mm=[0.0, 9.0, 5.0, 0.0]), "below"),
         (lambda t: t.assign(series_slices=4), "series_slices"),

@@ -14,16 +14,16 @@ GROWING = "".join(
 )
 REFUSED = {
     "aliases that grow": (GROWING, "values once its aliases"),
-    "an alias of itself": ("a: &a [*a]", "line 1: \\*a holds itself"),
-    "a root that holds itself": ("&a\nb: *a", "line 2: \\*a holds itself"),
+    "an alias of itself": ("a: &a [*a]", "line 1: \\*a contains itself"),
+    "a root that holds itself": ("&a\nb: *a", "line 2: \\*a contains itself"),
     "deep lists": ("a: " + "[" * 5000 + "]" * 5000, "deeper than 32"),
     "deep mappings": ("{a: " * 5000 + "1" + "}" * 5000, "deeper than 32"),
     "a huge number": (f"a: {'9' * 5000}", "line 1: a number of 5000 digits"),
     "a huge hexadecimal": (f"a: 0x{'f' * 5000}", "line 1: a number of 5002 digits"),
-    "a key twice": ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice"),
-    "a number as key": ("1: a", "line 1: a key is no text"),
-    "a list as key": ("? [a]\n: 1", "line 1: a key is no text"),
-    "a switch as key": ("on: 1", "line 1: a key is no text"),
+    "a key twice": ("a: 1\nb: 2\na: 3", "line 3: the key 'a' occurs twice"),
+    "a number as key": ("1: a", "line 1: a key is not text"),
+    "a list as key": ("? [a]\n: 1", "line 1: a key is not text"),
+    "a switch as key": ("on: 1", "line 1: a key is not text"),
     "a tab": ("a:\n\tb: 1", "line 2"),
     "a zero byte": ("a: b\0", "not YAML"),
     "half a number": ("a: 0x_", "not YAML"),
@@ -54,7 +54,7 @@ def test_what_no_recipe_holds_is_one_line(kind, tmp_path):
 def test_what_is_no_text_file_is_one_line(tmp_path):
     with pytest.raises(InputError, match="larger than 256 KiB"):
         read_yaml(written(tmp_path, b"#" * (LARGEST + 1)))
-    with pytest.raises(InputError, match="byte 4 is no UTF-8"):
+    with pytest.raises(InputError, match="byte 4 is not UTF-8"):
         read_yaml(written(tmp_path, b"a: \xe4"))
     for path in (tmp_path, "/dev/zero"):
         with pytest.raises(InputError, match="is no file"):

@@ -409,7 +409,7 @@ def test_a_slice_list_may_bring_its_folds(tmp_path, capsys):
     recipe["folds"]["k"] = 3
     (r / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert run.main(["folds", f"--run={r}"]) == 1
-    assert "folds.k = 3, but the folds that were given are 2" in error(capsys)
+    assert "folds.k = 3, but the slice list or import has 2 folds" in error(capsys)
 
 
 @pytest.mark.parametrize("recipe", ["micro", "tiny"])

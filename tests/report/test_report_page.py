@@ -247,7 +247,7 @@ def make_stage_two(rng, run, train, test):
     scores = {"rows": len(y), "patients": len(set(patients)), "models": cnns}
     scores |= {"calibrated": metrics.score_table(y, made["calibrated"], patients)}
     scores |= {"stage_two": metrics.score_table(y, made["oof"], patients)}
-    scores |= {"gain": metrics.compare(y, made["calibrated"], made["oof"], patients)}
+    scores |= {"gain": metrics.gain_table(y, made["calibrated"], made["oof"], patients)}
     scores["ladder"] = [
         make_rung(name, scores, part)
         for name, part in (("CNNs", "calibrated"), ("blend", "stage_two"))
