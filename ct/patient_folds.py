@@ -121,7 +121,8 @@ def extend_folds(slices: pd.DataFrame, existing: pd.Series, k: int) -> NDArray[n
     fold = groups.map(by_group).fillna(-1).to_numpy(np.int8)
     if (missing := train & (fold < 0)).any():
         raise InputError(
-            f"patient {slices['patient_id'][missing].iloc[0]} has no fold in the slice list or import; add one"
+            f"patient {slices['patient_id'][missing].iloc[0]} "
+            "has no fold in the slice list or import; add one"
         )
     return fold
 

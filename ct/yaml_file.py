@@ -42,7 +42,7 @@ class _PlainLoader(yaml.SafeLoader):
         if tag is None or tag in PLAIN
     }
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a dict. Raises ConstructorError for a key that is not text or occurs twice."""
         if isinstance(node, yaml.MappingNode):
             keys = [key for key, _ in node.value if key.tag != MERGE]

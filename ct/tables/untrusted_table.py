@@ -1,5 +1,6 @@
-"""Tables of people one does not know: csv (plain, .gz, .zip, UTF-8 or UTF-16) and parquet, bounded,
-each fault one line.
+"""Read untrusted tables: csv (plain, .gz, .zip; UTF-8 or UTF-16) and parquet, limited in size.
+
+Each fault is one line.
 """
 
 import csv
@@ -8,7 +9,9 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import pyarrow as pa
@@ -18,17 +21,19 @@ from ct.errors import InputError, printable, reason_of
 from ct.sources.decompression_limit import max_unpacked_bytes
 from ct.system.machine_faults import raise_fault
 
-MARKS = {  # at a text's beginning -> its encoding, longer ones first
+BYTE_ORDER_MARKS = {  # at the start of a text -> its encoding, longer ones first
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-FIRST_LINE = 1 << 20  # bytes; within them a csv's first line ends
+FIRST_LINE = 1 << 20  # bytes in which the first line of a csv must end
 MOST_COLUMNS = 4096
-# that any parquet file may have; beyond them so many a byte, since repeated values take no room
+# a parquet file may have FEW_CELLS cells, and more only as CELLS_PER_BYTE of its bytes; repeated
+# values need almost no bytes
 FEW_CELLS = 10_000_000
-CELLS_A_BYTE = 16
+CELLS_PER_BYTE = 16
+# what the libraries raise for a damaged file
 DAMAGE = (
     OSError,
     ValueError,
@@ -41,12 +46,16 @@ DAMAGE = (
     NotImplementedError,
 )
 UNPACKING = (*DAMAGE, zlib.error, struct.error, zipfile.BadZipFile)
+Binary = IO[bytes] | io.BufferedIOBase  # a file that is open for reading bytes
+
+GZIP = b"\x1f\x8b"
+ZIP, EMPTY_ZIP = b"PK\x03\x04", b"PK\x05\x06"
 
 
 def read_table_file(path: str | Path, flag: str) -> pd.DataFrame:
     """Read the table that --`flag` names: csv (also .csv.gz and .csv.zip) as text, or parquet.
 
-    Raises InputError where there is none, or it does not read; see `read_csv_file` and
+    Raises InputError where there is none, or it cannot be read; see `read_csv_file` and
     `read_parquet_file`.
     """
     path, where = Path(path), f"--{flag}={path}"
@@ -58,32 +67,32 @@ def read_table_file(path: str | Path, flag: str) -> pd.DataFrame:
         return read_csv_file(file, where)
 
 
-def read_csv_file(
-    file: io.BufferedIOBase, where: str, kind: str = "csv or parquet table"
-) -> pd.DataFrame:
-    """Read a csv, all of it text, empty cells "": as it is, or packed by gzip, or as the only file
-    of a zip archive.
+def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") -> pd.DataFrame:
+    """Read a csv as text, empty cells "": plain, gzipped, or the only file of a zip archive.
 
-    file: open, of bytes; where: the flag or path, and kind: what it should be, for the message
+    file: open for reading bytes; where: the flag or path, and kind: the expected content, for the
+    message
 
-    Raises InputError where it is no csv, is damaged, unpacks to more than any csv of its size, or
-    has a column twice.
+    Raises InputError where the file is no csv, is damaged, unpacks to too many bytes, or has a
+    column twice; MachineFault where the disk fails.
     """
     file = _unpacked(file, where)
-    begin = file.read(FIRST_LINE)
+    start = file.read(FIRST_LINE)
     file.seek(0)
-    encoding = next((name for mark, name in MARKS.items() if begin.startswith(mark)), "utf-8-sig")
+    encoding = next(
+        (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8-sig"
+    )
     try:
-        if len(begin) == FIRST_LINE and b"\n" not in begin:
+        if len(start) == FIRST_LINE and b"\n" not in start:
             raise InputError(f"{where} is no {kind}: its first line has no end")
-        names = _first_names(begin.decode(encoding, errors="ignore"))
+        names = _column_names(start.decode(encoding, errors="ignore"))
         if len(names) > MOST_COLUMNS:
             raise InputError(f"{where} is no {kind}: it has more than {MOST_COLUMNS} columns")
-        _refuse_twice(names, where)
+        _refuse_repeated(names, where)
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding=encoding)
     except UnicodeDecodeError:
         raise InputError(
-            f"{where} is no {kind}: it is no UTF-8 text, nor marked as UTF-16; save it as UTF-8"
+            f"{where} is no {kind}: it is neither UTF-8 text nor marked as UTF-16; save it as UTF-8"
         ) from None
     except (
         ValueError,
@@ -95,40 +104,40 @@ def read_csv_file(
         raise InputError(f"{where} is no {kind}: {reason_of(error)}") from None
 
 
-def _first_names(text):
+def _column_names(text: str) -> list[str]:
+    """Return the cells of the first line."""
     lines = text.splitlines()
     return next(csv.reader(lines[:1]), []) if lines else []
 
 
-def _refuse_twice(names, where):
-    """Raise InputError where two columns have one name."""
-    seen = set()
+def _refuse_repeated(names: Iterable[str], where: str) -> None:
+    """Raise InputError where two columns have the same name."""
+    unique: set[str] = set()
     for name in names:
-        if name and name in seen:
+        if name and name in unique:
             raise InputError(
-                f"{where} has the column {printable(name)} twice; give every column a name of its own"
+                f"{where} has the column {printable(name)} twice; give each column its own name"
             )
-        seen.add(name)
+        unique.add(name)
 
 
-def _unpacked(file, where):
-    """Return a file of bytes without gzip's or zip's packing, at its beginning. Raises InputError,
-    MachineFault.
+def _unpacked(file: Binary, where: str) -> Binary:
+    """Return the file, or the content of a gzip or zip file, at its start.
+
+    Raises InputError where it is damaged or unpacks to too many bytes; MachineFault where the disk
+    fails.
     """
     magic = file.read(4)
     packed = file.seek(0, io.SEEK_END)
     file.seek(0)
     most = max_unpacked_bytes(packed)
     try:
-        if magic[:2] == b"\x1f\x8b":
-            with gzip.GzipFile(fileobj=file) as archive:
-                raw = archive.read(most + 1)
-        elif magic[:2] == b"PK" and magic[2:] in (
-            b"\x03\x04",
-            b"\x05\x06",
-        ):  # with files, or without any
+        if magic[:2] == GZIP:
+            with gzip.GzipFile(fileobj=file) as stream:
+                data = stream.read(most + 1)
+        elif magic in (ZIP, EMPTY_ZIP):
             with zipfile.ZipFile(file) as archive:
-                raw = _only_member(archive, where).read(most + 1)
+                data = _only_member(archive, where).read(most + 1)
         else:
             return file
     except UNPACKING as error:
@@ -136,47 +145,49 @@ def _unpacked(file, where):
         raise InputError(
             f"{where} is damaged, it cannot be unpacked ({reason_of(error)}); download it again"
         ) from None
-    if len(raw) > most:
+    if len(data) > most:
         raise InputError(
-            f"{where} unpacks to more than {most >> 20} MB from {packed} bytes, which no csv does"
+            f"{where} unpacks to more than {most >> 20} MB from {packed} bytes, too many for a csv"
         )
-    return io.BytesIO(raw)
+    return io.BytesIO(data)
 
 
-def _only_member(archive, where):
-    """Open the only file of a zip archive, those that a Mac's archiver leaves behind apart. Raises
-    InputError.
+def _only_member(archive: zipfile.ZipFile, where: str) -> IO[bytes]:
+    """Open the only file of a zip archive, except for the extra files of a Mac.
+
+    Raises InputError where there is not exactly one.
     """
-    names = [
+    members = [
         info
         for info in archive.infolist()
         if not info.is_dir() and not info.filename.startswith(("__MACOSX", "."))
     ]
-    if len(names) != 1:
+    if len(members) != 1:
         raise InputError(
-            f"{where} is a zip archive of {len(names)} files; unpack it, and name the csv in it"
+            f"{where} is a zip archive of {len(members)} files; unpack it, and name the csv in it"
         )
-    return archive.open(names[0])
+    return archive.open(members[0])
 
 
 def read_parquet_file(path: str | Path, where: str) -> pd.DataFrame:
-    """Read a parquet table; a named index is a column like others, lists are their text, and
-    pandas' own notes are not read.
+    """Read a parquet table: numbers and text as they are, all other values as text.
 
-    Raises InputError where it is none, is damaged, has a column twice, or far more cells than
-    bytes.
+    where: the flag or path, for the message
+
+    pandas' metadata is not read: a named index is a column like the others. Raises InputError where
+    the file is no parquet table, is damaged, has a column twice, or has far more cells than bytes.
     """
-    raw = Path(path).read_bytes()  # what fails from here on is the file's fault, not the disk's
+    data = Path(path).read_bytes()  # errors after this line are the file's, not the disk's
     try:
-        file = pq.ParquetFile(pa.BufferReader(raw))
-        facts, names = file.metadata, list(file.schema_arrow.names)
-        if len(names) > MOST_COLUMNS or facts.num_rows * len(
-            names
-        ) > FEW_CELLS + CELLS_A_BYTE * len(raw):
+        file = pq.ParquetFile(pa.BufferReader(data))
+        rows, names = file.metadata.num_rows, list(file.schema_arrow.names)
+        most_cells = FEW_CELLS + CELLS_PER_BYTE * len(data)
+        if len(names) > MOST_COLUMNS or rows * len(names) > most_cells:
             raise InputError(
-                f"{where} claims {facts.num_rows} rows of {len(names)} columns in {len(raw)} bytes; it is damaged"
+                f"{where} claims {rows} rows of {len(names)} columns in {len(data)} bytes; "
+                "it is damaged"
             )
-        _refuse_twice(names, where)
+        _refuse_repeated(names, where)
         table = file.read()
         table.validate(full=True)
         columns = [_plain(column) for column in table.columns]
@@ -189,10 +200,8 @@ def read_parquet_file(path: str | Path, where: str) -> pd.DataFrame:
         raise InputError(f"{where} is no csv or parquet table: {reason_of(error)}") from None
 
 
-def _plain(column):
-    """Return a column of numbers or text; whatever else it holds becomes its text, true and false
-    become 1 and 0.
-    """
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column as numbers or text: true and false become 1 and 0, other kinds their text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
@@ -204,10 +213,5 @@ def _plain(column):
         return column
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column
-    return pa.chunked_array(
-        [
-            pa.array(
-                [None if value is None else str(value) for value in column.to_pylist()], pa.string()
-            )
-        ]
-    )
+    texts = [None if value is None else str(value) for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.string())])
