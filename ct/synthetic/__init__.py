@@ -1,3 +1,1 @@
-"""The example data: made-up heads with planted bleeds, as DICOM files in the layout of the
-competition.
-"""
+"""Example data: synthetic heads with planted bleeds, as DICOM files in the competition's layout."""

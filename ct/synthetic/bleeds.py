@@ -1,76 +1,75 @@
-"""Blood in a made-up head, and what looks like it.
+"""Bleeds in a synthetic head, and mimics: findings of one slice that resemble a bleed.
 
-A bleed runs over neighbouring slices and tapers towards both ends of its run; a mimic has the same
-shape in one slice alone. So one slice is ambiguous, and the slices below and above it settle the
-matter, as they do for a radiologist who scrolls.
+A bleed covers neighbouring slices and tapers towards both ends of its run; a mimic has the same
+shape in one slice alone. So a single slice is ambiguous, and its neighbours decide, as they do for
+a radiologist who scrolls.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-HEIGHTS = {  # where the middle of a run may lie, as heights of ct/synthetic/phantom.py
+from ct.synthetic.phantom import Anatomy
+
+HEIGHTS = {  # range of the middle of a run, as heights of ct/synthetic/head_geometry.py
     "epidural": (0.36, 0.78),
     "intraparenchymal": (0.36, 0.78),
     "intraventricular": (0.46, 0.58),
     "subarachnoid": (0.30, 0.80),
     "subdural": (0.40, 0.82),
 }
-VISIBLE_MM2 = 25.0  # less blood than that in a slice is left out of picture and label
+THICKNESS_MM = {"epidural": (13, 24), "subdural": (5.5, 12), "intraparenchymal": (8, 17)}
+HALF_WIDTH = {"epidural": (0.40, 0.65), "subdural": (0.8, 1.4), "subarachnoid": (0.9, 1.8)}
+VISIBLE_MM2 = 25.0  # a smaller area of blood in a slice is left out of image and label
 OEDEMA, ISODENSE = 17, 34  # HU
+PLANT_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
 class Bleed:
-    """One bleed, or one mimic. `reach` and `thick` in mm, `angle` and `wide` in radians as in
-    Anatomy, `hu` of its blood.
-    """
+    """One bleed, or one mimic. Angles are as in HeadGeometry, 0 at the front."""
 
     kind: str
     middle: float  # slice number, halves allowed
-    half: float  # half the length of its run, slices
+    half_length: float  # half the length of its run, slices
     hu: float
-    angle: float
-    wide: float
-    thick: float
-    centre: tuple  # x, y as fractions of the half axes
-    bumps: np.ndarray  # (64, 64) smooth noise, variance 1: the irregular edge
+    angle: float  # radians
+    half_width: float  # radians; of an intraventricular bleed, its level
+    thickness: float  # mm; of an intraventricular bleed, above 0.6: it fills one ventricle
+    centre: tuple[float, float]  # x, y as fractions of the half axes
+    bumps: NDArray[np.float32]  # (64, 64) smooth noise of variance 1, for an irregular edge
 
 
-def draw_bleed(rng, kind, anatomy, length):
-    """A random bleed of `kind` over about `length` slices, somewhere its kind occurs."""
+def draw_bleed(rng: np.random.Generator, kind: str, anatomy: Anatomy, length: int) -> Bleed:
+    """Return a random bleed of `kind` over about `length` slices, where this kind occurs."""
     heights = np.array(anatomy.heights)
     low, high = HEIGHTS[kind]
     inside = np.flatnonzero((heights >= low) & (heights <= high))
     if not len(inside):  # a head cut in few slices
-        inside = [np.abs(heights - (low + high) / 2).argmin()]
+        inside = np.array([np.abs(heights - (low + high) / 2).argmin()])
     side = rng.choice([-1, 1])
-    thick = {"epidural": (13, 24), "subdural": (5.5, 12), "intraparenchymal": (8, 17)}.get(
-        kind, (0, 1)
-    )
-    wide = {"epidural": (0.40, 0.65), "subdural": (0.8, 1.4), "subarachnoid": (0.9, 1.8)}.get(
-        kind, (0, 1)
-    )
     bumps = ndimage.gaussian_filter(rng.standard_normal((64, 64), dtype=np.float32), 5, mode="wrap")
     return Bleed(
         kind=kind,
         middle=float(rng.choice(inside)) + (0.5 if length % 2 == 0 else 0.0),
-        half=length / 2,
+        half_length=length / 2,
         hu=float(rng.uniform(55, 75) if rng.random() < 0.75 else rng.uniform(46, 55)),
         angle=float(side * rng.uniform(*((0.9, 2.2) if kind == "subdural" else (0.5, 2.5)))),
-        wide=float(rng.uniform(*wide)),
-        thick=float(rng.uniform(*thick)),
+        half_width=float(rng.uniform(*HALF_WIDTH.get(kind, (0, 1)))),
+        thickness=float(rng.uniform(*THICKNESS_MM.get(kind, (0, 1)))),
         centre=(float(side * rng.uniform(0.28, 0.55)), float(rng.uniform(-0.5, 0.5))),
         bumps=bumps / bumps.std(),
     )
 
 
-def bleed_weights(anatomy, bleed):
-    """Where a bleed lies: weights (n, size, size) in [0, 1].
+def bleed_weights(anatomy: Anatomy, bleed: Bleed) -> NDArray[np.float32]:
+    """Return where a bleed is: weights (n, size, size) in [0, 1].
 
-    All zero but for one contiguous run of slices, in each of which at least VISIBLE_MM2 of it can
-    be seen.
+    They are 0 outside one contiguous run of slices, each with at least VISIBLE_MM2 of visible
+    blood.
     """
     weights = np.zeros_like(anatomy.hu)
     for k, size in _run(bleed, len(weights)):
@@ -79,32 +78,39 @@ def bleed_weights(anatomy, bleed):
     return weights
 
 
-def paint_bleed(rng, anatomy, bleed, weights, faintest=0.4):
-    """Paint the bleed that lies at `weights` into `anatomy.hu` in place.
+def paint_bleed(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    bleed: Bleed,
+    weights: NDArray[np.float32],
+    faintest: float = 0.4,
+) -> None:
+    """Paint the bleed at `weights` into `anatomy.hu`, in place.
 
-    Each slice has its own contrast, from `faintest` to 1, and less at the ends of the run.
+    Each slice has its own contrast, from `faintest` to 1, less at the ends of the run.
     """
     for k, size in _run(bleed, len(weights)):
         if not weights[k].any():
             continue
-        contrast = float(rng.uniform(faintest, 1)) * (
-            1 if abs(k - bleed.middle) < 0.6 * bleed.half else 0.75
-        )
+        central = abs(k - bleed.middle) < 0.6 * bleed.half_length
+        contrast = float(rng.uniform(faintest, 1)) * (1 if central else 0.75)
         if bleed.kind == "intraparenchymal":
-            rim = np.clip(_blob(anatomy, k, bleed, size, grow=5) - weights[k], 0, 1)
+            rim = np.clip(_blob(anatomy, k, bleed, size, margin=5) - weights[k], 0, 1)
             anatomy.hu[k] += rim * contrast * (OEDEMA - anatomy.hu[k])
         anatomy.hu[k] += weights[k] * (ISODENSE + contrast * (bleed.hu - ISODENSE) - anatomy.hu[k])
 
 
-def plant_bleed(rng, anatomy, kind, length):
-    """Draw a bleed of `kind` over about `length` slices and paint it. Returns its weights (see
-    `lay`).
+def plant_bleed(
+    rng: np.random.Generator, anatomy: Anatomy, kind: str, length: int
+) -> NDArray[np.float32]:
+    """Draw a bleed of `kind` over about `length` slices and paint it.
 
-    It can be seen in three slices at least, or in one of a head that is cut in fewer than eight.
+    Returns its weights, as bleed_weights does. The bleed is visible in at least three slices; in
+    one slice of a head that is cut in fewer than eight. Raises AssertionError where none fits.
     """
     fewest = min(3, max(1, len(anatomy.hu) // 4))
-    # a few end up where there is no room: no sulci, no ventricle, too near to an end
-    for _ in range(50):
+    # a few are drawn where they do not fit: no sulci, no ventricle, too close to an end
+    for _ in range(PLANT_ATTEMPTS):
         bleed = draw_bleed(rng, kind, anatomy, length)
         weights = bleed_weights(anatomy, bleed)
         if visible_slices(weights, anatomy.pixel_mm).sum() >= fewest:
@@ -113,146 +119,103 @@ def plant_bleed(rng, anatomy, kind, length):
     raise AssertionError(f"no room for {kind} blood in a head cut at {anatomy.heights}")
 
 
-def visible_slices(weights, pixel_mm):
-    """Whether blood can be seen in each slice: (n,) bool from weights (n, size, size)."""
+def visible_slices(weights: NDArray[np.float32], pixel_mm: float) -> NDArray[np.bool_]:
+    """Return whether blood is visible in each slice, (n,). weights: (n, size, size)"""
     return (weights > 0.5).sum((1, 2)) * pixel_mm**2 >= VISIBLE_MM2
 
 
-def _run(bleed, slices):
-    """(slice, relative size in (0, 1]) over the run of a bleed, thinner towards its ends."""
-    for k in range(
-        max(0, int(np.ceil(bleed.middle - bleed.half))),
-        min(slices, int(bleed.middle + bleed.half) + 1),
-    ):
-        from_middle = abs(k - bleed.middle) / (bleed.half + 0.5)
-        if abs(k - bleed.middle) < bleed.half:
+def _run(bleed: Bleed, slices: int) -> Iterator[tuple[int, float]]:
+    """Yield (slice number, relative size in (0, 1]) over the run of a bleed, small at its ends."""
+    first = max(0, int(np.ceil(bleed.middle - bleed.half_length)))
+    last = min(slices, int(bleed.middle + bleed.half_length) + 1)
+    for k in range(first, last):
+        from_middle = abs(k - bleed.middle) / (bleed.half_length + 0.5)
+        if abs(k - bleed.middle) < bleed.half_length:
             yield k, float(np.sqrt(1 - from_middle**2))
 
 
-def _keep_visible(weights, pixel_mm):
-    """Leave only the longest contiguous stretch of slices in which the blood can be seen (in
-    place).
-    """
-    stretches, _ = ndimage.label(visible_slices(weights, pixel_mm))
-    if stretches.any():
-        longest = np.bincount(stretches[stretches > 0]).argmax()
-        weights[stretches != longest] = 0
+def _keep_visible(weights: NDArray[np.float32], pixel_mm: float) -> None:
+    """Set all weights to 0 outside the longest contiguous run of visible slices, in place."""
+    runs, _ = ndimage.label(visible_slices(weights, pixel_mm))
+    if runs.any():
+        longest = np.bincount(runs[runs > 0]).argmax()
+        weights[runs != longest] = 0
     else:
         weights[:] = 0
 
 
-def _away(anatomy, bleed):
-    """Angle from the bleed's own, relative to its half width: (size, size), 1 at its edge."""
-    return np.abs((anatomy.angle - bleed.angle + np.pi) % (2 * np.pi) - np.pi) / bleed.wide
+def _angle_from(anatomy: Anatomy, bleed: Bleed) -> NDArray[np.floating]:
+    """Return the angle from the bleed's over its half width: (size, size), 1 at its edge."""
+    difference = (anatomy.angle - bleed.angle + np.pi) % (2 * np.pi) - np.pi
+    return np.abs(difference) / bleed.half_width
 
 
-def _lens(anatomy, k, bleed, size):
-    """Epidural: a biconvex lens between vault and dura; it does not reach far, since the dura holds
-    at the sutures.
+def _lens(anatomy: Anatomy, k: int, bleed: Bleed, size: float) -> NDArray[np.floating]:
+    """Return the weights of an epidural bleed: a biconvex lens between vault and dura.
+
+    It is short, since the dura is attached at the sutures.
     """
-    u = _away(anatomy, bleed) / (0.6 + 0.4 * size)
-    thick = bleed.thick * size * np.clip(1 - u**2, 0, None)
-    return anatomy.brain[k] * anatomy.soft(thick - anatomy.depth(k)) * (thick > 0.5)
+    u = _angle_from(anatomy, bleed) / (0.6 + 0.4 * size)
+    thickness = bleed.thickness * size * np.clip(1 - u**2, 0, None)
+    edge = anatomy.soft_edge(thickness - anatomy.depth(k))
+    return anatomy.brain[k] * edge * (thickness > 0.5)
 
 
-def _crescent(anatomy, k, bleed, size):
-    """Subdural: a crescent along the inner table of one side; it crosses sutures, never the
-    midline.
+def _crescent(anatomy: Anatomy, k: int, bleed: Bleed, size: float) -> NDArray[np.floating]:
+    """Return the weights of a subdural bleed: a crescent along the inner table of one side.
+
+    It crosses sutures, but not the midline.
     """
-    u = _away(anatomy, bleed)
-    thick = bleed.thick * size * np.clip(1 - u**4, 0, None)
-    one_side = anatomy.soft(anatomy.x * np.sign(bleed.angle) - 2)
-    return anatomy.brain[k] * one_side * anatomy.soft(thick - anatomy.depth(k)) * (thick > 0.5)
+    u = _angle_from(anatomy, bleed)
+    thickness = bleed.thickness * size * np.clip(1 - u**4, 0, None)
+    one_side = anatomy.soft_edge(anatomy.x * np.sign(bleed.angle) - 2)
+    edge = anatomy.soft_edge(thickness - anatomy.depth(k))
+    return anatomy.brain[k] * one_side * edge * (thickness > 0.5)
 
 
-def _blob(anatomy, k, bleed, size, grow=0.0):
-    """Intraparenchymal: an irregular blob inside the brain; `grow` mm larger for its rim of
-    oedema.
+def _blob(
+    anatomy: Anatomy, k: int, bleed: Bleed, size: float, margin: float = 0.0
+) -> NDArray[np.floating]:
+    """Return the weights of an intraparenchymal bleed: an irregular blob inside the brain.
+
+    margin: mm by which it is larger, for its rim of oedema
     """
     x = anatomy.x - bleed.centre[0] * anatomy.head.half_width
     y = anatomy.y - bleed.centre[1] * anatomy.head.half_length
     at = ((x + 32).astype(np.int32) % 64) * 64 + ((y + 32 + 3 * k).astype(np.int32) % 64)
-    edge = (bleed.thick + grow) * size * (1 + 0.16 * bleed.bumps.ravel()[at])
-    within = anatomy.soft((anatomy.depth(k) - 3) / 2)
-    return anatomy.brain[k] * within * anatomy.soft(edge - np.hypot(x, y))
+    radius = (bleed.thickness + margin) * size * (1 + 0.16 * bleed.bumps.ravel()[at])
+    within = anatomy.soft_edge((anatomy.depth(k) - 3) / 2)
+    return anatomy.brain[k] * within * anatomy.soft_edge(radius - np.hypot(x, y))
 
 
-def _level(anatomy, k, bleed, size):
-    """Intraventricular: blood sinks to the back of the ventricles of a lying patient and fills them
-    to a level.
+def _fluid_level(anatomy: Anatomy, k: int, bleed: Bleed, size: float) -> NDArray[np.floating]:
+    """Return the weights of an intraventricular bleed: blood up to a level in the ventricles.
+
+    The patient lies on the back, where the blood settles.
     """
-    level = (0.12 + 0.25 * bleed.wide) * anatomy.head.half_length * (1.4 - 0.4 * size)
-    fill = anatomy.soft(anatomy.y - level)
-    if bleed.thick > 0.6:  # a cast of one whole ventricle
-        fill = np.maximum(fill, anatomy.soft(anatomy.x * np.sign(bleed.angle)))
+    level = (0.12 + 0.25 * bleed.half_width) * anatomy.head.half_length * (1.4 - 0.4 * size)
+    fill = anatomy.soft_edge(anatomy.y - level)
+    if bleed.thickness > 0.6:  # a cast of one whole ventricle
+        fill = np.maximum(fill, anatomy.soft_edge(anatomy.x * np.sign(bleed.angle)))
     return anatomy.ventricles[k] * fill
 
 
-def _sulci(anatomy, k, bleed, size):
-    """Subarachnoid: blood instead of CSF in the sulci of a sector, and in the cisterns and fissures
-    at the base.
+def _sulcal(anatomy: Anatomy, k: int, bleed: Bleed, size: float) -> NDArray[np.floating]:
+    """Return the weights of a subarachnoid bleed: blood instead of CSF in the sulci of a sector.
+
+    At the base of the brain, it fills the cisterns and fissures.
     """
-    u = _away(anatomy, bleed) / (0.7 + 0.3 * size)
+    u = _angle_from(anatomy, bleed) / (0.7 + 0.3 * size)
     base = float(np.clip((0.42 - anatomy.heights[k]) / 0.06, 0, 1))
     sector = np.maximum(np.clip((1 - u) * 4, 0, 1), base * (anatomy.depth(k) > 12))
     return sector * np.clip(anatomy.csf[k] * 3, 0, 1) * anatomy.brain[k]
 
 
-SHAPES = {
+# kind -> function of (anatomy, slice number, bleed, relative size) that returns (size, size)
+SHAPES: dict[str, Callable[[Anatomy, int, Bleed, float], NDArray[np.floating]]] = {
     "epidural": _lens,
     "intraparenchymal": _blob,
-    "intraventricular": _level,
-    "subarachnoid": _sulci,
+    "intraventricular": _fluid_level,
+    "subarachnoid": _sulcal,
     "subdural": _crescent,
 }
-
-
-def add_mimics(rng, anatomy, rate=0.07):
-    """Paint into single slices what a reader of that slice alone may take for blood, into bleeding
-    and healthy heads alike.
-
-    Each slice draws on its own: a shape of each of the five kinds (partial volume of bone, vessels,
-    thick choroid plexus) with probability `rate`, specks of calcium, streaks of metal or motion.
-    """
-    for k, height in enumerate(anatomy.heights):
-        for kind, (low, high) in HEIGHTS.items():
-            if rng.random() < rate and low - 0.1 < height < high + 0.1:
-                mimic = draw_bleed(rng, kind, anatomy, 1)
-                weight = SHAPES[kind](anatomy, k, mimic, float(rng.uniform(0.4, 0.95)))
-                contrast = float(rng.uniform(0.35, 1))
-                anatomy.hu[k] += weight * contrast * (mimic.hu - anatomy.hu[k])
-        if rng.random() < 0.12:
-            _speck(rng, anatomy, k)
-        if rng.random() < 0.08:
-            _streak(rng, anatomy, k)
-
-
-def _speck(rng, anatomy, k):
-    """A spot of calcium, 2 to 6 mm across, in slice k."""
-    angle, far = rng.uniform(-np.pi, np.pi), rng.uniform(0, 60)
-    off = np.hypot(anatomy.x - float(far * np.sin(angle)), anatomy.y + float(far * np.cos(angle)))
-    weight = anatomy.brain[k] * anatomy.soft(float(rng.uniform(1, 3)) - off)
-    anatomy.hu[k] += weight * (float(rng.uniform(90, 300)) - anatomy.hu[k])
-
-
-def _streak(rng, anatomy, k):
-    """Bright and dark bands across slice k, as of metal or motion."""
-    turn, at = rng.uniform(0, np.pi), rng.uniform(-40, 40)
-    across = anatomy.x * float(np.cos(turn)) + anatomy.y * float(np.sin(turn)) - float(at)
-    bands = np.exp(-np.abs(across) / 22) * np.cos(across / float(rng.uniform(2, 6)))
-    anatomy.hu[k] += float(rng.uniform(8, 25)) * bands * anatomy.brain[k]
-
-
-def add_noise(rng, anatomy):
-    """Add the noise of a scanner to `anatomy.hu` in place; each slice has its own strength and
-    grain.
-    """
-    for hu in anatomy.hu:
-        fine, coarse = rng.standard_normal((2, *hu.shape), dtype=np.float32)
-        fine = ndimage.gaussian_filter(fine, 0.6, truncate=3)
-        small = ndimage.gaussian_filter(coarse[::4, ::4], 6 / (4 * anatomy.pixel_mm), truncate=2.5)
-        coarse = small.repeat(4, 0).repeat(4, 1)[: hu.shape[0], : hu.shape[1]]
-        hu += (
-            float(rng.uniform(4, 8)) * fine / fine.std()
-            + float(rng.uniform(0.5, 2)) * coarse / coarse.std()
-        )

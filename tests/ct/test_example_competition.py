@@ -13,12 +13,9 @@ from pydicom.config import disable_value_validation
 
 from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS, SUBTYPES, read_labels
-from ct.synthetic.example_competition import (
-    LAYOUTS,
-    make_study,
-    plan_competition,
-    write_competition,
-)
+from ct.synthetic.example_competition import write_competition
+from ct.synthetic.study_files import make_study
+from ct.synthetic.study_plan import LAYOUTS, plan_competition
 
 SIZE, SEED, STUDIES = 64, 3, 6
 # ID_... is no UID, in the real files neither

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from ct.labels import SUBTYPES
+from ct.synthetic.artefacts import add_mimics, add_noise
 from ct.synthetic.bleeds import (
     VISIBLE_MM2,
-    add_mimics,
-    add_noise,
     bleed_weights,
     draw_bleed,
     paint_bleed,
     plant_bleed,
     visible_slices,
 )
-from ct.synthetic.phantom import Anatomy, draw_head
+from ct.synthetic.head_geometry import draw_head
+from ct.synthetic.phantom import Anatomy
 
 HEIGHTS, SIZE, PIXEL = np.linspace(-0.03, 1.0, 24), 96, 2.4
 
@@ -70,7 +70,7 @@ def test_the_sulci_change_slowly_with_height():
     rng = np.random.default_rng(1)
     close = Anatomy(rng, draw_head(rng), [0.60, 0.61, 0.85], SIZE, PIXEL)
     near, far = (
-        np.corrcoef(close.folds.at(0.60).ravel(), close.folds.at(h).ravel())[0, 1]
+        np.corrcoef(close.sulci.at(0.60).ravel(), close.sulci.at(h).ravel())[0, 1]
         for h in (0.61, 0.85)
     )
     assert near > 0.9 and abs(far) < 0.3
@@ -119,7 +119,10 @@ def test_blood_is_where_its_name_says(bled):
 def test_oedema_is_dark_around_a_blob():
     anatomy, rng = head(4)
     bleed = dataclasses.replace(
-        draw_bleed(rng, "intraparenchymal", anatomy, 5), centre=(0.4, 0.25), thick=12, middle=14.0
+        draw_bleed(rng, "intraparenchymal", anatomy, 5),
+        centre=(0.4, 0.25),
+        thickness=12,
+        middle=14.0,
     )
     before, weights = anatomy.hu.copy(), bleed_weights(anatomy, bleed)
     paint_bleed(rng, anatomy, bleed, weights, faintest=0.99)
@@ -145,11 +148,13 @@ def test_a_lens_is_thick_and_a_crescent_is_long():
 
 def test_a_run_tapers_and_too_little_blood_is_none():
     anatomy, rng = head(5)
-    bleed = dataclasses.replace(draw_bleed(rng, "epidural", anatomy, 7), middle=13.0, thick=18.0)
+    bleed = dataclasses.replace(
+        draw_bleed(rng, "epidural", anatomy, 7), middle=13.0, thickness=18.0
+    )
     area = (bleed_weights(anatomy, bleed) > 0.5).sum((1, 2)) * PIXEL**2
     assert area[area > 0].min() >= VISIBLE_MM2
     assert area[13] > 1.3 * area[10] > 0 and area[13] > 1.3 * area[16] > 0
-    assert not bleed_weights(anatomy, dataclasses.replace(bleed, thick=0.1)).any()
+    assert not bleed_weights(anatomy, dataclasses.replace(bleed, thickness=0.1)).any()
 
 
 def test_only_the_longest_stretch_stays():
