@@ -1,46 +1,46 @@
-"""What an update may not lose: receipts, checkpoints, journals and recipes that an older version
-wrote, read by this one.
+"""Receipts, checkpoints, journals and recipes of older versions, read by this version.
 
-The rule for whoever adds a field to a Config: its default reproduces what the code did before the
-field was there, or OLDER_VALUES names the value that does. A receipt, recipe, journal or checkpoint
-that lacks the field then counts as having that value, so nothing is made again and no checkpoint is
-thrown away.
+An update loses no work. Whoever adds a field to a Config gives it a default that reproduces what
+the code did without the field, or names the value that does in OLDER_VALUES. A receipt, recipe,
+journal or checkpoint that lacks the field counts as having that value: nothing is made again.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from ct.config import Config, config_class_of
 from pipeline.recipe import Recipe, StageOneConfig
 
-# "CnnConfig.field" -> the value that reproduces what was before the field, where its default does
-# not
-OLDER_VALUES = {}
-FIRST_FIELDS = {  # of those Configs that are digested: the fields they had when digests began
+# "CnnConfig.field" -> the value that reproduces older versions, if it is not the default
+OLDER_VALUES: dict[str, Any] = {}
+FIRST_FIELDS = {  # Configs that enter digests: the fields that they had in the first version
     "CnnConfig": """
-        name backbone pretrained windows neighbours image_size epochs batch accumulate lr weight_decay warmup clip ema dropout
-        mixup positive_share flip rotate scale shift erase reverse hu_shift hu_noise tta threads deterministic precision
-        compile
+        name backbone pretrained windows neighbours image_size epochs batch accumulate lr
+        weight_decay warmup clip ema dropout mixup positive_share flip rotate scale shift erase
+        reverse hu_shift hu_noise tta threads deterministic precision compile
     """,
     "StackConfig": """
-        components seeds any_at_least_largest trials storage max_rounds positive_patients confidence threads
+        components seeds any_at_least_largest trials storage max_rounds positive_patients
+        confidence threads
     """,
 }
-# in what a receipt read, before a CNN's name: the local file that the CNN begins with
+# start of the name of a CNN's local weights among the inputs in a receipt; the CNN's name follows
 WEIGHTS = "pretrained weights of "
+
+KnownValues = dict[str, Any]  # plain values of Configs, by field or dotted key
 
 
 def with_older_values(
-    known: object, now: object, kind: type[Config] | None = None, top: bool = True
-) -> object:
-    """Return plain values that an older version wrote, with the fields that it lacked, at any
-    depth, at their older values.
+    known: Any, now: Any, kind: type[Config] | None = None, top: bool = True
+) -> Any:
+    """Return the plain values of an older version, with the older values of fields that it lacks.
 
-    known: as they were written; now: the same of today, which says what may be lacking; kind: the
-    Config at this depth; top: whether the keys are those of a job's part of the recipe ("seed",
-    "stage1.models", "model") and not a Config's fields
+    known: the older version's values; now: this version's, which have all fields; kind: the Config
+    class at this depth; top: whether the keys are those of a job's part of the recipe ("seed",
+    "stage1.models", "model") and not the fields of a Config
     """
     if isinstance(known, list) and isinstance(now, list) and len(known) == len(now):
         return [with_older_values(a, b, kind, top=False) for a, b in zip(known, now, strict=True)]
@@ -52,46 +52,43 @@ def with_older_values(
         if owner is None or field not in owner.model_fields:
             continue
         if key in known:
-            filled[key] = with_older_values(
-                known[key], value, config_class_of(owner, field), top=False
-            )
+            inner = config_class_of(owner, field)
+            filled[key] = with_older_values(known[key], value, inner, top=False)
         elif not owner.model_fields[field].is_required():
             filled[key] = older_value(owner, field)
     return filled
 
 
-def without_later_fields(part: dict) -> dict:
-    """Return a job's part of the recipe without the fields that came after FIRST_FIELDS and have
-    their older value.
+def without_later_fields(part: Mapping[str, Any]) -> KnownValues:
+    """Return a job's part of the recipe without later fields that have their older value.
 
-    A digest of it is the same before and after such a field is added.
+    Later fields are those that are not in FIRST_FIELDS. The digest of the result is the same before
+    and after a field is added.
     """
     return {key: _without_later(value, _kind_of_part(key)) for key, value in part.items()}
 
 
-def older_value(kind: type[Config], field: str) -> object:
-    """Return the plain value of a Config's field that reproduces what was before there was the
-    field.
-    """
+def older_value(kind: type[Config], field: str) -> Any:
+    """Return the plain value of a Config's field that reproduces versions without the field."""
     name = f"{kind.__name__}.{field}"
     default = kind.model_fields[field].get_default(call_default_factory=True)
     return to_jsonable_python(OLDER_VALUES.get(name, default))
 
 
-def older_recipe(values: dict) -> dict:
-    """Return the values of a run's or a packed model's recipe.yaml, with the OLDER_VALUES of fields
-    that it lacks.
-    """
-    return _older_fields(values, Recipe)
+def older_recipe(values: KnownValues) -> KnownValues:
+    """Return the values of a recipe.yaml, with OLDER_VALUES for the fields that it lacks."""
+    filled: KnownValues = _with_listed_values(values, Recipe)
+    return filled
 
 
-def reads_as_now(read: dict, part: dict, shared: Collection[str] = ()) -> dict:
-    """Return what an older receipt read, {name: digest}, under today's names.
+def reads_as_now(
+    read: Mapping[str, str], part: Mapping[str, Any], shared: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the inputs of an older receipt, {name: digest}, under the names of this version.
 
-    part: the receipt's part of the recipe; shared: names of files of weights that several CNNs
-    begin with, beside those of the part. Local weights were named by their file alone, so of two
-    files of one name one digest was kept: nothing is known of them, nor of the weights of a CNN
-    that is not in the part.
+    part: the receipt's part of the recipe; shared: names of weight files that several CNNs of the
+    recipe start from. An older receipt names local weights by their file name, and of two files of
+    one name it has one digest: such an input is left out, as unknown.
     """
     files = weight_files(part.get("stage1.models") or [part.get("model")])
     known = {name: digest for name, digest in read.items() if not name.startswith("weights ")}
@@ -101,54 +98,46 @@ def reads_as_now(read: dict, part: dict, shared: Collection[str] = ()) -> dict:
     return known
 
 
-def weight_files(models: list[dict]) -> dict[str, str]:
-    """Return {CNN: name of the file of local weights that it begins with} of plain values of CNNs;
-    without those of none.
+def weight_files(models: Collection[Any]) -> dict[str, str]:
+    """Return {CNN: name of its file of local weights}; CNNs without one are left out.
+
+    models: plain values of CNNs
     """
-    values = [
-        (model.get("name"), model.get("pretrained")) for model in models if isinstance(model, dict)
-    ]
-    return {
-        name: Path(file).name
-        for name, file in values
-        if isinstance(name, str) and isinstance(file, str)
-    }
+    files = {}
+    for model in models:
+        if isinstance(model, dict):
+            name, file = model.get("name"), model.get("pretrained")
+            if isinstance(name, str) and isinstance(file, str):
+                files[name] = Path(file).name
+    return files
 
 
-def shared_names(files: dict[str, str]) -> set[str]:
-    """Return the names of files that several CNNs begin with. files: as returned by
-    `weight_files`
-    """
+def shared_names(files: Mapping[str, str]) -> set[str]:
+    """Return the file names that several CNNs start from. files: as `weight_files` returns them"""
     names = list(files.values())
     return {name for name in names if names.count(name) > 1}
 
 
 def may_lack(name: str) -> bool:
-    """Whether a receipt may lack `name` among what it read, and still hold: an older one, of which
-    nothing is known.
-    """
+    """Return whether a receipt without the input `name` can be fresh: older ones do not note it."""
     return name == "key" or name.startswith(WEIGHTS)
 
 
-def reads_of_before(read: dict, models: list[dict]) -> dict:
-    """Return what a training reads under the names that checkpoints of before were digested with:
-    the opposite of `reads_as_now`.
+def reads_of_before(read: Mapping[str, str], models: Collection[Any]) -> dict[str, str]:
+    """Return the inputs of a training under the names of older checkpoints.
 
-    read: {name: digest} of all CNNs; models: plain values of the recipe's CNNs
+    The inverse of `reads_as_now`. read: {name: digest} of all CNNs; models: plain values of the
+    recipe's CNNs
     """
-    files = weight_files(models)
-    weights = {
-        f"weights {file}": read[WEIGHTS + model]
-        for model, file in files.items()
-        if WEIGHTS + model in read
-    }
-    return {name: digest for name, digest in read.items() if not name.startswith(WEIGHTS)} | weights
+    older = {name: digest for name, digest in read.items() if not name.startswith(WEIGHTS)}
+    for model, file in weight_files(models).items():
+        if WEIGHTS + model in read:
+            older[f"weights {file}"] = read[WEIGHTS + model]
+    return older
 
 
-def reads_of_cnn(read: dict, model: str) -> dict:
-    """Return what the training of one CNN reads, of what the stage does: of local weights its own
-    alone.
-    """
+def reads_of_cnn(read: Mapping[str, str], model: str) -> dict[str, str]:
+    """Return the inputs of one CNN's training: those of the stage without other CNNs' weights."""
     return {
         name: digest
         for name, digest in read.items()
@@ -156,52 +145,47 @@ def reads_of_cnn(read: dict, model: str) -> dict:
     }
 
 
-def _field_of_part(key):
-    """Return (Config class, field) of a key of a job's part of the recipe; (None, key) where it is
-    no field.
-    """
-    if key == "model":  # one of them
+def _field_of_part(key: str) -> tuple[type[Config] | None, str]:
+    """Return (Config class, field) of a key of a job's part of the recipe; (None, key) for none."""
+    if key == "model":  # one of stage1.models
         return StageOneConfig, "models"
     *path, field = key.split(".")
-    kind = Recipe
+    kind: type[Config] | None = Recipe
     for name in path:
-        kind = config_class_of(kind, name)
+        kind = config_class_of(kind, name) if kind else None
     return kind, field
 
 
-def _kind_of_part(key):
+def _kind_of_part(key: str) -> type[Config] | None:
     owner, field = _field_of_part(key)
     return config_class_of(owner, field) if owner and field in owner.model_fields else None
 
 
-def _without_later(value, kind):
+def _without_later(value: Any, kind: type[Config] | None) -> Any:
     if isinstance(value, list):
         return [_without_later(each, kind) for each in value]
     if not isinstance(value, dict) or kind is None:
         return value
-    first = (
-        FIRST_FIELDS[kind.__name__].split() if kind.__name__ in FIRST_FIELDS else kind.model_fields
-    )
-    later = {name for name in kind.model_fields if name not in first}
-    same = {name for name in later if name in value and value[name] == older_value(kind, name)}
-    return {
-        name: _without_later(inner, config_class_of(kind, name))
-        for name, inner in value.items()
-        if name not in same
-    }
+    fields = list(kind.model_fields)
+    first = FIRST_FIELDS[kind.__name__].split() if kind.__name__ in FIRST_FIELDS else fields
+    kept = {}
+    for name, inner in value.items():
+        later = name in fields and name not in first
+        if not (later and inner == older_value(kind, name)):
+            kept[name] = _without_later(inner, config_class_of(kind, name))
+    return kept
 
 
-def _older_fields(values, kind):
+def _with_listed_values(values: Any, kind: type[Config] | None) -> Any:
+    """Fill in the OLDER_VALUES of fields that are lacking, at any depth."""
     if isinstance(values, list):
-        return [_older_fields(each, kind) for each in values]
+        return [_with_listed_values(each, kind) for each in values]
     if not isinstance(values, dict) or kind is None:
         return values
-    filled = {
-        name: _older_fields(value, config_class_of(kind, name)) for name, value in values.items()
-    }
-    lacking = {
-        name
-        for name in kind.model_fields
-        if name not in values and f"{kind.__name__}.{name}" in OLDER_VALUES
-    }
-    return filled | {name: older_value(kind, name) for name in lacking}
+    filled = {}
+    for name, value in values.items():
+        filled[name] = _with_listed_values(value, config_class_of(kind, name))
+    for name in kind.model_fields:
+        if name not in values and f"{kind.__name__}.{name}" in OLDER_VALUES:
+            filled[name] = older_value(kind, name)
+    return filled

@@ -1,20 +1,21 @@
 """The options of each verb, checked before any work."""
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from ct.config import Config, validate
 from ct.run_dir import MODEL_NAME
 
 
-def _clean(path):
+def _normalized(path: str) -> str:
     return os.path.normpath(os.path.expanduser(path))
 
 
-# without ~ and a "/" at its end
-Folder = Annotated[str, Field(min_length=1), AfterValidator(_clean)]
+# normalized: without ~ and a trailing "/"
+Folder = Annotated[str, Field(min_length=1), AfterValidator(_normalized)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's range
 
 
@@ -36,11 +37,11 @@ class StatusOptions(RunOptions):
     """`status`."""
 
     as_json: bool = False
-    verify: bool = False  # read all that is there
+    verify: bool = False  # read every file
 
 
 class DemoOptions(RunOptions):
-    """`demo`. None: as the run was made, or the defaults of `synth` for a new one."""
+    """`demo`. None: the values of an existing run, or the defaults of `synth`."""
 
     run: Folder = "runs/demo"
     studies: int | None = Field(None, ge=2)
@@ -48,7 +49,7 @@ class DemoOptions(RunOptions):
 
 
 class NewOptions(RunOptions):
-    """`new`. None: as the recipe says."""
+    """`new`. None: as in the recipe."""
 
     recipe: str = Field(min_length=1)
     data: str | None = Field(None, min_length=1)
@@ -62,10 +63,10 @@ class NewOptions(RunOptions):
 
     @field_validator("slices")
     @classmethod
-    def _one_source(cls, slices, info):
+    def _one_source(cls, slices: str | None, info: ValidationInfo) -> str | None:
         if (slices is None) == (info.data.get("data") is None):
             raise ValueError(
-                "give one of --data (the images) and --slices (a table of slices, for stage two alone)"
+                "give one of --data (the images) and --slices (a table of slices, for stage two)"
             )
         if slices is not None and info.data.get("labels") is not None:
             raise ValueError(
@@ -75,7 +76,7 @@ class NewOptions(RunOptions):
 
 
 class IngestOptions(RunOptions):
-    """`ingest`. An option of None leaves the recipe as it is."""
+    """`ingest`. None leaves the recipe as it is."""
 
     allow_unlabelled: bool | None = None
     missing: Literal["refuse", "prior"] | None = None
@@ -84,7 +85,7 @@ class IngestOptions(RunOptions):
 
 
 class TuneOptions(RunOptions):
-    """`tune`. None: as the recipe says, without an end of time."""
+    """`tune`. None: as in the recipe, and no time limit."""
 
     trials: int | None = Field(None, ge=1)
     timeout: int | None = Field(None, ge=1)
@@ -92,9 +93,7 @@ class TuneOptions(RunOptions):
 
 
 class SearchOptions(RunOptions):
-    """`search`. None: the recipe's only CNN, fold 0, 20 trials, no end of time; with stage two as
-    for `tune`.
-    """
+    """`search`. None: the only CNN, fold 0, 20 trials, no time limit; stage two: see `tune`."""
 
     stage: Literal["one", "two"] = "one"
     model: str | None = None
@@ -104,7 +103,7 @@ class SearchOptions(RunOptions):
 
     @field_validator("model", "fold", "timeout")
     @classmethod
-    def _of_stage_one(cls, value, info):
+    def _of_stage_one(cls, value: object, info: ValidationInfo) -> object:
         if info.data.get("stage") == "two":
             raise ValueError(
                 "only for --stage=one; --stage=two is `tune`, which searches every label and fold"
@@ -113,13 +112,13 @@ class SearchOptions(RunOptions):
 
 
 class ReportOptions(RunOptions):
-    """`report`. None: report.html; else the page of one study."""
+    """`report`. None: report.html, else the page of that study."""
 
     study: str | None = Field(None, min_length=1)
 
 
 class ExplainOptions(RunOptions):
-    """`explain`. None: the studies that the report shows, every CNN."""
+    """`explain`. None: the studies of the report, every CNN."""
 
     studies: str | None = Field(None, min_length=1)
     model: str | None = None
@@ -143,12 +142,12 @@ class ImportOptions(RunOptions):
 
     @field_validator("oof")
     @classmethod
-    def _import_or_remove(cls, oof, info):
-        given = [flag for flag in ("test", "trust_oof") if info.data.get(flag)] + ["oof"] * (
-            oof is not None
-        )
-        if info.data.get("remove") and given:
-            raise ValueError(f"--remove goes without --{given[0].replace('_', '-')}")
+    def _import_or_remove(cls, oof: str | None, info: ValidationInfo) -> str | None:
+        flags = [flag for flag in ("test", "trust_oof") if info.data.get(flag)]
+        if oof is not None:
+            flags.append("oof")
+        if info.data.get("remove") and flags:
+            raise ValueError(f"--remove goes without --{flags[0].replace('_', '-')}")
         if oof is None and not info.data.get("remove"):
             raise ValueError(
                 "import-predictions needs --oof, a table of out-of-fold predictions (or --remove)"
@@ -169,7 +168,7 @@ class ExportOptions(RunOptions):
 
 
 class ScoreOptions(Config):
-    """`score`: the models are those of a run, or of a folder that `export-model` made."""
+    """`score`, with the models of a run or of a folder that `export-model` wrote."""
 
     data: Folder
     to: Folder
@@ -182,15 +181,15 @@ class ScoreOptions(Config):
 
     @field_validator("run")
     @classmethod
-    def _one_model(cls, run, info):
+    def _one_model(cls, run: str | None, info: ValidationInfo) -> str | None:
         if (run is None) == (info.data.get("model") is None):
             raise ValueError(
-                "give one of --run (a finished run) and --model (a folder that `export-model` made)"
+                "give one of --run (a finished run) and --model (a folder of `export-model`)"
             )
         return run
 
 
-OPTIONS = {
+OPTIONS: dict[str, type[Config]] = {  # verb -> its options; any other verb: RunOptions
     "completion": Config,
     "status": StatusOptions,
     "demo": DemoOptions,
@@ -207,8 +206,7 @@ OPTIONS = {
     "export-model": ExportOptions,
     "score": ScoreOptions,
 }
-# options that are fields of the recipe: given to a later verb, they change the run's recipe for
-# good
+# options that are fields of the recipe: given to a verb, they are saved in the run's recipe
 IN_RECIPE = {
     "allow_unlabelled": "data.allow_unlabelled",
     "missing": "data.missing",
@@ -217,15 +215,16 @@ IN_RECIPE = {
 
 
 class Plan:
-    """A verb with its checked options. Opaque on purpose: python-fire builds it and must find
-    nothing in it to call.
+    """A verb with its checked options.
+
+    Without public attributes: python-fire would take the next word of the command line for one.
     """
 
-    def __init__(self, verb, options):
-        given = {name: value for name, value in options.items() if value is not None}
-        self._verb, self._options = verb, validate(OPTIONS.get(verb, RunOptions), given, verb)
+    def __init__(self, verb: str, options: Mapping[str, object]) -> None:
+        values = {name: value for name, value in options.items() if value is not None}
+        self._verb, self._options = verb, validate(OPTIONS.get(verb, RunOptions), values, verb)
 
 
-def unpack(plan):
+def unpack(plan: Plan) -> tuple[str, Config]:
     """Return (verb, options) of a plan."""
     return plan._verb, plan._options

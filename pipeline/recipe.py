@@ -1,9 +1,10 @@
-"""A recipe: one YAML a pipeline, checked. `new` writes the resolved one into the run folder."""
+"""A recipe: one checked YAML file per pipeline; `new` writes it to the run folder."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from ct.config import Config, suggestion, validate
 from ct.errors import InputError
@@ -21,16 +22,16 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 class DataConfig(Config):
     """Where the slices come from and what may be missing."""
 
-    source: str = ""  # folder laid out as Kaggle's, or Kaggle's zip
-    labels: str | None = None  # label csv, if not in there
-    sample: str | None = None  # sample submission, if not in there
-    # a table of slices instead of images, for stage two alone; "" until `new --slices` names it
+    source: str = ""  # folder in Kaggle's layout, or Kaggle's zip archive
+    labels: str | None = None  # label csv, if not in the source
+    sample: str | None = None  # sample submission, if not in the source
+    # a table of slices instead of images, for stage two alone; "" before `new --slices` sets it
     slices: str | None = None
-    # take that many train slices at most, as whole patients; None: all
+    # use at most this number of train slices, as whole patients; None: all
     train_slices: int | None = Field(None, ge=1)
-    # leave train slices without all six labels out of training, after folds
+    # do not train on train slices without all six labels; they keep their folds
     allow_unlabelled: bool = False
-    # sample rows without any file, most test files unreadable: stop, or prior
+    # sample rows without a file, or most test files unreadable: stop, or use the training prior
     missing: Literal["refuse", "prior"] = "refuse"
 
 
@@ -43,13 +44,13 @@ class FoldConfig(Config):
 class PixelConfig(Config):
     """The pixel cache."""
 
-    size: int = Field(256, ge=32, le=512)  # side of the cached slices, pixels
+    size: int = Field(256, ge=32, le=512)  # side of the square cached slices, pixels
 
 
 class ReportConfig(Config):
     """The report."""
 
-    # in its study browser, at most: of 256 px, 600 are about 15 MB
+    # slices in its study browser, at most; 600 of 256 px are about 15 MB
     browser_slices: int = Field(600, ge=0)
 
 
@@ -57,14 +58,14 @@ class StageOneConfig(Config):
     """The CNNs of stage one."""
 
     models: tuple[CnnConfig, ...] = ()
-    # models trained elsewhere, by `import-predictions`
+    # names of models trained elsewhere; `import-predictions` adds them
     imports: tuple[Annotated[str, Field(pattern=MODEL_NAME)], ...] = ()
-    # write each training's scalars to stage1/<model>/fold<k>/tensorboard (extra `track`)
+    # write scalars to stage1/<model>/fold<k>/tensorboard; needs the extra `track`
     tensorboard: bool = False
 
     @field_validator("models")
     @classmethod
-    def _named_apart(cls, models):
+    def _unique_names(cls, models: tuple[CnnConfig, ...]) -> tuple[CnnConfig, ...]:
         names = [model.name for model in models]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
@@ -74,7 +75,7 @@ class StageOneConfig(Config):
 
     @field_validator("imports")
     @classmethod
-    def _imported_once(cls, imports, info):
+    def _unique_imports(cls, imports: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         names = [*imports, *(model.name for model in info.data.get("models", ()))]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
@@ -84,7 +85,7 @@ class StageOneConfig(Config):
 
 
 class Recipe(Config):
-    """Everything that decides what a run makes."""
+    """Everything that decides the results of a run."""
 
     name: str
     seed: int = Field(0, ge=0, le=2**32 - 1)
@@ -99,25 +100,26 @@ class Recipe(Config):
 
     @field_validator("stage1")
     @classmethod
-    def _some_opinions(cls, stage1, info):
+    def _has_models(cls, stage1: StageOneConfig, info: ValidationInfo) -> StageOneConfig:
         slices = info.data["data"].slices if "data" in info.data else None
         if not (stage1.models or stage1.imports or slices is not None):
             raise ValueError(
-                "stage1.models is empty; name a CNN, or import a model's predictions (recipe stack_only)"
+                "stage1.models is empty; name a CNN, or import a model's predictions "
+                "(recipe stack_only)"
             )
         if stage1.models and slices:
             raise ValueError(
-                "stage1.models has CNNs, which need images; with --slices take the recipe stack_only"
+                "stage1.models has CNNs, which need images; with --slices use the recipe stack_only"
             )
         return stage1
 
 
-def load_recipe(path, completed=lambda values: values):
-    """Read and check a recipe file. Raises InputError with the key and the file for whatever does
-    not fit.
+def load_recipe(
+    path: Path, completed: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda values: values
+) -> Recipe:
+    """Read and check a recipe file. Raises InputError with the key and the file of a fault.
 
-    completed(values) -> the values with those that an older version left out; of a recipe that a
-    user wrote nothing is
+    completed(values) adds the fields that the recipe of an older run lacks
     """
     try:
         values = read_yaml(path)
@@ -126,34 +128,34 @@ def load_recipe(path, completed=lambda values: values):
             f"{path} is not there; a run folder is made by `new --run=DIR --recipe=NAME --data=DIR`"
         ) from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds no recipe: expected keys such as name, stage1, stage2")
+        raise InputError(f"{path} is not a recipe: expected keys such as name, stage1, stage2")
     refuse_strange_values(values, path)
     return validate(Recipe, completed(values), path, strict=True)
 
 
-def find_recipe(name):
-    """Return the path of a recipe: a name from recipes/, or a YAML file of one's own."""
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe: the user's YAML file, or that of a name from recipes/."""
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise InputError(
-                f"--recipe={name}: no such file; give the path of one, or a name: {', '.join(known)}"
+                f"--recipe={name}: no such file; give a path, or a name: {', '.join(known)}"
             )
         return Path(name)
     if name not in known:
         raise InputError(
-            f"--recipe={name}: no such recipe{suggestion(name, known)}; or give a path that ends in .yaml"
+            f"--recipe={name}: no such recipe{suggestion(name, known)}; or give a .yaml file"
         )
     return RECIPES / f"{name}.yaml"
 
 
-def save_recipe(path, recipe):
+def save_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe as YAML."""
     write_yaml(path, recipe.model_dump(mode="json"))
 
 
-def with_changes(recipe, changes):
-    """Return the recipe with `changes` ({"stage2.trials": 30}) checked and applied."""
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with `changes` checked and applied. changes: {"stage2.trials": 30}"""
     values = recipe.model_dump(mode="json")
     for dotted, value in changes.items():
         *path, last = dotted.split(".")

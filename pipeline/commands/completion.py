@@ -1,7 +1,9 @@
 """The verb `completion`: a bash function that completes verbs and flags."""
 
+from collections.abc import Mapping, Sequence
 
-def completion(flags):
+
+def completion(flags: Mapping[str, Sequence[str]]) -> str:
     """Return a bash function that completes verbs, then the flags of the verb.
 
     flags: {verb: its flags, as they are typed}

@@ -11,20 +11,21 @@ from pipeline.commands.synth import synth
 from pipeline.options import DemoOptions, NewOptions, SynthOptions
 
 
-def demo(options: DemoOptions):
-    """Bring synth, new and all into one run; continues where it is."""
+def demo(options: DemoOptions) -> None:
+    """Make example data, a run on them, and run every stage; what is there already is kept."""
     from ct.synthetic.example_competition import SYNTH_FILE
 
     data = f"{options.run}-data"
-    given = options.model_dump(include={"studies", "seed"}, exclude_none=True)
+    typed = options.model_dump(include={"studies", "seed"}, exclude_none=True)
     if not Path(data).exists():
-        synth(SynthOptions(out=data, **given))
-    made = read_json(Path(data) / SYNTH_FILE)
-    for name, value in given.items():
-        if made[name] != value:
+        synth(SynthOptions(out=data, **typed))
+    parameters = read_json(Path(data) / SYNTH_FILE)
+    for name, value in typed.items():
+        if parameters[name] != value:
             raise InputError(
-                f"{data} was made with --{name}={made[name]}; leave --{name} out, or give another --run=DIR"
+                f"{data} was made with --{name}={parameters[name]}; leave --{name} out, or give "
+                "another --run=DIR"
             )
     if not RunDir(options.run).recipe.exists():
-        new(NewOptions(run=options.run, recipe="demo", data=data, seed=made["seed"]))
+        new(NewOptions(run=options.run, recipe="demo", data=data, seed=parameters["seed"]))
     run_all_stages(options)

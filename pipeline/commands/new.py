@@ -7,24 +7,47 @@ from pathlib import Path
 from ct.errors import InputError
 from ct.run_dir import RunDir
 from pipeline.command_line.printed_commands import run_command
-from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
+from pipeline.options import NewOptions
+from pipeline.recipe import Recipe, find_recipe, load_recipe, save_recipe, with_changes
 from pipeline.run_context import KEY_BYTES
 from stage2_stack.config import check_installed
 
 
-def new(options):
-    """Make a run folder from a recipe and a data source."""
+def new(options: NewOptions) -> None:
+    """Check the recipe, the data and the models, and make the run folder."""
     run = RunDir(options.run)
-    # what a killed `new` may leave; nothing depends on it yet
+    _check_unused(run, options.run)
+    recipe = _with_options(load_recipe(find_recipe(options.recipe)), options)
+    check_installed(recipe.stage2.components)
+    check_trial_store(recipe)
+    recipe = _check_models(_check_source(recipe))
+    run.root.mkdir(parents=True, exist_ok=True)
+    run.key.touch(mode=0o600)  # private before the key is in it
+    run.key.write_bytes(secrets.token_bytes(KEY_BYTES))
+    save_recipe(run.recipe, recipe)
+    data = options.data or options.slices
+    print(f"new: {options.run} with the recipe {recipe.name}, data in {data}")
+    if recipe.stage1.models:
+        command = run_command("all", run=options.run)
+    else:
+        command = run_command("import-predictions", run=options.run, name="NAME", oof="FILE")
+    print(f"  next: {command}")
+
+
+def _check_unused(run: RunDir, typed: str) -> None:
+    """Raise InputError where the run folder exists, but for what a killed `new` leaves in it."""
+    if not run.root.exists():
+        return
     unfinished = {run.key.name, run.recipe.name + ".part"}
-    if run.root.exists() and (
-        not run.root.is_dir() or any(path.name not in unfinished for path in run.root.iterdir())
-    ):
+    if not run.root.is_dir() or any(path.name not in unfinished for path in run.root.iterdir()):
         raise InputError(
-            f"--run={options.run} is there already; continue it with `all`, or name a new folder"
+            f"--run={typed} is there already; continue it with `all`, or name a new folder"
         )
-    recipe = load_recipe(find_recipe(options.recipe))
-    given = {
+
+
+def _with_options(recipe: Recipe, options: NewOptions) -> Recipe:
+    """Return the recipe with the options that the user gave; paths become absolute."""
+    changes = {
         "data.source": _absolute(options.data),
         "data.labels": _absolute(options.labels),
         "data.sample": _absolute(options.sample),
@@ -34,32 +57,13 @@ def new(options):
         "data.missing": options.missing,
         "seed": options.seed,
     }
-    recipe = with_changes(
-        recipe, {name: value for name, value in given.items() if value is not None}
-    )
-    check_installed(recipe.stage2.components)
-    check_recipe_store(recipe)
-    recipe = _check_models(_check_source(recipe))
-    run.root.mkdir(parents=True, exist_ok=True)
-    run.key.touch(mode=0o600)  # before there is anything in it to read
-    run.key.write_bytes(secrets.token_bytes(KEY_BYTES))
-    save_recipe(run.recipe, recipe)
-    print(
-        f"new: {options.run} with the recipe {recipe.name}, data in {options.data or options.slices}"
-    )
-    if recipe.stage1.models:
-        print(f"  next: {run_command('all', run=options.run)}")
-    else:
-        print(
-            f"  next: {run_command('import-predictions', run=options.run, name='NAME', oof='FILE')}"
-        )
+    typed = {name: value for name, value in changes.items() if value is not None}
+    return with_changes(recipe, typed)
 
 
-def _check_source(recipe):
-    """Check the data that a recipe names. Returns it, with the number of folds that a slice list
-    gives.
-    """
-    from ct.kaggle_layout import find_competition, require_csv, hidden_folders
+def _check_source(recipe: Recipe) -> Recipe:
+    """Check the recipe's data. Returns the recipe with the number of folds of its slice list."""
+    from ct.kaggle_layout import find_competition, hidden_folders, require_csv
     from ct.submission import read_sample
     from ct.tables.slice_list import read_slice_list
 
@@ -70,22 +74,22 @@ def _check_source(recipe):
         return recipe
     if data.sample:
         read_sample(require_csv(data.sample, "sample"))
-    slices = read_slice_list(data.slices, b"")  # the names are forgotten again
+    slices = read_slice_list(data.slices, b"")  # the key does not matter: no name is kept
     if "fold" not in slices:
         return recipe
     return with_changes(recipe, {"folds.k": int(slices["fold"].max()) + 1})
 
 
-def check_recipe_store(recipe):
-    """Open the database for trials that a recipe names, where it does."""
+def check_trial_store(recipe: Recipe) -> None:
+    """Open the recipe's database of trials, if it has one. Raises InputError where that fails."""
     if recipe.stage2.storage:
         from pipeline.optuna_studies.trial_database import check_store
 
         check_store(recipe.stage2.storage)
 
 
-def _check_models(recipe):
-    """Check the backbones and local weights of a recipe, whose paths become absolute."""
+def _check_models(recipe: Recipe) -> Recipe:
+    """Check the backbones and local weights. Returns the recipe with absolute paths of weights."""
     if not recipe.stage1.models:
         return recipe
     from pipeline.training.tensorboard import check_scalars
@@ -107,5 +111,5 @@ def _check_models(recipe):
     return with_changes(recipe, {"stage1.models": models})
 
 
-def _absolute(path):
+def _absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(os.path.expanduser(path))

@@ -1,8 +1,9 @@
-"""The verb `status`: what is fresh, stale and missing, and why; with --verify, what is damaged."""
+"""The verb `status`: which stages are fresh, stale or missing; with --verify, damaged files."""
 
 import contextlib
 import json
 import os
+from typing import Any
 
 from filelock import Timeout
 
@@ -12,32 +13,40 @@ from ct.storage.receipts import read_receipt, version_differences
 from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import changed_file
 from pipeline.integrity import damaged_files, receipts
+from pipeline.options import StatusOptions
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.run_lock import lock_of
-from pipeline.stage_runner import stage_states
+from pipeline.stage_runner import StageState, stage_states
+
+States = dict[str, StageState]
+Damaged = list[tuple[str, str]]  # (how a file differs, the stage that makes it)
 
 
-def status(options):
-    """Show what is fresh, stale and missing, and why. Raises InputError where --verify finds
-    something damaged.
+def status(options: StatusOptions) -> None:
+    """Print which stages are fresh, stale or missing, and why.
+
+    Raises InputError where --verify finds a damaged file.
     """
     run = Run(options.run)
-    damaged = _verified(run) if options.verify else []
-    states, unlike = stage_states(run), version_differences(_receipts_of(run))
+    damaged = _verify(run) if options.verify else []
+    states = stage_states(run)
+    differences = version_differences(_receipts_of(run))
     if options.as_json:
-        print(json.dumps(_as_json(run, options, states, unlike, damaged), indent=1))
+        print(json.dumps(_as_json(run, options, states, differences, damaged), indent=1))
     else:
-        _print(run, options, states, unlike, damaged)
+        _print(run, options, states, differences, damaged)
     if damaged:
         raise InputError(
-            f"--run={options.run}: {len(damaged)} files are damaged or gone, the first: {damaged[0][0]}"
+            f"--run={options.run}: {len(damaged)} files are damaged or gone, the first: "
+            f"{damaged[0][0]}"
         )
 
 
-def _verified(run):
-    """Return `damaged_files` of a run, and whether its key is the right one. Nobody may work on it
-    meanwhile.
+def _verify(run: Run) -> Damaged:
+    """Read every file of a run, and check its key; return what is damaged.
+
+    Raises InputError where another process works on the run.
     """
     writable = os.access(run.dir.root, os.W_OK)
     try:
@@ -55,65 +64,71 @@ def _verified(run):
     return damaged
 
 
-def _receipts_of(run):
-    """Return {stage: receipt}, with those of CNNs and folds that were made by another version than
-    `train` was.
-    """
-    known = {name: receipt for name in STAGES if (receipt := read_receipt(run.dir.receipt(name)))}
-    train = known.get("train", {})
+def _receipts_of(run: Run) -> dict[str, dict[str, Any]]:
+    """Return {stage: receipt}, and those of CNNs and folds of another version than `train`."""
+    stage_receipts = {}
+    for name in STAGES:
+        if receipt := read_receipt(run.dir.receipt(name)):
+            stage_receipts[name] = receipt
+    train = stage_receipts.get("train", {})
     for path in receipts(run.dir):
-        receipt = (
-            read_receipt(path)
-            if path.name == "train.json" and path.parent.name.startswith("fold")
-            else None
-        )
+        if path.name != "train.json" or not path.parent.name.startswith("fold"):
+            continue
+        receipt = read_receipt(path)
         if receipt and any(receipt.get(name) != train.get(name) for name in ("versions", "commit")):
-            known[f"{path.parent.parent.name} {path.parent.name}"] = receipt
-    return known
+            stage_receipts[f"{path.parent.parent.name} {path.parent.name}"] = receipt
+    return stage_receipts
 
 
-def _as_json(run, options, states, unlike, damaged):
-    recipe, made = run.recipe, (read_receipt(run.dir.receipt("stack")) or {"made": {}})["made"]
-    path = run.dir.stage2 / "scores.json"
-    whole = states["stack"][0] == "fresh" and not changed_file(
-        run.dir.root, {_name(run, path): made[_name(run, path)]}, True
-    )
-    scores = read_json(path) if whole else {}
-    scores = {name: scores[name] for name in ("calibrated", "stage_two", "gain") if name in scores}
-    stages = {
-        name: {"state": kind, "why": why, "makes": STAGES[name].makes}
-        for name, (kind, why) in states.items()
-    }
-    about = {
+def _as_json(
+    run: Run, options: StatusOptions, states: States, differences: list[str], damaged: Damaged
+) -> dict[str, Any]:
+    recipe = run.recipe
+    values: dict[str, Any] = {
         "run": options.run,
         "recipe": recipe.name,
         "seed": recipe.seed,
         "data": recipe.data.slices or recipe.data.source,
+        "stages": {
+            name: {"state": kind, "why": why, "makes": STAGES[name].makes}
+            for name, (kind, why) in states.items()
+        },
+        "scores": _scores(run) if states["stack"][0] == "fresh" else {},
+        "different_versions": differences,
     }
-    found = {"damaged": [why for why, _ in damaged]} if options.verify else {}
-    return {**about, "stages": stages, "scores": scores, "different_versions": unlike, **found}
+    if options.verify:
+        values["damaged"] = [why for why, _ in damaged]
+    return values
 
 
-def _name(run, path):
-    return path.relative_to(run.dir.root).as_posix()
+def _scores(run: Run) -> dict[str, Any]:
+    """Return the scores of a fresh `stack`; {} where their file is damaged."""
+    path = run.dir.stage2 / "scores.json"
+    name = path.relative_to(run.dir.root).as_posix()
+    receipt = read_receipt(run.dir.receipt("stack"))
+    if receipt is None or changed_file(run.dir.root, {name: receipt["made"][name]}, verify=True):
+        return {}
+    scores = read_json(path)
+    return {name: scores[name] for name in ("calibrated", "stage_two", "gain") if name in scores}
 
 
-def _print(run, options, states, unlike, damaged):
+def _print(
+    run: Run, options: StatusOptions, states: States, differences: list[str], damaged: Damaged
+) -> None:
     recipe = run.recipe
-    print(
-        f"{options.run}: recipe {recipe.name}, seed {recipe.seed}, data in {recipe.data.slices or recipe.data.source}"
-    )
+    data = recipe.data.slices or recipe.data.source
+    print(f"{options.run}: recipe {recipe.name}, seed {recipe.seed}, data in {data}")
     for name, (kind, why) in states.items():
         print(f"  {name:9} {kind:8} {why or STAGES[name].makes}")
-    for line in unlike:
+    for line in differences:
         print(f"  {line}")
     for why, stage in damaged:
         print(f"  {why}, made by `{stage}`" if stage in STAGES else f"  {why}")
     if options.verify and not damaged:
-        print("  every file was read and holds what its receipt says")
-    if begun := [name for name, (kind, _) in states.items() if kind != "fresh"]:
-        print(
-            f"  {len(states) - len(begun)} of {len(states)} are fresh; next: {run_command('all', run=options.run)}"
-        )
+        print("  every file was read and matches its receipt")
+    fresh = sum(kind == "fresh" for kind, _ in states.values())
+    if fresh < len(states):
+        command = run_command("all", run=options.run)
+        print(f"  {fresh} of {len(states)} are fresh; next: {command}")
     else:
         print(f"  all are fresh; see {run.dir.report}")

@@ -203,7 +203,7 @@ def _best_so_far(folder, bar):
                     folder.glob("*.now"), key=lambda path: path.stat().st_mtime, default=None
                 )
                 if told:
-                    bar.tell(f"{told.read_text(encoding='utf-8')} at best")
+                    bar.show_text(f"{told.read_text(encoding='utf-8')} at best")
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

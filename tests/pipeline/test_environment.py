@@ -119,12 +119,12 @@ def test_a_stage_loads_not_both_torch_and_lightgbm(module):
 def test_where_they_crash_together_every_stage_has_a_process_of_its_own(
     before_trust, tmp_path, capfd, monkeypatch
 ):
-    from pipeline import stage_processes
+    from pipeline.commands import all as verb_all
 
     kept = shutil.copytree(before_trust / "run", tmp_path / "r")
     (kept / "report.html").unlink()
     (kept / "receipts" / "stack.json").unlink()
-    monkeypatch.setattr(stage_processes, "APART", True)
+    monkeypatch.setattr(verb_all, "PROCESS_PER_STAGE", True)
     monkeypatch.setattr(
         "pipeline.stage_runner.run_stage", lambda *args: pytest.fail("in this process")
     )
@@ -149,9 +149,9 @@ def test_where_they_crash_together_every_stage_has_a_process_of_its_own(
 
 
 def test_a_stage_in_a_process_of_its_own_gets_its_options():
+    from pipeline.commands.all import stage_command
     from pipeline.options import AllOptions
-    from pipeline.stage_processes import _command
 
     options = AllOptions(run="r", workers=3, trials=5)
-    assert _command("tune", options)[2:] == ["tune", "--run=r", "--workers=3"]
-    assert _command("train", options)[2:] == ["train", "--run=r"]
+    assert stage_command("tune", options)[2:] == ["tune", "--run=r", "--workers=3"]
+    assert stage_command("train", options)[2:] == ["train", "--run=r"]

@@ -12,7 +12,7 @@ import termios
 import pytest
 from conftest import ROOT
 
-from pipeline.progress import Bar, Lines, duration, no_bar
+from pipeline.progress import Bar, LogLines, duration, no_bar
 
 SCRIPT = """
 import sys, time
@@ -36,10 +36,10 @@ with bars.progress_bar(10, "quick", "step") as bar:
 
 @pytest.fixture
 def bar():
-    """A Lines over 1,000 slices that began 30 seconds ago, 40 of them done by then, and its
+    """A LogLines over 1,000 slices that began 30 seconds ago, 40 of them done by then, and its
     file.
     """
-    with Lines(
+    with LogLines(
         total=1000,
         desc="  pixels",
         unit="slice",
@@ -131,19 +131,19 @@ def test_what_ends_early_tells_how_far_it_came(bar):
 
 
 def test_a_long_search_is_heard_of_before_its_end(bar):
-    bar.tell("trial 1 of 25")
-    bar.tell("trial 2 of 25")  # within the pause
+    bar.show_text("trial 1 of 25")
+    bar.show_text("trial 2 of 25")  # within the pause
     bar.last_print_t -= 20
-    bar.tell("trial 3 of 25")
+    bar.show_text("trial 3 of 25")
     assert written(bar) == [
         "  pixels: 40/1,000 slices, trial 1 of 25",
         "  pixels: 40/1,000 slices, trial 3 of 25",
     ]
-    no_bar(100, "", "slice").tell("trial 1 of 25")
+    no_bar(100, "", "slice").show_text("trial 1 of 25")
 
 
 def test_a_short_one_says_nothing():
-    with Lines(total=10, desc="  quick", file=io.StringIO(), gui=True, delay=2) as bar:
+    with LogLines(total=10, desc="  quick", file=io.StringIO(), gui=True, delay=2) as bar:
         bar.reach(10)
     assert written(bar) == []
 

@@ -25,8 +25,8 @@ def test_recipes_survive_being_written(path, tmp_path):
     ("text", "says"),
     [
         ("name: [", "is not YAML"),
-        ("- a\n- b\n", "holds no recipe"),
-        ("", "holds no recipe"),
+        ("- a\n- b\n", "is not a recipe"),
+        ("", "is not a recipe"),
         ("name: x\nstage1: {models: []}\n", "stage1.models"),
         ("name: x\nseed: true\nstage1: {models: [{name: a, backbone: b}]}\n", "seed = True"),
         ("name: x\nseed: '3'\nstage1: {models: [{name: a, backbone: b}]}\n", "seed = '3'"),
@@ -51,7 +51,7 @@ def test_a_recipe_that_is_not_there(tmp_path):
         find_recipe("dmeo")
     with pytest.raises(
         InputError,
-        match=r"^--recipe=none.yaml: no such file; give the path of one, or a name: capstone, demo",
+        match=r"^--recipe=none.yaml: no such file; give a path, or a name: capstone, demo",
     ):
         find_recipe("none.yaml")
 
