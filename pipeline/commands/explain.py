@@ -14,8 +14,7 @@ from pipeline.options import RunOptions
 from pipeline.run_lock import check_fresh, opened
 from pipeline.training.cnn_jobs import StageOneInputs
 from report import shown_studies
-from stage1_cnn.gradcam import gradcam_maps
-from stage1_cnn.gradcam import find_layer, scaled, to_bytes
+from stage1_cnn.gradcam import find_layer, gradcam_maps, scaled, to_bytes
 from stage1_cnn.model import load_model
 
 
