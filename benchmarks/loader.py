@@ -26,7 +26,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.command_line import REAL_SLICES, flag_parser
-from ct.pixel_cache.reader import PixelCache, shard_path
+from ct.pixel_cache.reader import PixelCache  # noqa: E402
+from ct.pixel_cache.shards import shard_path
 from ct.pixel_cache.writer import write_cache
 from ct.synthetic.example_competition import write_competition
 from ct.windows import window_bounds

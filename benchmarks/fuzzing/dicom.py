@@ -23,8 +23,8 @@ from ct.dicom.acquisition import read_acquisition
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
-from ct.pixel_cache.resampling import shrink
-from ct.pixel_cache.slice_measures import measure
+from ct.pixel_cache.resampling import resample_to_square
+from ct.pixel_cache.slice_measures import measure_slice
 from ct.slices import ORIENTATION, POSITION, order_slices
 from ct.sources.folder import Folder
 from ct.sources.source import Unreadable
@@ -211,10 +211,10 @@ def attempt(folder):
             hu.dtype != np.int16
             or hu.ndim != 2
             or max(hu.shape) > 4096
-            or not np.isfinite(measure(hu, spacing)[1])
+            or not np.isfinite(measure_slice(hu, spacing)[1])
         ):
             raise AssertionError(f"no slice: {hu.dtype} {hu.shape}")
-        shrink(hu, 48)
+        resample_to_square(hu, 48)
     return ""
 
 

@@ -1,33 +1,35 @@
 """Resample a slice to the square of the pixel cache."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ct.pixel_cache.reader import AIR_HU
+from ct.pixel_cache.shards import AIR_HU
 
-LOWEST, HIGHEST = -1024, 3071  # HU: twelve bits, all that a CT scanner tells apart
+LOWEST_HU, HIGHEST_HU = -1024, 3071  # the range of a CT scanner: twelve bits
 
 
-def shrink(hu, size):
-    """Return a slice as int16 (size, size), clipped to what a scanner tells apart, padded with air
-    to a square, resampled.
+def resample_to_square(hu: NDArray[np.int16], size: int) -> NDArray[np.int16]:
+    """Return a slice clipped to LOWEST_HU to HIGHEST_HU, padded with air, as (size, size).
 
-    hu: int16 (rows, cols). Smaller by means over areas (where `size` does not divide the side,
-    weighted: Pillow's BOX would take one pixel here and two there), larger by bilinear
-    interpolation.
+    hu: (rows, cols)
+
+    A larger slice shrinks by means over areas. Where `size` does not divide its side the means are
+    weighted: Pillow's BOX would take one pixel here and two there. A smaller slice grows by
+    bilinear interpolation.
     """
-    square = pad_to_square(np.clip(hu, LOWEST, HIGHEST))
+    square = pad_to_square(np.clip(hu, LOWEST_HU, HIGHEST_HU))
     side = len(square)
     if side % size == 0:
         return _block_mean(square, side // size)
     from PIL import Image
 
-    how = Image.Resampling.HAMMING if size < side else Image.Resampling.BILINEAR
-    image = Image.fromarray(square.astype(np.float32)).resize((size, size), how)
+    method = Image.Resampling.HAMMING if size < side else Image.Resampling.BILINEAR
+    image = Image.fromarray(square.astype(np.float32)).resize((size, size), method)
     return np.rint(np.asarray(image)).astype(np.int16)
 
 
-def pad_to_square(hu):
-    """Return `hu` (rows, cols) in the middle of a square of air."""
+def pad_to_square(hu: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Return a slice (rows, cols) in the middle of a square of air."""
     rows, cols = hu.shape
     if rows == cols:
         return hu
@@ -38,9 +40,10 @@ def pad_to_square(hu):
     return square
 
 
-def _block_mean(square, factor):
-    """Return the means of blocks of factor x factor pixels, rounded; summing slices is far quicker
-    than numpy's mean.
+def _block_mean(square: NDArray[np.int16], factor: int) -> NDArray[np.int16]:
+    """Return the means of blocks of factor x factor pixels, rounded.
+
+    Adding up array slices is far quicker than numpy's mean.
     """
     if factor == 1:
         return np.ascontiguousarray(square)

@@ -170,7 +170,9 @@ def test_the_only_file_may_be_left_out(source, failing):
 
 def test_pixels_and_acquisition_likewise(source, failing, tmp_path):
     table, _ = headers(source)
-    cache = lambda: write_cache(tmp_path / "c", source, table, 16, 1, records=tmp_path / "records")  # noqa: E731
+    cache = lambda: write_cache(
+        tmp_path / "c", source, table, 16, 1, record_folder=tmp_path / "records"
+    )  # noqa: E731
     for code in (errno.EMFILE, errno.EIO, None):
         failing(code)
         with pytest.raises(MachineFault):

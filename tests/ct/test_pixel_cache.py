@@ -18,18 +18,19 @@ from ct.dicom.hounsfield import read_hu
 from ct.errors import InputError, MachineFault
 from ct.pixel_cache import reader as pixels
 from ct.pixel_cache import writer as shards
-from ct.pixel_cache.reader import AIR_HU, PixelCache
-from ct.pixel_cache.resampling import pad_to_square, shrink
-from ct.pixel_cache.slice_measures import measure
+from ct.pixel_cache.reader import PixelCache
+from ct.pixel_cache.resampling import pad_to_square, resample_to_square
+from ct.pixel_cache.shards import AIR_HU
+from ct.pixel_cache.slice_measures import measure_slice
 from ct.pixel_cache.writer import write_cache
 from ct.slices import PIXEL_COLUMNS
 
 
 def test_shrinking_takes_the_mean_of_blocks():
     hu = np.array([[0, 4, 10, 10], [0, 0, 10, 11], [-5, -5, 0, 1], [-5, -6, 1, 1]], np.int16)
-    assert shrink(hu, 2).tolist() == [[1, 10], [-5, 1]]  # 1, 10.25, -5.25, 0.75
-    assert shrink(hu, 4).tolist() == hu.tolist()
-    assert shrink(hu, 1).tolist() == [[2]]  # 27 / 16
+    assert resample_to_square(hu, 2).tolist() == [[1, 10], [-5, 1]]  # 1, 10.25, -5.25, 0.75
+    assert resample_to_square(hu, 4).tolist() == hu.tolist()
+    assert resample_to_square(hu, 1).tolist() == [[2]]  # 27 / 16
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -37,14 +38,14 @@ def test_block_means_like_numpys(factor):
     hu = np.random.default_rng(0).integers(-1024, 3072, (24, 24), dtype=np.int16)
     size = 24 // factor
     want = np.rint(hu.reshape(size, factor, size, factor).mean(axis=(1, 3)))
-    np.testing.assert_array_equal(shrink(hu, size), want)
+    np.testing.assert_array_equal(resample_to_square(hu, size), want)
 
 
 def test_hu_are_clipped_before_they_are_averaged():
-    assert shrink(np.array([[-3024, 0], [0, 32767]], np.int16), 1).tolist() == [
+    assert resample_to_square(np.array([[-3024, 0], [0, 32767]], np.int16), 1).tolist() == [
         [round((-1024 + 3071) / 4)]
     ]
-    assert shrink(np.array([[-3024, 0], [0, 32767]], np.int16), 2).tolist() == [
+    assert resample_to_square(np.array([[-3024, 0], [0, 32767]], np.int16), 2).tolist() == [
         [-1024, 0],
         [0, 3071],
     ]
@@ -53,10 +54,10 @@ def test_hu_are_clipped_before_they_are_averaged():
 @pytest.mark.parametrize(("side", "size"), [(7, 5), (64, 24), (512, 224), (5, 8), (3, 12)])
 def test_other_sizes_keep_level_place_and_direction(side, size):
     flat = np.full((side, side), 37, np.int16)
-    assert (shrink(flat, size) == 37).all()
+    assert (resample_to_square(flat, size) == 37).all()
     y, x = np.mgrid[:side, :side]
     ramp = (5 * y - 2 * x).astype(np.int16)
-    got = shrink(ramp, size).astype(float)
+    got = resample_to_square(ramp, size).astype(float)
     assert got.shape == (size, size) and abs(got.mean() - ramp.mean()) < 1
     # where the new pixels' centres lie among the old
     centre = (np.arange(size) + 0.5) * side / size - 0.5
@@ -76,18 +77,18 @@ def test_padding_is_air_around_the_middle(shape, top, left):
 
 def test_measures_by_hand():
     hu = np.array([[-2000, -1, 0, 80], [81, 50, 49, 300], [301, 1000, 3000, -1000]], np.int16)
-    padding, brain, skull, mean, std, blood = measure(hu, 5.0)  # a pixel has 0.25 cm2
+    padding, brain, skull, mean, std, blood = measure_slice(hu, 5.0)  # a pixel has 0.25 cm2
     assert (padding, brain, skull) == (-2000, 4 * 0.25, 3 * 0.25)
     assert (
         mean == pytest.approx(44.75)
         and std == pytest.approx(np.std([0, 80, 50, 49]))
         and blood == 0.5
     )
-    assert measure(hu, np.nan)[1:3] == (4, 3)
+    assert measure_slice(hu, np.nan)[1:3] == (4, 3)
 
 
 def test_a_slice_without_brain_has_no_mean():
-    padding, brain, skull, *tissue = measure(np.full((4, 4), -1000, np.int16), 0.5)
+    padding, brain, skull, *tissue = measure_slice(np.full((4, 4), -1000, np.int16), 0.5)
     assert (padding, brain, skull) == (-1000, 0, 0) and np.isnan(tissue).all()
 
 
@@ -95,7 +96,7 @@ def test_large_slices_are_measured_on_a_grid_at_the_same_scale():
     hu = np.full((512, 256), -1000, np.int16)
     hu[100:300, 50:150] = 30
     hu[300:320, 50:150] = 900
-    assert measure(hu, 0.5)[1:4] == pytest.approx((200 * 100 * 0.0025, 20 * 100 * 0.0025, 30))
+    assert measure_slice(hu, 0.5)[1:4] == pytest.approx((200 * 100 * 0.0025, 20 * 100 * 0.0025, 30))
 
 
 @pytest.fixture
@@ -129,7 +130,9 @@ def cache(source, tmp_path, monkeypatch):
     root, table = source
     facts = write_cache(tmp_path / "cache", root, table, 16, workers=1)
     want = [
-        np.full((16, 16), AIR_HU) if i == 3 else shrink(read_hu(root / f"{i}.dcm")[0], 16)
+        np.full((16, 16), AIR_HU)
+        if i == 3
+        else resample_to_square(read_hu(root / f"{i}.dcm")[0], 16)
         for i in range(7)
     ]
     return PixelCache(tmp_path / "cache"), facts, np.array(want)
@@ -294,7 +297,7 @@ def test_a_cache_of_an_earlier_version_has_no_checksums_and_is_read(cache):
 
 
 def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, monkeypatch):
-    again = lambda: write_cache(tmp_path / "c", *source, 16, 1, records=tmp_path / "records")  # noqa: E731
+    again = lambda: write_cache(tmp_path / "c", *source, 16, 1, record_folder=tmp_path / "records")  # noqa: E731
     again()
     for note in (tmp_path / "records").glob("*.parquet"):
         pd.read_parquet(note).drop(columns="crc32").to_parquet(note)

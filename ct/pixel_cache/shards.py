@@ -1,0 +1,19 @@
+"""The files of a pixel cache.
+
+shard-00000.blosc2, ...  compressed slices of SHARD_SLICES rows of the slice table, in their order
+index.parquet            slice_id -> shard, offset, length in bytes; length 0: an unreadable slice
+checksums.parquet        slice_id -> CRC-32 of these bytes. Caches of older versions have none: as a
+                         column of the index it would change that file, and make stale what was
+                         made from it
+pixels.json              the size, and the shards' digests
+"""
+
+from pathlib import Path
+
+SHARD_SLICES = 512
+AIR_HU = -1000  # fills unreadable slices and the margin of slices that are not square
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Return the path of a shard of the cache in `folder`."""
+    return folder / f"shard-{number:05d}.blosc2"
