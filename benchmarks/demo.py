@@ -1,9 +1,10 @@
-"""The demo over five seeds: what stage two gains over calibrated stage one, what is left of it when
-the slices are permuted inside their studies, and what it costs. Prints one table; exits with 1
-where a bar is missed.
+"""The demo over five seeds: gain of stage two, minutes and memory.
 
-    python -m benchmarks.demo [--quick] [--keep=DIR]      --quick: one seed; --keep: the runs stay
-    in DIR and are continued
+    python -m benchmarks.demo [--quick] [--keep=DIR]
+
+Prints one table; exits with 1 where a bar is missed. Beside the gain over the calibrated stage one
+is the gain with the slices permuted inside their studies. --quick: one seed; --keep: the runs stay
+in DIR and are continued.
 """
 
 import contextlib
@@ -72,8 +73,9 @@ def main():
 
 
 def demo(run, seed):
-    """Run the demo in a process of its own. Returns (minutes, GB of all its processes together at
-    their peak, exit status).
+    """Run the demo in a process of its own.
+
+    Returns (minutes, peak GB of all its processes together, exit status).
     """
     start, peak = time.perf_counter(), 0
     words = [*RUN, "demo", f"--run={run}", f"--seed={seed}"]
@@ -88,7 +90,7 @@ def demo(run, seed):
 
 
 def tree_memory(pid):
-    """Return the bytes that a process and its children hold, what they share counted once."""
+    """Return the bytes that a process and its children hold, shared ones counted once."""
     total = 0
     for child in [pid, *children(pid)]:
         with contextlib.suppress(OSError):  # it has just ended
@@ -110,8 +112,9 @@ def children(pid):
 
 
 def permuted_gain(run, copy, seed):
-    """Stage two's weighted gain when the slices of each series change places at random, opinions
-    and labels going along.
+    """Return stage two's weighted gain when the slices of each series are permuted at random.
+
+    Predictions and labels move together.
     """
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(
@@ -133,9 +136,7 @@ def permuted_gain(run, copy, seed):
 
 
 def permute(slices, rng):
-    """Return the slice table with the GEOMETRY_COLUMNS dealt out anew inside each series, sorted by
-    place again.
-    """
+    """Return the slice table with GEOMETRY_COLUMNS permuted inside each series, sorted again."""
     slices = slices.copy()
     series = (
         slices.groupby(["split", "study_id", "series_id"], sort=False, observed=True)

@@ -1,14 +1,12 @@
-"""Faults of the machine while a run is made: none may lose work, change an answer, print a
-traceback or hang.
+"""Faults of the machine during a run: no work is lost, nothing hangs, no traceback.
 
     python -m benchmarks.faults [--quick] [--kind=NAME] [--count=N] [--seed=N] [--folder=DIR]
 
-Each kind strikes a small run again and again; after each fault the same command is called once
-more, and what it makes is compared with what an unbroken run made, byte for byte. A fault is `lost`
-where that differs or the command does not come to its end, `loud` where there is a traceback or
-more than one line of error, `hung` where the process lives on for more than SECONDS after an
-interrupt. Any of these makes the exit status 1. --folder: where the runs lie, the system's for
-temporary files if not given.
+Each kind hits a small run again and again. After each fault the same command is called once more,
+and its files are compared with those of an unbroken run, byte for byte. A fault is `lost` if they
+differ or the command does not end well, `loud` if there is a traceback or more than one line of
+error, `hung` if the process lives for more than SECONDS after an interrupt. Any of these makes the
+exit status 1. --folder: where the runs are written; the system's temporary folder if not given.
 """
 
 import collections
@@ -44,14 +42,14 @@ COUNTS = {
     "bytes": (40, 3),
 }
 KILLED_AT_RENAME = "benchmarks.fault_injection.signal_at_rename"
-NO_END = 124  # the status of a command that was ended for want of an end
+NO_END = 124  # the status of a command that did not end in time
 # after Ctrl-C; for a command to end; of tune where it is interrupted
 SECONDS, PATIENCE, TRIALS = 15, 600, 20
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}
 
 
 class Home:
-    """An unbroken run, copies of it to strike at, and the outcome of each fault."""
+    """An unbroken run, copies of it for the faults to hit, and the outcome of each fault."""
 
     def __init__(self, folder, seed):
         from ct.synthetic.example_competition import write_competition
@@ -78,7 +76,7 @@ class Home:
         return shutil.copytree(run or self.whole, self.folder / "copy")
 
     def must(self, words):
-        """Run a command that nothing strikes."""
+        """Run a command that no fault hits; it has to end well."""
         done = self.call(words)
         assert done.returncode == 0, done.stderr[-2000:]
 
@@ -95,8 +93,9 @@ class Home:
             )
 
     def strike(self, words, wait, how, target=lambda process: process.pid):
-        """Run a command, and send the signal `how` after `wait` seconds. Returns (it, seconds until
-        it ended).
+        """Run a command and send it the signal `how` after `wait` seconds.
+
+        Returns (the finished process, seconds until it ended).
         """
         words = [*RUN, *map(str, words)]
         pipes = {
@@ -140,7 +139,7 @@ class Home:
             )
 
     def same(self, what, run, file="submission.csv", verb="all"):
-        """Bring a run to its end by the same command, and compare what it made."""
+        """Finish a run by the same command, and compare its files with the unbroken run."""
         more = [f"--trials={TRIALS}"] if verb == "tune" else []
         done = self.call([verb, f"--run={run}", "--workers=1", *more])
         expected = self.whole if verb == "all" else self.folder / "tuned"
@@ -151,8 +150,9 @@ class Home:
 
 
 def renames(home, count, damage=False):
-    """Killed before or after a rename, again and again until the run is done; damage: a byte of
-    unfinished work flips, too.
+    """Kill a run before or after a rename, again and again until it is done.
+
+    damage: a byte of unfinished work is flipped, too
     """
     run = home.new()
     for _ in range(count):
@@ -246,9 +246,7 @@ def disk(home, count):
 
 
 def one_byte(home, count):
-    """One bit of a finished file is turned over, its times kept: `status --verify` names it, and
-    `all` makes it again.
-    """
+    """Flip one bit of a finished file: `status --verify` names it, and `all` makes it again."""
     names = [path.relative_to(home.whole) for path in kinds_of_files(home.whole)]
     for number in range(count):
         run = home.copy()
@@ -312,7 +310,7 @@ def main(argv=None):
             home.outcomes, start = collections.Counter(), time.monotonic()
             try:
                 KINDS[kind](home, options.count or COUNTS[kind][options.quick])
-            finally:  # what there is of it, where somebody ends it
+            finally:  # also where somebody ends it early
                 row = home.outcomes
                 bad += sum(row.values()) - row["good"]
                 print(

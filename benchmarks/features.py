@@ -1,14 +1,13 @@
-"""Features of the competition's 752,803 training slices and four CNNs: seconds, memory, growth, and
-the same by pandas.
+"""Seconds and memory of the features of 752,803 slices and four CNNs, and the same by pandas.
 
     python -m benchmarks.features [--quick]      --quick: an eighth of the slices, the same ratios
 
 Prints one table; exits with 1 where a bar is missed. The geometry and labels are those of real
 studies, repeated under new names (stage_two/labelled_studies.csv.gz in ICH_REAL_DATA or
-../shared/data; made-up series where it is missing); opinions are the labels in noise. Each figure
-comes from a process of its own (of two, where it is short), after a small build that wakes the
-libraries; its memory is that process's peak, the matrix included. Growth and the comparison with
-pandas are of processor seconds: on a shared machine the clock tells of its other users.
+../shared/data; made-up series where it is missing). Predictions are the labels with noise. Each
+figure comes from a process of its own (of two, if it is short), after a small build that loads the
+libraries; its memory is that process's peak, with the matrix. Growth and the comparison with pandas
+are in processor seconds, which other processes on a shared machine disturb less.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from features.markov_fitting import cross_fit_chains
 
 SLICES, MODELS, FOLDS = 752_803, ("resnet", "densenet", "vgg", "swin"), 5
 SECONDS, MEMORY_GB, COLUMNS, TIMES_PANDAS, GROWTH = 90.0, 8.0, 800, 8.0, 1.3
-SIXTEENTH = SLICES // 16  # what pandas is measured on, quick or not
+SIXTEENTH = SLICES // 16  # rows for pandas, quick or not
 ALL = FeatureConfig(
     reach=10,
     model_reach=10,
@@ -49,7 +48,7 @@ ALL = FeatureConfig(
     padding=True,
     scanner=True,
 )
-BY_PANDAS = FeatureConfig(  # the families that a groupby can say
+BY_PANDAS = FeatureConfig(  # the families that a groupby can compute
     reach=10,
     model_reach=10,
     difference_reach=10,
@@ -127,7 +126,7 @@ def main():
 
 
 def measure(what, count, path):
-    """Measure in a process of its own, so that its peak of memory is that of this alone."""
+    """Measure in a process of its own, for a peak of memory of its own."""
     words = module_command(__spec__.name, "--measure", what, str(count), str(path))
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -136,11 +135,11 @@ def measure_all(slices):
     """Build all of ALL; the chain is fitted six times, as it is in a run."""
     few = slices[: np.flatnonzero(slices["place"].to_numpy() == 0)[50]]
     for table in (few, slices):
-        opinions, y, fold = make_opinions(table)
+        predictions, y, fold = make_predictions(table)
         start, cpu = time.perf_counter(), time.process_time()
-        chain, _ = cross_fit_chains(table, mean_logits(opinions, ALL.clip), y, fold, FOLDS)
+        chain, _ = cross_fit_chains(table, mean_logits(predictions, ALL.clip), y, fold, FOLDS)
         chained = time.perf_counter() - start
-        X, names = build_features(table, opinions, ALL, chain)
+        X, names = build_features(table, predictions, ALL, chain)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {
@@ -154,17 +153,18 @@ def measure_all(slices):
 
 
 def measure_pandas(slices):
-    """Build the matrix of BY_PANDAS both ways, three times each, and compare them; the shortest
-    time of each counts.
+    """Build the matrix of BY_PANDAS both ways and compare them.
+
+    Each way runs three times; its shortest time counts.
     """
-    opinions, _, _ = make_opinions(slices)
+    predictions, _, _ = make_predictions(slices)
     ours, theirs, kinds = [], [], {}
     for _ in range(3):
         start = time.process_time()
-        X, names = build_features(slices, opinions, BY_PANDAS)
+        X, names = build_features(slices, predictions, BY_PANDAS)
         ours.append(time.process_time() - start)
         start = time.process_time()
-        table = by_pandas(slices, opinions, kinds)
+        table = by_pandas(slices, predictions, kinds)
         expected = table.to_numpy(np.float32)
         theirs.append(time.process_time() - start)
     if len(names) != table.shape[1]:
@@ -182,11 +182,12 @@ def measure_pandas(slices):
     }
 
 
-def by_pandas(slices, opinions, kinds):
-    """Return the columns of BY_PANDAS as one table, six to a groupby call; the seconds of each kind
-    go to `kinds`.
+def by_pandas(slices, predictions, kinds):
+    """Return the columns of BY_PANDAS as one table, six per groupby call.
+
+    The seconds of each kind go to `kinds`.
     """
-    each = {model: to_logits(p, BY_PANDAS.clip) for model, p in opinions.items()}
+    each = {model: to_logits(p, BY_PANDAS.clip) for model, p in predictions.items()}
     own = {
         f"{label}_by_{model}": p[:, j]
         for model, p in each.items()
@@ -293,8 +294,9 @@ def sided(table, number, side, kind):
 
 
 def real_studies():
-    """Return a sorted slice table of real studies with their labels, and what to call it; made-up
-    ones if there are none.
+    """Return a sorted slice table of real studies with their labels, and its name.
+
+    Made-up studies if the real ones are missing.
     """
     path = REAL_DATA / "stage_two" / "labelled_studies.csv.gz"
     if not path.is_file():
@@ -344,8 +346,9 @@ def real_studies():
 
 
 def made_up_studies(rng, studies=1500):
-    """Return a slice table of series of 20 to 60 slices, 5 mm or half of it apart, with a run of
-    positives in every third.
+    """Return a slice table of series of 20 to 60 slices with a run of positives in every third.
+
+    Slices are 5 or 2.5 mm apart.
     """
     counts = rng.integers(20, 61, studies)
     study, place = (
@@ -388,9 +391,7 @@ def made_up_studies(rng, studies=1500):
 
 
 def repeat(studies, count):
-    """Return a slice table of at least `count` rows: whole studies again and again, each time under
-    new names.
-    """
+    """Return a slice table of at least `count` rows: whole studies repeated under new names."""
     starts = np.flatnonzero(studies["place"].to_numpy() == 0)
     times, rest = divmod(count, len(studies))
     last = next((start for start in starts if start >= rest), len(studies))
@@ -419,18 +420,19 @@ def repeat(studies, count):
     )
 
 
-def make_opinions(slices):
-    """Return opinions {model: (n, 6)}, one slice in 500 unreadable, the labels (n, 6) and the folds
-    (n,), by patient.
+def make_predictions(slices):
+    """Return predictions {model: (n, 6)}, labels (n, 6) and folds (n,) by patient.
+
+    One slice in 500 is unreadable.
     """
     rng, y = np.random.default_rng(1), slices[list(LABELS)].to_numpy(np.float64)
     lost = rng.random(len(y)) < 0.002
-    opinions = {}
+    predictions = {}
     for model in MODELS:
         z = 4 * y - 4 + rng.normal(0, 1.5, y.shape)
-        opinions[model] = 1 / (1 + np.exp(-z))
-        opinions[model][lost] = np.nan
-    return opinions, y, pd.factorize(slices["patient_id"])[0] % FOLDS
+        predictions[model] = 1 / (1 + np.exp(-z))
+        predictions[model][lost] = np.nan
+    return predictions, y, pd.factorize(slices["patient_id"])[0] % FOLDS
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Each kind is a module in benchmarks/fuzzing/ with three functions:
 
     make_seeds(folder) -> seeds           whole inputs, the same ones each time
-    mutate(rng, seeds, folder) -> text    writes one damaged input into `folder`; says what it did
+    mutate(rng, seeds, folder) -> text    writes a damaged input to `folder`, returns what it did
     attempt(folder) -> line               reads it: "" where it is accepted, else the error's line
 
 The cases of a kind run in a child process, which is replaced when it dies or takes too long. A case
@@ -57,7 +57,7 @@ def main(argv=None):
     options.add_argument("--first", type=int, default=0)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--show", action="store_true", help="print every case")
-    # the part that runs the cases
+    # the child process
     options.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = options.parse_args(argv)
     if options.child:
@@ -75,8 +75,9 @@ def main(argv=None):
 
 
 def fuzz(kind, numbers, seed, show=False):
-    """Run the cases `numbers` of a kind and print its row of the table. Returns how many went
-    wrong.
+    """Run the cases `numbers` of a kind and print its row of the table.
+
+    Returns how many went wrong.
     """
     counts, reasons, longest, start = collections.Counter(), set(), 0.0, time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f"ich-fuzz-{kind}-") as folder:
@@ -84,7 +85,7 @@ def fuzz(kind, numbers, seed, show=False):
         for number in numbers:
             result = child.run(number)
             if result["outcome"] == "slow":
-                result = child.run(number)  # a machine that stood still is slow, too, but not twice
+                result = child.run(number)  # a busy machine is slow, too, but not twice
             counts[result["outcome"]] += 1
             longest = max(longest, result["seconds"])
             if result["outcome"] == "refused":
@@ -105,9 +106,7 @@ def fuzz(kind, numbers, seed, show=False):
 
 
 class Child:
-    """The process that runs the cases of a kind, one after the other; a new one follows where it
-    dies.
-    """
+    """The process that runs the cases of a kind one after the other; it is replaced if it dies."""
 
     def __init__(self, kind, seed, folder):
         words = [f"--kind={kind}", f"--seed={seed}", f"--child={folder}"]
@@ -158,9 +157,9 @@ class Child:
 
 
 def serve(kind, seed, folder):
-    """Run the cases whose numbers come in, a line each, and answer each with a line of JSON."""
+    """Run the cases whose numbers arrive on stdin, one per line; print a line of JSON for each."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints meanwhile is no answer
+    os.dup2(2, 1)  # what the case prints is no answer
     module, place = importlib.import_module(f"benchmarks.fuzzing.{kind}"), list(KINDS).index(kind)
     (folder / "seeds").mkdir(exist_ok=True)
     seeds = module.make_seeds(folder / "seeds")
@@ -176,11 +175,11 @@ def serve(kind, seed, folder):
         what = module.mutate(np.random.default_rng([seed, place, int(line)]), seeds, case)
         (folder / "what").write_text(what)
         start = processor_seconds()
-        outcome, said = tried(module, case)
+        outcome, text = tried(module, case)
         seconds = processor_seconds() - start
         if outcome in GOOD and seconds > SECONDS:
-            outcome, said = "slow", f"{seconds:.0f} s"
-        answer = {"outcome": outcome, "what": what, "line": said, "seconds": seconds}
+            outcome, text = "slow", f"{seconds:.0f} s"
+        answer = {"outcome": outcome, "what": what, "line": text, "seconds": seconds}
         print(json.dumps(answer), file=answers, flush=True)
     return 0
 
@@ -198,12 +197,12 @@ def tried(module, case):
             open(os.devnull, "w", encoding="utf-8") as nowhere,
             contextlib.redirect_stderr(nowhere),
         ):
-            said = module.attempt(case)
+            text = module.attempt(case)
     except MemoryError:
         return "large", f"more than {MEMORY >> 30} GB"
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # what Rust panics raise is no Exception
+    except BaseException as error:  # a Rust panic is no Exception
         where = traceback.extract_tb(error.__traceback__)[-1]
         return (
             "uncaught",
@@ -211,13 +210,13 @@ def tried(module, case):
             f"({Path(where.filename).name}:{where.lineno})",
         )
     if (
-        not isinstance(said, str)
-        or len(said) > LONGEST
-        or (said and not said.isprintable())
-        or str(case) in said
+        not isinstance(text, str)
+        or len(text) > LONGEST
+        or (text and not text.isprintable())
+        or str(case) in text
     ):
-        return "uncaught", f"no line for a user: {said!r}"[:300]
-    return ("refused", said) if said else ("read", "")
+        return "uncaught", f"no line for a user: {text!r}"[:300]
+    return ("refused", text) if text else ("read", "")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What `ingest` costs: headers from a folder and from a zip, pixels into the cache, and the memory
-of an index at the size of the competition. Prints one table; exits with 1 where a bar is missed.
+"""Speed and memory of `ingest`: headers of a folder and of a zip, pixels, the index.
 
     python -m benchmarks.ingest [--quick]      --quick: fewer repetitions
 
-The slices are those of the mini competition where it is there (ICH_REAL_DATA, or ../shared/data),
-else made ones of 512 px. Each row runs on one process; ours and the other loop take turns, and the
+Prints one table; exits with 1 where a bar is missed. The slices are those of the mini competition
+(ICH_REAL_DATA, or ../shared/data), or made-up ones of 512 px where it is missing. The index has the
+size of the competition. Each row runs in one process; our loop and the other take turns, and the
 figures are medians.
 """
 
@@ -34,18 +34,18 @@ from ct.storage.file_formats import write_table
 
 FOLDER, ZIP, MEMORY_GB = 1.4, 3.0, 2.0  # the bars
 TRAIN, TEST = 752_803, 121_232  # slices of the competition
-# of each real slice, under other ids: so many that what a call costs at all does not count
+# of each real slice, under other ids: enough that the fixed cost of a call does not count
 COPIES = 6
 
 
 def main():
     options = flag_parser(__doc__)
-    # the part that runs in a process of its own
+    # the child process
     options.add_argument("--index", type=Path, help=argparse.SUPPRESS)
     options = options.parse_args()
     if options.index:
         return index(options.index)
-    # about ids that are no UIDs; what printing them costs is not our gain
+    # warnings about ids that are no UIDs; the time to print them is not counted
     warnings.filterwarnings("ignore", module="pydicom")
     times = 3 if options.quick else 9
     with tempfile.TemporaryDirectory(prefix="ich-ingest-") as folder:
@@ -204,7 +204,7 @@ def simulate(folder):
 
 
 def header(split, row, rng):
-    """What the header of one made slice says: 34 slices a study, one study a patient."""
+    """The header of one made-up slice: 34 slices per study, one study per patient."""
     study = f"{split == 'test':d}{row // 34:08x}"
     return {
         "slice_id": f"ID_{split == 'test':d}{row:08x}",

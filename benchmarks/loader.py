@@ -1,12 +1,12 @@
-"""From the pixel cache to training batches in HU on the device, 256 px, two cores: beside the usual
-loop over the DICOM files, beside worker processes on the same cache, and beside bare decoding.
-Prints one table; exits with 1 where a bar is missed.
+"""Images per second from the pixel cache to training batches in HU on the device.
 
     python -m benchmarks.loader [--quick]
 
-The contenders take turns for several rounds; a speed is the median of the rounds' speeds, a ratio
-that of their ratios. The slices are real ones where $ICH_REAL_DATA or ../shared/data has them, else
-made up, and the cache holds each several times. All files are in memory by then.
+256 px, two cores. Compared with the usual loop over the DICOM files, with worker processes on the
+same cache, and with bare decoding. Prints one table; exits with 1 where a bar is missed. The
+contenders take turns for several rounds; a speed is the median over the rounds, and so is a ratio.
+The slices are real ones where $ICH_REAL_DATA or ../shared/data has them, else made up, and the
+cache holds each several times. All files are in the system's file cache by then.
 """
 
 import os
@@ -56,9 +56,9 @@ BARS = {USUAL: 8.0, WORKERS: 2.0, BARE: 0.7}  # ours through theirs
 def main():
     options = flag_parser(__doc__, "fewer rounds")
     rounds = 5 if options.parse_args().quick else 15
-    # before anything counts its cores
+    # before any library counts the cores
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    torch.set_num_threads(1)  # nobody computes here
+    torch.set_num_threads(1)  # nothing computes here
     with tempfile.TemporaryDirectory(prefix="ich-loader-") as folder:
         kind, files, cache, readable = make_data(Path(folder))
         contenders = contend(files, cache, readable)
@@ -77,8 +77,9 @@ def main():
 
 
 def contend(files, cache, readable):
-    """{name: (slices a round, function from the order to an iterator over the number of images of
-    each batch)}.
+    """Return {name: (slices per round, function)}.
+
+    The function takes the order and returns an iterator over the number of images of each batch.
     """
     place = pd.DataFrame({"split": "train", "readable": np.isin(np.arange(len(cache)), readable)})
     place["study_id"] = place["series_id"] = place.index // STUDY
@@ -100,8 +101,9 @@ def contend(files, cache, readable):
 
 
 def make_data(folder):
-    """Write slices and their cache. Returns (what they are, paths, PixelCache, numbers of the
-    readable ones).
+    """Write slices and their cache.
+
+    Returns (what they are, paths, PixelCache, row numbers of the readable ones).
     """
     if REAL_SLICES.is_file():
         with tarfile.open(REAL_SLICES) as archive:
@@ -128,9 +130,7 @@ def make_data(folder):
 
 
 def shuffled(rows, slices, seed):
-    """Cut `slices` row numbers into batches; every one of `rows` comes up before any comes up
-    again.
-    """
+    """Cut `slices` row numbers into batches; each of `rows` comes once before any comes again."""
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-slices // len(rows)))])
     return list(order[:slices].reshape(-1, BATCH))
@@ -167,8 +167,9 @@ class UsualSlices(Dataset):
 
 
 class CachedSlices(Dataset):
-    """Whole batches at a time, decoded from the cache by the worker that was asked: the quickest
-    that processes allow.
+    """Whole batches, decoded from the cache by the worker process that is asked.
+
+    That is the fastest way with processes.
     """
 
     def __init__(self, folder):
@@ -197,8 +198,9 @@ def from_workers(dataset, order):
 
 
 def bare_decode(cache, order):
-    """The number of images that two threads decode by turns: open shards, ready memory, no checks,
-    no batches.
+    """Yield the number of images that two threads decode in turns.
+
+    Shards are open, memory is ready, nothing is checked, there are no batches.
     """
     import blosc2
 

@@ -1,14 +1,12 @@
-"""The memory of training and of predicting, at 10,000 and at 100,000 slices. Prints one table;
-exits with 1 above a bar.
+"""Memory of training and of predicting, at 10,000 and at 100,000 slices.
 
-    python -m benchmarks.memory [--quick]      --quick: the training stops after 60 steps, not after
-    its epoch
+    python -m benchmarks.memory [--quick]      --quick: training stops after 60 steps
 
-The slices are made up: a table of so many rows, and an index of the pixel cache that points again
-and again to the same few slices. Each measurement is a process of its own that does what the verbs
-`train` and `predict` do with one CNN and fold; its peak is the largest resident set that the system
-has seen of it. "Flat" means that memory holds no pixels and no embeddings of all slices, only what
-the tables say of each: at most KB_A_SLICE.
+Prints one table; exits with 1 above a bar. The slices are made up: a table of that many rows, and
+an index of the pixel cache that points again and again to the same few slices. Each measurement is
+a process of its own that does what the verbs `train` and `predict` do with one CNN and fold; its
+peak is the largest resident set. The bar: memory holds no pixels and no embeddings of all slices,
+only what the tables hold of each, at most KB_A_SLICE.
 """
 
 import argparse
@@ -81,9 +79,7 @@ def main():
 
 
 def grow(base, grown, rows, split):
-    """Copy a run folder with its slices repeated, under names of their own, until there are `rows`,
-    all of one split.
-    """
+    """Copy a run folder with its slices repeated under new names, `rows` of them in one split."""
     shutil.copytree(base, grown)
     slices, index = (
         read_table(base / "slices.parquet"),
@@ -100,12 +96,13 @@ def grow(base, grown, rows, split):
 
 
 class Enough(Exception):
-    """The training has taken all the steps that it is to take."""
+    """The training has taken all its steps."""
 
 
 def measure(what, folder, most):
-    """Train the CNN of fold 0, for at most so many steps, or show it all test slices. Prints this
-    process's peak in KB.
+    """Train the CNN of fold 0 for at most so many steps, or predict all test slices.
+
+    Prints this process's peak in KB.
     """
     from safetensors.torch import save_file
 

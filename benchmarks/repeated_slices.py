@@ -1,6 +1,4 @@
-"""Runs of any size from a small example competition: its slices repeated, under names of their
-own.
-"""
+"""Runs of any size: the slices of a small example competition, repeated under new names."""
 
 import contextlib
 import io
@@ -9,16 +7,15 @@ import run as command_line
 from ct.synthetic.example_competition import write_competition
 
 
-def example_run(folder, recipe, spoil=None, **competition):
-    """Write an example competition to folder/"data" and ingest it, by the verbs, into
-    folder/"base", which is returned.
+def example_run(folder, recipe, damage=None, **competition):
+    """Write an example competition to folder/"data", ingest it into folder/"base", return that.
 
-    recipe: YAML; spoil: called with the data's folder before it is read, if given; competition: as
-    of `write_competition`
+    recipe: YAML; damage: called with the data's folder before ingest, if given; competition:
+    the other arguments of `write_competition`
     """
     write_competition(folder / "data", seed=0, **competition)
-    if spoil:
-        spoil(folder / "data")
+    if damage:
+        damage(folder / "data")
     (folder / "recipe.yaml").write_text(recipe)
     with contextlib.redirect_stdout(io.StringIO()):
         for words in (

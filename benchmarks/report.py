@@ -1,15 +1,14 @@
-"""The report of a finished run of 20,000 slices, made by the verb in a process of its own: seconds,
-memory, megabytes.
+"""Seconds, memory and megabytes of the report of a run of 20,000 slices.
 
     python -m benchmarks.report [--quick] [--run=DIR]
 
-Prints one table; exits with 1 where a bar is missed. The run has all that a report can show:
-learning curves of two CNNs in three folds, trials of stage two, a test set, a quarantine, a pixel
-cache of 256 px, a browser that is full, and Grad-CAM maps of every study in it. Its slices are
-those of a small example competition, repeated under names of their own, so its scores mean nothing.
-Drawn heads may compress better than real ones: where the real mini competition is (ICH_REAL_DATA,
-or ../shared/data), the page is also reckoned with pictures of its slices. --quick: 2,000 slices,
-the same bars; --run: a finished run of one's own, instead of making one.
+The verb runs in a process of its own. Prints one table; exits with 1 where a bar is missed. The run
+has everything that a report can show: learning curves of two CNNs in three folds, trials of stage
+two, a test set, a quarantine, a pixel cache of 256 px, a full browser, and Grad-CAM maps of every
+study in it. Its slices are those of a small example competition, repeated under new names, so its
+scores mean nothing. Drawn heads may compress better than real ones: where the real mini competition
+is present (ICH_REAL_DATA, or ../shared/data), the size is also computed with pictures of its
+slices. --quick: 2,000 slices, the same bars; --run: a finished run, instead of making one.
 """
 
 import json
@@ -79,10 +78,8 @@ def main():
 
 
 def make_run(folder, slices):
-    """Return a finished run of so many slices and a few more, with Grad-CAM maps of the studies
-    that its report will show.
-    """
-    run = example_run(folder, RECIPE, spoil, studies=STUDIES, size=256, slices=(30, 36))
+    """Return a finished run of about so many slices, with Grad-CAM maps of the shown studies."""
+    run = example_run(folder, RECIPE, damage, studies=STUDIES, size=256, slices=(30, 36))
     grow(run, slices)
     print("set-up: ", end="")
     for verb in ("folds", "train", "predict", "features", "tune", "stack", "submit", "explain"):
@@ -94,7 +91,7 @@ def make_run(folder, slices):
     return run
 
 
-def spoil(data):
+def damage(data):
     """Add files that are no DICOM files."""
     for split, count in (("train", 4), ("test", 1)):
         for number in range(count):
@@ -104,12 +101,11 @@ def spoil(data):
 
 
 def grow(folder, total):
-    """Repeat the studies of a run that has been ingested, as wholes, until there are `total` slices
-    in the proportion TEST.
+    """Repeat whole studies of an ingested run until there are `total` slices, TEST of them test.
 
-    This is done as another function of the stage `ingest`: its receipt says that the grown files
-    follow from the source, and all later stages take them for ingest's own. The sample submission
-    is no input of `ingest`, so it may be written anew.
+    This is done as another function of the stage `ingest`: its receipt records that the grown files
+    follow from the source, and all later stages accept them as the output of `ingest`. The sample
+    submission is no input of `ingest`, so it may be written again.
     """
     run = Run(folder, log=lambda line: None)
     stage, home, tables = STAGES["ingest"], run.dir, []
@@ -135,7 +131,11 @@ def grow(folder, total):
         [old[old["kind"] == "header"], unreadable.assign(kind="pixels", reason=reason)]
     )
     with Receipt(
-        home.root, home.receipt("ingest"), "ingest", run.recipe_part(stage.keys), run.input_digests(stage)
+        home.root,
+        home.receipt("ingest"),
+        "ingest",
+        run.recipe_part(stage.keys),
+        run.input_digests(stage),
     ) as receipt:
         write_table(home.slices, slices)
         write_table(home.pixels / "index.parquet", index)
@@ -202,8 +202,9 @@ COSTS = (
 
 
 def parts(path):
-    """Say what a page is made of: "bytes" {part: bytes}, "pictures" of slices, "studies" in its
-    browser.
+    """Return the parts of a page: "bytes" {part: bytes}, "pictures" of slices, "studies".
+
+    The studies are those in its browser.
     """
     page = path.read_bytes()
     found = DATA.search(page)
@@ -226,8 +227,9 @@ def parts(path):
 
 
 def real_pictures(folder):
-    """Return the bytes on the page of each real slice's picture, (n,), its pixels shrunk by
-    `ingest`.
+    """Return the bytes (n,) that each real slice's picture takes on the page.
+
+    Its pixels are resampled as `ingest` does.
     """
     home = folder / "real"
     with tarfile.open(REAL_SLICES) as archive:
@@ -247,8 +249,9 @@ def real_pictures(folder):
 
 
 def call(*words):
-    """Run the command line. Returns the "seconds", those of the "processor", and the "memory" at
-    its peak in GB.
+    """Run the command line.
+
+    Returns the "seconds", those of the "processor", and the peak "memory" in GB.
     """
     start, peak, pid = time.perf_counter(), 0, 0
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
@@ -269,8 +272,9 @@ def call(*words):
 
 
 def high_water(pid):
-    """Return the KB that a process has held at most so far; its ru_maxrss would begin with what
-    this one holds.
+    """Return the largest KB that a process has held so far.
+
+    Its ru_maxrss would start at what this process holds.
     """
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return next(

@@ -90,8 +90,9 @@ def measure(folder, run, quick):
 
 
 def one_study(run, folder):
-    """Copy the files of the run's largest test study of a patient it was not trained on. Returns
-    their folder.
+    """Copy the files of the run's largest test study whose patient is not in train.
+
+    Returns their folder.
     """
     slices = read_table(run / "slices.parquet")
     slices = slices[
@@ -107,8 +108,9 @@ def one_study(run, folder):
 
 
 def call(*words):
-    """Run the command line. Returns the seconds, and the largest memory of any process so far in
-    GB.
+    """Run the command line.
+
+    Returns (seconds, largest memory of any process so far in GB).
     """
     start = time.perf_counter()
     done = subprocess.run(

@@ -1,8 +1,7 @@
-"""The submission file at the size of the competition's: written, validated, and ten injected
-defects found and named.
+"""The competition's submission file: seconds to write and validate it, ten defects found.
 
-python -m benchmarks.submission [--quick]      --quick: an eighth of the slices, the same bar per
-row
+python -m benchmarks.submission [--quick]      --quick: an eighth of the slices, the same bar
+                                               per row
 """
 
 import sys
@@ -41,7 +40,7 @@ def measure(folder, slices, bar):
     probs = pd.DataFrame(
         rng.random((slices, len(LABELS))), index=rng.permutation(names), columns=list(LABELS)
     )
-    print("step                                   seconds  what it says")
+    print("step                                   seconds  message")
     seconds, written = {}, folder / "submission.csv"
     ids, slice_id, label = timed(
         seconds, "read the sample", lambda: read_sample(folder / "sample.csv")
@@ -55,17 +54,17 @@ def measure(folder, slices, bar):
     print(f"{len(ids):,} rows{'':26} {total:8.2f}  the bar is {bar:g}", flush=True)
     missed = [f"{total:.1f} s, the bar is {bar:g}"] if total > bar else []
     text = written.read_bytes()
-    for defect, (spoil, named) in defects(rows).items():
-        spoilt = folder / "spoilt.csv"
-        spoilt.write_bytes(spoil(text))
-        start, said = time.perf_counter(), "nothing"
+    for defect, (damage, named) in defects(rows).items():
+        damaged = folder / "damaged.csv"
+        damaged.write_bytes(damage(text))
+        start, message = time.perf_counter(), "nothing"
         try:
-            check_submission(spoilt, ids)
+            check_submission(damaged, ids)
         except InputError as error:
-            said = str(error).replace(f"{folder}/", "")
-        found = named in said
-        print(f"  {defect:36} {time.perf_counter() - start:7.2f}  {said[:110]}", flush=True)
-        missed += [] if found else [f"{defect}: {named!r} is not in {said!r}"]
+            message = str(error).replace(f"{folder}/", "")
+        found = named in message
+        print(f"  {defect:36} {time.perf_counter() - start:7.2f}  {message[:110]}", flush=True)
+        missed += [] if found else [f"{defect}: {named!r} is not in {message!r}"]
     return missed
 
 
@@ -78,19 +77,20 @@ def timed(seconds, what, work):
 
 
 def defects(rows):
-    """{name: (function from the file's bytes to spoilt bytes, what the message must hold)}, each
-    somewhere in the middle.
+    """Return {name: (function from the file's bytes to damaged bytes, text of the message)}.
+
+    Each defect is somewhere in the middle.
     """
     at = len(rows) // 2 // 6 * 6 + 2  # of a slice's six rows the third
     row, after, stranger = rows[at], rows[at + 1], "ID_0123456789a_any"
 
     def lines(change):
-        def spoil(text):
+        def damage(text):
             parts = text.splitlines(keepends=True)
             change(parts)
             return b"".join(parts)
 
-        return spoil
+        return damage
 
     def put(value):
         return lines(lambda parts: parts.__setitem__(at + 1, f"{row},{value}\n".encode()))

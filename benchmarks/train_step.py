@@ -1,13 +1,12 @@
-"""The training step through the whole data path - pixel cache on disk, read ahead, augmentation,
-windows - beside the step of the same model, loss and optimizer on images that already lie on the
-device. Prints one table; exits with 1 below a bar.
+"""The training step with the whole data path, compared with a step on images on the device.
 
     python -m benchmarks.train_step [--quick]      --quick: fewer rounds, five minutes at most
 
-They take turns in one process; a ratio is the median over the rounds. On a GPU it is a ResNet-50 in
-bfloat16, by the clock. On the CPU it is a ResNet-18 in float32, on one thread of one core, in
-seconds of that core: no second core hides the reading, and what else the machine does in between
-does not count. The clock's ratio stands beside it.
+The data path: pixel cache on disk, read ahead, augmentation, windows. Prints one table; exits with
+1 below a bar. Both take turns in one process; a ratio is the median over the rounds. On a GPU: a
+ResNet-50 in bfloat16, by the clock. On the CPU: a ResNet-18 in float32, one thread of one core, in
+seconds of that core, so that no second core hides the reading and other processes do not count. The
+clock's ratio is printed beside it.
 """
 
 import contextlib
@@ -50,9 +49,7 @@ IMAGES, HU, PATH = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured on one device: bars are {(slower, faster): the least ratio of their
-    images/s}.
-    """
+    """What is measured on one device; bars: {(slower, faster): least ratio of their images/s}."""
 
     device: str
     backbone: str
@@ -149,13 +146,13 @@ class Bench:
         missed = []
         for way in self.ways():
             speeds = [self.median(rounds, way, clock=clock) for clock in (False, True)]
-            says = []
+            cells = []
             for (slower, faster), bar in self.case.bars.items():
                 if slower == way:
                     ratio, clock = (
                         self.median(rounds, way, faster, clock) for clock in (False, True)
                     )
-                    says.append(
+                    cells.append(
                         f"{ratio:.3f} of {faster} "
                         f"({bar}){f', by the clock {clock:.3f}' if self.on_cpu else ''}"
                     )
@@ -164,7 +161,7 @@ class Bench:
                             f"{self.case.device}: {way} runs at {ratio:.3f} of {faster}, the bar "
                             f"is {bar}"
                         )
-            print(f"{way:42} {speeds[0]:8.1f}  {speeds[1]:12.1f}  {', '.join(says)}")
+            print(f"{way:42} {speeds[0]:8.1f}  {speeds[1]:12.1f}  {', '.join(cells)}")
         print(f"{'no step: the data path alone, cache to HU':42} {reading:8.0f}")
         whole = sum(parts.values())
         print(
@@ -187,8 +184,9 @@ class Bench:
         return {way: ways[way] for way in ways if way in needed}
 
     def rounds(self, seconds):
-        """Let the ways take turns, in changing order. Returns a dict a round: way -> `timed` of its
-        steps.
+        """Let the ways take turns, in changing order.
+
+        Returns one dict per round: way -> `timed` of its steps.
         """
         ways, rounds = self.ways(), []
         for take in ways.values():
@@ -200,8 +198,9 @@ class Bench:
         return rounds
 
     def timed(self, function):
-        """Return the seconds that a function takes until the device is done: of the core on the
-        CPU, and by the clock.
+        """Return the seconds of a function until the device is done.
+
+        Seconds of the core on the CPU, and by the clock.
         """
         self.wait()
         start, spent = time.perf_counter(), time.process_time()
@@ -227,9 +226,7 @@ class Bench:
         self.steps(self.bare_step)
 
     def steps(self, step):
-        """Take the steps of a round, asking for each one's loss after the next, as training
-        does.
-        """
+        """Take the steps of a round; each loss is read after the next step, as training does."""
         losses = []
         for _ in range(self.case.steps):
             losses.append(step())
@@ -238,7 +235,7 @@ class Bench:
         float(losses[-1])
 
     def bare_step(self):
-        """One step written down plainly: forward, loss, backward, clipping, AdamW."""
+        """One step in its plainest form: forward, loss, backward, clipping, AdamW."""
         trainer = self.trainer
         trainer.model.train()
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -251,7 +248,7 @@ class Bench:
         return loss.detach()
 
     def reading(self):
-        """Return images/s from the cache to HU on the device, with nobody training."""
+        """Return images/s from the cache to HU on the device, without training."""
         order = self.order * max(1, 2000 // (self.case.batch * self.case.steps))
 
         def read():

@@ -1,1 +1,1 @@
-"""Faults of the machine, for `benchmarks.faults`: where they strike, and a process that is hit."""
+"""For `benchmarks.faults`: where a fault hits, and a process that is killed at a rename."""

@@ -1,6 +1,4 @@
-"""Where a fault strikes: the stages of a run, its unfinished work, one file of each kind, a disk
-without room.
-"""
+"""Where a fault hits: stages of a run, unfinished work, one file of each kind, a full disk."""
 
 import contextlib
 import os
@@ -9,7 +7,7 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
-MADE = {  # stage -> what it leaves, beside its receipt
+MADE = {  # stage -> its files, beside its receipt
     "ingest": ("slices.parquet", "quarantine.csv", "ingest.json", "pixels"),
     "folds": ("folds.parquet",),
     "train": ("stage1",),
@@ -27,7 +25,7 @@ MADE = {  # stage -> what it leaves, beside its receipt
 STAGES = tuple(MADE)
 # unfinished work of a run
 WORK = ("checkpoint.safetensors", "*.part/**/*", "*.journal", "*.journal.seal", "*.inputs.json")
-GIVEN = ("key", "recipe.yaml")  # of a run: what no stage can make again
+GIVEN = ("key", "recipe.yaml")  # files of a run that no stage can make again
 LEFT_OUT = (
     ".lock",
     ".journal",
@@ -47,7 +45,7 @@ class Kept(NamedTuple):
 
 
 def before_stage(run, stage):
-    """Take what `stage` and those after it made out of a run. Returns the run."""
+    """Remove the files of `stage` and of later stages from a run. Returns the run."""
     for name in STAGES[STAGES.index(stage) :]:
         for path in [
             run / "receipts" / f"{name}.json",
@@ -61,7 +59,7 @@ def before_stage(run, stage):
 
 
 def flip(path, rng):
-    """Turn one bit of a file over, and keep its times. Returns what it held."""
+    """Flip one bit of a file and keep its times. Returns the file as it was."""
     content, stat = path.read_bytes(), path.stat()
     kept = Kept(content, (stat.st_atime_ns, stat.st_mtime_ns))
     if content:
@@ -74,8 +72,9 @@ def flip(path, rng):
 
 
 def kinds_of_files(run):
-    """Return one file of each kind that the stages of a run made: those that differ in numbers and
-    labels are one kind.
+    """Return one file of each kind that the stages of a run made.
+
+    Names that differ only in numbers and labels are one kind.
     """
     files = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
@@ -89,15 +88,13 @@ def kinds_of_files(run):
                 ),
                 path,
             )
-    # that is the user's to change
+    # the user may change that
     return [path for name, path in files.items() if name != "recipe.yaml"]
 
 
 @contextlib.contextmanager
 def room(folder, megabytes=24):
-    """Give a file system of its own of some megabytes, or None where this process may not mount
-    one.
-    """
+    """Yield a small file system of its own, or None where this process may not mount one."""
     folder.mkdir(exist_ok=True)
     words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(words, capture_output=True, check=False).returncode:

@@ -1,4 +1,4 @@
-"""One module per kind of input that `benchmarks.fuzz` spoils, and what spoils it."""
+"""One module per kind of input of `benchmarks.fuzz`, and the damage that they share."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Damage to bytes, text and plain values, for the kinds of fuzz.py that are no DICOM files."""
+"""Damage to bytes, text and plain values, for all kinds of fuzz.py but DICOM files."""
 
 NASTY = tuple(
     [
@@ -55,8 +55,9 @@ NASTY = tuple(
 
 
 def damaged(rng, raw, tail=0.0):
-    """Return (bytes, what was done) of spoilt bytes. tail: share of the cases in which the last
-    kilobytes are hit.
+    """Return (damaged bytes, what was done).
+
+    tail: fraction of the cases in which the last kilobytes are hit
     """
     raw = bytearray(raw)
     first = max(0, len(raw) - 2000) if rng.random() < tail else 0
@@ -80,8 +81,9 @@ def damaged(rng, raw, tail=0.0):
 
 
 def damaged_text(rng, text):
-    """Return (text, what was done) of spoilt text: lines twice, gone, swapped or indented, words
-    replaced.
+    """Return (damaged text, what was done).
+
+    Lines are repeated, removed, swapped or indented, words are replaced.
     """
     lines = text.split("\n")
     for _ in range(int(rng.choice([1, 1, 2, 4]))):
@@ -104,13 +106,14 @@ def damaged_text(rng, text):
 
 
 def nasty(rng):
-    """Return a text that trips parsers."""
+    """Return a text that is hard for parsers."""
     return NASTY[int(rng.integers(len(NASTY)))]
 
 
 def with_other_word(rng, line):
-    """Return a line in which one of the words between commas, colons, blanks and signs of equality
-    is another.
+    """Return a line with one of its words replaced.
+
+    Words lie between commas, colons, blanks and equals signs.
     """
     ends = [0, *(place for place, c in enumerate(line) if c in ",:= []{}"), len(line)]
     at = int(rng.integers(len(ends) - 1))
@@ -119,7 +122,7 @@ def with_other_word(rng, line):
 
 
 def damaged_values(rng, values):
-    """Return plain values of which one, anywhere, is another, gone, there twice or deeper."""
+    """Return plain values, one of them replaced, removed, repeated or nested deeper."""
     places = list(_places(values))
     holder, key = places[int(rng.integers(len(places)))]
     choices = [

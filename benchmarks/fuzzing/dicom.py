@@ -1,9 +1,8 @@
-"""Spoilt DICOM files for fuzz.py: bits, lengths, VRs, values, elements, fragments and markers of
-compressed pixels.
+"""Damaged DICOM files: bits, lengths, VRs, values, elements, fragments, markers of streams.
 
 The seeds are made slices in every transfer syntax for which an encoder is installed, and the files
-of `dicom_zoo` where ICH_REAL_DATA has them. A case is one spoilt file between two good neighbours,
-and goes through what `ingest` and `score` do with a file: header, order in its series, acquisition,
+of `dicom_zoo` where ICH_REAL_DATA has them. A case is one damaged file between two good neighbours.
+It goes through what `ingest` and `score` do with a file: header, order in its series, acquisition,
 pixels, measures, resampling.
 """
 
@@ -18,7 +17,7 @@ import numpy as np
 from pydicom import uid
 from tiny_dicom import make_dataset
 
-from benchmarks.fuzzing.dicom_mutations import spoiled
+from benchmarks.fuzzing.dicom_mutations import mutated
 from ct.dicom.acquisition import read_acquisition
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import read_headers
@@ -174,12 +173,13 @@ def nested():
 
 
 def mutate(rng, seeds, folder):
-    """Write `folder`/case.dcm, spoilt once to three times, and its good neighbours. Returns what
-    was done.
+    """Write `folder`/case.dcm, damaged one to three times, and its good neighbours.
+
+    Returns what was done.
     """
     files, good = seeds
     name, raw = files[rng.integers(len(files))]
-    raw, done = spoiled(rng, raw)
+    raw, done = mutated(rng, raw)
     (folder / "case.dcm").write_bytes(raw)
     for path in sorted(good.iterdir()):
         os.link(path, folder / path.name)
@@ -190,7 +190,7 @@ def attempt(folder):
     """Do what `ingest` and `score` do with the files; returns why case.dcm is refused, or ""."""
     source, names = Folder(folder), ["case.dcm", "good1.dcm", "good2.dcm"]
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # of numpy: an overflow that nobody saw
+        warnings.simplefilter("error", RuntimeWarning)  # of numpy: an overflow that went unnoticed
         table, refused = read_headers(source, names, KEY, workers=1, patient_id_optional=True)
         slices = order_slices(table.assign(split="train"))
         check_tables(table, slices)

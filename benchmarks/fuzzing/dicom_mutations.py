@@ -1,4 +1,4 @@
-"""What can be done to the bytes of a DICOM file, for fuzz_dicom.py."""
+"""Ways to damage the bytes of a DICOM file, for benchmarks/fuzzing/dicom.py."""
 
 import io
 import struct
@@ -104,14 +104,14 @@ WHOLE = (
 )
 
 
-def spoiled(rng, raw):
-    """Return (bytes spoilt once to three times, what was done)."""
+def mutated(rng, raw):
+    """Return (bytes damaged one to three times, what was done)."""
     done = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         how = MUTATIONS[rng.integers(len(MUTATIONS))]
         try:
             raw = how(rng, raw)
-        except (ValueError, LookupError, struct.error):  # it lacks what this would spoil
+        except (ValueError, LookupError, struct.error):  # it lacks the part that this damages
             raw = flipped(rng, raw)
         done.append(how.__name__)
     return raw, done
@@ -144,14 +144,15 @@ def truncated(rng, raw):
 
 
 def noise(rng, raw):
-    """Put noise in place of a piece."""
+    """Replace a piece by noise."""
     at = int(rng.integers(len(raw)))
     return raw[:at] + rng.bytes(int(rng.integers(1, 64))) + raw[at + int(rng.integers(64)) :]
 
 
 def elements(raw):
-    """Return [(begin, VR, where its value begins, length)] of a file in explicit little endian, up
-    to the pixels.
+    """Return [(start, VR, start of the value, length)] of the elements before the pixels.
+
+    The file is in explicit little endian.
     """
     if raw[128:132] != b"DICM":
         raise ValueError
@@ -205,7 +206,7 @@ def another_value(rng, raw):
 
 def another_vr(rng, raw):
     at, _, begin, length = some_element(rng, raw)
-    if length == 0xFFFFFFFF or rng.random() < 0.3:  # the two letters alone: what follows shifts
+    if length == 0xFFFFFFFF or rng.random() < 0.3:  # only the two letters: the rest shifts
         return raw[: at + 4] + VRS[rng.integers(len(VRS))] + raw[at + 6 :]
     vr = VRS[rng.integers(len(VRS))]
     value = raw[begin : begin + length] if rng.random() < 0.5 else nasty(rng, vr)
@@ -243,7 +244,7 @@ def nested_deep(rng, raw):
 
 
 def another_syntax(rng, raw):
-    """Say another transfer syntax than the data are in."""
+    """Name another transfer syntax than that of the data."""
     at = raw.index(b"\x02\x00\x10\x00UI")
     [length] = struct.unpack_from("<H", raw, at + 6)
     syntaxes = [str(syntax) for syntax in uid.AllTransferSyntaxes] + [
@@ -265,7 +266,7 @@ def fragments(rng, raw):
     try:
         pixels = dcmread(io.BytesIO(raw), force=True)["PixelData"].value
         stream = b"".join(generate_fragments(pixels))[8:] or rng.bytes(99)
-    except Exception:  # spoilt already, in any way
+    except Exception:  # damaged already, in any way
         stream = rng.bytes(99)
     ways = (
         lambda: encapsulate([stream, stream]),
@@ -283,9 +284,7 @@ def fragments(rng, raw):
 
 
 def markers(rng, raw):
-    """Change the numbers behind a marker of a JPEG, JPEG-LS or JPEG 2000 stream, its size above
-    all.
-    """
+    """Change the numbers behind a marker of a JPEG, JPEG-LS or JPEG 2000 stream."""
     begin = raw.rindex(PIXELS)
     frames = [
         b"\xff\xc3",

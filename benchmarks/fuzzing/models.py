@@ -1,6 +1,4 @@
-"""Spoilt model folders for fuzz.py, their digests redone as a stranger would: read, and where they
-are read, asked.
-"""
+"""Damaged model folders, their digests recomputed as a stranger would; what loads predicts."""
 
 import hashlib
 import json
@@ -26,8 +24,9 @@ BOOSTER = "boosters/lightgbm-any-fold1-seed0.txt"
 
 
 def make_seeds(folder):
-    """Return the paths of packed models: with LightGBM, a chain and a probe; and with a network and
-    XGBoost besides.
+    """Return the paths of two packed models.
+
+    One has LightGBM, a Markov chain and a probe, the other a GRU and XGBoost besides.
     """
     plain = unpack(folder / "kept") / "model"
     rich = Path(shutil.copytree(plain, folder / "rich"))
@@ -64,8 +63,8 @@ def _network(names):
     from features.columns import slice_columns
     from stage2_stack.gru import Reader
 
-    said, place = slice_columns(names)
-    return save(Reader(said.shape[1], len(place), 8).state_dict())
+    logit_columns, place = slice_columns(names)
+    return save(Reader(logit_columns.shape[1], len(place), 8).state_dict())
 
 
 def _xgboost(names):
@@ -101,7 +100,7 @@ def digests_again(folder):
 
 
 def mutate(rng, seeds, folder):
-    """Write one spoilt model folder."""
+    """Write one damaged model folder."""
     seed = seeds[int(rng.choice([0, 0, 0, 0, 0, 1, 1, 1, 1, 2]))]
     model = Path(shutil.copytree(seed, folder / "model", copy_function=shutil.copyfile))
     kinds = {
@@ -128,9 +127,7 @@ def _values(rng, model):
 
 
 def _booster(rng, model):
-    """Spoil a booster's numbers, lines or bytes; at times the sizes of its trees are made to fit
-    again.
-    """
+    """Damage a booster's numbers, lines or bytes; sometimes correct the sizes of its trees."""
     path, kind = model / BOOSTER, int(rng.integers(4))
     text = path.read_text(encoding="utf-8")
     if kind < 2:
@@ -230,7 +227,7 @@ def _about(rng, model):
 
 
 def _foreign(rng, model):
-    """Spoil XGBoost's trees, whose reader trusts its file."""
+    """Damage XGBoost's trees, whose reader does not check its file."""
     paths = list((model / "boosters").glob("xgboost*"))
     if not paths:
         return _booster(rng, model)
@@ -258,7 +255,7 @@ def _foreign(rng, model):
 
 
 def attempt(folder):
-    """Read the model; one that is taken predicts what a model predicts."""
+    """Read the model; one that is accepted predicts probabilities."""
     os.chdir(folder)
     try:
         model = model_of_folder("model")

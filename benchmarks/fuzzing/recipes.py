@@ -1,4 +1,4 @@
-"""Spoilt recipes for fuzz.py, as `new --recipe=FILE` and every verb on a run folder read them."""
+"""Damaged recipes, as `new --recipe=FILE` and every verb on a run folder read them."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ def make_seeds(folder):
 
 
 def mutate(rng, seeds, folder):
-    """Write one spoilt recipe."""
+    """Write one damaged recipe."""
     text, kind = seeds[int(rng.integers(len(seeds)))], int(rng.integers(6))
     if kind < 2:
         text, what = damaged_text(rng, text)

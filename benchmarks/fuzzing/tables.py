@@ -1,6 +1,4 @@
-"""Spoilt csv and parquet tables for fuzz.py: slice lists, predictions, labels and samples, read as
-verbs do.
-"""
+"""Damaged csv and parquet tables: slice lists, predictions, labels, sample submissions."""
 
 import gzip
 import io
@@ -64,7 +62,7 @@ def make_seeds(folder):
 
 
 def mutate(rng, seeds, folder):
-    """Write one spoilt table."""
+    """Write one damaged table."""
     name = str(rng.choice(list(seeds)))
     table, how = seeds[name].astype(object), int(rng.integers(4))
     what = []

@@ -1,6 +1,4 @@
-"""Spoilt zip archives for fuzz.py: an archive in the competition's layout, opened, listed, and
-every file of it read.
-"""
+"""Damaged zip archives in the competition's layout: opened, listed, every file of them read."""
 
 import io
 import os
@@ -41,9 +39,7 @@ END_FIELDS = {
 
 
 def make_seeds(folder):
-    """Return the bytes of archives: deflated, stored, with zip64 fields, with csv files that are
-    packed.
-    """
+    """Return the bytes of archives: deflated, stored, with zip64 fields, with packed csv files."""
     rng = np.random.default_rng(0)
     rows = "".join(f"ID_00000000{number}_{label},0\n" for number in range(3) for label in LABELS)
     files = {}
@@ -70,7 +66,7 @@ def _archive(files, method):
 
 
 def mutate(rng, seeds, folder):
-    """Write one spoilt archive."""
+    """Write one damaged archive."""
     raw, kind = bytearray(seeds[int(rng.integers(len(seeds)))]), int(rng.integers(5))
     if kind < 2:
         what = ", ".join(_other_field(rng, raw) for _ in range(int(rng.choice([1, 1, 2, 4]))))
@@ -108,9 +104,7 @@ def _other_field(rng, raw):
 
 
 def _grown(rng):
-    """Return an archive with odd names, a file that unpacks to a lot, a name twice, or a packed
-    csv.
-    """
+    """Return an archive with odd names, a huge member, a name twice, or a packed csv."""
     files = {"stage_2_test/a.dcm": b"x", "stage_2_train/b.dcm": b"y"}
     kind = int(rng.integers(4))
     if kind == 0:

@@ -1,20 +1,19 @@
-"""Times the boosters of stage two, as it fits them, beside plain LightGBM calls, and compares their
-losses.
+"""Seconds and losses of stage two's boosters, compared with plain LightGBM calls.
 
     python -m benchmarks.stacking.boosting [--quick] [--rows=N] [--fits=N]
 
-Six labels x 5 folds, a booster each: 300 features, 200 rounds, 63 leaves, a third of the features a
-tree, 2 threads. Ours bins the matrix once, takes of it the rows of each booster, and fits two
-boosters side by side, a thread each. Plain calls `lgb.train` with two threads, each time on a
-Dataset of its own, with the choice between rows and columns left to LightGBM and with
+Six labels x 5 folds, one booster each: 300 features, 200 rounds, 63 leaves, a third of the features
+per tree, 2 threads. Ours bins the matrix once, takes the rows of each booster from it, and fits two
+boosters side by side, one thread each. Plain calls `lgb.train` with two threads, each time on a
+Dataset of its own, once with LightGBM's own choice between rows and columns and once with
 `force_col_wise`. Binning and boosting are timed apart, and so are the rows that ours takes. 752,803
 rows; --quick takes a thirty-second. Rows and labels are made up: neighbours of noisy logits, and
 NaN at the ends of series.
 
-Ten of the thirty are fitted, or --fits=N, and the seconds scaled up, but those of what ours does
-once. The ways take turns, two boosters each, so that other work on the machine meets all alike. A
-loss counts as the same up to a thousandth of it: the edges of ours' bins come from all rows,
-plain's from those of its fold.
+Ten of the thirty are fitted, or --fits=N, and the seconds are scaled up, but for what ours does
+once. The ways take turns, two boosters each, so that other work on the machine affects all alike. A
+loss counts as the same up to a thousandth of it: the bin edges of ours come from all rows, those of
+plain from the rows of its fold.
 """
 
 import functools
@@ -91,11 +90,11 @@ def measure(X, y, fold, labels):
     bins.rows(np.arange(FEATURES), np.arange(2), y[:2, 0], np.zeros(2))
     once = np.array([time.perf_counter() - start, 0, 0])
     spent = {way: np.zeros(3) for way in WAYS}
-    said = {way: np.full((len(y), labels), np.nan) for way in WAYS}
+    predictions = {way: np.full((len(y), labels), np.nan) for way in WAYS}
     for pair in np.arange(labels).reshape(-1, 2):
         for k in range(FOLDS):
             turn = {
-                way: np.array(fit(bins, X, y, fold, k, pair, said[way]))
+                way: np.array(fit(bins, X, y, fold, k, pair, predictions[way]))
                 for way, fit in WAYS.items()
             }
             for way, seconds in turn.items():
@@ -108,15 +107,15 @@ def measure(X, y, fold, labels):
     }
     weights = WEIGHTS[:labels] / WEIGHTS[:labels].sum()
     return spent, {
-        way: log_loss(y[:, :labels], found).mean(axis=0) @ weights for way, found in said.items()
+        way: log_loss(y[:, :labels], found).mean(axis=0) @ weights
+        for way, found in predictions.items()
     }
 
 
-def ours(bins, X, y, fold, k, labels, said):
-    """Fit the boosters of some labels on all but fold k, side by side, and say (n, labels) of fold
-    k.
+def ours(bins, X, y, fold, k, labels, predictions):
+    """Fit the boosters of some labels on all but fold k side by side; predict fold k.
 
-    Returns the seconds of (nothing, taking rows, boosting).
+    predictions (n, labels) is filled. Returns the seconds of (nothing, taking rows, boosting).
     """
     rows, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
 
@@ -130,15 +129,16 @@ def ours(bins, X, y, fold, k, labels, said):
     fitted = run_threads(fit, labels, THREADS)
     total, taking = time.perf_counter() - start, sum(seconds for seconds, _ in fitted) / THREADS
     for j, (_, booster) in zip(labels, fitted, strict=True):
-        said[held_out, j] = expit(boosted_logit(booster, X[held_out], prior(y[rows, j]), THREADS))
+        predictions[held_out, j] = expit(
+            boosted_logit(booster, X[held_out], prior(y[rows, j]), THREADS)
+        )
     return 0, taking, total - taking
 
 
-def plain(bins, X, y, fold, k, labels, said, **params):
-    """Bin and fit the boosters of some labels on all but fold k one by one, and say (n, labels) of
-    fold k.
+def plain(bins, X, y, fold, k, labels, predictions, **params):
+    """Bin and fit the boosters of some labels on all but fold k one by one; predict fold k.
 
-    Returns the seconds of (binning, nothing, boosting).
+    predictions (n, labels) is filled. Returns the seconds of (binning, nothing, boosting).
     """
     seconds, params = np.zeros(3), {**PARAMS, **params}
     for j in labels:
@@ -147,7 +147,7 @@ def plain(bins, X, y, fold, k, labels, said, **params):
         binned = time.perf_counter()
         booster = lgb.train(params, data, num_boost_round=ROUNDS)
         seconds += binned - start, 0, time.perf_counter() - binned
-        said[fold == k, j] = booster.predict(X[fold == k], num_threads=THREADS)
+        predictions[fold == k, j] = booster.predict(X[fold == k], num_threads=THREADS)
     return seconds
 
 
@@ -164,8 +164,9 @@ def prior(y):
 
 
 def made_up(rows):
-    """Return X (n, 300) float32, y (n, 6) and fold (n,): runs of positives in series of 32, seen
-    through noise.
+    """Return X (n, 300) float32, y (n, 6) and fold (n,).
+
+    The labels are runs of positives in series of 32; X shows them through noise.
     """
     rng = np.random.default_rng(0)
     series = -(-rows // 32)

@@ -1,20 +1,19 @@
-"""Calibration of a real CNN's outputs, half of which are exactly 0, beside the best constant clip.
+"""Calibration of a real CNN's outputs, half of which are exactly 0, against the best clip.
 
     python -m benchmarks.stacking.calibration [--quick]
 
 Weighted log loss out of fold, five folds. The clips, 1e-6 to 1e-2 in half decades, are chosen on
-the training folds, one for all labels and one a label: the smaller loss of the two is what ours has
-to beat. Beside ours (calibrate.fit_platt on logits clipped at 1e-5, as in a recipe): Platt's
+the training folds, once for all labels and once per label: ours has to beat the smaller loss of the
+two. Compared with ours (`fit_platt` on logits clipped at 1e-5, as in a recipe): Platt's method
 without the step at the floor, and beta calibration. `gain` is that over the clips.
 
-The table of all 75,281 slices says whose only 5,226 of them are; folds and bootstrap keep a
-patient's slices together where he is known. For the others, the interval is widened to what it
-would be if all slices of a patient said the same: by the root of the mean, over the known slices,
-of the number of slices of their patient. The second table is of the known slices alone, fitted on
-these alone. There, 24 slices have an epidural bleed, on which ours is worse: single labels are
-reported, no bar.
+Of the 75,281 slices of the table, only 5,226 have a known patient; folds and bootstrap keep the
+slices of a known patient together. For the others the interval is widened as if all slices of a
+patient had the same error: by the root of the mean, over the known slices, of the number of slices
+of their patient. The second table is fitted and measured on the known slices alone. There, 24
+slices have an epidural bleed, on which ours is worse: single labels are reported, without a bar.
 
---quick: nothing less, it all ends within a minute.
+--quick changes nothing: it ends within a minute.
 """
 
 import sys
@@ -75,8 +74,9 @@ def main():
 
 
 def read_holdout():
-    """Return y (n, 6), p (n, 6), patients (n,), a slice of unknown patient being his own, and
-    whether he is known (n,).
+    """Return y (n, 6), p (n, 6), patients (n,) and whether the patient is known (n,).
+
+    A slice of an unknown patient is a patient of its own.
     """
     table = pd.read_csv(DATA / "resnet50_holdout.csv.gz", index_col="SOPInstanceUID")
     studies = pd.read_csv(DATA / "labelled_studies.csv.gz", index_col="SOPInstanceUID")
@@ -89,8 +89,9 @@ def read_holdout():
 
 
 def table(title, y, p, patients, wider):
-    """Print the losses of every way. Returns ours' gain over the better clips, (6,), and the low
-    end of the weighted one.
+    """Print the losses of every way.
+
+    Returns ours' gain over the better clips, (6,), and the low end of the weighted gain.
     """
     slices = pd.DataFrame(y, columns=list(LABELS)).assign(split="train", patient_id=patients)
     fold = assign_folds(slices, FOLDS, 0).astype(int)
@@ -140,8 +141,9 @@ def line(name, values, weighted, seconds):
 
 
 def best_clip(y, p, fold, weights):
-    """Return p (n, 6), clipped as is best on the other folds: for the weighted loss, or, weights
-    None, for each label's.
+    """Return p (n, 6) with the clip that is best on the other folds.
+
+    Best for the weighted loss, or, with weights None, for each label's loss.
     """
     clipped = np.empty(p.shape)
     losses = np.stack([log_loss(y, p, clip) for clip in CLIPS])
@@ -162,16 +164,15 @@ def ours(y, p, fold):
 
 
 def beta_terms(logits):
-    """Return (n, 2): ln p and -ln(1 - p), whose two weights beta calibration fits (Kull et al.,
-    AISTATS 2017).
+    """Return (n, 2): ln p and -ln(1 - p), the terms of beta calibration.
+
+    Kull et al., AISTATS 2017.
     """
     return np.column_stack([-np.logaddexp(0, -logits), np.logaddexp(0, logits)])
 
 
 def plain(y, p, fold, terms=lambda logits: logits[:, None]):
-    """Return probabilities (n, 6) of a logistic regression on terms (n, c) of the logits, no weight
-    below 0.
-    """
+    """Return probabilities (n, 6) of a logistic regression on terms (n, c), no weight below 0."""
     found, logits = np.empty(p.shape), to_logits(p, CLIP).astype(np.float64)
     for j in range(len(LABELS)):
         X = terms(logits[:, j])
@@ -180,8 +181,8 @@ def plain(y, p, fold, terms=lambda logits: logits[:, None]):
             model = LogisticRegression(C=1e6).fit(X[fit], y[fit, j])
             if (model.coef_ < 0).any():
                 raise ValueError(
-                    f"{LABELS[j]}, fold {k}: weights {model.coef_[0]}; calibration would turn "
-                    "opinions around"
+                    f"{LABELS[j]}, fold {k}: weights {model.coef_[0]}; the calibration "
+                    "would not be increasing"
                 )
             found[held_out, j] = model.predict_proba(X[held_out])[:, 1]
     return found

@@ -46,7 +46,7 @@ REAL_AUC = dict(zip(LABELS, (0.982, 0.994, 0.984, 0.994, 0.979, 0.981), strict=T
 # counted up from 0 until no seed's AUC is off by .0045.
 # part of each seed: with 26 positive studies of epidural, draws differ by luck
 DRAW = {"runs": 4, "noise": 1}
-SHARED = 0.5  # share of the slice noise's variance that all CNNs see alike: it is in the picture
+SHARED = 0.5  # share of the slice noise's variance that all CNNs see alike: it is in the image
 
 # a, b of q
 U_SHAPE = dict(
@@ -62,7 +62,7 @@ FLATTEN = 4.0  # logits of q beyond this look alike; evidence runs from 0 (surel
 
 # share of heights where none shows
 MISSED = dict(zip(LABELS, (0.1777, 0.0364, 0.1809, 0.0942, 0.2119, 0.2205), strict=True))
-# share of heights where something looks like a bleed, in units of the label's share of the slices
+# share of heights where something imitates a bleed, in units of the label's share of the slices
 FALSE = 0.6
 STEEP = 2.5  # how sharply a Gaussian process of spread 1 divides these heights from the others
 LENGTH_MM = 30.0  # its length
@@ -75,7 +75,7 @@ class Simulated(NamedTuple):
     slices: pd.DataFrame  # slice table; columns that only pixels could fill are NaN
     y: np.ndarray  # (n, 6) labels, float64 of 0 and 1
     fold: np.ndarray  # (n,) 0 ... 4, by patient
-    probs: dict  # {CNN: (n, 6) probabilities in (0, 1), each fold's by a head that never saw it}
+    probs: dict  # {CNN: (n, 6) probabilities in (0, 1), cross-fitted over the folds}
 
 
 def labelled_studies():
@@ -85,8 +85,9 @@ def labelled_studies():
 
 
 def read_studies(path):
-    """Return the slice table of `labelled_studies.csv.gz`: COLUMNS and the six LABELS, sorted by
-    study, series and place.
+    """Return the slice table of `labelled_studies.csv.gz`, sorted by study, series and place.
+
+    Its columns are COLUMNS and the six LABELS.
     """
     rows = pd.read_csv(path)
     table = pd.DataFrame(index=pd.Index(rows["SOPInstanceUID"], name="slice_id"))
@@ -116,10 +117,10 @@ def _numbers(texts):
 
 
 def simulate(slices, family, seed, overconfidence=1.0):
-    """Return Simulated: three CNNs' out-of-fold opinions of a slice table with labels (all slices
-    in train).
+    """Return Simulated: out-of-fold predictions of three CNNs for a slice table with labels.
 
-    family: "runs" or "noise"; overconfidence: factor on the logits, 1 for heads as they were fitted
+    All slices are in train. family: "runs" or "noise"; overconfidence: factor on the logits, 1 for
+    heads as they were fitted
     """
     y = slices[list(LABELS)].to_numpy(np.float64)
     fold = assign_folds(slices, FOLDS, FOLD_SEED).astype(int)
@@ -133,8 +134,9 @@ def simulate(slices, family, seed, overconfidence=1.0):
 
 
 def run_evidence(slices, y, seed):
-    """Return what each CNN sees, (3, n, 6): strength of the runs in the image and slice noise, some
-    of it shared.
+    """Return the evidence of each CNN, (3, n, 6): strength of the runs and slice noise.
+
+    Some of the noise is shared by all CNNs.
     """
     clean = np.zeros(y.shape)
     for column, label in enumerate(LABELS[1:], start=1):
@@ -153,25 +155,24 @@ def run_evidence(slices, y, seed):
 
 
 def noise_evidence(slices, y, seed):
-    """Return what each CNN sees, (3, n, 6): the blurred label where it shows, what looks like it
-    elsewhere, and slice noise.
+    """Return the evidence of each CNN, (3, n, 6): the blurred label, imitations, slice noise.
 
-    Where it shows and where something looks like it are smooth random functions of z that know no
-    run.
+    Where the label shows and where something imitates it are smooth random functions of z that do
+    not depend on runs.
     """
     below, above = (shift(y, slices, step) for step in (-1, 1))
     blurred = (
         2 * y + np.where(np.isnan(below), y, below) + np.where(np.isnan(above), y, above)
     ) / 4
     fields = [smooth_noise(slices, 2, _rng("noise", seed, label)) for label in LABELS]
-    shows, looks = np.stack(fields, axis=-1).transpose(1, 0, 2)
+    shows, imitated = np.stack(fields, axis=-1).transpose(1, 0, 2)
     shows = ndtr(STEEP * (shows - ndtri([MISSED[label] for label in LABELS])))
     # half of it in the company of real bleeds
     rate = FALSE * (0.5 * y.mean(axis=0) + 0.5 * study_share(slices, y))
-    looks = ndtr(STEEP * (looks + ndtri(np.clip(rate, 1e-6, 0.5))))
+    imitated = ndtr(STEEP * (imitated + ndtri(np.clip(rate, 1e-6, 0.5))))
     return (
         blurred * shows
-        + (1 - blurred) * looks
+        + (1 - blurred) * imitated
         + slice_noise(y.shape, NOISE, _rng("noise", seed, "slices"))
     )
 
@@ -188,16 +189,18 @@ def _rng(family, seed, part):
 
 
 def slice_noise(shape, spread, rng):
-    """Return noise (3, n, 6) of the given spread per label, uncorrelated from slice to slice,
-    SHARED of its variance alike.
+    """Return noise (3, n, 6) of a spread per label, uncorrelated from slice to slice.
+
+    The fraction SHARED of its variance is the same for all CNNs.
     """
     alike, own = rng.standard_normal(shape), rng.standard_normal((len(CNNS), *shape))
     return np.asarray(spread) * (np.sqrt(SHARED) * alike + np.sqrt(1 - SHARED) * own)
 
 
 def smooth_noise(slices, columns, rng):
-    """Return Gaussian processes of spread 1 along `position_mm`, (n, columns), independent from
-    series to series.
+    """Return Gaussian processes of spread 1 along `position_mm`, (n, columns).
+
+    Series are independent of each other.
     """
     position, place = slices["position_mm"].to_numpy(), slices["place"].to_numpy()
     starts = np.flatnonzero(place == 0)
@@ -210,8 +213,9 @@ def smooth_noise(slices, columns, rng):
 
 
 def find_runs(slices, y):
-    """Return the maximal runs of positives of y (n,) inside a series, int (r, 2): the first row and
-    one past the last.
+    """Return the maximal runs of positives of y (n,) inside a series, int (r, 2).
+
+    The first row of a run, and one past its last.
     """
     place = slices["place"].to_numpy()
     before, after = np.r_[0, y[:-1]], np.r_[y[1:], 0]
@@ -221,12 +225,11 @@ def find_runs(slices, y):
 
 
 def place_phantoms(slices, y, column, real, count, rng):
-    """Return `count` phantom runs (count, 2) of a label, apart from its real ones, where real ones
-    could be.
+    """Return `count` phantom runs (count, 2) of a label where real runs could be.
 
-    Each takes relative height and length of a real run drawn at random, and a series drawn among
-    those with the same company: another subtype or not, another run of this label or not. So
-    neither tells a phantom from a real run.
+    They do not overlap real runs. Each takes the relative height and length of a real run drawn at
+    random, and a series drawn among those with the same other labels: another subtype or not,
+    another run of this label or not. So neither separates a phantom from a real run.
     """
     place, length = slices["place"].to_numpy(), slices["series_slices"].to_numpy()
     first = np.flatnonzero(place == 0)
@@ -272,11 +275,10 @@ def draw_q(real, phantom, a, b, rng):
 
 
 def paint_runs(slices, runs, strength, rng):
-    """Return the evidence (n,) that the image shows: each run's strength between its ends, some of
-    which have moved a slice.
+    """Return the evidence (n,) that the image shows: each run's strength between its ends.
 
-    runs: (r, 2); strength: (r,). A run keeps one slice and stays in its series; where runs overlap,
-    the stronger shows.
+    Some ends have moved by a slice. runs: (r, 2); strength: (r,). A run keeps one slice and stays
+    in its series; where runs overlap, the stronger one shows.
     """
     place, length = slices["place"].to_numpy(), slices["series_slices"].to_numpy()
     moves = rng.choice(

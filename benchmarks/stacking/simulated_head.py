@@ -1,9 +1,8 @@
-"""The last layer of a simulated CNN: six noisy evidences of a slice become six probabilities,
-cross-fitted over the folds.
+"""The last layer of a simulated CNN: six noisy evidences per slice to six probabilities.
 
 Each output is a ridge logistic regression on all six evidences of that CNN in that slice and on the
 height, with hinges so that it bends where the evidence does. It is fitted by Newton's method on the
-other folds: what a CNN says of a patient never depends on his own labels.
+other folds: the prediction for a patient never depends on the patient's own labels.
 """
 
 import numpy as np
@@ -32,10 +31,10 @@ def fit_head(evidence, y, fold, height):
 
 
 def design(evidence, height, label):
-    """Return the columns (n, m) that the head of `label` looks at: the first is 1, the others have
-    mean 0 and spread 1.
+    """Return the columns (n, m) of the head of `label`.
 
-    Knots and scales are those of all rows: they see evidence, never a label.
+    The first is 1, the others have mean 0 and spread 1. Knots and scales come from the evidence of
+    all rows, never from labels.
     """
     columns = [height, height**2]
     for other, e in enumerate(evidence.T):
@@ -47,8 +46,9 @@ def design(evidence, height, label):
 
 
 def logistic_weights(x, y, most=25, tolerance=1e-4):
-    """Return the weights (m,) of a ridge logistic regression of y (n,) on x (n, m), whose first
-    column is the intercept.
+    """Return the weights (m,) of a ridge logistic regression of y (n,) on x (n, m).
+
+    The first column is the intercept.
     """
     penalty = np.full(x.shape[1], RIDGE)
     penalty[0] = 1e-6

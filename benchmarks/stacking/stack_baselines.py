@@ -1,9 +1,8 @@
-"""What stage two has to beat, on any slice table with opinions: each returns out-of-fold
-probabilities (n, 6).
+"""Baselines of stage two on any table of predictions; each returns probabilities (n, 6).
 
-All are calibrated by Platt's method without the fold they are scored on. Boosters take no early
-look at it either: fold k's number of rounds comes from boosters that saw neither fold k nor the
-fold they were judged on.
+All are out of fold and calibrated by Platt's method without the fold that they are scored on. The
+number of rounds of fold k comes from boosters that were trained neither on fold k nor on the fold
+that they were evaluated on.
 """
 
 from itertools import combinations
@@ -45,8 +44,9 @@ def raw_mean(simulated):
 
 
 def smoothed(simulated, widths=None):
-    """Return the Gaussian mean of the mean logits over the slices of a series, calibrated; widths:
-    {label: slices}.
+    """Return the Gaussian mean of the mean logits over the slices of a series, calibrated.
+
+    widths: {label: slices}
     """
     widths = PUBLISHED_WIDTHS if widths is None else widths
     logits = mean_logits(simulated.probs, CLIP).astype(np.float64)
@@ -60,9 +60,7 @@ def smoothed(simulated, widths=None):
 
 
 def without_context(simulated, params=PLAIN, seed=0):
-    """Return a stacker that sees all six logits of all CNNs of the slice itself, and nothing
-    else.
-    """
+    """Return a stacker on all six logits of all CNNs of the slice itself, and nothing else."""
     return boosted(
         np.concatenate([to_logits(p, CLIP) for p in simulated.probs.values()], axis=1),
         simulated,
@@ -72,8 +70,9 @@ def without_context(simulated, params=PLAIN, seed=0):
 
 
 def plain_neighbours(simulated, params=PLAIN, seed=0):
-    """Return the public solvers' stacker: a LightGBM per label on the mean logits of the slice and
-    9 neighbours each way.
+    """Return the public solvers' stacker: one LightGBM per label on nine neighbours each way.
+
+    It reads the mean logits of the slice and of its neighbours.
     """
     logits = mean_logits(simulated.probs, CLIP)
     around, _ = neighbour_features(simulated.slices, logits, LABELS, PLAIN_REACH)
@@ -136,8 +135,9 @@ def nested_boost(x, data, y, fold, params, rounds=MAX_ROUNDS):
 
 
 def _train(data, rows, params, rounds, valid=()):
-    """Return a booster on the given rows (bool), and its loss after each round on each set of rows
-    in `valid`.
+    """Return a booster on the given rows (bool), and its loss on each set of rows in `valid`.
+
+    The losses are those after each round.
     """
     curves = {}
     sets = [data.subset(np.flatnonzero(v)) for v in valid]
@@ -163,11 +163,10 @@ def calibrated(logits, simulated):
 
 
 def permuted(simulated, seed, within="study"):
-    """Return the same with the slices dealt out anew: labels and opinions move together, places
-    stay.
+    """Return the same table with the slices permuted: labels and predictions move, places stay.
 
-    within: "study" leaves each series its slices: the order is gone, but not what a series' slices
-    say of each other together; "fold" deals them out over all series of a fold: no context is left
+    within: "study" permutes inside each series: the order is lost, but not what the slices of a
+    series have in common; "fold" permutes over all series of a fold: no context is left
     """
     rng = np.random.default_rng(seed)
     group = (

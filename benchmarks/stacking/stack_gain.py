@@ -53,8 +53,9 @@ SEED = 0  # of stage two
 
 
 def contend(name, family, seed, trials, studies):
-    """Return (losses (n, 7), columns COLUMNS, and seconds) of a contender or control; studies: how
-    many, None for all.
+    """Return (losses (n, 7), columns COLUMNS, and seconds) of a contender or control.
+
+    studies: how many, None for all
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     simulated = sim.simulate(some_studies(studies), family, seed)
@@ -78,8 +79,9 @@ def some_studies(count):
 
 
 def plain(simulated, trials, reach=baselines.PLAIN_REACH):
-    """Return the probabilities of a LightGBM a label on the mean logits of a slice and of its
-    neighbours.
+    """Return the probabilities of one LightGBM per label on a slice and its neighbours.
+
+    It reads their mean logits.
     """
     logits = mean_logits(simulated.probs, baselines.CLIP)
     around, names = neighbour_features(simulated.slices, logits, LABELS, reach)
@@ -123,9 +125,7 @@ def fit(simulated, X, names, config):
 
 
 def settings(rows, bins, label, k, config):
-    """Return the settings of a label's booster without fold k, as of tune.best_config: of trial 0,
-    or the best of several.
-    """
+    """Return the settings of a label's booster without fold k: the best of the trials."""
     if config.trials == 1:
         return {"stacked": True, "params": FIRST, "rounds": None}  # fit_stack finds the rounds
     others, seed = np.flatnonzero(rows.fold != k), derive_seed(SEED, "tune", label, k)
@@ -186,8 +186,7 @@ def main():
 
 
 def judge(found, family, seeds, patients):
-    """Print a family's gains, their intervals and the controls. Returns a list of the bars that are
-    missed.
+    """Print a family's gains, their intervals and the controls; return the missed bars.
 
     found: {(contender, family, seed): losses (n, 7)}; patients: (n,)
     """

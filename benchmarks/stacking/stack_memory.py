@@ -1,16 +1,16 @@
-"""The memory of one process of `tune` and of `stack` on features of the recipe `gold`. Prints one
-table, with an estimate for 752,803 train and 121,232 test slices: a straight line through two
-sizes.
+"""Memory of one process of `tune` and of `stack` on features of the recipe `gold`.
 
     python -m benchmarks.stacking.stack_memory [--quick]      --quick: a third of the slices
 
-The features are noise about the labels, under the names that the recipe gives them. Each
-measurement is a process of its own; its peak is that of the memory that is its own (RssAnon): the
-features are a memory map, which all processes share. `tune` is every label on one fold, the three
-scopes one after the other; `stack` the components of the recipe, one fit at a time, then three.
-Both draw the edges of the bins from few rows. LightGBM draws them from 200,000 at most, each value
-in twelve bytes for as long as it bins; that is measured by itself, and comes to the process only
-while nothing is fitted yet.
+Prints one table, with an estimate for 752,803 train and 121,232 test slices: a straight line
+through two sizes. The features are noise around the labels, under the names that the recipe gives
+them. Each measurement is a process of its own; its peak counts only memory of its own (RssAnon),
+since the features are a memory map that all processes share. `tune` is every label on one fold, the
+three scopes one after the other; `stack` is the components of the recipe, one fit at a time, then
+three.
+
+Both make the bin edges from few rows here. LightGBM makes them from 200,000 at most, with twelve
+bytes per value while it bins. That is measured alone: a process needs it only before it fits.
 """
 
 import argparse
@@ -47,7 +47,7 @@ MEASURED = (  # title, function, fits at once, rows that the line is drawn to
     ("stack, 3 at once", "stack", 3, GOLD),
     ("edges of the bins", "edges", 1, SAMPLE),
 )
-STEP = 0.005  # seconds between two looks
+STEP = 0.005  # seconds between two samples
 
 
 def main():
@@ -133,7 +133,7 @@ def measure(what, folder, at_once):
 
 
 def own_memory():
-    """Return the bytes of memory of this process that no file stands behind."""
+    """Return the bytes of memory of this process that no file backs."""
     line = next(
         line
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -143,8 +143,9 @@ def own_memory():
 
 
 def tune(X, test_X, y, names, patients):
-    """Try every scope for each label on the rows outside fold 0, as a worker does whose jobs come
-    label by label.
+    """Try every scope for each label on the rows outside fold 0, as a worker of `tune` does.
+
+    Its jobs come label by label.
     """
     bins, fold, config = (
         Bins(X, names, 1),
@@ -165,9 +166,7 @@ def edges(X, test_X, y, names, patients):
 
 
 def stack(X, test_X, y, names, patients):
-    """Fit all components of the recipe; each label's boosters see what those of another label do
-    not.
-    """
+    """Fit all components of the recipe; each label's boosters have columns of their own."""
     found = {"stacked": True, "rounds": ROUNDS, "params": FIRST | {"scope": "study"}}
     rows = Rows(X, y, patients % FOLDS, patients, names)
     fit_stack(

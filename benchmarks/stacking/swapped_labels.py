@@ -1,25 +1,24 @@
-"""Whether stage two gains on labels that the CNNs know nothing of, and by what: the height of a
-slice, or a leak.
+"""Control: does stage two gain on labels that the CNNs know nothing about, and by what?
 
     python -m benchmarks.stacking.swapped_labels [--studies=N] [--seed=N]
 
 The labels of real studies are swapped in blocks between studies: each series is cut into BLOCKS
 blocks of equal height, and each block takes the labels that another study has at the same relative
-heights. The CNNs' probabilities (family "runs" of simulated_cnns.py) and the geometry stay. So all
-that is left to know of a slice is how often slices of its height are positive. That is knowledge,
-and no leak: a stacker may gain by it. Contenders differ in where they can read the height:
+heights. The CNNs' probabilities (family "runs" of simulated_cnns.py) and the geometry stay. Then
+the only information about a slice is how often slices of its height are positive. Using it is no
+leak: a stacker may gain by it. Contenders differ in where they can read the height:
 
-    all                  features of the recipe stack_only in the scope "study", geometry among them
-    without geometry     the same without it; but neighbours are missing beyond the ends, which
-    shows the height no missing either    without geometry, and missing values take the slice's own
-    logit of `any` geometry alone       the geometry, and of the CNNs the slice's own logits own
-    logits alone     nothing tells the height but what the CNNs made of it heights not kept     as
-    "all", and the labels of each series are turned round by a random number of slices shuffled
-    as "all", with labels dealt out anew over all slices of a fold
+    all                  features of the recipe stack_only in the scope "study", with geometry
+    without geometry     the same without it; missing neighbours at the ends still show the height
+    no missing either    without geometry, and missing values take the slice's own logit of `any`
+    geometry alone       the geometry, and the CNNs' logits of the slice itself
+    own logits alone     no height but what the CNNs' logits hold of it
+    heights not kept     "all", with each series' labels rotated by a random number of slices
+    shuffled             "all", with labels permuted over all slices of a fold
 
 The gain is that of `any` over the calibrated mean of the CNNs, out of fold, by a booster with the
-settings of trial 0. In the last two nothing is left to know: a gain beyond doubt would be a leak,
-and so would one of "all" that "geometry alone" has not.
+settings of trial 0. In the last two there is no information left: a significant gain would be a
+leak, and so would a gain of "all" that "geometry alone" does not have.
 """
 
 import sys
@@ -74,8 +73,9 @@ def swapped(slices, y, rng):
 
 
 def turned(slices, y, rng):
-    """Return labels (n, 6), those of each series turned round by a random number of its slices:
-    runs stay, heights do not.
+    """Return labels (n, 6), rotated within each series by a random number of slices.
+
+    Runs stay, heights do not.
     """
     place, length = slices["place"].to_numpy(), slices["series_slices"].to_numpy()
     by = np.repeat(rng.random((place == 0).sum()), length[place == 0])
@@ -90,8 +90,9 @@ def shuffled(y, fold, rng):
 
 
 def contend(simulated, name):
-    """Return (gain (n,) on `any` over the calibrated mean of the CNNs, number of folds whose blend
-    keeps the booster).
+    """Return the gain (n,) on `any`, and the number of folds whose blend keeps the booster.
+
+    The gain is that over the calibrated mean of the CNNs.
     """
     recipe = stack_only()
     features = recipe.features.model_copy(update={"chain": False, **CONTENDERS[name]})

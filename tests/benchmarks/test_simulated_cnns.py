@@ -1,6 +1,4 @@
-"""The simulated CNNs of the proof: what is drawn, what it may know of labels, and, on the real
-labels, how honest it is.
-"""
+"""The simulated CNNs: how they are drawn, which labels they use, how good they are on real ones."""
 
 import numpy as np
 import pandas as pd
@@ -19,8 +17,9 @@ STUDIES, LENGTH = 60, 12
 
 @pytest.fixture(scope="module")
 def slices():
-    """60 series of 12 slices 5 mm apart, one a patient; every third holds a subdural run, every
-    fourth an epidural one.
+    """60 series of 12 slices 5 mm apart, one per patient.
+
+    Every third holds a subdural run, every fourth an epidural one.
     """
     rng = np.random.default_rng(3)
     place = np.tile(np.arange(LENGTH), STUDIES).astype(np.int32)
@@ -256,9 +255,10 @@ def test_each_cnn_ranks_as_a_real_one_does(real_slices, family, seed):
 
 @pytest.mark.slow
 def test_only_the_context_gains(real_slices):
-    """A stacker gains by its neighbours alone: less than half of it when the slices of each series
-    change places (what they say together of their series stays), and nothing when those of a fold
-    do.
+    """A stacker gains by its neighbours alone.
+
+    Less than half of the gain is left when the slices of each series are permuted (what they have
+    in common stays), and nothing when those of a fold are.
     """
     simulated, small = (
         sim.simulate(real_slices, "runs", 0),

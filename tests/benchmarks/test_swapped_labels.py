@@ -7,8 +7,9 @@ from benchmarks.stacking.swapped_labels import BLOCKS, shuffled, swapped, turned
 
 
 def test_blocks_take_the_labels_of_the_same_heights():
-    """Labels that are a function of the height alone stay; labels of a study are those of its
-    donors, a block each.
+    """Labels that are a function of the height alone stay.
+
+    The labels of a study are those of its donors, one block each.
     """
     slices = slice_table(*(("train", study, list(range(16))) for study in range(40)))
     height, study = np.tile(np.arange(16), 40), np.repeat(np.arange(40), 16)

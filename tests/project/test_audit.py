@@ -1,8 +1,7 @@
-"""What the project stands on: licences of all that its requirements bring, and, where asked for,
-known vulnerabilities.
+"""Licences of all installed requirements and, where asked for, known vulnerabilities.
 
-`make audit` runs all of it; the last needs a database on the network, and is skipped with its
-reason where that cannot be had.
+`make audit` runs all of it. The check of vulnerabilities needs a database on the network, and is
+skipped with its reason where that is missing.
 """
 
 import importlib.metadata
@@ -75,9 +74,7 @@ def requirements():
 
 
 def brought(wanted):
-    """{name: distribution} of what is installed of some requirements, and of theirs, all the way
-    down.
-    """
+    """{name: distribution} of the installed requirements, and of theirs, all the way down."""
     found, seen, open_ = {}, set(), list(wanted)
     while open_:
         need = open_.pop()
@@ -99,9 +96,7 @@ def brought(wanted):
 
 
 def licence_of(name, metadata):
-    """The licence of a package as an SPDX expression, as far as its metadata say; "" where they
-    don't.
-    """
+    """The licence of a package as an SPDX expression; "" where its metadata do not give one."""
     if name in READ:
         return READ[name]
     if expression := metadata.get("License-Expression"):

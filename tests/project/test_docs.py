@@ -1,6 +1,4 @@
-"""The changes of docs/extending.md apply as they are written, are short, and do what the page
-says.
-"""
+"""The changes of docs/extending.md apply as they are written, are short, and work."""
 
 import re
 import subprocess

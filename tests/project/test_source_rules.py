@@ -69,9 +69,7 @@ def undocumented(tree):
 
 
 def locale_dependent(tree):
-    """Calls that read or write text in whatever encoding the locale has: under Latin-1 they lose a
-    run's work.
-    """
+    """Calls that read or write text in the locale's encoding: under Latin-1 they lose work."""
     found = []
     for name, call in called(tree):
         given = {k.arg: ast.unparse(k.value) for k in call.keywords}
