@@ -1,4 +1,4 @@
-"""Makes small slice tables for the tests."""
+"""Small slice tables for the tests."""
 
 import numpy as np
 import pandas as pd

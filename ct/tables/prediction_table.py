@@ -1,5 +1,7 @@
 """Predictions of a model trained elsewhere: a csv or parquet table, wide or in Kaggle's form."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -11,7 +13,7 @@ from ct.tables.untrusted_table import read_table_file
 ID_COLUMNS = ("SOPInstanceUID", "slice_id")
 
 
-def read_predictions(path: str, flag: str) -> pd.DataFrame:
+def read_predictions(path: Path | str, flag: str) -> pd.DataFrame:
     """Read the predictions of the table that --`flag` names.
 
     path: a wide table, with one of ID_COLUMNS and the six LABELS; or a long one, `ID,Label` with

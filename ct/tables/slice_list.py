@@ -1,6 +1,7 @@
 """The slice list: a table that describes the slices of a run without images."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ SEPARATOR = re.compile(r"[,\\]")  # between values: of a Python list, or of DICO
 TEXT = pd.Series([""], dtype=str).dtype
 
 
-def read_slice_list(path: str, key: bytes) -> pd.DataFrame:
+def read_slice_list(path: Path | str, key: bytes) -> pd.DataFrame:
     """Read the slice list of a run without images.
 
     path: a table with the columns IDS, VECTORS and LABELS, one row per slice; labels are 0, 1 or,

@@ -1,6 +1,4 @@
-"""What is replaced is whole, on the disk, and the program's own: killed at any point, among a
-user's files, beside links.
-"""
+"""Atomic writes: complete or absent after a kill; user files and link targets are untouched."""
 
 import os
 import shutil
@@ -13,6 +11,7 @@ from conftest import ROOT
 import run
 from ct.storage import atomic_write
 from ct.storage.atomic_write import discard, replacing, restore, restore_all
+from ct.storage.file_formats import write_text
 from ct.storage.ingest_work import prepare_ingest_work
 
 KILLED = """
@@ -37,14 +36,18 @@ print("done")
 """
 
 
+class Broken(Exception):
+    """Raised inside a block."""
+
+
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_a_folder_is_there_whatever_moment_the_process_is_killed_at(tmp_path):
+def test_a_folder_is_complete_whenever_the_process_is_killed(tmp_path):
     """Old or new, after `restore`: killed before each rename, flush and removal in turn."""
     (tmp_path / "script.py").write_text(KILLED)
-    found = []
+    states = []
     for moment in range(30):
         folder = tmp_path / str(moment)
         (folder / "boosters").mkdir(parents=True)
@@ -53,13 +56,13 @@ def test_a_folder_is_there_whatever_moment_the_process_is_killed_at(tmp_path):
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode in (0, 9), done.stderr
         restore(folder / "boosters")
-        found.append(names(folder / "boosters"))
+        states.append(names(folder / "boosters"))
         with replacing(folder / "boosters") as part:
             part.mkdir()
         assert names(folder) == ["boosters"]
         if done.returncode == 0:
             break
-    assert found.count(["old"]) >= 3 and found.count(["new"]) >= 3 and len(found) < 30, found
+    assert states.count(["old"]) >= 3 and states.count(["new"]) >= 3 and len(states) < 30, states
 
 
 PUT = (
@@ -70,9 +73,10 @@ move_into_place(Path(sys.argv[2]) / "work" / "pixels", Path(sys.argv[2]) / "pixe
 )
 
 
-def test_pixels_that_get_their_place_are_there_whatever_moment_the_process_is_killed_at(tmp_path):
-    """What took hours to decode is taken up, never the pixels of the ingest before: at every
-    rename, flush and removal.
+def test_pixels_are_complete_whenever_the_process_is_killed_while_they_are_moved(tmp_path):
+    """The next ingest continues with the new pixels, not with those of the ingest before.
+
+    Killed before each rename, flush and removal in turn.
     """
     (tmp_path / "script.py").write_text(PUT)
     for moment in range(10):
@@ -92,32 +96,32 @@ def test_pixels_that_get_their_place_are_there_whatever_moment_the_process_is_ki
     assert 4 <= moment < 9
 
 
-def test_what_is_written_is_flushed_before_the_rename_and_its_folder_after(tmp_path, monkeypatch):
-    seen, fsync, replace = [], os.fsync, os.replace
+def test_a_file_is_flushed_before_the_rename_and_its_folder_after(tmp_path, monkeypatch):
+    calls, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(
         os,
         "fsync",
-        lambda handle: seen.append(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle),
+        lambda handle: calls.append(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle),
     )
-    monkeypatch.setattr(os, "replace", lambda a, b: seen.append("rename") or replace(a, b))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append("rename") or replace(a, b))
     with replacing(tmp_path / "t.txt") as part:
         part.write_text("x")
-    assert seen == [f"{tmp_path}/t.txt.part", "rename", str(tmp_path)]
-    seen.clear()
+    assert calls == [f"{tmp_path}/t.txt.part", "rename", str(tmp_path)]
+    calls.clear()
     with replacing(tmp_path / "d") as part:
         (part / "sub").mkdir(parents=True)
         (part / "sub" / "f").write_text("x")
-    end = seen.index("rename")
-    assert set(seen[:end]) == {
+    end = calls.index("rename")
+    assert set(calls[:end]) == {
         f"{tmp_path}/d.part",
         f"{tmp_path}/d.part/sub",
         f"{tmp_path}/d.part/sub/f",
     }
-    assert seen[end + 1 :] == [str(tmp_path)]
-    seen.clear()
+    assert calls[end + 1 :] == [str(tmp_path)]
+    calls.clear()
     with replacing(tmp_path / "progress", lasting=False) as part:
         part.write_text("x")
-    assert seen == ["rename"]
+    assert calls == ["rename"]
 
 
 def test_a_folder_of_the_users_own_is_left_alone(tmp_path, finished, competition):
@@ -139,7 +143,7 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path, finished, competition
     assert not list(tmp_path.glob(f"*{atomic_write.MARK}*"))
 
 
-def test_what_a_killed_synth_left_is_removed_by_the_next(tmp_path):
+def test_the_leftovers_of_a_killed_synth_are_removed_by_the_next(tmp_path):
     left = tmp_path / f"made{atomic_write.MARK}.part"
     left.mkdir()
     (left / "half").write_text("half")
@@ -163,7 +167,7 @@ def test_links_are_replaced_and_not_followed(tmp_path, outside):
     (tmp_path / "g.txt.part").symlink_to(outside / "precious.txt")
     with replacing(tmp_path / "d") as part:
         part.mkdir()
-        (part / "link").symlink_to(outside)  # nor is a link within flushed or followed
+        (part / "link").symlink_to(outside)  # a link inside is neither flushed nor followed
     for name in "fg":
         with replacing(tmp_path / f"{name}.txt") as part:
             part.write_text("new")
@@ -176,9 +180,7 @@ def test_links_are_replaced_and_not_followed(tmp_path, outside):
 
 
 def test_a_linked_folder_of_a_run_is_not_written_into(tmp_path, finished, outside, capsys):
-    """But the pixels may lie on another disk: they are read there, and a new ingest puts its own in
-    the place of the link.
-    """
+    """The pixels may lie on another disk: a new ingest replaces the link by its own folder."""
     work = shutil.copytree(finished, tmp_path / "r")
     shutil.move(work / "pixels", tmp_path / "large_disk")
     (work / "pixels").symlink_to(tmp_path / "large_disk")
@@ -194,9 +196,11 @@ def test_a_linked_folder_of_a_run_is_not_written_into(tmp_path, finished, outsid
     (work / "stage2").symlink_to(outside)
     capsys.readouterr()
     assert run.main(["all", f"--run={work}", "--workers=1"]) == 1
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        said.count("\n") == 1 and "error: stage2 in the run folder" in said and "is a link" in said
+        message.count("\n") == 1
+        and "error: stage2 in the run folder" in message
+        and "is a link" in message
     )
     assert names(outside) == ["boosters", "precious.txt"] and names(outside / "boosters") == [
         "precious.txt"
@@ -223,3 +227,57 @@ def test_a_run_killed_between_two_renames_of_a_folder_goes_on(tmp_path, finished
         os.rename(work / name, work / f"{name}{atomic_write.MARK}.old")
     assert run.main(["all", f"--run={work}", "--workers=1"]) == 0
     assert "everything is fresh" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+def test_a_file_is_replaced_at_the_end_of_the_block(tmp_path, error):
+    path = tmp_path / "deep" / "er" / "x.csv"
+    with replacing(path) as part:
+        assert part == path.with_name("x.csv.part") and part.parent.is_dir()
+        part.write_text("one")
+        assert not path.exists()
+    with replacing(path) as part:
+        part.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two" and names(path.parent) == ["x.csv"]
+    with pytest.raises(error), replacing(str(path)) as part:
+        part.write_text("thr")
+        raise error
+    assert path.read_text() == "two" and names(path.parent) == ["x.csv"]
+
+
+def test_a_folder_is_replaced_at_the_end_of_the_block(tmp_path):
+    path = tmp_path / "pixels"
+    for content in ("one", "two"):
+        with replacing(path) as part:
+            part.mkdir()
+            (part / content).write_text(content)
+            (part / "sub").mkdir()
+    assert names(path) == ["sub", "two"]  # the old folder is gone
+    with pytest.raises(Broken), replacing(path) as part:
+        part.mkdir()
+        (part / "three").write_text("thr")
+        raise Broken
+    assert names(path) == ["sub", "two"] and names(tmp_path) == ["pixels"]
+
+
+def test_the_leftovers_of_a_killed_process_are_removed(tmp_path):
+    part = tmp_path / "boosters.part"
+    part.mkdir()
+    (part / "old").write_text("half")
+    with replacing(tmp_path / "boosters") as path:
+        assert path == part and not part.exists()
+        part.mkdir()
+        (part / "new").write_text("whole")
+    assert names(tmp_path / "boosters") == ["new"]
+    (tmp_path / "t.txt.part").write_text("half")
+    write_text(tmp_path / "t.txt", "whole")
+    assert (tmp_path / "t.txt").read_text() == "whole" and names(tmp_path) == ["boosters", "t.txt"]
+
+
+def test_discard_removes_files_and_folders(tmp_path):
+    (tmp_path / "f").write_text("x")
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    for name in ("f", "d", "nothing"):
+        discard(tmp_path / name)
+    assert names(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Checked settings: what is refused, and what the one line says."""
+"""Validated settings: what is refused, and the one line of the message."""
 
 import pytest
 from pydantic import Field, field_validator
@@ -36,13 +36,13 @@ def message(values, kind=Outer):
     return text
 
 
-def test_defaults_and_values():
-    found = validate(Outer, {"name": "a", "several": [{"epochs": 2}, {}]}, "r.yaml")
-    assert found == Outer(name="a", several=(Inner(epochs=2), Inner()))
-    assert found.inner.epochs == 5
+def test_missing_settings_have_their_defaults():
+    settings = validate(Outer, {"name": "a", "several": [{"epochs": 2}, {}]}, "r.yaml")
+    assert settings == Outer(name="a", several=(Inner(epochs=2), Inner()))
+    assert settings.inner.epochs == 5
 
 
-def test_unknown_keys_name_the_nearest():
+def test_an_unknown_key_gets_a_suggestion():
     assert message({"name": "a", "nmae": "b"}) == "r.yaml: unknown key 'nmae', did you mean 'name'?"
     assert (
         message({"name": "a", "inner": {"ephocs": 1}})
@@ -71,7 +71,7 @@ def test_missing_and_wrong_values_are_named():
     assert message({"name": "A"}) == "r.yaml: name = 'A': names are lower case"
 
 
-def test_the_line_is_short():
+def test_the_message_is_short():
     assert message({"name": "a", "inner": list(range(500))}).startswith(
         "r.yaml: inner = [0, 1, 2, 3, "
     )
@@ -86,13 +86,13 @@ def test_nan_and_infinity_are_refused(value):
     assert "inner.rate" in message({"name": "a", "inner": {"rate": value}})
 
 
-def test_frozen():
+def test_settings_are_frozen():
     config = Inner()
     with pytest.raises(ValueError, match="frozen"):
         config.epochs = 3
 
 
-def test_nearest():
+def test_a_misspelt_name_gets_the_nearest_as_a_suggestion():
     assert suggestion("trian", ["train", "tune"]) == ", did you mean 'train'?"
     assert suggestion("xyz", ["train", "tune"]) == "; known names: train, tune"
 
@@ -111,7 +111,7 @@ def test_nearest():
         (StackConfig, {"threads": 0}),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(kind, values):
+def test_settings_outside_their_range_are_refused(kind, values):
     assert next(iter(values)) in message(values, kind)
 
 

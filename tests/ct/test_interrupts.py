@@ -1,6 +1,4 @@
-"""Ctrl-C: one line, within seconds, wherever it strikes; what was interrupted is continued by the
-same command.
-"""
+"""Ctrl-C ends the program with one line within seconds; the same command continues."""
 
 import os
 import shutil
@@ -16,7 +14,7 @@ import run
 from ct.system.interrupts import INTERRUPTED, LINE, InterruptWatch
 
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)"  # minutes of C code that no signal ends
-LOST = """
+DROPPED = """
 class Slow:
     def __del__(self):
         time.sleep(60)
@@ -40,8 +38,9 @@ except KeyboardInterrupt:
 
 
 def interrupted(folder, body):
-    """Run a script and interrupt it once it says that it is busy. Returns (status, output, errors,
-    seconds).
+    """Run a script and interrupt it after it prints "busy".
+
+    Returns (status, output, errors, seconds).
     """
     script = folder / "script.py"
     script.write_text(SCRIPT.format(body=body.strip().replace("\n", "\n        ")))
@@ -57,13 +56,13 @@ def interrupted(folder, body):
     return process.returncode, out, err, time.monotonic() - start
 
 
-def test_code_in_c_is_not_waited_for(tmp_path):
+def test_the_program_ends_during_c_code(tmp_path):
     status, out, err, seconds = interrupted(tmp_path, f'print("busy", flush=True)\n{BUSY}')
     assert (status, out, err) == (INTERRUPTED, "", f"error: {LINE}\n") and seconds < 10
 
 
-def test_an_interrupt_that_nobody_received_is_raised_again(tmp_path):
-    status, out, err, seconds = interrupted(tmp_path, LOST)
+def test_a_dropped_interrupt_is_raised_again(tmp_path):
+    status, out, err, seconds = interrupted(tmp_path, DROPPED)
     assert (status, out, err) == (0, "interrupted\n", "") and seconds < 10
 
 
@@ -72,9 +71,10 @@ def test_an_ordinary_interrupt_is_raised_at_once(tmp_path):
     assert (status, out, err) == (0, "interrupted\n", "") and seconds < 5
 
 
-def test_jobs_in_other_processes_are_not_waited_for(tmp_path):
+def test_jobs_in_worker_processes_are_ended(tmp_path):
     """A study of `tune` may take hours."""
-    body = "from ct.system.engine import run_jobs\nfor _ in run_jobs(time.sleep, [(0,), (60,), (60,)], 2):\n    "
+    body = "from ct.system.engine import run_jobs\n"
+    body += "for _ in run_jobs(time.sleep, [(0,), (60,), (60,)], 2):\n    "
     body += "print('busy', flush=True)"
     script = tmp_path / "jobs.py"
     script.write_text(
@@ -92,7 +92,7 @@ def test_jobs_in_other_processes_are_not_waited_for(tmp_path):
     assert process.returncode and time.monotonic() - start < 10
 
 
-def test_an_error_in_the_place_of_the_interrupt_is_the_interrupt(monkeypatch, capsys):
+def test_an_error_caused_by_the_interrupt_counts_as_the_interrupt(monkeypatch, capsys):
     def execute(verb, options):
         try:
             signal.raise_signal(signal.SIGINT)
@@ -108,7 +108,7 @@ def test_an_error_in_the_place_of_the_interrupt_is_the_interrupt(monkeypatch, ca
     assert capsys.readouterr().err == f"error: {LINE}\n"
 
 
-def test_other_errors_are_not_hidden_and_other_handlers_stay(monkeypatch):
+def test_other_errors_are_raised_and_other_handlers_stay(monkeypatch):
     def execute(verb, options):
         raise RuntimeError("a fault of the program")
 
@@ -127,7 +127,7 @@ def test_other_errors_are_not_hidden_and_other_handlers_stay(monkeypatch):
 
 
 def test_tune_is_interrupted_with_one_line_and_continued(finished, tmp_path):
-    """From start to end, in steps: the moments that once printed a traceback or hung."""
+    """At several moments: some printed a traceback or hung in earlier versions."""
     work = shutil.copytree(finished, tmp_path / "r")
     (work / "receipts" / "tune.json").unlink()
     shutil.rmtree(work / "stage2" / "tune")
@@ -148,13 +148,12 @@ def test_tune_is_interrupted_with_one_line_and_continued(finished, tmp_path):
 
 
 def test_ctrl_c_reaches_the_children_of_tests_where_it_is_ignored():
-    """As under nohup, or in the background of a shell: what a test starts is interrupted all the
-    same.
-    """
+    """Also under nohup, or in the background of a shell."""
     code = "import sys; sys.path.insert(0, sys.argv[1])\nimport conftest, subprocess\n"
-    code += "print(subprocess.run([sys.executable, '-c', sys.argv[2]], capture_output=True, text=True).stdout)"
+    code += "command = [sys.executable, '-c', sys.argv[2]]\n"
+    code += "print(subprocess.run(command, capture_output=True, text=True).stdout)"
     ask = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child is born with it
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it
     try:
         child = [
             subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()

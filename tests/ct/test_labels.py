@@ -1,4 +1,4 @@
-"""Names, order and weights of the labels, and the csv they come in with its traps."""
+"""Names, order and weights of the labels, and the traps of the label csv."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from ct.labels import (
     split_row_id,
 )
 
-# each six times too often in the real file
+# six extra rows each in the real file
 TWICE = ("ID_a64d5deed", "ID_921490062", "ID_489ae4179", "ID_854fba667")
 
 
@@ -160,7 +160,7 @@ def test_real_labels_of_the_start_of_the_file(tmp_path, real_data):
 
 
 def test_labels_that_contradict_each_other():
-    """`any` says that one of the five is there; a slice that lacks a label says nothing."""
+    """`any` is 1 where one of the five subtypes is; slices with a missing label are left out."""
     rows = {
         "a": [0, 0, 0, 0, 0, 0],
         "b": [1, 0, 1, 0, 0, 1],

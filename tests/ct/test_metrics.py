@@ -88,7 +88,7 @@ def test_auc_refuses_nan_too(case):
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, np.inf, -np.inf])
-def test_values_that_are_no_probabilities_are_refused(value):
+def test_values_outside_0_to_1_are_refused(value):
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         log_loss([0, 1], [0.5, value])
 
@@ -125,7 +125,7 @@ def test_reliability_by_hand():
 
 
 def slow_bootstrap(values, patients, repeats, seed):
-    """The same with loops: draw patients, gather all of their slices, take the mean."""
+    """Bootstrap with loops: draw patients, gather all of their slices, take the mean."""
     names = sorted(set(patients))
     draws = np.random.default_rng(seed).multinomial(
         len(names), np.full(len(names), 1 / len(names)), size=repeats
@@ -163,7 +163,7 @@ def test_bootstrap_of_two_patients_by_hand():
 
 
 def test_bootstrap_draws_patients_not_slices():
-    """Slices of a patient agree: their number must not make the interval narrow."""
+    """The slices of a patient are equal: their number must not make the interval narrow."""
     rng = np.random.default_rng(2)
     per_patient = rng.normal(size=25)
     narrow = np.subtract(*patient_bootstrap(per_patient.repeat(40), np.arange(1000))[::-1])
@@ -196,11 +196,9 @@ def test_score_table(case):
         **dict(zip(LABELS, log_loss(y, p).T, strict=True)),
     }
     for name, loss in losses.items():
-        found = table[name]
-        assert (found["low"], found["high"]) == pytest.approx(
-            patient_bootstrap(loss, patients, seed=3)
-        )
-        assert found["low"] < found["loss"] < found["high"]
+        row = table[name]
+        assert (row["low"], row["high"]) == pytest.approx(patient_bootstrap(loss, patients, seed=3))
+        assert row["low"] < row["loss"] < row["high"]
     for j, label in enumerate(LABELS):
         assert table[label]["loss"] == pytest.approx(sk.log_loss(y[:, j], p[:, j], labels=[0, 1]))
         assert table[label]["positives"] == y[:, j].sum()
@@ -210,7 +208,7 @@ def test_score_table(case):
             assert table[label]["auc"] == pytest.approx(sk.roc_auc_score(y[:, j], p[:, j]))
 
 
-def test_compare_gain_is_positive_where_after_is_better(case):
+def test_gain_is_positive_where_after_is_better(case):
     y, p, patients = case
     better = np.where(y == 1, np.maximum(p, 0.9), np.minimum(p, 0.05))
     gain = gain_table(y, p, better, patients)

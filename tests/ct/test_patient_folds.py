@@ -1,4 +1,4 @@
-"""Folds: by patient, balanced by label pattern, the same again for the same seed."""
+"""Folds: by patient, balanced by label pattern, the same for the same seed."""
 
 import numpy as np
 import pandas as pd
@@ -9,9 +9,10 @@ from ct.labels import LABELS
 from ct.patient_folds import assign_folds, check_folds
 
 
-def make(rng, patients=60, slices=20, share=0.4):
-    """Train slices of some patients, one after the other: a share of them with a run of one or two
-    subtypes.
+def train_slices(rng, patients=60, slices=20, share=0.4):
+    """Return train slices of some patients; a share of the patients has a run of positive slices.
+
+    A run has one or two of the labels.
     """
     pattern = np.zeros((patients, slices, len(LABELS)), np.float32)
     for number in range(patients):
@@ -28,7 +29,7 @@ def make(rng, patients=60, slices=20, share=0.4):
 
 
 def with_test(train, patients, slices=4):
-    """The table with test slices of `patients` mixed in between."""
+    """Return the table with test slices of `patients` mixed in."""
     rows = pd.DataFrame({"patient_id": np.repeat(patients, slices), "split": "test"})
     rows.index = [f"ID_t{n:04x}" for n in range(len(rows))]
     return pd.concat([train, rows]).sample(frac=1, random_state=0)
@@ -43,7 +44,7 @@ def assert_grouped(table, fold):
 
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_every_slice_has_a_fold_and_no_patient_two(k):
-    table = make(np.random.default_rng(k))
+    table = train_slices(np.random.default_rng(k))
     fold = assign_folds(table, k, seed=0)
     assert fold.dtype == np.int8 and fold.shape == (len(table),)
     assert set(fold) == set(range(k))
@@ -51,16 +52,16 @@ def test_every_slice_has_a_fold_and_no_patient_two(k):
     check_folds(table, fold)
 
 
-def test_folds_do_not_hang_on_the_order_of_rows_of_a_patient_apart():
-    table = make(np.random.default_rng(1))
-    mixed = table.sample(frac=1, random_state=3)  # a patient's rows lie apart
+def test_folds_do_not_depend_on_whether_a_patients_rows_are_adjacent():
+    table = train_slices(np.random.default_rng(1))
+    mixed = table.sample(frac=1, random_state=3)  # a patient's rows are not adjacent
     fold = assign_folds(mixed, 4, seed=0)
     assert_grouped(mixed, fold)
     check_folds(mixed, fold)
 
 
-def test_prevalence_is_alike():
-    table = make(np.random.default_rng(2), patients=300)
+def test_prevalence_is_similar_in_all_folds():
+    table = train_slices(np.random.default_rng(2), patients=300)
     fold = assign_folds(table, 5, seed=0)
     share = table[list(LABELS)].groupby(fold).mean()
     assert (share.max() - share.min() < 0.35 * share.mean() + 0.002).all()
@@ -68,23 +69,23 @@ def test_prevalence_is_alike():
     assert sizes.max() - sizes.min() <= 0.1 * len(table) / 5
 
 
-def test_seed_decides():
-    table = make(np.random.default_rng(3))
+def test_the_seed_decides_the_folds():
+    table = train_slices(np.random.default_rng(3))
     first = assign_folds(table, 5, seed=7)
     assert (first == assign_folds(table, 5, seed=7)).all()
     assert (first != assign_folds(table, 5, seed=8)).any()
 
 
 def test_test_slices_get_their_patients_fold_or_none():
-    train = make(np.random.default_rng(4), patients=20)
+    train = train_slices(np.random.default_rng(4), patients=20)
     table = with_test(train, ["P003", "X001", "P017"])
     fold = pd.Series(assign_folds(table, 3, seed=0), index=table.index)
     is_test = table["split"] == "test"
     of_patient = fold[~is_test].groupby(table["patient_id"][~is_test]).first()
     assert (fold[is_test & (table["patient_id"] == "X001")] == -1).all()
     for patient in ("P003", "P017"):
-        found = fold[is_test & (table["patient_id"] == patient)]
-        assert len(found) == 4 and (found == of_patient[patient]).all()
+        test_fold = fold[is_test & (table["patient_id"] == patient)]
+        assert len(test_fold) == 4 and (test_fold == of_patient[patient]).all()
     assert (fold[~is_test] >= 0).all()
     # the test slices change nothing in train
     alone = assign_folds(train.loc[table.index[~is_test]], 3, seed=0)
@@ -92,7 +93,7 @@ def test_test_slices_get_their_patients_fold_or_none():
 
 
 def test_unlabelled_slices_get_a_fold_too():
-    table = make(np.random.default_rng(5), patients=30)
+    table = train_slices(np.random.default_rng(5), patients=30)
     table.iloc[::7, :6] = np.nan
     table.iloc[3, 2] = np.nan  # one label of six
     table.loc[table["patient_id"] == "P004", list(LABELS)] = np.nan  # a patient without any
@@ -102,7 +103,7 @@ def test_unlabelled_slices_get_a_fold_too():
 
 
 def test_too_few_patients():
-    table = make(np.random.default_rng(6), patients=4)
+    table = train_slices(np.random.default_rng(6), patients=4)
     assert set(assign_folds(table, 4, seed=0)) == set(range(4))
     with pytest.raises(InputError, match=r"folds\.k = 5 but train holds 4 patients; lower"):
         assign_folds(with_test(table, ["X1", "X2", "X3"]), 5, seed=0)  # test patients do not count
@@ -110,7 +111,7 @@ def test_too_few_patients():
 
 def test_patterns_rarer_than_k_are_still_grouped():
     """Two patients with a slice each, one positive: scikit-learn alone refuses that."""
-    table = make(np.random.default_rng(7), patients=2, slices=8, share=0).iloc[[0, -1]]
+    table = train_slices(np.random.default_rng(7), patients=2, slices=8, share=0).iloc[[0, -1]]
     table.iloc[0, :2] = 1
     assert set(assign_folds(table, 2, seed=0)) == {0, 1}
 
@@ -119,7 +120,7 @@ def test_folds_of_tiny_sets_are_complete_or_refused():
     rng = np.random.default_rng(8)
     for seed in range(60):
         patients = int(rng.integers(2, 7))
-        table = make(rng, patients=patients, slices=6).sample(frac=0.4, random_state=seed)
+        table = train_slices(rng, patients=patients, slices=6).sample(frac=0.4, random_state=seed)
         k = int(rng.integers(2, patients + 1))
         try:
             fold = assign_folds(table, k, seed)
@@ -131,7 +132,7 @@ def test_folds_of_tiny_sets_are_complete_or_refused():
 
 
 def test_check_folds_names_the_patient_and_the_slice():
-    table = with_test(make(np.random.default_rng(9), patients=6), ["P002"])
+    table = with_test(train_slices(np.random.default_rng(9), patients=6), ["P002"])
     fold = assign_folds(table, 3, seed=0)
     check_folds(table, fold)
     moved = fold.copy()
@@ -158,7 +159,7 @@ def test_real_studies_are_leak_free_and_balanced(real_data):
         .set_index("SOPInstanceUID")
     )
     studies = table.groupby("patient_id")["StudyInstanceUID"].nunique()
-    assert (studies > 1).any()  # or grouping by study would do
+    assert (studies > 1).any()  # else grouping by study would be enough
     fold = assign_folds(table, 5, seed=0)
     assert_grouped(table, fold)
     check_folds(table, fold)

@@ -1,122 +1,20 @@
-"""The run folder: nothing that looks finished is not, formats without pickle, paths."""
+"""The run folder: its paths, and work that survives an interruption."""
 
-import json
-import pickle
-
-import numpy as np
-import pandas as pd
 import pytest
-import yaml
 
-from ct.errors import InputError
 from ct.run_dir import RunDir, resumable_folder
-from ct.storage.atomic_write import discard, replacing
-from ct.storage.file_formats import (
-    read_array,
-    read_arrays,
-    read_json,
-    read_table,
-    require,
-    write_array,
-    write_arrays,
-    write_json,
-    write_table,
-    write_text,
-    write_yaml,
-)
 
 
 class Broken(Exception):
-    """What breaks a write."""
-
-
-class Unwritable:
-    """Fails in whatever way it is written."""
-
-    def to_parquet(self, part, **_):
-        part.write_bytes(b"half a tab")
-        raise Broken
-
-    def __array__(self, *args, **kwargs):
-        raise Broken
+    """Raised inside a block."""
 
 
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-WRITERS = {  # function, what it can write, what it cannot
-    "table": (write_table, pd.DataFrame({"a": [1]}), Unwritable()),
-    "array": (write_array, np.arange(3), np.array([{"an": "object"}], dtype=object)),
-    "json": (write_json, {"a": 1}, {"a": object()}),
-    "yaml": (write_yaml, {"a": 1}, {"a": object()}),
-    "text": (write_text, "text", 17),
-}
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_a_failed_write_leaves_neither_a_file_nor_a_changed_one(tmp_path, kind):
-    write, good, bad = WRITERS[kind]
-    path = tmp_path / "a" / "file"
-    with pytest.raises((Broken, ValueError, TypeError, yaml.YAMLError)):
-        write(path, bad)
-    assert names(tmp_path / "a") == []
-    write(path, good)
-    before = path.read_bytes()
-    with pytest.raises((Broken, ValueError, TypeError, yaml.YAMLError)):
-        write(path, bad)
-    assert path.read_bytes() == before
-    assert names(tmp_path / "a") == ["file"]
-
-
 @pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
-def test_replacing_a_file(tmp_path, error):
-    path = tmp_path / "deep" / "er" / "x.csv"
-    with replacing(path) as part:
-        assert part == path.with_name("x.csv.part") and part.parent.is_dir()
-        part.write_text("one")
-        assert not path.exists()
-    with replacing(path) as part:
-        part.write_text("two")
-        assert path.read_text() == "one"
-    assert path.read_text() == "two" and names(path.parent) == ["x.csv"]
-    with pytest.raises(error), replacing(str(path)) as part:
-        part.write_text("thr")
-        raise error
-    assert path.read_text() == "two" and names(path.parent) == ["x.csv"]
-
-
-def test_replacing_a_folder(tmp_path):
-    path = tmp_path / "pixels"
-    for content in ("one", "two"):
-        with replacing(path) as part:
-            part.mkdir()
-            (part / content).write_text(content)
-            (part / "sub").mkdir()
-    assert names(path) == ["sub", "two"]  # nothing of the old one stays
-    with pytest.raises(Broken), replacing(path) as part:
-        part.mkdir()
-        (part / "three").write_text("thr")
-        raise Broken
-    assert names(path) == ["sub", "two"] and names(tmp_path) == ["pixels"]
-
-
-def test_what_a_killed_process_left_is_thrown_away(tmp_path):
-    part = tmp_path / "boosters.part"
-    part.mkdir()
-    (part / "old").write_text("half")
-    with replacing(tmp_path / "boosters") as given:
-        assert given == part and not part.exists()
-        part.mkdir()
-        (part / "new").write_text("whole")
-    assert names(tmp_path / "boosters") == ["new"]
-    (tmp_path / "t.txt.part").write_text("half")
-    write_text(tmp_path / "t.txt", "whole")
-    assert (tmp_path / "t.txt").read_text() == "whole" and names(tmp_path) == ["boosters", "t.txt"]
-
-
-@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
-def test_resuming_keeps_unfinished_work_while_its_inputs_are_the_same(tmp_path, error):
+def test_unfinished_work_is_kept_while_its_inputs_are_the_same(tmp_path, error):
     inputs = {"source": "d1", "size": 64, "nested": {"a": (1, 2), "b": None}}
     with pytest.raises(error), resumable_folder(tmp_path / "w.part", inputs) as work:
         (work / "piece").write_text("one")
@@ -128,7 +26,7 @@ def test_resuming_keeps_unfinished_work_while_its_inputs_are_the_same(tmp_path, 
         assert names(work) == ["inputs.json"]
         (work / "piece").write_text("two")
         raise error
-    (tmp_path / "w.part" / "inputs.json").write_text('{"size"')  # a disk that was full
+    (tmp_path / "w.part" / "inputs.json").write_text('{"size"')  # as after a full disk
     lines = []
     with resumable_folder(tmp_path / "w.part", inputs | {"size": 65}, lines.append) as work:
         assert names(work) == ["inputs.json"]
@@ -136,82 +34,15 @@ def test_resuming_keeps_unfinished_work_while_its_inputs_are_the_same(tmp_path, 
         "  w.part was made from other inputs, or is damaged; the interrupted work starts again"
     ]
     with resumable_folder(tmp_path / "w.part", inputs, lines.append):
-        assert len(lines) == 1  # where there was no work, there is nothing to say
+        assert len(lines) == 1  # no line where there was no work
     assert names(tmp_path) == []
 
 
-def test_discard(tmp_path):
-    (tmp_path / "f").write_text("x")
-    (tmp_path / "d" / "e").mkdir(parents=True)
-    for name in ("f", "d", "nothing"):
-        discard(tmp_path / name)
-    assert names(tmp_path) == []
-
-
-def test_formats_round_trip(tmp_path):
-    table = pd.DataFrame(
-        {"a": np.float32([1, np.nan]), "s": ["x", "ü"]},
-        index=pd.Index(["ID_1", "ID_2"], name="slice_id"),
-    )
-    write_table(tmp_path / "t.parquet", table)
-    pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet"), table)
-    array = np.float32([[1, np.nan], [-np.inf, 3]])
-    write_array(tmp_path / "a.npy", array)
-    back = read_array(tmp_path / "a.npy")
-    assert isinstance(back, np.memmap) and back.dtype == np.float32
-    np.testing.assert_array_equal(back, array)
-    with pytest.raises(ValueError, match="read-only"):
-        back[0, 0] = 2
-    # a test set without slices
-    write_array(tmp_path / "none.npy", np.zeros((3, 0, 5), np.float32))
-    assert read_array(tmp_path / "none.npy").shape == (3, 0, 5)
-    arrays = {"a": array.T, "b": np.int16([1, 2])}  # not in one piece of memory
-    write_arrays(tmp_path / "a.safetensors", arrays)
-    back = read_arrays(tmp_path / "a.safetensors")
-    assert set(back) == set(arrays) and all(
-        np.array_equal(back[k], v, equal_nan=True) for k, v in arrays.items()
-    )
-    write_yaml(tmp_path / "y.yaml", {"b": 1, "a": [1, 2]})
-    assert (tmp_path / "y.yaml").read_text().startswith("b: 1\na:")
-
-
-def test_json_takes_numpy_and_writes_nan_as_null(tmp_path):
-    value = {
-        "z": np.float32(0.5),
-        "a": np.array([1, 2]),
-        3: (np.int64(4), float("nan"), np.float64("inf"), None, True, np.bool_(1)),
-    }
-    write_json(tmp_path / "j.json", value)
-    text = (tmp_path / "j.json").read_text()
-    assert json.loads(text) == {"z": 0.5, "a": [1, 2], "3": [4, None, None, None, True, True]}
-    assert list(json.loads(text)) == ["z", "a", "3"]
-    assert "NaN" not in text and text.endswith("}\n")
-    assert read_json(tmp_path / "j.json") == json.loads(text)
-
-
-def test_no_pickle_is_written_or_read(tmp_path):
-    objects = np.array([{"an": "object"}], dtype=object)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        write_array(tmp_path / "o.npy", objects)
-    np.save(tmp_path / "foreign.npy", objects, allow_pickle=True)
-    with pytest.raises(ValueError):
-        read_array(tmp_path / "foreign.npy")
-    (tmp_path / "plain.npy").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError):
-        read_array(tmp_path / "plain.npy")
-
-
-@pytest.mark.parametrize("read", [read_table, read_array, read_arrays, read_json, require])
-def test_what_is_not_there_yet_is_an_input_error(tmp_path, read):
-    with pytest.raises(InputError, match=r"x\.any is not there; run the stage that makes it first"):
-        read(tmp_path / "x.any")
-
-
-def test_paths(tmp_path):
+def test_every_file_of_a_run_has_its_own_path(tmp_path):
     run = RunDir(str(tmp_path))
     assert run.receipt("tune") == tmp_path / "receipts" / "tune.json"
     assert run.fold("resnet", 2) == tmp_path / "stage1" / "resnet" / "fold2"
     assert run.oof("resnet") == tmp_path / "stage1" / "resnet" / "oof.parquet"
     every = [value for value in vars(run).values() if value != run.root]
     assert len(set(every)) == len(every) and all(path.is_relative_to(tmp_path) for path in every)
-    assert names(tmp_path) == []  # knowing a path makes nothing
+    assert names(tmp_path) == []  # nothing is created

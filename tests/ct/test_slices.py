@@ -28,7 +28,10 @@ def tilted(degrees):
 
 
 def series(ids, positions, iop=AXIAL, study="s", name="r", split="train"):
-    """Rows of one series: positions, z or (x, y, z); iop, one orientation or one a slice."""
+    """Rows of one series.
+
+    positions: z or (x, y, z); iop: one orientation, or one per slice
+    """
     positions = [p if isinstance(p, tuple) else (0, 0, p) for p in positions]
     iops = [iop] * len(ids) if isinstance(iop[0], int | float) else iop
     table = pd.DataFrame(
@@ -40,7 +43,7 @@ def series(ids, positions, iop=AXIAL, study="s", name="r", split="train"):
 
 
 def slow_order(table):
-    """The same with plain loops: {slice_id: (place, position, gap below)}."""
+    """Order slices with plain loops: {slice_id: (place, position, gap below)}."""
     result = {}
     for _, part in table.groupby(list(SERIES)):
         normals = []
@@ -64,7 +67,7 @@ def slow_order(table):
     return result
 
 
-def assert_like_slow(table):
+def assert_matches_loop(table):
     got, want = order_slices(table), slow_order(table)
     check_slice_table(got)
     assert len(got) == len(table)
@@ -73,7 +76,7 @@ def assert_like_slow(table):
     np.testing.assert_allclose(got["gap_below_mm"], [want[i][2] for i in got.index], atol=2e-3)
 
 
-def test_by_hand():
+def test_order_and_gaps_by_hand():
     got = order_slices(series(list("cab"), [10, 0, 5.5]))
     assert got.index.tolist() == ["a", "b", "c"]
     assert got["position_mm"].tolist() == [0, 5.5, 10]
@@ -85,7 +88,7 @@ def test_by_hand():
     assert list(got.columns) == [*SERIES, *GEOMETRY_COLUMNS]
 
 
-def test_order_follows_the_normal_where_raw_z_says_otherwise():
+def test_order_follows_the_normal_where_it_differs_from_raw_z():
     got = order_slices(series(["low", "high"], [(0, 0, 0), (0, 100, -1)], tilted(20)))
     assert got.index.tolist() == ["low", "high"]
     assert got["position_mm"].tolist() == pytest.approx(
@@ -106,14 +109,14 @@ def test_tilt_and_order_do_not_depend_on_the_sign_of_the_normal(degrees, turn):
 
 
 def test_mixed_orientations_keep_the_order():
-    flipped = (-1, 0, 0, 0, 1, 0)  # the same plane seen from the other side
+    flipped = (-1, 0, 0, 0, 1, 0)  # the same plane from the other side
     got = order_slices(series(list("abcd"), [0, 5, 10, 15], [AXIAL, flipped, flipped, AXIAL]))
     assert got.index.tolist() == list("abcd")
     assert got["mixed_orientation"].all() and (got["tilt_deg"] == 0).all()
 
 
 @pytest.mark.parametrize(("degrees", "mixed"), [(0.9, False), (1.1, True)])
-def test_a_degree_is_mixed(degrees, mixed):
+def test_orientations_that_differ_by_more_than_a_degree_are_mixed(degrees, mixed):
     table = pd.concat(
         [
             series(list("abc"), [0, 5, 10], [AXIAL, tilted(degrees), AXIAL]),
@@ -124,7 +127,7 @@ def test_a_degree_is_mixed(degrees, mixed):
     assert (got["mixed_orientation"] == (mixed & (got["series_id"] == "r"))).all()
 
 
-def test_coronal_slices_run_to_the_back_whatever_the_rounding_of_their_tags():
+def test_coronal_slices_are_ordered_to_the_back_however_their_tags_are_rounded():
     iops = [(1, 0, 0, 0, sign * 1e-4, -1) for sign in (1, -1, 1, -1, -1)]
     got = order_slices(series(list("edcba"), [(0, y, 0) for y in (4, 3, 2, 1, 0)], iops))
     assert got["position_mm"].tolist() == pytest.approx([0, 1, 2, 3, 4], abs=1e-3)
@@ -132,7 +135,7 @@ def test_coronal_slices_run_to_the_back_whatever_the_rounding_of_their_tags():
     np.testing.assert_allclose(got["tilt_deg"], 90, atol=0.01)
 
 
-def test_duplicate_positions_are_ordered_by_slice_id_whatever_the_order_of_the_rows():
+def test_duplicate_positions_are_ordered_by_slice_id_in_any_order_of_the_rows():
     table = series(list("dbeac"), [5, 5.0000001, 0, 5, 10])
     for seed in range(5):
         got = order_slices(table.sample(frac=1, random_state=seed))
@@ -157,7 +160,7 @@ def test_series_and_splits_never_mix():
     np.testing.assert_array_equal(got["gap_above_mm"], [np.nan, np.nan, 20, np.nan, 20, np.nan])
 
 
-def test_random_series_like_a_slow_loop():
+def test_random_series_match_a_slow_loop():
     rng = np.random.default_rng(0)
     parts = []
     for number in range(60):
@@ -183,10 +186,10 @@ def test_random_series_like_a_slow_loop():
                 ["train", "test"][number % 3 == 0],
             )
         )
-    assert_like_slow(pd.concat(parts).sample(frac=1, random_state=1))
+    assert_matches_loop(pd.concat(parts).sample(frac=1, random_state=1))
 
 
-def test_other_columns_travel_with_their_slice_and_the_input_stays_as_it_was():
+def test_other_columns_stay_with_their_slice_and_the_input_is_unchanged():
     table = series(list("cab"), [10, 0, 5]).assign(path=["C", "A", "B"])
     before = table.copy()
     assert order_slices(table)["path"].tolist() == ["A", "B", "C"]
@@ -210,14 +213,14 @@ def test_a_table_without_rows():
         (lambda t: t.assign(series_slices=4), "series_slices"),
     ],
 )
-def test_check_table_refuses(change, fault):
+def test_check_slice_table_refuses(change, fault):
     table = order_slices(pd.concat([series(list("abc"), [0, 5, 10]), series(["z"], [1], name="t")]))
     check_slice_table(table)
     with pytest.raises(ValueError, match=fault):
         check_slice_table(change(table))
 
 
-def test_real_studies_like_a_slow_loop():
+def test_real_studies_match_a_slow_loop():
     file = REAL_DATA / "stage_two/labelled_studies.csv.gz"
     if not file.is_file():
         pytest.skip(f"{file} is not there (ICH_REAL_DATA names the folder of the real data)")
@@ -237,7 +240,7 @@ def test_real_studies_like_a_slow_loop():
         table[list(names)] = np.array(
             [[float(v) for v in ast.literal_eval(text)] for text in rows[column]]
         )
-    assert_like_slow(table)
+    assert_matches_loop(table)
     assert (order_slices(table)["tilt_deg"] > 0.1).mean() == pytest.approx(0.92, abs=0.05)
 
 

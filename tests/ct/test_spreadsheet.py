@@ -1,6 +1,4 @@
-"""Csv files that people open: no cell is a formula, what was there is read back, and private ones
-are private at once.
-"""
+"""Csv files for spreadsheet programs: no cell is a formula, and private files stay private."""
 
 import os
 import shutil
@@ -24,12 +22,12 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_no_cell_begins_like_a_formula_and_all_come_back(tmp_path):
+def test_no_cell_starts_like_a_formula_and_all_are_read_back(tmp_path):
     table = pd.DataFrame({"path": FORMULAS + PLAIN, "kind": "pixels"})
     write_sheet(tmp_path / "a.csv", table, index=False)
     cells = pd.read_csv(tmp_path / "a.csv", dtype=str, keep_default_na=False)["path"]
     assert not cells.str.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d")).any()
-    assert cells[len(FORMULAS) :].tolist() == PLAIN  # nothing else is touched
+    assert cells[len(FORMULAS) :].tolist() == PLAIN  # other cells are unchanged
     pd.testing.assert_frame_equal(read_sheet(tmp_path / "a.csv"), table, check_dtype=False)
 
 
@@ -53,7 +51,7 @@ def test_a_plain_table_has_the_bytes_that_pandas_writes(tmp_path):
         assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_a_table_without_rows_comes_back(tmp_path):
+def test_a_table_without_rows_is_read_back(tmp_path):
     write_sheet(
         tmp_path / "a.csv", pd.DataFrame(columns=["path", "reason"], dtype=str), index=False
     )
@@ -68,11 +66,11 @@ def test_a_private_file_is_private_before_it_has_its_name(tmp_path, umask, monke
     modes = []
     to_csv = pd.DataFrame.to_csv
 
-    def seen(self, file, **how):
+    def write_and_check(self, file, **how):
         to_csv(self, file, **how)
         modes.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", seen)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", write_and_check)
     before = os.umask(umask)
     try:
         with replacing(tmp_path / "a.csv") as part:
@@ -83,14 +81,16 @@ def test_a_private_file_is_private_before_it_has_its_name(tmp_path, umask, monke
     assert modes == [0o600, 0o666 & ~umask] and mode(tmp_path / "a.csv") == 0o600
 
 
-def test_an_open_file_is_not_taken_over(tmp_path):
-    """Whoever made the file before could read what is written into it."""
+def test_an_existing_file_is_not_used_as_a_private_one(tmp_path):
+    """Another user could have created the file, and read it."""
     (tmp_path / "a.csv").touch()
     with pytest.raises(FileExistsError):
         write_sheet(tmp_path / "a.csv", pd.DataFrame({"path": ["a"]}), private=True)
 
 
-def test_what_names_people_is_readable_by_its_owner_alone(finished, competition, tmp_path):
+def test_files_with_names_of_people_are_readable_by_their_owner_alone(
+    finished, competition, tmp_path
+):
     before = os.umask(0)
     try:
         assert (
@@ -110,7 +110,7 @@ def test_what_names_people_is_readable_by_its_owner_alone(finished, competition,
         assert mode(tmp_path / name) == 0o600, name
     assert "'=cmd.dcm" in (tmp_path / "out/quarantine.csv").read_text()
     assert "=cmd.dcm" in read_sheet(tmp_path / "out/quarantine.csv")["path"].tolist()
-    assert mode(Run(tmp_path / "r").dir.slices) == 0o666  # of these nobody can tell whose they are
+    assert mode(Run(tmp_path / "r").dir.slices) == 0o666  # pseudonyms only
 
 
 def test_an_unfinished_ingest_is_its_owners_alone(competition, tmp_path, monkeypatch):

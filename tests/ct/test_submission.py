@@ -1,4 +1,4 @@
-"""The submission: exactly the sample's rows in its order, and every defect found and named."""
+"""The submission has exactly the sample's rows in its order; every defect is named."""
 
 import shlex
 
@@ -47,15 +47,15 @@ def test_rows_and_order_are_the_samples(tmp_path, sample, probs):
     ids, slice_id, label = read_sample(sample)
     write_submission(tmp_path / "s.csv", ids, fill_submission(slice_id, label, probs))
     check_submission(tmp_path / "s.csv", ids)
-    lines, wanted = (p.read_text().splitlines() for p in (tmp_path / "s.csv", sample))
-    assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in wanted]
+    lines, expected_lines = (p.read_text().splitlines() for p in (tmp_path / "s.csv", sample))
+    assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in expected_lines]
     for line in lines[1:]:
         row_id, value = line.split(",")
         slice_, _, name = row_id.rpartition("_")
         assert float(value) == pytest.approx(probs.loc[slice_, name], abs=1e-8)
 
 
-def test_a_shuffled_sample_is_followed(tmp_path, sample, probs):
+def test_the_order_of_a_shuffled_sample_is_kept(tmp_path, sample, probs):
     header, *rows = sample.read_text().splitlines()
     rows = [rows[n] for n in np.random.default_rng(0).permutation(len(rows))]
     sample.write_text("\n".join([header, *rows]) + "\n")
@@ -101,7 +101,7 @@ def replace(rows, at, value):
     return [*rows[:at], (rows[at][0], value), *rows[at + 1 :]]
 
 
-DEFECTS = {  # what is done to the rows, and what the message must name
+DEFECTS = {  # change of the rows, and what the message must name
     "missing row": (
         lambda r: r[:5] + r[6:],
         r"row 6 is ID_877923b8b_epidural, the sample has ID_28fbab7eb_any there",
@@ -141,7 +141,7 @@ DEFECTS = {  # what is done to the rows, and what the message must name
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_defects_are_found_and_named(tmp_path, sample, defect):
+def test_defects_are_named(tmp_path, sample, defect):
     ids = read_sample(sample)[0]
     spoil, expected = DEFECTS[defect]
     rows = [(row_id, 0.25) for row_id in ids]

@@ -1,5 +1,6 @@
-"""Tables of strangers: packed, in other encodings, damaged, or of odd types: read, or refused in
-one line.
+"""Untrusted tables: compressed, in other encodings, damaged, or of unusual types.
+
+They are read, or refused in one line.
 """
 
 import datetime
@@ -50,14 +51,14 @@ PACKED = {
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_csv_files_are_read_as_they_are_handed_out(name, tmp_path):
+def test_csv_files_are_read_plain_and_compressed(name, tmp_path):
     (tmp_path / name).write_bytes(PACKED[name])
     assert len(read_labels(tmp_path / name)[0]) == 3 and len(read_sample(tmp_path / name)[0]) == 18
     assert len(read_table_file(tmp_path / name, "oof")) == 18
 
 
 @pytest.mark.parametrize("packing", ["", ".zip", ".gz"])
-def test_csv_files_of_the_data_folder_may_be_packed_too(packing, tmp_path):
+def test_csv_files_of_the_data_folder_may_be_compressed(packing, tmp_path):
     for part in ("stage_2_train", "stage_2_test"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "x.dcm").touch()
@@ -98,10 +99,10 @@ BAD_CSV = {
 
 
 @pytest.mark.parametrize("name", BAD_CSV)
-def test_what_is_no_csv_is_one_printable_line(name, tmp_path):
-    raw, says = BAD_CSV[name]
+def test_a_file_that_is_no_csv_is_one_printable_line(name, tmp_path):
+    raw, expected = BAD_CSV[name]
     (tmp_path / name).write_bytes(raw)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=expected) as caught:
         read_id_csv(tmp_path / name)
     assert (
         str(caught.value).isprintable()
@@ -115,7 +116,7 @@ def test_what_is_no_csv_is_one_printable_line(name, tmp_path):
 def test_a_disk_that_goes_while_a_packed_csv_is_read_is_the_machines_fault(name, code):
     class Failing(io.BytesIO):
         def read(self, count=-1):
-            if self.tell() > 3:  # behind the mark that tells how it is packed
+            if self.tell() > 3:  # after the bytes that identify the compression
                 raise OSError(code, os.strerror(code))
             return super().read(count)
 
@@ -135,7 +136,7 @@ def test_a_member_that_is_encrypted_is_one_line(tmp_path):
         read_id_csv(tmp_path / "l.csv")
 
 
-def opinions(**columns):
+def predictions(**columns):
     return {"SOPInstanceUID": ["a", "b"], **{label: [0.25, 0.5] for label in LABELS}} | columns
 
 
@@ -146,7 +147,7 @@ def parquet(tmp_path, table):
     return tmp_path / "o.parquet"
 
 
-ODD = {  # types that hold the same numbers all the same
+TYPES = {  # of columns that hold the same numbers
     "dictionary": pa.array([0.25, 0.5]).dictionary_encode(),
     "decimal": pa.array([decimal.Decimal("0.25"), decimal.Decimal("0.50")]),
     "text": pa.array(["0.25", "0.5"]),
@@ -154,30 +155,30 @@ ODD = {  # types that hold the same numbers all the same
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", TYPES)
 def test_probabilities_of_any_type_are_the_same(kind, tmp_path):
-    found = read_predictions(parquet(tmp_path, opinions(any=ODD[kind])), "oof")
+    found = read_predictions(parquet(tmp_path, predictions(any=TYPES[kind])), "oof")
     assert found["any"].tolist() == [0.25, 0.5] and found["slice_id"].tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     "ids", [pa.array(["a", "b"]).dictionary_encode(), pa.array(["a", "b"], pa.large_string())]
 )
-def test_names_of_any_type_are_the_same(ids, tmp_path):
-    assert read_predictions(parquet(tmp_path, opinions(SOPInstanceUID=ids)), "oof")[
+def test_slice_ids_of_any_type_are_the_same(ids, tmp_path):
+    assert read_predictions(parquet(tmp_path, predictions(SOPInstanceUID=ids)), "oof")[
         "slice_id"
     ].tolist() == ["a", "b"]
 
 
 BAD_PARQUET = {
-    "no name": (opinions(SOPInstanceUID=["a", None]), "row 2 has no SOPInstanceUID"),
-    "a blank name": (opinions(SOPInstanceUID=["a", " "]), "row 2 has no SOPInstanceUID"),
-    "only none": (opinions(any=pa.nulls(2)), "any of slice a is"),
-    "a date": (opinions(any=[datetime.date(2020, 1, 1)] * 2), "any of slice a is '2020-01-01'"),
-    "a list": (opinions(any=[[0.5], [1]]), "any of slice a is"),
-    "a mapping": (opinions(any=[{"x": 1}, {"x": 2}]), "any of slice a is"),
-    "bytes": (opinions(any=[b"\xff", b"\0"]), "any of slice a is"),
-    "an infinity": (opinions(any=[np.inf, 0.5]), "any of slice a is"),
+    "no name": (predictions(SOPInstanceUID=["a", None]), "row 2 has no SOPInstanceUID"),
+    "a blank name": (predictions(SOPInstanceUID=["a", " "]), "row 2 has no SOPInstanceUID"),
+    "only none": (predictions(any=pa.nulls(2)), "any of slice a is"),
+    "a date": (predictions(any=[datetime.date(2020, 1, 1)] * 2), "any of slice a is '2020-01-01'"),
+    "a list": (predictions(any=[[0.5], [1]]), "any of slice a is"),
+    "a mapping": (predictions(any=[{"x": 1}, {"x": 2}]), "any of slice a is"),
+    "bytes": (predictions(any=[b"\xff", b"\0"]), "any of slice a is"),
+    "an infinity": (predictions(any=[np.inf, 0.5]), "any of slice a is"),
     "a column twice": (
         pa.Table.from_arrays([pa.array(["a"])] * 2, names=["ID", "ID"]),
         "the column ID twice",
@@ -202,8 +203,8 @@ BAD_PARQUET = {
 
 @pytest.mark.parametrize("kind", BAD_PARQUET)
 def test_parquet_that_cannot_be_predictions_is_one_line(kind, tmp_path):
-    table, says = BAD_PARQUET[kind]
-    with pytest.raises(InputError, match=f"^--oof=.*{says}") as caught:
+    table, expected = BAD_PARQUET[kind]
+    with pytest.raises(InputError, match=f"^--oof=.*{expected}") as caught:
         read_predictions(parquet(tmp_path, table), "oof")
     assert "\n" not in str(caught.value)
 
@@ -228,7 +229,7 @@ def test_vectors_may_be_lists_of_numbers_and_labels_true_or_false(tmp_path):
     assert found[list(LABELS)].to_numpy().tolist() == [[1, 0, 0, 0, 0, 0]]
 
 
-def test_rows_that_take_no_room_are_refused_before_they_take_memory(tmp_path, monkeypatch):
+def test_rows_that_need_no_bytes_are_refused_before_they_need_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(table_files, "FEW_CELLS", 1000)
     path = parquet(tmp_path, {"ID": pa.array(np.zeros(1_000_000, np.int8))})
     assert path.stat().st_size < 20_000
@@ -237,7 +238,7 @@ def test_rows_that_take_no_room_are_refused_before_they_take_memory(tmp_path, mo
 
 
 def test_damaged_parquet_is_one_line_that_names_the_flag(tmp_path):
-    frame = pd.DataFrame(opinions()).set_index("SOPInstanceUID")
+    frame = pd.DataFrame(predictions()).set_index("SOPInstanceUID")
     frame.to_parquet(tmp_path / "o.parquet")
     raw, rng, kinds = (tmp_path / "o.parquet").read_bytes(), np.random.default_rng(0), set()
     assert len(read_predictions(tmp_path / "o.parquet", "oof")) == 2  # its named index is a column

@@ -18,25 +18,25 @@ from ct.windows import WINDOWS, apply_window, window_bounds
         ("-30.5/5", (-33, -28)),
     ],
 )
-def test_bounds(spec, bounds):
+def test_bounds_of_a_window(spec, bounds):
     assert window_bounds(spec) == bounds
 
 
 @pytest.mark.parametrize(
     "spec", ["brian", "40", "40/", "/80", "a/b", "40/0", "40/-80", "nan/80", "40/inf", "1/2/3", ""]
 )
-def test_what_is_no_window_is_refused(spec):
+def test_other_text_than_a_window_is_refused(spec):
     with pytest.raises(InputError) as error:
         window_bounds(spec)
     assert repr(spec) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest():
+def test_a_misspelt_name_gets_the_nearest_as_a_suggestion():
     with pytest.raises(InputError, match="did you mean 'brain'"):
         window_bounds("brian")
 
 
-def test_values():
+def test_windowed_values_by_hand():
     hu = np.array([-1000, -20, 80, 130, 180, 3071])
     np.testing.assert_allclose(
         apply_window(hu, *window_bounds("subdural")), [0, 0, 0.5, 0.75, 1, 1]

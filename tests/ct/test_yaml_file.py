@@ -1,4 +1,4 @@
-"""YAML of strangers: whatever is in it ends within a second, in values or in one line."""
+"""Untrusted YAML: any content gives values or one line of error within a second."""
 
 import time
 
@@ -42,16 +42,16 @@ def written(tmp_path, text):
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_no_recipe_holds_is_one_line(kind, tmp_path):
-    text, says = REFUSED[kind]
+def test_yaml_that_no_recipe_can_hold_is_one_line(kind, tmp_path):
+    text, expected = REFUSED[kind]
     start = time.perf_counter()
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=expected) as caught:
         read_yaml(written(tmp_path, text))
     assert "\n" not in str(caught.value) and "r.yaml" in str(caught.value)
     assert time.perf_counter() - start < 5
 
 
-def test_what_is_no_text_file_is_one_line(tmp_path):
+def test_a_file_that_is_not_text_is_one_line(tmp_path):
     with pytest.raises(InputError, match="larger than 256 KiB"):
         read_yaml(written(tmp_path, b"#" * (LARGEST + 1)))
     with pytest.raises(InputError, match="byte 4 is not UTF-8"):
@@ -69,7 +69,7 @@ def test_text_of_any_windows_editor_is_read(encoding, tmp_path):
     }
 
 
-def test_dates_stay_the_text_that_they_are(tmp_path):
+def test_dates_stay_text(tmp_path):
     assert read_yaml(written(tmp_path, "a: 2020-13-45\nb: 2020-01-02")) == {
         "a": "2020-13-45",
         "b": "2020-01-02",
@@ -88,7 +88,7 @@ def test_aliases_and_merges_work_as_in_gold(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", "a\0b"])
-def test_values_that_no_setting_has_are_refused_wherever_they_lie(value):
+def test_values_that_no_setting_can_have_are_refused_at_any_depth(value):
     refuse_strange_values({"a": ["b", 1.5, None]}, "r.yaml")
     for values in ({"a": [1, {"b": value}]}, [value], value):
         with pytest.raises(InputError, match="^r.yaml: "):
