@@ -106,7 +106,8 @@ def measure(what, folder, most):
     """
     from safetensors.torch import save_file
 
-    from pipeline.training.cnn_jobs import StageOneInputs, predict_fold, train_fold
+    from pipeline.training.cnn_jobs import predict_fold, train_fold
+    from pipeline.training.stage_one_inputs import StageOneInputs
     from stage1_cnn.model import build_model
 
     class Counter(Bar):

@@ -27,7 +27,7 @@ from benchmarks.command_line import flag_parser
 from ct.labels import LABELS
 from pipeline.progress import no_bar
 from pipeline.run_context import Run
-from pipeline.training.cnn_jobs import StageOneInputs
+from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.augment import augment, to_channels
 from stage1_cnn.batch_reader import read_ahead
 from stage1_cnn.config import CnnConfig

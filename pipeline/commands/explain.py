@@ -12,7 +12,7 @@ from ct.storage.file_formats import write_array, write_json
 from ct.storage.sealed_files import is_whole, seal
 from pipeline.options import RunOptions
 from pipeline.run_lock import check_fresh, opened
-from pipeline.training.cnn_jobs import StageOneInputs
+from pipeline.training.stage_one_inputs import StageOneInputs
 from report import shown_studies
 from stage1_cnn.gradcam import find_layer, gradcam_maps, scaled, to_bytes
 from stage1_cnn.model import load_model

@@ -92,10 +92,10 @@ def _check_models(recipe: Recipe) -> Recipe:
     """Check the backbones and local weights. Returns the recipe with absolute paths of weights."""
     if not recipe.stage1.models:
         return recipe
-    from pipeline.training.tensorboard import check_scalars
+    from pipeline.training.tensorboard import check_tensorboard
     from stage1_cnn.model import check_backbone, check_trainable
 
-    check_scalars(recipe.stage1.tensorboard)
+    check_tensorboard(recipe.stage1.tensorboard)
     models = []
     for config in recipe.stage1.models:
         check_backbone(config.backbone)

@@ -25,7 +25,7 @@ from pipeline.optuna_studies.trial_journal import open_study
 from pipeline.registry import Stage
 from pipeline.run_lock import check_fresh, opened
 from pipeline.stage_runner import run_stage
-from pipeline.training.cnn_jobs import StageOneInputs
+from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.dataset import fold_rows
 from stage1_cnn.model import check_backbone, check_trainable
 from stage1_cnn.search_space import Range, searched, with_values, yaml_lines

@@ -1,6 +1,7 @@
-"""The stages `train` and `predict`: one job a CNN and fold; a job that is done is not done again,
-one begun is continued.
-"""
+"""The stage `train`: one job for each CNN and fold, continued where it was interrupted."""
+
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,114 +12,129 @@ from ct.storage.file_formats import read_json, read_table, write_table
 from ct.storage.receipts import read_receipt
 from pipeline.freshness import inputs_digest
 from pipeline.older_versions import reads_of_before, reads_of_cnn
+from pipeline.receipt import Receipt
+from pipeline.run_context import Run
 from pipeline.training.checkpoint_file import checkpoint_digest
-from pipeline.training.cnn_jobs import StageOneInputs, dispatch
+from pipeline.training.cnn_jobs import dispatch
+from pipeline.training.stage_one_inputs import StageOneInputs
+from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import ENVIRONMENT_FIELDS, environment, pick_device
 from stage1_cnn.model import check_trainable
 
+# what a job leaves in the folder of its fold
+MADE = ("weights.safetensors", "curve.json", "held_out.parquet", "held_out_embeddings.npy")
 
-def train(run, receipt):
-    """Train every CNN on every fold but one; keep weights, learning curve, and what it thinks of
-    the fold it never saw.
+
+def train(run: Run, receipt: Receipt) -> None:
+    """Train every CNN on all folds but one, and predict the held-out fold with it.
+
+    Writes weights, learning curve, predictions and embeddings of each fold, and the out-of-fold
+    table of each CNN. A finished job is not repeated.
     """
-    inputs, slices, unlike = StageOneInputs(run), read_table(run.dir.slices), []
-    _try_on_gpu(run)
+    inputs, not_repeatable = StageOneInputs(run), []
+    _check_trainable_on_gpu(run)
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)
-            part = {"model": config.model_dump(mode="json"), "seed": run.recipe.seed, "fold": k}
-            read = reads_of_cnn(receipt.values["read"], config.name)
-            why, job = run.job(folder / "train.json", "train", part, read)
-            names = (
-                "weights.safetensors",
-                "curve.json",
-                "held_out.parquet",
-                "held_out_embeddings.npy",
-            )
-            job.made = [folder / name for name in names]
-            if why:
-                with job:
-                    discard(run.dir.gradcam_folder(config.name))  # it is of other weights
-                    same = _training_digest(inputs, config.name, k, part, receipt.values["read"])
-                    job.values |= environment(config)
-                    if reasons := dispatch(inputs, "train", config.name, k, same):
-                        job.values["not_repeatable"] = reasons
-                    dispatch(inputs, "predict", config.name, k, "held_out", same)
-                    inputs.forget_checkpoint(config.name, k)
-            run.log(f"  {config.name} fold {k}: {_last_line(folder)}{'' if why else ', kept'}")
-            receipt.made += job.made
-            reasons = read_json(folder / "train.json").get("not_repeatable", [])
-            unlike += [f"{config.name} fold {k}: {reason}" for reason in reasons]
-        write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, slices))
+            reasons = _train_fold(inputs, config, k, receipt)
+            receipt.made += [folder / name for name in MADE]
+            not_repeatable += [f"{config.name} fold {k}: {reason}" for reason in reasons]
+        write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, inputs.slices))
         receipt.made.append(run.dir.oof(config.name))
-    receipt.values |= environments_of_units(run, "train.json")
-    if unlike:
-        receipt.values["not_repeatable"] = unlike
+    receipt.values |= environments_of_jobs(run, "train.json")
+    if not_repeatable:
+        receipt.values["not_repeatable"] = not_repeatable
 
 
-def _try_on_gpu(run):
-    """Try every CNN on the GPU before the first one trains for hours: `new` may have run on a
-    machine without one.
+def _train_fold(inputs: StageOneInputs, config: CnnConfig, k: int, receipt: Receipt) -> list[str]:
+    """Run the job of one CNN and fold, unless it is fresh. Returns why it is not repeatable."""
+    run, name, folder = inputs.run, config.name, inputs.run.dir.fold(config.name, k)
+    part = {"model": config.model_dump(mode="json"), "seed": run.recipe.seed, "fold": k}
+    read = reads_of_cnn(receipt.values["read"], name)
+    why, job = run.job(folder / "train.json", "train", part, read)
+    job.made = [folder / file for file in MADE]
+    if why:
+        with job:
+            discard(run.dir.gradcam_folder(name))  # its maps are of other weights
+            digest = _training_digest(inputs, name, k, part, receipt.values["read"])
+            job.values |= environment(config)
+            if reasons := dispatch(inputs, "train", name, k, digest):
+                job.values["not_repeatable"] = reasons
+            dispatch(inputs, "predict", name, k, "held_out", digest)
+            inputs.discard_checkpoint(name, k)
+    run.log(f"  {name} fold {k}: {_summary(folder)}{'' if why else ', kept'}")
+    return read_json(folder / "train.json").get("not_repeatable", [])
 
-    Raises InputError where a backbone cannot be trained there.
+
+def _check_trainable_on_gpu(run: Run) -> None:
+    """Try a training step of every CNN on the GPU before the first one trains for hours.
+
+    `new` checks them, too, but may have run on a machine without a GPU. Raises InputError where a
+    backbone cannot be trained here.
     """
     if pick_device().type == "cuda":
         for config in run.recipe.stage1.models:
             check_trainable(config, run.recipe.pixels.size)
 
 
-def environments_of_units(run, name):
-    """Return {"processes", "device", "precision"} of a stage's units: the value that all have, or a
-    list of the values.
+def environments_of_jobs(run: Run, name: str) -> dict[str, Any]:
+    """Return {field: value} of ENVIRONMENT_FIELDS in the receipts of a stage's jobs.
 
-    name: of the units' receipts; those of an older version say nothing
+    name: of the receipts. A value is a list where the jobs differ. The receipts of an older version
+    lack the fields.
     """
-    models, k_folds = run.recipe.stage1.models, range(run.recipe.folds.k)
-    units = [
-        read_receipt(run.dir.fold(config.name, k) / name) for config in models for k in k_folds
-    ]
-    found = {
-        fact: sorted({unit[fact] for unit in units if unit and fact in unit})
-        for fact in ENVIRONMENT_FIELDS
-    }
-    return {
-        fact: values[0] if len(values) == 1 else values for fact, values in found.items() if values
-    }
+    receipts = []
+    for config in run.recipe.stage1.models:
+        for k in range(run.recipe.folds.k):
+            receipts.append(read_receipt(run.dir.fold(config.name, k) / name) or {})
+    environments: dict[str, Any] = {}
+    for field in ENVIRONMENT_FIELDS:
+        values = sorted({receipt[field] for receipt in receipts if field in receipt})
+        if values:
+            environments[field] = values[0] if len(values) == 1 else values
+    return environments
 
 
-def _training_digest(inputs, name, k, part, read):
-    """Return the digest of all that a training depends on: that of an older version where its
-    checkpoint has it.
+def _training_digest(
+    inputs: StageOneInputs, name: str, k: int, part: dict[str, Any], read: dict[str, str]
+) -> str:
+    """Return the digest of everything that a training depends on.
+
+    Where the checkpoint has the digest that an older version computed, return that.
     """
-    older = inputs_digest(
-        part, reads_of_before(read, inputs.run.recipe_part(("stage1.models",))["stage1.models"])
-    )
+    models = inputs.run.recipe_part(("stage1.models",))["stage1.models"]
+    older = inputs_digest(part, reads_of_before(read, models))
     if checkpoint_digest(inputs.checkpoint(name, k)) == older:
         return older
     return inputs_digest(part, reads_of_cnn(read, name))
 
 
-def _last_line(folder):
-    last = read_json(folder / "curve.json")[-1]
-    seen = "no labels" if last["held_out_loss"] is None else f"{last['held_out_loss']:.4f}"
+def _summary(folder: Path) -> str:
+    """Return the losses of the last epoch and the time of a job, for the log."""
+    last, loss = read_json(folder / "curve.json")[-1], "no labels"
+    if last["held_out_loss"] is not None:
+        loss = f"{last['held_out_loss']:.4f}"
     seconds = read_json(folder / "train.json")["seconds"]
-    return f"{last['epoch']} epochs, train loss {last['train_loss']:.4f}, held-out weighted log loss {seen}, {seconds:.0f} s"
+    return (
+        f"{last['epoch']} epochs, train loss {last['train_loss']:.4f}, "
+        f"held-out weighted log loss {loss}, {seconds:.0f} s"
+    )
 
 
-def _out_of_fold(run, name, slices):
-    """Return the held-out probabilities of all folds, joined by slice id: NaN where no CNN could
-    read the slice.
+def _out_of_fold(run: Run, name: str, slices: pd.DataFrame) -> pd.DataFrame:
+    """Return the held-out probabilities of all folds, joined by slice id.
+
+    They are NaN where a slice is not readable. Raises ValueError where others are missing.
     """
-    parts = [
-        read_table(run.dir.fold(name, k) / "held_out.parquet") for k in range(run.recipe.folds.k)
-    ]
-    table = pd.concat(parts).reindex(slices.index[slices["split"] == "train"])
+    tables = []
+    for k in range(run.recipe.folds.k):
+        tables.append(read_table(run.dir.fold(name, k) / "held_out.parquet"))
+    table = pd.concat(tables).reindex(slices.index[slices["split"] == "train"])
     readable = slices.loc[table.index, "readable"]
     if table.loc[readable].isna().any(axis=None):
         raise ValueError(f"{name}: out-of-fold probabilities are incomplete")
-    known = slices.loc[table.index, list(LABELS)].notna().all(axis=1) & readable
-    loss = weighted_log_loss(
-        slices.loc[table.index[known], list(LABELS)].to_numpy(), table[known].to_numpy()
-    )
+    labels = slices.loc[table.index, list(LABELS)]
+    scored = labels.notna().all(axis=1) & readable
+    loss = weighted_log_loss(labels[scored].to_numpy(), table[scored].to_numpy())
     run.log(f"  {name}: out-of-fold weighted log loss {loss:.4f} before calibration")
     return table

@@ -1,38 +1,39 @@
-"""TensorBoard's scalars of a training, where the recipe asks for them (`stage1.tensorboard: true`,
-extra `track`).
-"""
+"""TensorBoard's scalars of a training, where the recipe has `stage1.tensorboard: true`."""
 
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from ct.errors import InputError
 
 
 class Scalars:
-    """Writes the loss of each step and the line of each epoch; without a writer nothing."""
+    """Writes the loss of each step and the losses of each epoch; without a writer nothing."""
 
-    def __init__(self, writer=None):
-        self.writer, self.at = writer, 0
+    def __init__(self, writer: Any = None) -> None:
+        self.writer = writer
 
-    def step(self, number, loss):
+    def step(self, number: int, loss: float) -> None:
         """Write the loss of step `number`, counted from 1 over all epochs."""
-        self.at = number
         if self.writer:
             self.writer.add_scalar("loss/step", loss, number)
 
-    def epoch(self, line):
-        """Write a line of the learning curve."""
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Write an entry of the learning curve."""
         for name in ("lr", "train_loss", "held_out_loss"):
-            if self.writer and line[name] is not None:
-                self.writer.add_scalar(f"epoch/{name}", line[name], line["epoch"])
+            if self.writer and entry[name] is not None:
+                self.writer.add_scalar(f"epoch/{name}", entry[name], entry["epoch"])
 
 
 @contextmanager
-def open_scalars(wanted, folder, done):
-    """Give Scalars that write to `folder`; steps after the first `done` that an interrupted
-    training wrote are left out.
+def open_scalars(enabled: bool, folder: Path, done: int) -> Iterator[Scalars]:
+    """Context with Scalars that write to `folder`, or to nowhere unless `enabled`.
+
+    done: steps before this training continues; TensorBoard drops what was written after them
     """
-    if not wanted:
+    if not enabled:
         yield Scalars()
         return
     from torch.utils.tensorboard import SummaryWriter
@@ -41,9 +42,10 @@ def open_scalars(wanted, folder, done):
         yield Scalars(writer)
 
 
-def check_scalars(wanted):
-    """Raise InputError where the recipe wants TensorBoard and it is not installed."""
-    if wanted and not find_spec("tensorboard"):
+def check_tensorboard(enabled: bool) -> None:
+    """Raise InputError where the recipe enables TensorBoard and it is not installed."""
+    if enabled and not find_spec("tensorboard"):
         raise InputError(
-            "stage1.tensorboard: true needs tensorboard, which is not installed: pip install -e '.[track]'"
+            "stage1.tensorboard: true needs tensorboard, which is not installed: "
+            "pip install -e '.[track]'"
         )

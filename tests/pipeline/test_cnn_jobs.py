@@ -211,8 +211,8 @@ def test_a_checkpoint_continued_under_other_conditions_says_so(untrained, monkey
 def test_a_damaged_part_of_a_prediction_is_predicted_anew(
     untrained, finished, monkeypatch, capsys, name, sealed
 ):
-    monkeypatch.setattr(jobs, "PART", 4)
-    real, calls = jobs.predict_slices, []
+    monkeypatch.setattr(jobs, "PART_SLICES", 4)
+    real, calls = jobs.predict, []
 
     def until(model, table_rows, *rest):
         if len(calls) == 3:
@@ -220,7 +220,7 @@ def test_a_damaged_part_of_a_prediction_is_predicted_anew(
         calls.append(1)
         return real(model, table_rows, *rest)
 
-    monkeypatch.setattr(jobs, "predict_slices", until)
+    monkeypatch.setattr(jobs, "predict", until)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
     parts = next((untrained / FOLD).glob("held_out-*.part"))
@@ -230,7 +230,7 @@ def test_a_damaged_part_of_a_prediction_is_predicted_anew(
         (parts / f"{name}.seal").unlink()
         (parts / name).write_bytes((parts / name).read_bytes()[:70])
     calls[:] = []
-    monkeypatch.setattr(jobs, "predict_slices", lambda *words: calls.append(1) or real(*words))
+    monkeypatch.setattr(jobs, "predict", lambda *words: calls.append(1) or real(*words))
     assert run.main(["train", f"--run={untrained}"]) == 0
     assert (
         "resnet fold 0: 1 parts of held out are damaged and are predicted anew"
@@ -242,8 +242,8 @@ def test_a_damaged_part_of_a_prediction_is_predicted_anew(
 
 
 def test_a_prediction_cut_between_its_parts_is_continued(untrained, finished, monkeypatch):
-    monkeypatch.setattr(jobs, "PART", 4)  # 19 and 16 slices are held out
-    real, calls = jobs.predict_slices, []
+    monkeypatch.setattr(jobs, "PART_SLICES", 4)  # 19 and 16 slices are held out
+    real, calls = jobs.predict, []
 
     def cut(model, table_rows, *rest):
         if len(calls) == 3:
@@ -251,7 +251,7 @@ def test_a_prediction_cut_between_its_parts_is_continued(untrained, finished, mo
         calls.append(len(table_rows))
         return real(model, table_rows, *rest)
 
-    monkeypatch.setattr(jobs, "predict_slices", cut)
+    monkeypatch.setattr(jobs, "predict", cut)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
     parts = next((untrained / FOLD).glob("held_out-*.part"))
@@ -262,7 +262,7 @@ def test_a_prediction_cut_between_its_parts_is_continued(untrained, finished, mo
     rows = len(read_table(finished / FOLD / "held_out.parquet"))
     calls[:] = []
     monkeypatch.setattr(
-        jobs, "predict_slices", lambda *words: calls.append(len(words[1])) or real(*words)
+        jobs, "predict", lambda *words: calls.append(len(words[1])) or real(*words)
     )
     assert run.main(["train", f"--run={untrained}"]) == 0
     assert sum(calls[: -(-rows // 4) - 3]) == rows - 12  # of fold 0 only what was missing

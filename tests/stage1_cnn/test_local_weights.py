@@ -17,7 +17,7 @@ from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from pipeline.stages import train as cnns
-from pipeline.training.cnn_jobs import StageOneInputs
+from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.device import pick_device
 
 
