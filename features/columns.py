@@ -42,12 +42,12 @@ def scope_columns(names: Sequence[str], label: str, scope: str) -> NDArray[np.in
     columns = []
     for i, name in enumerate(names):
         if name in METADATA:
-            wanted = scope == "study"
+            selected = scope == "study"
         else:
             parts = _split_name(name)
-            wanted = parts.label in (label, "any")
-            wanted &= scope == "study" or parts.kind not in wide_kinds
-        if wanted:
+            selected = parts.label in (label, "any")
+            selected &= scope == "study" or parts.kind not in wide_kinds
+        if selected:
             columns.append(i)
     return np.array(columns)
 

@@ -1,4 +1,4 @@
-"""Alarms for out-of-fold predictions that look as if the models were trained on these labels."""
+"""Alarms for out-of-fold predictions that suggest that the models were trained on these labels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ SHARP_AUC, SHARP_LABELS = 0.999, 3
 
 
 def in_sample_alarm(y: NDArray, p: NDArray[np.floating]) -> str:
-    """Return why the predictions of all folds look in-sample, or "". Needs no test predictions.
+    """Return why the predictions of all folds appear in-sample, or "". Needs no test predictions.
 
     y, p: (n, 6) labels and probabilities, columns LABELS
 
@@ -49,7 +49,7 @@ def fold_alarm(
     repeats: int = 500,
     seed: int = 0,
 ) -> str:
-    """Return why the predictions of one fold look in-sample, or "".
+    """Return why the predictions of one fold appear in-sample, or "".
 
     y, p: (n, 6) labels and probabilities, columns LABELS; fold: (n,) 0 ... K-1; patients: (n,)
 
@@ -76,7 +76,7 @@ def fold_alarm(
 
 
 def entropy_alarm(y: NDArray, p: NDArray[np.floating], test_p: NDArray[np.floating]) -> str:
-    """Return why the train predictions look in-sample compared with the test predictions, or "".
+    """Return why the train predictions appear in-sample compared with the test predictions, or "".
 
     y, p: (n, 6) labels and probabilities of the train slices; test_p: (m, 6) of the test slices,
     whose labels are unknown

@@ -25,7 +25,7 @@ HOLE_FACTOR = 1.5  # a step longer than the usual one by this factor: slices are
 # With so many patients, one in so many may be irregular (one in 50 real series is) or lie apart.
 OUTLIER_ONE_IN = 8
 
-Run = tuple[int, NDArray[np.intp]]  # a patient's number, and rows without a hole between them
+SliceRun = tuple[int, NDArray[np.intp]]  # a patient's number, and rows without a hole between them
 
 
 def classify_slices(table: pd.DataFrame, patient: NDArray) -> str:
@@ -98,9 +98,9 @@ def _tolerance(one: ArrayLike, other: ArrayLike) -> NDArray[np.floating]:
     return np.maximum(SPACING_TOLERANCE * np.maximum(one, other), STEP_TOLERANCE_MM)
 
 
-def _runs(height: NDArray[np.floating], parts: list[NDArray[np.intp]]) -> list[Run]:
+def _runs(height: NDArray[np.floating], parts: list[NDArray[np.intp]]) -> list[SliceRun]:
     """Split each patient's rows where slices are missing."""
-    runs: list[Run] = []
+    runs: list[SliceRun] = []
     for number, part in enumerate(parts):
         step = np.diff(height[part])
         # a high quantile: of interleaved stacks, the longer of the two steps
@@ -110,7 +110,7 @@ def _runs(height: NDArray[np.floating], parts: list[NDArray[np.intp]]) -> list[R
     return runs
 
 
-def _all_overlap(height: NDArray[np.floating], runs: list[Run]) -> bool:
+def _all_overlap(height: NDArray[np.floating], runs: list[SliceRun]) -> bool:
     """Return whether overlapping runs connect all patients, but for one in OUTLIER_ONE_IN."""
     patient = np.array([number for number, _ in runs])
     low = np.array([height[rows[0]] for _, rows in runs])
@@ -129,7 +129,7 @@ def _all_overlap(height: NDArray[np.floating], runs: list[Run]) -> bool:
 
 
 def _one_continues(
-    position: NDArray[np.floating], normals: NDArray[np.floating], runs: list[Run]
+    position: NDArray[np.floating], normals: NDArray[np.floating], runs: list[SliceRun]
 ) -> bool:
     """Return whether one patient's run begins one step in space after another's ends.
 

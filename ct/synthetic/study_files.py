@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ct.labels import KAGGLE_ORDER
-from ct.synthetic.artefacts import add_mimics, add_noise
 from ct.synthetic.bleeds import plant_bleed, visible_slices
 from ct.synthetic.head_geometry import draw_head
+from ct.synthetic.image_artefacts import add_mimics, add_noise
 from ct.synthetic.phantom import Anatomy
 from ct.synthetic.study_plan import StudyPlan, random_id
 

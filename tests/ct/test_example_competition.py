@@ -1,6 +1,4 @@
-"""The example competition: real DICOM files, in Kaggle's layout, with the traps that the real one
-has.
-"""
+"""The example competition: valid DICOM files in Kaggle's layout, with the real difficulties."""
 
 import filecmp
 import warnings
@@ -18,7 +16,7 @@ from ct.synthetic.study_files import make_study
 from ct.synthetic.study_plan import LAYOUTS, plan_competition
 
 SIZE, SEED, STUDIES = 64, 3, 6
-# ID_... is no UID, in the real files neither
+# ID_... is no UID, here as in the real files
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 
 
@@ -68,7 +66,7 @@ def studies_of(files):
     }
 
 
-def test_layout_is_kaggles(example):
+def test_the_layout_is_kaggles(example):
     out, _, calls = example
     assert sorted(p.name for p in out.iterdir()) == [
         "stage_2_sample_submission.csv",
@@ -81,7 +79,7 @@ def test_layout_is_kaggles(example):
     assert calls == [(i, STUDIES) for i in range(1, STUDIES + 1)]
 
 
-def test_csv_rows_are_the_files(example):
+def test_csv_rows_match_the_files(example):
     out, summary, _ = example
     for name, table in (
         ("stage_2_train", "stage_2_train.csv"),
@@ -121,7 +119,7 @@ def test_tags_are_those_of_the_real_files(files):
     } == {True, False}
 
 
-def test_no_warning_when_written(tmp_path):
+def test_writing_gives_no_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         write_competition(tmp_path / "quiet", 2, 0, 32, slices=(14, 14))
@@ -157,7 +155,7 @@ def test_geometry(files):
     relative = np.round(np.concatenate([s / u for s, u in zip(steps, usual, strict=True)]), 3)
     assert set(relative.tolist()) == {0.0, 0.5, 1.0, 2.0}  # a double, half steps, and a gap
     names = [sorted(ids) == ids for ids in studies_of(files).values()]
-    assert not any(names)  # file names carry no order
+    assert not any(names)  # file names are not in order
 
 
 def test_truncated_file_has_a_header_but_no_pixels(example, files):
@@ -181,13 +179,13 @@ def test_repaired_defects_agree_with_their_neighbours(example, files):
         assert not in_test and (ds.BitsStored, ds.PixelRepresentation) == (12, 0)
         ids = groups[ds.StudyInstanceUID]
         at = ids.index(slice_id)
-        assert files[ids[0]][0].RescaleIntercept == -1024  # the rest of the study is sound
+        assert files[ids[0]][0].RescaleIntercept == -1024  # the rest of the study has no defect
         neighbour = next(i for i in (ids[at - 1], ids[at + 1]) if i not in defects)
         mine, theirs = hounsfield(ds), hounsfield(files[neighbour][0])
         assert mine.min() >= -1000 and mine.max() > 500
         assert np.median(np.abs(mine - theirs)) < 15
-        taken_as_is = ds.pixel_array.astype(float) + float(ds.RescaleIntercept)
-        assert np.median(np.abs(taken_as_is - theirs)) > 1000
+        unrepaired = ds.pixel_array.astype(float) + float(ds.RescaleIntercept)
+        assert np.median(np.abs(unrepaired - theirs)) > 1000
 
 
 def test_one_patient_is_in_both_sets(example, files):
@@ -255,7 +253,7 @@ def test_the_plan_deals_out_bleeds_and_traps(studies):
         assert {p.layout for p in plans} == {"regular", *LAYOUTS}
 
 
-def test_refusals(tmp_path):
+def test_invalid_arguments_are_refused(tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(InputError, match="is there already"):
         write_competition(tmp_path, 2, 0, 32)

@@ -1,4 +1,4 @@
-"""The alarms: a model refitted in-sample is refused, honest ones are not, whatever the seed."""
+"""Alarms on in-sample predictions: a model fitted on all rows alarms, out-of-fold models do not."""
 
 import numpy as np
 import pytest
@@ -12,9 +12,7 @@ FOLDS, PATIENTS, SLICES, NOISE = 5, 60, 12, 20
 
 
 def studies(seed, patients=PATIENTS):
-    """Labels (n, 6) that come in runs, patients (n,), folds (n,), and what a model sees: (n, 6 +
-    NOISE).
-    """
+    """Labels (n, 6) in runs, patients (n,), folds (n,) and inputs of a model (n, 6 + NOISE)."""
     rng = np.random.default_rng(seed)
     y = np.zeros((patients, SLICES, len(LABELS)))
     for p in range(patients):
@@ -24,33 +22,36 @@ def studies(seed, patients=PATIENTS):
                 y[p, start : start + rng.integers(2, 6), j] = 1
     y[:, :, 0] = y[:, :, 1:].max(axis=2)
     patient_effect = rng.normal(0, 0.7, (patients, 1, len(LABELS)))  # a whole study can be hard
-    seen = 1.5 * y + patient_effect + rng.normal(0, 1, y.shape)
-    X = np.concatenate([seen, rng.normal(0, 1, (patients, SLICES, NOISE))], axis=2).reshape(
+    signal = 1.5 * y + patient_effect + rng.normal(0, 1, y.shape)
+    X = np.concatenate([signal, rng.normal(0, 1, (patients, SLICES, NOISE))], axis=2).reshape(
         patients * SLICES, -1
     )
-    who = np.repeat(np.arange(patients), SLICES)
-    return y.reshape(-1, len(LABELS)).astype(int), who, rng.permutation(patients)[who] % FOLDS, X
+    patient = np.repeat(np.arange(patients), SLICES)
+    return (
+        y.reshape(-1, len(LABELS)).astype(int),
+        patient,
+        rng.permutation(patients)[patient] % FOLDS,
+        X,
+    )
 
 
 def fit(X, y):
     return RandomForestClassifier(30, max_features=0.3, random_state=0, n_jobs=1).fit(X, y)
 
 
-def opinions(model, X):
+def probabilities(model, X):
     return np.column_stack([p[:, 1] for p in model.predict_proba(X)])
 
 
 def simulated(seed, model):
-    """A CNN's opinions as its logits would be: the labels with noise, some patients harder;
-    calibrated more or less.
-    """
+    """Probabilities as of a CNN: labels with noise, some patients harder, roughly calibrated."""
     y, patients, fold, X = studies(seed)
     sharp = np.random.default_rng(model).uniform(0.7, 2.5)
     return y, 1 / (1 + np.exp(-sharp * (2.2 * X[:, : len(LABELS)] - 3))), fold, patients
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_honest_models_do_not_alarm(seed):
+def test_out_of_fold_predictions_do_not_alarm(seed):
     y, p, fold, patients = simulated(seed, model=seed)
     _, test_p, _, _ = simulated(seed + 500, model=seed)
     assert fold_alarm(y, p, fold, patients) == ""
@@ -59,43 +60,41 @@ def test_honest_models_do_not_alarm(seed):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Labels, folds, patients, opinions out of fold and in-sample, and those of the same models on
-    test slices.
-    """
+    """Labels, folds, patients; out-of-fold and in-sample probabilities; both on test slices."""
     y, patients, fold, X = studies(0)
-    honest, per_fold, X_test = np.empty(y.shape), [], studies(99)[3]
+    out_of_fold, per_fold, X_test = np.empty(y.shape), [], studies(99)[3]
     for k in range(FOLDS):
         model = fit(X[fold != k], y[fold != k])
-        honest[fold == k] = opinions(model, X[fold == k])
-        per_fold.append(opinions(model, X_test))
-    everything = fit(X, y)
+        out_of_fold[fold == k] = probabilities(model, X[fold == k])
+        per_fold.append(probabilities(model, X_test))
+    full_model = fit(X, y)
     return (
         y,
         fold,
         patients,
-        honest,
-        opinions(everything, X),
+        out_of_fold,
+        probabilities(full_model, X),
         np.concatenate(per_fold),
-        opinions(everything, X_test),
+        probabilities(full_model, X_test),
     )
 
 
-def test_a_model_refitted_in_sample_alarms_beside_its_test_predictions(fitted):
-    y, _, _, honest, in_sample, per_fold, test_p = fitted
-    assert entropy_alarm(y, honest, per_fold) == ""
+def test_in_sample_predictions_alarm_against_their_test_predictions(fitted):
+    y, _, _, out_of_fold, in_sample, per_fold, test_p = fitted
+    assert entropy_alarm(y, out_of_fold, per_fold) == ""
     line = entropy_alarm(y, in_sample, test_p)
     loss, test = weighted_log_loss(y, in_sample), weighted_log_loss(test_p, test_p)
     assert f"weighted log loss on train slices is {loss:.4f}" in line and line.endswith(
         f"on test slices, {test:.4f}"
     )
-    sharp = in_sample.round()  # learnt by heart
+    sharp = in_sample.round()  # as after memorising
     assert entropy_alarm(y, sharp, test_p).startswith("the mean entropy on train slices is 0.0000")
 
 
-def test_one_fold_that_was_trained_on_alarms_by_its_number(fitted):
-    y, fold, patients, honest, in_sample, *_ = fitted
-    assert fold_alarm(y, honest, fold, patients) == ""
-    mixed = np.where((fold == 3)[:, None], in_sample, honest)
+def test_one_in_sample_fold_alarms_with_its_number(fitted):
+    y, fold, patients, out_of_fold, in_sample, *_ = fitted
+    assert fold_alarm(y, out_of_fold, fold, patients) == ""
+    mixed = np.where((fold == 3)[:, None], in_sample, out_of_fold)
     line = fold_alarm(y, mixed, fold, patients)
     losses = [weighted_log_loss(y[fold == k], mixed[fold == k]) for k in range(FOLDS)]
     assert (
@@ -104,17 +103,17 @@ def test_one_fold_that_was_trained_on_alarms_by_its_number(fitted):
     )
 
 
-def test_a_confident_loss_below_the_tests_entropy_alarms():
-    """Entropy alike, but every answer right: the loss is what gives it away."""
+def test_a_loss_below_the_entropy_on_test_alarms():
+    """Equal entropy, but every prediction right: only the loss alarms."""
     y = np.tile([[1, 0, 1, 0, 1, 0]], (50, 1))
     p = np.where(y == 1, 0.8, 0.2)
-    unsure = np.full((50, 6), 0.8)
-    assert entropy_alarm(y, p, unsure).startswith("the weighted log loss on train slices is 0.2231")
-    assert entropy_alarm(1 - y, p, unsure) == ""
+    test_p = np.full((50, 6), 0.8)
+    assert entropy_alarm(y, p, test_p).startswith("the weighted log loss on train slices is 0.2231")
+    assert entropy_alarm(1 - y, p, test_p) == ""
 
 
 def constant(y, q):
-    """The probability of the right answer is `q` everywhere."""
+    """The probability of the true label is `q` everywhere."""
     return np.where(y == 1, q, 1 - q)
 
 
@@ -138,7 +137,7 @@ def test_an_auc_of_999_in_three_labels_alarms():
     p = np.linspace(0.6, 0.4, 90)[:, None].repeat(len(LABELS), axis=1)
 
     def with_wrong_pairs(*counts):
-        """Of each label, that many positives lie below one negative each."""
+        """For each label, the lowest positive lies below `count` negatives."""
         mixed = p.copy()
         for j, count in enumerate(counts):
             mixed[39, j] = p[39 + count, j] - 1e-6 if count else p[39, j]
@@ -149,16 +148,16 @@ def test_an_auc_of_999_in_three_labels_alarms():
     assert in_sample_alarm(y, with_wrong_pairs(3, 2, 3, 1, 3, 3)) == ""
     line = in_sample_alarm(y, with_wrong_pairs(3, 2, 3, 1, 0, 3))
     assert line == "the AUC is 0.999 or more in 3 labels, epidural, intraventricular, subarachnoid"
-    y[:, 1:] = 0  # what has no positives has no AUC
+    y[:, 1:] = 0  # without positives there is no AUC
     assert in_sample_alarm(y, p) == ""
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_honest_models_are_not_in_sample(seed):
+def test_out_of_fold_predictions_are_not_in_sample(seed):
     y, p, _, _ = simulated(seed, model=seed)
     assert in_sample_alarm(y, p) == ""
 
 
-def test_a_forest_that_saw_all_slices_is_in_sample(fitted):
-    y, _, _, honest, in_sample, *_ = fitted
-    assert in_sample_alarm(y, honest) == "" and in_sample_alarm(y, in_sample) != ""
+def test_a_forest_fitted_on_all_slices_is_in_sample(fitted):
+    y, _, _, out_of_fold, in_sample, *_ = fitted
+    assert in_sample_alarm(y, out_of_fold) == "" and in_sample_alarm(y, in_sample) != ""

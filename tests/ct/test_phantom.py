@@ -1,4 +1,4 @@
-"""The made-up head: its anatomy, and that planted blood is where and what its name says."""
+"""The synthetic head: its anatomy, and place and brightness of planted bleeds and mimics."""
 
 import dataclasses
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ct.labels import SUBTYPES
-from ct.synthetic.artefacts import add_mimics, add_noise
 from ct.synthetic.bleeds import (
     VISIBLE_MM2,
     bleed_weights,
@@ -16,19 +15,20 @@ from ct.synthetic.bleeds import (
     visible_slices,
 )
 from ct.synthetic.head_geometry import draw_head
+from ct.synthetic.image_artefacts import add_mimics, add_noise
 from ct.synthetic.phantom import Anatomy
 
 HEIGHTS, SIZE, PIXEL = np.linspace(-0.03, 1.0, 24), 96, 2.4
 
 
 def head(seed=0):
-    """A head at 24 heights, and the generator that goes on from it."""
+    """A head at 24 heights, and its generator, to draw bleeds from."""
     rng = np.random.default_rng(seed)
     return Anatomy(rng, draw_head(rng), HEIGHTS, SIZE, PIXEL), rng
 
 
 @pytest.fixture(scope="module", params=SUBTYPES)
-def bled(request):
+def bleeding(request):
     """(kind, HU before, anatomy after, weights) of one planted bleed of each kind."""
     anatomy, rng = head(SUBTYPES.index(request.param))
     before = anatomy.hu.copy()
@@ -76,22 +76,22 @@ def test_the_sulci_change_slowly_with_height():
     assert near > 0.9 and abs(far) < 0.3
 
 
-def test_blood_is_bright_contiguous_and_inside(bled):
-    kind, before, anatomy, weights = bled
-    seen = visible_slices(weights, PIXEL)
-    run = np.flatnonzero(seen)
+def test_blood_is_bright_contiguous_and_inside(bleeding):
+    kind, before, anatomy, weights = bleeding
+    visible = visible_slices(weights, PIXEL)
+    run = np.flatnonzero(visible)
     assert 3 <= len(run) <= 9 and np.ptp(run) + 1 == len(run)
-    assert not weights[~seen].any()
+    assert not weights[~visible].any()
     mask = weights > 0.9
     assert (anatomy.hu[mask] > before[mask]).mean() > 0.9
     assert 40 < anatomy.hu[mask].mean() < 75
     assert (weights <= anatomy.brain + 1e-6).all()
-    untouched = (weights == 0) & ~seen[:, None, None]
+    untouched = (weights == 0) & ~visible[:, None, None]
     assert (anatomy.hu[untouched] == before[untouched]).all()
 
 
-def test_blood_is_where_its_name_says(bled):
-    kind, _, anatomy, weights = bled
+def test_blood_is_where_its_kind_occurs(bleeding):
+    kind, _, anatomy, weights = bleeding
     depth = np.stack([anatomy.depth(k) for k in range(len(HEIGHTS))])
     mask = weights > 0.5
     x = np.broadcast_to(anatomy.x, mask.shape)[mask]
@@ -146,7 +146,7 @@ def test_a_lens_is_thick_and_a_crescent_is_long():
     )
 
 
-def test_a_run_tapers_and_too_little_blood_is_none():
+def test_a_run_tapers_and_invisible_blood_is_left_out():
     anatomy, rng = head(5)
     bleed = dataclasses.replace(
         draw_bleed(rng, "epidural", anatomy, 7), middle=13.0, thickness=18.0
@@ -157,7 +157,7 @@ def test_a_run_tapers_and_too_little_blood_is_none():
     assert not bleed_weights(anatomy, dataclasses.replace(bleed, thickness=0.1)).any()
 
 
-def test_only_the_longest_stretch_stays():
+def test_only_the_longest_visible_run_is_kept():
     anatomy, rng = head(8)
     bleed = dataclasses.replace(draw_bleed(rng, "subdural", anatomy, 9), middle=13.0)
     whole = np.flatnonzero(bleed_weights(anatomy, bleed).any((1, 2)))
@@ -167,13 +167,13 @@ def test_only_the_longest_stretch_stays():
     ]
 
 
-def test_mimics_are_of_one_slice():
+def test_a_mimic_is_in_one_slice():
     anatomy, _ = head(6)
-    alone = head(6)[0]
+    unchanged = head(6)[0]
     calls = [0]
 
     class Once:
-        """A generator whose first uniform draw below the rate belongs to one slice alone."""
+        """A generator with one uniform draw below the rate, in slice 12."""
 
         def __init__(self):
             self.rng = np.random.default_rng(0)
@@ -186,11 +186,11 @@ def test_mimics_are_of_one_slice():
             return getattr(self.rng, name)
 
     add_mimics(Once(), anatomy)
-    changed = np.flatnonzero((anatomy.hu != alone.hu).any((1, 2)))
+    changed = np.flatnonzero((anatomy.hu != unchanged.hu).any((1, 2)))
     assert changed.tolist() == [12]
 
 
-def test_mimics_come_to_any_head_and_noise_to_every_slice():
+def test_heads_without_bleeds_have_mimics_and_every_slice_has_noise():
     anatomy, rng = head(7)
     clean = anatomy.hu.copy()
     add_mimics(rng, anatomy)

@@ -1,4 +1,4 @@
-"""What is odd about series, counted by hand and by the slow way."""
+"""Unusual geometry of series, counted by hand and by a slow loop."""
 
 import numpy as np
 import pandas as pd
@@ -24,16 +24,16 @@ def series(name, positions, study=None, **facts):
     return table.assign(gap_below_mm=np.diff(np.asarray(positions, np.float32), prepend=np.nan))
 
 
-def test_each_oddity_is_counted_once_a_series():
+def test_each_irregularity_is_counted_once_a_series():
     table = pd.concat(
         [
             series("plain", [0, 5, 10, 15]),
-            # its distance changes: no slice is missing
+            # the spacing changes once: no slice is missing
             series("halves", [0, 2.5, 5, 10, 15], tilt_deg=20.0),
             series("hole", [0, 5, 10, 20, 25, 35, 40]),  # two gaps, the rest is even
             series("twice", [0, 0, 5, 5], study="study-plain"),
             series("one", [7], rows=430, cols=512, mixed_orientation=True),
-            series("two", [0, 50], rows=256, cols=256),  # nobody knows how far apart they should be
+            series("two", [0, 50], rows=256, cols=256),  # no spacing to compare with
             series("rounded", [0, 5, 10.01, 15.0], rows=np.nan, cols=np.nan),
         ]
     )
@@ -52,18 +52,18 @@ def test_each_oddity_is_counted_once_a_series():
     assert list(table.index[wide_gaps(table)]) == ["hole3", "hole5"]
 
 
-def test_gaps_do_not_reach_over_a_series_end():
-    """The distances of the series before and after do not count as neighbours."""
+def test_gaps_do_not_cross_series():
+    """The spacings of the series before and after are not compared."""
     table = pd.concat([series("a", [0, 5, 10]), series("b", [0, 30]), series("c", [0, 5, 10])])
     assert not wide_gaps(table).any()
     slow = []
     positions = np.cumsum(np.random.default_rng(0).choice([2.5, 5, 12], 60))
-    found = wide_gaps(series("x", positions))
+    wide = wide_gaps(series("x", positions))
     gaps = np.diff(positions)
     for i, gap in enumerate(gaps):
         beside = [gaps[j] for j in (i - 1, i + 1) if 0 <= j < len(gaps)]
         slow.append(gap > 1.5 * max(beside))
-    assert list(found[1:]) == slow and any(slow) and not found[0]
+    assert list(wide[1:]) == slow and any(slow) and not wide[0]
 
 
 @pytest.mark.parametrize("rows", [0, 1])

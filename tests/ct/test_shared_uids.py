@@ -1,6 +1,4 @@
-"""Who is who where a study UID stands on several PatientIDs: people are parted, one person's torn
-series is kept together.
-"""
+"""One study UID on several PatientIDs: people are separated, one person's series stays together."""
 
 import numpy as np
 import pandas as pd
@@ -43,10 +41,10 @@ def grid(first, count, step=STEP):
 
 
 def verdict(*parts):
-    """The one verdict of all rows."""
-    found = set(separate_patients(header(*parts), KEY)[1])
-    assert len(found) == 1
-    return found.pop()
+    """The verdict, which is the same for all rows."""
+    verdicts = set(separate_patients(header(*parts), KEY)[1])
+    assert len(verdicts) == 1
+    return verdicts.pop()
 
 
 def labelled(table):
@@ -57,22 +55,22 @@ def labelled(table):
 def test_nine_people_under_one_uid_keep_nine_groups():
     rng = np.random.default_rng(0)
     table = header(*(part(f"P{n}", grid(rng.uniform(-20, 20), 30)) for n in range(9)))
-    apart, found = separate_patients(table, KEY)
-    assert set(found) == {SEVERAL_PATIENTS} and apart.index.equals(table.index)
+    separated, verdicts = separate_patients(table, KEY)
+    assert set(verdicts) == {SEVERAL_PATIENTS} and separated.index.equals(table.index)
     for name in ("study_id", "series_id"):
-        pairs = apart[["patient_id", name]].drop_duplicates()
+        pairs = separated[["patient_id", name]].drop_duplicates()
         assert len(pairs) == pairs[name].nunique() == 9
         assert (
             pairs[name].str.fullmatch("[0-9a-f]{12}").all()
             and not pairs[name].isin(table[name]).any()
         )
-    assert len(set(fold_groups(apart))) == 9
-    assert len(set(fold_groups(table))) == 1  # what they would be without
+    assert len(set(fold_groups(separated))) == 9
+    assert len(set(fold_groups(table))) == 1  # without the separation
     again, _ = separate_patients(table.sample(frac=1, random_state=5), KEY)
     # the same names, whatever the order of the files
-    pd.testing.assert_frame_equal(again.loc[apart.index], apart)
+    pd.testing.assert_frame_equal(again.loc[separated.index], separated)
     other, _ = separate_patients(table, b"o" * 32)
-    assert not other["study_id"].isin(apart["study_id"]).any()
+    assert not other["study_id"].isin(separated["study_id"]).any()
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.3, 2.5, 47.0])
@@ -83,7 +81,7 @@ def test_two_heads_that_overlap_are_two_people(offset):
 def test_two_heads_of_half_steps_and_gaps_are_two_people():
     one = np.concatenate([grid(0, 12, 2.5), grid(32.5, 20)])
     two = np.delete(grid(1.1, 32), 14)
-    stacks = np.sort(np.concatenate([grid(3, 30), grid(43.34, 12)]))  # a part was taken again
+    stacks = np.sort(np.concatenate([grid(3, 30), grid(43.34, 12)]))  # a part was scanned again
     assert verdict(part("A", one), part("B", two)) == SEVERAL_PATIENTS
     assert verdict(part("A", stacks), part("B", two)) == SEVERAL_PATIENTS
 
@@ -104,13 +102,13 @@ def test_a_patient_id_that_changes_within_a_series_is_one_person(name, tilted):
     iop = (1, 0, 0, 0, np.cos(0.3), -np.sin(0.3)) if tilted else AXIAL
     parts = [part(f"P{each:d}", heights[who == each], iop=iop) for each in np.unique(who)]
     table = header(*parts)
-    apart, found = separate_patients(table, KEY)
-    assert set(found) == {ONE_PATIENT} and apart["study_id"].equals(table["study_id"])
-    pairs = apart[["patient_id", "series_id"]].drop_duplicates()
-    # so no neighbour is another PatientID's
+    separated, verdicts = separate_patients(table, KEY)
+    assert set(verdicts) == {ONE_PATIENT} and separated["study_id"].equals(table["study_id"])
+    pairs = separated[["patient_id", "series_id"]].drop_duplicates()
+    # so no neighbour is a slice of another PatientID
     assert len(pairs) == pairs["series_id"].nunique() == len(parts)
-    assert set(fold_groups(apart)) == {"P0"}
-    placed = order_slices(apart)
+    assert set(fold_groups(separated)) == {"P0"}
+    placed = order_slices(separated)
     assert (placed.groupby("series_id")["patient_id"].nunique() == 1).all()
     assert placed["gap_below_mm"].isna().sum() >= len(parts)
 
@@ -131,7 +129,7 @@ UNKNOWN = {
         part("A", grid(0, 20)),
         part("B", grid(100, 20), iop=(1, 0, 0, 0, 0.97, -0.24)),
     ],
-    "one of them torn": [
+    "one of them on two PatientIDs": [
         part("A", grid(0, 30)),
         part("B", grid(1.3, 15)),
         part("C", grid(76.3, 15)),
@@ -144,54 +142,58 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_all_else_is_unclear(name):
     table = header(*UNKNOWN[name])
-    apart, found = separate_patients(table, KEY)
-    assert set(found) == {UNCLEAR}
-    # never neighbours, whoever they are
-    assert (apart.groupby("series_id")["patient_id"].nunique() == 1).all()
+    separated, verdicts = separate_patients(table, KEY)
+    assert set(verdicts) == {UNCLEAR}
+    # slices of two PatientIDs are never neighbours
+    assert (separated.groupby("series_id")["patient_id"].nunique() == 1).all()
 
 
-def test_series_of_ones_own_are_judged_together():
-    apart, found = separate_patients(
+def test_series_of_single_patients_are_classified_together():
+    separated, verdicts = separate_patients(
         header(part("A", grid(0, 30), series="R1"), part("B", grid(1, 30), series="R2")), KEY
     )
-    assert set(found) == {SEVERAL_PATIENTS} and apart["study_id"].nunique() == 2
-    assert set(apart["series_id"]) == {"R1", "R2"}  # they were nobody else's
+    assert set(verdicts) == {SEVERAL_PATIENTS} and separated["study_id"].nunique() == 2
+    assert set(separated["series_id"]) == {"R1", "R2"}  # each had one patient already
     assert (
         verdict(part("A", grid(0, 15), series="R1"), part("B", grid(75, 15), series="R2"))
         == ONE_PATIENT
     )
     scouts = [part(name, [0.0], series=f"scout {name}", iop=(1, 0, 0, 0, 0, -1)) for name in "AB"]
     assert verdict(part("A", grid(0, 30)), part("B", grid(1, 30)), *scouts) == SEVERAL_PATIENTS
-    torn = [part("A", grid(0, 15)), part("B", grid(75, 15)), part("C", grid(1, 30), series="other")]
-    assert verdict(*torn) == UNCLEAR
+    split_series = [
+        part("A", grid(0, 15)),
+        part("B", grid(75, 15)),
+        part("C", grid(1, 30), series="other"),
+    ]
+    assert verdict(*split_series) == UNCLEAR
 
 
-def test_a_torn_series_joins_the_studies_it_lies_in():
+def test_one_persons_series_joins_its_studies():
     table = header(
         part("A", grid(0, 15), study="S1"),
         part("B", grid(75, 15), study="S2"),
         part("C", grid(0, 9), study="S3", series="Q"),
     )
-    apart, found = separate_patients(table, KEY)
-    groups = pd.Series(fold_groups(apart), index=apart.index)
-    assert set(groups[apart["patient_id"] == "B"]) == {"A"} and set(
-        groups[apart["patient_id"] == "C"]
+    separated, verdicts = separate_patients(table, KEY)
+    groups = pd.Series(fold_groups(separated), index=separated.index)
+    assert set(groups[separated["patient_id"] == "B"]) == {"A"} and set(
+        groups[separated["patient_id"] == "C"]
     ) == {"C"}
-    assert set(found[(apart["patient_id"] == "C").to_numpy()]) == {""}
+    assert set(verdicts[(separated["patient_id"] == "C").to_numpy()]) == {""}
     # of each study, the first
     numbered = header(*(part(f"P{n}", grid(n, 20), study=f"S{n}", series="1") for n in range(4)))
-    apart, found = separate_patients(numbered, KEY)
+    separated, verdicts = separate_patients(numbered, KEY)
     assert (
-        set(found) == {""}
-        and len(set(fold_groups(apart))) == 4
-        and apart["study_id"].equals(numbered["study_id"])
+        set(verdicts) == {""}
+        and len(set(fold_groups(separated))) == 4
+        and separated["study_id"].equals(numbered["study_id"])
     )
 
 
-def test_what_is_one_patients_stays_as_it_is():
+def test_studies_of_one_patient_are_unchanged():
     table = header(part("A", grid(0, 20)), part("B", grid(0, 20), study="S2", series="R2"))
-    apart, found = separate_patients(table, KEY)
-    assert apart is table and set(found) == {""}
+    separated, verdicts = separate_patients(table, KEY)
+    assert separated is table and set(verdicts) == {""}
     assert (fold_groups(table) == table["patient_id"]).all()
     empty = table.iloc[:0]
     assert separate_patients(empty, KEY)[0].empty and len(fold_groups(empty)) == 0
@@ -212,34 +214,34 @@ def test_regular_series():
     assert not is_regular(np.cumsum(np.arange(10.0)))
 
 
-def test_folds_keep_groups_and_refuse_to_tear_a_study():
-    torn = [part(f"T{n}", grid(75.0 * n, 15)) for n in range(2)]
+def test_folds_keep_groups_and_never_split_a_study():
+    split_series = [part(f"T{n}", grid(75.0 * n, 15)) for n in range(2)]
     others = [part(f"P{n}", grid(0, 15), study=f"S{n}", series=f"R{n}") for n in range(6)]
     back = part("P0", grid(0, 5), study="X", series="X", split="test")
     # so P0 and P1 are one group
     twin = part("P1", grid(25, 5), study="X", series="Y", split="test")
     late = part("N", grid(50, 5), study="X", series="Z", split="test")
-    table = labelled(separate_patients(header(*torn, *others, back, twin, late), KEY)[0])
+    table = labelled(separate_patients(header(*split_series, *others, back, twin, late), KEY)[0])
     assert len(set(fold_groups(table))) == 1 + 6 - 1
     for seed in range(8):
         fold = pd.Series(assign_folds(table, 3, seed), index=table.index)
         assert fold.groupby(fold_groups(table)).nunique().max() == 1
-        # only in test, but of a study that train's patients share
+        # in test only, but in a study with patients of train
         assert (fold[table["patient_id"] == "N"] >= 0).all()
         check_folds(table, fold.to_numpy())
         assert (extend_folds(table, fold[table["split"] == "train"], 3) == fold).all()
     moved = fold.copy()
     moved[table["patient_id"] == "T1"] = (moved[table["patient_id"] == "T1"] + 1) % 3
-    given = moved[table["split"] == "train"]
+    imported = moved[table["split"] == "train"]
     with pytest.raises(
         InputError,
         match=r"study S is in two folds, \d and \d; .* patients who share a study belong together",
     ):
         check_folds(table, moved.to_numpy())
     with pytest.raises(InputError, match="study S is in two folds"):
-        extend_folds(table, given, 3)
-    low = table.loc[given.index, "patient_id"].isin(["T0", "T1", "P1"])
-    apart = pd.Series(np.where(low, 0, 1), given.index)
-    apart[table.loc[given.index, "patient_id"] == "P5"] = 2
+        extend_folds(table, imported, 3)
+    low = table.loc[imported.index, "patient_id"].isin(["T0", "T1", "P1"])
+    two_folds = pd.Series(np.where(low, 0, 1), imported.index)
+    two_folds[table.loc[imported.index, "patient_id"] == "P5"] = 2
     with pytest.raises(InputError, match="the group of patient N is in two folds, [01] and [01]"):
-        extend_folds(table, apart, 3)
+        extend_folds(table, two_folds, 3)

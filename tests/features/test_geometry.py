@@ -1,6 +1,4 @@
-"""Geometry features: heights within the own series, unknown values as NaN, nothing that
-identifies.
-"""
+"""Geometry features: heights within the series, NaN where unknown, nothing that identifies."""
 
 import numpy as np
 from tiny_tables import random_table, slice_table
@@ -42,7 +40,7 @@ def test_by_hand():
     np.testing.assert_allclose(column(table, "tilt_deg"), [1, 2, 3, 4, 5, 6])
 
 
-def test_heights_are_of_the_own_series():
+def test_heights_are_within_the_series():
     """The same series id in another study or in the other set is another series."""
     table = slice_table(
         ("train", "a", [0, 10]),
@@ -79,8 +77,8 @@ def test_heights_do_not_depend_on_where_the_table_starts():
     )
 
 
-def test_nothing_in_it_tells_a_site_or_a_scanner():
-    telling = (
+def test_no_name_hints_at_a_site_or_a_scanner():
+    hints = (
         "id",
         "path",
         "padding",
@@ -96,12 +94,12 @@ def test_nothing_in_it_tells_a_site_or_a_scanner():
     assert not [
         name
         for name in [*GEOMETRY, *PLACE]
-        for word in telling
+        for word in hints
         if word == name or (word in name.split("_"))
     ]
 
 
-def test_nothing_in_the_list_identifies_and_all_of_it_is_in_the_slice_table():
+def test_no_column_identifies_and_all_are_in_the_slice_table():
     assert not set(METADATA) & {
         "patient_id",
         "study_id",
@@ -112,12 +110,14 @@ def test_nothing_in_the_list_identifies_and_all_of_it_is_in_the_slice_table():
         "transfer_syntax",
         "place",
     }
-    made_of = set(source_columns(GROUPS))
-    assert made_of <= set(COLUMNS) and set(METADATA) - set(COMPUTED) <= made_of
-    assert len(METADATA) == sum(len(columns) for columns in GROUPS.values())  # none in two
+    sources = set(source_columns(GROUPS))
+    assert sources <= set(COLUMNS) and set(METADATA) - set(COMPUTED) <= sources
+    assert len(METADATA) == sum(
+        len(columns) for columns in GROUPS.values()
+    )  # no column in two groups
 
 
-def test_more_of_the_place():
+def test_the_place_group():
     table = slice_table(
         ("train", "a", [-10, -5, 2.5, 10]), ("train", "b", [7]), brain_cm2=[20, NAN, 80, 40, 0]
     )
@@ -126,18 +126,18 @@ def test_more_of_the_place():
     np.testing.assert_allclose(column(table, "brain_share"), [0.25, NAN, 1, 0.5, NAN])
 
 
-def test_padding_group():
+def test_the_padding_group():
     table = slice_table(
         ("train", "a", [0, 5, 10, 15, 20]), padding_hu=[-1024, -1500, -2000, -3024, NAN]
     )
     np.testing.assert_array_equal(column(table, "padded"), [0, 1, 1, 1, NAN])
 
 
-def test_what_tells_a_scanner_is_taken_as_it_is():
-    held = {name: np.float64([3 + i, 4 + i]) for i, name in enumerate(SCANNER)} | {
+def test_scanner_columns_are_copied_unchanged():
+    values = {name: np.float64([3 + i, 4 + i]) for i, name in enumerate(SCANNER)} | {
         "repaired_intercept": [True, False]
     }
-    columns, names = geometry_features(slice_table(("train", "a", [0, 5]), **held), ["scanner"])
+    columns, names = geometry_features(slice_table(("train", "a", [0, 5]), **values), ["scanner"])
     assert names == list(SCANNER) and columns.dtype == np.float32
-    for name, values in zip(names, columns.T, strict=True):
-        assert values.tolist() == [float(value) for value in held[name]], name
+    for name, column in zip(names, columns.T, strict=True):
+        assert column.tolist() == [float(value) for value in values[name]], name

@@ -1,6 +1,4 @@
-"""The probe against the textbook's discriminant; cross-fitted over patients; the same however it is
-read.
-"""
+"""Linear probes: against the textbook discriminant; cross-fitted over patients; read in batches."""
 
 import numpy as np
 import pytest
@@ -23,9 +21,7 @@ NAN = np.nan
 
 @pytest.fixture
 def case():
-    """60 patients of 12 slices; label 0 shifts the embedding, label 1 is noise, label 2 never
-    positive.
-    """
+    """60 patients of 12 slices; label 0 shifts the embedding, 1 is noise, 2 is never positive."""
     rng = np.random.default_rng(0)
     n, d = 720, 10
     y = np.column_stack([rng.random(n) < 0.3, rng.random(n) < 0.1, np.zeros(n)]).astype(np.float64)
@@ -40,8 +36,8 @@ def moments_of(x, y):
     return moments
 
 
-def test_with_many_rows_it_is_scikit_learns_discriminant(case):
-    # so many that shrinkage is nothing
+def test_with_many_rows_the_probe_equals_the_discriminant_of_scikit_learn(case):
+    # so many rows that the shrinkage is negligible
     x, y, _ = (np.tile(values, (400,) + (1,) * (values.ndim - 1)) for values in case)
     known = LinearDiscriminantAnalysis(solver="lsqr").fit(x.astype(np.float64), y[:, 0])
     probe = fit_probe(moments_of(x, y), np.zeros(10, np.float32))
@@ -50,8 +46,8 @@ def test_with_many_rows_it_is_scikit_learns_discriminant(case):
     )
 
 
-def test_shrunk_by_hand(case):
-    """The classes' own covariance, drawn to the identity by d / (d + n)."""
+def test_shrinkage_by_hand(case):
+    """The covariance within the classes, shrunk towards the identity by d / (d + n)."""
     x, y, _ = (values[:25] for values in case)
     x, n, d = x.astype(np.float64), 25, 10
     one, zero = x[y[:, 0] == 1], x[y[:, 0] == 0]
@@ -68,7 +64,7 @@ def test_shrunk_by_hand(case):
     )
 
 
-def test_it_finds_what_is_there_and_no_more(case):
+def test_the_logits_separate_a_real_signal_and_not_noise(case):
     logits, probe, _ = cross_fit_probe(*case)
     y = case[1]
     assert logits.shape == y.shape and logits.dtype == np.float32
@@ -80,7 +76,7 @@ def test_it_finds_what_is_there_and_no_more(case):
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_labels_of_a_patient_never_reach_his_rows(case, part):
+def test_labels_of_a_patient_never_reach_their_own_rows(case, part):
     x, y, patients = case
     own = part_of_patient(patients) == part
     before, *_ = cross_fit_probe(x, y, patients)
@@ -89,66 +85,66 @@ def test_labels_of_a_patient_never_reach_his_rows(case, part):
     assert (before[~own] != after[~own]).all()  # the test would see a leak
 
 
-def test_a_known_patients_new_rows_get_the_probe_without_that_patients_part(case):
+def test_new_rows_of_a_known_patient_get_the_probe_without_the_patients_part(case):
     x, y, patients = case
     logits, probe, parts = cross_fit_probe(x, y, patients)
     part = part_of_patient(patients)
     assert len(parts) == PARTS
     np.testing.assert_array_equal(held_out_probe_logits(probe, parts, x, part), logits)
-    part[:100] = -1  # strangers
-    made = held_out_probe_logits(probe, parts, x, part)
-    # products of other shapes: not to the bit
-    np.testing.assert_allclose(made[:100], probe.logits(x[:100]), rtol=1e-5)
-    np.testing.assert_allclose(made[100:], logits[100:], rtol=1e-5)
-    assert (made[:100] != logits[:100]).all()
+    part[:100] = -1  # patients outside the fit
+    logits_of_new = held_out_probe_logits(probe, parts, x, part)
+    # matrix products of other shapes, so not bit-identical
+    np.testing.assert_allclose(logits_of_new[:100], probe.logits(x[:100]), rtol=1e-5)
+    np.testing.assert_allclose(logits_of_new[100:], logits[100:], rtol=1e-5)
+    assert (logits_of_new[:100] != logits[:100]).all()
 
 
-def test_nor_do_his_embeddings(case):
-    """Only through the rows' own values: the probe that he is shown to was made without him."""
+def test_embeddings_of_a_patient_never_reach_their_own_probe(case):
+    """A row's logits change only with the row itself: its probe was fitted without the patient."""
     x, y, patients = case
     own = part_of_patient(patients) == 0
     changed = x.copy()
     changed[own & (patients != patients[own][0])] += 3
     first = patients == patients[own][0]
     before, after = cross_fit_probe(x, y, patients)[0], cross_fit_probe(changed, y, patients)[0]
-    # the rounding of another centre
+    # another centre rounds differently
     np.testing.assert_allclose(after[first], before[first], rtol=1e-3, atol=2e-3)
 
 
-def test_parts_are_of_whole_patients_and_depend_on_their_names_alone(case):
+def test_parts_hold_whole_patients_and_depend_on_names_alone(case):
     patients = case[2]
     part = part_of_patient(patients)
     assert np.bincount(part).tolist() == [144] * 5
     assert all(len(set(part[patients == patient])) == 1 for patient in set(patients))
-    turned = np.random.default_rng(0).permutation(len(patients))
-    np.testing.assert_array_equal(part_of_patient(patients[turned]), part[turned])
+    shuffled = np.random.default_rng(0).permutation(len(patients))
+    np.testing.assert_array_equal(part_of_patient(patients[shuffled]), part[shuffled])
 
 
-def test_unknown_rows_teach_nothing(case):
+def test_unknown_rows_do_not_change_the_fit(case):
     x, y, patients = case
     x, y = x.copy(), y.copy()
-    lost, unlabelled = np.arange(720) % 7 == 0, np.arange(720) % 11 == 0
-    x[lost] = NAN
+    unreadable, unlabelled = np.arange(720) % 7 == 0, np.arange(720) % 11 == 0
+    x[unreadable] = NAN
     y[unlabelled, 1] = NAN
     logits, *_ = cross_fit_probe(x, y, patients)
-    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), lost)
-    assert not np.isnan(logits[~lost]).any()
-    kept = ~lost & ~unlabelled
-    other = cross_fit_probe(x[kept], y[kept], patients[kept])[0]
-    np.testing.assert_allclose(logits[kept], other, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), unreadable)
+    assert not np.isnan(logits[~unreadable]).any()
+    usable = ~unreadable & ~unlabelled
+    other = cross_fit_probe(x[usable], y[usable], patients[usable])[0]
+    np.testing.assert_allclose(logits[usable], other, rtol=1e-3, atol=1e-3)
 
 
-def test_it_is_read_a_few_rows_at_a_time(case, tmp_path, monkeypatch):
+def test_reading_in_batches_gives_the_same_logits(case, tmp_path, monkeypatch):
     x, y, patients = case
     whole, probe, _ = cross_fit_probe(x, y, patients)
     np.save(tmp_path / "x.npy", x)
     monkeypatch.setattr(module, "BATCH_ROWS", 50)
-    parts, other, _ = cross_fit_probe(np.load(tmp_path / "x.npy", mmap_mode="r"), y, patients)
-    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=2e-3)
+    batched, other, _ = cross_fit_probe(np.load(tmp_path / "x.npy", mmap_mode="r"), y, patients)
+    np.testing.assert_allclose(batched, whole, rtol=1e-3, atol=2e-3)
     np.testing.assert_allclose(other.logits(x), probe.logits(x), rtol=1e-3, atol=2e-3)
 
 
-def test_more_dimensions_than_rows_are_no_trouble():
+def test_more_dimensions_than_rows():
     rng = np.random.default_rng(1)
     y = (np.arange(40) % 4 == 0).astype(float)[:, None]
     x = (rng.normal(size=(40, 300)) + 0.4 * y).astype(np.float16)
@@ -156,7 +152,7 @@ def test_more_dimensions_than_rows_are_no_trouble():
     assert np.isfinite(logits).all() and roc_auc_score(y[:, 0], logits[:, 0]) > 0.9
 
 
-def test_a_single_patient_has_no_other_and_no_row_no_answer():
+def test_a_single_patient_and_no_rows_at_all():
     x, y = np.ones((4, 3), np.float16), np.array([[0], [1], [0], [1.0]])
     logits, probe, parts = cross_fit_probe(x, y, np.array(["P"] * 4))
     assert not parts

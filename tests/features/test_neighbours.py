@@ -1,4 +1,4 @@
-"""Neighbours and smoothing against slow loops; nothing crosses a series and nothing wraps."""
+"""Neighbours and Gaussian means against slow loops; nothing crosses a series or wraps."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ NAN = np.nan
 
 
 def slow_neighbours(table, logits, reach):
-    """The same by looking each slice up by its series and place."""
+    """The same, with each slice found by its series and place."""
     keys = list(
         zip(table["split"], table["study_id"], table["series_id"], table["place"], strict=True)
     )
@@ -61,9 +61,7 @@ def slow_smooth(table, logits, width):
 
 @pytest.fixture
 def pair():
-    """Two series of three slices and one of a single slice between them, and logits that say which
-    slice they are of.
-    """
+    """Two series of three slices, one of a single slice between them, and distinct logits."""
     table = slice_table(("train", "a", [0, 5, 10]), ("train", "b", [3]), ("train", "c", [0, 5, 10]))
     return table, np.float32([10, 11, 12, 20, 30, 31, 32])[:, None] * [1, -1]
 
@@ -99,7 +97,7 @@ def test_order_of_names(pair):
 
 
 def test_splits_of_one_series_are_apart():
-    """A patient, a study and even a series in both sets: their slices are no neighbours."""
+    """A patient, study or series in both sets has no neighbours across the sets."""
     table = slice_table(("train", "a", [0, 5]), ("test", "a", [0, 5]))
     columns, _ = neighbour_features(table, np.float32([[1], [2], [3], [4]]), ("any",), 1)
     np.testing.assert_array_equal(columns, [[NAN, 2], [1, NAN], [NAN, 4], [3, NAN]])
@@ -119,7 +117,7 @@ def test_neighbours_against_a_slow_loop(seed):
     np.testing.assert_array_equal(columns, slow_neighbours(table, logits, 3).astype(np.float32))
 
 
-def test_names_say_whose_neighbours_they_are(pair):
+def test_names_end_in_the_suffix_of_the_model(pair):
     table, logits = pair
     columns, names = neighbour_features(
         table, logits.astype(np.float32), ("any", "epidural"), 1, "_by_vgg"
@@ -135,7 +133,7 @@ def test_names_say_whose_neighbours_they_are(pair):
     )
 
 
-def test_differences_are_the_slice_less_its_neighbour(pair):
+def test_differences_are_the_slice_minus_its_neighbour(pair):
     table, logits = pair
     logits = (logits**2).astype(np.float32)
     logits[5] = NAN
@@ -188,7 +186,7 @@ def test_smoothing_against_a_slow_loop(seed, width):
     np.testing.assert_allclose(columns, slow_smooth(table, logits, width), rtol=1e-5, atol=1e-6)
 
 
-def test_smoothing_weighs_by_mm_not_by_places():
+def test_smoothing_weights_by_mm_not_by_places():
     """Half steps: 2.5 mm away counts more than 5 mm away on the other side."""
     table = slice_table(("train", "a", [0.0, 5.0, 7.5]))
     columns, _ = smooth_features(table, np.float32([[1], [0], [0]]), ("any",), (5.0,))
@@ -204,7 +202,7 @@ def test_smoothing_weighs_by_mm_not_by_places():
 
 
 def test_smoothing_is_cut_at_three_widths_wherever_the_series_lies():
-    """Exactly 3 w away still counts; a rounding of the position must not decide that."""
+    """A slice exactly 3 w away counts, whatever the rounding of its position."""
     expected = None
     for origin in (0.0, 41.389, -512.346, 1234.567):
         table = slice_table(
@@ -221,19 +219,21 @@ def test_smoothing_with_missing_logits():
     table = slice_table(("train", "a", [0, 5, 10]), ("train", "b", [0, 5]))
     logits = np.float32([[NAN], [3], [NAN], [NAN], [NAN]])
     columns, _ = smooth_features(table, logits, ("any",), (5.0, 8.0))
-    np.testing.assert_allclose(columns[:3], 3.0)  # a slice without opinion hears its neighbours
+    np.testing.assert_allclose(
+        columns[:3], 3.0
+    )  # a slice without a logit gets its neighbours' mean
     assert np.isnan(columns[3:]).all()
     columns, names = smooth_features(table, logits, ("any",), ())
     assert columns.shape == (5, 0) and names == []
 
 
-def test_duplicate_positions_count_alike():
+def test_duplicate_positions_have_equal_weights():
     table = slice_table(("train", "a", [0, 0, 5]))
     columns, _ = smooth_features(table, np.float32([[1], [3], [2]]), ("any",), (2.0,))
     assert columns[0, 0] == columns[1, 0] == pytest.approx(2.0)
 
 
-def test_a_constant_stays_constant_and_no_slice_looks_further_than_its_series():
+def test_a_constant_stays_constant_within_each_series():
     rng = np.random.default_rng(5)
     table = random_table(rng)
     own = (

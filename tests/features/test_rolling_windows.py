@@ -1,4 +1,4 @@
-"""Extremes around a slice and one-sided means against slow loops; nothing crosses a series."""
+"""Rolling extremes and one-sided means against slow loops; nothing crosses a series."""
 
 import numpy as np
 import pytest
@@ -61,12 +61,12 @@ def test_one_sided_against_a_slow_loop(case):
     for n in range(len(table)):
         for i, side in enumerate((np.less, np.greater)):
             for c in range(2):
-                there = [
+                side_rows = [
                     m
                     for m in range(len(table))
                     if series[m] == series[n] and side(place[m], place[n])
                 ]
-                known = [float(logits[m, c]) for m in there if not np.isnan(logits[m, c])]
+                known = [float(logits[m, c]) for m in side_rows if not np.isnan(logits[m, c])]
                 if known:
                     expected[n, 4 * i + c], expected[n, 4 * i + 2 + c] = (
                         np.mean(known),
@@ -87,7 +87,7 @@ def test_by_hand():
     np.testing.assert_array_equal(columns, [[1, 8], [1, 8], [1, 8], [7, 7], [5, 6], [5, 6]])
 
 
-def test_nothing_to_build():
+def test_no_widths_and_no_rows():
     table = slice_table(("train", "a", [0, 5]))
     columns, names = rolling_features(table, np.zeros((2, 1), np.float32), ("any",), ())
     assert columns.shape == (2, 0) and names == []

@@ -1,4 +1,4 @@
-"""What the study and the patient's other studies say, against slow loops and by hand."""
+"""Study summaries and those of the patient's other studies, against slow loops and by hand."""
 
 import warnings
 
@@ -36,7 +36,7 @@ def slow_study(table, logits):
                 if own.max() > own.min()
                 else NAN
             )
-            found = (
+            summaries = (
                 values[0],
                 mean,
                 (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5,
@@ -46,7 +46,7 @@ def slow_study(table, logits):
                 abs(position[n] - position[peak]),
                 height,
             )
-            result[n, c :: logits.shape[1]] = found
+            result[n, c :: logits.shape[1]] = summaries
     return result
 
 
@@ -100,7 +100,7 @@ def test_train_and_test_of_one_study_are_apart():
     assert columns[:, names.index("any_study_max")].tolist() == [2, 2, 9, 9]
 
 
-def test_without_any_opinion():
+def test_a_study_without_any_logit_is_nan():
     table = slice_table(("train", "a", [0, 5]), ("train", "b", [0]))
     columns, _ = study_features(table, np.float32([[NAN, 1], [NAN, 2], [3, NAN]]), ("x", "y"))
     assert np.isnan(columns[:2, 0::2]).all() and not np.isnan(columns[:2, 1::2]).any()

@@ -12,9 +12,9 @@ CALCIUM_RATE, STREAK_RATE = 0.12, 0.08  # probability per slice
 def add_mimics(rng: np.random.Generator, anatomy: Anatomy, rate: float = 0.07) -> None:
     """Paint mimics of bleeds into single slices of `anatomy.hu`, in place.
 
-    Heads with and without bleeds get them alike. Each slice gets, independently, a shape of each of
-    the five kinds with probability `rate` (as partial volume of bone, vessels or a thick choroid
-    plexus would look), specks of calcium, and streaks as from metal or motion.
+    Heads with and without bleeds get them at the same rate. Each slice independently gets a shape
+    of each of the five kinds with probability `rate` (as from partial volume of bone, vessels or a
+    thick choroid plexus), specks of calcium, and streaks as from metal or motion.
     """
     for k, height in enumerate(anatomy.heights):
         for kind, (low, high) in HEIGHTS.items():
