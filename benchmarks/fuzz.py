@@ -15,16 +15,13 @@ twice in succession; `large` beyond MEMORY. Any of these makes the exit status 1
 number give the same case: `--first=N --cases=1 --show` repeats one.
 """
 
-import argparse
 import collections
 import contextlib
 import importlib
 import json
 import os
 import resource
-import select
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command_line import flag_parser, module_command
+from benchmarks.command_line import flag_parser
+from ct.system.child_process import ChildEnded, ChildProcess, read_message, write_message
 
 KINDS = {  # module in benchmarks/fuzzing: cases in all, cases with --quick
     "dicom": (20_000, 1500),
@@ -57,11 +55,7 @@ def main(argv=None):
     options.add_argument("--first", type=int, default=0)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--show", action="store_true", help="print every case")
-    # the child process
-    options.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = options.parse_args(argv)
-    if options.child:
-        return serve(options.kind, options.seed, options.child)
     bad = 0
     print(
         f"seed {options.seed}\n| kind | cases | {' | '.join(OUTCOMES)} | reasons | longest, s | "
@@ -81,11 +75,11 @@ def fuzz(kind, numbers, seed, show=False):
     """
     counts, reasons, longest, start = collections.Counter(), set(), 0.0, time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f"ich-fuzz-{kind}-") as folder:
-        child = Child(kind, seed, folder)
+        cases = Cases(kind, seed, folder)
         for number in numbers:
-            result = child.run(number)
+            result = cases.run(number)
             if result["outcome"] == "slow":
-                result = child.run(number)  # a busy machine is slow, too, but not twice
+                result = cases.run(number)  # a busy machine is slow, too, but not twice
             counts[result["outcome"]] += 1
             longest = max(longest, result["seconds"])
             if result["outcome"] == "refused":
@@ -95,7 +89,7 @@ def fuzz(kind, numbers, seed, show=False):
                     f"  {kind} {number} ({result['what']}): {result['outcome']}, {result['line']}",
                     file=sys.stderr,
                 )
-        child.end()
+        cases.close()
     cells = [sum(counts.values()), *(counts[name] for name in OUTCOMES), len(reasons)]
     print(
         f"| {kind} | {' | '.join(map(str, cells))} | {longest:.1f} | "
@@ -105,83 +99,63 @@ def fuzz(kind, numbers, seed, show=False):
     return sum(counts[name] for name in OUTCOMES if name not in GOOD)
 
 
-class Child:
-    """The process that runs the cases of a kind one after the other; it is replaced if it dies."""
+class Cases:
+    """Runs the cases of a kind in a child process, which is replaced if it dies."""
 
     def __init__(self, kind, seed, folder):
-        words = [f"--kind={kind}", f"--seed={seed}", f"--child={folder}"]
-        self.words = module_command(__spec__.name, *words)
-        self.folder, self.process = Path(folder), None
+        self.folder = Path(folder)
+        self.child = ChildProcess(
+            "benchmarks.fuzz", kind, str(seed), folder, start_seconds=10 * PATIENCE
+        )
 
     def run(self, number):
         """Return {"outcome", "what", "line", "seconds"} of a case."""
-        self._begin()
         start = time.perf_counter()
-        self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
-        answer = self._line(PATIENCE)
-        seconds = time.perf_counter() - start
-        if answer:
-            return json.loads(answer)
-        late = self.process.poll() is None and seconds >= PATIENCE
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0 if late else 5)
-        self.end()
-        what = (self.folder / "what").read_text() if (self.folder / "what").exists() else ""
-        line = f"no answer in {PATIENCE} s" if late else f"exit status {self.process.returncode}"
-        self.process = None
-        return {
-            "outcome": "slow" if late else "died",
-            "what": what,
-            "line": line,
-            "seconds": seconds,
-        }
+        try:
+            return json.loads(self.child.request(str(number).encode(), PATIENCE))
+        except ChildEnded as ended:
+            if not ended.started:
+                raise RuntimeError(f"the child did not start (status {ended.status})") from None
+            late = ended.status is None
+            what = (self.folder / "what").read_text() if (self.folder / "what").exists() else ""
+            return {
+                "outcome": "slow" if late else "died",
+                "what": what,
+                "line": f"no answer in {PATIENCE} s" if late else f"exit status {ended.status}",
+                "seconds": time.perf_counter() - start,
+            }
 
-    def _begin(self):
-        if self.process is None:
-            self.process = subprocess.Popen(
-                self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            if self._line(10 * PATIENCE) != "ready\n":
-                raise RuntimeError(f"{' '.join(self.words)} did not begin")
-
-    def _line(self, seconds):
-        """Return the next line of the child; "" where it died or none came in time."""
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        return self.process.stdout.readline() if ready else ""
-
-    def end(self):
-        if self.process:
-            self.process.kill()
-            self.process.communicate()
+    def close(self):
+        self.child.close()
 
 
 def serve(kind, seed, folder):
-    """Run the cases whose numbers arrive on stdin, one per line; print a line of JSON for each."""
-    answers = os.fdopen(os.dup(1), "w")
+    """Run in the child: answer each case number with the JSON of its result."""
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
     os.dup2(2, 1)  # what the case prints is no answer
+    folder = Path(folder)
     module, place = importlib.import_module(f"benchmarks.fuzzing.{kind}"), list(KINDS).index(kind)
     (folder / "seeds").mkdir(exist_ok=True)
     seeds = module.make_seeds(folder / "seeds")
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+    # the soft limit alone: the program's own child processes set limits of their own
     resource.setrlimit(
         resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGESIZE") + MEMORY, resource.RLIM_INFINITY)
     )
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
+    write_message(answers, b"ready")
+    while (message := read_message(questions)) is not None:
         case = folder / "case"
         shutil.rmtree(case, ignore_errors=True)
         case.mkdir()
-        what = module.mutate(np.random.default_rng([seed, place, int(line)]), seeds, case)
+        what = module.mutate(np.random.default_rng([int(seed), place, int(message)]), seeds, case)
         (folder / "what").write_text(what)
         start = processor_seconds()
         outcome, text = tried(module, case)
         seconds = processor_seconds() - start
         if outcome in GOOD and seconds > SECONDS:
             outcome, text = "slow", f"{seconds:.0f} s"
-        answer = {"outcome": outcome, "what": what, "line": text, "seconds": seconds}
-        print(json.dumps(answer), file=answers, flush=True)
-    return 0
+        result = {"outcome": outcome, "what": what, "line": text, "seconds": seconds}
+        write_message(answers, json.dumps(result).encode())
 
 
 def processor_seconds():

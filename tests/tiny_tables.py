@@ -8,10 +8,10 @@ from ct.slices import PIXEL_COLUMNS
 
 
 def slice_table(*series, **columns):
-    """A slice table of several series: (split, study, positions in mm) each, one series and one
-    patient a study.
+    """Return a slice table of several series; each is one study of one patient.
 
-    columns: {name: value or array (n,)}, instead of what it holds otherwise
+    series:  (split, study, positions in mm) each
+    columns: {name: value or array (n,)}, which replace the default values
     """
     rows = []
     for number, (split, study, positions) in enumerate(series):
@@ -39,7 +39,7 @@ def slice_table(*series, **columns):
 
 
 def random_table(rng, studies=12, slices=9):
-    """A slice table with gaps, half steps, duplicate positions and one-slice series."""
+    """Return a slice table with gaps, half steps, duplicate positions and one-slice series."""
     series = []
     for study in range(studies):
         count = 1 if study % 5 == 4 else int(rng.integers(2, slices + 1))

@@ -43,13 +43,15 @@ class ChildProcess:
     It starts with the first request, and again with the first request after its end. It ends with
     this process.
 
-    module:    its function `serve` runs in the child. The first message that `serve` writes says
-               that it is ready; it is kept as `greeting`
-    arguments: texts that `serve` is called with
-    answered:  number of requests that the running child has answered
+    module:        its function `serve` runs in the child. The first message that `serve` writes
+                   shows that it is ready; it is stored as `greeting`
+    arguments:     texts that `serve` is called with
+    start_seconds: limit for the time until the greeting
+
+    The attribute `answered` is the number of requests that the running child has answered.
     """
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, start_seconds: float = START_SECONDS) -> None:
         code = (
             f"import sys; sys.path.append({str(ROOT)!r}); "
             f"from {module} import serve; serve(*sys.argv[1:])"
@@ -58,6 +60,7 @@ class ChildProcess:
         self.command = [sys.executable, "-P", "-c", code, *arguments]
         self.process: subprocess.Popen[bytes] | None = None
         self.owner: int | None = None  # id of the process that started the child
+        self.start_seconds = start_seconds
         self.started, self.answered, self.greeting = False, 0, b""
         atexit.register(self.close)
 
@@ -103,7 +106,7 @@ class ChildProcess:
                 stderr=subprocess.DEVNULL,
                 env=os.environ | one_thread,
             )
-        self.greeting = bytes(self._receive(process, START_SECONDS))
+        self.greeting = bytes(self._receive(process, self.start_seconds))
         self.started = True
         return process
 

@@ -1,5 +1,6 @@
 """A short run of benchmarks/fuzz.py: some hundred damaged inputs, always the same ones."""
 
+import os
 import subprocess
 import sys
 
@@ -60,8 +61,10 @@ def test_the_fuzzer_reports_each_outcome(tmp_path, body, outcome, says):
         text = (ROOT / "benchmarks" / name).read_text()
         text = text.replace("KINDS = {", 'KINDS = {"odd": (2, 1),', 1)
         (tmp_path / "benchmarks" / name).write_text(text)
+    (tmp_path / "benchmarks" / "__init__.py").touch()
     words = [sys.executable, "-m", "benchmarks.fuzz", "--kind=odd"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
     header, _, row = done.stdout.splitlines()[1:4]
     counts = dict(
         zip(

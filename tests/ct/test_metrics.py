@@ -1,6 +1,4 @@
-"""The competition's score against scikit-learn and hand-computed values, and the bootstrap over
-patients.
-"""
+"""Metrics against scikit-learn and hand-computed values; the bootstrap against slow loops."""
 
 import numpy as np
 import pytest
@@ -151,8 +149,9 @@ def test_bootstrap_against_a_slow_loop():
 
 
 def test_bootstrap_of_two_patients_by_hand():
-    """Draws of {A, A}, {A, B}, {B, B} with the chances 1/4, 1/2, 1/4: the ends are the patients'
-    own means.
+    """The ends of the interval are the means of the two patients.
+
+    {A, A}, {A, B} and {B, B} are drawn with the probabilities 1/4, 1/2 and 1/4.
     """
     values, patients = np.array([1.0, 1.0, 1.0, 5.0]), np.array(["A", "A", "A", "B"])
     assert patient_bootstrap(values, patients) == (1.0, 5.0)

@@ -34,8 +34,9 @@ def sample(tmp_path):
 
 @pytest.fixture
 def probs():
-    """A different probability in every place, slices in another order than the sample's, and one
-    that it lacks.
+    """A different probability in every cell.
+
+    The slices are in another order than in the sample, and one is not in it.
     """
     values = np.arange(1, 31).reshape(5, 6) / 40
     return pd.DataFrame(
