@@ -1,6 +1,4 @@
-"""A decoder that does what the first byte of the pixel data says, in place of
-ct.dicom.decoder_process: crash, hang, be killed.
-"""
+"""A decoder that crashes, hangs or is killed, by the first byte of the pixel data."""
 
 import json
 import os
@@ -11,41 +9,41 @@ import time
 from ct.dicom import decoder_process as decoder
 from ct.system.child_process import read_message, write_message
 
-BEGIN = "ICH_ODD_DECODER"  # in the environment: what it does before it listens
+START = "ICH_ODD_DECODER"  # in the environment: what it does before its greeting
 
 
 def serve():
-    questions, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    if os.environ.get(BEGIN) == "exit":
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    if os.environ.get(START) == "exit":
         os._exit(3)
-    if os.environ.get(BEGIN) == "less memory":
+    if os.environ.get(START) == "less memory":
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
         decoder.MAX_MEMORY = 1 << 60
     limited = decoder.start(answers)
     answered = 0
-    while (message := read_message(questions)) is not None:
+    while (message := read_message(requests)) is not None:
         head, pixels = message.split(b"\n", 1)
-        facts = json.loads(head)
-        what = pixels[:1]
-        if what == b"a":
+        task = json.loads(head)
+        letter = pixels[:1]
+        if letter == b"a":
             os.abort()
-        if what == b"s" and answered:  # only where something came before
+        if letter == b"s" and answered:  # only where something came before
             os.kill(os.getpid(), signal.SIGSEGV)
-        if what == b"e":
+        if letter == b"e":
             os._exit(1)
-        if what == b"k":
+        if letter == b"k":
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == b"t":
-            decoder.decode = lambda facts, pixels: endless()
-        if what == b"m":
-            decoder.decode = lambda facts, pixels: (bytearray(8 * decoder.MAX_MEMORY), "")
-        if what == b"w":
+        if letter == b"t":
+            decoder.decode = lambda task, pixels: endless()
+        if letter == b"m":
+            decoder.decode = lambda task, pixels: (bytearray(8 * decoder.MAX_MEMORY), "")
+        if letter == b"w":
             time.sleep(60)
-        if what == b"g":
-            pixels = bytes(2 * facts["Rows"] * facts["Columns"])
-            reply, values = {"shape": (facts["Rows"], facts["Columns"]), "dtype": "<u2"}, pixels
+        if letter == b"g":
+            pixels = bytes(2 * task["Rows"] * task["Columns"])
+            reply, values = {"shape": (task["Rows"], task["Columns"]), "dtype": "<u2"}, pixels
         else:
-            reply, values = decoder.answer(facts, pixels, limited)
+            reply, values = decoder.answer(task, pixels, limited)
         write_message(answers, json.dumps(reply).encode() + b"\n", values)
         answered += 1
 

@@ -1,4 +1,4 @@
-"""Writes small DICOM files for the tests."""
+"""Write small DICOM files for the tests; the folder of real ones."""
 
 import io
 import os
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
@@ -19,19 +20,33 @@ REAL_DATA = Path(
     os.environ.get("ICH_REAL_DATA") or Path(__file__).parents[1].parent / "shared/data"
 )
 NAME = "DOE^JANE"
+ZOO = REAL_DATA / "dicom_zoo"
+needs_zoo = pytest.mark.skipif(
+    not ZOO.is_dir(), reason=f"{ZOO} is not there (ICH_REAL_DATA names the folder of the real data)"
+)
+RETIRED = "1.2.840.10008.1.2.4.53"
+# file of the zoo that does not decode -> the reason
+UNDECODABLE = {
+    "CT0012.fragmented_no_bot_jpeg_baseline.51.dcm": "multi-frame file (2 frames)",
+    "eCT_Supplemental.dcm": "multi-frame file (2 frames)",
+    f"CTImage.dcm_JPEGProcess6_8TransferSyntax_{RETIRED}.dcm": (
+        f"no decoder for the transfer syntax {RETIRED}"
+    ),
+}
 
 
 @contextmanager
 def _unchecked():
-    """ID_... is no UID, and broken values are wanted here."""
+    """Let pydicom write ID_..., which is no UID, and malformed values."""
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def make_dataset(pixels=None, signed=True, bits=16, name="ID_00000000a", **tags):
-    """A head-CT slice: pixels, stored values (rows, cols); tags, further tags by keyword, None to
-    leave one out.
+    """Return a head-CT slice as a pydicom data set.
+
+    pixels: stored values (rows, cols); tags: further tags by keyword, None to leave one out
     """
     pixels = np.arange(12).reshape(3, 4) if pixels is None else np.asarray(pixels)
     dataset = Dataset()
@@ -73,7 +88,7 @@ def make_dataset(pixels=None, signed=True, bits=16, name="ID_00000000a", **tags)
 
 
 def slice_bytes(*args, **kwargs):
-    """The bytes of a DICOM file; arguments as of make_dataset."""
+    """Return the bytes of a DICOM file; arguments as in make_dataset."""
     file = io.BytesIO()
     with _unchecked():
         make_dataset(*args, **kwargs).save_as(file, enforce_file_format=True)
@@ -81,7 +96,7 @@ def slice_bytes(*args, **kwargs):
 
 
 def write_slice(path, *args, **kwargs):
-    """Write a DICOM file and return its path; arguments as of make_dataset."""
+    """Write a DICOM file and return its path; arguments as in make_dataset."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(slice_bytes(*args, **kwargs))
@@ -89,6 +104,6 @@ def write_slice(path, *args, **kwargs):
 
 
 def header_of(path, key):
-    """The header of one file, as ingest reads it."""
+    """Return the header of one file, as ingest reads it."""
     with quiet_pydicom():
         return read_header(DiskFile(str(path)), key)

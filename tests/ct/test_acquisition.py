@@ -1,6 +1,4 @@
-"""How a file was taken: contrast, loss, the part of the body; and nothing that a person wrote
-freely.
-"""
+"""How a slice was acquired: contrast, lossy compression, body part; and no free text."""
 
 import numpy as np
 import pytest
@@ -16,14 +14,14 @@ def read(folder, **tags):
     return read_acquisition(Folder(folder), ["a.dcm"]).iloc[0]
 
 
-def test_a_file_that_says_nothing(tmp_path):
+def test_a_file_without_these_tags(tmp_path):
     row = read(tmp_path)
     assert (row["modality"], row["body_part"], row["image_type"]) == ("", "", "")
     assert not row["contrast"] and not row["lossy"] and np.isnan(row["thickness_mm"])
     assert (row["sop_uid"], row["study_uid"]) == ("ID_00000000a", "ID_000000000c")
 
 
-def test_a_file_that_says_it_all(tmp_path):
+def test_a_file_with_all_of_these_tags(tmp_path):
     row = read(
         tmp_path,
         Modality="CT",
@@ -50,13 +48,13 @@ def test_what_sites_write_for_no_contrast(tmp_path, agent):
 @pytest.mark.parametrize(
     "part", ["Doe^Jane's head, seen at St. Mary's", "KÖPF", "SMITH", "JANE DOE", "JOHN CHEST"]
 )
-def test_what_is_no_code_goes_no_further(tmp_path, part):
+def test_free_text_is_not_shown(tmp_path, part):
     assert (
         read(tmp_path, BodyPartExamined=part, SpecificCharacterSet="ISO_IR 100")["body_part"] == "?"
     )
 
 
-def test_a_name_in_a_code_goes_no_further(tmp_path):
+def test_a_name_in_a_code_is_not_shown(tmp_path):
     names = {
         "Modality": "JANE",
         "BodyPartExamined": "DOE HEAD",
@@ -71,22 +69,23 @@ def test_a_name_in_a_code_goes_no_further(tmp_path):
 
 
 @pytest.mark.parametrize(("syntax", "lossy"), [(JPEG2000, True), (RLELossless, False)])
-def test_the_transfer_syntax_tells_of_loss(tmp_path, syntax, lossy):
+def test_a_lossy_transfer_syntax_counts_as_lossy(tmp_path, syntax, lossy):
     dataset = make_dataset(name="1.2.3", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset["PixelData"].is_undefined_length = True
-    dataset.PixelData = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x02\x00\x00\x00ab\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    item, end = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"  # PS3.5 section A.4
+    dataset.PixelData = item + bytes(4) + item + b"\x02\x00\x00\x00ab" + end + bytes(4)
     dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     assert read_acquisition(Folder(tmp_path), ["a.dcm"])["lossy"].iloc[0] == lossy
 
 
-def test_malformed_values_say_nothing(tmp_path):
+def test_a_malformed_value_counts_as_missing(tmp_path):
     path = write_slice(tmp_path / "a.dcm", SliceThickness="5.25")
     path.write_bytes(path.read_bytes().replace(b"5.25", b"thin"))
     assert np.isnan(read_acquisition(Folder(tmp_path), ["a.dcm"])["thickness_mm"].iloc[0])
 
 
-def test_a_file_that_went_bad_says_nothing(tmp_path):
+def test_of_a_damaged_file_all_is_missing(tmp_path):
     (tmp_path / "a.dcm").write_bytes(b"")
     assert read_acquisition(Folder(tmp_path), ["a.dcm"])["modality"].iloc[0] == ""
 

@@ -1,4 +1,4 @@
-"""Several files of one SOPInstanceUID: the first whose pixels decode is the slice."""
+"""Several files of one SOPInstanceUID: the table holds the first whose pixels decode."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import pytest
 from tiny_dicom import write_slice
 from tiny_zip import pack
 
-from ct.dicom import header_table as header_index
+from ct.dicom import header_table
 from ct.dicom import hounsfield as dicom
 from ct.dicom.header_table import read_headers
 from ct.errors import MachineFault
@@ -16,7 +16,7 @@ from ct.sources.zip_archive import open_zip
 
 KEY = b"key"
 SLICE = "ID_000000001"
-# damaged copies, and the one taken
+# damaged copies, and the one in the table
 CASES = [("", "a"), ("a", "b"), ("b", "a"), ("ab", "c"), ("bc", "a"), ("abc", "a")]
 
 
@@ -26,9 +26,7 @@ def truncated(path):
 
 
 def three_copies(root, damaged):
-    """Three copies of a slice, known by their heights, and around them two other slices and two
-    files that are none.
-    """
+    """Three copies of a slice, each at a height of its own, two other slices, two text files."""
     for copy in "abc":
         path = write_slice(root / f"{copy}.dcm", name=SLICE, ImagePositionPatient=[0, 0, ord(copy)])
         if copy in damaged:
@@ -41,11 +39,11 @@ def three_copies(root, damaged):
     return root
 
 
-def check(table, bad, taken):
-    assert table["path"].tolist() == ["0.dcm", f"{taken}.dcm", "d.dcm"]
-    assert table.loc[SLICE, "ipp_z"] == ord(taken)  # the header is that file's, too
+def check(table, bad, used):
+    assert table["path"].tolist() == ["0.dcm", f"{used}.dcm", "d.dcm"]
+    assert table.loc[SLICE, "ipp_z"] == ord(used)  # the header is that file's, too
     reasons = {
-        f"{copy}.dcm": f"same SOPInstanceUID as {taken}.dcm" for copy in "abc" if copy != taken
+        f"{copy}.dcm": f"same SOPInstanceUID as {used}.dcm" for copy in "abc" if copy != used
     }
     reasons |= {"e.dcm": "same SOPInstanceUID as d.dcm"} | dict.fromkeys(
         ["f.dcm", "g.dcm"], "not a DICOM file"
@@ -54,33 +52,33 @@ def check(table, bad, taken):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize(("damaged", "taken"), CASES)
-def test_the_first_copy_that_decodes_is_taken(tmp_path, damaged, taken, zipped):
+@pytest.mark.parametrize(("damaged", "used"), CASES)
+def test_the_first_copy_that_decodes_is_in_the_table(tmp_path, damaged, used, zipped):
     root = three_copies(tmp_path / "in", damaged)
     source = open_zip(pack(root, tmp_path / "a.zip")) if zipped else root
-    check(*read_headers(source, list_files(root), KEY, workers=1), taken)
+    check(*read_headers(source, list_files(root), KEY, workers=1), used)
 
 
-def test_it_does_not_depend_on_chunks_workers_and_what_was_read_before(tmp_path, monkeypatch):
+def test_the_choice_does_not_depend_on_chunks_workers_and_kept_headers(tmp_path, monkeypatch):
     root = three_copies(tmp_path / "in", "ab")
-    monkeypatch.setattr(header_index, "CHUNK_FILES", 2)  # the copies lie in several
-    monkeypatch.setattr(header_index, "COPIED_SLICES", 1)
+    monkeypatch.setattr(header_table, "CHUNK_FILES", 2)  # the copies lie in several
+    monkeypatch.setattr(header_table, "COPIED_SLICES", 1)
     check(
         *read_headers(root, list_files(root), KEY, workers=1, chunk_folder=tmp_path / "parts"), "c"
     )
-    kept = {path: path.read_bytes() for path in (tmp_path / "parts").glob("*.parquet")}
-    assert len(kept) == 4
+    before = {path: path.read_bytes() for path in (tmp_path / "parts").glob("*.parquet")}
+    assert len(before) == 4
     check(
         *read_headers(root, list_files(root), KEY, workers=2, chunk_folder=tmp_path / "parts"), "c"
     )
-    assert {path: path.read_bytes() for path in kept} == kept
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_only_copies_are_decoded_and_none_after_the_one_that_is_taken(tmp_path, monkeypatch):
+def test_only_copies_are_decoded_and_none_after_the_first_that_decodes(tmp_path, monkeypatch):
     root, decoded = three_copies(tmp_path / "in", "a"), []
     real = dicom.read_hu
     monkeypatch.setattr(
-        header_index,
+        header_table,
         "read_hu",
         lambda file: decoded.append(os.path.basename(file.path)) or real(file),
     )
@@ -88,7 +86,7 @@ def test_only_copies_are_decoded_and_none_after_the_one_that_is_taken(tmp_path, 
     assert decoded == ["a.dcm", "b.dcm", "d.dcm"]
 
 
-def test_a_copy_that_the_machine_does_not_hand_over_stops_or_is_passed_over(tmp_path, monkeypatch):
+def test_a_copy_that_cannot_be_read_stops_ingest_or_is_left_out(tmp_path, monkeypatch):
     root, real = three_copies(tmp_path / "in", ""), DiskFile.open
 
     def failing(file, mode="rb"):

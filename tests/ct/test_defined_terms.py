@@ -1,6 +1,4 @@
-"""Of text that tags hold only known code words are shown, and of a library's messages nothing that
-a tag held.
-"""
+"""Only known words of a tag's text are shown, and no value that a library's message quotes."""
 
 import pytest
 from pydicom.uid import AllTransferSyntaxes
@@ -25,7 +23,7 @@ def test_modality(text, word):
 @pytest.mark.parametrize(
     "part", ["HEAD", "c-spine", "C SPINE", "HEAD/NECK", "NECK AND CHEST", "KOPF", "ABD_PELVIS"]
 )
-def test_known_body_parts_are_shown_as_they_are(part):
+def test_known_body_parts_are_shown_in_capitals(part):
     assert body_part_terms(part) == part.upper()
 
 
@@ -43,7 +41,7 @@ def test_known_body_parts_are_shown_as_they_are(part):
     ],
 )
 def test_of_other_body_parts_only_a_head_is_shown(part, shown):
-    """A head stays one, as its code says so; what else stands there may be a name."""
+    """The word of the head stays; the rest may be a name."""
     assert body_part_terms(part) == shown
 
 
@@ -87,5 +85,5 @@ PHOTOMETRIC = "(0028,0004) 'Photometric Interpretation'"
         ),
     ],
 )
-def test_messages_end_where_they_quote_a_value(message, shown):
+def test_a_message_ends_where_it_quotes_a_value(message, shown):
     assert without_quoted_values(message) == shown

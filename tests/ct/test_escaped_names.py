@@ -1,6 +1,4 @@
-"""Names of files in tables: everything printable as it is, the rest escaped, and back again;
-through ingest and score.
-"""
+"""Names of files in tables: what is not printable is escaped, and leads back; ingest and score."""
 
 import os
 import shutil
@@ -20,7 +18,7 @@ from ct.sources.folder import Folder, list_files
 from ct.sources.zip_archive import open_zip
 from ct.storage.file_formats import read_table
 
-KEPT = {
+ESCAPED = {
     "a.dcm": "a.dcm",
     "Doe\u00a0Jane/CT 9.41\u202fAM.dcm": "Doe\u00a0Jane/CT 9.41\u202fAM.dcm",
     "CT\uf022Kopf": "CT\uf022Kopf",
@@ -33,12 +31,12 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_names_are_kept_and_lead_back(name):
-    kept = escaped_name(name)
-    assert kept == KEPT[name] and unescaped_name(kept) == name
-    kept.encode()
-    assert len(kept.splitlines()) == 1
+@pytest.mark.parametrize("name", ESCAPED)
+def test_names_are_escaped_and_lead_back(name):
+    escaped = escaped_name(name)
+    assert escaped == ESCAPED[name] and unescaped_name(escaped) == name
+    escaped.encode()
+    assert len(escaped.splitlines()) == 1
 
 
 def test_any_bytes_lead_back():
@@ -51,7 +49,7 @@ def test_any_bytes_lead_back():
 def odd_folder(tmp_path):
     """One slice under each of the names, and a text in Latin-1."""
     root = tmp_path / "in"
-    for number, name in enumerate(KEPT):
+    for number, name in enumerate(ESCAPED):
         path = write_slice(
             tmp_path / "one.dcm", name=f"ID_{number}", ImagePositionPatient=[0, 0, number]
         )
@@ -65,11 +63,11 @@ def odd_folder(tmp_path):
 
 def test_a_folder_with_such_names_is_read(odd_folder, tmp_path):
     names = list_files(odd_folder)
-    assert names == sorted([*KEPT.values(), r"Gr\xfc\xdfe.txt"])
+    assert names == sorted([*ESCAPED.values(), r"Gr\xfc\xdfe.txt"])
     table, refused = read_headers(
         odd_folder, names, b"key", workers=1, chunk_folder=tmp_path / "parts"
     )
-    assert set(table["path"]) == set(KEPT.values()) and len(table) == len(KEPT)
+    assert set(table["path"]) == set(ESCAPED.values()) and len(table) == len(ESCAPED)
     assert refused["path"].tolist() == [r"Gr\xfc\xdfe.txt"] and refused["reason"].tolist() == [
         "not a DICOM file"
     ]
@@ -97,24 +95,22 @@ def test_a_zip_with_such_names_gives_the_same(odd_folder, tmp_path):
 
 
 def test_a_break_in_a_slices_file_name_through_ingest(competition, tmp_path, capsys):
-    """The trap of a public copy of the competition: the slice is read like any other; a stray file
-    is quarantined.
-    """
+    """As in a public copy of the competition: the slice is read, a stray file is quarantined."""
     data = shutil.copytree(competition, tmp_path / "data")
     train = sorted((data / "stage_2_train").iterdir())
     train[0].rename(train[0].with_name(f"{train[0].stem}\n.dcm"))
     os.rename(train[1], os.fsencode(data / "stage_2_train") + b"/\xff.dcm")
     (data / "stage_2_test" / "notes\nof DOE.txt").write_text("no DICOM")
-    made = []
+    tables = []
     for name, folder in (("a", competition), ("b", data)):
         assert (
             run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={folder}"]) == 0
         )
         (tmp_path / name / "key").write_bytes(bytes(32))
         assert run.main(["ingest", f"--run={tmp_path / name}", "--workers=1"]) == 0
-        made.append(read_table(tmp_path / name / "slices.parquet"))
-    pd.testing.assert_frame_equal(made[0].drop(columns="path"), made[1].drop(columns="path"))
-    changed = made[1].loc[made[0]["path"] != made[1]["path"]]
+        tables.append(read_table(tmp_path / name / "slices.parquet"))
+    pd.testing.assert_frame_equal(tables[0].drop(columns="path"), tables[1].drop(columns="path"))
+    changed = tables[1].loc[tables[0]["path"] != tables[1]["path"]]
     # nothing of their names
     assert len(changed) == 2 and changed["path"].str.fullmatch(r"stage_2_train/ID_[0-9a-f]+").all()
     # and the competition's own cut file

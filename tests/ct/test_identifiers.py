@@ -1,6 +1,4 @@
-"""Which identifiers a run keeps: the competition's own, of their exact lengths; a run keeps the
-rule it was ingested under.
-"""
+"""Identifiers that a run keeps: the competition's, of exact length; older runs keep their rule."""
 
 import shutil
 
@@ -26,9 +24,7 @@ SLICE = "ID_de"
 
 @pytest.fixture
 def data(competition, tmp_path):
-    """A competition in which one study has identifiers that look like the competition's and are too
-    short or too long.
-    """
+    """A competition in which the identifiers of one study are too short or too long."""
     folder = shutil.copytree(competition, tmp_path / "data")
     with disable_value_validation():
         sets = {
@@ -85,9 +81,7 @@ def test_only_the_exact_lengths_are_kept(data, tmp_path):
 
 @pytest.mark.parametrize("left", ["ingest.json", "ingest.part/inputs.json"])
 def test_a_run_keeps_the_rule_it_was_ingested_under(data, tmp_path, left):
-    """An earlier ingest, finished or interrupted, notes no rule: names in its tables and imports
-    stay what they are.
-    """
+    """An ingest of an older version, finished or interrupted, notes no rule: its names stay."""
     slices = ingested(
         tmp_path / "r", data, lambda folder: write_json(folder / left, {"train_slices": 35})
     )

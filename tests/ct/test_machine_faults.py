@@ -1,6 +1,4 @@
-"""The machine's faults stop a stage and are never put down to a file; a file alone at fault may be
-left out on demand.
-"""
+"""The machine's faults stop a stage and count as no file's; one unreadable file may be left out."""
 
 import errno
 import os
@@ -14,12 +12,12 @@ from tiny_dicom import write_slice
 from tiny_zip import pack
 
 import run
-from ct.dicom import header_table as header_index
+from ct.dicom import header_table
 from ct.dicom.acquisition import read_acquisition
 from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
 from ct.errors import MachineFault
-from ct.pixel_cache import writer as shards
+from ct.pixel_cache import writer
 from ct.pixel_cache.writer import write_cache
 from ct.sources.folder import DiskFile, Folder, list_files
 from ct.sources.source import Unreadable
@@ -43,9 +41,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """`failing(code, names, times)`: the system fails to read files of these names, so often, all
-    after that in vain.
-    """
+    """`failing(code, names, times)`: the next `times` reads of these files fail with this errno."""
     left = {}
     head, open_ = DiskFile.head, DiskFile.open
 
@@ -66,7 +62,7 @@ def headers(source, chunk_folder=None):
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "message"),
     [
         (errno.EMFILE, "too many open files: raise the limit .ulimit -n"),
         (errno.ENFILE, "too many open files in system"),
@@ -80,13 +76,13 @@ def headers(source, chunk_folder=None):
         (errno.EACCES, "permission denied: is its disk still there, and may you read it"),
     ],
 )
-@pytest.mark.parametrize("spares", [False, True])
+@pytest.mark.parametrize("quarantine", [False, True])
 def test_a_fault_of_all_files_stops_and_nothing_is_kept_of_it(
-    source, failing, tmp_path, code, says, spares
+    source, failing, tmp_path, code, message, quarantine
 ):
     failing(code)
-    source.quarantine_unreadable = spares
-    with pytest.raises(MachineFault, match=says) as error:
+    source.quarantine_unreadable = quarantine
+    with pytest.raises(MachineFault, match=message) as error:
         headers(source, tmp_path / "parts")
     assert (
         "\n" not in str(error.value)
@@ -98,11 +94,11 @@ def test_a_fault_of_all_files_stops_and_nothing_is_kept_of_it(
 
 
 def test_a_fault_that_passes_leaves_no_trace(source, failing):
-    want = headers(source)
+    expected = headers(source)
     failing(errno.EIO, ["3.dcm"], times=1)
-    for a, b in zip(headers(source), want, strict=True):
+    for a, b in zip(headers(source), expected, strict=True):
         pd.testing.assert_frame_equal(a, b)
-    assert want[1]["reason"].tolist() == ["not a DICOM file"]
+    assert expected[1]["reason"].tolist() == ["not a DICOM file"]
 
 
 def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, failing, tmp_path):
@@ -128,7 +124,7 @@ def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, fai
 def test_many_in_a_row_that_fail_may_be_left_out_where_others_read(
     tmp_path, monkeypatch, failing, bad, zipped
 ):
-    """Whatever the chunks are: those of one of them may fail all."""
+    """For any chunks: all files of a chunk may fail."""
     names = [f"{number:02d}.dcm" for number in range(12)]
     for number, name in enumerate(names):
         write_slice(
@@ -139,16 +135,17 @@ def test_many_in_a_row_that_fail_may_be_left_out_where_others_read(
     )
     names = source.all_files()
     table, _ = read_headers(source, names, KEY, workers=1)
-    monkeypatch.setattr(header_index, "CHUNK_FILES", 3)
-    monkeypatch.setattr(shards, "SHARD_SLICES", 3)
+    monkeypatch.setattr(header_table, "CHUNK_FILES", 3)
+    monkeypatch.setattr(writer, "SHARD_SLICES", 3)
     if zipped:
-        check, real = {names[number].encode() for number in bad}, ZipMember._packed_bytes
-        fails = lambda file: (
-            file.name.encode() in check and (_ for _ in ()).throw(OSError(errno.EIO, "no"))
-        )  # noqa: E731
-        monkeypatch.setattr(
-            ZipMember, "_packed_bytes", lambda file, count: fails(file) or real(file, count)
-        )
+        failing_names, packed_bytes = {names[number] for number in bad}, ZipMember._packed_bytes
+
+        def fail_or_read(file, count):
+            if file.name in failing_names:
+                raise OSError(errno.EIO, "no")
+            return packed_bytes(file, count)
+
+        monkeypatch.setattr(ZipMember, "_packed_bytes", fail_or_read)
     else:
         failing(errno.EIO, [names[number] for number in bad])
     with pytest.raises(MachineFault, match=FLAG):
@@ -170,9 +167,11 @@ def test_the_only_file_may_be_left_out(source, failing):
 
 def test_pixels_and_acquisition_likewise(source, failing, tmp_path):
     table, _ = headers(source)
-    cache = lambda: write_cache(
-        tmp_path / "c", source, table, 16, 1, record_folder=tmp_path / "records"
-    )  # noqa: E731
+
+    def cache():
+        records = tmp_path / "records"
+        return write_cache(tmp_path / "c", source, table, 16, 1, record_folder=records)
+
     for code in (errno.EMFILE, errno.EIO, None):
         failing(code)
         with pytest.raises(MachineFault):
@@ -239,7 +238,7 @@ def test_a_folder_that_cannot_be_listed_is_the_machines_fault(tmp_path, monkeypa
     assert "DOE" not in str(error.value)
 
 
-def test_a_file_that_vanishes_before_it_is_looked_at_is_the_machines_fault(tmp_path):
+def test_a_file_that_vanishes_before_its_digest_is_the_machines_fault(tmp_path):
     with pytest.raises(MachineFault, match="no such file or directory") as error:
         tree_digest(tmp_path, ["DOE JANE/1.dcm"])
     assert "DOE" not in str(error.value)
@@ -253,7 +252,7 @@ def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeyp
             run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={data}"]) == 0
         )
     assert run.main(["ingest", f"--run={tmp_path / 'b'}", "--workers=1"]) == 0
-    facts, count = header_index.read_header, [0]
+    facts, count = header_table.read_header, [0]
 
     def unmounting(*arguments):
         count[0] += 1
@@ -261,8 +260,8 @@ def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeyp
             data.rename(tmp_path / "unmounted")
         return facts(*arguments)
 
-    monkeypatch.setattr(header_index, "read_header", unmounting)
-    monkeypatch.setattr(header_index, "CHUNK_FILES", 8)
+    monkeypatch.setattr(header_table, "read_header", unmounting)
+    monkeypatch.setattr(header_table, "CHUNK_FILES", 8)
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 1
     errors = capsys.readouterr().err.splitlines()
@@ -308,7 +307,7 @@ def test_the_flag_reaches_ingest_and_score(competition, finished, tmp_path, fail
 
 
 def test_memory_and_open_files_outside_of_reading_are_one_line(monkeypatch, capsys):
-    for error, says in (
+    for error, message in (
         (MemoryError(), "out of memory; "),
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
     ):
@@ -318,25 +317,23 @@ def test_memory_and_open_files_outside_of_reading_are_one_line(monkeypatch, caps
         )
         assert run.main(["folds", "--run=r"]) == 1
         printed = capsys.readouterr().err
-        assert printed.count("\n") == 1 and says in printed and "--workers=1" in printed
+        assert printed.count("\n") == 1 and message in printed and "--workers=1" in printed
 
 
 def test_links_to_a_disk_that_is_gone_are_files_that_cannot_be_read(source, tmp_path):
-    """Left out in silence, a farm of links on an unmounted disk would be a part of the data that
-    looks like all of it.
-    """
-    farm = tmp_path / "farm"
-    farm.mkdir()
+    """Left out without a message, the links to an unmounted disk would leave part of the data."""
+    links = tmp_path / "farm"
+    links.mkdir()
     for name in ("0.dcm", "1.dcm", "4.dcm"):
-        (farm / name).symlink_to(tmp_path / "in" / name)
+        (links / name).symlink_to(tmp_path / "in" / name)
     (tmp_path / "in" / "1.dcm").unlink()
-    names = list_files(farm)
-    assert names == ["0.dcm", "1.dcm", "4.dcm"] and tree_digest(farm, names)
+    names = list_files(links)
+    assert names == ["0.dcm", "1.dcm", "4.dcm"] and tree_digest(links, names)
     with pytest.raises(MachineFault, match=f"no such file or directory, while others can.*{FLAG}"):
-        read_headers(Folder(farm), names, KEY, workers=1)
+        read_headers(Folder(links), names, KEY, workers=1)
     shutil.rmtree(tmp_path / "in")
     with pytest.raises(MachineFault, match="is its disk still there"):
-        read_headers(Folder(farm), names, KEY, workers=1)
+        read_headers(Folder(links), names, KEY, workers=1)
 
 
 def test_a_link_to_itself_costs_itself(source, tmp_path):

@@ -16,8 +16,7 @@ from tiny_dicom import slice_bytes, write_slice
 
 from ct.dicom.hounsfield import read_hu
 from ct.errors import InputError, MachineFault
-from ct.pixel_cache import reader as pixels
-from ct.pixel_cache import writer as shards
+from ct.pixel_cache import reader, writer
 from ct.pixel_cache.reader import PixelCache
 from ct.pixel_cache.resampling import pad_to_square, resample_to_square
 from ct.pixel_cache.shards import AIR_HU
@@ -37,8 +36,8 @@ def test_shrinking_takes_the_mean_of_blocks():
 def test_block_means_like_numpys(factor):
     hu = np.random.default_rng(0).integers(-1024, 3072, (24, 24), dtype=np.int16)
     size = 24 // factor
-    want = np.rint(hu.reshape(size, factor, size, factor).mean(axis=(1, 3)))
-    np.testing.assert_array_equal(resample_to_square(hu, size), want)
+    expected = np.rint(hu.reshape(size, factor, size, factor).mean(axis=(1, 3)))
+    np.testing.assert_array_equal(resample_to_square(hu, size), expected)
 
 
 def test_hu_are_clipped_before_they_are_averaged():
@@ -57,13 +56,13 @@ def test_other_sizes_keep_level_place_and_direction(side, size):
     assert (resample_to_square(flat, size) == 37).all()
     y, x = np.mgrid[:side, :side]
     ramp = (5 * y - 2 * x).astype(np.int16)
-    got = resample_to_square(ramp, size).astype(float)
-    assert got.shape == (size, size) and abs(got.mean() - ramp.mean()) < 1
+    result = resample_to_square(ramp, size).astype(float)
+    assert result.shape == (size, size) and abs(result.mean() - ramp.mean()) < 1
     # where the new pixels' centres lie among the old
     centre = (np.arange(size) + 0.5) * side / size - 0.5
     inner = slice(size // 4, -(size // 4))
-    want = 5 * centre[inner, None] - 2 * centre[None, inner]
-    np.testing.assert_allclose(got[inner, inner], want, atol=1.5)
+    expected = 5 * centre[inner, None] - 2 * centre[None, inner]
+    np.testing.assert_allclose(result[inner, inner], expected, atol=1.5)
 
 
 @pytest.mark.parametrize(("shape", "top", "left"), [((2, 5), 1, 0), ((4, 1), 0, 1)])
@@ -126,25 +125,25 @@ def source(tmp_path):
 @pytest.fixture
 def cache(source, tmp_path, monkeypatch):
     """(PixelCache of three shards, facts, what it should hold (7, 16, 16))."""
-    monkeypatch.setattr(shards, "SHARD_SLICES", 3)
+    monkeypatch.setattr(writer, "SHARD_SLICES", 3)
     root, table = source
     facts = write_cache(tmp_path / "cache", root, table, 16, workers=1)
-    want = [
+    expected = [
         np.full((16, 16), AIR_HU)
         if i == 3
         else resample_to_square(read_hu(root / f"{i}.dcm")[0], 16)
         for i in range(7)
     ]
-    return PixelCache(tmp_path / "cache"), facts, np.array(want)
+    return PixelCache(tmp_path / "cache"), facts, np.array(expected)
 
 
 def test_what_is_written_is_read(cache):
-    opened, _, want = cache
-    got = opened.read(np.arange(7))
-    assert got.dtype == np.int16 and opened.size == 16 and len(opened) == 7
-    np.testing.assert_array_equal(got, want)
-    assert opened.slice_ids.tolist() == [f"ID_{i}" for i in range(7)]
-    assert sorted(p.name for p in opened.folder.iterdir()) == [
+    cache_reader, _, expected = cache
+    result = cache_reader.read(np.arange(7))
+    assert result.dtype == np.int16 and cache_reader.size == 16 and len(cache_reader) == 7
+    np.testing.assert_array_equal(result, expected)
+    assert cache_reader.slice_ids.tolist() == [f"ID_{i}" for i in range(7)]
+    assert sorted(p.name for p in cache_reader.folder.iterdir()) == [
         "checksums.parquet",
         "index.parquet",
         "pixels.json",
@@ -154,12 +153,12 @@ def test_what_is_written_is_read(cache):
 
 @pytest.mark.parametrize("threads", [1, 2, 4, 16])
 def test_any_order_any_number_of_threads(cache, threads):
-    opened, want = PixelCache(cache[0].folder, threads), cache[2]
+    cache_reader, expected = PixelCache(cache[0].folder, threads), cache[2]
     numbers = np.array([6, 0, 0, 3, 5, 2, 6, 1, 4])
     out = np.full((9, 16, 16), 12345, np.int16)
-    assert opened.read(numbers, out) is out
-    np.testing.assert_array_equal(out, want[numbers])
-    assert opened.read(numbers[:0]).shape == (0, 16, 16)
+    assert cache_reader.read(numbers, out) is out
+    np.testing.assert_array_equal(out, expected[numbers])
+    assert cache_reader.read(numbers[:0]).shape == (0, 16, 16)
 
 
 @pytest.mark.parametrize("number", [-1, 7])
@@ -209,7 +208,7 @@ def test_a_second_call_makes_only_what_is_missing_or_damaged(cache, source, tmp_
     whole, facts, _ = cache
     decoded, done = [], []
     monkeypatch.setattr(
-        shards, "read_hu", lambda file: decoded.append(os.path.basename(file.path)) or read_hu(file)
+        writer, "read_hu", lambda file: decoded.append(os.path.basename(file.path)) or read_hu(file)
     )
 
     def again(size=16, table=source[1]):
@@ -253,22 +252,23 @@ def test_a_second_call_makes_only_what_is_missing_or_damaged(cache, source, tmp_
 
 
 def test_a_shard_that_ends_too_early_is_named(cache):
-    opened = cache[0]
-    shard = opened.folder / "shard-00001.blosc2"
+    cache_reader = cache[0]
+    shard = cache_reader.folder / "shard-00001.blosc2"
     shard.write_bytes(shard.read_bytes()[:-20])
-    opened.read([0, 6])
+    cache_reader.read([0, 6])
     with pytest.raises(
         InputError, match="shard-00001.blosc2 is damaged or gone .it ends too early"
     ):
-        opened.read([5])
+        cache_reader.read([5])
 
 
 def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
-    opened = cache[0]
-    shard = opened.folder / "shard-00001.blosc2"
-    data, index = bytearray(shard.read_bytes()), pd.read_parquet(opened.folder / "index.parquet")
-    assert pd.read_parquet(opened.folder / "checksums.parquet")["crc32"].tolist()[:3] == [
-        zlib.crc32(blob) for blob in blobs(opened.folder, index)[:3]
+    cache_reader = cache[0]
+    shard = cache_reader.folder / "shard-00001.blosc2"
+    data = bytearray(shard.read_bytes())
+    index = pd.read_parquet(cache_reader.folder / "index.parquet")
+    assert pd.read_parquet(cache_reader.folder / "checksums.parquet")["crc32"].tolist()[:3] == [
+        zlib.crc32(blob) for blob in blobs(cache_reader.folder, index)[:3]
     ]
     # among the values of the second of its slices: blosc2 sees nothing there
     data[index["offset"].iloc[4] + 60] ^= 1
@@ -277,9 +277,9 @@ def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
     with pytest.raises(
         InputError, match="shard-00001.blosc2 is damaged or gone .its checksum is another"
     ):
-        opened.read([4], out)
+        cache_reader.read([4], out)
     assert (out == 12345).all()
-    np.testing.assert_array_equal(opened.read([5]), cache[2][[5]])
+    np.testing.assert_array_equal(cache_reader.read([5]), cache[2][[5]])
 
 
 def blobs(folder, index):
@@ -291,17 +291,21 @@ def blobs(folder, index):
 
 
 def test_a_cache_of_an_earlier_version_has_no_checksums_and_is_read(cache):
-    folder, want = cache[0].folder, cache[2]
+    folder, expected = cache[0].folder, cache[2]
     (folder / "checksums.parquet").unlink()
-    np.testing.assert_array_equal(PixelCache(folder).read(np.arange(7)), want)
+    np.testing.assert_array_equal(PixelCache(folder).read(np.arange(7)), expected)
 
 
 def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, monkeypatch):
-    again = lambda: write_cache(tmp_path / "c", *source, 16, 1, record_folder=tmp_path / "records")  # noqa: E731
+
+    def again():
+        records = tmp_path / "records"
+        return write_cache(tmp_path / "c", *source, 16, 1, record_folder=records)
+
     again()
-    for note in (tmp_path / "records").glob("*.parquet"):
-        pd.read_parquet(note).drop(columns="crc32").to_parquet(note)
-    monkeypatch.setattr(shards, "read_hu", lambda file: pytest.fail("a shard was written anew"))
+    for record_path in (tmp_path / "records").glob("*.parquet"):
+        pd.read_parquet(record_path).drop(columns="crc32").to_parquet(record_path)
+    monkeypatch.setattr(writer, "read_hu", lambda file: pytest.fail("a shard was written anew"))
     again()
     ours, theirs = (
         (folder / "checksums.parquet").read_bytes() for folder in (tmp_path / "c", cache[0].folder)
@@ -310,14 +314,14 @@ def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, mo
 
 
 def test_a_missing_shard_is_named(cache):
-    opened = cache[0]
-    (opened.folder / "shard-00001.blosc2").unlink()
-    opened.read([0, 6])
+    cache_reader = cache[0]
+    (cache_reader.folder / "shard-00001.blosc2").unlink()
+    cache_reader.read([0, 6])
     with pytest.raises(
         MachineFault,
         match="shard-00001.blosc2 is damaged or gone .*No such file.*remove it and run ingest",
     ):
-        opened.read([0, 4])
+        cache_reader.read([0, 4])
 
 
 @pytest.mark.parametrize(
@@ -339,14 +343,14 @@ def test_a_cache_that_cannot_be_read_is_not_called_damaged(cache, monkeypatch, c
 @pytest.mark.parametrize("size", [16 * 16 * 2 - 2, 16 * 16 * 2 + 2, 1 << 30])
 def test_a_slice_that_claims_another_size_is_not_decoded(cache, size):
     """blosc2 would write as many bytes as it says, beyond the end of the batch too."""
-    opened = cache[0]
-    shard = opened.folder / "shard-00000.blosc2"
+    cache_reader = cache[0]
+    shard = cache_reader.folder / "shard-00000.blosc2"
     data = bytearray(shard.read_bytes())
     data[4:8] = size.to_bytes(4, "little")  # nbytes in the header of a blosc2 chunk
     shard.write_bytes(data)
     out = np.full((2, 16, 16), 12345, np.int16)
     with pytest.raises(InputError, match="shard-00000.blosc2 is damaged or gone .not a slice"):
-        opened.read([0], out[:1])
+        cache_reader.read([0], out[:1])
     assert (out == 12345).all()
 
 
@@ -354,9 +358,9 @@ def test_a_slice_that_claims_another_size_is_not_decoded(cache, size):
 def test_nothing_writes_to_the_buffer_after_an_error(cache, threads):
     folder = cache[0].folder
     (folder / "shard-00000.blosc2").unlink()
-    opened, out = PixelCache(folder, threads), np.empty((200, 16, 16), np.int16)
+    cache_reader, out = PixelCache(folder, threads), np.empty((200, 16, 16), np.int16)
     with pytest.raises(InputError, match="shard-00000"):
-        opened.read(np.array([0] + [5, 6] * 99 + [6]), out)
+        cache_reader.read(np.array([0] + [5, 6] * 99 + [6]), out)
     out[:] = 12345
     time.sleep(0.02)
     assert (out == 12345).all()
@@ -379,25 +383,25 @@ linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts op
 
 @linux
 def test_shards_stay_open_and_are_closed_with_the_cache(cache):
-    opened, _, want = cache
-    assert descriptors(opened.folder) == 0
+    cache_reader, _, expected = cache
+    assert descriptors(cache_reader.folder) == 0
     for _ in range(3):
-        opened.read(np.arange(7))
-        assert descriptors(opened.folder) == 3
-    opened.close()
-    assert descriptors(opened.folder) == 0
-    np.testing.assert_array_equal(opened.read(np.arange(7)), want)  # opens them again
-    opened.close()
+        cache_reader.read(np.arange(7))
+        assert descriptors(cache_reader.folder) == 3
+    cache_reader.close()
+    assert descriptors(cache_reader.folder) == 0
+    np.testing.assert_array_equal(cache_reader.read(np.arange(7)), expected)  # opens them again
+    cache_reader.close()
 
 
 @linux
 def test_a_forgotten_cache_closes_its_shards_and_ends_its_threads(cache):
     folder, before = cache[0].folder, set(threading.enumerate())
-    opened = PixelCache(folder, 4)
-    opened.read(np.arange(7))
+    cache_reader = PixelCache(folder, 4)
+    cache_reader.read(np.arange(7))
     threads = set(threading.enumerate()) - before
     assert descriptors(folder) == 3 and threads
-    del opened
+    del cache_reader
     for thread in threads:
         thread.join(5)
     assert descriptors(folder) == 0 and not threads & set(threading.enumerate())
@@ -406,35 +410,37 @@ def test_a_forgotten_cache_closes_its_shards_and_ends_its_threads(cache):
 @linux
 def test_no_more_shards_are_open_than_allowed(cache, monkeypatch):
     """Threads read shards that others push out of the open ones meanwhile."""
-    monkeypatch.setattr(pixels, "OPEN_SHARDS", 1)
-    opened, want = PixelCache(cache[0].folder, 4), cache[2]
+    monkeypatch.setattr(reader, "OPEN_SHARDS", 1)
+    cache_reader, expected = PixelCache(cache[0].folder, 4), cache[2]
     for _ in range(20):
         numbers = np.random.default_rng(0).integers(0, 7, 64)
-        np.testing.assert_array_equal(opened.read(numbers), want[numbers])
-        assert descriptors(opened.folder) == 1
+        np.testing.assert_array_equal(cache_reader.read(numbers), expected[numbers])
+        assert descriptors(cache_reader.folder) == 1
 
 
 def test_several_threads_read_at_once(cache):
-    opened, want = PixelCache(cache[0].folder, 3), cache[2]
+    cache_reader, expected = PixelCache(cache[0].folder, 3), cache[2]
     rng = np.random.default_rng(0)
     with ThreadPoolExecutor(8) as pool:
         asked = [rng.integers(0, 7, rng.integers(0, 40)) for _ in range(60)]
-        for numbers, got in zip(asked, pool.map(opened.read, asked), strict=True):
-            np.testing.assert_array_equal(got, want[numbers])
+        for numbers, result in zip(asked, pool.map(cache_reader.read, asked), strict=True):
+            np.testing.assert_array_equal(result, expected[numbers])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_cache_survives_a_fork(cache):
     """As in a DataLoader's workers: the child has none of the threads that its parent started."""
-    opened, want = PixelCache(cache[0].folder, 2), cache[2]
-    opened.read(np.arange(7))
+    cache_reader, expected = PixelCache(cache[0].folder, 2), cache[2]
+    cache_reader.read(np.arange(7))
     child = multiprocessing.get_context("fork").Process(
-        target=_read_and_exit, args=(opened, want), daemon=True
+        target=_read_and_exit, args=(cache_reader, expected), daemon=True
     )
     child.start()
     child.join(20)
     assert child.exitcode == 0
 
 
-def _read_and_exit(opened, want):
-    os._exit(0 if (opened.read(np.arange(7)) == want).all() else 1)  # without pytest's own endings
+def _read_and_exit(cache_reader, expected):
+    os._exit(
+        0 if (cache_reader.read(np.arange(7)) == expected).all() else 1
+    )  # without pytest's own endings

@@ -1,6 +1,4 @@
-"""Pixels are decoded where a crash costs one file: crashes, endless work, memory, and the machine's
-own faults.
-"""
+"""Decoding in a child process: crashes, endless work, memory, and the machine's own faults."""
 
 import os
 import resource
@@ -13,7 +11,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from tiny_dicom import make_dataset, write_slice
 
-from ct.dicom import pixel_decoder as decoding
+from ct.dicom import pixel_decoder
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
@@ -33,14 +31,12 @@ FORMAT = {
 
 @pytest.fixture
 def odd(monkeypatch):
-    """The decoder of odd_decoder.py; `odd(letter)` has it do something. It may take 0.3 s of the
-    processor.
-    """
+    """`odd(letter)`: what the decoder of odd_decoder.py does; it has 0.3 s of processor time."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
     child = ChildProcess("odd_decoder")
-    monkeypatch.setattr(decoding, "_CHILD", child)
-    monkeypatch.setattr(decoding, "SECONDS", 0.3)
-    yield lambda letter: decoding.decode_pixels(
+    monkeypatch.setattr(pixel_decoder, "_CHILD", child)
+    monkeypatch.setattr(pixel_decoder, "SECONDS", 0.3)
+    yield lambda letter: pixel_decoder.decode_pixels(
         FORMAT, str(RLELossless), "OB", "MONOCHROME2", letter * 64
     )
     child.close()
@@ -55,16 +51,16 @@ def test_a_decoder_that_crashes_costs_one_file(odd, letter):
     assert odd(b"g").shape == (8, 8)
 
 
-def test_what_crashes_only_after_others_is_decoded_alone(odd):
+def test_a_slice_that_crashes_a_used_decoder_gets_a_fresh_one(odd):
     before = odd(b"g")
-    process = decoding._CHILD.process
+    process = pixel_decoder._CHILD.process
     # it is no RLE, which a fresh decoder finds
     with pytest.raises(Unreadable, match="cannot be decoded"):
         odd(b"s")
-    assert decoding._CHILD.process.pid != process.pid and (before == 0).all()
+    assert pixel_decoder._CHILD.process.pid != process.pid and (before == 0).all()
 
 
-def test_a_decoder_has_so_much_time_of_the_processor_and_no_more(odd):
+def test_a_decoder_is_ended_after_its_processor_time(odd):
     start = time.perf_counter()
     with pytest.raises(Unreadable, match="^decoding took longer than 0 s$"):
         odd(b"t")
@@ -74,17 +70,17 @@ def test_a_decoder_has_so_much_time_of_the_processor_and_no_more(odd):
 
 def test_a_decoder_that_waits_is_ended(odd, monkeypatch):
     odd(b"g")
-    monkeypatch.setattr(decoding, "WALL_SECONDS", 0.5)
+    monkeypatch.setattr(pixel_decoder, "WALL_SECONDS", 0.5)
     with pytest.raises(Unreadable, match="^decoding took longer than 0.5 s$"):
         odd(b"w")
 
 
-def test_a_decoder_has_so_much_memory_and_no_more(odd):
+def test_a_decoder_is_ended_beyond_its_memory(odd):
     with pytest.raises(Unreadable, match="^decoding it needs more than 1 GB$"):
         odd(b"m")
 
 
-def test_what_the_machine_does_to_a_decoder_is_no_files_fault(odd, monkeypatch):
+def test_a_decoder_that_is_killed_or_cannot_start_is_the_machines_fault(odd, monkeypatch):
     with pytest.raises(MachineFault, match="was killed.*--workers=1"):
         odd(b"k")
     monkeypatch.setenv("ICH_ODD_DECODER", "exit")
@@ -96,16 +92,17 @@ def test_what_the_machine_does_to_a_decoder_is_no_files_fault(odd, monkeypatch):
         odd(b"g")
 
 
-def test_a_limit_of_the_parents_is_the_machines(odd):
-    """Where the parent may have less memory than the decoder, running out of it says nothing about
-    the file.
-    """
+def test_memory_below_the_limit_of_the_parent_is_the_machines_fault(odd):
+    """Where the parent's limit is below the decoder's, running out of memory is no file's fault."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     code = (
-        "import resource\nfrom ct.dicom import decoder_process as decoder\nfrom ct.dicom.pixel_decoder import decode_pixels\nfrom ct.system.child_process import limit_memory\n"
+        "import resource\nfrom ct.dicom import decoder_process as decoder\n"
+        "from ct.dicom.pixel_decoder import decode_pixels\n"
+        "from ct.system.child_process import limit_memory\n"
         "decoder.MAX_MEMORY = 1 << 60\nassert not limit_memory(decoder.MAX_MEMORY)\n"
         "decoder.decode = lambda *_: (_ for _ in ()).throw(MemoryError())\n"
-        "print(decoder.answer({'seconds': 1}, b'', False)[0], decoder.answer({'seconds': 1}, b'', True)[0])"
+        "for limited in (False, True):\n"
+        "    print(decoder.answer({'seconds': 1}, b'', limited)[0])"
     )
     done = subprocess.run(
         ["bash", "-c", f'ulimit -v 8000000; exec {os.sys.executable} -c "$0"', code],
@@ -114,17 +111,14 @@ def test_a_limit_of_the_parents_is_the_machines(odd):
         text=True,
         check=False,
     )
-    assert (
-        done.stdout
-        == "{'fault': 'out of memory'} {'reason': 'decoding it needs more than 1152921504 GB'}\n".replace(
-            "1152921504", str((1 << 60) >> 30)
-        )
-    ), done.stderr
+    reason = f"decoding it needs more than {(1 << 60) >> 30} GB"
+    replies = "{'fault': 'out of memory'}\n" + f"{{'reason': '{reason}'}}\n"
+    assert done.stdout == replies, done.stderr
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 
-def test_a_crash_with_less_memory_than_a_slice_may_take_is_the_machines(odd, monkeypatch):
-    """A codec that cannot allocate ends in SIGABRT. What takes too long does so with any memory."""
+def test_a_crash_with_less_memory_than_a_slice_may_take_is_the_machines_fault(odd, monkeypatch):
+    """A decoder that cannot allocate ends by SIGABRT; one that takes too long does so anyway."""
     monkeypatch.setenv("ICH_ODD_DECODER", "less memory")
     assert odd(b"g").shape == (8, 8)
     with pytest.raises(
@@ -137,22 +131,22 @@ def test_a_crash_with_less_memory_than_a_slice_may_take_is_the_machines(odd, mon
     with pytest.raises(Unreadable, match="^decoding took longer"):
         odd(b"t")
     monkeypatch.delenv("ICH_ODD_DECODER")
-    decoding.close_decoder()
+    pixel_decoder.close_decoder()
     with pytest.raises(Unreadable, match=r"^the decoder ended \(status 1\)$"):
         odd(b"e")
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
-def test_the_same_values_from_the_decoders_process(tmp_path, syntax):
+def test_the_decoder_process_returns_the_stored_values(tmp_path, syntax):
     pixels = np.random.default_rng(0).integers(-1000, 1000, (64, 50)).astype(np.int16)
     dataset = make_dataset(pixels)
     with quiet_pydicom():
         dataset.compress(syntax)
         dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     np.testing.assert_array_equal(read_hu(tmp_path / "a.dcm")[0], pixels - 1024)
-    first = decoding._CHILD.process.pid
+    first = pixel_decoder._CHILD.process.pid
     read_hu(tmp_path / "a.dcm")
-    assert decoding._CHILD.process.pid == first  # one for all, not one a file
+    assert pixel_decoder._CHILD.process.pid == first  # one for all, not one a file
 
 
 def test_a_crash_in_ingest_is_one_row(tmp_path, odd):

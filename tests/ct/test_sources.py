@@ -1,6 +1,4 @@
-"""Folders and zip archives as sources: the same files, the same bytes, and what is damaged is
-named.
-"""
+"""Folders and zip archives as sources: the same files and bytes; damage is named."""
 
 import os
 import zipfile
@@ -19,10 +17,10 @@ from ct.dicom.hounsfield import read_hu
 from ct.errors import InputError
 from ct.kaggle_layout import ARCHIVE, find_competition
 from ct.labels import read_labels
-from ct.pixel_cache import writer as shards
+from ct.pixel_cache import writer
 from ct.pixel_cache.writer import write_cache
 from ct.slices import order_slices
-from ct.sources.folder import DiskFile, Folder
+from ct.sources.folder import DiskFile, Folder, list_files
 from ct.sources.source import Unreadable
 from ct.sources.zip_archive import ZipMember, open_zip
 from ct.submission import read_sample
@@ -33,9 +31,7 @@ TRAIN = "stage_2_train"
 
 @pytest.fixture
 def data(tmp_path):
-    """A competition of 7 train and 2 test slices of noise, a text among train, and one train file
-    twice.
-    """
+    """7 train and 2 test slices of noise; in train also a text file, and one slice twice."""
     root, rng = tmp_path / "data", np.random.default_rng(0)
     for number in range(9):
         folder = TRAIN if number < 7 else "stage_2_test"
@@ -57,24 +53,24 @@ def data(tmp_path):
 @pytest.mark.parametrize("around", ["", "rsna/", "a/b/"])
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
 def test_a_zip_and_a_folder_give_the_same(data, tmp_path, around, method, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_SLICES", 4)
-    found = [
+    monkeypatch.setattr(writer, "SHARD_SLICES", 4)
+    competitions = [
         find_competition(data),
         find_competition(pack(data, tmp_path / "data.zip", around, method)),
     ]
-    assert str(found[1].train_dir) == f"{tmp_path}/data.zip/{around}stage_2_train"
-    assert str(found[1].labels_csv) == f"{tmp_path}/data.zip/{around}stage_2_train.csv"
-    made = []
-    for competition in found:
+    assert str(competitions[1].train_dir) == f"{tmp_path}/data.zip/{around}stage_2_train"
+    assert str(competitions[1].labels_csv) == f"{tmp_path}/data.zip/{around}stage_2_train.csv"
+    results = []
+    for competition in competitions:
         names = competition.source.files(TRAIN)
         table, bad = read_headers(competition.source, names, KEY, workers=1)
-        cache = tmp_path / f"cache{len(made)}"
+        cache = tmp_path / f"cache{len(results)}"
         facts = write_cache(
             cache, competition.source, order_slices(table.assign(split="train")), 16, workers=1
         )
         files = {path.name: path.read_bytes() for path in cache.iterdir()}
-        made.append((names, table, bad, facts, files, read_labels(competition.labels_csv)[0]))
-    (names, table, bad, facts, files, labels), other = made
+        results.append((names, table, bad, facts, files, read_labels(competition.labels_csv)[0]))
+    (names, table, bad, facts, files, labels), other = results
     assert names == other[0] and f"{TRAIN}/deep/er/ID_3.dcm" in names and len(names) == 9
     for one, two in ((table, other[1]), (bad, other[2]), (facts, other[3]), (labels, other[5])):
         pd.testing.assert_frame_equal(one, two)
@@ -95,8 +91,8 @@ def test_workers_read_the_zip_by_themselves(data, tmp_path):
     pd.testing.assert_frame_equal(one, two)
 
 
-def test_what_archivers_leave_and_names_that_lead_elsewhere_are_left_out(data, tmp_path):
-    want = Folder(data).files(TRAIN)
+def test_files_of_archivers_and_names_that_lead_elsewhere_are_left_out(data, tmp_path):
+    expected = Folder(data).files(TRAIN)
     (data / TRAIN / ".hidden").write_text("x")
     (data / "__MACOSX" / TRAIN).mkdir(parents=True)
     (data / "__MACOSX" / TRAIN / "._ID_0.dcm").write_text("x")
@@ -112,13 +108,14 @@ def test_what_archivers_leave_and_names_that_lead_elsewhere_are_left_out(data, t
             archive.writestr(name, "x")
     everything = Folder(data).all_files()
     assert (
-        set(want) < set(everything)
+        set(expected) < set(everything)
         and "stage_2_train.csv" in everything
         and "__MACOSX" not in "".join(everything)
     )
     assert open_zip(tmp_path / "data.zip").all_files() == everything
-    found = find_competition(tmp_path / "data.zip")
-    assert found.root == tmp_path / "data.zip" and found.source.files(TRAIN) == want
+    competition = find_competition(tmp_path / "data.zip")
+    assert competition.root == tmp_path / "data.zip"
+    assert competition.source.files(TRAIN) == expected
 
 
 def test_of_two_members_of_one_name_the_last_counts(tmp_path):
@@ -145,7 +142,7 @@ def test_a_zip_beyond_4_gb_and_behind_other_bytes(tmp_path):
     assert (read_hu(source.file("s/a.dcm"))[0] == np.arange(12).reshape(3, 4) - 1024).all()
 
 
-# only what is needed
+# how much is read
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -171,10 +168,10 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
         if kind == "folder"
         else open_zip(pack(tmp_path / "in", tmp_path / "a.zip"))
     )
-    whole, asked, head = [], [], (DiskFile if kind == "folder" else ZipMember).head
+    whole, counts, head = [], [], (DiskFile if kind == "folder" else ZipMember).head
     for kind_of in (DiskFile, ZipMember):
         monkeypatch.setattr(
-            kind_of, "head", lambda self, count: asked.append(count) or head(self, count)
+            kind_of, "head", lambda self, count: counts.append(count) or head(self, count)
         )
         open_ = kind_of.open
         monkeypatch.setattr(
@@ -184,7 +181,7 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
         )
     table, bad = read_headers(source, source.files(TRAIN), KEY, workers=1)
     assert table.index.tolist() == list(lengths) and bad.empty and (table["rows"] == 512).all()
-    assert asked == [4096, 4096, 65536, 4096, 65536, dataset_parser.MAX_HEADER_BYTES]
+    assert counts == [4096, 4096, 65536, 4096, 65536, dataset_parser.MAX_HEADER_BYTES]
     assert whole == []  # nor is one of them read with its pixels
 
 
@@ -201,12 +198,12 @@ def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monk
     monkeypatch.setattr(
         DiskFile, "open", lambda self, mode="rb": pytest.fail("the whole file was opened")
     )
-    for dull in range(130):  # wherever the first piece ends
-        monkeypatch.setattr(fast_parser, "FIRST_READS", (4096 + dull, 65536))
+    for shift in range(130):  # wherever the first piece ends
+        monkeypatch.setattr(fast_parser, "FIRST_READS", (4096 + shift, 65536))
         assert header_of(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
 
 
-def test_head_tells_whether_it_is_all(tmp_path):
+def test_head_returns_whether_it_is_the_whole_file(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_bytes(bytes(range(100)))
     (tmp_path / "in" / "empty").touch()
@@ -234,16 +231,14 @@ def refused(file):
 
 
 def one_slice(tmp_path, method=zipfile.ZIP_DEFLATED):
-    """(archive, its one member's name, and that member's file after `change` ran on the
-    archive).
-    """
+    """(path of an archive with one slice, the slice's name)."""
     stored = np.random.default_rng(0).integers(-1000, 1000, (64, 64))
     write_slice(tmp_path / "in" / TRAIN / "ID_0.dcm", stored)
     return pack(tmp_path / "in", tmp_path / "a.zip", method=method), f"{TRAIN}/ID_0.dcm"
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
-def test_damage_behind_the_header_spoils_the_pixels_alone(tmp_path, method):
+def test_damage_behind_the_header_costs_the_pixels_alone(tmp_path, method):
     archive, name = one_slice(tmp_path, method)
     raw = bytearray(archive.read_bytes())
     raw[5500] ^= 255
@@ -272,7 +267,7 @@ def test_damage_behind_the_header_spoils_the_pixels_alone(tmp_path, method):
         ({"packed": 3000}, "damaged in the zip archive: "),
     ],
 )
-def test_members_that_cannot_be_read_say_why(tmp_path, fields, reason):
+def test_the_reason_for_an_unreadable_member(tmp_path, fields, reason):
     archive, name = one_slice(tmp_path)
     size = os.path.getsize(tmp_path / "in" / name)
     edit_entry(archive, name, **fields)
@@ -299,7 +294,7 @@ def test_a_header_that_does_not_inflate_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
         (lambda raw: raw[:-30], "no whole zip archive .*download it again"),
         (lambda raw: raw[: len(raw) // 2], "no whole zip archive .*download it again"),
@@ -307,10 +302,10 @@ def test_a_header_that_does_not_inflate_is_refused(tmp_path):
         (lambda raw: b"", "is a file, but no whole zip archive"),
     ],
 )
-def test_half_a_zip_is_one_line(data, tmp_path, spoil, says):
+def test_half_a_zip_is_one_line(data, tmp_path, damage, message):
     archive = pack(data, tmp_path / "data.zip")
-    archive.write_bytes(spoil(archive.read_bytes()))
-    with pytest.raises(InputError, match=says) as error:
+    archive.write_bytes(damage(archive.read_bytes()))
+    with pytest.raises(InputError, match=message) as error:
         source = find_competition(archive).source
         for file in source.select(source.files(TRAIN)):
             try:
@@ -320,7 +315,7 @@ def test_half_a_zip_is_one_line(data, tmp_path, spoil, says):
     assert "\n" not in str(error.value)
 
 
-def test_what_a_zip_lacks_is_said_in_one_line(data, tmp_path):
+def test_what_a_zip_lacks_is_named_in_one_line(data, tmp_path):
     (data / "stage_2_train.csv").rename(tmp_path / "labels.csv")
     with pytest.raises(InputError, match=r"data\.zip: stage_2_train\.csv does not exist.*--labels"):
         find_competition(pack(data, tmp_path / "data.zip", "rsna/"))
@@ -404,3 +399,12 @@ def test_an_archive_cut_anywhere_is_one_line(tmp_path):
         with pytest.raises(InputError, match="no whole zip archive") as caught:
             open_zip(tmp_path / "z.zip")
         assert "\n" not in str(caught.value)
+
+
+def test_list_files_is_sorted_recursive_and_skips_dot_files(tmp_path):
+    for name in ("b/2.dcm", "b/1.dcm", "a.dcm", "c/d/e.dcm", ".hidden", ".git/x", "b/.DS_Store"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "c/back").symlink_to(tmp_path)  # a loop
+    (tmp_path / "link.dcm").symlink_to(tmp_path / "a.dcm")
+    assert list_files(tmp_path) == ["a.dcm", "b/1.dcm", "b/2.dcm", "c/d/e.dcm", "link.dcm"]

@@ -1,6 +1,4 @@
-"""Nonsense in tags and pixels: whatever a file may hold is a refusal with its reason, or a
-slice.
-"""
+"""Nonsense in tags and pixels: a file is refused with a reason, or read as a slice."""
 
 import io
 import re
@@ -18,7 +16,7 @@ from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
 from ct.slices import order_slices
-from ct.sources import file_reader as reading
+from ct.sources import file_reader
 from ct.sources.source import Unreadable
 
 PIXELS = np.arange(12).reshape(3, 4)
@@ -167,7 +165,7 @@ def test_nonsense_in_a_tag_is_a_reason(tmp_path, case):
         ((0x28, 0x1051), b"DS", b"1e39", "window_width"),
     ],
 )
-def test_nonsense_where_a_slice_can_do_without_is_nan(tmp_path, tag, vr, value, column):
+def test_nonsense_in_a_tag_that_a_slice_does_not_need_is_nan(tmp_path, tag, vr, value, column):
     (tmp_path / "a").write_bytes(with_element(slice_bytes(PIXELS), tag, vr, value))
     assert np.isnan(header_of(tmp_path / "a", b"key")[column])
 
@@ -190,7 +188,7 @@ def test_pixels_of_another_vr_are_refused(tmp_path, vr):
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_pixels_of_32_and_64_bits_whose_header_says_12(tmp_path, bits):
-    """The check for the 12-bit defect counts values; of these it would count up to the largest."""
+    """The check of the 12-bit defect counts values up to the largest, which takes memory."""
     dataset = make_dataset(PIXELS, signed=False, bits=12, BitsAllocated=bits, RescaleIntercept=0)
     dataset.PixelData = np.full(12, 2**bits - 1, f"<u{bits // 8}").tobytes()
     with quiet_pydicom():
@@ -246,7 +244,7 @@ def test_a_file_of_gigabytes_is_refused_by_its_size(tmp_path):
     ):
         read_hu(path)
     assert header_of(path, b"key")["rows"] == 3
-    assert reading.MAX_FILE_BYTES > 4096 * 4096 * 8
+    assert file_reader.MAX_FILE_BYTES > 4096 * 4096 * 8
 
 
 def test_a_header_without_end_is_not_read_to_it(tmp_path):

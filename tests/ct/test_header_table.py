@@ -1,0 +1,156 @@
+"""The headers of many files: order, chunks, pseudonyms, the quarantine."""
+
+import os
+
+import pandas as pd
+import pytest
+from tiny_dicom import (
+    NAME,
+    RETIRED,
+    ZOO,
+    needs_zoo,
+    write_slice,
+)
+
+from ct.dicom import header_table
+from ct.dicom.header_table import read_headers
+from ct.privacy.pseudonyms import pseudonym
+from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
+from ct.sources.folder import list_files
+
+KEY = b"key"
+
+
+@pytest.mark.parametrize("patient", ["", None])
+def test_without_a_patient_id_the_study_may_count_as_the_patient(tmp_path, patient):
+    write_slice(tmp_path / "a.dcm", PatientID=patient)
+    _, refused = read_headers(tmp_path, ["a.dcm"], KEY)
+    assert refused["reason"].tolist() == ["PatientID is missing or empty"]
+    table, refused = read_headers(tmp_path, ["a.dcm"], KEY, patient_id_optional=True)
+    assert refused.empty and table["study_id"].tolist() == ["ID_000000000c"]
+    assert table["patient_id"].tolist() == [pseudonym("ID_000000000c", KEY, "patient")]
+    write_slice(tmp_path / "a.dcm")
+    assert read_headers(tmp_path, ["a.dcm"], KEY, patient_id_optional=True)[0][
+        "patient_id"
+    ].tolist() == ["ID_0000000b"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five good files, one of them twice, and two bad ones."""
+    root = tmp_path / "root"
+    for i in range(5):
+        tags = {"PatientID": f"MRN-{i}", "ImagePositionPatient": [1, 2, i]}
+        write_slice(root / f"s/ID_{4 - i:09}.dcm", name=f"ID_{4 - i:09}", **tags)
+    write_slice(root / "s/a copy.dcm", name="ID_000000003")  # sorts after ID_000000003.dcm
+    (root / "s/ID_900000000.dcm").write_bytes(b"no")
+    (root / "notes DOE^JANE.txt").write_text("about JANE")
+    return root
+
+
+def test_read_headers(folder):
+    done = []
+    table, bad = read_headers(
+        folder, list_files(folder)[::-1], KEY, workers=1, progress=done.append
+    )
+    assert (
+        table.index.tolist() == [f"ID_{i:09}" for i in range(5)] and table.index.name == "slice_id"
+    )
+    assert table["path"].tolist() == [f"s/ID_{i:09}.dcm" for i in range(5)]
+    assert table["ipp_z"].tolist() == [4, 3, 2, 1, 0]
+    assert set(table.columns) == set(HEADER_COLUMNS) - {"split"} | {*POSITION, *ORIENTATION}
+    assert bad.to_dict("list") == {
+        "path": ["notes DOE^JANE.txt", "s/ID_900000000.dcm", "s/a copy.dcm"],
+        "slice_id": [
+            pseudonym("notes DOE^JANE", KEY, "slice"),
+            "ID_900000000",
+            pseudonym("a copy", KEY, "slice"),
+        ],
+        "kind": ["header"] * 3,
+        "reason": [
+            "not a DICOM file",
+            "not a DICOM file",
+            "same SOPInstanceUID as s/ID_000000003.dcm",
+        ],
+    }
+    assert done == [8]
+
+
+def test_no_name_and_no_foreign_identifier_enters_a_table(folder):
+    table, bad = read_headers(folder, list_files(folder), KEY, workers=1)
+    text = table.to_csv() + bad.drop(columns="path").to_csv()
+    for secret in (NAME, "DOE", "1961", "MRN"):
+        assert secret not in text
+    assert table["patient_id"].nunique() == 5
+
+
+def test_read_headers_does_not_depend_on_chunks_and_workers(folder, monkeypatch):
+    whole = read_headers(folder, list_files(folder), KEY, workers=1)
+    monkeypatch.setattr(header_table, "CHUNK_FILES", 3)
+    done = []
+    chunk_folder = read_headers(folder, list_files(folder), KEY, workers=2, progress=done.append)
+    for a, b in zip(whole, chunk_folder, strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    assert done == [3, 6, 8]
+
+
+def test_kept_chunks_are_not_read_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(header_table, "CHUNK_FILES", 3)
+    names = list_files(folder)
+    expected = read_headers(folder, names, KEY, workers=1)
+    read, done = [], []
+    facts = header_table.read_header
+    monkeypatch.setattr(
+        header_table,
+        "read_header",
+        lambda file, *rest: read.append(os.path.basename(file.path)) or facts(file, *rest),
+    )
+
+    def again(files=names):
+        read.clear()
+        done.clear()
+        return read_headers(
+            folder, files, KEY, 1, lambda n, kept=False: done.append((n, kept)), tmp_path / "parts"
+        )
+
+    for unread, calls in ((names, [(3, False), (6, False), (8, False)]), ([], [(8, True)])):
+        for a, b in zip(again(), expected, strict=True):
+            pd.testing.assert_frame_equal(a, b)
+        assert read == [os.path.basename(name) for name in unread] and done == calls
+    (tmp_path / "parts" / "00001.parquet").write_bytes(b"half a chunk")
+    (tmp_path / "parts" / "00002.parquet").unlink()
+    for a, b in zip(again(), expected, strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    assert len(read) == 5 and done == [(3, True), (6, False), (8, False)]
+    assert len(again(names[1:])[0]) == 5 and len(read) == 7  # other files, other chunks
+
+
+def test_read_headers_of_nothing(tmp_path):
+    table, bad = read_headers(tmp_path, [], KEY)
+    assert (
+        len(table) == 0
+        and len(bad) == 0
+        and "ipp_x" in table
+        and list(bad) == ["path", "slice_id", "kind", "reason"]
+    )
+
+
+@needs_zoo
+def test_the_zoos_headers():
+    table, bad = read_headers(ZOO, list_files(ZOO), KEY, workers=1)
+    reasons = dict(zip(bad["path"], bad["reason"], strict=True))
+    assert reasons["eCT_Supplemental.dcm"] == "multi-frame file (2 frames)"
+    assert reasons["CT_Explicit_Little.dcm"] == "PatientID is missing or empty"
+    assert (
+        reasons["CT_Implicit_Little_Headless_Retired.dcm"] == "SOPInstanceUID is missing or empty"
+    )
+    # only its pixels fail
+    assert f"CTImage.dcm_JPEGProcess6_8TransferSyntax_{RETIRED}.dcm" not in reasons
+    assert table["path"].is_monotonic_increasing
+    rsna = table.loc["ID_000000e27"]
+    assert (rsna["patient_id"], rsna["intercept"], rsna["window_center"]) == (
+        "ID_52c1ab5a",
+        -1024,
+        40,
+    )
+    assert set(table["path"]) | set(bad["path"]) == set(list_files(ZOO))
