@@ -270,5 +270,5 @@ def attempt(folder):
         probs = apply_stacker(model.stacker(k), X, names, np.array([0, 4]))
         if probs.shape != (6, len(LABELS)) or not ((probs >= 0) & (probs <= 1)).all():
             raise ValueError("a model that was taken predicts what is no probability")
-    model.studies()
+    model.study_calibrations()
     return ""
