@@ -10,9 +10,7 @@ exit status 1. --folder: where the runs are written; the system's temporary fold
 """
 
 import collections
-import contextlib
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -21,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.command_line import ROOT, RUN, flag_parser, module_command
+from benchmarks.command_line import flag_parser, module_command
 from benchmarks.fault_injection.fault_places import (
     GIVEN,
     STAGES,
@@ -31,6 +29,7 @@ from benchmarks.fault_injection.fault_places import (
     kinds_of_files,
     room,
 )
+from benchmarks.fault_injection.faulted_runs import TRIALS, FaultedRuns
 
 COUNTS = {
     "renames": (50, 3),
@@ -42,218 +41,113 @@ COUNTS = {
     "bytes": (40, 3),
 }
 KILLED_AT_RENAME = "benchmarks.fault_injection.signal_at_rename"
-NO_END = 124  # the status of a command that did not end in time
-# after Ctrl-C; for a command to end; of tune where it is interrupted
-SECONDS, PATIENCE, TRIALS = 15, 600, 20
-MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}
 
 
-class Home:
-    """An unbroken run, copies of it for the faults to hit, and the outcome of each fault."""
-
-    def __init__(self, folder, seed):
-        from ct.synthetic.example_competition import write_competition
-
-        self.folder, self.rng, self.outcomes = (
-            Path(folder),
-            random.Random(seed),
-            collections.Counter(),
-        )
-        write_competition(self.folder / "data", **MICRO)
-        self.whole = self.new("whole")
-        self.must(["all", f"--run={self.whole}", "--workers=1"])
-
-    def new(self, name="r"):
-        """Return a new run."""
-        run = self.folder / name
-        shutil.rmtree(run, ignore_errors=True)
-        self.must(["new", f"--run={run}", "--recipe=micro", f"--data={self.folder / 'data'}"])
-        return run
-
-    def copy(self, run=None):
-        """Return a copy of the unbroken run, or of `run`, with the files' times."""
-        shutil.rmtree(self.folder / "copy", ignore_errors=True)
-        return shutil.copytree(run or self.whole, self.folder / "copy")
-
-    def must(self, words):
-        """Run a command that no fault hits; it has to end well."""
-        done = self.call(words)
-        assert done.returncode == 0, done.stderr[-2000:]
-
-    def call(self, words, program=RUN):
-        """Run a command to its end; program: the words that start the command line."""
-        words = [*program, *map(str, words)]
-        try:
-            return subprocess.run(
-                words, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=ROOT
-            )
-        except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(
-                words, NO_END, "", f"error: no end within {PATIENCE} s"
-            )
-
-    def strike(self, words, wait, how, target=lambda process: process.pid):
-        """Run a command and send it the signal `how` after `wait` seconds.
-
-        Returns (the finished process, seconds until it ended).
-        """
-        words = [*RUN, *map(str, words)]
-        pipes = {
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-            "start_new_session": True,
-        }
-        process = subprocess.Popen(words, **pipes)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait)
-        start = time.monotonic()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(target(process), how)
-        out, err = process.communicate(timeout=PATIENCE)
-        return subprocess.CompletedProcess(
-            words, process.returncode, out, err
-        ), time.monotonic() - start
-
-    def judge(self, what, done, statuses, seconds=0.0):
-        """Note the outcome of a fault."""
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-        quiet = "Traceback" not in done.stderr and len(errors) == (
-            done.returncode not in (0, -9, -15)
-        )
-        good = quiet and done.returncode in statuses and seconds <= SECONDS
-        self.note(
-            what,
-            "good" if good else "hung" if quiet and done.returncode in statuses else "loud",
-            done,
-        )
-
-    def note(self, what, outcome, done=None):
-        """Count an outcome, and print what is not good."""
-        self.outcomes[outcome] += 1
-        if outcome != "good":
-            print(
-                f"  {outcome}: {what}: "
-                f"{f'{done.returncode} {done.stderr[-1500:]}' if done else ''}",
-                flush=True,
-            )
-
-    def same(self, what, run, file="submission.csv", verb="all"):
-        """Finish a run by the same command, and compare its files with the unbroken run."""
-        more = [f"--trials={TRIALS}"] if verb == "tune" else []
-        done = self.call([verb, f"--run={run}", "--workers=1", *more])
-        expected = self.whole if verb == "all" else self.folder / "tuned"
-        same = done.returncode == 0 and (run / file).read_bytes() == (expected / file).read_bytes()
-        left = [p for p in run.rglob("*") if p.name.endswith((".part", ".old", ".now"))]
-        if not same or left:
-            self.note(f"{what}, afterwards {[str(p) for p in left]}", "lost", done)
-
-
-def renames(home, count, damage=False):
+def renames(runs, count, damage=False):
     """Kill a run before or after a rename, again and again until it is done.
 
     damage: a byte of unfinished work is flipped, too
     """
-    run = home.new()
+    run = runs.new()
     for _ in range(count):
-        number, moment = home.rng.randint(1, 12), home.rng.choice(["before", "after"])
-        name = home.rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT"])
+        number, moment = runs.rng.randint(1, 12), runs.rng.choice(["before", "after"])
+        name = runs.rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT"])
         words = ["all", f"--run={run}", "--workers=1"]
-        done = home.call(words, module_command(KILLED_AT_RENAME, number, name, moment))
-        what = f"{name} {moment} rename {number} (seed {home.rng.getstate()[1][0]})"
-        home.judge(what, done, (0, 130, -9, -15))
+        done = runs.call(words, module_command(KILLED_AT_RENAME, number, name, moment))
+        what = f"{name} {moment} rename {number} (seed {runs.rng.getstate()[1][0]})"
+        runs.judge(what, done, (0, 130, -9, -15))
         if damage and (
             files := [p for pattern in WORK for p in sorted(run.rglob(pattern)) if p.is_file()]
         ):
-            flip(home.rng.choice(files), home.rng)
+            flip(runs.rng.choice(files), runs.rng)
         if done.returncode == 0:
-            home.same(what, run)
-            run = home.new()
-    home.same("the last of the kills", run)
+            runs.same(what, run)
+            run = runs.new()
+    runs.same("the last of the kills", run)
 
 
-def moments(home, count):
+def moments(runs, count):
     """Killed at a random moment, the process alone or with its workers, until the run is done."""
-    run = home.new()
+    run = runs.new()
     for _ in range(count):
         how, wait = (
-            home.rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
-            home.rng.uniform(1, 12),
+            runs.rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
+            runs.rng.uniform(1, 12),
         )
-        target = home.rng.choice([lambda process: process.pid, lambda process: -process.pid])
-        done, seconds = home.strike(["all", f"--run={run}", "--workers=2"], wait, how, target)
-        home.judge(
+        target = runs.rng.choice([lambda process: process.pid, lambda process: -process.pid])
+        done, seconds = runs.strike(["all", f"--run={run}", "--workers=2"], wait, how, target)
+        runs.judge(
             f"{how.name} after {wait:.1f} s",
             done,
             (0, 130, -9, -15),
             seconds if how == signal.SIGINT else 0,
         )
         if done.returncode == 0:
-            home.same(f"{how.name} after {wait:.1f} s", run)
-            run = home.new()
-    home.same("the last of the kills", run)
+            runs.same(f"{how.name} after {wait:.1f} s", run)
+            run = runs.new()
+    runs.same("the last of the kills", run)
 
 
-def workers(home, count):
+def workers(runs, count):
     """One of two workers of `tune` is killed, as the system does where memory runs out."""
     for number in range(count):
-        run, wait = before_stage(home.copy(), "tune"), home.rng.uniform(2, 9)
+        run, wait = before_stage(runs.copy(), "tune"), runs.rng.uniform(2, 9)
         words = ["tune", f"--run={run}", "--workers=2", f"--trials={TRIALS}"]
-        done, _ = home.strike(
+        done, _ = runs.strike(
             words,
             wait,
             signal.SIGKILL,
-            lambda process: home.rng.choice(_children(process.pid) or [2**22]),
+            lambda process: runs.rng.choice(_children(process.pid) or [2**22]),
         )
-        home.judge(f"worker {number} killed after {wait:.1f} s", done, (0, 1))
-        home.same(f"worker {number} killed after {wait:.1f} s", run, "stage2/configs.json", "tune")
+        runs.judge(f"worker {number} killed after {wait:.1f} s", done, (0, 1))
+        runs.same(f"worker {number} killed after {wait:.1f} s", run, "stage2/configs.json", "tune")
 
 
-def ctrl_c(home, count):
+def ctrl_c(runs, count):
     """Ctrl-C in `tune`, at random moments, until it is done."""
-    run = before_stage(home.copy(), "tune")
+    run = before_stage(runs.copy(), "tune")
     for number in range(count):
-        wait, many = home.rng.uniform(0.1, 10), home.rng.choice([1, 1, 2])
+        wait, many = runs.rng.uniform(0.1, 10), runs.rng.choice([1, 1, 2])
         words = ["tune", f"--run={run}", f"--workers={many}", f"--trials={TRIALS}"]
-        done, seconds = home.strike(words, wait, signal.SIGINT, lambda process: -process.pid)
+        done, seconds = runs.strike(words, wait, signal.SIGINT, lambda process: -process.pid)
         if done.returncode == 130 and not done.stderr:  # while Python itself was starting
             done.stderr = "error: interrupted"
-        home.judge(f"Ctrl-C {number} after {wait:.1f} s", done, (0, 130), seconds)
+        runs.judge(f"Ctrl-C {number} after {wait:.1f} s", done, (0, 130), seconds)
         if done.returncode == 0:
-            home.same(f"Ctrl-C {number}", run, "stage2/configs.json", "tune")
-            run = before_stage(home.copy(), "tune")
-    home.same("the last Ctrl-C", run, "stage2/configs.json", "tune")
+            runs.same(f"Ctrl-C {number}", run, "stage2/configs.json", "tune")
+            run = before_stage(runs.copy(), "tune")
+    runs.same("the last Ctrl-C", run, "stage2/configs.json", "tune")
 
 
-def disk(home, count):
+def disk(runs, count):
     """The disk of the run is full in each stage in turn; afterwards there is room again."""
-    with room(home.folder / "disk") as small:
+    with room(runs.folder / "disk") as small:
         if small is None:
             print("  skipped: no right to mount a small file system")
             return
         for number in range(count):
-            stage, free = STAGES[number % len(STAGES)], home.rng.choice([0, 4, 16, 50, 150, 400])
+            stage, free = STAGES[number % len(STAGES)], runs.rng.choice([0, 4, 16, 50, 150, 400])
             shutil.rmtree(small / "r", ignore_errors=True)
-            run = before_stage(shutil.copytree(home.whole, small / "r"), stage)
+            run = before_stage(shutil.copytree(runs.whole, small / "r"), stage)
             left = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
             (small / "ballast").write_bytes(bytes(max(0, left - free * 1024)))
-            done = home.call(["all", f"--run={run}", "--workers=1"])
+            done = runs.call(["all", f"--run={run}", "--workers=1"])
             if done.returncode == 1 and "no space left" not in done.stderr:
                 done.stderr += "Traceback: an error, but not that of a full disk"
-            home.judge(f"{stage} with {free} kB", done, (0, 1))
+            runs.judge(f"{stage} with {free} kB", done, (0, 1))
             (small / "ballast").unlink()
-            home.same(f"{stage} with {free} kB", run)
+            runs.same(f"{stage} with {free} kB", run)
 
 
-def one_byte(home, count):
+def one_byte(runs, count):
     """Flip one bit of a finished file: `status --verify` names it, and `all` makes it again."""
-    names = [path.relative_to(home.whole) for path in kinds_of_files(home.whole)]
+    names = [path.relative_to(runs.whole) for path in kinds_of_files(runs.whole)]
     for number in range(count):
-        run = home.copy()
+        run = runs.copy()
         path = run / names[number % len(names)]
-        flip(path, home.rng)
+        flip(path, runs.rng)
         done, name = (
-            home.call(["status", f"--run={run}", "--verify"]),
+            runs.call(["status", f"--run={run}", "--verify"]),
             path.relative_to(run).as_posix(),
         )
         named = (
@@ -261,15 +155,15 @@ def one_byte(home, count):
             and name in done.stdout + done.stderr
             and "Traceback" not in done.stderr
         )
-        home.note(name, "good" if named else "lost", done)
+        runs.note(name, "good" if named else "lost", done)
         if named and name not in GIVEN:
-            home.same(name, run)
+            runs.same(name, run)
 
 
 KINDS = {
     "renames": renames,
     "moments": moments,
-    "damage": lambda home, count: renames(home, count, damage=True),
+    "damage": lambda runs, count: renames(runs, count, damage=True),
     "workers": workers,
     "disk": disk,
     "ctrl-c": ctrl_c,
@@ -294,10 +188,10 @@ def main(argv=None):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     bad, kinds = 0, [options.kind] if options.kind else list(KINDS)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        home = Home(folder, options.seed)
+        runs = FaultedRuns(folder, options.seed)
         if {"workers", "ctrl-c"} & set(kinds):
-            tuned = shutil.copytree(home.whole, home.folder / "tuned")
-            home.must(
+            tuned = shutil.copytree(runs.whole, runs.folder / "tuned")
+            runs.must(
                 [
                     "tune",
                     f"--run={before_stage(tuned, 'tune')}",
@@ -307,11 +201,11 @@ def main(argv=None):
             )
         print(f"{'kind':10}{'faults':>8}{'good':>8}{'lost':>8}{'loud':>8}{'hung':>8}{'seconds':>9}")
         for kind in kinds:
-            home.outcomes, start = collections.Counter(), time.monotonic()
+            runs.outcomes, start = collections.Counter(), time.monotonic()
             try:
-                KINDS[kind](home, options.count or COUNTS[kind][options.quick])
+                KINDS[kind](runs, options.count or COUNTS[kind][options.quick])
             finally:  # also where somebody ends it early
-                row = home.outcomes
+                row = runs.outcomes
                 bad += sum(row.values()) - row["good"]
                 print(
                     f"{kind:10}{sum(row.values()):8}{row['good']:8}{row['lost']:8}{row['loud']:8}{row['hung']:8}"

@@ -22,16 +22,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.command_line import REAL_DATA, flag_parser, module_command
-from ct.ensemble import mean_logits, to_logits
-from ct.labels import LABELS
-from ct.slices import ORIENTATION, POSITION, SERIES, order_slices
+from benchmarks.command_line import flag_parser, module_command
+from benchmarks.large_tables.repeated_studies import (
+    FOLDS,
+    MODELS,
+    make_predictions,
+    real_studies,
+    repeat,
+)
+from benchmarks.pandas_features import BY_PANDAS, by_pandas
+from ct.ensemble import mean_logits
 from ct.system.engine import cores
 from features.build import build_features
 from features.config import FeatureConfig
 from features.markov_fitting import cross_fit_chains
 
-SLICES, MODELS, FOLDS = 752_803, ("resnet", "densenet", "vgg", "swin"), 5
+SLICES = 752_803
 SECONDS, MEMORY_GB, COLUMNS, TIMES_PANDAS, GROWTH = 90.0, 8.0, 800, 8.0, 1.3
 SIXTEENTH = SLICES // 16  # rows for pandas, quick or not
 ALL = FeatureConfig(
@@ -47,15 +53,6 @@ ALL = FeatureConfig(
     place=True,
     padding=True,
     scanner=True,
-)
-BY_PANDAS = FeatureConfig(  # the families that a groupby can compute
-    reach=10,
-    model_reach=10,
-    difference_reach=10,
-    smooth_mm=(),
-    rolling=(1, 2, 4),
-    cumulative=True,
-    geometry=False,
 )
 
 
@@ -180,259 +177,6 @@ def measure_pandas(slices):
         "pandas": min(theirs),
         "kinds": kinds,
     }
-
-
-def by_pandas(slices, predictions, kinds):
-    """Return the columns of BY_PANDAS as one table, six per groupby call.
-
-    The seconds of each kind go to `kinds`.
-    """
-    each = {model: to_logits(p, BY_PANDAS.clip) for model, p in predictions.items()}
-    own = {
-        f"{label}_by_{model}": p[:, j]
-        for model, p in each.items()
-        for j, label in enumerate(LABELS)
-    }
-    own = pd.DataFrame(own, index=slices.index)
-    stacked = np.stack(list(each.values()))
-    mean = pd.DataFrame(
-        stacked.mean(axis=0, dtype=np.float32), index=slices.index, columns=list(LABELS)
-    )
-    spread = pd.DataFrame(
-        stacked.std(axis=0, dtype=np.float32), index=slices.index, columns=list(LABELS)
-    )
-    number = slices.groupby(list(SERIES), sort=False, observed=True).ngroup().to_numpy()
-    study = slices.groupby(["study_id", "split"], sort=False, observed=True).ngroup().to_numpy()
-    parts = [mean, own, spread.add_suffix("_spread")]
-
-    def timed(kind, made):
-        before = time.process_time()
-        parts.extend(made())
-        kinds[kind] = min(kinds.get(kind, np.inf), time.process_time() - before)
-
-    steps = [step for distance in range(1, BY_PANDAS.reach + 1) for step in (-distance, distance)]
-    models = [
-        own[[f"{label}_by_{model}" for label in LABELS]].set_axis(list(LABELS), axis=1)
-        for model in each
-    ]
-    timed("shift", lambda: [mean.groupby(number).shift(-s).add_suffix(f"_z{s:+d}") for s in steps])
-    timed(
-        "shift of each CNN",
-        lambda: [
-            table.groupby(number).shift(-s).add_suffix(f"_z{s:+d}_by_{model}")
-            for model, table in zip(each, models, strict=True)
-            for s in steps
-        ],
-    )
-    timed(
-        "difference",
-        lambda: [(mean - mean.groupby(number).shift(-s)).add_suffix(f"_dz{s:+d}") for s in steps],
-    )
-    timed(
-        "rolling",
-        lambda: [
-            rolled(mean, number, kind, width)
-            for width in BY_PANDAS.rolling
-            for kind in ("min", "max")
-        ],
-    )
-    timed(
-        "expanding",
-        lambda: [
-            sided(mean, number, side, kind)
-            for side in ("below", "above")
-            for kind in ("mean", "std")
-        ],
-    )
-    timed("study", lambda: by_study(mean, study, slices["position_mm"], number))
-    return pd.concat(parts, axis=1)
-
-
-def by_study(mean, study, position, number):
-    """The summaries of each study, one table a kind."""
-    groups = mean.groupby(study)
-    largest, found = groups.transform("max"), {}
-    found["study_max"], found["study_mean"], found["study_std"] = (
-        largest,
-        groups.transform("mean"),
-        groups.transform("std", ddof=0),
-    )
-    found["study_top3"] = (
-        mean.where(groups.rank(ascending=False, method="first") <= 3)
-        .groupby(study)
-        .transform("mean")
-    )
-    found["study_share"] = (
-        (mean > 0).astype(np.float32).where(mean.notna()).groupby(study).transform("mean")
-    )
-    heights = position.groupby(number).transform("min"), position.groupby(number).transform("max")
-    height = (position - heights[0]) / (heights[1] - heights[0])
-    for name, of in {"peak_mm": position, "peak_rel": height}.items():
-        at_peak = {
-            label: of.where(mean[label] == largest[label]).groupby(study).transform("first")
-            for label in LABELS
-        }
-        found[name] = pd.DataFrame(at_peak)
-    found["peak_mm"] = -found["peak_mm"].sub(position, axis=0)
-    found["peak_away_mm"] = found["peak_mm"].abs()
-    return [table.add_suffix(f"_{kind}") for kind, table in found.items()]
-
-
-def rolled(table, number, kind, width):
-    """Smallest or largest within `width` rows on either side."""
-    windows = table.groupby(number).rolling(2 * width + 1, center=True, min_periods=1)
-    return getattr(windows, kind)().droplevel(0).add_suffix(f"_{kind}{width}")
-
-
-def sided(table, number, side, kind):
-    """Mean or spread of all rows before, or after, in the series."""
-    turned, groups = (table, number) if side == "below" else (table[::-1], number[::-1])
-    windows = turned.groupby(groups).expanding()
-    found = windows.mean() if kind == "mean" else windows.std(ddof=0)
-    found = found.droplevel(0).reindex(turned.index)
-    return found.groupby(groups).shift(1).reindex(table.index).add_suffix(f"_{side}_{kind}")
-
-
-def real_studies():
-    """Return a sorted slice table of real studies with their labels, and its name.
-
-    Made-up studies if the real ones are missing.
-    """
-    path = REAL_DATA / "stage_two" / "labelled_studies.csv.gz"
-    if not path.is_file():
-        return made_up_studies(np.random.default_rng(0)), "made-up series"
-    rows = pd.read_csv(path)
-    rows = rows.rename(
-        columns={
-            "SOPInstanceUID": "slice_id",
-            "PatientID": "patient_id",
-            "StudyInstanceUID": "study_id",
-            "SeriesInstanceUID": "series_id",
-            "RescaleIntercept": "intercept",
-            "BitsStored": "bits_stored",
-            "PixelRepresentation": "pixel_representation",
-        }
-    ).set_index("slice_id")
-    for text, names in (
-        ("ImagePositionPatient", POSITION),
-        ("ImageOrientationPatient", ORIENTATION),
-    ):
-        rows[list(names)] = rows[text].str.findall(r"-?\d+\.?\d*(?:e-?\d+)?").tolist()
-        rows[list(names)] = rows[list(names)].astype(np.float64)
-    rows["pixel_spacing_mm"] = (
-        rows["PixelSpacing"].str.extract(r"([\d.]+)", expand=False).astype(np.float64)
-    )
-    for name in ("center", "width"):
-        rows[f"window_{name}"] = pd.to_numeric(
-            rows[f"Window{name.title()}"].astype(str).str.extract(r"(-?[\d.]+)", expand=False)
-        )
-    kept = [
-        "patient_id",
-        "study_id",
-        "series_id",
-        *POSITION,
-        *ORIENTATION,
-        "intercept",
-        "bits_stored",
-        "pixel_representation",
-        "pixel_spacing_mm",
-        "window_center",
-        "window_width",
-        *LABELS,
-    ]
-    return order_slices(
-        rows[kept].assign(split="train")
-    ), f"{rows['study_id'].nunique():,} real studies"
-
-
-def made_up_studies(rng, studies=1500):
-    """Return a slice table of series of 20 to 60 slices with a run of positives in every third.
-
-    Slices are 5 or 2.5 mm apart.
-    """
-    counts = rng.integers(20, 61, studies)
-    study, place = (
-        np.repeat(np.arange(studies), counts),
-        np.concatenate([np.arange(count) for count in counts]),
-    )
-    ids = pd.Series(study).map("ID_{:06x}".format).to_numpy(object)
-    start = np.repeat(rng.integers(0, 20, studies), counts)
-    bleeds = (
-        (np.repeat(np.arange(studies) % 3 == 0, counts)) & (place >= start) & (place < start + 6)
-    )
-    table = pd.DataFrame(
-        {
-            "slice_id": [f"ID_{n:09x}" for n in range(len(study))],
-            "patient_id": ids,
-            "study_id": ids,
-            "series_id": ids,
-            "split": "train",
-            **dict.fromkeys([*POSITION, *ORIENTATION], 0.0),
-        }
-    )
-    table = table.assign(
-        row_x=1.0,
-        col_y=1.0,
-        ipp_z=place * np.repeat(rng.choice([2.5, 5.0], studies, p=[0.2, 0.8]), counts),
-    )
-    scanner = {
-        "intercept": -1024.0,
-        "bits_stored": 12.0,
-        "pixel_representation": 0.0,
-        "pixel_spacing_mm": 0.488,
-        "window_center": 40.0,
-        "window_width": 80.0,
-    }
-    return order_slices(
-        table.assign(**scanner, **{label: bleeds.astype(float) for label in LABELS}).set_index(
-            "slice_id"
-        )
-    )
-
-
-def repeat(studies, count):
-    """Return a slice table of at least `count` rows: whole studies repeated under new names."""
-    starts = np.flatnonzero(studies["place"].to_numpy() == 0)
-    times, rest = divmod(count, len(studies))
-    last = next((start for start in starts if start >= rest), len(studies))
-    copies = [studies] * times + [studies.iloc[:last]]
-    number = np.repeat(np.arange(len(copies)), [len(copy) for copy in copies])
-    table = pd.concat(copies, ignore_index=True)
-    names = pd.Series(number).map("{:02d}-".format).to_numpy(object)
-    table[["patient_id", "study_id", "series_id"]] = table[
-        ["patient_id", "study_id", "series_id"]
-    ].add(names, axis=0)
-    rng, n = np.random.default_rng(0), len(table)
-    pixels = {
-        "padding_hu": rng.choice([-1024.0, -2000.0], n),
-        "brain_cm2": rng.uniform(0, 180, n),
-        "rows": 512,
-        "cols": 512,
-        "skull_cm2": rng.uniform(0, 60, n),
-        "brain_mean_hu": rng.normal(32, 4, n),
-        "brain_std_hu": rng.normal(12, 2, n),
-        "blood_share": rng.uniform(0, 0.1, n),
-        "slope": 1.0,
-        "repaired_intercept": False,
-    }
-    return table.assign(**pixels).set_index(
-        pd.Index([f"ID_{row:09x}" for row in range(n)], name="slice_id")
-    )
-
-
-def make_predictions(slices):
-    """Return predictions {model: (n, 6)}, labels (n, 6) and folds (n,) by patient.
-
-    One slice in 500 is unreadable.
-    """
-    rng, y = np.random.default_rng(1), slices[list(LABELS)].to_numpy(np.float64)
-    lost = rng.random(len(y)) < 0.002
-    predictions = {}
-    for model in MODELS:
-        z = 4 * y - 4 + rng.normal(0, 1.5, y.shape)
-        predictions[model] = 1 / (1 + np.exp(-z))
-        predictions[model][lost] = np.nan
-    return predictions, y, pd.factorize(slices["patient_id"])[0] % FOLDS
 
 
 if __name__ == "__main__":

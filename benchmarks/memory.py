@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command_line import flag_parser, module_command
-from benchmarks.repeated_slices import example_run, repeated
+from benchmarks.large_tables.repeated_slices import example_run, repeated
 from ct.storage.file_formats import read_table, write_table
 from pipeline.progress import Bar
 from pipeline.run_context import Run

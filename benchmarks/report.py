@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.command_line import REAL_SLICES, ROOT, RUN, flag_parser
-from benchmarks.repeated_slices import example_run, repeated
+from benchmarks.large_tables.repeated_slices import example_run, repeated
 from ct.labels import KAGGLE_ORDER
 from ct.pixel_cache.reader import PixelCache
 from ct.run_dir import RunDir

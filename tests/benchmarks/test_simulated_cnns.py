@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
+from benchmarks.stacking import lesion_runs
 from benchmarks.stacking import simulated_cnns as sim
 from benchmarks.stacking import stack_baselines as baselines
 from benchmarks.stacking.simulated_head import fit_head, logistic_weights
@@ -79,20 +80,20 @@ def test_overconfidence_stretches_the_logits(slices):
 def test_runs_end_with_the_label_and_with_the_series(slices):
     y = np.zeros(len(slices))
     y[[0, 1, 4, LENGTH - 1, LENGTH, len(y) - 1]] = 1
-    assert sim.find_runs(slices, y).tolist() == [
+    assert lesion_runs.find_runs(slices, y).tolist() == [
         [0, 2],
         [4, 5],
         [LENGTH - 1, LENGTH],
         [LENGTH, LENGTH + 1],
         [len(y) - 1, len(y)],
     ]
-    assert len(sim.find_runs(slices, 0 * y)) == 0
+    assert len(lesion_runs.find_runs(slices, 0 * y)) == 0
 
 
 def test_candidates_of_one_q_are_real_with_probability_q():
     a, b = 0.6, 0.43
     real, phantom = 30000, round(30000 * b / a)
-    q = expit(sim.draw_q(real, phantom, a, b, np.random.default_rng(0)))
+    q = expit(lesion_runs.draw_q(real, phantom, a, b, np.random.default_rng(0)))
     assert q[:real].mean() == pytest.approx((a + 1) / (a + b + 1), abs=0.005)
     assert q[real:].mean() == pytest.approx(a / (a + b + 1), abs=0.005)
     for low, high in ((0.1, 0.2), (0.4, 0.5), (0.7, 0.8)):
@@ -102,8 +103,8 @@ def test_candidates_of_one_q_are_real_with_probability_q():
 
 def test_phantoms_keep_away_from_real_runs_and_in_their_company(slices):
     y, column = labels(slices), LABELS.index("subdural")
-    real = sim.find_runs(slices, y[:, column])
-    phantoms = sim.place_phantoms(slices, y, column, real, 200, np.random.default_rng(0))
+    real = lesion_runs.find_runs(slices, y[:, column])
+    phantoms = lesion_runs.place_phantoms(slices, y, column, real, 200, np.random.default_rng(0))
     assert len(phantoms) == 200
     others = y[:, 1:5].max(axis=1).reshape(STUDIES, LENGTH).any(axis=1)
     for start, end in phantoms:
@@ -116,31 +117,31 @@ def test_phantoms_keep_away_from_real_runs_and_in_their_company(slices):
         (real[:, 1] - real[:, 0]).mean(), rel=0.15
     )
     nothing = np.empty((0, 2), int)
-    assert sim.place_phantoms(
+    assert lesion_runs.place_phantoms(
         slices, 0 * y, column, nothing, 0, np.random.default_rng(0)
     ).shape == (0, 2)
 
 
+def painted(slices, runs, strength):
+    """What `paint_runs` shows of runs, one row per series."""
+    shown = lesion_runs.paint_runs(slices, runs, strength, np.random.default_rng(1))
+    return shown.reshape(STUDIES, LENGTH)
+
+
 def test_some_run_ends_move_by_one_slice_inside_their_series(slices, monkeypatch):
-    monkeypatch.setattr(sim, "MOVED_END", 0.5)
+    monkeypatch.setattr(lesion_runs, "MOVED_END", 0.5)
     middle = np.array([[i * LENGTH + 4, i * LENGTH + 8] for i in range(STUDIES)])
-    shown = sim.paint_runs(slices, middle, np.full(STUDIES, 0.7), np.random.default_rng(1)).reshape(
-        STUDIES, LENGTH
-    )
+    shown = painted(slices, middle, np.full(STUDIES, 0.7))
     assert set(np.unique(shown)) == {0, 0.7}
     low, high = shown.argmax(axis=1), LENGTH - shown[:, ::-1].argmax(axis=1)
     assert set(low) == {3, 4, 5} and set(high) == {7, 8, 9}
     assert np.mean(low != 4) == pytest.approx(0.5, abs=0.2)
     # every second series, end to end
     whole = np.array([[i * LENGTH, (i + 1) * LENGTH] for i in range(0, STUDIES, 2)])
-    shown = sim.paint_runs(slices, whole, np.ones(len(whole)), np.random.default_rng(1)).reshape(
-        STUDIES, LENGTH
-    )
+    shown = painted(slices, whole, np.ones(len(whole)))
     assert not shown[1::2].any()
     single = whole + [5, 6 - LENGTH]
-    shown = sim.paint_runs(slices, single, np.ones(len(single)), np.random.default_rng(1)).reshape(
-        STUDIES, LENGTH
-    )
+    shown = painted(slices, single, np.ones(len(single)))
     assert (shown[::2].sum(axis=1) >= 1).all()
 
 

@@ -1,0 +1,1 @@
+"""Slices, studies and runs of the competition's size, made by repeating a few."""
