@@ -32,7 +32,7 @@ from benchmarks.large_tables.repeated_studies import (
 )
 from benchmarks.pandas_features import BY_PANDAS, by_pandas
 from ct.ensemble import mean_logits
-from ct.system.engine import cores
+from ct.system.parallel_jobs import cores
 from features.build import build_features
 from features.config import FeatureConfig
 from features.markov_fitting import cross_fit_chains

@@ -13,7 +13,7 @@ from typing import Any
 
 from ct.privacy.escaped_names import unescaped_name
 from ct.privacy.redaction import mask_passwords
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from ct.storage.sealed_files import bytes_digest
 from ct.system.machine_faults import listing_faults
 from pipeline.older_versions import may_lack, reads_as_now, with_older_values, without_later_fields

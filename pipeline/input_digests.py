@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ct.errors import InputError
 from ct.kaggle_layout import find_csv, find_folders, require_csv
 from ct.privacy.escaped_names import escaped_name
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import file_digest, tree_digest
 from pipeline.older_versions import WEIGHTS, reads_as_now
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ct.errors import InputError
 from ct.run_dir import RunDir
 from ct.storage.file_formats import write_json
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from ct.storage.sealed_files import SEAL, is_whole
 from pipeline.freshness import Stamp, why_changed
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ct.privacy.redaction import mask_passwords
 from ct.storage.file_formats import write_json
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import changed_file, stamp_files
 
 PACKAGES = ("torch", "timm", "pydicom", "lightgbm", "optuna", "scikit-learn", "pandas", "numpy")

@@ -10,7 +10,7 @@ from ct.kaggle_layout import Competition, find_competition, find_csv, find_folde
 from ct.run_dir import RunDir
 from ct.sources.zip_archive import ZipMember
 from ct.storage.file_formats import read_json
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from pipeline.command_line.printed_commands import with_flags
 from pipeline.freshness import file_digest, first_difference, why_stale
 from pipeline.input_digests import DIGESTS

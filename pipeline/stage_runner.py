@@ -3,7 +3,7 @@
 import importlib
 
 from ct.errors import InputError
-from ct.system.engine import cores
+from ct.system.parallel_jobs import cores
 from pipeline.integrity import check_content
 from pipeline.receipt import Receipt
 from pipeline.registry import PARALLEL, STAGES, USER_INPUTS, Stage

@@ -16,7 +16,7 @@ from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths
 from ct.privacy.quarantine_reasons import public_reason
 from ct.storage.file_formats import read_json, read_table, require
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from ct.tables.spreadsheet import read_sheet
 from ct.windows import apply_window, window_bounds
 from ct.yaml_file import read_yaml

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.storage.file_formats import write_text
-from ct.storage.receipts import version_differences
+from ct.storage.receipt_reader import version_differences
 from report import figures
 from report.content_security import with_policy
 from report.load import read_run, thumbnails

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ct.seeds import derive_seed
-from ct.system.engine import cores, run_threads
+from ct.system.parallel_jobs import cores, run_threads
 from stage2_stack.calibration import fit_platt
 from stage2_stack.learners import LightGBM
 from stage2_stack.tuning import inner_folds

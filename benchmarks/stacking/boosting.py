@@ -28,7 +28,7 @@ from scipy.special import expit
 from benchmarks.command_line import flag_parser
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss
-from ct.system.engine import cores, run_threads
+from ct.system.parallel_jobs import cores, run_threads
 from stage2_stack.boost import Bins, boosted_logit, fit_booster
 
 ROWS, FEATURES, ROUNDS, FOLDS, ALL = 752_803, 300, 200, 5, 30

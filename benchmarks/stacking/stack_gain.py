@@ -33,7 +33,7 @@ from ct.ensemble import mean_logits
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
-from ct.system.engine import cores, run_jobs
+from ct.system.parallel_jobs import cores, run_jobs
 from features.build import build_features
 from features.markov_fitting import cross_fit_chains
 from features.neighbours import neighbour_features

@@ -20,7 +20,7 @@ from ct.sources.folder import Folder
 from ct.sources.source import Source
 from ct.storage.file_formats import read_table, write_table
 from ct.storage.sealed_files import seal
-from ct.system.engine import run_jobs
+from ct.system.parallel_jobs import run_jobs
 
 CHUNK_FILES = 1024  # headers of one job
 COPIED_SLICES = 128  # slices with several files, of one job

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ct.errors import MachineFault
 from ct.pixel_cache.shards import AIR_HU, shard_path
 from ct.storage.file_formats import read_json, read_table
-from ct.system.engine import cores
 from ct.system.machine_faults import fault_of_source
+from ct.system.parallel_jobs import cores
 
 # at most, of one cache: a system often allows a process 1,024 descriptors, and all of RSNA has
 # 1,707 shards

@@ -22,7 +22,7 @@ from ct.sources.source import Source
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_table, write_json, write_table
 from ct.storage.sealed_files import bytes_digest, seal
-from ct.system.engine import run_jobs
+from ct.system.parallel_jobs import run_jobs
 
 # of blosc2, fixed: its default follows the processor's cache, and would change the bytes
 BLOCK_BYTES = 32768

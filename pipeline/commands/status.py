@@ -9,7 +9,7 @@ from filelock import Timeout
 
 from ct.errors import InputError
 from ct.storage.file_formats import read_json
-from ct.storage.receipts import read_receipt, version_differences
+from ct.storage.receipt_reader import read_receipt, version_differences
 from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import changed_file
 from pipeline.integrity import damaged_files, receipts

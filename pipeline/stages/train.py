@@ -9,7 +9,7 @@ from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json, read_table, write_table
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import inputs_digest
 from pipeline.older_versions import reads_of_before, reads_of_cnn
 from pipeline.receipt import Receipt

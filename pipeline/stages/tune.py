@@ -19,7 +19,7 @@ from ct.run_dir import RunDir
 from ct.seeds import derive_seed
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json, write_json, write_table, write_text
-from ct.system.engine import cores, run_jobs
+from ct.system.parallel_jobs import cores, run_jobs
 from features.columns import SCOPES, scope_columns
 from pipeline.freshness import why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults

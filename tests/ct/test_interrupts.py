@@ -73,7 +73,7 @@ def test_an_ordinary_interrupt_is_raised_at_once(tmp_path):
 
 def test_jobs_in_worker_processes_are_ended(tmp_path):
     """A study of `tune` may take hours."""
-    body = "from ct.system.engine import run_jobs\n"
+    body = "from ct.system.parallel_jobs import run_jobs\n"
     body += "for _ in run_jobs(time.sleep, [(0,), (60,), (60,)], 2):\n    "
     body += "print('busy', flush=True)"
     script = tmp_path / "jobs.py"

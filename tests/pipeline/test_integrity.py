@@ -17,7 +17,7 @@ from ct.errors import InputError
 from ct.pixel_cache.reader import PixelCache
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_table, write_table, write_text
-from ct.storage.receipts import read_receipt
+from ct.storage.receipt_reader import read_receipt
 from ct.storage.sealed_files import seal
 from pipeline.freshness import stamp
 from pipeline.integrity import check_content, damaged_files, receipts

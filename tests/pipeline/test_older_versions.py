@@ -16,7 +16,7 @@ import run
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.storage.file_formats import read_table
-from ct.storage.receipts import version_differences
+from ct.storage.receipt_reader import version_differences
 from features.config import FeatureConfig
 from pipeline import older_versions as updates
 from pipeline.freshness import inputs_digest

@@ -223,7 +223,7 @@ def test_killed_tuning_at_many_moments(fresh, finished, tmp_path):
 
 def test_workers_end_with_their_parent():
     """A worker that outlives its killed parent would write beside the process that resumes."""
-    script = "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.system.engine import run_jobs\nif __name__ == '__main__':\n"
+    script = "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.system.parallel_jobs import run_jobs\nif __name__ == '__main__':\n"
     script += "    list(run_jobs(time.sleep, [(60,), (60,)], 2))\n"
     path = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"ich_engine_{os.getpid()}.py")
     with open(path, "w", encoding="utf-8") as file:
@@ -252,7 +252,7 @@ def test_workers_end_with_their_parent():
 def test_ctrl_c_is_seen_by_the_parent_alone(tmp_path):
     """A worker that is interrupted while it starts would print a traceback of its own."""
     (tmp_path / "jobs.py").write_text(
-        "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.system.engine import run_jobs\nif __name__ == '__main__':\n"
+        "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.system.parallel_jobs import run_jobs\nif __name__ == '__main__':\n"
         "    list(run_jobs(time.sleep, [(0.5,)] * 50, 2))\n"
     )
     words = [sys.executable, str(tmp_path / "jobs.py"), str(ROOT)]

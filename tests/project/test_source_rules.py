@@ -8,7 +8,7 @@ from source_tree import HOUSE, SOURCES, called, functions, imported
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NAMELESS = {"utils", "util", "misc", "helpers", "helper", "common", "tools"}
-# these read ahead in threads; processes are started by ct/system/engine.py alone
+# these read ahead in threads; processes are started by ct/system/parallel_jobs.py alone
 THREADS = {"stage1_cnn/batch_reader.py", "ct/pixel_cache/reader.py"}
 LONGEST = 100  # characters of a line
 
@@ -130,7 +130,7 @@ def test_text_is_utf8_whatever_the_locale(name):
 @pytest.mark.parametrize("name", HOUSE)
 def test_one_module_knows_processes(name):
     users = process_users(HOUSE[name])
-    if name == "ct/system/engine.py":
+    if name == "ct/system/parallel_jobs.py":
         assert users
     elif name in THREADS:
         assert set(users) <= {"concurrent.futures", "concurrent.futures.ThreadPoolExecutor"}

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ct.errors import InputError
-from ct.system.engine import AHEAD, cores, run_jobs, run_threads
+from ct.system.parallel_jobs import AHEAD, cores, run_jobs, run_threads
 
 
 def work(number, seconds=0.0):
