@@ -36,7 +36,7 @@ from pipeline.receipt import Receipt
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_data.ingest_counts import summary
-from report.hu_png import picture
+from report.hu_png import slice_png
 
 SECONDS, MEGABYTES = 60.0, 25.0  # the start of Python included; of 10^6 bytes
 SLICES, QUICK = 20_000, 2_000
@@ -244,7 +244,7 @@ def real_pictures(folder):
     call("ingest", f"--run={home / 'run'}")
     slices, cache = read_table(home / "run/slices.parquet"), PixelCache(home / "run/pixels")
     return np.array(
-        [len(picture(cache.read([number])[0])) for number in np.flatnonzero(slices["readable"])]
+        [len(slice_png(cache.read([number])[0])) for number in np.flatnonzero(slices["readable"])]
     )
 
 

@@ -10,7 +10,7 @@ from ct.errors import InputError
 from ct.kaggle_layout import hidden_folders
 from ct.storage.atomic_write import refuse_links, restore_all
 from pipeline.integrity import check_content
-from pipeline.options import IN_RECIPE, RunOptions
+from pipeline.options import IN_RECIPE, RunOptions, ScoreOptions
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from stage2_stack.config import check_installed
@@ -27,11 +27,13 @@ def lock_of(root: Path) -> FileLock:
 
 
 @contextlib.contextmanager
-def opened(options: RunOptions) -> Iterator[Run]:
+def opened(options: RunOptions | ScoreOptions) -> Iterator[Run]:
     """Open a run folder for work and apply the options to it and its recipe.
 
     Raises InputError where another process works on the run.
     """
+    if options.run is None:
+        raise ValueError("the options name no run folder")
     root = Path(options.run)
     run = Run(root)
     try:

@@ -1,8 +1,5 @@
-"""The report of a run: one HTML file that opens from disk. Reads artifacts, computes nothing that a
-stage should have.
-"""
+"""The report of a run: one HTML file, made of what the stages have written to the run folder."""
 
-from report.page import write_report, write_study
-from report.viewer import shown_studies
+from report.page import shown_studies, write_report, write_study
 
 __all__ = ["shown_studies", "write_report", "write_study"]

@@ -1,21 +1,20 @@
-"""The content-security policy of a page: it runs its own script, wears its own style, and reaches
-nowhere.
+"""Content-Security-Policy of a page: only its own script and style, and no connections.
 
-What a page shows comes from strangers' files. Should a text of theirs ever get past the templates'
-escaping, the policy keeps it from running, loading or sending anything (W3C, Content Security
-Policy Level 3). The page is one file that is opened from disk, so the policy stands in its head,
-and names script and style by their hashes.
+Text on the page comes from strangers' files. If a text ever passed the templates' escaping, the
+policy would keep it from running, loading or sending anything (W3C, Content Security Policy
+Level 3). The page is one file that is opened from disk, so the policy stands in its head and allows
+script and style by their hashes.
 """
 
 import base64
 import hashlib
 import re
 
-PLACE = "POLICY"  # in the head of the templates, before all that is not theirs
-ATTRIBUTE = re.compile(r' style="([^"&<>\\]*)"')
-# properties of the style attributes of templates and drawings; an attribute with others gets no
-# hash, so no effect
-DRAWN = {
+PLACEHOLDER = "POLICY"  # in the head of layout.html, before any text from files
+STYLE_ATTRIBUTE = re.compile(r' style="([^"&<>\\]*)"')
+# CSS properties in the style attributes of templates and drawings; an attribute with any other
+# property gets no hash, and so has no effect
+PROPERTIES = {
     "--n",
     "--w",
     "fill",
@@ -38,12 +37,12 @@ DRAWN = {
 
 
 def with_policy(page: str, style: str, script: str) -> str:
-    """Return a page whose head holds its policy in place of PLACE.
+    """Return the page with its policy in place of PLACEHOLDER.
 
-    style, script: what stands between the tags of its own style and script, exactly. The hashes of
-    style attributes need 'unsafe-hashes'; they allow these very values and no others.
+    style, script: the exact text between the tags of the page's own style and script. The hashes of
+    style attributes need 'unsafe-hashes'; they allow these values and no others.
     """
-    attributes = sorted({value for value in ATTRIBUTE.findall(page) if _is_drawn(value)})
+    attributes = sorted({value for value in STYLE_ATTRIBUTE.findall(page) if _is_allowed(value)})
     styles = " ".join(map(_hash, [style, *attributes]))
     policy = {
         "default-src": "'none'",
@@ -53,14 +52,15 @@ def with_policy(page: str, style: str, script: str) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    return page.replace(
-        PLACE, "; ".join(f"{name} {sources}" for name, sources in policy.items()), 1
-    )
+    text = "; ".join(f"{directive} {sources}" for directive, sources in policy.items())
+    return page.replace(PLACEHOLDER, text, 1)
 
 
-def _is_drawn(value):
-    return {part.partition(":")[0].strip() for part in value.rstrip("; ").split(";")} <= DRAWN
+def _is_allowed(value: str) -> bool:
+    """Return whether a style attribute sets only PROPERTIES."""
+    declarations = value.rstrip("; ").split(";")
+    return {declaration.partition(":")[0].strip() for declaration in declarations} <= PROPERTIES
 
 
-def _hash(text):
+def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

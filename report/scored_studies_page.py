@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from ct.labels import LABELS
 from ct.storage.file_formats import write_text
 from ct.windows import apply_window, window_bounds
-from report.page import rendered
-from report.series_strips import SHOWN_SLICES, lane, montage, worth_a_lane
-from report.viewer import BROWSER_SLICES, contents, study_facts
+from report.figures.series_strip import SHOWN_SLICES, has_lane, lane, montage
+from report.rendering import render
+from report.study_browser import BROWSER_SLICES, browser_data, browser_study
 
 SHOWN_STUDIES = 40  # with a strip of their slices; the others have only a row in the table
 
@@ -57,7 +57,7 @@ def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
         "rows": rows,
         "scored": len(slices),
         "shown": shown,
-        "browser": contents(
+        "browser": browser_data(
             ["raw", "final"],
             [_browser_study(scored, slices[study]) for study in shown],
             labelled=False,
@@ -65,7 +65,7 @@ def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
         ),
         "strips": [_strip(scored, slices[study]) for study in likeliest[:SHOWN_STUDIES]],
     }
-    write_text(path, rendered("scored_studies.html", context))
+    write_text(path, render("scored_studies.html", context))
 
 
 def _within_limit(studies: Sequence[str], slices: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -82,11 +82,8 @@ def _within_limit(studies: Sequence[str], slices: Mapping[str, pd.DataFrame]) ->
 def _browser_study(scored: ScoredStudies, rows: pd.DataFrame) -> dict[str, Any]:
     """Return one study for the study browser. rows: its slices"""
     numbers = scored.slices.index.get_indexer(rows.index)
-    return study_facts(
-        rows["study_id"].iloc[0],
-        "",
-        "",
-        rows.drop(columns=list(LABELS)),
+    return browser_study(
+        rows.drop(columns=list(LABELS)),  # probabilities here, labels in a slice table
         [scored.stage_one, scored.slices],
         lambda place: scored.read_hu([numbers[place]])[0],
     )
@@ -103,7 +100,7 @@ def _strip(scored: ScoredStudies, rows: pd.DataFrame) -> dict[str, Any]:
     lanes = []
     for label in LABELS:
         probabilities = rows[label].to_numpy()
-        if label == "any" or worth_a_lane(unknown, [probabilities]):
+        if label == "any" or has_lane(unknown, [probabilities]):
             lanes.append((label, lane(label, unknown, {"final": probabilities})))
     pictures = apply_window(scored.read_hu(numbers[::step]), *window_bounds("brain"))
     return {

@@ -121,7 +121,7 @@ def overlay(browser):
 
 def follow_a_link(browser):
     """Follow the first link to a slice that cost much. Returns (study, slice)."""
-    link = browser.find_elements("css selector", ".costly a[href*='slice=']")[0]
+    link = browser.find_elements("css selector", ".losses a[href*='slice=']")[0]
     study, wanted = link.get_attribute("href").partition("#study=")[2].split("&slice=")
     link.click()
     assert by(browser, "study").get_property("value") == study

@@ -151,7 +151,8 @@ def _check_files(folder: Path, files: Mapping[str, str], where: str) -> None:
             ignored = name in folders or name.startswith(".") or inside == MODEL_FILE
             if not ignored and inside not in files:
                 raise InputError(
-                    f"{where}: {printable(inside)} is not among the files that were packed; remove it"
+                    f"{where}: {printable(inside)} is not among the files that were packed; "
+                    "remove it"
                 )
     for name, digest in files.items():
         if not (folder / name).is_file():

@@ -24,7 +24,7 @@ from stage1_cnn.model import load_model
 from stage2_stack.apply import apply_stacker
 
 COLUMNS = list(LABELS)
-Arrays = dict[str, NDArray[np.float32]]  # CNN -> one row a slice
+Arrays = dict[str, NDArray[np.floating]]  # CNN -> one row a slice
 
 
 def score_slices(

@@ -1,8 +1,6 @@
-"""CNN weights and probes that come from a file: whether they are those of the recipe's CNNs, before
-they are used.
-"""
+"""Check the weights and probes of a packed model before they are loaded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,8 +14,7 @@ from stage1_cnn.model import Cnn, build_model, timm_errors_as_input_errors
 
 
 def outlined_cnn(config: CnnConfig) -> Cnn:
-    """Return the CNN of a recipe's entry without its numbers: however large it claims to be, it
-    takes no memory.
+    """Return the CNN of a recipe's entry without numbers in its weights, so without their memory.
 
     Raises InputError where timm cannot make it.
     """
@@ -26,10 +23,10 @@ def outlined_cnn(config: CnnConfig) -> Cnn:
 
 
 def check_size(config: CnnConfig, size: int) -> None:
-    """Raise InputError where the CNN of a recipe's entry takes no image of `size` pixels a side, or
-    of the entry's own size.
+    """Raise InputError where the CNN of a recipe's entry does not accept images of its size.
 
-    It is built for that: the files should be known to hold as many weights first.
+    The size in pixels a side is the entry's own, else `size`. This builds the CNN with its weights:
+    call it only when the files are known to hold that many.
     """
     size = config.image_size or size
     with timm_errors_as_input_errors(config), torch.inference_mode():
@@ -38,54 +35,57 @@ def check_size(config: CnnConfig, size: int) -> None:
 
 
 def check_weights(cnn: Cnn, path: Path) -> None:
-    """Raise ValueError where a safetensors file does not hold just the weights of `cnn`, all of
-    them finite.
+    """Raise ValueError where a safetensors file does not hold exactly the weights of `cnn`.
+
+    All of them must be finite.
     """
-    wanted = {
-        name: (tuple(value.shape), value.dtype) for name, value in cnn.backbone.state_dict().items()
-    }
-    check_arrays(path, wanted)
+    state = cnn.backbone.state_dict().items()
+    check_arrays(path, {name: (tuple(value.shape), value.dtype) for name, value in state})
 
 
-def check_probes(path: Path, of_fold: Iterable[str], width: int) -> None:
-    """Raise ValueError where a safetensors file lacks a probe, or one does not take embeddings of
-    `width` numbers.
+def check_probes(path: Path, prefixes: Iterable[str], width: int) -> None:
+    """Raise ValueError where a safetensors file lacks a probe, or one does not fit embeddings.
 
-    of_fold: beginnings of the names of the arrays, one a probe
+    prefixes: of the names of the arrays, one a probe; width: of the embeddings
     """
     shapes = {"centre": (width,), "weights": (width, len(LABELS)), "intercept": (len(LABELS),)}
-    wanted = {
-        begin + part: (shape, torch.float32) for begin in of_fold for part, shape in shapes.items()
+    expected = {
+        prefix + part: (shape, torch.float32)
+        for prefix in prefixes
+        for part, shape in shapes.items()
     }
-    check_arrays(path, wanted, others=True)
+    check_arrays(path, expected, others=True)
 
 
-def check_arrays(path: Path, wanted: dict, others: bool = False) -> None:
-    """Raise ValueError unless a safetensors file holds arrays of these shapes and types, all of
-    them finite.
+def check_arrays(
+    path: Path,
+    expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    others: bool = False,
+) -> None:
+    """Raise ValueError where a safetensors file does not hold finite arrays as expected.
 
-    wanted: {name: (shape, torch dtype)}; others: whether there may be more, which are not read
+    expected: {name: (shape, dtype)}; others: whether the file may hold more arrays, which are not
+    read
     """
     try:
         with safe_open(path, "pt") as file:
             names = set(file.keys())
-            if lacking := sorted(set(wanted) - names):
+            if missing := sorted(set(expected) - names):
                 raise ValueError(
-                    f"it lacks {len(lacking)} arrays, the first {printable(lacking[0])}"
+                    f"it lacks {len(missing)} arrays, the first {printable(missing[0])}"
                 )
-            if not others and (strange := sorted(names - set(wanted))):
+            if not others and (extra := sorted(names - set(expected))):
                 raise ValueError(
-                    f"it has {len(strange)} arrays more than it should, the first {printable(strange[0])}"
+                    f"it has {len(extra)} arrays more than it should, "
+                    f"the first {printable(extra[0])}"
                 )
-            for name, (shape, dtype) in wanted.items():
-                if tuple(file.get_slice(name).get_shape()) != shape:
-                    raise ValueError(
-                        f"{name} has the shape {file.get_slice(name).get_shape()}, not {list(shape)}"
-                    )
+            for name, (shape, dtype) in expected.items():
+                stored = file.get_slice(name).get_shape()
+                if tuple(stored) != shape:
+                    raise ValueError(f"{name} has the shape {stored}, not {list(shape)}")
                 array = file.get_tensor(name)
-                if array.dtype != dtype or (
-                    array.is_floating_point() and not torch.isfinite(array).all()
-                ):
+                finite = not array.is_floating_point() or torch.isfinite(array).all()
+                if array.dtype != dtype or not finite:
                     raise ValueError(
                         f"{name} holds no finite {str(dtype).removeprefix('torch.')} numbers"
                     )

@@ -1,1 +1,1 @@
-"""The sections of the report, each from artifacts to what the template prints."""
+"""The sections of the report: each function turns artifacts into what a template prints."""

@@ -1,6 +1,4 @@
-"""The policy of a page: it allows the page's own script and style by their hashes, and nothing
-else.
-"""
+"""Content-Security-Policy of a page: its own script and style by their hashes, nothing else."""
 
 import base64
 import hashlib
@@ -9,7 +7,7 @@ import re
 import pytest
 
 from report.content_security import with_policy
-from report.page import rendered
+from report.rendering import render
 
 PAGE = '<meta content="POLICY"><style>S</style><p style="fill: red">POLICY</p><script>X</script>'
 
@@ -28,7 +26,7 @@ def policy_of(page):
 
 
 def check(page):
-    """What the policy must say of a whole page of the program's."""
+    """Assert that the policy allows only what a whole page of the program has."""
     policy = policy_of(page)
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == ["'none'"]
     assert (
@@ -56,11 +54,11 @@ def check(page):
     ]
     assert page.index("Content-Security-Policy") < min(
         map(page.index, ("<style", "<title", "<body"))
-    )  # it holds from there on
-    assert not re.search(r"<[^>]* on\w+=|javascript:", page)  # which no hash allows
+    )  # a policy holds only for what comes after it
+    assert not re.search(r"<[^>]* on\w+=|javascript:", page)  # hashes do not allow event handlers
 
 
-def test_script_style_and_attributes_have_their_hashes_and_the_place_is_the_first():
+def test_script_style_and_attributes_have_hashes_in_the_first_placeholder():
     page = with_policy(PAGE, "S", "X")
     content = page.partition('content="')[2].partition('"')[0]
     assert f"script-src {digest('X')};" in content
@@ -73,20 +71,20 @@ def test_script_style_and_attributes_have_their_hashes_and_the_place_is_the_firs
     "attribute",
     ["background: red", "fill: red; position: fixed", "--w:1%;content:x", "font-family: x"],
 )
-def test_a_style_that_no_drawing_has_gets_no_hash(attribute):
+def test_a_style_attribute_with_another_property_gets_no_hash(attribute):
     page = with_policy(PAGE.replace("fill: red", attribute), "S", "X")
     assert digest(attribute) not in page and "unsafe-hashes" not in page
 
 
-def test_a_script_that_is_not_the_pages_own_gets_no_hash():
+def test_another_script_gets_no_hash():
     page = with_policy(PAGE.replace("</p>", "<script>alert(1)</script></p>"), "S", "X")
     assert digest("alert(1)") not in page and digest("X") in page
 
 
-def test_a_page_without_studies_has_it_as_well():
+def test_a_page_without_studies_has_a_policy():
     context = {
         "name": "n",
         "study": "S1",
         "browser": {"kinds": [], "studies": [], "labelled": False},
     }
-    check(rendered("study.html", context))
+    check(render("study.html", context))

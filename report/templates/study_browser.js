@@ -1,5 +1,5 @@
 "use strict";
-// The study browser. Reads the JSON in #browser-data (report/browser.py); a slice is a grey PNG whose bytes stand for HU.
+// The study browser. Reads the JSON in #browser-data (report/study_browser.py); a slice is a grey PNG (report/hu_png.py).
 (() => {
   const data = JSON.parse(document.getElementById("browser-data").textContent);
   if (!data.studies.length) return;
@@ -16,13 +16,13 @@
   };
   const LANE = 44, LISTED = 60, WORDS = { miss: "missed", alarm: "false alarm" };
   const bounds = Object.fromEntries(data.windows.map(([name, ...range]) => [name, range])), windows = Object.keys(bounds);
-  const shown = data.kinds.length - 1; // the last kind of opinion is the final one
+  const shown = data.kinds.length - 1; // index of the final prediction, the last kind
   const state = { study: null, slice: 0, window: windows[0], pictures: [], cursors: [] };
 
   const swatch = (label) => make("span", { className: "swatch c-" + label, ariaHidden: "true" });
   const percent = (p) => (p === null ? "–" : (100 * p).toFixed(p < 0.0995 ? 1 : 0) + " %");
 
-  // -- a slice as bytes, as a window, with its map --
+  // -- one slice: bytes, window, Grad-CAM map --
 
   function bytesOf(index) {
     const study = state.study, picture = study.pictures && study.pictures[index];
@@ -45,25 +45,25 @@
   async function paint() {
     const { study, slice } = state;
     if (!study.pictures) return;
-    const found = await bytesOf(slice);
-    if (study !== state.study || slice !== state.slice) return; // the reader has scrolled on
+    const picture = await bytesOf(slice);
+    if (study !== state.study || slice !== state.slice) return; // another slice is shown by now
     const canvas = at("canvas"), [low, high] = bounds[state.window];
-    at("blank").hidden = found !== null;
+    at("blank").hidden = picture !== null;
     at("corner").textContent = `${state.window}  ${slice + 1}/${study.slices.length}`;
-    if (!found) {
+    if (!picture) {
       canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
     } else {
-      canvas.width = canvas.height = found.size;
+      canvas.width = canvas.height = picture.size;
       const grey = data.hu.map((hu) => Math.round(255 * Math.min(1, Math.max(0, (hu - low) / (high - low)))));
-      const image = new ImageData(found.size, found.size);
-      found.bytes.forEach((byte, place) => image.data.set([grey[byte], grey[byte], grey[byte], 255], 4 * place));
+      const image = new ImageData(picture.size, picture.size);
+      picture.bytes.forEach((byte, place) => image.data.set([grey[byte], grey[byte], grey[byte], 255], 4 * place));
       canvas.getContext("2d").putImageData(image, 0, 0);
     }
-    heat(found !== null);
+    paintMap(picture !== null);
     for (const next of [slice + 1, slice - 1]) if (study.slices[next]) bytesOf(next);
   }
 
-  function heat(readable) {
+  function paintMap(readable) {
     const canvas = at("heat"), context = canvas.getContext("2d"), map = state.study.maps[at("map").value];
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (!map || !readable) return;
@@ -72,7 +72,7 @@
     const start = (state.slice * data.labels.length + at("maplabel").selectedIndex) * size;
     const image = new ImageData(wide, high);
     for (let place = 0; place < size; place++) {
-      const value = map.bytes[start + place] / 255; // vermilion to yellow, the stronger the less transparent
+      const value = map.bytes[start + place] / 255; // vermilion to yellow, strong values opaque
       image.data.set([213 + 27 * value, 94 + 134 * value, 66 * value, 255 * value], 4 * place);
     }
     const small = make("canvas", { width: wide, height: high });
@@ -103,7 +103,7 @@
     study.truth.forEach((truth, index) => {
       if (truth[number] === 1) bars.append(draw("rect", { x: index, y: 0, width: 1, height: LANE }));
     });
-    const half = LANE - 2 - data.half * (LANE - 4);
+    const half = LANE - 2 - data.threshold * (LANE - 4);
     svg.append(bars, draw("path", { class: "base", d: `M0 ${LANE}H${n}` }), draw("path", { class: "half", d: `M0 ${half}H${n}` }));
     data.kinds.forEach(([kind], which) => {
       svg.append(draw("path", { class: kind, d: path(study, study.p[which].map((p) => p[number])) }));
@@ -119,7 +119,7 @@
     return make("div", { className: "strip" }, make("span", { className: "tag" }, swatch(label), label), numbers, svg);
   }
 
-  // -- going to a study and a slice --
+  // -- open a study, show a slice --
 
   function open(id, slice) {
     const study = data.studies.find((each) => each.id === id);
@@ -136,21 +136,21 @@
     at("overlay").classList.toggle("none", !study.maps.length);
     for (const control of at("overlay").querySelectorAll("select, input")) control.disabled = !study.maps.length;
     about();
-    go(slice ?? costliest(study));
+    go(slice ?? firstSlice(study));
     return true;
   }
 
-  function costliest(study) { // where one would look first: the greatest error, else the middle
-    const found = errors.find((error) => error.study === study);
-    if (found) return found.index;
-    const any = data.labelled ? [] : study.p[shown].map((p) => p[0]); // or what is likeliest to bleed
+  function firstSlice(study) { // of the largest error; without labels of the highest `any`; else the middle
+    const largest = errors.find((error) => error.study === study);
+    if (largest) return largest.index;
+    const any = data.labelled ? [] : study.p[shown].map((p) => p[0]);
     return any.length ? any.indexOf(Math.max(...any)) : Math.floor(study.slices.length / 2);
   }
 
   function about() {
     const map = state.study.maps[at("map").value];
-    at("mapnote").textContent = !state.study.maps.length ? "No Grad-CAM of this study: the verb explain makes it."
-      : map ? `From ${map.from}, layer ${map.layer}; full colour is the strongest place of the study.` : "";
+    at("mapnote").textContent = !state.study.maps.length ? "No Grad-CAM maps of this study; explain makes them."
+      : map ? `From ${map.from}, layer ${map.layer}; full colour is the maximum of the study.` : "";
   }
 
   function go(slice, quietly) {
@@ -162,31 +162,31 @@
     at("slice").setAttribute("aria-valuetext", place);
     at("number").textContent = place;
     at("link").href = `#study=${study.id}&slice=${study.slices[state.slice]}`;
-    const said = [];
+    const notable = [];
     for (const { cursor, numbers, number } of state.cursors) {
       cursor.setAttribute("d", `M${state.slice + 0.5} 0V${LANE}`);
       const known = !data.labelled ? "" : truth[number] === null ? "no label" : truth[number] ? "labelled" : "not labelled";
       const all = data.kinds.map((_, which) => percent(study.p[which][state.slice][number]));
       numbers.replaceChildren(make("span", { className: truth[number] ? "yes" : "no", textContent: known }), ` ${all.join(" → ")}`);
-      if (truth[number] || study.p[shown]?.[state.slice][number] >= data.half) said.push([data.labels[number], known, all.at(-1) ?? "–"].filter(Boolean).join(", "));
+      if (truth[number] || study.p[shown]?.[state.slice][number] >= data.threshold) notable.push([data.labels[number], known, all.at(-1) ?? "–"].filter(Boolean).join(", "));
     }
-    const text = `Slice ${place}, ${state.window} window: ${said.join("; ") || (data.labelled ? "no label, nothing suspected" : "nothing suspected")}`;
+    const text = `Slice ${place}, ${state.window} window: ${notable.join("; ") || (data.labelled ? "no label, no prediction of 50 % or more" : "no prediction of 50 % or more")}`;
     at("canvas").setAttribute("aria-label", text);
     if (!quietly) at("live").textContent = text;
     paint();
   }
 
-  function choose(name) {
+  function chooseWindow(name) {
     state.window = name;
     for (const button of at("windows").children) button.setAttribute("aria-pressed", button.dataset.name === name);
     go(state.slice);
   }
 
-  function follow() {
-    const wanted = new URLSearchParams(location.hash.slice(1));
-    const study = data.studies.find((each) => each.id === wanted.get("study"));
+  function openFromAddress() {
+    const address = new URLSearchParams(location.hash.slice(1));
+    const study = data.studies.find((each) => each.id === address.get("study"));
     if (!study) return;
-    const slice = study.slices.indexOf(wanted.get("slice"));
+    const slice = study.slices.indexOf(address.get("slice"));
     open(study.id, slice < 0 ? undefined : slice);
     (document.getElementById("study-browser") ?? document.body).scrollIntoView();
     (study.pictures ? at("screen") : at("slice")).focus({ preventScroll: true });
@@ -196,20 +196,20 @@
 
   const errors = data.studies.flatMap((study) => study.slices.flatMap((id, index) => data.labels.flatMap((label, number) => {
     const truth = study.truth[index][number], p = study.p[shown]?.[index][number] ?? null;
-    if (truth === null || p === null || (p >= data.half) === (truth === 1)) return [];
+    if (truth === null || p === null || (p >= data.threshold) === (truth === 1)) return [];
     return [{ study, id, index, label, p, kind: truth === 1 ? "miss" : "alarm", loss: truth === 1 ? 1 - p : p }];
   }))).sort((a, b) => b.loss - a.loss);
 
   function list() {
     const [label, kind] = [at("label").value, at("kind").value];
-    const found = errors.filter((error) => (!label || error.label === label) && (!kind || error.kind === kind));
-    at("count").textContent = `${found.length} found` + (found.length > LISTED ? `, the costliest ${LISTED} listed` : "");
-    at("list").replaceChildren(...found.slice(0, LISTED).map(({ study, id, index, label, kind, p }) => make("li", {},
+    const chosen = errors.filter((error) => (!label || error.label === label) && (!kind || error.kind === kind));
+    at("count").textContent = `${chosen.length} errors` + (chosen.length > LISTED ? `, the ${LISTED} largest are listed` : "");
+    at("list").replaceChildren(...chosen.slice(0, LISTED).map(({ study, id, index, label, kind, p }) => make("li", {},
       make("a", { href: `#study=${study.id}&slice=${id}`, textContent: `${study.id}, slice ${index + 1}` }),
       make("span", {}, swatch(label), `${label}: ${WORDS[kind]} at ${percent(p)}`))));
   }
 
-  // -- what the reader does --
+  // -- controls --
 
   at("study").append(...data.studies.map(({ id, reason }) => make("option", { value: id, textContent: [id, reason].filter(Boolean).join(" · ") })));
   at("study").addEventListener("change", (event) => open(event.target.value));
@@ -217,13 +217,13 @@
     const [low, high] = bounds[name];
     const button = make("button", { type: "button", textContent: name, title: `${low} to ${high} HU, key ${number + 1}` });
     button.dataset.name = name;
-    button.addEventListener("click", () => choose(name));
+    button.addEventListener("click", () => chooseWindow(name));
     return button;
   }));
   at("maplabel").append(...data.labels.map((label) => make("option", { textContent: label })));
   for (const name of ["map", "maplabel"]) at(name).addEventListener("change", () => { about(); paint(); });
   at("opacity").addEventListener("input", paint);
-  at("slice").addEventListener("input", (event) => go(Number(event.target.value), true)); // a slider speaks for itself
+  at("slice").addEventListener("input", (event) => go(Number(event.target.value), true)); // screen readers announce a slider themselves
   at("label").append(make("option", { value: "", textContent: "all" }), ...data.labels.map((label) => make("option", { textContent: label })));
   for (const name of ["label", "kind"]) at(name).addEventListener("change", list);
 
@@ -231,11 +231,11 @@
   at("screen").addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     if (event.key in STEPS) go(state.slice + STEPS[event.key]);
-    else if (windows[Number(event.key) - 1]) choose(windows[Number(event.key) - 1]);
+    else if (windows[Number(event.key) - 1]) chooseWindow(windows[Number(event.key) - 1]);
     else return;
     event.preventDefault();
   });
-  let turned = 0; // a trackpad sends many small turns
+  let turned = 0; // px; a trackpad sends many small steps
   at("screen").addEventListener("wheel", (event) => {
     const down = event.deltaY > 0, end = down ? 0 : state.study.slices.length - 1;
     if (event.ctrlKey || state.slice === end) return; // past the end the page scrolls on
@@ -245,13 +245,13 @@
     turned = 0;
     go(state.slice + (down ? -1 : 1));
   }, { passive: false });
-  window.addEventListener("hashchange", follow);
+  window.addEventListener("hashchange", openFromAddress);
 
   document.getElementById("browser").hidden = false;
   at("errors").hidden = !data.labelled;
   at("overlay").hidden = at("mapnote").hidden = !data.explained;
   list();
   open(data.studies[0].id);
-  choose(state.window);
-  follow();
+  chooseWindow(state.window);
+  openFromAddress();
 })();

@@ -1,0 +1,35 @@
+"""Remove the folders of absolute paths from what the page shows: they may name people."""
+
+import re
+from pathlib import PureWindowsPath
+from typing import Any
+
+PATH_KEYS = {"source", "labels", "sample", "slices"}  # of the recipe's `data`
+ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+")
+
+
+def recipe_without_paths(value: Any, key: str | None = None) -> Any:
+    """Return a recipe in which only the last part of each path is left.
+
+    These are the paths of its `data` and all absolute paths. Of a database's URL, which may hold a
+    password, only the scheme is left.
+
+    value: the recipe, or a part of it under `key`
+    """
+    if isinstance(value, dict):
+        return {k: recipe_without_paths(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [recipe_without_paths(v, key) for v in value]
+    if not isinstance(value, str):
+        return value
+    if "://" in value:
+        return f"{value.partition('://')[0]}://…"
+    absolute = value.startswith(("/", "~", "\\")) or value[1:3] in (":\\", ":/")
+    if key in PATH_KEYS or absolute:
+        return PureWindowsPath(value).name or value  # splits at / and \
+    return value
+
+
+def without_folders(text: object) -> str:
+    """Return a line of text in which absolute paths have lost their folders."""
+    return ABSOLUTE.sub("…/", str(text))

@@ -1,0 +1,238 @@
+"""Read what the stages have written to a run folder so far; what is missing is None or empty."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from ct.ensemble import combine_folds, mean_logits
+from ct.labels import LABELS
+from ct.pixel_cache.reader import PixelCache
+from ct.privacy.pseudonyms import public_paths
+from ct.privacy.quarantine_reasons import public_reason
+from ct.run_dir import RunDir
+from ct.storage.file_formats import read_json, read_table, require
+from ct.storage.receipt_reader import read_receipt
+from ct.tables.spreadsheet import read_sheet
+from ct.windows import apply_window, window_bounds
+from ct.yaml_file import read_yaml
+from report.path_removal import recipe_without_paths, without_folders
+
+STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
+# kind of prediction -> its name on the page
+KINDS = {"raw": "mean of the CNNs", "calibrated": "stage one, calibrated", "final": "stage two"}
+QUARANTINE_COLUMNS = ["path", "slice_id", "split", "kind", "reason"]
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The files of one run. Tables of probabilities have the columns LABELS, indexed by slice id.
+
+    recipe:        without paths
+    slices:        slice table with the column `fold`, NaN before the folds are made
+    ingest:        counts and lists of ingest.json
+    curves:        CNN -> fold -> list of epochs
+    imports:       imported model -> notes
+    raw:           out-of-fold mean of the CNNs and imported models, NaN where a slice is unreadable
+    raw_test:      the same on the test slices, combined over the folds
+    importances:   share of each feature in the gain of a label
+    contributions: mean absolute contribution of each feature, logits
+    descriptions:  feature -> what it is
+    trials:        of all searches of stage two's settings
+    tuning:        label -> importance of each setting
+    receipts:      stage -> receipt
+    """
+
+    recipe: dict[str, Any]
+    slices: pd.DataFrame
+    quarantine: pd.DataFrame
+    ingest: dict[str, Any]
+    curves: dict[str, dict[int, list[dict[str, Any]]]]
+    imports: dict[str, list[str]]
+    raw: pd.DataFrame | None
+    raw_test: pd.DataFrame | None
+    calibrated: pd.DataFrame | None
+    calibrated_test: pd.DataFrame | None
+    final: pd.DataFrame | None
+    final_test: pd.DataFrame | None
+    scores: dict[str, Any] | None
+    importances: pd.DataFrame | None
+    contributions: pd.DataFrame | None
+    descriptions: dict[str, str]
+    configs: dict[str, Any] | None
+    trials: pd.DataFrame | None
+    tuning: dict[str, Any]
+    receipts: dict[str, dict[str, Any]]
+
+    @property
+    def cnns(self) -> list[str]:
+        """The names of the CNNs, in the recipe's order."""
+        return [m["name"] for m in self.recipe.get("stage1", {}).get("models", [])]
+
+    @property
+    def labelled(self) -> pd.DataFrame:
+        """The rows of the slice table that are in train and have all six labels."""
+        known = self.slices[list(LABELS)].notna().all(axis=1)
+        return self.slices[known & (self.slices["split"] == "train")]
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The two kinds of prediction that the page compares, or the only one there is."""
+        return ("raw",) if self.final is None else ("calibrated", "final")
+
+    @property
+    def best(self) -> pd.DataFrame | None:
+        """The final out-of-fold probabilities; before stage two, the mean of the CNNs."""
+        return self.final if self.final is not None else self.raw
+
+    def labels_and_predictions(
+        self, kinds: Iterable[str], rows: pd.DataFrame | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+        """Return the labels (n, 6) and {kind: out-of-fold probabilities (n, 6)}, NaN where unknown.
+
+        kinds: of KINDS; those without a table are left out; rows: of the slice table, by default
+        the labelled rows of train
+        """
+        rows = self.labelled if rows is None else rows
+        predictions = {}
+        for kind in kinds:
+            table = getattr(self, kind)
+            if table is not None:
+                predictions[kind] = table.reindex(rows.index)[list(LABELS)].to_numpy(np.float64)
+        return rows[list(LABELS)].to_numpy(np.float64), predictions
+
+
+def read_run(run: RunDir) -> Artifacts:
+    """Return the artifacts of a run.
+
+    Raises InputError where recipe.yaml, slices.parquet or ingest.json is missing.
+    """
+    recipe = read_yaml(require(run.recipe))
+    slices = read_table(run.slices)
+    folds = _table(run.folds)
+    slices = slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index))
+    stage1 = recipe.get("stage1", {})
+    cnns, imports = [m["name"] for m in stage1.get("models", [])], stage1.get("imports", [])
+    numbers = range(int(recipe.get("folds", {}).get("k", 0)))
+    clip = (recipe.get("features") or {}).get("clip", 1e-5)
+    oof = {name: _table(run.oof(name)) for name in cnns}
+    oof |= {name: _table(run.imported_oof(name)) for name in imports}
+    return Artifacts(
+        recipe=recipe_without_paths(recipe),
+        slices=slices,
+        quarantine=_quarantine(run.quarantine),
+        ingest=read_json(run.ingest),
+        curves={name: _curves(run, name, numbers) for name in cnns},
+        imports={
+            name: (_json(run.imported_notes(name)) or {}).get("notes", []) for name in imports
+        },
+        raw=_mean_of_models(oof, clip),
+        raw_test=_combined_test(run, cnns, imports, numbers, clip, slices["fold"]),
+        calibrated=_table(run.stage2 / "calibrated.parquet"),
+        calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
+        final=_table(run.stage2 / "oof.parquet"),
+        final_test=_table(run.stage2 / "test.parquet"),
+        scores=_json(run.stage2 / "scores.json"),
+        importances=_table(run.stage2 / "importances.parquet"),
+        contributions=_table(run.stage2 / "contributions.parquet"),
+        descriptions=_json(run.stage2 / "features" / "names.json") or {},
+        configs=_json(run.stage2 / "configs.json"),
+        trials=_table(run.stage2 / "trials.parquet"),
+        tuning=_json(run.stage2 / "tuning.json") or {},
+        receipts={
+            stage: receipt
+            for stage in STAGES
+            if (receipt := read_receipt(run.receipt(stage))) is not None
+        },
+    )
+
+
+def thumbnail_reader(
+    run: RunDir, art: Artifacts
+) -> Callable[[pd.Index], NDArray[np.floating]] | None:
+    """Return a function from slice ids to brain-window pictures (n, size, size) in [0, 1].
+
+    None without a pixel cache.
+    """
+    cache = open_pixels(run)
+    if cache is None:
+        return None
+    low, high = window_bounds("brain")
+    return lambda ids: apply_window(cache.read(art.slices.index.get_indexer(ids)), low, high)
+
+
+def open_pixels(run: RunDir) -> PixelCache | None:
+    """Return the pixel cache of a run, or None where it has none."""
+    return PixelCache(run.pixels) if run.pixels.exists() else None
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    return read_table(path) if path.exists() else None
+
+
+def _json(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def _quarantine(path: Path) -> pd.DataFrame:
+    """Return quarantine.csv with neither people's file names nor folders; empty without a file."""
+    if not path.exists():
+        return pd.DataFrame(columns=QUARANTINE_COLUMNS)
+    try:
+        table = read_sheet(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=QUARANTINE_COLUMNS)
+    reasons = [without_folders(public_reason(reason)) for reason in table["reason"]]
+    return table.assign(path=public_paths(table["path"], table["slice_id"]), reason=reasons)
+
+
+def _curves(run: RunDir, cnn: str, numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
+    """Return {fold: list of epochs} of the folds in which the CNN has been trained."""
+    curves = {k: _json(run.fold(cnn, k) / "curve.json") for k in numbers}
+    return {k: curve for k, curve in curves.items() if curve}
+
+
+def _mean_of_models(tables: dict[str, pd.DataFrame | None], clip: float) -> pd.DataFrame | None:
+    """Return the mean of the models' logits as probabilities (n, 6); None where a table is missing.
+
+    tables: {model: probabilities}; clip: as in ct.ensemble.to_logits
+    """
+    known = {name: table for name, table in tables.items() if table is not None}
+    if not tables or len(known) < len(tables):
+        return None
+    index = next(iter(known.values())).index
+    predictions = {m: table.reindex(index)[list(LABELS)].to_numpy() for m, table in known.items()}
+    return pd.DataFrame(expit(mean_logits(predictions, clip)), index, list(LABELS))
+
+
+def _combined_test(
+    run: RunDir,
+    cnns: Iterable[str],
+    imports: Iterable[str],
+    numbers: Sequence[int],
+    clip: float,
+    fold: pd.Series,
+) -> pd.DataFrame | None:
+    """Return the mean of the models on the test slices, combined over the folds.
+
+    None where a table is missing. fold: of each slice, -1 or NaN where the patient is not in train
+    """
+    per_fold = []
+    for k in numbers:
+        tables = {name: _table(run.fold(name, k) / "test.parquet") for name in cnns}
+        tables |= {name: _table(run.imported_test_path(name, k)) for name in imports}
+        mean = _mean_of_models(tables, clip)
+        if mean is None:
+            return None
+        per_fold.append(mean)
+    if not per_fold:
+        return None
+    index = per_fold[0].index
+    values = np.stack([mean.reindex(index).to_numpy() for mean in per_fold])
+    test_fold = fold.reindex(index).fillna(-1).to_numpy(np.int64)
+    return pd.DataFrame(combine_folds(values, test_fold), index, list(LABELS))
