@@ -67,7 +67,7 @@ def classify_slices(table: pd.DataFrame, patient: NDArray) -> str:
     return ONE_PATIENT if one_series else UNCLEAR
 
 
-def is_regular(height: NDArray[np.floating]) -> bool:
+def is_regular(height: NDArray[np.float64]) -> bool:
     """Return whether ascending heights (n,), mm, can be one series: nearly all steps are equal.
 
     Real series have gaps, half steps, slices at one position and interleaved stacks. So the step
@@ -87,18 +87,18 @@ def group_rows(names: NDArray, mask: NDArray[np.bool_]) -> list[NDArray[np.intp]
     return [rows[group] for group in pd.Series(rows).groupby(names[rows]).indices.values()]
 
 
-def _step_changes(height: NDArray[np.floating], lag: int = 1) -> int:
+def _step_changes(height: NDArray[np.float64], lag: int = 1) -> int:
     """Return how many steps over `lag` slices differ from the one before."""
     step = height[lag:] - height[:-lag]
     return int((np.abs(np.diff(step)) > _tolerance(step[1:], step[:-1])).sum())
 
 
-def _tolerance(one: ArrayLike, other: ArrayLike) -> NDArray[np.floating]:
+def _tolerance(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
     """Return the difference, mm, within which two steps count as equal."""
     return np.maximum(SPACING_TOLERANCE * np.maximum(one, other), STEP_TOLERANCE_MM)
 
 
-def _runs(height: NDArray[np.floating], parts: list[NDArray[np.intp]]) -> list[SliceRun]:
+def _runs(height: NDArray[np.float64], parts: list[NDArray[np.intp]]) -> list[SliceRun]:
     """Split each patient's rows where slices are missing."""
     runs: list[SliceRun] = []
     for number, part in enumerate(parts):
@@ -110,7 +110,7 @@ def _runs(height: NDArray[np.floating], parts: list[NDArray[np.intp]]) -> list[S
     return runs
 
 
-def _all_overlap(height: NDArray[np.floating], runs: list[SliceRun]) -> bool:
+def _all_overlap(height: NDArray[np.float64], runs: list[SliceRun]) -> bool:
     """Return whether overlapping runs connect all patients, but for one in OUTLIER_ONE_IN."""
     patient = np.array([number for number, _ in runs])
     low = np.array([height[rows[0]] for _, rows in runs])
@@ -129,7 +129,7 @@ def _all_overlap(height: NDArray[np.floating], runs: list[SliceRun]) -> bool:
 
 
 def _one_continues(
-    position: NDArray[np.floating], normals: NDArray[np.floating], runs: list[SliceRun]
+    position: NDArray[np.float64], normals: NDArray[np.float64], runs: list[SliceRun]
 ) -> bool:
     """Return whether one patient's run begins one step in space after another's ends.
 
@@ -153,7 +153,7 @@ def _one_continues(
 
 
 def _steps_fit(
-    position: NDArray[np.floating], normals: NDArray[np.floating], patient: NDArray
+    position: NDArray[np.float64], normals: NDArray[np.float64], patient: NDArray
 ) -> bool:
     """Return whether each step from one patient to another equals the step before or after."""
     step = np.diff(position, axis=0)
