@@ -23,7 +23,7 @@ from features.series import SliceTable, study_starts
 from features.study import OTHER_KINDS, other_study_features, study_features
 
 # columns of the slice table that every family may read
-PLACES = ("study_id", "split", "place", "series_slices", "position_mm")
+COMMON_COLUMNS = ("study_id", "split", "place", "series_slices", "position_mm")
 # Rows that are built at once, about: this much of a family fits into the processor's cache.
 BLOCK = 16_384
 
@@ -56,17 +56,17 @@ def build_features(
     """
     check_slice_table(slices)
     sources = logits_by_source(slices, predictions, config, markov_logits, probe_logits)
-    names, places = feature_names(predictions, config), _places(slices, config)
+    names, table = feature_names(predictions, config), _numeric_table(slices, config)
     X = np.empty((len(names), len(slices)), np.float32).T if out is None else out
     if X.shape != (len(slices), len(names)) or X.dtype != np.float32:
         raise ValueError(
             f"out is {X.dtype} {X.shape}, the features are float32 {(len(slices), len(names))}"
         )
-    for rows in _blocks(places):
-        block_places = {name: values[rows] for name, values in places.items()}
+    for rows in _blocks(table):
+        block_table = {name: values[rows] for name, values in table.items()}
         block_sources = {suffix: logits[rows] for suffix, logits in sources.items()}
         end = 0
-        for columns, _ in _families(block_places, block_sources, config):
+        for columns, _ in _families(block_table, block_sources, config):
             start, end = end, end + columns.shape[1]
             X[rows, start:end] = columns
     return X, names
@@ -76,13 +76,13 @@ def feature_names(models: Iterable[str], config: FeatureConfig) -> list[str]:
     """Return the feature names in column order, found by building on zero rows."""
     empty = np.empty((0, len(LABELS)), np.float32)
     each = dict.fromkeys(models, empty)
-    columns = [*PLACES, "patient_id", *source_columns(_groups(config))]
+    columns = [*COMMON_COLUMNS, "patient_id", *source_columns(_groups(config))]
     table = pd.DataFrame({name: np.empty(0) for name in columns})
     sources = logits_by_source(
         table, each, config, empty if config.chain else None, each if config.probe else None
     )
     names = []
-    for _, family_names in _families(_places(table, config), sources, config):
+    for _, family_names in _families(_numeric_table(table, config), sources, config):
         names += family_names
     return names
 
@@ -149,20 +149,20 @@ def _families(slices: SliceTable, sources: Logits, config: FeatureConfig) -> Ite
     yield geometry_features(slices, _groups(config))
 
 
-def _places(slices: pd.DataFrame, config: FeatureConfig) -> dict[str, NDArray]:
+def _numeric_table(slices: pd.DataFrame, config: FeatureConfig) -> dict[str, NDArray]:
     """Return {name: (n,) numbers} of all columns of the slice table that the families read.
 
     study_id is the number of the study, which also keeps train and test apart; split is 0.
     """
     starts = study_starts(slices)
     study = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(slices))))
-    places: dict[str, NDArray] = {"study_id": study, "split": np.zeros(len(slices), np.int8)}
-    for name in PLACES[2:]:
-        places[name] = np.asarray(slices[name])
+    table: dict[str, NDArray] = {"study_id": study, "split": np.zeros(len(slices), np.int8)}
+    for name in COMMON_COLUMNS[2:]:
+        table[name] = np.asarray(slices[name])
     for name in source_columns(_groups(config)):
-        if name not in places:
-            places[name] = np.asarray(slices[name].astype(np.float32))
-    return places
+        if name not in table:
+            table[name] = np.asarray(slices[name].astype(np.float32))
+    return table
 
 
 def _groups(config: FeatureConfig) -> list[str]:
@@ -170,10 +170,10 @@ def _groups(config: FeatureConfig) -> list[str]:
     return [group for group in GROUPS if getattr(config, group)]
 
 
-def _blocks(places: Mapping[str, NDArray]) -> list[slice]:
+def _blocks(table: Mapping[str, NDArray]) -> list[slice]:
     """Return blocks of about BLOCK rows that hold whole studies."""
-    rows = len(places["place"])
-    starts = np.append(study_starts(places), rows)
+    rows = len(table["place"])
+    starts = np.append(study_starts(table), rows)
     targets = np.append(np.arange(0, rows, BLOCK), rows)
     bounds = np.unique(starts[np.searchsorted(starts, targets)])
     return [slice(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]

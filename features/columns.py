@@ -19,8 +19,8 @@ SCOPES = {
     "study": "these, both labels' one-sided and whole-study summaries, and the geometry",
     "all": "every feature, including those of the other labels",
 }
-# features of where a slice lies, read by models of the whole series
-PLACE_COLUMNS = ("position_rel", "gap_below_mm", "gap_above_mm")
+# position of a slice in its series, for models of the whole sequence
+POSITION_FEATURES = ("position_rel", "gap_below_mm", "gap_above_mm")
 
 
 class NameParts(NamedTuple):
@@ -57,7 +57,7 @@ def slice_columns(names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.i
 
     Returns (logits, place). logits: int (6, g), one row a label; the mean over CNNs first, then
     each CNN and the mean of the probes, in the same order for all labels. place: int (h,), the
-    columns of PLACE_COLUMNS.
+    columns of POSITION_FEATURES.
     """
     logits: dict[str, list[int]] = {label: [] for label in LABELS}
     for i, name in enumerate(names):
@@ -65,7 +65,7 @@ def slice_columns(names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.i
             label, kind, model = _split_name(name)
             if label in logits and (kind == "" or (kind == "probe" and not model)):
                 logits[label].append(i)
-    place = [i for i, name in enumerate(names) if name in PLACE_COLUMNS]
+    place = [i for i, name in enumerate(names) if name in POSITION_FEATURES]
     return np.array(list(logits.values())), np.array(place, int)
 
 

@@ -231,20 +231,15 @@ def test_columns_that_identify_a_scanner_are_off_by_default(case):
 
 def test_the_rich_set_has_938_columns():
     """Four CNNs, reach 10, without embeddings."""
-    config = FeatureConfig(
-        reach=10,
-        model_reach=10,
-        difference_reach=10,
-        smooth_mm=(2.5, 5, 10, 20),
-        smooth_best=True,
-        rolling=(1, 2, 4),
-        cumulative=True,
-        chain=True,
-        other_studies=True,
-        place=True,
-        padding=True,
-        scanner=True,
-    )
+    wider = {
+        "reach": 10,
+        "model_reach": 10,
+        "difference_reach": 10,
+        "smooth_mm": (2.5, 5, 10, 20),
+        "rolling": (1, 2, 4),
+        "probe": False,
+    }
+    config = RICH.model_copy(update=wider)
     assert len(feature_names(["a", "b", "c", "d"], config)) == 938
 
 
