@@ -25,7 +25,7 @@ from ct.sources.source import SourceFile, Unreadable
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 MAX_META_BYTES = 65536  # of the file meta information, in which the transfer syntax is looked for
 MAX_HEADER_BYTES = 4 << 20  # before the pixels
-MAX_INFLATED_BYTES = 160 << 20  # of a deflated data set (PS3.5 section A.5); as of a file
+MAX_INFLATED_BYTES = 160 << 20  # of a deflated data set (PS3.5 section A.5)
 MAX_COPIED_BYTES = 65536  # of a value; larger ones, which are pixels, are views of the file
 MAX_READS = 400_000  # of pieces of a header: an element takes one or two
 DEFLATED = str(uid.DeflatedExplicitVRLittleEndian)

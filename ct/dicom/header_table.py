@@ -20,7 +20,7 @@ from ct.sources.folder import Folder
 from ct.sources.source import Source
 from ct.storage.file_formats import read_table, write_table
 from ct.storage.sealed_files import seal
-from ct.system.parallel_jobs import run_jobs
+from ct.system.parallel_jobs import run_jobs, run_missing_jobs
 
 CHUNK_FILES = 1024  # headers of one job
 COPIED_SLICES = 128  # slices with several files, of one job
@@ -85,19 +85,12 @@ def read_headers(
     if chunk_folder:
         paths = [Path(chunk_folder) / f"{number:05d}.parquet" for number in range(len(chunks))]
     tables = [_kept_chunk(path, names) for path, names in zip(paths, chunks, strict=True)]
-    missing = [number for number, table in enumerate(tables) if table is None]
-    done = len(files) - sum(len(chunks[number]) for number in missing)
-    if progress and done:
-        progress(done, kept=True)
-    jobs = (
-        (source.select(chunks[number]), chunks[number], key, paths[number], patient_id_optional)
-        for number in missing
-    )
-    for number, table in zip(missing, run_jobs(_read_chunk, jobs, workers), strict=True):
-        tables[number] = table
-        done += len(table)
-        if progress:
-            progress(done)
+
+    def job(number: int) -> tuple[Any, ...]:
+        names = chunks[number]
+        return source.select(names), names, key, paths[number], patient_id_optional
+
+    tables = run_missing_jobs(_read_chunk, tables, job, workers, progress)
     table = pd.concat(tables) if tables else build_header_table([], [])
     tables.clear()  # a million rows twice take a third of a gigabyte
     return _split_quarantine(table, _used_rows(table, source, workers), key)

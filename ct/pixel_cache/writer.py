@@ -22,7 +22,7 @@ from ct.sources.source import Source
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_table, write_json, write_table
 from ct.storage.sealed_files import bytes_digest, seal
-from ct.system.parallel_jobs import run_jobs
+from ct.system.parallel_jobs import run_jobs, run_missing_jobs
 
 # of blosc2, fixed: its default follows the processor's cache, and would change the bytes
 BLOCK_BYTES = 32768
@@ -60,25 +60,19 @@ def write_cache(
     if record_folder:
         record_paths = [Path(record_folder) / f"{path.stem}.parquet" for path in paths]
     _remove_other_files(folder, paths)
-    records = _kept_shards(paths, parts, size, record_paths, workers, log)
-    missing = [number for number, record in enumerate(records) if record is None]
-    done = len(slices) - sum(len(parts[number]) for number in missing)
-    if progress and done:
-        progress(done, kept=True)
-    jobs = (
-        (paths[n], source.select(parts[n]["path"].tolist()), parts[n], size, record_paths[n])
-        for n in missing
-    )
-    for number, record in zip(missing, run_jobs(_write_shard, jobs, workers), strict=True):
-        records[number] = record
-        done += len(record)
-        if progress:
-            progress(done)
+
+    def job(number: int) -> tuple[Any, ...]:
+        part = parts[number]
+        files = source.select(part["path"].tolist())
+        return paths[number], files, part, size, record_paths[number]
+
+    kept = _kept_shards(paths, parts, size, record_paths, workers, log)
+    records = run_missing_jobs(_write_shard, kept, job, workers, progress)
     record = pd.concat(records) if records else _record([], slices.index[:0], "", "")
     write_table(folder / "index.parquet", _index(slices.index, record["length"]))
     checksums = pd.DataFrame({"crc32": record["crc32"].to_numpy(np.uint32)}, index=slices.index)
     write_table(folder / "checksums.parquet", checksums)
-    digests = [record["blake2b"].iloc[0] for record in records if record is not None]
+    digests = [record["blake2b"].iloc[0] for record in records]
     write_json(folder / "pixels.json", {"size": size, "slices": len(slices), "blake2b": digests})
     return record[[*PIXEL_COLUMNS, "reason"]].set_axis(slices.index)
 
