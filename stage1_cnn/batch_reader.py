@@ -18,7 +18,7 @@ class ReadHu(Protocol):
     """Read slices by row number, such as `PixelCache.read`; threads call it in parallel."""
 
     def __call__(
-        self, numbers: NDArray[np.int64], out: NDArray[np.int16] | None = None
+        self, numbers: NDArray[np.int64], /, out: NDArray[np.int16] | None = None
     ) -> NDArray[np.int16]:
         """Return the slices (m, S, S) in HU of the row numbers (m,); in `out` if that is given.
 

@@ -1,33 +1,48 @@
-"""The trials of a search: one CNN trained again and again on the same slices, with settings that
-optuna draws.
-"""
+"""The trials of `search`: one CNN trained on the same slices with settings that optuna draws."""
 
 import json
 import math
-import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
 import torch
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from numpy.typing import NDArray
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
-from ct.seeds import derive_seed
 from ct.storage.file_formats import write_table
 from ct.storage.sealed_files import seal
+from pipeline.progress import Bar
+from pipeline.training.cnn_jobs import show_step
+from stage1_cnn.batch_reader import ReadHu
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.dataset import neighbour_rows
 from stage1_cnn.inference import predict
-from stage1_cnn.search_space import Range, changes, rounded, with_values, yaml_lines
+from stage1_cnn.search_space import Choices, Range, changes, rounded, with_values, yaml_lines
 from stage1_cnn.train_loop import Hooks, train_cnn
+from stage2_stack.optuna_trials import (
+    STARTUP,
+    fail_interrupted_trials,
+    finished_trials,
+    unfinished_numbers,
+)
 
-STARTUP = 5  # trials before the sampler and the pruner have seen enough to have an opinion
-GRACE = 0.25  # of the epochs, in which no trial is pruned: a high learning rate begins badly
+# share of the epochs in which no trial is pruned: a high learning rate has high losses at first
+UNPRUNED = 0.25
+
+EpochHook = Callable[[dict[str, Any]], None]  # is called with an entry of the learning curve
 
 
 @dataclass(frozen=True)
@@ -35,192 +50,190 @@ class SearchContext:
     """What all trials of a search share."""
 
     slices: pd.DataFrame  # slice table, of all folds
-    split: tuple  # row numbers (training, held out), both outside the fold
-    read_hu: callable  # as of train_cnn
-    config: CnnConfig  # the recipe's own
-    space: dict  # field -> Range or tuple of choices
-    seed: int  # of every training, all alike; with a trial's number, of the sampler
-    folder: Path  # of the opinions on the held-out slices
-    log: callable
-    bar: callable
+    split: tuple[NDArray[np.int64], NDArray[np.int64]]  # rows (training, held out) outside the fold
+    read_hu: ReadHu
+    config: CnnConfig  # of the recipe
+    space: Mapping[str, Range | Choices]  # domain of each searched field
+    seed: int  # of every training; with a trial's number, of the sampler
+    folder: Path  # for the probabilities of the held-out slices
+    log: Callable[[str], None]
+    bar: Callable[[int | None, str, str], Bar]
+
+    def predictions(self, number: int) -> Path:
+        """Return the path of a trial's probabilities of the held-out slices.
+
+        It exists for trial 0 and for each trial that was the best so far.
+        """
+        return self.folder / f"trial{number}.parquet"
 
 
-def run_trials(study, bench, trials, deadline=math.inf):
-    """Bring an optuna study to `trials` finished trials, continuing where an earlier call stopped.
+def run_trials(
+    study: optuna.Study, context: SearchContext, trials: int, deadline: float = math.inf
+) -> None:
+    """Bring an optuna study to `trials` finished trials, continuing an earlier call.
 
-    Trial 0 is the recipe as it is. Finished are those that ended, were pruned, or died for their
-    settings; one that a killed process left running is failed and its number run again. deadline:
-    of time.monotonic(), after which none is begun
+    Trial 0 has the recipe's own values. A trial is finished once it is complete, pruned, or failed
+    because of its settings; a trial that a killed process left is run again. deadline: of
+    time.time(), after which no trial begins but the first
     """
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-    study.pruner = _pruner(bench)
-    for number in range(len(finished(study)), trials):
-        if number and time.monotonic() > deadline:
-            bench.log(f"  the time is up after {number} trials; the same command continues")
-            return
+    fail_interrupted_trials(study)
+    study.pruner = _pruner(context)
+    for number in unfinished_numbers(study, trials, context.seed, deadline):
         if number:
-            _run_trial(study, bench, number)
+            _run_trial(study, context, number)
         else:
-            _run_recipe(study, bench)
-        bench.log(f"  {_line(finished(study), number)}")
+            _run_recipe(study, context)
+        context.log(f"  {_summary(finished_trials(study), number)}")
+    if (done := len(finished_trials(study))) < trials:
+        context.log(f"  the time is up after {done} trials; the same command continues")
 
 
-def finished(study):
-    """Return the finished trials of a study; a trial's number is its place in this list."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-
-def best_of(trials):
+def best_of(trials: Sequence[FrozenTrial]) -> int:
     """Return the number of the first trial with the lowest loss."""
     complete = [number for number, trial in enumerate(trials) if trial.state == TrialState.COMPLETE]
-    return min(complete, key=lambda number: trials[number].value)
+    return min(complete, key=lambda number: loss_of(trials[number]))
 
 
-def kept(bench, number):
-    """Return the path of a trial's probabilities of the held-out slices, which are kept where it
-    was the best so far.
-    """
-    return bench.folder / f"trial{number}.parquet"
+def loss_of(trial: FrozenTrial) -> float:
+    """Return the loss of a complete trial. Raises ValueError for another one."""
+    if trial.value is None:
+        raise ValueError(f"trial {trial.number} has no loss")
+    return trial.value
 
 
-def _pruner(bench):
-    """Return what ends a trial that is worse than the median of those before was in the same
-    epoch.
-    """
-    # the same epoch of a shorter training is further down the learning rate
-    if "epochs" in bench.space:
+def _pruner(context: SearchContext) -> optuna.pruners.BasePruner:
+    """Return the pruner: it ends a trial worse than the median of earlier ones in that epoch."""
+    # the same epoch of a shorter training has a lower learning rate: losses are not comparable
+    if "epochs" in context.space:
         return optuna.pruners.NopPruner()
     return optuna.pruners.MedianPruner(
-        n_startup_trials=STARTUP, n_warmup_steps=int(GRACE * bench.config.epochs) + 1
+        n_startup_trials=STARTUP, n_warmup_steps=int(UNPRUNED * context.config.epochs) + 1
     )
 
 
-def _run_recipe(study, bench):
-    """Run trial 0. Where the recipe's own values lie outside the space, the sampler does not see
-    them.
+def _run_recipe(study: optuna.Study, context: SearchContext) -> None:
+    """Run trial 0, with the recipe's own values.
+
+    The sampler does not get those that lie outside the space.
     """
-    own = bench.config.model_dump(mode="json")
-    inside = {field: where for field, where in bench.space.items() if own[field] in where}
-    loss, epochs = _train(bench, bench.config, 0, keep=lambda loss: True)
+    own = context.config.model_dump(mode="json")
+    inside = {field: domain for field, domain in context.space.items() if own[field] in domain}
+    loss, losses = _train(context, context.config, 0, keep=lambda loss: True)
     study.add_trial(
         create_trial(
-            params={field: _encoded(where, own[field]) for field, where in inside.items()},
-            distributions={field: _distribution(where) for field, where in inside.items()},
+            params={field: _encoded(domain, own[field]) for field, domain in inside.items()},
+            distributions={field: _distribution(domain) for field, domain in inside.items()},
             value=loss,
-            intermediate_values=epochs,
+            intermediate_values=losses,
             user_attrs={"values": {}},
         )
     )
 
 
-def _run_trial(study, bench, number):
-    """Ask for a trial, run it, and tell what came of it."""
-    before = finished(study)
-    study.sampler = optuna.samplers.TPESampler(
-        seed=derive_seed(bench.seed, "trial", number), n_startup_trials=STARTUP
-    )
-    trial = study.ask({field: _distribution(where) for field, where in bench.space.items()})
-    values = changes(
-        bench.config,
-        {field: _decoded(bench.space[field], value) for field, value in trial.params.items()},
-    )
+def _run_trial(study: optuna.Study, context: SearchContext, number: int) -> None:
+    """Draw the settings of a trial, train with them, and store the result in the study."""
+    before = finished_trials(study)
+    trial = study.ask({field: _distribution(where) for field, where in context.space.items()})
+    drawn = {field: _decoded(context.space[field], param) for field, param in trial.params.items()}
+    values = changes(context.config, drawn)
     trial.set_user_attr("values", values)
-    for earlier, same in enumerate(before):
-        if same.user_attrs["values"] == values:  # the same training again would be the same
-            _repeat(study, trial, same, earlier)
+    for earlier_number, earlier in enumerate(before):
+        if earlier.user_attrs["values"] == values:  # the same training has the same result
+            _repeat(study, trial, earlier, earlier_number)
             return
 
-    def epoch(line):
-        trial.report(line["held_out_loss"], line["epoch"])
-        if line["epoch"] < config.epochs and trial.should_prune():
-            raise optuna.TrialPruned(f"pruned in epoch {line['epoch']}")
+    def report(entry: dict[str, Any]) -> None:
+        trial.report(entry["held_out_loss"], entry["epoch"])
+        if entry["epoch"] < config.epochs and trial.should_prune():
+            raise optuna.TrialPruned(f"pruned in epoch {entry['epoch']}")
 
-    config, best = with_values(bench.config, values), before[best_of(before)].value
+    config, best = with_values(context.config, values), loss_of(before[best_of(before)])
     try:
-        loss, _ = _train(bench, config, number, lambda loss: loss < best, epoch)
+        loss, _ = _train(context, config, number, lambda loss: loss < best, report)
     except optuna.TrialPruned as pruned:
         trial.set_user_attr("why", str(pruned))
         study.tell(trial, state=TrialState.PRUNED)
-    except MachineFault:  # the disk is gone, or the pixels are damaged: the settings are innocent, and it is run again
+    except MachineFault:  # not because of the settings: the trial is run again
         raise
     except (InputError, MemoryError, torch.OutOfMemoryError) as error:
-        trial.set_user_attr(
-            "why", f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        )
-        # not failed: it is not run again, and the sampler shuns it
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        trial.set_user_attr("why", f"failed: {reason}")
+        # not FAIL: so it is not run again, and the sampler avoids its settings
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, loss)
 
 
-def _repeat(study, trial, same, number):
-    """Tell of a trial what came of trial `number` with the same values."""
-    for epoch, loss in same.intermediate_values.items():
+def _repeat(study: optuna.Study, trial: Trial, earlier: FrozenTrial, number: int) -> None:
+    """Give a trial the result of the earlier trial `number`, which has the same values."""
+    for epoch, loss in earlier.intermediate_values.items():
         trial.report(loss, epoch)
-    if same.state == TrialState.COMPLETE:
-        trial.set_user_attr("why", f"as trial {number}, {same.value:.4f}")
-        study.tell(trial, same.value)
+    if earlier.state == TrialState.COMPLETE:
+        trial.set_user_attr("why", f"as trial {number}, {earlier.value:.4f}")
+        study.tell(trial, earlier.value)
     else:
-        trial.set_user_attr("why", same.user_attrs["why"])
+        trial.set_user_attr("why", earlier.user_attrs["why"])
         study.tell(trial, state=TrialState.PRUNED)
 
 
-def _train(bench, config, number, keep, epoch=None):
-    """Train on the inner split. Returns the held-out weighted log loss of the last epoch, and
-    {epoch: loss} of all.
+def _train(
+    context: SearchContext,
+    config: CnnConfig,
+    number: int,
+    keep: Callable[[float], bool],
+    epoch_hook: EpochHook | None = None,
+) -> tuple[float, dict[int, float]]:
+    """Train on the inner split.
 
-    keep(loss) -> whether its opinions on the held-out slices are kept, for `verdict`
+    keep: called with the loss; returns whether the probabilities are written, for the verdict.
+    Returns the held-out weighted log loss of the last epoch, and {epoch: loss} of all epochs.
     """
-    with bench.bar(None, f"{config.name} trial {number}", "step") as bar:
+    with context.bar(None, f"{config.name} trial {number}", "step") as bar:
 
-        def progress(epoch, step, steps, loss):
-            bar.total = steps * config.epochs
-            bar.set_postfix(epoch=epoch, loss=f"{loss:.4f}", refresh=False)
-            bar.update()
+        def progress(epoch: int, step: int, steps: int, loss: float) -> None:
+            show_step(bar, config, epoch, steps, loss)
 
+        hooks = Hooks(progress, epoch_hook, log=context.log)
         trained = train_cnn(
-            bench.slices,
-            bench.split,
-            bench.read_hu,
-            config,
-            bench.seed,
-            Hooks(progress, epoch, log=bench.log),
+            context.slices, context.split, context.read_hu, config, context.seed, hooks
         )
-    losses = {line["epoch"]: line["held_out_loss"] for line in trained.curve}
-    loss, held = losses[config.epochs], bench.split[1]
+    losses = {entry["epoch"]: entry["held_out_loss"] for entry in trained.curve}
+    loss, held_out = losses[config.epochs], context.split[1]
     if keep(loss):
-        rows = neighbour_rows(bench.slices, config.neighbours)[held]
-        probs, _ = predict(trained.model, rows, np.ones(len(held), bool), bench.read_hu, config)
-        write_table(
-            kept(bench, number),
-            pd.DataFrame(probs, index=bench.slices.index[held], columns=list(LABELS)),
-        )
-        seal(kept(bench, number))
+        rows = neighbour_rows(context.slices, config.neighbours)[held_out]
+        readable = np.ones(len(held_out), bool)
+        probs, _ = predict(trained.model, rows, readable, context.read_hu, config)
+        index, path = context.slices.index[held_out], context.predictions(number)
+        write_table(path, pd.DataFrame(probs, index=index, columns=list(LABELS)))
+        seal(path)
     return loss, losses
 
 
-def _line(trials, number):
-    """Return what there is to say of a trial that has just ended."""
+def _summary(trials: Sequence[FrozenTrial], number: int) -> str:
+    """Return the line of the log for the trial that has just ended."""
     if number == 0:
         return f"trial 0, the recipe as it is: {trials[0].value:.4f}"
     trial, best = trials[number], best_of(trials[: number + 1])
-    what = trial.user_attrs.get("why") or f"{trial.value:.4f}"
+    result = trial.user_attrs.get("why") or f"{trial.value:.4f}"
     values = ", ".join(yaml_lines(trial.user_attrs["values"])) or "the recipe's own values"
-    return f"trial {number}: {what}; {values}; best so far {trials[best].value:.4f}, trial {best}"
+    return f"trial {number}: {result}; {values}; best so far {trials[best].value:.4f}, trial {best}"
 
 
-def _distribution(where):
-    if not isinstance(where, Range):
-        # optuna's storage knows no lists
-        return CategoricalDistribution([json.dumps(choice) for choice in where])
-    kind = IntDistribution if isinstance(where.low, int) else FloatDistribution
-    return kind(where.low, where.high, log=where.log)
+def _distribution(domain: Range | Choices) -> BaseDistribution:
+    """Return optuna's distribution of a domain."""
+    if not isinstance(domain, Range):
+        # optuna's storage takes no lists
+        return CategoricalDistribution([json.dumps(choice) for choice in domain])
+    if isinstance(domain.low, int):
+        return IntDistribution(domain.low, int(domain.high), log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)
 
 
-def _encoded(where, value):
-    return value if isinstance(where, Range) else json.dumps(value)
+def _encoded(domain: Range | Choices, value: Any) -> Any:
+    """Return a value of a field as optuna's parameter."""
+    return value if isinstance(domain, Range) else json.dumps(value)
 
 
-def _decoded(where, param):
-    return rounded(where, param) if isinstance(where, Range) else json.loads(param)
+def _decoded(domain: Range | Choices, param: Any) -> Any:
+    """Return a parameter of optuna as the value of a field."""
+    return rounded(domain, param) if isinstance(domain, Range) else json.loads(param)

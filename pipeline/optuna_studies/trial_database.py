@@ -1,6 +1,4 @@
-"""The database of stage2.storage, whose trials several machines may share: tried before any work,
-its faults one line each.
-"""
+"""The database of stage2.storage, whose optuna trials several machines may share."""
 
 import contextlib
 import hashlib
@@ -8,6 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -20,19 +19,23 @@ from ct.errors import InputError, printable
 from ct.privacy.redaction import mask_passwords
 from pipeline.older_versions import without_later_fields
 
-# seconds between signs of life of a trial, and without one until it counts as dead
-HEARTBEAT, GRACE = 30, 120
-PATIENCE = 60  # seconds that a worker waits for SQLite's lock; others wait in their server
-TRIES = 3  # machines that begin at once may make the tables at once
-FAULTS = (SQLAlchemyError, StorageInternalError)
-REMEDY = "give a URL such as postgresql://user:password@host/name or sqlite:////folder/file.db, or leave it empty"
-# of optuna and of drivers, as it is opened
-UNFIT = (*FAULTS, ImportError, ValueError, TypeError, RuntimeError, OSError)
+HEARTBEAT = 30  # seconds between two heartbeats of a running trial
+GRACE = 120  # seconds without a heartbeat after which a trial counts as dead
+LOCK_TIMEOUT = 60  # seconds to wait for SQLite's lock; other databases wait in their server
+TRIES = 3  # machines that start together may create the tables together
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
+# of optuna and of drivers while a database is opened
+OPENING_ERRORS = (*DATABASE_ERRORS, ImportError, ValueError, TypeError, RuntimeError, OSError)
+REMEDY = (
+    "give a URL such as postgresql://user:password@host/name or sqlite:////folder/file.db, "
+    "or leave it empty"
+)
 
 
 def check_store(url: str) -> None:
-    """Open the database at `url`, as optuna takes it, and make its tables. Raises InputError where
-    that cannot be.
+    """Open the database at `url`, a URL of optuna, and create its tables.
+
+    Raises InputError where that is not possible, and for a database in memory.
     """
     for number in range(TRIES):
         try:
@@ -40,21 +43,24 @@ def check_store(url: str) -> None:
                 break
             RDBStorage(url).engine.dispose()
             return
-        except UNFIT as error:
+        except OPENING_ERRORS as error:
             if isinstance(error, DBAPIError) and "exists" in str(error) and number + 1 < TRIES:
-                time.sleep(1)  # another machine makes them
+                time.sleep(1)  # another machine creates them
                 continue
             raise InputError(
-                f"stage2.storage = {printable(url)}: no database for trials can be opened there ({_reason(error)}); {REMEDY}"
+                f"stage2.storage = {printable(url)}: no database for trials can be opened there "
+                f"({_reason(error)}); {REMEDY}"
             ) from None
     raise InputError(
-        f"stage2.storage = {printable(url)}: a database in memory ends with its process, and no other sees it; {REMEDY}"
+        f"stage2.storage = {printable(url)}: a database in memory ends with its process, "
+        f"and no other process can read it; {REMEDY}"
     )
 
 
-def _is_in_memory(url):
-    """Return whether a database is SQLite's without a file, as it tells itself: its URL has many
-    forms.
+def _is_in_memory(url: str) -> bool:
+    """Return whether a database is SQLite without a file.
+
+    The database is asked, because the URL has many forms.
     """
     if make_url(url).get_backend_name() != "sqlite":
         return False
@@ -64,21 +70,24 @@ def _is_in_memory(url):
     return not files["main"]
 
 
-def open_shared(url: str, name: str, inputs: dict) -> optuna.Study:
-    """Open an optuna study that minimises in a database, which several machines may work on.
+def open_shared(url: str, name: str, inputs: dict[str, Any]) -> optuna.Study:
+    """Open a minimising optuna study in a database, on which several machines may work.
 
-    url: as optuna takes it; name: what is tuned; inputs: as of open_study, other ones are another
-    study. A trial whose process shows no sign of life is failed and tried again by whoever is next.
+    url: of optuna; name: of what is tuned; inputs: as in open_study; other inputs are another
+    study. A trial without heartbeats is failed, and the next machine runs it again.
     """
     digest = hashlib.blake2b(
         json.dumps(without_later_fields(inputs), sort_keys=True).encode(), digest_size=8
     ).hexdigest()
-    patient = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {}
+    arguments = {"connect_args": {"timeout": LOCK_TIMEOUT}} if url.startswith("sqlite") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        again = {"heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(max_retry=3)}
         storage = RDBStorage(
-            url, patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE, **again
+            url,
+            arguments,
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=3),
         )
     return optuna.create_study(
         study_name=f"{name}-{digest}", storage=storage, direction="minimize", load_if_exists=True
@@ -87,21 +96,22 @@ def open_shared(url: str, name: str, inputs: dict) -> optuna.Study:
 
 @contextlib.contextmanager
 def store_faults(url: str) -> Iterator[None]:
-    """Turn what goes wrong with a database in the middle of the work into InputError; of no
-    database, nothing.
+    """Context in which errors of the database at `url` become InputError.
+
+    Without a database (url "") they stay what they are.
     """
     try:
         yield
-    except FAULTS as error:
+    except DATABASE_ERRORS as error:
         if not url:
             raise
         raise InputError(
-            f"stage2.storage = {printable(url)}: the database does not answer any more ({_reason(error)}); "
-            "the same command continues once it does"
+            f"stage2.storage = {printable(url)}: the database does not answer any more "
+            f"({_reason(error)}); the same command continues once it does"
         ) from None
 
 
-def _reason(error):
-    """Return the first line of the driver's own words, without a password."""
+def _reason(error: BaseException) -> str:
+    """Return the first line of the driver's message, without passwords."""
     lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
     return printable(mask_passwords(lines[0]), 160)

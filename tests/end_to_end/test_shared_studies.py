@@ -19,7 +19,7 @@ from ct.patient_folds import assign_folds, fold_groups
 from ct.storage.file_formats import read_json, read_table
 from ct.tables.spreadsheet import read_sheet
 from features.linear_probe import LinearProbe, held_out_probe_logits
-from pipeline.commands.search import inner_split
+from pipeline.optuna_studies.inner_split import inner_split
 from pipeline.run_context import Run
 from pipeline.scoring.study_findings import shared_uid_findings
 from pipeline.scoring.study_reader import NO_PART, training_folds

@@ -1,6 +1,4 @@
-"""Searching a CNN's settings: without the fold's patients, the same when interrupted, and nothing
-but words comes of it.
-"""
+"""The search of a CNN's settings: no data of the fold, repeatable when interrupted, no stage changed."""
 
 import shutil
 from types import SimpleNamespace
@@ -20,9 +18,11 @@ from ct.labels import LABELS
 from ct.patient_folds import assign_folds
 from ct.storage.file_formats import write_table
 from ct.storage.sealed_files import seal
-from pipeline.commands.search import check_backbones, inner_split, search_cnn, verdict
+from pipeline.commands.search import check_backbones, search_cnn
 from pipeline.optuna_studies import cnn_trials as trials_module
-from pipeline.optuna_studies.cnn_trials import SearchContext, best_of, finished, kept, run_trials
+from pipeline.optuna_studies.cnn_trials import SearchContext, best_of, run_trials
+from pipeline.optuna_studies.inner_split import inner_split
+from pipeline.optuna_studies.search_verdict import verdict
 from pipeline.optuna_studies.trial_journal import open_study
 from pipeline.progress import no_bar
 from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
@@ -38,6 +38,7 @@ from stage1_cnn.search_space import (
     yaml_lines,
 )
 from stage1_cnn.train_loop import NotANumber
+from stage2_stack.optuna_trials import finished_trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 CONFIG = CnnConfig(
@@ -50,14 +51,14 @@ SPACE = {
 }
 
 
-def make_bench(folder, hu=None, slices=None, calls=None, k=1, space=SPACE, config=CONFIG):
-    """A bench over 16 patients with 6 slices each, in folds of four, and what it said."""
+def make_context(folder, hu=None, slices=None, calls=None, k=1, space=SPACE, config=CONFIG):
+    """A context over 16 patients with 6 slices each, in folds of four, and what it lines."""
     made, pictures = make_slices(16, 6)
     slices, hu = made if slices is None else slices, pictures if hu is None else hu
-    split, said = inner_split(slices, np.repeat(np.arange(16) % 4, 6), k, seed=3), []
+    split, lines = inner_split(slices, np.repeat(np.arange(16) % 4, 6), k, seed=3), []
     return SearchContext(
-        slices, split, reader(hu, calls), config, space, 5, folder, said.append, no_bar
-    ), said
+        slices, split, reader(hu, calls), config, space, 5, folder, lines.append, no_bar
+    ), lines
 
 
 class MadeUp:
@@ -102,13 +103,14 @@ def study_of(path):
     return open_study(path / "a.journal", {})
 
 
-def opinions(folder):
+def prediction_files(folder):
     return sorted(path.name for path in folder.glob("*.parquet"))
 
 
 def outcome(study):
     return [
-        (t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in finished(study)
+        (t.state, t.params, t.value, t.intermediate_values, t.user_attrs)
+        for t in finished_trials(study)
     ]
 
 
@@ -241,7 +243,7 @@ def test_the_inner_split_is_by_patient_and_without_the_fold(seed):
 def test_many_held_out_slices_are_thinned(monkeypatch):
     slices, _ = make_slices(40, 5)
     whole = inner_split(slices, np.repeat(np.arange(40) % 2, 5), 0, 0)[1]
-    monkeypatch.setattr("pipeline.commands.search.CURVE_SLICES", 10)
+    monkeypatch.setattr("pipeline.optuna_studies.inner_split.CURVE_SLICES", 10)
     thin = inner_split(slices, np.repeat(np.arange(40) % 2, 5), 0, 0)[1]
     assert len(whole) > 20 and 5 <= len(thin) <= 10 and set(thin) < set(whole)
 
@@ -270,9 +272,9 @@ def test_nothing_of_the_fold_is_read_and_nothing_of_it_matters(tmp_path):
         if spoil:
             labels.loc[fold == spoil, list(LABELS)] = 1 - labels.loc[fold == spoil, list(LABELS)]
             pictures[fold == spoil] = 2000
-        bench, _ = make_bench(tmp_path / name, pictures, labels, calls, 1, space, config)
+        context, _ = make_context(tmp_path / name, pictures, labels, calls, 1, space, config)
         study = study_of(tmp_path / name)
-        run_trials(study, bench, 3)
+        run_trials(study, context, 3)
         read = set(fold[np.concatenate(calls)])
         assert read == {0, 2, 3}
         outcomes.append(outcome(study))
@@ -289,16 +291,16 @@ def test_trial_0_is_the_recipe_as_it_is(tmp_path, made_up):
         ("out", CONFIG.model_copy(update={"windows": ("soft",), "lr": 0.5})),
     ):
         train = made_up()
-        bench, said = make_bench(tmp_path / name, config=config)
+        context, lines = make_context(tmp_path / name, config=config)
         study = study_of(tmp_path / name)
-        run_trials(study, bench, 7)
-        first, *others = finished(study)
+        run_trials(study, context, 7)
+        first, *others = finished_trials(study)
         assert first.user_attrs["values"] == {} and set(first.params) == (
             set(SPACE) if name == "in" else {"rotate"}
         )
         assert (
-            said[0] == f"  trial 0, the recipe as it is: {first.value:.4f}"
-            and train.seed == bench.seed
+            lines[0] == f"  trial 0, the recipe as it is: {first.value:.4f}"
+            and train.seed == context.seed
         )
         for trial in others:  # inside the space, and as they were trained
             tried = with_values(config, trial.user_attrs["values"])
@@ -315,29 +317,29 @@ def test_trial_0_is_the_recipe_as_it_is(tmp_path, made_up):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """Twelve trials in one go, some by TPE and some pruned: what came of them, what was said, and
+    """Twelve trials in one go, some by TPE and some pruned: what came of them, what was lines, and
     the opinions kept.
     """
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch)
-        bench, said = make_bench(folder)
-        run_trials(study_of(folder), bench, 12)
-    return outcome(study_of(folder)), said, opinions(folder)
+        context, lines = make_context(folder)
+        run_trials(study_of(folder), context, 12)
+    return outcome(study_of(folder)), lines, prediction_files(folder)
 
 
 def test_what_is_worse_than_the_median_is_pruned(unbroken):
-    trials, said, kept_opinions = unbroken
+    trials, lines, kept_files = unbroken
     pruned = [number for number, (state, *_) in enumerate(trials) if state == TrialState.PRUNED]
     assert pruned and min(pruned) >= 5
     for number in pruned:
         _, _, _, epochs, attrs = trials[number]
         assert 2 <= max(epochs) < 4 and attrs["why"] == f"pruned in epoch {max(epochs)}"
-        assert said[number].startswith(f"  trial {number}: pruned in epoch {max(epochs)}; lr: ")
+        assert lines[number].startswith(f"  trial {number}: pruned in epoch {max(epochs)}; lr: ")
     best = min(value for state, _, value, *_ in trials if state == TrialState.COMPLETE)
-    assert f"best so far {best:.4f}, trial " in said[-1]
+    assert f"best so far {best:.4f}, trial " in lines[-1]
     # the recipe's, and of each that was the best
-    assert "trial0.parquet" in kept_opinions and len(kept_opinions) < 12
+    assert "trial0.parquet" in kept_files and len(kept_files) < 12
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 11])
@@ -348,25 +350,25 @@ def test_a_killed_search_ends_with_the_same_trials(tmp_path, made_up, unbroken, 
 
     made_up(die)
     with pytest.raises(KeyboardInterrupt):
-        run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+        run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
     # of the one that died nothing is left
-    assert len(finished(study_of(tmp_path))) == len(study_of(tmp_path).trials) == after
-    train, (bench, said) = made_up(), make_bench(tmp_path)
+    assert len(finished_trials(study_of(tmp_path))) == len(study_of(tmp_path).trials) == after
+    train, (context, lines) = made_up(), make_context(tmp_path)
     study = study_of(tmp_path)
-    run_trials(study, bench, 12)
-    assert train.asked == 12 - after and said == unbroken[1][after:]
+    run_trials(study, context, 12)
+    assert train.asked == 12 - after and lines == unbroken[1][after:]
     assert outcome(study) == unbroken[0]
     assert study.get_trials(states=(TrialState.FAIL,)) == []
-    assert opinions(tmp_path) == unbroken[2]
+    assert prediction_files(tmp_path) == unbroken[2]
 
 
 def test_more_trials_continue_and_fewer_do_nothing(tmp_path, made_up, unbroken):
     made_up()
-    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 4)
-    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    run_trials(study_of(tmp_path), make_context(tmp_path)[0], 4)
+    run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
     assert outcome(study_of(tmp_path)) == unbroken[0]
     train = made_up()
-    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 5)
+    run_trials(study_of(tmp_path), make_context(tmp_path)[0], 5)
     assert train.asked == 0
 
 
@@ -380,13 +382,15 @@ def test_a_trial_that_dies_for_its_settings_is_told_and_the_search_goes_on(
         if config.lr > 0.004:
             raise error
 
-    train, (bench, said) = made_up(die), make_bench(tmp_path)
+    train, (context, lines) = made_up(die), make_context(tmp_path)
     study = study_of(tmp_path)
-    run_trials(study, bench, 8)
-    dead = [line for line in said if f": failed: {error}; lr: " in line]
-    assert len(said) == 8 and 1 <= len(dead) < 7 and train.asked == 8
+    run_trials(study, context, 8)
+    dead = [line for line in lines if f": failed: {error}; lr: " in line]
+    assert len(lines) == 8 and 1 <= len(dead) < 7 and train.asked == 8
     assert (
-        with_values(CONFIG, finished(study)[best_of(finished(study))].user_attrs["values"]).lr
+        with_values(
+            CONFIG, finished_trials(study)[best_of(finished_trials(study))].user_attrs["values"]
+        ).lr
         <= 0.004
     )
 
@@ -398,10 +402,10 @@ def test_a_disk_that_goes_prunes_no_trial(tmp_path, made_up, unbroken):
 
     made_up(die)
     with pytest.raises(MachineFault):
-        run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
-    assert len(finished(study_of(tmp_path))) == 3
+        run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
+    assert len(finished_trials(study_of(tmp_path))) == 3
     made_up()
-    run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 12)
+    run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
     assert outcome(study_of(tmp_path)) == unbroken[0]
 
 
@@ -411,16 +415,19 @@ def test_the_recipes_own_death_is_the_users_to_mend(tmp_path, made_up):
 
     made_up(die)
     with pytest.raises(NotANumber):
-        run_trials(study_of(tmp_path), make_bench(tmp_path)[0], 3)
-    assert not finished(study_of(tmp_path))
+        run_trials(study_of(tmp_path), make_context(tmp_path)[0], 3)
+    assert not finished_trials(study_of(tmp_path))
 
 
 def test_what_was_tried_is_not_trained_again(tmp_path, made_up):
-    train, (bench, said) = made_up(), make_bench(tmp_path, space={"windows": (["brain"], ["bone"])})
+    train, (context, lines) = (
+        made_up(),
+        make_context(tmp_path, space={"windows": (["brain"], ["bone"])}),
+    )
     study = study_of(tmp_path)
-    run_trials(study, bench, 10)
-    assert train.asked == 2 and len(finished(study)) == len(said) == 10
-    assert any("as trial 0" in line and "the recipe's own values" in line for line in said)
+    run_trials(study, context, 10)
+    assert train.asked == 2 and len(finished_trials(study)) == len(lines) == 10
+    assert any("as trial 0" in line and "the recipe's own values" in line for line in lines)
 
 
 def test_what_died_is_not_tried_again_either(tmp_path, made_up):
@@ -428,28 +435,28 @@ def test_what_died_is_not_tried_again_either(tmp_path, made_up):
         if asked > 1:
             raise InputError("does not fit")
 
-    train, (bench, said) = (
+    train, (context, lines) = (
         made_up(die),
-        make_bench(tmp_path, space={"windows": (["brain"], ["bone"])}),
+        make_context(tmp_path, space={"windows": (["brain"], ["bone"])}),
     )
-    run_trials(study_of(tmp_path), bench, 8)
-    assert train.asked == 2 and sum("failed: does not fit" in line for line in said) > 1
+    run_trials(study_of(tmp_path), context, 8)
+    assert train.asked == 2 and sum("failed: does not fit" in line for line in lines) > 1
 
 
 def test_searching_epochs_nothing_is_pruned(tmp_path, made_up):
     made_up()
-    bench, _ = make_bench(tmp_path, space=SPACE | {"epochs": Range(low=2, high=6)})
+    context, _ = make_context(tmp_path, space=SPACE | {"epochs": Range(low=2, high=6)})
     study = study_of(tmp_path)
-    run_trials(study, bench, 12)
-    assert all(trial.state == TrialState.COMPLETE for trial in finished(study))
+    run_trials(study, context, 12)
+    assert all(trial.state == TrialState.COMPLETE for trial in finished_trials(study))
 
 
 def test_when_the_time_is_up_no_trial_begins(tmp_path, made_up):
-    train, (bench, said) = made_up(), make_bench(tmp_path)
-    run_trials(study_of(tmp_path), bench, 9, deadline=0.0)
+    train, (context, lines) = made_up(), make_context(tmp_path)
+    run_trials(study_of(tmp_path), context, 9, deadline=0.0)
     assert (
         train.asked == 1
-        and said[-1] == "  the time is up after 1 trials; the same command continues"
+        and lines[-1] == "  the time is up after 1 trials; the same command continues"
     )
 
 
@@ -461,20 +468,21 @@ def decided(folder, better, patients=8):
     held-out patient.
     """
     slices, _ = make_slices(patients, 6)
-    bench = SearchContext(
+    context = SearchContext(
         slices, (None, np.arange(len(slices))), None, CONFIG, SPACE, 0, folder, None, no_bar
     )
     study, y = study_of(folder), slices[list(LABELS)].to_numpy()
     for number, odds in enumerate((np.zeros(patients), better)):
         probs = 1 / (1 + np.exp(-(2 * y - 1) * np.repeat(odds, 6)[:, None]))
         write_table(
-            kept(bench, number), pd.DataFrame(probs, index=slices.index, columns=list(LABELS))
+            context.predictions(number),
+            pd.DataFrame(probs, index=slices.index, columns=list(LABELS)),
         )
         values = {"windows": ["bone", "80/120"], "lr": 1e-5} if number else {}
         study.add_trial(
             optuna.trial.create_trial(value=0.7 - 0.1 * number, user_attrs={"values": values})
         )
-    return verdict(study, bench, 2, 2)
+    return verdict(study, context, 2, 2)
 
 
 def test_what_is_beyond_doubt_is_to_be_adopted_and_the_recipe_takes_it(tmp_path):
@@ -487,7 +495,7 @@ def test_what_is_beyond_doubt_is_to_be_adopted_and_the_recipe_takes_it(tmp_path)
         f"gain {gain:+.4f} ({gain:+.4f} to {gain:+.4f} over 8 patients, 95 %)"
     )
     assert lines[2] == "to adopt, in the entry of a under stage1.models:"
-    assert lines[-1].startswith("chosen without fold 2's patients: fold 2's score is innocent")
+    assert lines[-1].startswith("chosen without fold 2's patients: fold 2's score does not depend")
     recipe = yaml.safe_load(find_recipe("micro").read_text())
     recipe["stage1"]["models"][0] |= yaml.safe_load("\n".join(lines[3:-1]))
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
@@ -503,7 +511,7 @@ def test_what_is_not_is_not(tmp_path, better, says):
     lines = decided(tmp_path, np.array(better, float), len(better))
     assert (
         len(lines) == 4
-        and lines[2].startswith("nothing beat the recipe beyond doubt")
+        and lines[2].startswith("no significant gain over the recipe")
         and says in lines[2]
     )
 
@@ -529,10 +537,14 @@ def test_probabilities_that_do_not_hold_are_not_compared(tmp_path, monkeypatch, 
 
 def test_nothing_better_says_so(tmp_path, made_up):
     made_up()
-    bench, _ = make_bench(tmp_path, config=CONFIG.model_copy(update={"lr": 0.02, "rotate": 0.0}))
+    context, _ = make_context(
+        tmp_path, config=CONFIG.model_copy(update={"lr": 0.02, "rotate": 0.0})
+    )
     study = study_of(tmp_path)
-    run_trials(study, bench, 3)
-    assert verdict(study, bench, 1, 3)[0].startswith("nothing beat the recipe's 0.1500 in 3 trials")
+    run_trials(study, context, 3)
+    assert verdict(study, context, 1, 3)[0].startswith(
+        "no trial was better than the recipe's 0.1500 in 3 trials"
+    )
 
 
 # --- on a run
@@ -559,7 +571,7 @@ def test_a_search_on_a_run_changes_nothing_of_it(finished, tmp_path, capsys):
     lines = out.splitlines()
     assert (
         lines[0].startswith("search: resnet without fold 0: windows, lr, ")
-        and "each trial learns from " in lines[1]
+        and "each trial trains on " in lines[1]
     )
     assert [line.split(":")[0].split(",")[0] for line in lines[2:4]] == ["  trial 0", "  trial 1"]
     assert lines[-1].startswith("  chosen without fold 0's patients")
@@ -618,7 +630,7 @@ def test_stage_two_is_tune(finished, tmp_path, capsys):
 def test_a_search_killed_in_a_training_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     space = {"lr": Range(low=1e-4, high=3e-2, log=True), "rotate": Range(low=0.0, high=30.0)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_trials(study_of(whole), make_bench(whole, space=space)[0], 9)
+    run_trials(study_of(whole), make_context(whole, space=space)[0], 9)
     real, asked = trials_module.train_cnn, []
 
     def killed(slices, split, read_hu, config, seed, hooks):
@@ -642,6 +654,6 @@ def test_a_search_killed_in_a_training_ends_as_an_unbroken_one(tmp_path, monkeyp
     monkeypatch.setattr(trials_module, "train_cnn", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            run_trials(study_of(broken), make_bench(broken, space=space)[0], 9)
-    run_trials(study_of(broken), make_bench(broken, space=space)[0], 9)
+            run_trials(study_of(broken), make_context(broken, space=space)[0], 9)
+    run_trials(study_of(broken), make_context(broken, space=space)[0], 9)
     assert outcome(study_of(broken)) == outcome(study_of(whole))
