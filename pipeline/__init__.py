@@ -1,1 +1,1 @@
-"""The verbs: checked plans, a table of stages, and what is fresh or stale."""
+"""From checked options to the work of a run: stages, commands, receipts, freshness."""

@@ -49,7 +49,7 @@ def _digest_source(run: Run) -> Digests:
     if Path(data.source).is_file():
         digests = {"zip archive": _zip_digest(Path(data.source))}
         if data.labels:
-            find_labels = partial(require_csv, data.labels, "labels")
+            find_labels: Callable[[], object] = partial(require_csv, data.labels, "labels")
             digests |= _csv_digest(run, "label csv", "ingest", find_labels)
         return digests
     from ct.sources.folder import list_files

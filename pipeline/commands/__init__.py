@@ -1,1 +1,1 @@
-"""The commands that are no stage, one module each, and the table that finds them."""
+"""The verbs that are no stage, one module each; dispatch.py has the table of verbs."""

@@ -1,3 +1,1 @@
-"""What the stages exchange: tables joined by slice id, sample rows, cross-fitted columns,
-counts.
-"""
+"""What stages exchange: tables joined by slice id, sample rows, cross-fitted columns, counts."""

@@ -1,85 +1,108 @@
 """Match the rows of a sample submission with the test slices."""
 
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
 import pandas as pd
+from numpy.typing import NDArray
 
 from ct.errors import InputError
 from ct.privacy.pseudonyms import pseudonym
+from ct.sources.zip_archive import ZipMember
 from ct.submission import read_sample
 
-# of the slices of sample or test files, whichever are fewer: those that are in both
+# share of common slices of sample and test files, of whichever has fewer, below which they are
+# taken for different data
 LEAST_COMMON = 0.5
+LEAST_PREDICTED = 0.5  # share of a sample's slices that must not be in quarantine
 
 
-LEAST_PREDICTED = 0.5  # of the slices of a sample: those whose file is not in quarantine
+class SampleRows(NamedTuple):
+    """The rows of a sample submission, and its slices without a prediction."""
+
+    ids: NDArray  # (n,) row ids, as in the file
+    slice_id: NDArray  # (n,) slice of each row, as in the tables
+    label: NDArray  # (n,) label of each row
+    quarantined: list[str]  # slices whose file is in quarantine
+    without_file: list[str]  # slices that have no file
 
 
-def match_sample(sample_csv, key, predicted, quarantine, missing):
+def match_sample(
+    sample_csv: Path | ZipMember,
+    key: bytes,
+    predicted: pd.Index,
+    quarantine: pd.DataFrame,
+    missing: str,
+) -> SampleRows:
     """Match the rows of a sample submission with the test slices.
 
-    key: bytes, of the pseudonyms; predicted: Index of the test slices; quarantine: table; missing:
-    "refuse" or "prior"
+    key: of the pseudonyms; predicted: ids of the test slices; quarantine: its table; missing: what
+    to do about slices without a file: "refuse" or "prior"
 
-    Returns (ids, slice_id, label, quarantined, fileless): the row ids as in the file, their slices'
-    names in the tables and their labels, (n,) each, and the slices without a prediction, whose file
-    is quarantined or not there at all. Raises InputError for slices without any file, and where
-    most are in quarantine, unless the prior may stand in for them, and for a sample of other data.
+    Raises InputError for a sample of other data. Unless missing is "prior", also for slices without
+    a file, and where most slices are in quarantine.
     """
     ids, names, label = read_sample(sample_csv)
     alias = {name: pseudonym(name, key, "slice") for name in pd.unique(pd.Series(names))}
-    out_of_test = quarantine[(quarantine["kind"] == "header") & (quarantine["split"] == "test")]
-    left_out = set(out_of_test["slice_id"])
+    bad_headers = quarantine[(quarantine["kind"] == "header") & (quarantine["split"] == "test")]
+    in_quarantine = set(bad_headers["slice_id"])
     lacking = pd.Index(list(alias.values())).difference(predicted, sort=False)
-    fileless = [slice_id for slice_id in lacking if slice_id not in left_out]
-    if fileless and missing != "prior":
-        first = next(name for name, slice_id in alias.items() if slice_id == fileless[0])
+    without_file = [slice_id for slice_id in lacking if slice_id not in in_quarantine]
+    if without_file and missing != "prior":
+        first = next(name for name, slice_id in alias.items() if slice_id == without_file[0])
         raise InputError(
-            f"{len(fileless)} slices of the sample file {sample_csv} have no DICOM file, the first is {first}; give the "
-            "sample that belongs to the data (`new --sample=FILE`), or let the training prior stand in (--missing=prior)"
+            f"{len(without_file)} slices of the sample file {sample_csv} have no DICOM file, the "
+            f"first is {first}; give the sample that belongs to the data (`new --sample=FILE`), or "
+            "use the training prior for them (--missing=prior)"
         )
     sample = set(alias.values())
-    _check_same_data(sample, {*predicted, *(left_out & sample)}, sample_csv)
-    quarantined = [slice_id for slice_id in lacking if slice_id in left_out]
+    _check_same_data(sample, {*predicted, *(in_quarantine & sample)}, sample_csv)
+    quarantined = [slice_id for slice_id in lacking if slice_id in in_quarantine]
     if missing != "prior":
-        _check_predicted(sample, out_of_test[out_of_test["slice_id"].isin(quarantined)], sample_csv)
-    return ids, pd.Series(names).map(alias).to_numpy(object), label, quarantined, fileless
+        of_sample = bad_headers[bad_headers["slice_id"].isin(quarantined)]
+        _check_predicted(sample, of_sample, sample_csv)
+    slice_ids = pd.Series(names).map(alias).to_numpy(object)
+    return SampleRows(ids, slice_ids, label, quarantined, without_file)
 
 
-def _check_predicted(sample, quarantined, sample_csv):
-    """Raise InputError where more than half of a sample's slices are in quarantine: their
-    submission would be mere priors.
+def _check_predicted(
+    sample: Collection[str], quarantined: pd.DataFrame, sample_csv: Path | ZipMember
+) -> None:
+    """Raise InputError where most slices of a sample are in quarantine and would get the prior.
 
-    sample: set of slices; quarantined: the rows of the quarantine that are of them
+    sample: slices; quarantined: rows of the quarantine with these slices
     """
     count = quarantined["slice_id"].nunique()
     if len(sample) - count < LEAST_PREDICTED * len(sample):
         raise InputError(
-            f"{count} of the {len(sample)} slices of the sample file {sample_csv} have a test file that does not read, "
-            f"the first is {first_reason(quarantined)}; give whole test files, or let the training prior stand in "
-            "(--missing=prior)"
+            f"{count} of the {len(sample)} slices of the sample file {sample_csv} have a test file "
+            f"that does not read, the first is {first_reason(quarantined)}; give whole test files, "
+            "or use the training prior for them (--missing=prior)"
         )
 
 
-def first_reason(quarantine):
-    """Return "split/slice, reason" of the first row of a quarantine table, or that there is
-    none.
-    """
+def first_reason(quarantine: pd.DataFrame) -> str:
+    """Return "split/slice, reason" of the first row of a quarantine table."""
     if quarantine.empty:
         return "none is there"
     first = quarantine.iloc[0]
-    # its path may be named after a person
+    # by its slice, since its path may carry a person's name
     return f"{first['split']}/{first['slice_id']}, {first['reason']}"
 
 
-def _check_same_data(sample, on_disk, sample_csv):
-    """Raise InputError where sample and test files have less than half of the smaller one's slices
-    in common.
+def _check_same_data(
+    sample: Collection[str], on_disk: Collection[str], sample_csv: Path | ZipMember
+) -> None:
+    """Raise InputError where sample and test files have too few slices in common.
 
     Either may be a part of the other: a few studies of the competition with its whole sample, or a
     sample of a few studies.
     """
-    smaller, common = min(len(sample), len(on_disk)), len(sample & on_disk)
+    smaller, common = min(len(sample), len(on_disk)), len({*sample} & {*on_disk})
     if common < LEAST_COMMON * smaller:
         raise InputError(
-            f"{common} of the {len(sample)} slices of the sample file {sample_csv} are among the {len(on_disk)} of the test "
-            "files: it belongs to other data; give the sample that belongs to these (`new --sample=FILE`)"
+            f"{common} of the {len(sample)} slices of the sample file {sample_csv} are among the "
+            f"{len(on_disk)} of the test files: it belongs to other data; give the sample that "
+            "belongs to these (`new --sample=FILE`)"
         )

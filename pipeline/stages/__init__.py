@@ -1,1 +1,1 @@
-"""The stages, one module each, named as the verb."""
+"""The stages, one module each, named as the verb; pipeline/registry.py has their table."""

@@ -5,17 +5,17 @@ import pandas as pd
 from ct.labels import LABELS
 from ct.patient_folds import assign_folds, check_folds, extend_folds
 from ct.storage.file_formats import read_table, write_table
+from pipeline.receipt import Receipt
+from pipeline.run_context import Run
 
 
-def folds(run, receipt):
-    """Assign the folds, or take those that were given."""
+def folds(run: Run, receipt: Receipt) -> None:
+    """Assign the folds, or take those of the slice list or of the first imported model."""
     slices = read_table(run.dir.slices)
-    given = next(
-        (path for path in (run.dir.listed_folds, run.dir.imported_folds) if path.exists()), None
-    )
-    if given:
-        fold = extend_folds(slices, read_table(given)["fold"], run.recipe.folds.k)
-        run.log("  as they were given")
+    paths = [path for path in (run.dir.listed_folds, run.dir.imported_folds) if path.exists()]
+    if paths:
+        fold = extend_folds(slices, read_table(paths[0])["fold"], run.recipe.folds.k)
+        run.log("  as in the slice list or the imported model")
     else:
         fold = assign_folds(slices, run.recipe.folds.k, run.recipe.seed)
     check_folds(slices, fold)
@@ -23,7 +23,6 @@ def folds(run, receipt):
     receipt.made = [run.dir.folds]
     train = slices.assign(fold=fold)[slices["split"] == "train"]
     for k, part in train.groupby("fold"):
-        positive = ", ".join(f"{label} {part[label].mean():.1%}" for label in LABELS)
-        run.log(
-            f"  fold {k}: {part['patient_id'].nunique()} patients, {len(part)} slices, positive {positive}"
-        )
+        patients = part["patient_id"].nunique()
+        shares = ", ".join(f"{label} {part[label].mean():.1%}" for label in LABELS)
+        run.log(f"  fold {k}: {patients} patients, {len(part)} slices, positive {shares}")

@@ -1,4 +1,6 @@
-"""The stages `submit` and `report`."""
+"""The stage `submit`: write and check the Kaggle submission."""
+
+from pathlib import Path
 
 import pandas as pd
 
@@ -8,64 +10,70 @@ from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_table
 from ct.submission import check_submission, fill_submission, kaggle_command, write_submission
 from ct.tables.spreadsheet import read_sheet
-from pipeline.stage_data.run_tables import stage_one, training_prior
+from pipeline.receipt import Receipt
+from pipeline.run_context import Run
+from pipeline.stage_data.run_tables import calibrated_stage_one, training_prior
 from pipeline.stage_data.sample_rows import match_sample
 
 
-def submit(run, receipt):
-    """Write submission.csv from stage two's test probabilities, where there are any and a sample
-    file says in which rows.
-    """
-    probs = read_table(run.dir.stage2 / "test.parquet")
-    if why := why_nothing_to_submit(run, probs):
+def submit(run: Run, receipt: Receipt) -> None:
+    """Write submission.csv from stage two's probabilities, if there is anything to submit."""
+    probabilities = read_table(run.dir.stage2 / "test.parquet")
+    if why := why_nothing_to_submit(run, probabilities):
         discard(run.dir.submission)
         run.log(f"  {why}")
         return
-    write_probs(run, probs, run.dir.submission)
+    write_probabilities(run, probabilities, run.dir.submission)
     receipt.made = [run.dir.submission]
 
 
-def why_nothing_to_submit(run, probs):
-    """Return why there is no submission to write, or "". probs: table of the test slices."""
+def why_nothing_to_submit(run: Run, probabilities: pd.DataFrame) -> str:
+    """Return why there is nothing to submit, or "". probabilities: table of the test slices"""
     if not run.recipe.data.slices:
         return ""
-    if probs.empty:
+    if probabilities.empty:
         return "there is nothing to submit: the slice list has no test slices"
     if not run.recipe.data.sample:
-        return "there is nothing to submit: no sample file (`new --sample=FILE`); stage2/test.parquet holds the probabilities"
+        return (
+            "there is nothing to submit: no sample file (`new --sample=FILE`); "
+            "stage2/test.parquet holds the probabilities"
+        )
     return ""
 
 
-def submit_stage_one(run):
-    """Write submission-stage-one.csv from the calibrated mean of the CNNs and the imported
-    models.
-    """
-    probs = stage_one(run)
-    if why := why_nothing_to_submit(run, probs):
+def submit_stage_one(run: Run) -> None:
+    """Write submission-stage-one.csv from the calibrated mean of the CNNs and imported models."""
+    probabilities = calibrated_stage_one(run)
+    if why := why_nothing_to_submit(run, probabilities):
         raise InputError(f"submit --stage=one: {why}")
-    write_probs(run, probs, run.dir.stage_one_submission)
+    write_probabilities(run, probabilities, run.dir.stage_one_submission)
 
 
-def write_probs(run, probs, path):
-    """Write a submission in the sample file's order, check it, and print the command that sends it.
+def write_probabilities(run: Run, probabilities: pd.DataFrame, path: Path) -> None:
+    """Write a submission in the order of the sample file, check it, print the command to send it.
 
-    probs: table indexed by slice id, columns LABELS. Quarantined test slices get the training
-    prior; so do slices of the sample that have no file, where the recipe says `missing: prior`.
+    probabilities: indexed by slice id, columns LABELS. Quarantined test slices get the training
+    prior; so do slices of the sample without a file, if the recipe has `missing: prior`.
     """
     key, quarantine = run.pseudonym_key(), read_sheet(run.dir.quarantine)
-    sample = match_sample(run.find_sample(), key, probs.index, quarantine, run.recipe.data.missing)
-    ids, slice_id, label, quarantined, fileless = sample
-    if lacking := quarantined + fileless:
-        prior = training_prior(run.dir)
-        probs = pd.concat([probs, pd.DataFrame(prior, index=lacking)[list(LABELS)]])
+    sample = match_sample(
+        run.find_sample(), key, probabilities.index, quarantine, run.recipe.data.missing
+    )
+    if lacking := sample.quarantined + sample.without_file:
+        prior = pd.DataFrame(training_prior(run.dir), index=lacking)
+        probabilities = pd.concat([probabilities, prior[list(LABELS)]])
     with replacing(path) as part:
-        write_submission(part, ids, fill_submission(slice_id, label, probs))
-        check_submission(part, ids)
-    run.log(f"  {len(ids)} rows, {len(set(slice_id))} slices, in the order of the sample file")
+        write_submission(
+            part, sample.ids, fill_submission(sample.slice_id, sample.label, probabilities)
+        )
+        check_submission(part, sample.ids)
+    slices = len(set(sample.slice_id))
+    run.log(f"  {len(sample.ids)} rows, {slices} slices, in the order of the sample file")
     if lacking:
         run.log(
-            f"  {len(quarantined)} quarantined and {len(fileless)} fileless slices got the training prior"
+            f"  {len(sample.quarantined)} slices in quarantine and {len(sample.without_file)} "
+            "without a file got the training prior"
         )
-    if unused := len(probs.index.difference(slice_id)):
+    if unused := len(probabilities.index.difference(sample.slice_id)):
         run.log(f"  {unused} test slices are not in the sample file and were left out")
     run.log(f"  to send it: {kaggle_command(path, f'ICH-Stack {run.recipe.name}')}")

@@ -25,8 +25,8 @@ from pipeline.recipe import find_recipe
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_data.sample_rows import match_sample
+from pipeline.stage_data.slice_selection import take_patients
 from pipeline.stage_runner import stage_states
-from pipeline.stages.ingest import take_patients
 from report import write_report
 
 SAMPLE = "stage_2_sample_submission.csv"
@@ -494,10 +494,10 @@ def test_labels_that_contradict_each_other_are_counted_and_named(data, tmp_path,
     first, other = counts["contradictory_labels"]
     assert f"{first}_any" in bare and f"{other}_any" == added[0]
     assert (
-        f"{len(bare)} train slices with a subtype whose `any` is 0" in out
+        f"{len(bare)} train slices with a subtype and `any` = 0" in out
         and f"the first: {first}, {other}" in out
     )
-    assert "1 train slices without a subtype whose `any` is 1" in out
+    assert "1 train slices with `any` = 1 and no subtype" in out
     write_report(RunDir(tmp_path / "r"))
     page = (tmp_path / "r" / "report.html").read_text()
     assert f"<code>{first}</code>, <code>{other}</code>" in page
@@ -532,7 +532,7 @@ def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path
     assert set(quarantine["kind"]) == {"header", "pixels"}
     assert f"stage_2_train/{ids[1]}.dcm" in set(quarantine["path"])
     assert str(tmp_path) not in quarantine.to_csv()
-    assert "1 quarantined and 0 fileless slices got the training prior" in out
+    assert "1 slices in quarantine and 0 without a file got the training prior" in out
     made = pd.read_csv(tmp_path / "r" / "submission.csv").set_index("ID")["Label"]
     known = slices.loc[slices["split"] == "train", "any"].dropna()
     assert made[f"{test_id.stem}_any"] == pytest.approx(
@@ -849,7 +849,7 @@ def test_train_slices_takes_whole_patients_and_says_so(
         and counts["patients_not_taken"] == len(sizes) - taken
     )
     assert counts["labels_without_file"] == 0 and counts["train_slices"] == len(train)
-    said = f"{35 - len(train)} train slices of {len(sizes) - taken} patients not taken (data.train_slices)"
+    said = f"{35 - len(train)} train slices of {len(sizes) - taken} patients not used (data.train_slices)"
     assert said in capsys.readouterr().out
     recipe = yaml.safe_load((tmp_path / "r" / "recipe.yaml").read_text())
     recipe["data"]["train_slices"] = 3
@@ -859,7 +859,7 @@ def test_train_slices_takes_whole_patients_and_says_so(
         "recipe changed, data.train_slices: 17 -> 3",
     )
     assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
-    assert "data.train_slices = 3 takes no patient whole" in error(capsys)
+    assert "data.train_slices = 3 takes no whole patient" in error(capsys)
 
 
 def test_more_train_slices_take_the_same_patients_and_more():

@@ -23,9 +23,9 @@ from pipeline.optuna_studies.inner_split import inner_split
 from pipeline.run_context import Run
 from pipeline.scoring.study_findings import shared_uid_findings
 from pipeline.scoring.study_reader import NO_PART, training_folds
-from pipeline.stage_data.cross_fitting import of_each_patient, patient_parts
+from pipeline.stage_data.cross_fitting import parts_by_patient, patient_parts
 from pipeline.stage_data.run_tables import patients_of_folds
-from pipeline.stages.ingest import take_patients
+from pipeline.stage_data.slice_selection import take_patients
 from stage1_cnn.dataset import neighbour_rows
 
 
@@ -127,7 +127,7 @@ def test_one_uid_for_all_of_train(competition, tmp_path, capsys):
     assert people == len(first) > 3 and len(set(fold_groups(train))) == people
     assert train["study_id"].nunique() == train["series_id"].nunique() == 7  # as there were
     assert (
-        f"1 study UIDs of several patients split, into {people} people's studies"
+        f"1 study UIDs of several patients split, into {people} studies of one patient each"
         in capsys.readouterr().out
     )
     assert run.main(["folds", f"--run={tmp_path / 'r'}"]) == 0
@@ -255,7 +255,7 @@ def test_probes_and_bootstraps_count_a_group_as_one(torn_run):
         groups.nunique() < slices["patient_id"].nunique() and (groups == fold_groups(slices)).all()
     )
     parts = patient_parts(groups[train.index], fold[train.index].to_numpy())
-    table = of_each_patient(parts, train["patient_id"], groups[train.index])
+    table = parts_by_patient(parts, train["patient_id"], groups[train.index])
     assert set(table.index) == set(train["patient_id"])
     of_slice = train["patient_id"].map(table["part"])
     assert of_slice.groupby(train["study_id"]).nunique().max() == 1

@@ -218,7 +218,7 @@ def test_other_numbers_make_features_stale_and_the_same_do_not(copy, listed, cap
     assert states["train"][0] == states["folds"][0] == "fresh" and states["stack"][0] == "stale"
 
 
-def test_an_import_is_removed_but_not_the_last_opinions(copy, capsys):
+def test_an_import_is_removed_but_not_the_last_predictions(copy, capsys):
     assert run.main(["import-predictions", f"--run={copy}", "--name=too", "--remove"]) == 1
     assert "did you mean 'two'?" in error(capsys)
     assert run.main(["import_predictions", f"--run={copy}", "--name=two", "--remove"]) == 0
@@ -227,7 +227,7 @@ def test_an_import_is_removed_but_not_the_last_opinions(copy, capsys):
     assert run.main(["import_predictions", f"--run={copy}", "--name=one", "--remove"]) == 0
     capsys.readouterr()
     assert run.main(["features", f"--run={copy}"]) == 1
-    assert "there are no opinions to stack" in error(capsys)
+    assert "there are no predictions to stack" in error(capsys)
 
 
 def test_without_test_slices_there_is_nothing_to_submit(tmp_path, capsys):
@@ -364,7 +364,7 @@ def test_folds_that_come_with_the_first_model_become_the_runs(fresh, capsys):
     assert (
         "folds.k: 3 -> 4" in out
         and "its 4 folds are the run's" in out
-        and "as they were given" in out
+        and "as in the slice list or the imported model" in out
     )
     patients = read_table(fresh / "slices.parquet")["patient_id"]
     fold = read_table(fresh / "folds.parquet")["fold"]
@@ -404,7 +404,7 @@ def test_a_slice_list_may_bring_its_folds(tmp_path, capsys):
     assert Run(r).recipe.folds.k == 2
     assert take(r, "one", guesses(TRAIN, 1)) == 0
     out = capsys.readouterr().out
-    assert "as they were given" in out and "without a fold column" not in out
+    assert "as in the slice list or the imported model" in out and "without a fold column" not in out
     recipe = yaml.safe_load((r / "recipe.yaml").read_text())
     recipe["folds"]["k"] = 3
     (r / "recipe.yaml").write_text(yaml.safe_dump(recipe))
