@@ -113,6 +113,24 @@ def test_the_late_submission_is_the_one_that_submit_prints():
     assert kaggle_command("runs/gold/submission.csv", "ICH-Stack gold") in SHOWN
 
 
+@pytest.mark.parametrize("name", [*NAMES, "benchmarks/RESULTS.md", "Makefile"])
+def test_files_benchmarks_and_targets_that_a_page_names_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:[\w.]+/)+\w+\.(?:py|yaml|md))(?:::\w+)?`", text):
+        assert (ROOT / path).is_file() or path.startswith(("tests/FILE", "runs/")), path
+    modules = re.findall(r"python -m (benchmarks\.[\w.]*\w)", text)
+    if name == "Makefile":
+        listed = re.search(r"^BENCHMARKS := ((?:.*\\\n)*.*)", text, re.M)[1].replace("\\", "")
+        modules = [f"benchmarks.{each}" for each in listed.split()]
+        assert len(modules) == 15
+    for module in modules:
+        file = ROOT / f"{module.replace('.', '/')}.py"
+        assert file.is_file() or module == "benchmarks.NAME", module
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    for target in re.findall(r"`make ([\w-]+)`", text):
+        assert target in targets, target
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A copy of what git tracks or would, with this environment."""
