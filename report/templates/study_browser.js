@@ -149,7 +149,7 @@
 
   function about() {
     const map = state.study.maps[at("map").value];
-    at("mapnote").textContent = !state.study.maps.length ? "No Grad-CAM maps of this study; explain makes them."
+    at("mapnote").textContent = !state.study.maps.length ? "No Grad-CAM maps of this study; the command explain makes them."
       : map ? `From ${map.from}, layer ${map.layer}; full colour is the maximum of the study.` : "";
   }
 
