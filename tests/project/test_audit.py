@@ -159,12 +159,12 @@ def test_every_licence_is_known(licences):
         ("other", "LicenseRef-NVIDIA-Proprietary", False),
     ],
 )
-def test_the_check_tells_licences_apart(name, licence, fit):
+def test_the_check_separates_licences(name, licence, fit):
     assert fits(name, licence) == fit
     assert bool(BINDS.search(licence)) == ("GPL" in licence)
 
 
-def test_every_requirement_says_why_it_is_there():
+def test_every_requirement_has_a_reason_beside_it():
     """A line of pyproject.toml that names a package has a reason behind it."""
     text = (
         (ROOT / "pyproject.toml")

@@ -33,6 +33,6 @@ def test_every_promise_has_one(row):
     assert promise and re.fullmatch(r"(`tests/\w+/\w+\.py(::\w+)?`(, )?)+", test)
 
 
-def test_the_page_says_what_it_should():
+def test_the_page_has_its_promises_and_is_linked():
     assert len(ROWS) >= 15 and "Not a medical device" in PAGE
     assert "SECURITY.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,18 +15,18 @@ LONGEST = 100  # characters of a line
 
 def unsafe_loads(tree):
     """Calls that could unpickle, and imports that do."""
-    found = [full for full in imported(tree) if full.split(".")[0] in PICKLES]
+    lines = [full for full in imported(tree) if full.split(".")[0] in PICKLES]
     for name, call in called(tree):
-        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
-        if name == "torch.load" and given.get("weights_only") != "True":
-            found.append(ast.unparse(call))
-        if given.get("allow_pickle", "False") != "False":
-            found.append(ast.unparse(call))
+        keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        if name == "torch.load" and keywords.get("weights_only") != "True":
+            lines.append(ast.unparse(call))
+        if keywords.get("allow_pickle", "False") != "False":
+            lines.append(ast.unparse(call))
         if name.endswith((".read_pickle", ".to_pickle")) or (name == "torch.save"):
-            found.append(ast.unparse(call))
+            lines.append(ast.unparse(call))
         if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"):
-            found.append(ast.unparse(call))
-    return found
+            lines.append(ast.unparse(call))
+    return lines
 
 
 def process_users(tree):
@@ -53,7 +53,7 @@ def star_imports(tree):
 
 def undocumented(tree):
     """Public functions, classes and methods without a docstring, and the module if it has none."""
-    found = [] if ast.get_docstring(tree) else ["the module"]
+    lines = [] if ast.get_docstring(tree) else ["the module"]
     stack = [(tree, "")]
     while stack:
         node, above = stack.pop()
@@ -62,28 +62,28 @@ def undocumented(tree):
                 child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
             ) and not child.name.startswith("_"):
                 if not ast.get_docstring(child):
-                    found.append(above + child.name)
+                    lines.append(above + child.name)
                 if isinstance(child, ast.ClassDef):
                     stack.append((child, f"{above}{child.name}."))
-    return found
+    return lines
 
 
 def locale_dependent(tree):
     """Calls that read or write text in the locale's encoding: under Latin-1 they lose work."""
-    found = []
+    lines = []
     for name, call in called(tree):
-        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
-        mode = ast.unparse(call.args[1]) if len(call.args) > 1 else given.get("mode", "'r'")
+        keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        mode = ast.unparse(call.args[1]) if len(call.args) > 1 else keywords.get("mode", "'r'")
         opens = name in ("open", "os.fdopen") and "b" not in mode and mode != "mode"
         text = (
             name.startswith("subprocess.")
-            and given.get("text", given.get("universal_newlines")) == "True"
+            and keywords.get("text", keywords.get("universal_newlines")) == "True"
         )
-        if "encoding" not in given and (
+        if "encoding" not in keywords and (
             opens or text or name.endswith((".read_text", ".write_text"))
         ):
-            found.append(f"{call.lineno}: {ast.unparse(call)}")
-    return found
+            lines.append(f"{call.lineno}: {ast.unparse(call)}")
+    return lines
 
 
 def untyped(tree):
@@ -111,7 +111,7 @@ def overlong(text):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_nothing_sloppy(name):
+def test_no_bare_except_no_star_import_no_nameless_module(name):
     assert bare_excepts(SOURCES[name]) == []
     assert star_imports(SOURCES[name]) == []
     assert not {*Path(name).with_suffix("").parts} & NAMELESS
@@ -128,7 +128,7 @@ def test_text_is_utf8_whatever_the_locale(name):
 
 
 @pytest.mark.parametrize("name", HOUSE)
-def test_one_module_knows_processes(name):
+def test_one_module_starts_processes(name):
     users = process_users(HOUSE[name])
     if name == "ct/system/parallel_jobs.py":
         assert users
@@ -142,7 +142,7 @@ def test_one_module_knows_processes(name):
 
 
 @pytest.mark.parametrize("name", HOUSE)
-def test_everything_public_says_what_it_is(name):
+def test_everything_public_has_a_docstring(name):
     assert undocumented(HOUSE[name]) == []
 
 
