@@ -10,7 +10,7 @@ from ct.errors import printable
 from ct.labels import LABELS
 from ct.system.machine_faults import raise_fault
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import Cnn, build_model, timm_errors_as_input_errors
+from stage1_cnn.model import Cnn, timm_errors_as_input_errors, untrained_model
 
 
 def outlined_cnn(config: CnnConfig) -> Cnn:
@@ -19,7 +19,7 @@ def outlined_cnn(config: CnnConfig) -> Cnn:
     Raises InputError where timm cannot make it.
     """
     with timm_errors_as_input_errors(config), torch.device("meta"):
-        return build_model(config.model_copy(update={"pretrained": False}), seed=0)
+        return untrained_model(config)
 
 
 def check_size(config: CnnConfig, size: int) -> None:
@@ -30,7 +30,7 @@ def check_size(config: CnnConfig, size: int) -> None:
     """
     size = config.image_size or size
     with timm_errors_as_input_errors(config), torch.inference_mode():
-        cnn = build_model(config.model_copy(update={"pretrained": False}), seed=0).eval()
+        cnn = untrained_model(config).eval()
         cnn(torch.zeros(1, config.in_channels, size, size))
 
 

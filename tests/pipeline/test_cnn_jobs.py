@@ -65,7 +65,7 @@ def cut_after(monkeypatch, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_training_cut_within_a_fold_is_continued(untrained, finished, monkeypatch, capsys, steps):
+def test_a_training_interrupted_in_a_fold_is_continued(untrained, finished, monkeypatch, capsys, steps):
     cut_after(monkeypatch, steps)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
@@ -130,7 +130,7 @@ def flip(path, at):
 
 
 @pytest.mark.parametrize("damage", [empty, cut, flip_header, flip_tensor, flip_digest_name])
-def test_a_damaged_checkpoint_is_begun_anew(untrained, finished, monkeypatch, capsys, damage):
+def test_a_training_with_a_damaged_checkpoint_begins_anew(untrained, finished, monkeypatch, capsys, damage):
     cut_after(monkeypatch, 2)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
@@ -171,7 +171,7 @@ def leave(tensors, state):
 @pytest.mark.parametrize(
     "change, whole", [(leave, True), (spoil, False), (shorten, False), (misplace, False)]
 )
-def test_a_checkpoint_of_an_older_version_is_taken_where_it_fits(
+def test_a_checkpoint_of_an_older_version_is_used_where_it_fits(
     untrained, finished, monkeypatch, capsys, change, whole
 ):
     cut_after(monkeypatch, 2)
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_an_older_version_is_taken_where_it_fits(
     assert same_weights(untrained, finished)
 
 
-def test_a_checkpoint_continued_under_other_conditions_says_so(untrained, monkeypatch, capsys):
+def test_a_checkpoint_continued_in_another_environment_is_logged(untrained, monkeypatch, capsys):
     real = jobs.environment
     monkeypatch.setattr(jobs, "environment", lambda config: real(config) | {"processes": 2})
     cut_after(monkeypatch, 2)
@@ -241,7 +241,7 @@ def test_a_damaged_part_of_a_prediction_is_predicted_anew(
     assert len(calls) < -(-len(held) // 4) + 5
 
 
-def test_a_prediction_cut_between_its_parts_is_continued(untrained, finished, monkeypatch):
+def test_a_prediction_interrupted_between_parts_is_continued(untrained, finished, monkeypatch):
     monkeypatch.setattr(jobs, "PART_SLICES", 4)  # 19 and 16 slices are held out
     real, calls = jobs.predict, []
 
@@ -287,7 +287,7 @@ def test_parts_made_with_other_weights_are_dropped(untrained, monkeypatch):
     assert not old.exists()
 
 
-def test_on_a_gpu_every_cnn_is_tried_before_the_first_is_trained(untrained, monkeypatch, capsys):
+def test_on_a_gpu_every_cnn_is_checked_before_the_first_is_trained(untrained, monkeypatch, capsys):
     def refuse(config, size):
         assert size == Run(untrained).recipe.pixels.size
         raise InputError(f"{config.backbone} does not go back")
@@ -300,7 +300,7 @@ def test_on_a_gpu_every_cnn_is_tried_before_the_first_is_trained(untrained, monk
     )
 
 
-def test_a_loss_that_is_not_a_number_leaves_the_slices_of_its_batch(untrained, monkeypatch, capsys):
+def test_a_loss_that_is_not_a_number_writes_the_slices_of_its_batch(untrained, monkeypatch, capsys):
     nan = float("nan")
     monkeypatch.setattr(
         "stage1_cnn.trainer.weighted_bce", lambda logits, labels, weights: logits.sum() * nan
@@ -316,7 +316,7 @@ def test_a_loss_that_is_not_a_number_leaves_the_slices_of_its_batch(untrained, m
     assert not (untrained / FOLD / "not_a_number.json").exists()
 
 
-def test_what_another_try_would_not_repeat_is_in_the_receipt(untrained, monkeypatch):
+def test_reasons_why_a_training_is_not_repeatable_are_in_the_receipt(untrained, monkeypatch):
     class Micro:
         def __init__(self, trained):
             self.model, self.curve, self.micro_batch, self.state = (
@@ -365,7 +365,7 @@ def test_scalars_for_tensorboard(untrained):
     )
 
 
-def test_without_tensorboard_the_recipe_that_asks_for_it_is_refused(
+def test_a_recipe_with_tensorboard_is_refused_where_it_is_not_installed(
     finished, competition, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("pipeline.training.tensorboard.find_spec", lambda name: None)
@@ -403,7 +403,7 @@ def together(*words, count=2):
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_same_files_as_one(untrained, finished):
+def test_two_processes_write_the_same_files_as_one(untrained, finished):
     for verb in ("train", "predict"):
         done = together(ROOT / "run.py", verb, f"--run={untrained}")
         assert done.returncode == 0, done.stderr[-3000:]
@@ -432,7 +432,7 @@ def test_two_processes_leave_the_same_files_as_one(untrained, finished):
 
 
 @pytest.mark.slow
-def test_what_is_not_for_several_processes_says_so(finished):
+def test_a_verb_that_does_not_run_in_several_processes_is_refused(finished):
     done = together(ROOT / "run.py", "stack", f"--run={finished}")
     assert done.returncode != 0
     assert "error: torchrun is for train and predict; run `stack` without it" in done.stderr
@@ -451,7 +451,7 @@ with process_group():
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     from test_train_loop import NO_BATCH_NORM, config, data, train
 
     (tmp_path / "shared.py").write_text(SHARED)

@@ -275,14 +275,14 @@ def test_weights_are_those_of_the_cnn(folder, change, says):
 
 def test_a_huge_cnn_is_not_built_before_its_weights_are_seen(folder, monkeypatch):
     """1.8 billion weights are claimed, which take 7 GB, and the folder holds some thousands."""
-    build = stored_weights.build_model
+    build = stored_weights.untrained_model
 
-    def watched(config, seed):
+    def watched(config):
         if not torch.empty(0).is_meta:
             raise RuntimeError("built with all its weights")
-        return build(config, seed)
+        return build(config)
 
-    monkeypatch.setattr(stored_weights, "build_model", watched)
+    monkeypatch.setattr(stored_weights, "untrained_model", watched)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["stage1"]["models"][0] |= {"backbone": "vit_gigantic_patch14_224", "image_size": 224}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -154,7 +154,7 @@ def test_a_wrong_space_is_refused_by_name_where_the_recipe_is_read(tmp_path, cap
     assert err.count("\n") == 1 and out == "" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_space_survives_being_written(tmp_path):
+def test_a_space_reads_back_from_a_saved_recipe(tmp_path):
     space = {
         "lr": {"low": 1e-5, "high": 1, "log": True},
         "neighbours": {"low": 0, "high": 2},
@@ -206,7 +206,7 @@ def test_lines_of_yaml_read_back():
     assert yaml.safe_load("\n".join(lines)) == values and lines[1] == "windows: [brain, 40/40]"
 
 
-def test_backbones_and_sizes_are_tried_before_the_work():
+def test_backbones_and_sizes_are_checked_before_any_trial():
     check_backbones(CONFIG, {"backbone": ("test_resnet", "test_vit"), "image_size": (160,)}, 32)
     with pytest.raises(InputError, match="did you mean 'test_resnet'"):
         check_backbones(CONFIG, {"backbone": ("test_resnet", "test_resnt")}, 32)
@@ -248,7 +248,7 @@ def test_many_held_out_slices_are_thinned(monkeypatch):
     assert len(whole) > 20 and 5 <= len(thin) <= 10 and set(thin) < set(whole)
 
 
-def test_few_patients_are_split_all_the_same():
+def test_few_patients_are_split_too():
     for seed in range(40):
         slices, _ = make_slices(5, 3, seed)
         train, held = inner_split(slices, np.repeat([0, 0, 1, 1, 1], 3), 0, seed)
@@ -261,7 +261,7 @@ def test_two_patients_are_needed():
         inner_split(slices, np.repeat([0, 0, 1], 4), 0, 0)
 
 
-def test_nothing_of_the_fold_is_read_and_nothing_of_it_matters(tmp_path):
+def test_the_data_of_the_fold_is_neither_read_nor_used(tmp_path):
     config = CONFIG.model_copy(update={"epochs": 2, "neighbours": 1})
     space = {"lr": Range(low=1e-3, high=1e-2), "neighbours": Range(low=0, high=2)}
     slices, hu = make_slices(16, 6)
@@ -328,7 +328,7 @@ def unbroken(tmp_path_factory):
     return outcome(study_of(folder)), lines, prediction_files(folder)
 
 
-def test_what_is_worse_than_the_median_is_pruned(unbroken):
+def test_a_trial_worse_than_the_median_is_pruned(unbroken):
     trials, lines, kept_files = unbroken
     pruned = [number for number, (state, *_) in enumerate(trials) if state == TrialState.PRUNED]
     assert pruned and min(pruned) >= 5
@@ -375,7 +375,7 @@ def test_more_trials_continue_and_fewer_do_nothing(tmp_path, made_up, unbroken):
 @pytest.mark.parametrize(
     "error", [NotANumber("the loss is nan", {}), InputError("does not fit"), MemoryError("no room")]
 )
-def test_a_trial_that_dies_for_its_settings_is_told_and_the_search_goes_on(
+def test_a_trial_that_fails_for_its_settings_is_logged_and_the_search_continues(
     tmp_path, made_up, error
 ):
     def die(asked, config):
@@ -395,7 +395,7 @@ def test_a_trial_that_dies_for_its_settings_is_told_and_the_search_goes_on(
     )
 
 
-def test_a_disk_that_goes_prunes_no_trial(tmp_path, made_up, unbroken):
+def test_a_machine_fault_prunes_no_trial(tmp_path, made_up, unbroken):
     def die(asked, config):
         if asked == 4:
             raise MachineFault("the data cannot be read, input/output error")
@@ -409,7 +409,7 @@ def test_a_disk_that_goes_prunes_no_trial(tmp_path, made_up, unbroken):
     assert outcome(study_of(tmp_path)) == unbroken[0]
 
 
-def test_the_recipes_own_death_is_the_users_to_mend(tmp_path, made_up):
+def test_a_failure_of_the_recipes_own_settings_ends_the_search(tmp_path, made_up):
     def die(asked, config):
         raise NotANumber("the loss is nan", {})
 
@@ -419,7 +419,7 @@ def test_the_recipes_own_death_is_the_users_to_mend(tmp_path, made_up):
     assert not finished_trials(study_of(tmp_path))
 
 
-def test_what_was_tried_is_not_trained_again(tmp_path, made_up):
+def test_values_that_were_tried_are_not_trained_again(tmp_path, made_up):
     train, (context, lines) = (
         made_up(),
         make_context(tmp_path, space={"windows": (["brain"], ["bone"])}),
@@ -430,7 +430,7 @@ def test_what_was_tried_is_not_trained_again(tmp_path, made_up):
     assert any("as trial 0" in line and "the recipe's own values" in line for line in lines)
 
 
-def test_what_died_is_not_tried_again_either(tmp_path, made_up):
+def test_values_that_failed_are_not_trained_again(tmp_path, made_up):
     def die(asked, config):
         if asked > 1:
             raise InputError("does not fit")
@@ -443,7 +443,7 @@ def test_what_died_is_not_tried_again_either(tmp_path, made_up):
     assert train.asked == 2 and sum("failed: does not fit" in line for line in lines) > 1
 
 
-def test_searching_epochs_nothing_is_pruned(tmp_path, made_up):
+def test_nothing_is_pruned_where_epochs_are_searched(tmp_path, made_up):
     made_up()
     context, _ = make_context(tmp_path, space=SPACE | {"epochs": Range(low=2, high=6)})
     study = study_of(tmp_path)
@@ -451,7 +451,7 @@ def test_searching_epochs_nothing_is_pruned(tmp_path, made_up):
     assert all(trial.state == TrialState.COMPLETE for trial in finished_trials(study))
 
 
-def test_when_the_time_is_up_no_trial_begins(tmp_path, made_up):
+def test_no_trial_begins_after_the_deadline(tmp_path, made_up):
     train, (context, lines) = made_up(), make_context(tmp_path)
     run_trials(study_of(tmp_path), context, 9, deadline=0.0)
     assert (
@@ -485,7 +485,7 @@ def decided(folder, better, patients=8):
     return verdict(study, context, 2, 2)
 
 
-def test_what_is_beyond_doubt_is_to_be_adopted_and_the_recipe_takes_it(tmp_path):
+def test_settings_with_a_significant_gain_are_printed_as_a_recipe_takes_them(tmp_path):
     lines = decided(tmp_path, np.full(8, 1.0))
     assert lines[0].startswith(
         "best of 2 trials, 0 of them pruned or failed: trial 1 with 0.6000; the recipe's own 0.7000"
@@ -507,7 +507,7 @@ def test_what_is_beyond_doubt_is_to_be_adopted_and_the_recipe_takes_it(tmp_path)
     ("better", "says"),
     [([1, 1, 1, 1, -1, -1, -1, 0], "the interval holds 0"), ([1, 1, 1, 1], "4 held-out patients")],
 )
-def test_what_is_not_is_not(tmp_path, better, says):
+def test_settings_without_a_significant_gain_are_not_adopted(tmp_path, better, says):
     lines = decided(tmp_path, np.array(better, float), len(better))
     assert (
         len(lines) == 4
@@ -517,7 +517,7 @@ def test_what_is_not_is_not(tmp_path, better, says):
 
 
 @pytest.mark.parametrize("what", ["damaged", "gone"])
-def test_probabilities_that_do_not_hold_are_not_compared(tmp_path, monkeypatch, what):
+def test_damaged_or_missing_probabilities_are_refused(tmp_path, monkeypatch, what):
     real = write_table
 
     def write(path, table):
@@ -535,7 +535,7 @@ def test_probabilities_that_do_not_hold_are_not_compared(tmp_path, monkeypatch, 
         decided(tmp_path, np.full(8, 1.0))
 
 
-def test_nothing_better_says_so(tmp_path, made_up):
+def test_the_verdict_where_no_trial_is_better(tmp_path, made_up):
     made_up()
     context, _ = make_context(
         tmp_path, config=CONFIG.model_copy(update={"lr": 0.02, "rotate": 0.0})
@@ -563,7 +563,7 @@ def files(folder):
     }
 
 
-def test_a_search_on_a_run_changes_nothing_of_it(finished, tmp_path, capsys):
+def test_a_search_changes_no_file_of_a_stage(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "r")
     before, status = files(folder), call(capsys, "status", f"--run={folder}")
     code, out, _ = call(capsys, "search", f"--run={folder}", "--trials=2")
@@ -589,7 +589,7 @@ def test_a_search_on_a_run_changes_nothing_of_it(finished, tmp_path, capsys):
     assert call(capsys, "status", f"--run={folder}") == status
 
 
-def test_wrong_words_and_stale_inputs_are_refused(finished, tmp_path, capsys):
+def test_wrong_flags_and_stale_inputs_are_refused(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "r")
     for words, says in (
         (["--model=resnt"], "no such CNN, did you mean 'resnet'?"),
@@ -608,13 +608,13 @@ def test_wrong_words_and_stale_inputs_are_refused(finished, tmp_path, capsys):
     assert not (folder / "search").exists()
 
 
-def test_of_several_cnns_one_is_named():
+def test_search_needs_a_model_where_there_are_several():
     recipe = load_recipe(find_recipe("demo"))
     with pytest.raises(InputError, match="needs --model, one of resnet, efficientnet"):
         search_cnn(SimpleNamespace(recipe=recipe), None, 0, 1)
 
 
-def test_stage_two_is_tune(finished, tmp_path, capsys):
+def test_search_of_stage_two_is_tune(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "r")
     assert (
         call(capsys, "search", f"--run={folder}", "--stage=two")[1]
@@ -627,7 +627,7 @@ def test_stage_two_is_tune(finished, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_search_killed_in_a_training_ends_as_an_unbroken_one(tmp_path, monkeypatch):
+def test_a_search_killed_during_a_training_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     space = {"lr": Range(low=1e-4, high=3e-2, log=True), "rotate": Range(low=0.0, high=30.0)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_trials(study_of(whole), make_context(whole, space=space)[0], 9)

@@ -72,7 +72,7 @@ def unfit(tmp_path):
     }
 
 
-def test_what_cannot_be_opened_is_one_line(tmp_path):
+def test_a_database_that_cannot_be_opened_raises_one_line(tmp_path):
     for url, says in unfit(tmp_path).items():
         with pytest.raises(InputError, match="^stage2.storage = ") as caught:
             check_store(url)
@@ -98,7 +98,7 @@ def test_a_database_in_memory_is_refused(rest):
         check_store(f"sqlite{rest}")
 
 
-def test_a_database_whose_tables_another_machine_makes_is_tried_again(tmp_path, monkeypatch):
+def test_opening_is_repeated_while_another_machine_creates_the_tables(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/new.db"
     tries, real = [], optuna.storages.RDBStorage
 
@@ -136,7 +136,7 @@ def test_two_workers_on_a_new_database(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat")
-def test_a_database_that_goes_away_is_one_line(tmp_path):
+def test_a_database_that_fails_later_raises_one_line(tmp_path):
     url = f"sqlite:///{tmp_path}/x.db"
     study = open_shared(url, "any-fold0", {})
     with sqlite3.connect(tmp_path / "x.db") as database:
@@ -151,7 +151,7 @@ def test_a_database_that_goes_away_is_one_line(tmp_path):
         1 / 0  # noqa: B018
 
 
-def test_new_and_all_try_it_first(before_trust, competition, tmp_path, capsys, monkeypatch):
+def test_new_and_all_open_the_database_first(before_trust, competition, tmp_path, capsys, monkeypatch):
     recipe = yaml.safe_load((RECIPES / "micro.yaml").read_text())
     recipe["stage2"]["storage"] = f"sqlite:///{tmp_path}/nowhere/x.db"
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
@@ -178,7 +178,7 @@ def test_new_and_all_try_it_first(before_trust, competition, tmp_path, capsys, m
     assert capsys.readouterr().err.startswith("error: stage2.storage = ")
 
 
-def test_no_receipt_and_no_line_has_the_password(tmp_path):
+def test_no_receipt_and_no_output_has_the_password(tmp_path):
     url = f"postgresql://ann:{SECRET}@db/optuna"
     part = {"stage2": {"storage": url, "trials": 3}}
     with Receipt(tmp_path, tmp_path / "r.json", "tune", part, {}):
@@ -195,7 +195,7 @@ def test_no_receipt_and_no_line_has_the_password(tmp_path):
     assert line.startswith("recipe changed, stage2.storage") and SECRET not in line
 
 
-def test_status_masks_it(before_trust, tmp_path, capsys):
+def test_status_masks_the_password(before_trust, tmp_path, capsys):
     kept = shutil.copytree(before_trust / "run", tmp_path / "kept")
     own = yaml.safe_load((kept / "recipe.yaml").read_text())
     own["stage2"]["storage"] = f"postgresql://ann:{SECRET}@db/optuna"
@@ -225,7 +225,7 @@ def test_a_storage_of_another_type_is_not_shown(tmp_path, capsys):
     assert SECRET not in err and "stage2.storage: " in err and err.count("\n") == 1
 
 
-def test_a_wrong_value_is_shown_without_it():
+def test_a_wrong_value_is_shown_without_the_password():
     class Numbers(Config):
         port: int
 

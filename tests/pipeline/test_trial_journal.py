@@ -138,7 +138,7 @@ def test_a_sealed_journal_is_used_only_with_the_bytes_that_were_sealed(unbroken,
 
 
 @pytest.mark.parametrize("seal", [b"", b"12", b"x y\n", b"\xff\xfe\n", b"999999 0123\n"])
-def test_a_damaged_seal_is_no_seal_that_holds(unbroken, tmp_path, seal):
+def test_a_damaged_seal_is_not_accepted(unbroken, tmp_path, seal):
     said = []
     assert not opened(put(tmp_path, unbroken[0], seal), said).trials
     assert len(said) == 1 and "begins anew" in said[0]
@@ -148,7 +148,7 @@ DAMAGED = [b"", b'{"a": 3}', b'{"a": 1', b"\xff", b"[" * 5000, None]
 
 
 @pytest.mark.parametrize("note", DAMAGED)
-def test_a_damaged_note_of_the_inputs_costs_no_trial(unbroken, tmp_path, note):
+def test_a_damaged_note_of_the_inputs_loses_no_trial(unbroken, tmp_path, note):
     """The digest of the inputs is in the seal, so that the note is written anew."""
     path, said = put(tmp_path, unbroken[0], unbroken[1]), []
     marker = path.with_suffix(".inputs.json")
@@ -160,7 +160,7 @@ def test_a_damaged_note_of_the_inputs_costs_no_trial(unbroken, tmp_path, note):
 
 
 @pytest.mark.parametrize("note", [note for note in DAMAGED if note != b'{"a": 3}'])
-def test_a_damaged_note_beside_a_seal_without_inputs_costs_a_line(unbroken, tmp_path, note):
+def test_a_damaged_note_with_a_seal_without_inputs_is_logged(unbroken, tmp_path, note):
     path, said = put(tmp_path, unbroken[0], b" ".join(unbroken[1].split()[:2])), []
     marker = path.with_suffix(".inputs.json")
     marker.unlink() if note is None else marker.write_bytes(note)
@@ -170,14 +170,14 @@ def test_a_damaged_note_beside_a_seal_without_inputs_costs_a_line(unbroken, tmp_
     assert outcome(opened(path, said)) == unbroken[2] and len(said) == 1
 
 
-def test_a_seal_of_before_is_continued_and_gets_its_inputs(unbroken, tmp_path):
+def test_an_older_seal_is_continued_and_gets_its_inputs(unbroken, tmp_path):
     path, said = put(tmp_path, unbroken[0], b" ".join(unbroken[1].split()[:2])), []
     run_trials(opened(path, said), MadeUp(), TRIALS + 1, seed=5)
     seal = path.with_name("a.journal.seal").read_bytes()
     assert not said and seal.split()[2:] == unbroken[1].split()[2:] and len(seal.split()) == 3
 
 
-def test_a_seal_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_seal_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     """After a power cut it would be empty, and the whole journal count as damaged."""
     seen, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(
@@ -192,7 +192,7 @@ def test_a_seal_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     ]
 
 
-def test_a_damaged_journal_whose_removal_is_cut_off_is_not_taken_for_an_older_versions(
+def test_a_half_removed_journal_is_not_taken_for_one_of_an_older_version(
     unbroken, tmp_path, monkeypatch
 ):
     path = put(tmp_path, unbroken[0].replace(b'"value":', b'"valve":', 1), unbroken[1])
@@ -213,7 +213,7 @@ def test_a_damaged_journal_whose_removal_is_cut_off_is_not_taken_for_an_older_ve
     )
 
 
-def test_an_older_versions_journal_is_taken_where_it_is_whole(unbroken, tmp_path):
+def test_a_whole_journal_of_an_older_version_is_used(unbroken, tmp_path):
     said = []
     study = opened(put(tmp_path, unbroken[3]), said)
     assert not said and outcome(study) == unbroken[2]
@@ -223,7 +223,7 @@ def test_an_older_versions_journal_is_taken_where_it_is_whole(unbroken, tmp_path
     ) == TRIALS + 1
 
 
-def test_an_older_versions_damaged_journal_costs_a_line_and_no_traceback(unbroken, tmp_path):
+def test_a_damaged_journal_of_an_older_version_is_logged_and_begun_anew(unbroken, tmp_path):
     """Without a seal a changed digit passes; all else is begun anew or continued, and the search
     comes to its end.
     """
@@ -243,7 +243,7 @@ def test_an_older_versions_damaged_journal_costs_a_line_and_no_traceback(unbroke
     assert lines > 15
 
 
-def test_a_trial_that_did_not_end_leaves_nothing(unbroken, tmp_path):
+def test_a_trial_that_did_not_end_is_cut_off(unbroken, tmp_path):
     path = put(tmp_path, unbroken[0], unbroken[1])
     opened(path).ask(SPACE)
     assert path.stat().st_size > len(unbroken[0])
@@ -288,7 +288,7 @@ def test_a_study_interrupted_at_any_moment_is_continued(unbroken, tmp_path, monk
     assert moment > 40
 
 
-def test_a_full_disk_is_the_machines_fault_and_takes_no_trial(unbroken, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_machine_fault_and_loses_no_trial(unbroken, tmp_path, monkeypatch):
     path = put(tmp_path, unbroken[0], unbroken[1])
     study, pwrite = opened(path), os.pwrite
 
@@ -304,7 +304,7 @@ def test_a_full_disk_is_the_machines_fault_and_takes_no_trial(unbroken, tmp_path
     assert outcome(opened(path, said)) == unbroken[2] and not said
 
 
-def test_a_journal_that_is_a_link_is_replaced_and_what_it_points_to_stays(unbroken, tmp_path):
+def test_a_journal_that_is_a_link_is_replaced_and_its_target_stays(unbroken, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(unbroken[3])
     path = tmp_path / "run" / "a.journal"

@@ -35,7 +35,7 @@ def test_channels_against_a_slow_loop():
             np.testing.assert_allclose(images[:, i * 2 + j].numpy(), want, atol=1e-5)
 
 
-def test_resize_averages_and_leaves_the_right_size_alone():
+def test_resize_averages_and_keeps_slices_of_the_right_size():
     hu = torch.arange(64.0).reshape(1, 1, 8, 8)
     assert resize(hu, None) is hu
     assert resize(hu, 8) is hu
@@ -52,7 +52,7 @@ def head(b=6, c=2, size=16):
     )
 
 
-def test_augment_changes_nothing_when_all_is_zero():
+def test_augment_changes_nothing_when_every_setting_is_zero():
     assert torch.equal(augment(head(), config(), generator()), head())
 
 
@@ -65,7 +65,7 @@ def test_flip_mirrors_left_and_right_of_half_the_slices_with_their_neighbours():
     assert 10 < sum(mirrored) < 30
 
 
-def test_shift_is_in_shares_of_the_width_and_shows_air():
+def test_shift_is_a_share_of_the_width_and_fills_with_air():
     hu = torch.full((64, 1, 20, 20), 30.0)
     got = augment(hu, config(shift=0.25), generator())
     columns = (got[:, 0, 10] < 29).sum(dim=1)  # pixels of a row that the slice moved away from
@@ -86,7 +86,7 @@ def test_scale_and_rotation_act_about_the_centre():
     assert 1.2 < grown.max().item() < 1.5
 
 
-def test_rotation_turns_by_at_most_its_degrees_and_keeps_distances():
+def test_rotation_is_at_most_its_degrees_and_keeps_distances():
     hu = torch.zeros(50, 1, 65, 65)
     hu[:, :, 30:35, 54:59] = 1000  # 24 px right of the centre
     got = augment(hu, config(rotate=30), generator())[:, 0].clamp(min=0)
@@ -99,7 +99,7 @@ def test_rotation_turns_by_at_most_its_degrees_and_keeps_distances():
     assert angle.min().item() < 0 < angle.max().item()
 
 
-def test_hu_shift_moves_a_slice_as_one_and_noise_does_not():
+def test_hu_shift_is_one_number_a_slice_and_noise_one_a_pixel():
     moved = augment(head(), config(hu_shift=5), generator()) - head()
     assert moved.std(dim=(1, 2, 3)).max().item() < 1e-3
     assert moved.mean(dim=(1, 2, 3)).std().item() > 1
@@ -117,7 +117,7 @@ def test_augment_repeats_with_the_seed():
     )
 
 
-def test_reverse_turns_the_neighbours_of_half_of_the_slices_round():
+def test_reverse_reverses_the_neighbours_of_half_of_the_slices():
     hu = torch.arange(5.0).view(1, 5, 1, 1).expand(60, 5, 4, 4)
     got = augment(hu, config(reverse=True, neighbours=2), generator())[:, :, 0, 0]
     back = (got == torch.arange(4.0, -1, -1)).all(dim=1)
@@ -125,7 +125,7 @@ def test_reverse_turns_the_neighbours_of_half_of_the_slices_round():
     assert 15 < back.sum() < 45
 
 
-def test_erase_blackens_one_rectangle_in_its_share_of_the_slices():
+def test_erase_fills_one_rectangle_with_air_in_its_share_of_the_slices():
     hu = torch.full((200, 2, 32, 32), 30.0)
     got = augment(hu, config(erase=0.5), generator())
     gone = got == AIR_HU
@@ -139,7 +139,7 @@ def test_erase_blackens_one_rectangle_in_its_share_of_the_slices():
     assert torch.equal(got[~gone], hu[~gone])
 
 
-def test_mixup_mixes_pictures_and_labels_by_one_share():
+def test_mixup_mixes_images_and_labels_by_one_share():
     images, labels = torch.arange(4.0).view(4, 1, 1, 1), torch.eye(4)[:, :3]
     mixed, truth = mix(images, labels, 1.0, seed=2)
     share = truth[0, 0].item()
@@ -157,7 +157,7 @@ def test_mixup_mixes_pictures_and_labels_by_one_share():
     )
 
 
-def test_views_are_the_plain_one_and_those_asked_for():
+def test_views_are_the_plain_slices_and_those_of_tta():
     hu = torch.arange(24.0).view(1, 2, 3, 4)
     plain, mirrored, back = views(hu, config(tta=("flip", "reverse")))
     assert torch.equal(plain, hu)

@@ -12,7 +12,7 @@ from stage1_cnn.config import CnnConfig
 SMALL = {"name": "a", "backbone": "test_resnet"}
 
 
-def test_the_command_line_can_check_it_without_torch():
+def test_the_config_needs_no_torch():
     code = (
         "import sys, stage1_cnn.config; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     )

@@ -40,7 +40,7 @@ def narrow():
     torch.cuda.empty_cache()
 
 
-def test_memory_that_runs_out_is_known_by_its_error(narrow):
+def test_errors_of_exhausted_memory_are_recognised(narrow):
     narrow(64)
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 40, dtype=torch.int8, device="cuda")
@@ -62,7 +62,7 @@ def test_too_large_a_batch_is_halved_in_training_and_prediction(narrow):
     assert np.isfinite(probs).all()
 
 
-def test_weights_that_do_not_fit_are_one_line(narrow):
+def test_weights_that_do_not_fit_raise_one_line(narrow):
     narrow(2)
     with pytest.raises(InputError, match="do not fit into the memory of cuda"):
         train(config(backbone="resnet18"))
@@ -80,7 +80,7 @@ def test_fp32_is_not_tf32():
     torch.testing.assert_close(images.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_untrained_cnn_tells_slices_apart():
+def test_an_untrained_cnn_distinguishes_slices():
     slices, hu = make_slices(32, 16)
     probs, _ = predict(
         build_model(config(), 0),
@@ -92,7 +92,7 @@ def test_an_untrained_cnn_tells_slices_apart():
     assert len(np.unique(probs[:, 0])) > 256
 
 
-def test_explain_with_determinism():
+def test_gradcam_with_and_without_determinism():
     pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
     slices, hu = make_slices(2, 4)
     model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(8, bool)
@@ -104,5 +104,5 @@ def test_explain_with_determinism():
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_a_backbone_is_tried_on_the_gpu(precision):
+def test_check_trainable_runs_on_the_gpu(precision):
     check_trainable(config(backbone="resnet18", precision=precision), 64)

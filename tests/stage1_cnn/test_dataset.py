@@ -79,7 +79,7 @@ def test_read_ahead_against_plain_indexing(reach):
     assert copies(reader(hu), table_rows, []) == []
 
 
-def test_read_ahead_raises_what_reading_raised():
+def test_read_ahead_raises_the_error_of_the_reader():
     _, hu = make_slices(2, 4)
 
     def broken(numbers, out=None):
@@ -99,7 +99,7 @@ def test_read_ahead_raises_what_reading_raised():
 
 
 @pytest.mark.parametrize("reach", [0, 1])
-def test_a_few_buffers_take_turns(reach):
+def test_a_few_buffers_are_used_in_turn(reach):
     slices, hu = make_slices(6, 4)
     shown = read_ahead(reader(hu), neighbour_rows(slices, reach), batches(np.arange(24), 2), "cpu")
     places = [pictures.data_ptr() for _, pictures in shown]
@@ -125,7 +125,7 @@ def test_a_buffer_waits_for_its_consumer(reach):
         assert (pictures.numpy() == hu[table_rows[rows]]).all()
 
 
-def test_read_ahead_leaves_no_thread_behind():
+def test_read_ahead_ends_its_threads():
     _, hu = make_slices(2, 4)
     before, calls = threading.active_count(), []
     for _ in read_ahead(reader(hu, calls), np.arange(8)[:, None], batches(np.arange(8), 1), "cpu"):
@@ -146,7 +146,7 @@ class StandIn:
         return lambda *with_what: self.log.append((name, *with_what))
 
 
-def test_what_a_gpu_is_asked_for(monkeypatch):
+def test_a_cuda_batch_synchronises_its_copies(monkeypatch):
     """Where there is no GPU: the memory is written only after the copy from it, and the consumer
     waits for its batch.
     """

@@ -87,16 +87,16 @@ def train(config, read=reader, **hooks):
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
-def test_what_is_out_of_memory(error):
+def test_errors_of_exhausted_memory_are_recognised(error):
     assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
-def test_what_is_not(error):
+def test_other_errors_are_not_exhausted_memory(error):
     assert not is_out_of_memory(error)
 
 
-def test_cublas_gets_its_workspace_before_anything_runs(monkeypatch, capsys):
+def test_the_cublas_workspace_is_set_before_any_computation(monkeypatch, capsys):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     assert run.main(["--help"]) == 0
     assert ("CUBLAS_WORKSPACE_CONFIG", os.environ["CUBLAS_WORKSPACE_CONFIG"]) == CUBLAS_WORKSPACE
@@ -109,7 +109,7 @@ def tf32():
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
-def test_fp32_means_no_tf32_and_afterwards_it_is_as_before():
+def test_fp32_disables_tf32_and_the_setting_is_restored():
     before = tf32()
     assert before[1]  # torch's own default: convolutions in TF32
     with torch_settings(config(precision="fp32")):
@@ -146,7 +146,7 @@ def test_the_last_layer_computes_in_float32():
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY[:3], ids=str)
 @pytest.mark.parametrize("where", ["reader", "cnn"])
-def test_predict_empties_the_cache_and_takes_half(where, error, monkeypatch):
+def test_predict_empties_the_cache_and_halves_the_batch(where, error, monkeypatch):
     slices, hu = make_slices(2, 5)
     model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(10, bool)
     expected, _ = predict(model, rows, readable, reader(hu), config())
@@ -167,7 +167,7 @@ def test_predict_empties_the_cache_and_takes_half(where, error, monkeypatch):
     assert emptied == ["cpu"] and steps == [4, 2, 2, 2]
 
 
-def test_an_error_that_is_none_of_memory_comes_through():
+def test_an_error_that_is_not_of_memory_is_raised():
     slices, hu = make_slices(2, 5)
     read = failing_once(reader(hu), OTHERS[0], at=1)
     with pytest.raises(RuntimeError, match="illegal memory access"):
@@ -177,7 +177,7 @@ def test_an_error_that_is_none_of_memory_comes_through():
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY[:2], ids=str)
-def test_memory_that_runs_out_in_the_reader_thread_halves_the_batch(error):
+def test_exhausted_memory_in_the_reader_thread_halves_the_batch(error):
     whole, _ = train(config(**NO_BATCH_NORM))
     made, lines = train(config(**NO_BATCH_NORM), lambda hu: failing_once(reader(hu), error, at=2))
     assert (
@@ -191,7 +191,7 @@ def test_memory_that_runs_out_in_the_reader_thread_halves_the_batch(error):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("where", ["torch.nn.utils.clip_grad_norm_", "torch.optim.AdamW.step"])
-def test_memory_that_runs_out_in_a_step_halves_the_batch_and_repeats_it(
+def test_exhausted_memory_in_a_step_halves_the_batch_and_repeats_the_step(
     where, precision, monkeypatch
 ):
     kind = config(precision=precision, lr=1e-3, **NO_BATCH_NORM)
@@ -205,7 +205,7 @@ def test_memory_that_runs_out_in_a_step_halves_the_batch_and_repeats_it(
         torch.testing.assert_close(made.state()[name], value, atol=2e-3, rtol=1e-2, msg=name)
 
 
-def test_a_step_that_was_half_taken_is_never_repeated(monkeypatch):
+def test_a_step_that_changed_some_weights_is_not_repeated(monkeypatch):
     """The second group of weights fails: the first has changed."""
     whole = torch.optim.AdamW._init_group
     monkeypatch.setattr(
@@ -245,7 +245,7 @@ def test_the_optimizer_allocates_before_the_first_step():
             ) and not other.any()
 
 
-def test_weights_that_do_not_fit_are_one_line(monkeypatch):
+def test_weights_that_do_not_fit_raise_one_line(monkeypatch):
     says = "its weights, with what is kept of each, do not fit into the memory of cpu; choose a smaller backbone"
     slices, hu = make_slices(2, 5)
     with monkeypatch.context() as patch, pytest.raises(InputError, match=says):
@@ -263,7 +263,7 @@ def test_weights_that_do_not_fit_are_one_line(monkeypatch):
             work()
 
 
-def test_a_backbone_is_tried_as_training_would_use_it(monkeypatch):
+def test_check_trainable_uses_the_settings_of_a_training(monkeypatch):
     shown, forward = [], Cnn.forward
 
     def shown_to(model, images):
@@ -302,13 +302,13 @@ def test_a_backbone_is_tried_as_training_would_use_it(monkeypatch):
         ),
     ],
 )
-def test_a_backbone_that_cannot_go_back_is_refused_in_time(error, remedy, monkeypatch):
+def test_a_backbone_without_deterministic_backward_pass_is_refused(error, remedy, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", failing_once(torch.Tensor.backward, error))
     with pytest.raises(InputError, match=remedy):
         check_trainable(config(), 32)
 
 
-def test_settings_that_timm_makes_nothing_of_are_one_line():
+def test_settings_that_timm_refuses_raise_one_line():
     with pytest.raises(
         InputError, match="backbone 'xcit_nano_12_p16_224' (cannot be made|does not take)"
     ) as error:
@@ -316,7 +316,7 @@ def test_settings_that_timm_makes_nothing_of_are_one_line():
     assert "\n" not in str(error.value)
 
 
-def test_explain_runs_as_set_and_halves_too(monkeypatch):
+def test_gradcam_uses_the_torch_settings_and_halves_the_batch(monkeypatch):
     pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
     slices, hu = make_slices(2, 5)
     model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(10, bool)

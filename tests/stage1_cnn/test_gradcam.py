@@ -70,7 +70,7 @@ def trained():
     return model.eval(), config
 
 
-def test_the_blob_lights_up_where_it_lies(trained):
+def test_the_map_is_largest_at_the_blob(trained):
     """Neither mirrored nor turned, and an unreadable slice stays dark."""
     hu, at = blobs(24, 1000)
     readable = np.arange(24) != 4
@@ -106,7 +106,7 @@ def test_the_blob_lights_up_where_it_lies(trained):
         "mobilenetv3_small_050",
     ],
 )
-def test_every_family_of_the_recipes_has_maps(backbone):
+def test_every_backbone_family_of_the_recipes_has_maps(backbone):
     config = config_of(backbone)
     model, (hu, _) = build_model(config, seed=0), blobs(2, 0)
     maps = gradcam_maps(model, np.arange(2)[:, None], np.ones(2, bool), reader(hu), config)
@@ -124,7 +124,7 @@ def test_a_transformer_is_refused():
         find_layer(build_model(config, seed=0), config, 160)
 
 
-def test_bytes_compare_within_a_study_and_label():
+def test_bytes_are_scaled_within_a_study_and_label():
     maps = np.zeros((2, 6, 1, 2), np.float32)
     maps[0, 0], maps[1, 0], maps[1, 3] = [[1, 2]], [[4, 0]], [[0.25, 0.5]]
     found = to_bytes(maps)
@@ -142,7 +142,7 @@ def test_the_folds_that_explain_a_study():
         folds_of(np.array([0, 1]), 3)
 
 
-def test_each_study_is_explained_by_its_own_folds_cnn(finished, tmp_path, capsys):
+def test_each_study_is_explained_by_the_cnn_of_its_fold(finished, tmp_path, capsys):
     """With fold 0's weights zeroed, the maps of its studies are dark and those of fold 1 are not;
     repeated, all is kept.
     """
@@ -180,7 +180,7 @@ def test_each_study_is_explained_by_its_own_folds_cnn(finished, tmp_path, capsys
         explain_studies(Run(folder.root), ["ID_0"], None)
 
 
-def test_maps_of_old_weights_go_with_them(finished, tmp_path):
+def test_maps_of_old_weights_are_removed(finished, tmp_path):
     """A CNN that is trained anew has none until it is explained anew; the report then depends on
     them.
     """

@@ -54,7 +54,7 @@ def test_rows_come_back_in_their_order_whatever_the_batch(model):
     assert len(np.unique(probs[:, 0])) == 5
 
 
-def test_neighbours_reach_the_prediction_and_stay_in_the_series(model):
+def test_neighbours_change_the_prediction_and_stay_in_the_series(model):
     slices, hu = make_slices(2, 4)
     before, _ = look(model, slices, np.arange(8), reader(hu), config(neighbours=1))
     hu = hu.copy()
@@ -84,7 +84,7 @@ def test_nothing_to_predict_gives_empty_arrays(model):
     assert embeddings.shape == (0, model.width)
 
 
-def test_torch_is_left_as_it_was():
+def test_the_torch_settings_are_restored():
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with pytest.raises(KeyError), torch_settings(config(threads=before[0] + 1)):
         assert torch.get_num_threads() == before[0] + 1
@@ -93,7 +93,7 @@ def test_torch_is_left_as_it_was():
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
 
 
-def test_the_device_that_is_wanted(monkeypatch):
+def test_the_device_is_the_chosen_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [pick_device(wanted).type for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(InputError, match="torch finds no CUDA device here"):

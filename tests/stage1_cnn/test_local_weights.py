@@ -65,7 +65,7 @@ def job_of(kept, model, k=0):
     )[0]
 
 
-def test_local_weights_of_before_are_known_by_their_cnn(kept, tmp_path):
+def test_local_weights_in_older_receipts_are_matched_by_file_name(kept, tmp_path):
     (path,) = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w")
     assert stage_states(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
     path.write_bytes(b"others")
@@ -75,7 +75,7 @@ def test_local_weights_of_before_are_known_by_their_cnn(kept, tmp_path):
     assert stage_states(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
 
 
-def test_two_local_weights_of_one_file_name_are_told_apart(kept, tmp_path):
+def test_two_local_weights_with_one_file_name_are_distinguished(kept, tmp_path):
     paths = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w", ("first", "second"))
     # an older receipt had one digest for both: nothing is known
     assert stage_states(Run(kept))["train"] == ("fresh", "")
@@ -98,7 +98,7 @@ def test_two_local_weights_of_one_file_name_are_told_apart(kept, tmp_path):
 
 
 @pytest.mark.parametrize("others", [1, 2])
-def test_another_cnn_with_local_weights_leaves_the_finished_ones(kept, tmp_path, capsys, others):
+def test_another_cnn_with_local_weights_keeps_the_finished_jobs(kept, tmp_path, capsys, others):
     """A unit of work depends on its own inputs alone: what the others begin with is not among
     them.
     """
@@ -128,7 +128,7 @@ def test_another_cnn_with_local_weights_leaves_the_finished_ones(kept, tmp_path,
     )
 
 
-def test_a_checkpoint_of_before_that_began_with_local_weights_goes_on(half, tmp_path, capsys):
+def test_an_older_checkpoint_with_local_weights_is_continued(half, tmp_path, capsys):
     with_local_weights(half, ["stage1/cnn/fold0/train.json"], tmp_path / "w", ("first", "second"))
     r = Run(half)
     part = {"model": r.recipe.stage1.models[0].model_dump(mode="json"), "seed": 0, "fold": 1}

@@ -61,7 +61,7 @@ def test_the_seed_alone_decides_the_weights():
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_building_leaves_torch_s_own_generator_alone():
+def test_building_keeps_the_state_of_torchs_global_generator():
     torch.manual_seed(3)
     want = torch.rand(1)
     torch.manual_seed(3)
@@ -85,7 +85,7 @@ def test_the_last_bias_starts_at_the_prevalence():
         ("hf-hub:someone/resnet", "no model"),
     ],
 )
-def test_an_unknown_backbone_is_answered_with_near_names(name, message):
+def test_an_unknown_backbone_is_refused_with_similar_names(name, message):
     with pytest.raises(InputError, match=message):
         check_backbone(name)
     with pytest.raises(InputError, match=message):
@@ -97,13 +97,13 @@ def test_known_backbones_pass_with_and_without_a_tag():
     check_backbone("resnet10t.c3_in1k")
 
 
-def test_a_backbone_of_fixed_size_asks_for_one():
+def test_a_backbone_of_fixed_size_needs_image_size():
     with pytest.raises(InputError, match="image_size"):
         build_model(config(backbone="test_vit"), seed=1)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_local_file_is_fitted_to_the_channels(tmp_path, weights, suffix):
+def test_local_weights_are_adapted_to_the_channels(tmp_path, weights, suffix):
     path = tmp_path / f"w{suffix}"
     if suffix == ".pth":
         torch.save({"state_dict": weights, "epoch": 3}, path)
@@ -123,7 +123,7 @@ def test_a_local_file_is_fitted_to_the_channels(tmp_path, weights, suffix):
     )
 
 
-def test_what_a_fold_left_is_a_local_file_too(tmp_path):
+def test_the_weights_of_a_fold_are_valid_local_weights(tmp_path):
     model = build_model(config(neighbours=1), seed=4)
     save_file(model.backbone.state_dict(), tmp_path / "w.safetensors")
     again = build_model(
@@ -164,7 +164,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, weights):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_bare_pickle_is_not_run(tmp_path):
+def test_a_pickle_is_not_executed(tmp_path):
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Mine()))
     with pytest.raises(InputError, match="could not take"):
         build_model(config(pretrained=str(tmp_path / "old.pth")), seed=1)
@@ -178,7 +178,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("error", FAILURES)
-def test_a_failed_download_says_what_to_do(monkeypatch, error):
+def test_a_failed_download_names_the_remedy(monkeypatch, error):
     create = timm.create_model
 
     def offline(name, pretrained=False, **kwargs):

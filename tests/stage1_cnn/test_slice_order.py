@@ -37,7 +37,7 @@ def make_studies():
     return np.arange(1000, 1150)[order], positive[order], studies[order]
 
 
-def test_a_balanced_draw_has_its_share_of_positives_and_takes_studies_alike():
+def test_a_balanced_draw_has_its_share_of_positives_and_takes_studies_equally():
     rows, positive, studies = make_studies()
     drawn = np.concatenate([balanced(rows, positive, studies, 0.4, seed) for seed in range(40)])
     assert len(drawn) == 40 * 150 and set(drawn) <= set(rows)
@@ -61,7 +61,7 @@ def test_a_balanced_draw_repeats_with_the_seed_and_mixes_the_kinds():
     assert 20 < np.abs(np.diff(kinds.astype(int))).sum() < 130
 
 
-def test_a_balanced_draw_of_one_kind_draws_that():
+def test_a_balanced_draw_from_one_kind_draws_that_kind():
     rows, positive, studies = make_studies()
     for kind in (positive, ~positive):
         only = np.full(kind.sum(), positive[kind][0])

@@ -72,14 +72,14 @@ def test_training_rows_are_readable_labelled_and_of_other_folds():
     assert fold_rows(slices, fold, 1)[1].tolist() == [4, 5, 6, 7]  # held out, whatever they lack
 
 
-def test_a_patient_on_both_sides_raises_the_alarm():
+def test_a_patient_on_both_sides_is_an_error():
     slices, _, fold = data()
     fold[0] = 1
     with pytest.raises(ValueError, match="patient ID_00 is in fold 1"):
         fold_rows(slices, fold, 1)
 
 
-def test_nothing_to_train_on_is_the_user_s_to_mend():
+def test_too_few_training_slices_are_an_input_error():
     slices, hu, fold = data(2)
     slices[list(LABELS)] = np.float32(np.nan)
     with pytest.raises(InputError, match="0 readable slices with labels"):
@@ -118,7 +118,7 @@ def test_a_planted_blob_is_learned():
     assert probs[labels == 1].mean() > probs[labels == 0].mean() + 0.3
 
 
-def test_what_it_tells_and_reads():
+def test_the_hooks_and_the_slices_that_are_read():
     slices, hu, fold = data()
     slices.iloc[2, slices.columns.get_loc("readable")] = False
     slices.iloc[3, [slices.columns.get_loc(label) for label in LABELS]] = np.nan
@@ -153,7 +153,7 @@ def test_held_out_labels_do_not_reach_the_weights():
 
 
 @pytest.mark.parametrize("patients", [2, 9])  # 4 training slices; 16 + 1 after one is lost
-def test_small_and_odd_training_sets_work(patients):
+def test_small_and_uneven_training_sets_work(patients):
     slices, hu, fold = data(patients)
     fold[:] = np.arange(len(slices)) // 4 == 0
     if patients == 9:
@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_a_number_names_its_slices(monkeypatch):
     assert set(batch["slice_ids"]) <= set(slices.index[fold == 1])
 
 
-def test_weights_that_are_no_numbers_stop_it_too():
+def test_weights_that_are_not_finite_stop_the_training():
     slices, hu, fold = data()
 
     def spoil(checkpoint):
@@ -227,7 +227,7 @@ print(digest(train(slices, hu, fold, 1, config(**EVERYTHING), seed=3).state()))
 """
 
 
-def test_a_training_is_the_same_bits_after_other_work_and_in_a_fresh_process():
+def test_a_training_gives_the_same_bits_after_other_work_and_in_a_new_process():
     slices, hu, fold = data()
     other = train(slices, hu, fold, 0, config(**EVERYTHING), seed=3)
     torch.randn(100)
@@ -244,7 +244,7 @@ def test_a_training_is_the_same_bits_after_other_work_and_in_a_fresh_process():
 @pytest.mark.parametrize(
     "changes", [{}, EVERYTHING, {"precision": "bf16"}, {"precision": "fp16", "ema": 0.5}], ids=str
 )
-def test_continued_from_any_step_it_ends_with_the_same_bits(changes):
+def test_a_training_continued_from_any_step_ends_with_the_same_bits(changes):
     slices, hu, fold = data()
     changed, saved = config(**{"batch": 6, "epochs": 2} | changes), []
     whole = train(slices, hu, fold, 0, changed, hooks=Hooks(save=saved.append, pause=0.0))
@@ -306,7 +306,7 @@ class Narrow(Cnn):
         return super().forward(images)
 
 
-def test_out_of_memory_halves_what_goes_through_at_once_and_says_so(monkeypatch):
+def test_out_of_memory_halves_the_batch_and_logs_a_line(monkeypatch):
     slices, hu, fold = data()
     monkeypatch.setattr(
         "stage1_cnn.train_loop.build_model", lambda *args: Narrow(build_model(*args).backbone)
@@ -330,7 +330,7 @@ def test_out_of_memory_halves_what_goes_through_at_once_and_says_so(monkeypatch)
         torch.testing.assert_close(value, wide[name], atol=2e-4, rtol=1e-3, msg=name)
 
 
-def test_where_not_even_two_slices_fit_it_says_what_to_lower(monkeypatch):
+def test_where_two_slices_do_not_fit_the_error_names_what_to_lower(monkeypatch):
     slices, hu, fold = data()
     monkeypatch.setattr(
         Narrow, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no"))
@@ -342,7 +342,7 @@ def test_where_not_even_two_slices_fit_it_says_what_to_lower(monkeypatch):
         train(slices, hu, fold, 0, config(), hooks=Hooks(log=lambda line: None))
 
 
-def test_no_step_ever_takes_a_single_slice_at_once():
+def test_no_forward_pass_of_a_step_has_a_single_slice():
     sizes = []
     model = build_model(config(), 0)
     trainer = Trainer(model, config(batch=4), 1, 0, print)
