@@ -1,1 +1,8 @@
-"""What may leave a file: pseudonyms, known words, names of files and messages without names."""
+"""What may leave a file: pseudonyms, known words, names of files and messages without names.
+
+pseudonyms          identifiers and paths, as tables hold them
+defined_terms       the words of DICOM that may be shown; any other text becomes "?"
+escaped_names       names of files with line breaks and other odd bytes
+redaction           messages without passwords, values of tags and paths
+quarantine_reasons  why a file is refused, as reports show it
+"""

@@ -1,1 +1,7 @@
-"""Where files come from: a folder or a zip archive, read in place."""
+"""Where files come from: a folder or a zip archive, read in place.
+
+source               what a source and its files can do; the error Unreadable
+folder, zip_archive  the two sources
+file_reader          reads files, and tells a file's own faults from the machine's
+decompression_limit  how large a compressed file may become
+"""
