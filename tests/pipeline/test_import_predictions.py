@@ -16,8 +16,8 @@ import run
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.storage.file_formats import read_table
 from ct.tables.spreadsheet import write_sheet
-from pipeline.commands import import_predictions as imports
 from pipeline.run_context import Run
+from pipeline.stage_data import imported_predictions
 from pipeline.stage_runner import stage_states
 
 COLUMNS = list(LABELS)
@@ -150,7 +150,7 @@ def test_stage_two_runs_to_its_end_without_images(listed, capsys):
     page = (listed / "report.html").read_text()
     assert (
         "The predictions of <b>one</b> were imported" in page
-        and "smoother than what it learnt on" in page
+        and "smoother than the out-of-fold predictions" in page
     )
     assert "No CNN is trained in this run" in page and "data:image/jpeg" not in page
     assert "iVBORw0KGgo" not in page  # how a PNG begins
@@ -254,7 +254,7 @@ def test_without_test_slices_there_is_nothing_to_submit(tmp_path, capsys):
 
 def test_without_test_predictions_features_asks_for_them(fresh, capsys):
     assert take(fresh, "one", guesses(TRAIN, 1)) == 0
-    assert "`features` will ask" in capsys.readouterr().out
+    assert "`features` needs its predictions" in capsys.readouterr().out
     assert run.main(["features", f"--run={fresh}"]) == 1
     assert f"one has no predictions for the {len(TEST)} test slices" in error(capsys)
 
@@ -298,7 +298,7 @@ def test_in_sample_predictions_are_refused_unless_trusted(fresh, capsys):
     assert "the weighted log loss of fold 1 is 0." in error(capsys)
     assert not (fresh / "imports").exists() and not (fresh / "imports/folds.parquet").exists()
     assert take(fresh, "one", sharp, guesses(TEST, 2), "--trust-oof") == 0
-    assert "taken on trust" in capsys.readouterr().out
+    assert "imported with --trust-oof" in capsys.readouterr().out
 
 
 def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predictions(fresh, capsys):
@@ -316,7 +316,7 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
         assert why in line and "--trust-oof" in line and not (fresh / "imports").exists()
     assert take(fresh, "one", known, None, "--trust-oof") == 0
     assert (
-        "taken on trust (--trust-oof), although the AUC is 0.999 or more" in capsys.readouterr().out
+        "imported with --trust-oof, although the AUC is 0.999 or more" in capsys.readouterr().out
     )
 
 
@@ -342,7 +342,7 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
         (lambda o, t: (o, pd.concat([t.assign(fold=k) for k in range(2)])), ", fold 2, lacks"),
         (
             lambda o, t: (o, pd.concat([t.assign(fold=k) for k in range(4)])),
-            "has 4 folds, where the predictions",
+            "has 4 folds, but the out-of-fold predictions",
         ),
         (
             lambda o, t: (o, pd.concat([t.assign(fold=k) for k in (0, 1, 2, 2)])),
@@ -393,7 +393,7 @@ def test_folds_that_come_with_the_first_model_become_the_runs(fresh, capsys):
     out = capsys.readouterr().out
     assert (
         "its folds are not the run's" in out
-        and "of 3 folds, the run has 4: their mean is taken" in out
+        and "of 3 folds, the run has 4: their mean is used" in out
     )
 
 
@@ -496,7 +496,7 @@ def test_a_damaged_import_is_refused_before_it_is_stacked(copy, name, capsys):
 
 def test_the_quarantine_is_read_as_it_was_written(tmp_path, monkeypatch):
     """A name that begins as a formula does has an apostrophe in the file."""
-    monkeypatch.setattr(imports, "pseudonym", lambda name, key, kind: name)
+    monkeypatch.setattr(imported_predictions, "pseudonym", lambda name, key, kind: name)
     write_sheet(tmp_path / "q.csv", pd.DataFrame({"slice_id": ["-1"]}), index=False)
     stub = SimpleNamespace(
         dir=SimpleNamespace(quarantine=tmp_path / "q.csv"), pseudonym_key=lambda: b""
@@ -505,7 +505,7 @@ def test_the_quarantine_is_read_as_it_was_written(tmp_path, monkeypatch):
         pd.DataFrame({"slice_id": ["a", "-1"], "any": [0.5, 0.5]}),
         pd.DataFrame({"split": ["test"]}, index=["a"]),
     )
-    assert imports._by_slice(stub, given, rows, "--test=t.csv").index.tolist() == ["a"]
+    assert imported_predictions.by_slice(stub, given, rows, "--test=t.csv").index.tolist() == ["a"]
 
 
 def test_damaged_folds_of_an_import_are_refused(fresh, capsys):
