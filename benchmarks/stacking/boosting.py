@@ -99,8 +99,12 @@ def measure(X, y, fold, labels):
             }
             for way, seconds in turn.items():
                 spent[way] += seconds
-            told = ", ".join(f"{way} {seconds.sum():.1f}" for way, seconds in turn.items())
-            print(f"fold {k}, {LABELS[pair[0]]} and {LABELS[pair[1]]}: {told}", flush=True)
+            seconds_of_ways = ", ".join(
+                f"{way} {seconds.sum():.1f}" for way, seconds in turn.items()
+            )
+            print(
+                f"fold {k}, {LABELS[pair[0]]} and {LABELS[pair[1]]}: {seconds_of_ways}", flush=True
+            )
     spent = {
         way: seconds * ALL / (labels * FOLDS) + once * (way == "ours")
         for way, seconds in spent.items()

@@ -1,4 +1,4 @@
-"""The short form of benchmarks/faults.py: it sees what is lost, and finds nothing lost."""
+"""A short run of benchmarks/faults.py: lost work would be found, and none is lost."""
 
 import collections
 import random
@@ -38,7 +38,7 @@ def test_a_flipped_bit_keeps_size_and_times(runs):
     assert sum(bin(a ^ b).count("1") for a, b in zip(whole, kept.content, strict=True)) == 1
 
 
-def test_every_kind_of_file_of_a_run_is_struck(runs):
+def test_every_kind_of_file_of_a_run_is_hit(runs):
     names = {path.relative_to(runs.whole).as_posix() for path in kinds_of_files(runs.whole)}
     assert names >= {
         "key",
@@ -51,7 +51,7 @@ def test_every_kind_of_file_of_a_run_is_struck(runs):
     assert sum(name.endswith("weights.safetensors") for name in names) == 1
 
 
-def test_what_is_lost_loud_or_hung_is_seen(runs, capsys):
+def test_lost_loud_and_hung_are_found(runs, capsys):
     def done(status, errors):
         return subprocess.CompletedProcess([], status, "", errors)
 

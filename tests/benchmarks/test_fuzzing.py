@@ -40,7 +40,7 @@ def test_no_damaged_table_recipe_zip_or_model_does_harm(kind, cases):
 
 
 @pytest.mark.parametrize(
-    ("body", "outcome", "says"),
+    ("body", "outcome", "message"),
     [
         ("raise KeyError('x')", "uncaught", "KeyError"),
         ("return 'two\\nlines'", "uncaught", "no line for a user"),
@@ -49,7 +49,7 @@ def test_no_damaged_table_recipe_zip_or_model_does_harm(kind, cases):
         ("return 'refused so'", "refused", ""),
     ],
 )
-def test_the_fuzzer_reports_each_outcome(tmp_path, body, outcome, says):
+def test_the_fuzzer_reports_each_outcome(tmp_path, body, outcome, message):
     """With a kind that misbehaves."""
     (tmp_path / "benchmarks" / "fuzzing").mkdir(parents=True)
     (tmp_path / "benchmarks" / "fuzzing" / "odd.py").write_text(
@@ -71,5 +71,5 @@ def test_the_fuzzer_reports_each_outcome(tmp_path, body, outcome, says):
             (c.strip() for c in header.split("|")), (c.strip() for c in row.split("|")), strict=True
         )
     )
-    assert counts[outcome] == counts["cases"] == "2" and says in done.stderr
+    assert counts[outcome] == counts["cases"] == "2" and message in done.stderr
     assert done.returncode == (outcome != "refused")

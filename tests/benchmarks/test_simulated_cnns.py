@@ -55,7 +55,7 @@ def labels(slices):
     return slices[list(LABELS)].to_numpy(np.float64)
 
 
-def test_opinions_are_complete_and_patients_whole(simulated, slices):
+def test_predictions_are_complete_and_patients_whole(simulated, slices):
     assert list(simulated.probs) == list(sim.CNNS)
     for p in simulated.probs.values():
         assert p.shape == (len(slices), 6) and ((p > 0) & (p < 1)).all()
@@ -64,7 +64,7 @@ def test_opinions_are_complete_and_patients_whole(simulated, slices):
 
 
 @pytest.mark.parametrize("family", sim.FAMILIES)
-def test_the_same_seed_gives_the_same_opinions(slices, family):
+def test_the_same_seed_gives_the_same_predictions(slices, family):
     one, two, other = (sim.simulate(slices, family, seed).probs for seed in (1, 1, 2))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.allclose(one["cnn_a"], other["cnn_a"]) and not np.allclose(
@@ -101,7 +101,7 @@ def test_candidates_of_one_q_are_real_with_probability_q():
         assert inside[:real].sum() / inside.sum() == pytest.approx(q[inside].mean(), abs=0.015)
 
 
-def test_phantoms_keep_away_from_real_runs_and_in_their_company(slices):
+def test_phantoms_keep_away_from_real_runs_and_have_the_same_other_labels(slices):
     y, column = labels(slices), LABELS.index("subdural")
     real = lesion_runs.find_runs(slices, y[:, column])
     phantoms = lesion_runs.place_phantoms(slices, y, column, real, 200, np.random.default_rng(0))
@@ -145,7 +145,7 @@ def test_some_run_ends_move_by_one_slice_inside_their_series(slices, monkeypatch
     assert (shown[::2].sum(axis=1) >= 1).all()
 
 
-def test_smooth_noise_is_alike_next_door_and_unlike_across_series(slices):
+def test_smooth_noise_is_similar_next_to_each_other_and_not_across_series(slices):
     noise = sim.smooth_noise(slices, 40, np.random.default_rng(0)).reshape(STUDIES, LENGTH, 40)
     assert noise.std() == pytest.approx(1, abs=0.1)
     beside = np.mean(noise[:, 1:] * noise[:, :-1])
@@ -165,7 +165,7 @@ def test_slice_noise_is_partly_shared():
     assert np.corrcoef(noise[0, :, 0], noise[1, :, 0])[0, 1] == pytest.approx(sim.SHARED, abs=0.03)
 
 
-def test_a_head_never_uses_the_labels_of_the_patient_it_speaks_of(slices):
+def test_a_head_never_uses_the_labels_of_the_patient_that_it_predicts(slices):
     y, fold = labels(slices), np.repeat(np.arange(STUDIES) % 5, LENGTH)
     height, evidence = np.linspace(0, 1, len(y)), sim.run_evidence(slices, y, 0)[0]
     before = fit_head(evidence, y, fold, height)
@@ -189,7 +189,7 @@ def test_the_heads_weights_are_the_ridge_optimum():
 
 
 @pytest.mark.parametrize("within", ["study", "fold"])
-def test_permuting_keeps_every_opinion_with_its_labels(simulated, within):
+def test_permuting_keeps_every_prediction_with_its_labels(simulated, within):
     slices, n = simulated.slices, len(simulated.y)
     tagged = simulated._replace(probs={"tag": np.column_stack([simulated.y, np.arange(n)])})
     moved = baselines.permuted(tagged, 0, within)

@@ -1,4 +1,4 @@
-"""The proof's own judgement: it counts gains over patients, and says which bar is missed."""
+"""The verdict of stack_gain: gains are counted over patients, and missed bars are named."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def losses(seeds=(0,), **other):
 
 
 @pytest.mark.parametrize(
-    ("other", "says"),
+    ("other", "expected"),
     [
         ({}, []),
         ({"permuted in studies": 0.056}, []),  # a study is a bag: shown, no bar
@@ -32,10 +32,10 @@ def losses(seeds=(0,), **other):
         ({"permuted in folds": 0.058}, ["permuted in folds, yet 3."]),
     ],
 )
-def test_bars(other, says, capsys):
+def test_bars(other, expected, capsys):
     missed = judge(losses(**other), "runs", [0], PATIENTS)
-    assert len(missed) == len(says) and all(
-        log in line for log, line in zip(says, missed, strict=True)
+    assert len(missed) == len(expected) and all(
+        text in line for text, line in zip(expected, missed, strict=True)
     )
     assert "ours less plain" in capsys.readouterr().out
 
