@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import chromium as reader
+import browser_steps
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,8 +84,8 @@ def chromium():
     webdriver = pytest.importorskip(
         "selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'"
     )
-    options, service = webdriver.ChromeOptions(), webdriver.ChromeService(reader.DRIVER)
-    options.binary_location = reader.CHROMIUM
+    options, service = webdriver.ChromeOptions(), webdriver.ChromeService(browser_steps.DRIVER)
+    options.binary_location = browser_steps.CHROMIUM
     for word in (
         "--headless=new",
         "--no-sandbox",
@@ -103,7 +103,7 @@ def chromium():
 @pytest.fixture
 def browser(chromium):
     """Chromium, wide and light; afterwards nothing may stand in its console."""
-    reader.dress(chromium, 1280, "light")
+    browser_steps.set_screen(chromium, 1280, "light")
     chromium.get("about:blank")
     chromium.get_log("browser")
     yield chromium

@@ -14,6 +14,7 @@ from report.figures.svg import LINES, svg_panel, unit_axes
 LOW = 0.02  # most slices are predicted below this; they are one dot of the reliability curve
 SLICES_PER_DOT, MOST_DOTS = 40, 8  # of the others; fewer slices per dot are noise
 POINTS = 120  # of a curve at most
+QUARTERS = [0, 0.25, 0.5, 0.75, 1]  # ticks
 Predictions = Mapping[str, NDArray[np.floating]]  # kind of prediction -> probabilities (n,)
 
 
@@ -70,7 +71,7 @@ def roc_panel(
     curves = _of_both_classes(truth, predictions)
     if not curves:
         return None
-    figure, axes = unit_axes("false positive rate", "sensitivity", [0, 0.25, 0.5, 0.75, 1])
+    figure, axes = unit_axes("false positive rate", "sensitivity", QUARTERS)
     axes.plot([0, 1], [0, 1], gid="chance", **LINES["chance"])
     points = []
     for kind, (y, p) in curves.items():
@@ -89,18 +90,16 @@ def precision_recall_panel(
 
     Arguments as in `reliability_panel`.
     """
-    curves = _of_both_classes(truth, predictions)
-    if not curves:
-        return None
-    figure, axes = unit_axes("sensitivity", "precision", [0, 0.25, 0.5, 0.75, 1])
     points = []
-    for kind, (y, p) in curves.items():
+    figure, axes = unit_axes("sensitivity", "precision", QUARTERS)
+    for kind, (y, p) in _of_both_classes(truth, predictions).items():
         # without the last point (recall 0, precision 1), which scikit-learn adds
         precision, recall = (values[-2::-1] for values in precision_recall_curve(y, p)[:2])
         axes.plot([0, 1], [y.mean()] * 2, gid="chance", **LINES["chance"])
         axes.plot(*_thinned(recall, precision), gid=kind, **LINES[kind])
         points.append(f"{kind}: {np.interp(0.8, recall, precision):.2f} at 0.8")
-    return figure, f"Precision of {label} against sensitivity. {'; '.join(points)}"
+    alt = f"Precision of {label} against sensitivity. {'; '.join(points)}"
+    return (figure, alt) if points else None
 
 
 def _of_both_classes(

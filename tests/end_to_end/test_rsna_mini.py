@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import time
 
-import chromium as reader
+import browser_steps
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,7 +76,7 @@ def test_submission_and_report(mini):
     assert "undefined" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 
-@reader.NEEDED
+@browser_steps.NEEDED
 def test_the_report_in_a_browser(mini, browser, tmp_path):
     """With the maps of one study, that of the costliest slice."""
     pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
@@ -85,7 +85,7 @@ def test_the_report_in_a_browser(mini, browser, tmp_path):
     study = re.search(r'href="#study=(\w+)&amp;slice=', (copy / "report.html").read_text())[1]
     for words in (["explain", f"--studies={study}", "--model=mobilenet"], ["report"]):
         assert run.main([*words, f"--run={copy}"]) == 0
-    reader.walk(browser, (copy / "report.html").as_uri(), tmp_path)
+    browser_steps.check_report(browser, (copy / "report.html").as_uri(), tmp_path)
 
 
 def test_out_of_fold_opinions_are_complete(mini):

@@ -7,7 +7,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-import chromium as reader
+import browser_steps
 import pytest
 from conftest import ROOT, copy_tree
 
@@ -160,7 +160,7 @@ def test_make_demo(clone):
 
 
 @pytest.mark.slow
-@reader.NEEDED
+@browser_steps.NEEDED
 def test_the_demos_report_in_a_browser(clone, browser, tmp_path):
     """With the maps of one study, that of the costliest slice."""
     pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
@@ -168,7 +168,7 @@ def test_the_demos_report_in_a_browser(clone, browser, tmp_path):
     study = re.search(r'href="#study=(\w+)&amp;slice=', (demo / "report.html").read_text())[1]
     for words in (["explain", f"--studies={study}", "--model=resnet"], ["report"]):
         assert run.main([*words, f"--run={demo}"]) == 0
-    reader.walk(browser, (demo / "report.html").as_uri(), tmp_path)
+    browser_steps.check_report(browser, (demo / "report.html").as_uri(), tmp_path)
 
 
 @pytest.mark.slow

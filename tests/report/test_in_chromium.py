@@ -1,78 +1,81 @@
-"""The report in Chromium: it opens without a complaint, and whoever has only keys, a wheel or a
-phone can scroll in it.
-"""
+"""The report in Chromium: no errors on the console; keys, wheel and a narrow screen work."""
 
 import shutil
 
-import chromium as reader
+import browser_steps
 import pytest
-from chromium import by, opened
+from browser_steps import element, open_page
 
 import run as command_line
 from ct.run_dir import RunDir
 
-pytestmark = [pytest.mark.slow, reader.NEEDED]
+pytestmark = [pytest.mark.slow, browser_steps.NEEDED]
 
 
 @pytest.fixture(scope="module")
 def page(finished, tmp_path_factory):
-    """The report of a run, with Grad-CAM maps, as the address of a file, and the run."""
+    """(address of a report with Grad-CAM maps, its RunDir)."""
     pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
     copy = tmp_path_factory.mktemp("browser") / "run"
     shutil.copytree(finished, copy)
     for verb in ("explain", "report"):
         assert command_line.main([verb, f"--run={copy}"]) == 0
-    made = RunDir(copy)
-    return made.report.as_uri(), made
+    folder = RunDir(copy)
+    return folder.report.as_uri(), folder
 
 
-@pytest.mark.parametrize("does", [reader.scroll, reader.switch_windows, reader.overlay])
-def test_keys_wheel_windows_and_overlay(browser, page, does):
-    opened(browser, page[0])
-    does(browser)
+@pytest.mark.parametrize(
+    "step", [browser_steps.scroll_study, browser_steps.switch_windows, browser_steps.show_gradcam]
+)
+def test_keys_wheel_windows_and_overlay(browser, page, step):
+    open_page(browser, page[0])
+    step(browser)
 
 
-def test_a_link_of_the_costliest_slices_leads_there(browser, page):
-    opened(browser, page[0])
-    study, wanted = reader.follow_a_link(browser)
-    opened(browser, f"{page[0]}#study={study}&slice={wanted}")
-    assert by(browser, "link").get_attribute("href").endswith(f"slice={wanted}")
+def test_a_link_in_the_table_of_losses_opens_its_slice(browser, page):
+    open_page(browser, page[0])
+    study, slice_id = browser_steps.follow_slice_link(browser)
+    open_page(browser, f"{page[0]}#study={study}&slice={slice_id}")
+    assert element(browser, "link").get_attribute("href").endswith(f"slice={slice_id}")
 
 
 def test_errors_are_filtered(browser, page):
-    opened(browser, page[0])
-    count = lambda: int(by(browser, "count").text.split()[0])  # noqa: E731
-    whole, found = count(), {}
+    open_page(browser, page[0])
+
+    def count():
+        return int(element(browser, "count").text.split()[0])
+
+    whole, counts = count(), {}
     for label in range(1, 7):
-        by(browser, "label").find_elements("tag name", "option")[label].click()
+        element(browser, "label").find_elements("tag name", "option")[label].click()
         for kind in (1, 2):
-            by(browser, "kind").find_elements("tag name", "option")[kind].click()
-            found[label, kind] = count()
-        by(browser, "kind").find_elements("tag name", "option")[0].click()
-        assert count() == found[label, 1] + found[label, 2]
-    assert whole == sum(found.values()) > 0
+            element(browser, "kind").find_elements("tag name", "option")[kind].click()
+            counts[label, kind] = count()
+        element(browser, "kind").find_elements("tag name", "option")[0].click()
+        assert count() == counts[label, 1] + counts[label, 2]
+    assert whole == sum(counts.values()) > 0
 
 
-@pytest.mark.parametrize("width", reader.SIZES)
+@pytest.mark.parametrize("width", browser_steps.SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_the_screen_and_everybody_can_read_it(browser, page, width, scheme, tmp_path):
-    reader.dress(browser, reader.SIZES[width], scheme)
-    opened(browser, page[0])
-    by(browser, "map").find_elements("tag name", "option")[1].click()
-    reader.fits(browser, tmp_path, f"{width}-{scheme}")
+def test_the_page_fits_the_screen_and_is_accessible(browser, page, width, scheme, tmp_path):
+    browser_steps.set_screen(browser, browser_steps.SIZES[width], scheme)
+    open_page(browser, page[0])
+    element(browser, "map").find_elements("tag name", "option")[1].click()
+    browser_steps.check_layout(browser, tmp_path, f"{width}-{scheme}")
 
 
 def test_the_page_of_one_study(browser, page):
-    address, made = page
-    study = next(made.gradcam_folder("resnet").glob("*.json")).stem
-    assert command_line.main(["report", f"--run={made.root}", f"--study={study}"]) == 0
-    opened(browser, made.study_page(study).as_uri())
-    assert by(browser, "study").get_property("value") == study
+    address, folder = page
+    study = next(folder.gradcam_folder("resnet").glob("*.json")).stem
+    assert command_line.main(["report", f"--run={folder.root}", f"--study={study}"]) == 0
+    open_page(browser, folder.study_page(study).as_uri())
+    assert element(browser, "study").get_property("value") == study
 
 
-@pytest.mark.parametrize("width", reader.SIZES)
+@pytest.mark.parametrize("width", browser_steps.SIZES)
 def test_the_page_of_scores(browser, page, competition, width, tmp_path):
-    """Scrolls as well; of errors and maps there is nothing."""
+    """It scrolls, too; it has neither errors nor maps."""
     words = [
         "score",
         f"--run={page[1].root}",
@@ -80,52 +83,53 @@ def test_the_page_of_scores(browser, page, competition, width, tmp_path):
         f"--to={tmp_path / 'out'}",
     ]
     assert command_line.main(words) == 0
-    reader.dress(browser, reader.SIZES[width], "dark")
-    opened(browser, (tmp_path / "out" / "page.html").as_uri())
-    assert not by(browser, "errors").is_displayed() and not by(browser, "overlay").is_displayed()
-    reader.scroll(browser)
-    reader.switch_windows(browser)
-    reader.fits(browser, tmp_path, width, ("study-browser", "slices"))
+    browser_steps.set_screen(browser, browser_steps.SIZES[width], "dark")
+    open_page(browser, (tmp_path / "out" / "page.html").as_uri())
+    assert (
+        not element(browser, "errors").is_displayed()
+        and not element(browser, "overlay").is_displayed()
+    )
+    browser_steps.scroll_study(browser)
+    browser_steps.switch_windows(browser)
+    browser_steps.check_layout(browser, tmp_path, width, ("study-browser", "slices"))
 
 
-INJECTED = """<p id="strange" style="position: fixed">x</p><script>document.title = "ran"</script>
+INJECTED = """<p id="injected" style="position: fixed">x</p><script>document.title = "ran"</script>
 <img src="x.png" onerror="document.title = 'ran'"><svg onload="document.title = 'ran'"></svg><base href="https://example.org/">
 <form action="https://example.org/"><button id="send">send</button></form></body>"""
 
 
 @pytest.mark.parametrize("kind", ["report", "study", "scores"])
-def test_what_strangers_put_into_a_page_does_nothing(browser, page, competition, kind, tmp_path):
-    """The page itself is well with its policy, which `browser` asserts of all pages; what is put
-    into it does not run.
-    """
-    address, made = page
-    study = next(made.gradcam_folder("resnet").glob("*.json")).stem
+def test_markup_injected_into_a_page_does_nothing(browser, page, competition, kind, tmp_path):
+    """The policy blocks it; that the page itself obeys the policy is asserted by `browser`."""
+    address, folder = page
+    study = next(folder.gradcam_folder("resnet").glob("*.json")).stem
     words = {
         "report": None,
-        "study": ["report", f"--run={made.root}", f"--study={study}"],
+        "study": ["report", f"--run={folder.root}", f"--study={study}"],
         "scores": [
             "score",
-            f"--run={made.root}",
+            f"--run={folder.root}",
             f"--data={competition / 'stage_2_test'}",
             f"--to={tmp_path / 'out'}",
         ],
     }[kind]
     assert not words or command_line.main(words) == 0
     path = {
-        "report": made.report,
-        "study": made.study_page(study),
+        "report": folder.report,
+        "study": folder.study_page(study),
         "scores": tmp_path / "out" / "page.html",
     }[kind]
     copy = tmp_path / "copy.html"
     copy.write_text(path.read_text().replace("</body>", INJECTED))
-    opened(browser, copy.as_uri())
+    open_page(browser, copy.as_uri())
     browser.execute_script("document.getElementById('send').click()")
     assert browser.title != "ran" and browser.current_url == copy.as_uri()
-    place = "return getComputedStyle(document.getElementById('strange')).position"
+    place = "return getComputedStyle(document.getElementById('injected')).position"
     assert browser.execute_script(place) == "static"
     assert browser.execute_script("return document.baseURI") == copy.as_uri()
     complaints = [entry["message"] for entry in browser.get_log("browser")]
     assert len(complaints) >= 5 and all("Content Security Policy" in text for text in complaints), (
         complaints
     )
-    opened(browser, path.as_uri())
+    open_page(browser, path.as_uri())
