@@ -85,7 +85,7 @@ def test_a_malformed_value_counts_as_missing(tmp_path):
     assert np.isnan(read_acquisition(Folder(tmp_path), ["a.dcm"])["thickness_mm"].iloc[0])
 
 
-def test_of_a_damaged_file_all_is_missing(tmp_path):
+def test_in_a_damaged_file_every_value_is_missing(tmp_path):
     (tmp_path / "a.dcm").write_bytes(b"")
     assert read_acquisition(Folder(tmp_path), ["a.dcm"])["modality"].iloc[0] == ""
 

@@ -7,8 +7,7 @@ import pytest
 from tiny_dicom import write_slice
 from tiny_zip import pack
 
-from ct.dicom import header_table
-from ct.dicom import hounsfield as dicom
+from ct.dicom import header_table, hounsfield
 from ct.dicom.header_table import read_headers
 from ct.errors import MachineFault
 from ct.sources.folder import DiskFile, Folder, list_files
@@ -76,7 +75,7 @@ def test_the_choice_does_not_depend_on_chunks_workers_and_kept_headers(tmp_path,
 
 def test_only_copies_are_decoded_and_none_after_the_first_that_decodes(tmp_path, monkeypatch):
     root, decoded = three_copies(tmp_path / "in", "a"), []
-    real = dicom.read_hu
+    real = hounsfield.read_hu
     monkeypatch.setattr(
         header_table,
         "read_hu",

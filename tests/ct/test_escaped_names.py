@@ -111,16 +111,16 @@ def test_a_break_in_a_slices_file_name_through_ingest(competition, tmp_path, cap
         tables.append(read_table(tmp_path / name / "slices.parquet"))
     pd.testing.assert_frame_equal(tables[0].drop(columns="path"), tables[1].drop(columns="path"))
     changed = tables[1].loc[tables[0]["path"] != tables[1]["path"]]
-    # nothing of their names
+    # nothing of their names is left
     assert len(changed) == 2 and changed["path"].str.fullmatch(r"stage_2_train/ID_[0-9a-f]+").all()
-    # and the competition's own cut file
+    # beside the truncated file of every competition
     bad = pd.read_csv(tmp_path / "b" / "quarantine.csv").query("kind == 'header'")
     assert bad["path"].tolist() == [r"stage_2_test/notes\x0aof DOE.txt"] and bad[
         "reason"
     ].tolist() == ["not a DICOM file"]
     assert run.main(["status", f"--run={tmp_path / 'b'}"]) == 0
     assert "fresh" in capsys.readouterr().out
-    # the digest of the tree sees it
+    # the digest of the folder changes
     os.utime(os.fsencode(data / "stage_2_train") + b"/\xff.dcm", (1, 1))
     assert run.main(["status", f"--run={tmp_path / 'b'}"]) == 0
     assert "train files changed" in capsys.readouterr().out

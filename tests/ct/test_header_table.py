@@ -37,7 +37,7 @@ def test_without_a_patient_id_the_study_may_count_as_the_patient(tmp_path, patie
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five good files, one of them twice, and two bad ones."""
+    """Five slices, one of them twice, and two files that are no DICOM."""
     root = tmp_path / "root"
     for i in range(5):
         tags = {"PatientID": f"MRN-{i}", "ImagePositionPatient": [1, 2, i]}

@@ -45,7 +45,7 @@ def hu_of(tmp_path, *args, **kwargs):
             {"RescaleSlope": "0.5", "RescaleIntercept": "-10.2"},
             [[-10, -10], [-9, -9]],
         ),
-        # halves to even
+        # halves round to the even number
         ([[0, 1], [2, -3]], {"RescaleSlope": "0.5", "RescaleIntercept": "0"}, [[0, 0], [1, -2]]),
         ([[0, 32767], [-32768, 5]], {}, [[-1024, 31743], [-32768, -1019]]),  # clipped below
         # clipped above
@@ -62,7 +62,7 @@ def hu_of(tmp_path, *args, **kwargs):
         ),
         ([[-32768, -7], [0, 5]], {"RescaleIntercept": 40000}, [[7232, 32767], [32767, 32767]]),
         ([[2000, -2000], [1, 0]], {"RescaleSlope": 20}, [[32767, -32768], [-1004, -1024]]),
-        # both or none, as pydicom has it
+        # without a slope the intercept does not count, as in pydicom
         ([[1, 2], [3, 4]], {"RescaleSlope": None}, [[1, 2], [3, 4]]),
         (
             [[0x0FFF, 0x0800], [0xF7FF - 65536, 7]],
@@ -77,7 +77,7 @@ def test_hu_by_hand(tmp_path, stored, tags, hu):
     assert result.dtype == np.int16 and result.tolist() == hu and not repaired
 
 
-def test_rows_are_rows(tmp_path):
+def test_rows_come_before_columns(tmp_path):
     hu, _ = hu_of(tmp_path, np.arange(12).reshape(3, 4), RescaleIntercept=0)
     assert hu.shape == (3, 4) and hu[2, 1] == 9
 
@@ -125,7 +125,7 @@ def test_the_defect_is_searched_only_where_the_header_allows_it(tmp_path, tags):
 )
 def test_another_vendors_intercept_of_0_stays(tmp_path, lowest, highest, pixels):
     rng = np.random.default_rng(1)
-    stored = np.clip(head(rng) + 1000, 0, 4095)  # air at 0: right as it is, if in units of its own
+    stored = np.clip(head(rng) + 1000, 0, 4095)  # air at 0, in units of its own: nothing to repair
     # many dense values without a peak; a peak of 2.4 %
     stored.ravel()[:pixels] = rng.integers(lowest, highest, pixels)
     result, repaired = hu_of(tmp_path, stored, signed=False, bits=12, RescaleIntercept=0)
@@ -204,7 +204,7 @@ def test_the_zoo_decodes_as_pydicom_does():
             continue
         with quiet_pydicom():
             dataset = pydicom.dcmread(file, force=True)
-            if "Headless" in file.name:  # it lacks what pydicom's decoder asks for
+            if "Headless" in file.name:  # it lacks tags that pydicom's decoder needs
                 dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
                 dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
             expected = apply_rescale(dataset.pixel_array, dataset)

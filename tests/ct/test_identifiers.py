@@ -69,7 +69,7 @@ def test_only_the_exact_lengths_are_kept(data, tmp_path):
             slices[column].str.startswith("ID_").any()
             and not slices[column].str.startswith("ID_").all()
         )
-    # its labels found it
+    # its labels are joined to it
     assert slices.loc[~slices["slice_id"].str.startswith("ID_"), "any"].notna().all()
     assert read_json(tmp_path / "r" / "ingest.json")["identifiers"] == EXACT_LENGTHS
     assert not isinstance(Run(tmp_path / "r").pseudonym_key(), LegacyKey)

@@ -322,7 +322,7 @@ def test_memory_and_open_files_outside_of_reading_are_one_line(monkeypatch, caps
 
 def test_links_to_a_disk_that_is_gone_are_files_that_cannot_be_read(source, tmp_path):
     """Left out without a message, the links to an unmounted disk would leave part of the data."""
-    links = tmp_path / "farm"
+    links = tmp_path / "links"
     links.mkdir()
     for name in ("0.dcm", "1.dcm", "4.dcm"):
         (links / name).symlink_to(tmp_path / "in" / name)

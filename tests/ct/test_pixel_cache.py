@@ -25,7 +25,7 @@ from ct.pixel_cache.writer import write_cache
 from ct.slices import PIXEL_COLUMNS
 
 
-def test_shrinking_takes_the_mean_of_blocks():
+def test_a_whole_factor_takes_the_mean_of_blocks():
     hu = np.array([[0, 4, 10, 10], [0, 0, 10, 11], [-5, -5, 0, 1], [-5, -6, 1, 1]], np.int16)
     assert resample_to_square(hu, 2).tolist() == [[1, 10], [-5, 1]]  # 1, 10.25, -5.25, 0.75
     assert resample_to_square(hu, 4).tolist() == hu.tolist()
@@ -33,7 +33,7 @@ def test_shrinking_takes_the_mean_of_blocks():
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_block_means_like_numpys(factor):
+def test_block_means_are_numpys(factor):
     hu = np.random.default_rng(0).integers(-1024, 3072, (24, 24), dtype=np.int16)
     size = 24 // factor
     expected = np.rint(hu.reshape(size, factor, size, factor).mean(axis=(1, 3)))
@@ -51,7 +51,7 @@ def test_hu_are_clipped_before_they_are_averaged():
 
 
 @pytest.mark.parametrize(("side", "size"), [(7, 5), (64, 24), (512, 224), (5, 8), (3, 12)])
-def test_other_sizes_keep_level_place_and_direction(side, size):
+def test_other_factors_keep_mean_place_and_direction(side, size):
     flat = np.full((side, side), 37, np.int16)
     assert (resample_to_square(flat, size) == 37).all()
     y, x = np.mgrid[:side, :side]
@@ -100,9 +100,7 @@ def test_large_slices_are_measured_on_a_grid_at_the_same_scale():
 
 @pytest.fixture
 def source(tmp_path):
-    """(root, slices): seven slices of differing shape, of which the fourth has no pixels and the
-    last the wrong intercept.
-    """
+    """(folder, table) of seven slices; the fourth is truncated, the last has the 12-bit defect."""
     rng = np.random.default_rng(0)
     root = tmp_path / "root"
     shapes = [(32, 32), (32, 20), (16, 32), (32, 32), (64, 64), (50, 50), (32, 32)]
@@ -124,7 +122,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def cache(source, tmp_path, monkeypatch):
-    """(PixelCache of three shards, facts, what it should hold (7, 16, 16))."""
+    """(PixelCache of three shards, measures, expected HU (7, 16, 16))."""
     monkeypatch.setattr(writer, "SHARD_SLICES", 3)
     root, table = source
     facts = write_cache(tmp_path / "cache", root, table, 16, workers=1)
@@ -180,7 +178,7 @@ def test_an_unfit_buffer_is_refused(cache, out):
         cache[0].read([0, 1], out)
 
 
-def test_facts(cache, source):
+def test_the_measures_and_reasons_that_writing_returns(cache, source):
     _, facts, _ = cache
     assert facts.index.equals(source[1].index) and list(facts.columns) == [*PIXEL_COLUMNS, "reason"]
     assert facts["readable"].tolist() == [True] * 3 + [False] + [True] * 3
@@ -224,8 +222,8 @@ def test_a_second_call_makes_only_what_is_missing_or_damaged(cache, source, tmp_
             tmp_path / "records",
         )
 
-    def assert_like_unbroken(made):
-        pd.testing.assert_frame_equal(made, facts)
+    def assert_like_unbroken(result):
+        pd.testing.assert_frame_equal(result, facts)
         assert {p.name: p.read_bytes() for p in (tmp_path / "c").iterdir()} == {
             p.name: p.read_bytes() for p in whole.folder.iterdir()
         }
@@ -246,7 +244,7 @@ def test_a_second_call_makes_only_what_is_missing_or_damaged(cache, source, tmp_
     assert len(decoded) == 7
     again(size=8, table=source[1][:4])  # the second shard is another, the third goes
     assert decoded == ["3.dcm"] and not (tmp_path / "c" / "shard-00002.blosc2").exists()
-    # its facts are others
+    # another spacing, other measures
     again(size=8, table=source[1][:4].assign(pixel_spacing_mm=np.float32(0.4)))
     assert len(decoded) == 4
 
@@ -270,7 +268,7 @@ def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
     assert pd.read_parquet(cache_reader.folder / "checksums.parquet")["crc32"].tolist()[:3] == [
         zlib.crc32(blob) for blob in blobs(cache_reader.folder, index)[:3]
     ]
-    # among the values of the second of its slices: blosc2 sees nothing there
+    # among the values of the second slice: blosc2 sees nothing there
     data[index["offset"].iloc[4] + 60] ^= 1
     shard.write_bytes(data)
     out = np.full((1, 16, 16), 12345, np.int16)
@@ -283,7 +281,7 @@ def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
 
 
 def blobs(folder, index):
-    """The compressed slices of the first shard, as they lie there."""
+    """Return the compressed slices of the first shard."""
     data = (folder / "shard-00000.blosc2").read_bytes()
     return [
         data[at : at + length] for at, length in zip(index["offset"], index["length"], strict=True)
@@ -342,7 +340,7 @@ def test_a_cache_that_cannot_be_read_is_not_called_damaged(cache, monkeypatch, c
 
 @pytest.mark.parametrize("size", [16 * 16 * 2 - 2, 16 * 16 * 2 + 2, 1 << 30])
 def test_a_slice_that_claims_another_size_is_not_decoded(cache, size):
-    """blosc2 would write as many bytes as it says, beyond the end of the batch too."""
+    """blosc2 would write as many bytes as the header claims, even beyond the end of the batch."""
     cache_reader = cache[0]
     shard = cache_reader.folder / "shard-00000.blosc2"
     data = bytearray(shard.read_bytes())
@@ -372,8 +370,8 @@ def test_a_cache_that_is_not_there_is_named(tmp_path):
 
 
 def descriptors(folder):
-    """How many files below `folder` this process holds open."""
-    # the listing's own is gone by now
+    """Return how many files below `folder` this process has open."""
+    # the descriptor of the listing itself is closed by now
     files = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
     return sum(os.readlink(file).startswith(str(folder)) for file in files)
 
@@ -395,7 +393,7 @@ def test_shards_stay_open_and_are_closed_with_the_cache(cache):
 
 
 @linux
-def test_a_forgotten_cache_closes_its_shards_and_ends_its_threads(cache):
+def test_an_unreferenced_cache_closes_its_shards_and_ends_its_threads(cache):
     folder, before = cache[0].folder, set(threading.enumerate())
     cache_reader = PixelCache(folder, 4)
     cache_reader.read(np.arange(7))
@@ -409,7 +407,7 @@ def test_a_forgotten_cache_closes_its_shards_and_ends_its_threads(cache):
 
 @linux
 def test_no_more_shards_are_open_than_allowed(cache, monkeypatch):
-    """Threads read shards that others push out of the open ones meanwhile."""
+    """Threads read shards that other threads push out of the cache of open shards."""
     monkeypatch.setattr(reader, "OPEN_SHARDS", 1)
     cache_reader, expected = PixelCache(cache[0].folder, 4), cache[2]
     for _ in range(20):
@@ -429,7 +427,7 @@ def test_several_threads_read_at_once(cache):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_cache_survives_a_fork(cache):
-    """As in a DataLoader's workers: the child has none of the threads that its parent started."""
+    """As in a DataLoader's workers: a forked child has none of its parent's threads."""
     cache_reader, expected = PixelCache(cache[0].folder, 2), cache[2]
     cache_reader.read(np.arange(7))
     child = multiprocessing.get_context("fork").Process(
@@ -441,6 +439,5 @@ def test_a_cache_survives_a_fork(cache):
 
 
 def _read_and_exit(cache_reader, expected):
-    os._exit(
-        0 if (cache_reader.read(np.arange(7)) == expected).all() else 1
-    )  # without pytest's own endings
+    # not `sys.exit`: pytest would go on in the child
+    os._exit(0 if (cache_reader.read(np.arange(7)) == expected).all() else 1)

@@ -45,7 +45,7 @@ def odd(monkeypatch):
 @pytest.mark.parametrize("letter", [b"a", b"g"])
 def test_a_decoder_that_crashes_costs_one_file(odd, letter):
     if letter == b"g":
-        assert odd(b"g").shape == (8, 8)  # so the crash is not that of a fresh one
+        assert odd(b"g").shape == (8, 8)  # the crash is not that of a fresh decoder
     with pytest.raises(Unreadable, match=r"^the decoder crashed \(SIGABRT\)$"):
         odd(b"a")
     assert odd(b"g").shape == (8, 8)
@@ -54,7 +54,7 @@ def test_a_decoder_that_crashes_costs_one_file(odd, letter):
 def test_a_slice_that_crashes_a_used_decoder_gets_a_fresh_one(odd):
     before = odd(b"g")
     process = pixel_decoder._CHILD.process
-    # it is no RLE, which a fresh decoder finds
+    # a fresh decoder finds that it is no RLE
     with pytest.raises(Unreadable, match="cannot be decoded"):
         odd(b"s")
     assert pixel_decoder._CHILD.process.pid != process.pid and (before == 0).all()
@@ -146,7 +146,7 @@ def test_the_decoder_process_returns_the_stored_values(tmp_path, syntax):
     np.testing.assert_array_equal(read_hu(tmp_path / "a.dcm")[0], pixels - 1024)
     first = pixel_decoder._CHILD.process.pid
     read_hu(tmp_path / "a.dcm")
-    assert pixel_decoder._CHILD.process.pid == first  # one for all, not one a file
+    assert pixel_decoder._CHILD.process.pid == first  # one process for all files
 
 
 def test_a_crash_in_ingest_is_one_row(tmp_path, odd):
@@ -154,7 +154,7 @@ def test_a_crash_in_ingest_is_one_row(tmp_path, odd):
     for number in range(3):
         write_slice(tmp_path / "in" / f"{number}.dcm", name=f"ID_{number}")
     raw = (tmp_path / "in" / "1.dcm").read_bytes()
-    raw = raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")  # says that it is RLE
+    raw = raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")  # declares RLE
     (tmp_path / "in" / "1.dcm").write_bytes(raw[:-24] + b"a" * 24)
     table, refused = read_headers(tmp_path / "in", ["0.dcm", "1.dcm", "2.dcm"], b"key", workers=1)
     facts = write_cache(tmp_path / "cache", tmp_path / "in", table, 16, workers=1)

@@ -152,9 +152,9 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
         "ID_000000000": 0,
         "ID_000000001": 9_000,
         "ID_000000002": 200_000,
-    }  # within the first piece, the second, and neither
+    }  # bytes: the header ends in the first read, in the second, in neither
     for name, length in lengths.items():
-        # between the ids and the geometry
+        # between the identifiers and the geometry
         tags = {"ImageComments": noise(length).hex()[:length]} if length else {}
         write_slice(
             tmp_path / "in" / TRAIN / f"{name}.dcm",
@@ -182,7 +182,7 @@ def test_headers_are_read_from_the_first_bytes_and_long_ones_from_more(tmp_path,
     table, bad = read_headers(source, source.files(TRAIN), KEY, workers=1)
     assert table.index.tolist() == list(lengths) and bad.empty and (table["rows"] == 512).all()
     assert counts == [4096, 4096, 65536, 4096, 65536, dataset_parser.MAX_HEADER_BYTES]
-    assert whole == []  # nor is one of them read with its pixels
+    assert whole == []  # no file is read with its pixels
 
 
 def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_header_that_is_cut_inside_a_sequence_is_read_from_more(tmp_path, monk
     monkeypatch.setattr(
         DiskFile, "open", lambda self, mode="rb": pytest.fail("the whole file was opened")
     )
-    for shift in range(130):  # wherever the first piece ends
+    for shift in range(130):  # wherever the first read ends
         monkeypatch.setattr(fast_parser, "FIRST_READS", (4096 + shift, 65536))
         assert header_of(tmp_path / "a", KEY)["slice_id"] == "ID_00000000a"
 
