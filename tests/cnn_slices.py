@@ -1,4 +1,4 @@
-"""Small slice tables and pictures for the tests of stage one."""
+"""Small slice tables and images for the tests of stage one."""
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,10 @@ SIZE = 32  # px
 
 
 def make_slices(patients, each, seed=0):
-    """A train table of `patients` studies with `each` slices, and its pictures (n, SIZE, SIZE)
-    int16 HU.
+    """Return a train table of `patients` studies with `each` slices, and its images.
 
-    A slice is positive for every label at once where it has a bright square of 70 HU in brain of 30
-    HU; a third are.
+    The images are int16 HU (n, SIZE, SIZE). A third of the slices is positive for every label at
+    once: they have a bright square of 70 HU in brain of 30 HU.
     """
     rng = np.random.default_rng(seed)
     n = patients * each
@@ -39,7 +38,7 @@ def make_slices(patients, each, seed=0):
 
 
 def reader(hu, calls=None):
-    """A read_hu over the pictures `hu`, which notes in the list `calls` what was asked of it."""
+    """Return a read_hu of the images `hu`; it appends the row numbers of each call to `calls`."""
 
     def read_hu(numbers, out=None):
         if calls is not None and len(numbers):

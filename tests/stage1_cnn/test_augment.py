@@ -8,16 +8,16 @@ from ct.windows import window_bounds
 from stage1_cnn.augment import AIR_HU, MEAN, STD, augment, mix, resize, to_channels, views
 from stage1_cnn.config import CnnConfig
 
-STILL = {"flip": False, "rotate": 0, "scale": 0, "shift": 0, "hu_shift": 0, "hu_noise": 0}
+NO_AUGMENTATION = {"flip": False, "rotate": 0, "scale": 0, "shift": 0, "hu_shift": 0, "hu_noise": 0}
 
 
 def config(**values):
-    """A CnnConfig that changes nothing about slices unless asked to."""
-    return CnnConfig(**({"name": "a", "backbone": "test_resnet"} | STILL | values))
+    """Return a CnnConfig without augmentation, but for `values`."""
+    return CnnConfig(**({"name": "a", "backbone": "test_resnet"} | NO_AUGMENTATION | values))
 
 
 def generator(seed=0):
-    """A seeded torch.Generator."""
+    """Return a seeded torch.Generator."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -31,8 +31,8 @@ def test_channels_against_a_slow_loop():
     for i in range(3):
         for j, spec in enumerate(windows):
             low, high = window_bounds(spec)
-            want = (np.clip((hu[:, i] - low) / (high - low), 0, 1) - MEAN) / STD
-            np.testing.assert_allclose(images[:, i * 2 + j].numpy(), want, atol=1e-5)
+            expected = (np.clip((hu[:, i] - low) / (high - low), 0, 1) - MEAN) / STD
+            np.testing.assert_allclose(images[:, i * 2 + j].numpy(), expected, atol=1e-5)
 
 
 def test_resize_averages_and_keeps_slices_of_the_right_size():
@@ -46,7 +46,7 @@ def test_resize_averages_and_keeps_slices_of_the_right_size():
 
 
 def head(b=6, c=2, size=16):
-    """Slices (b, c, size, size) float32 HU."""
+    """Return slices (b, c, size, size) float32 HU."""
     return torch.from_numpy(
         np.random.default_rng(0).normal(30, 20, (b, c, size, size)).astype(np.float32)
     )
@@ -68,7 +68,7 @@ def test_flip_mirrors_left_and_right_of_half_the_slices_with_their_neighbours():
 def test_shift_is_a_share_of_the_width_and_fills_with_air():
     hu = torch.full((64, 1, 20, 20), 30.0)
     got = augment(hu, config(shift=0.25), generator())
-    columns = (got[:, 0, 10] < 29).sum(dim=1)  # pixels of a row that the slice moved away from
+    columns = (got[:, 0, 10] < 29).sum(dim=1)  # pixels of a row that became air
     assert got.min().item() == pytest.approx(AIR_HU, abs=1)
     assert 3 < columns.max().item() <= 6
 
@@ -128,15 +128,15 @@ def test_reverse_reverses_the_neighbours_of_half_of_the_slices():
 def test_erase_fills_one_rectangle_with_air_in_its_share_of_the_slices():
     hu = torch.full((200, 2, 32, 32), 30.0)
     got = augment(hu, config(erase=0.5), generator())
-    gone = got == AIR_HU
-    assert torch.equal(gone[:, 0], gone[:, 1])  # the neighbours with it
-    area = gone[:, 0].float().mean(dim=(1, 2))
+    erased = got == AIR_HU
+    assert torch.equal(erased[:, 0], erased[:, 1])  # in the neighbours too
+    area = erased[:, 0].float().mean(dim=(1, 2))
     assert 70 < (area > 0).sum() < 130
     assert area[area > 0].min() > 0.01 and area.max() < 0.24
-    for one in gone[:, 0][area > 0]:
+    for one in erased[:, 0][area > 0]:
         rows, columns = one.any(dim=1), one.any(dim=0)
         assert one.sum() == rows.sum() * columns.sum()  # a full rectangle
-    assert torch.equal(got[~gone], hu[~gone])
+    assert torch.equal(got[~erased], hu[~erased])
 
 
 def test_mixup_mixes_images_and_labels_by_one_share():

@@ -1,4 +1,4 @@
-"""The same as in test_device.py, on a GPU: skipped where torch sees none."""
+"""The checks of test_device.py on a GPU; skipped where torch finds none."""
 
 import os
 
@@ -24,9 +24,7 @@ MEGABYTES = 1 << 20
 
 @pytest.fixture
 def narrow():
-    """A function that leaves so many megabytes of the GPU to torch, besides what it holds now;
-    afterwards all again.
-    """
+    """Return a function that limits torch to some megabytes of the GPU more than it holds now."""
     total = torch.cuda.get_device_properties(0).total_memory
 
     def leave(megabytes):
@@ -55,10 +53,12 @@ def test_the_same_training_gives_the_same_bits():
 def test_too_large_a_batch_is_halved_in_training_and_prediction(narrow):
     kind = config(batch=16, precision="fp32", **{**NO_BATCH_NORM, "image_size": 768})
     narrow(400)
-    made, lines = train(kind)
-    assert made.micro_batch < 16 and lines and "out of memory" in lines[0]
+    trained, lines = train(kind)
+    assert trained.micro_batch < 16 and lines and "out of memory" in lines[0]
     slices, hu = make_slices(4, 4)
-    probs, _ = predict(made.model, neighbour_rows(slices, 0), np.ones(16, bool), reader(hu), kind)
+    probs, _ = predict(
+        trained.model, neighbour_rows(slices, 0), np.ones(16, bool), reader(hu), kind
+    )
     assert np.isfinite(probs).all()
 
 

@@ -1,17 +1,18 @@
-"""From the pixel cache to batches in HU."""
-
-import contextlib
-import threading
-import time
+"""Row numbers: neighbours, folds, and the order of the slices in an epoch."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from cnn_slices import SIZE, make_slices, reader
+from cnn_slices import make_slices
 
-from stage1_cnn.batch_reader import AHEAD, _CudaBatch, read_ahead
-from stage1_cnn.dataset import batches, neighbour_rows, shuffled
+from stage1_cnn.dataset import (
+    balanced,
+    batches,
+    fold_rows,
+    neighbour_rows,
+    shuffled,
+    training_steps,
+)
 
 
 def test_neighbour_rows_against_a_slow_loop():
@@ -22,11 +23,11 @@ def test_neighbour_rows_against_a_slow_loop():
     slices["place"] = [int(p) for s in range(4) for p in rng.permutation(5)]
     got = neighbour_rows(slices, 2)
     for row in range(20):
-        mine = slices.iloc[row]
+        this = slices.iloc[row]
         same = [
             r
             for r in range(20)
-            if tuple(slices.iloc[r][["series_id", "split"]]) == (mine.series_id, mine.split)
+            if tuple(slices.iloc[r][["series_id", "split"]]) == (this.series_id, this.split)
         ]
         same.sort(key=lambda r: slices.iloc[r].place)
         at = same.index(row)
@@ -42,161 +43,100 @@ def test_neighbour_rows_by_hand():
     assert neighbour_rows(slices.iloc[:1], 1).tolist() == [[0, 0, 0]]
 
 
-def copies(read_hu, table_rows, order):
-    """[(rows, HU (b, c, SIZE, SIZE))], since the buffers are used again."""
-    return [(rows, hu.numpy().copy()) for rows, hu in read_ahead(read_hu, table_rows, order, "cpu")]
-
-
-def test_each_slice_of_a_batch_is_read_once():
-    _, hu = make_slices(2, 4)
-    calls = []
-    table_rows = np.array([[5, 5, 6], [0, 1, 2], [1, 2, 3], [7, 7, 7]])
-    got = copies(reader(hu, calls), table_rows, [np.array([0, 1, 2]), np.array([3, 0])])
-    assert sorted(calls) == [[0, 1, 2, 3, 5, 6], [5, 6, 7]]
-    for (_, pictures), rows in zip(got, [[0, 1, 2], [3, 0]], strict=True):
-        assert pictures.dtype == np.int16 and (pictures == hu[table_rows[rows]]).all()
-
-
-@pytest.mark.parametrize("reach", [0, 1, 2])
-def test_read_ahead_against_plain_indexing(reach):
-    """Batches of differing sizes, which first grow."""
-    slices, hu = make_slices(5, 6)
-    table_rows = neighbour_rows(slices, reach)
-    mixed = np.random.default_rng(1).permutation(30)
-    order = [
-        mixed[:2],
-        mixed[2:9],
-        mixed[9:10],
-        mixed[10:10],
-        mixed[10:17],
-        mixed[17:24],
-        mixed[24:],
-    ]
-    got = copies(reader(hu), table_rows, order)
-    assert all(rows is wanted for (rows, _), wanted in zip(got, order, strict=True))
-    assert all(pictures.shape == (len(rows), 2 * reach + 1, SIZE, SIZE) for rows, pictures in got)
-    assert all((pictures == hu[table_rows[rows]]).all() for rows, pictures in got)
-    assert copies(reader(hu), table_rows, []) == []
-
-
-def test_read_ahead_raises_the_error_of_the_reader():
-    _, hu = make_slices(2, 4)
-
-    def broken(numbers, out=None):
-        if 5 in numbers:
-            raise OSError("the disk is gone")
-        return reader(hu)(numbers, out)
-
-    seen = []
-    with pytest.raises(OSError, match="the disk is gone"):
-        seen.extend(
-            rows
-            for rows, _ in read_ahead(
-                broken, np.arange(8)[:, None], batches(np.arange(8), 1), "cpu"
-            )
-        )
-    assert len(seen) == 5  # those before it are not lost
-
-
-@pytest.mark.parametrize("reach", [0, 1])
-def test_a_few_buffers_are_used_in_turn(reach):
-    slices, hu = make_slices(6, 4)
-    shown = read_ahead(reader(hu), neighbour_rows(slices, reach), batches(np.arange(24), 2), "cpu")
-    places = [pictures.data_ptr() for _, pictures in shown]
-    assert len(places) == 12 and len(set(places)) == AHEAD + 1
-    assert places == (places[: AHEAD + 1] * 12)[:12]
-
-
-@pytest.mark.parametrize("reach", [0, 1])
-def test_a_buffer_waits_for_its_consumer(reach):
-    """However long the consumer takes, reading stops before it would overwrite what the consumer
-    looks at.
-    """
-    slices, hu = make_slices(6, 4)
-    table_rows, calls = neighbour_rows(slices, reach), []
-    shown = read_ahead(reader(hu, calls), table_rows, batches(np.arange(24), 2), "cpu")
-    for turn, (rows, pictures) in enumerate(shown, 1):
-        ahead = min(turn + AHEAD, 12)
-        until = time.monotonic() + 5
-        while len(calls) < ahead and time.monotonic() < until:
-            time.sleep(0.001)
-        time.sleep(0.005)  # for one too many
-        assert len(calls) == ahead
-        assert (pictures.numpy() == hu[table_rows[rows]]).all()
-
-
-def test_read_ahead_ends_its_threads():
-    _, hu = make_slices(2, 4)
-    before, calls = threading.active_count(), []
-    for _ in read_ahead(reader(hu, calls), np.arange(8)[:, None], batches(np.arange(8), 1), "cpu"):
-        break
-    assert threading.active_count() == before
-    assert len(calls) <= AHEAD + 1
-
-
-class StandIn:
-    """A stream or an event of a GPU that is not there: it notes what it is asked for."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, *_):
-        self.log = []
-
-    def __getattr__(self, name):
-        return lambda *with_what: self.log.append((name, *with_what))
-
-
-def test_a_cuda_batch_synchronises_its_copies(monkeypatch):
-    """Where there is no GPU: the memory is written only after the copy from it, and the consumer
-    waits for its batch.
-    """
-    slices, hu = make_slices(2, 4)
-    here, empty = StandIn(), torch.empty
-    for name in ("Stream", "Event"):
-        monkeypatch.setattr(torch.cuda, name, StandIn)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
-    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))
-    monkeypatch.setattr(
-        torch.Tensor, "record_stream", lambda tensor, stream: stream.log.append(("keeps", tensor))
-    )
-    table_rows, order = neighbour_rows(slices, 1), [np.array([3, 1]), np.array([7])]
-    batch = _CudaBatch(reader(hu, batch_log := []), SIZE, "cuda")
-    for turn, rows in enumerate(order, 1):
-        batch.read(table_rows[rows])
-        got = batch.hand_over()
-        assert (got.numpy() == hu[table_rows[rows]]).all() and len(batch_log) == turn
-        assert batch.copied.log == [("synchronize",), ("record",)] * turn
-        assert (
-            here.log[-2] == ("wait_event", batch.copied)
-            and here.log[-1][0] == "keeps"
-            and here.log[-1][1] is got
-        )
-        assert batch.hu is None  # nothing else holds the consumer's tensor
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("reach", [0, 1])
-def test_batches_on_a_gpu(reach):
-    """Every one stays what it was while the next ones are copied, even if the GPU looks at it only
-    later.
-    """
-    slices, hu = make_slices(10, 20)
-    table_rows, order = (
-        neighbour_rows(slices, reach),
-        batches(shuffled(np.arange(200), 0), 4),
-    )
-    kept = []
-    for rows, pictures in read_ahead(reader(hu), table_rows, order, "cuda"):
-        assert pictures.device.type == "cuda" and pictures.dtype == torch.int16
-        torch.cuda._sleep(1_000_000)  # the consumer's work is behind
-        kept.append((rows, pictures.float()))
-    assert all((pictures.cpu().numpy() == hu[table_rows[rows]]).all() for rows, pictures in kept)
-
-
 def test_neighbours_in_a_shuffled_table_are_the_same_slices():
     slices, _ = make_slices(3, 4)
     mixed = slices.sample(frac=1, random_state=0)
     names = pd.DataFrame(slices.index.to_numpy()[neighbour_rows(slices, 1)], index=slices.index)
     again = pd.DataFrame(mixed.index.to_numpy()[neighbour_rows(mixed, 1)], index=mixed.index)
     pd.testing.assert_frame_equal(names, again.loc[slices.index])
+
+
+def test_training_rows_are_readable_labelled_and_of_other_folds():
+    slices, _ = make_slices(4, 4)
+    fold = np.arange(16) // 4 % 2
+    slices.iloc[4, slices.columns.get_loc("readable")] = False
+    slices.iloc[5, slices.columns.get_loc("epidural")] = np.nan
+    # patient 3, who has a fold too
+    slices.iloc[12:, slices.columns.get_loc("split")] = "test"
+    train, held = fold_rows(slices, fold, 0)
+    assert train.tolist() == [6, 7]
+    assert held.tolist() == [*range(4), *range(8, 12)]
+    assert fold_rows(slices, fold, 1)[1].tolist() == [
+        4,
+        5,
+        6,
+        7,
+    ]  # held out, even without labels or pixels
+
+
+def test_a_patient_on_both_sides_is_an_error():
+    slices, _ = make_slices(10, 4)
+    fold = np.arange(40) // 4 % 2
+    fold[0] = 1
+    with pytest.raises(ValueError, match="patient ID_00 is in fold 1"):
+        fold_rows(slices, fold, 1)
+
+
+def test_batches_cover_all_rows_once_in_their_order():
+    assert [b.tolist() for b in batches(np.arange(10, 19), 4)] == [
+        [10, 11, 12, 13],
+        [14, 15, 16, 17],
+        [18],
+    ]
+    assert batches(np.arange(0), 4) == []
+
+
+def test_shuffled_repeats_with_the_seed():
+    rows = np.arange(10, 30)
+    assert sorted(shuffled(rows, 1)) == rows.tolist() != shuffled(rows, 1).tolist()
+    assert shuffled(rows, 1).tolist() == shuffled(rows, 1).tolist() != shuffled(rows, 2).tolist()
+
+
+def test_training_drops_a_rest_too_small_for_batch_norm():
+    assert [len(b) for b in training_steps(np.arange(9), 4)] == [4, 4]
+    assert [len(b) for b in training_steps(np.arange(10), 4)] == [4, 4, 2]
+    assert [len(b) for b in training_steps(np.arange(11), 8, least=4)] == [8]  # two processes
+    assert training_steps(np.arange(1), 4) == []
+
+
+def make_studies():
+    """Return (row numbers, positive, study) of 150 slices, shuffled.
+
+    Study a: 90 negative slices; b: 9 negative, 1 positive; c: 50 positive. The row numbers are not
+    positions: they begin at 1000.
+    """
+    studies = np.repeat(["a", "b", "c"], [90, 10, 50]).astype(object)
+    positive = np.array([False] * 99 + [True] * 51)
+    order = np.random.default_rng(0).permutation(150)
+    return np.arange(1000, 1150)[order], positive[order], studies[order]
+
+
+def test_a_balanced_draw_has_its_share_of_positives_and_takes_studies_equally():
+    rows, positive, studies = make_studies()
+    drawn = np.concatenate([balanced(rows, positive, studies, 0.4, seed) for seed in range(40)])
+    assert len(drawn) == 40 * 150 and set(drawn) <= set(rows)
+    at = np.argsort(rows)[drawn - 1000]
+    assert positive[at].mean() == 0.4
+    share = {name: ((studies[at] == name) & positive[at]).sum() / (40 * 60) for name in "abc"}
+    # the one positive slice of study b is drawn as often as the fifty of c
+    assert share["a"] == 0 and abs(share["b"] - 0.5) < 0.05
+    negative = ((studies[at] == "b") & ~positive[at]).sum() / (40 * 90)
+    assert abs(negative - 0.5) < 0.05
+    counts = np.bincount(drawn[(studies[at] == "c")] - 1000, minlength=150)
+    assert counts.max() < 60  # of 1,200 draws among 50 slices: no slice dominates
+
+
+def test_a_balanced_draw_repeats_with_the_seed_and_mixes_the_kinds():
+    rows, positive, studies = make_studies()
+    first = balanced(rows, positive, studies, 0.5, 3)
+    assert first.tolist() == balanced(rows, positive, studies, 0.5, 3).tolist()
+    assert first.tolist() != balanced(rows, positive, studies, 0.5, 4).tolist()
+    kinds = positive[np.argsort(rows)[first - 1000]]
+    assert 20 < np.abs(np.diff(kinds.astype(int))).sum() < 130
+
+
+def test_a_balanced_draw_from_one_kind_draws_that_kind():
+    rows, positive, studies = make_studies()
+    for kind in (positive, ~positive):
+        only = np.full(kind.sum(), positive[kind][0])
+        assert len(balanced(rows[kind], only, studies[kind], 0.3, 0)) == kind.sum()

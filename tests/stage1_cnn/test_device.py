@@ -1,6 +1,4 @@
-"""How torch is set up, and what happens where a device's memory runs out: faked here, on CUDA in
-test_cuda.py.
-"""
+"""Torch's settings, and exhausted memory, which is simulated here; see test_cuda.py for CUDA."""
 
 import os
 
@@ -11,7 +9,7 @@ from cnn_slices import make_slices, reader
 
 import run
 from ct.errors import InputError
-from stage1_cnn import inference as predict_module
+from stage1_cnn import inference
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.dataset import fold_rows, neighbour_rows
 from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_settings
@@ -31,7 +29,8 @@ OUT_OF_MEMORY = [
     RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
     RuntimeError("FIND was unable to find an engine to execute this computation"),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you allocate 9 bytes."
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: "
+        "you allocate 9 bytes."
     ),
 ]
 OTHERS = [
@@ -39,7 +38,7 @@ OTHERS = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
     RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"),
     ValueError("out of memory"),
-    MemoryError(),  # of the machine
+    MemoryError(),  # of the computer, not of a device
 ]
 NO_BATCH_NORM = {
     "backbone": "test_convnext",
@@ -52,7 +51,7 @@ NO_BATCH_NORM = {
 
 
 def config(**values):
-    """A small CnnConfig."""
+    """Return a small CnnConfig."""
     small = {
         "name": "a",
         "backbone": "test_resnet",
@@ -66,7 +65,7 @@ def config(**values):
 
 
 def failing_once(function, error, at=0):
-    """`function`, but call number `at` raises `error` before it does anything."""
+    """Return `function`, whose call number `at` raises `error` instead."""
     calls = []
 
     def call(*args, **kwargs):
@@ -79,7 +78,7 @@ def failing_once(function, error, at=0):
 
 
 def train(config, read=reader, **hooks):
-    """Train on half of 40 slices. Returns TrainedCnn and the lines that were said."""
+    """Train on half of 40 slices. Returns the TrainedCnn and the logged lines."""
     slices, hu = make_slices(10, 4)
     lines = []
     rows = fold_rows(slices, (np.arange(40) // 4) % 2, 0)
@@ -131,7 +130,7 @@ def test_determinism_does_not_fill_new_memory():
 
 
 def test_the_last_layer_computes_in_float32():
-    """In bf16 it gave five distinct probabilities of 512 slices of an untrained CNN."""
+    """In bf16 an untrained CNN gave 512 slices only five distinct probabilities."""
     model = build_model(config(), 0).eval()
     images = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -151,16 +150,16 @@ def test_predict_empties_the_cache_and_halves_the_batch(where, error, monkeypatc
     model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(10, bool)
     expected, _ = predict(model, rows, readable, reader(hu), config())
     steps, emptied = [], []
-    monkeypatch.setattr(predict_module, "free_memory", lambda device: emptied.append(device.type))
+    monkeypatch.setattr(inference, "free_memory", lambda device: emptied.append(device.type))
     read = whole = reader(hu)
-    if where == "reader":  # a thread's, when it reads the second batch
+    if where == "reader":  # in a thread, which reads the second batch
         refuse = failing_once(whole, error)
         read = lambda numbers, out=None: (refuse if 5 in numbers else whole)(numbers, out)  # noqa: E731
     else:
         monkeypatch.setattr(
-            predict_module,
+            inference,
             "_mean_of_views",
-            failing_once(predict_module._mean_of_views, error, at=1),
+            failing_once(inference._mean_of_views, error, at=1),
         )
     probs, _ = predict(model, rows, readable, read, config(batch=4), steps.append)
     np.testing.assert_allclose(probs, expected, atol=1e-5)
@@ -179,14 +178,16 @@ def test_an_error_that_is_not_of_memory_is_raised():
 @pytest.mark.parametrize("error", OUT_OF_MEMORY[:2], ids=str)
 def test_exhausted_memory_in_the_reader_thread_halves_the_batch(error):
     whole, _ = train(config(**NO_BATCH_NORM))
-    made, lines = train(config(**NO_BATCH_NORM), lambda hu: failing_once(reader(hu), error, at=2))
+    trained, lines = train(
+        config(**NO_BATCH_NORM), lambda hu: failing_once(reader(hu), error, at=2)
+    )
     assert (
-        made.micro_batch == 4
+        trained.micro_batch == 4
         and len(lines) == 1
         and "out of memory, from here on 4 slices at once" in lines[0]
     )
-    for name, value in whole.state().items():  # every step was taken, once
-        torch.testing.assert_close(made.state()[name], value, atol=2e-4, rtol=1e-3, msg=name)
+    for name, value in whole.state().items():  # every step was done once
+        torch.testing.assert_close(trained.state()[name], value, atol=2e-4, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -199,14 +200,14 @@ def test_exhausted_memory_in_a_step_halves_the_batch_and_repeats_the_step(
     owner, _, name = where.rpartition(".")
     owner = torch.optim.AdamW if owner.endswith("AdamW") else torch.nn.utils
     monkeypatch.setattr(owner, name, failing_once(getattr(owner, name), OUT_OF_MEMORY[1]))
-    made, lines = train(kind)
-    assert made.micro_batch == 4 and len(lines) == 1
+    trained, lines = train(kind)
+    assert trained.micro_batch == 4 and len(lines) == 1
     for name, value in whole.state().items():
-        torch.testing.assert_close(made.state()[name], value, atol=2e-3, rtol=1e-2, msg=name)
+        torch.testing.assert_close(trained.state()[name], value, atol=2e-3, rtol=1e-2, msg=name)
 
 
 def test_a_step_that_changed_some_weights_is_not_repeated(monkeypatch):
-    """The second group of weights fails: the first has changed."""
+    """The step fails at the second group of weights, after the first one changed."""
     whole = torch.optim.AdamW._init_group
     monkeypatch.setattr(
         torch.optim.AdamW, "_init_group", failing_once(whole, OUT_OF_MEMORY[0], at=1)
@@ -218,9 +219,7 @@ def test_a_step_that_changed_some_weights_is_not_repeated(monkeypatch):
 
 
 def test_the_optimizer_allocates_before_the_first_step():
-    """All that it would make in the midst of a step, in the same shapes, types and order in
-    memory.
-    """
+    """The moments have the shapes, types and memory format that AdamW itself would allocate."""
     model = build_model(config(), 0).to(memory_format=torch.channels_last)
     ready, lazy = new_optimizer(model, config()), None
     before = {
@@ -246,9 +245,12 @@ def test_the_optimizer_allocates_before_the_first_step():
 
 
 def test_weights_that_do_not_fit_raise_one_line(monkeypatch):
-    says = "its weights, with what is kept of each, do not fit into the memory of cpu; choose a smaller backbone"
+    message = (
+        "its weights, with what is kept of each, do not fit into the memory of cpu; "
+        "choose a smaller backbone"
+    )
     slices, hu = make_slices(2, 5)
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=says):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=message):
         patch.setattr(
             "stage1_cnn.trainer.new_optimizer", failing_once(new_optimizer, OUT_OF_MEMORY[0])
         )
@@ -258,31 +260,31 @@ def test_weights_that_do_not_fit_raise_one_line(monkeypatch):
         lambda: train(config()),
         lambda: predict(built, rows, np.ones(10, bool), reader(hu), config()),
     ):
-        with monkeypatch.context() as patch, pytest.raises(InputError, match=says):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=message):
             patch.setattr(Cnn, "to", failing_once(Cnn.to, OUT_OF_MEMORY[3]))
             work()
 
 
 def test_check_trainable_uses_the_settings_of_a_training(monkeypatch):
-    shown, forward = [], Cnn.forward
+    calls, forward = [], Cnn.forward
 
-    def shown_to(model, images):
+    def recorded(model, images):
         autocast = torch.is_autocast_enabled("cpu")
-        shown.append(
+        calls.append(
             (len(images), model.training, torch.are_deterministic_algorithms_enabled(), autocast)
         )
         return forward(model, images)
 
     monkeypatch.setattr(
-        "stage1_cnn.model.pick_device", lambda: shown.append("device") or torch.device("cpu")
+        "stage1_cnn.model.pick_device", lambda: calls.append("device") or torch.device("cpu")
     )
-    monkeypatch.setattr(Cnn, "forward", shown_to)
+    monkeypatch.setattr(Cnn, "forward", recorded)
     torch.manual_seed(5)
     check_trainable(config(precision="bf16", dropout=0.5), 32)
-    drawn = torch.rand(1)
+    after = torch.rand(1)
     torch.manual_seed(5)
-    assert drawn == torch.rand(1)  # it draws from nobody else's numbers
-    assert shown == ["device", (2, True, True, True)]
+    assert after == torch.rand(1)  # the state of the global generator did not change
+    assert calls == ["device", (2, True, True, True)]
 
 
 @pytest.mark.parametrize(
@@ -320,14 +322,14 @@ def test_gradcam_uses_the_torch_settings_and_halves_the_batch(monkeypatch):
     pytest.importorskip("captum", reason="captum is not installed: pip install -e '.[explain]'")
     slices, hu = make_slices(2, 5)
     model, rows, readable = build_model(config(), 0), neighbour_rows(slices, 0), np.ones(10, bool)
-    as_set, emptied = [], []
+    deterministic, emptied = [], []
     model.register_forward_pre_hook(
-        lambda *args: as_set.append(torch.are_deterministic_algorithms_enabled())
+        lambda *args: deterministic.append(torch.are_deterministic_algorithms_enabled())
     )
     expected = gradcam_maps(model, rows, readable, reader(hu), config())
-    # from the first picture on, that which shows the shape of the maps
-    assert as_set and all(as_set)
-    monkeypatch.setattr(predict_module, "free_memory", lambda device: emptied.append(device.type))
+    # from the first image on, which only gives the shape of the maps
+    assert deterministic and all(deterministic)
+    monkeypatch.setattr(inference, "free_memory", lambda device: emptied.append(device.type))
     maps = gradcam_maps(
         model, rows, readable, failing_once(reader(hu), OUT_OF_MEMORY[0], at=2), config(batch=4)
     )

@@ -1,6 +1,4 @@
-"""Grad-CAM lights up where the CNN looks, upright, and a slice's map comes from the CNN that never
-saw it.
-"""
+"""Grad-CAM: maps are largest at the planted blob, upright, and of a CNN of the right fold."""
 
 import numpy as np
 import pytest
@@ -21,8 +19,9 @@ def config_of(backbone, **values):
 
 
 def blobs(count, seed):
-    """HU slices of dark brain, the even ones with a bright blob somewhere; and where. Returns hu,
-    (row, column).
+    """Return slices of dark brain in HU and a place (row, column) in each.
+
+    The even slices have a bright blob at their place.
     """
     rng = np.random.default_rng(seed)
     hu, at = (
@@ -36,13 +35,13 @@ def blobs(count, seed):
 
 
 def reader(hu):
-    """read_hu of slices that lie in memory."""
+    """Return a read_hu of the slices `hu`."""
 
     def read(numbers, out=None):
-        found = hu[np.asarray(numbers, int)]
+        slices = hu[np.asarray(numbers, int)]
         if out is None:
-            return found
-        out[:] = found
+            return slices
+        out[:] = slices
         return out
 
     return read
@@ -50,7 +49,7 @@ def reader(hu):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A tiny CNN whose first label is the blob and nothing else."""
+    """Return a tiny CNN that is trained to find the blob as its first label."""
     from stage1_cnn.augment import to_channels
 
     config = config_of("test_resnet")
@@ -71,7 +70,7 @@ def trained():
 
 
 def test_the_map_is_largest_at_the_blob(trained):
-    """Neither mirrored nor turned, and an unreadable slice stays dark."""
+    """Neither mirrored nor rotated; the map of an unreadable slice is 0."""
     hu, at = blobs(24, 1000)
     readable = np.arange(24) != 4
     maps = gradcam_maps(*trained[:1], np.arange(24)[:, None], readable, reader(hu), trained[1])
@@ -127,11 +126,11 @@ def test_a_transformer_is_refused():
 def test_bytes_are_scaled_within_a_study_and_label():
     maps = np.zeros((2, 6, 1, 2), np.float32)
     maps[0, 0], maps[1, 0], maps[1, 3] = [[1, 2]], [[4, 0]], [[0.25, 0.5]]
-    found = to_bytes(maps)
+    scaled = to_bytes(maps)
     assert (
-        found[:, 0].tolist() == [[[64, 128]], [[255, 0]]]
-        and found[1, 3].tolist() == [[128, 255]]
-        and not found[:, 1].any()
+        scaled[:, 0].tolist() == [[[64, 128]], [[255, 0]]]
+        and scaled[1, 3].tolist() == [[128, 255]]
+        and not scaled[:, 1].any()
     )
 
 
@@ -143,8 +142,9 @@ def test_the_folds_that_explain_a_study():
 
 
 def test_each_study_is_explained_by_the_cnn_of_its_fold(finished, tmp_path, capsys):
-    """With fold 0's weights zeroed, the maps of its studies are dark and those of fold 1 are not;
-    repeated, all is kept.
+    """With the weights of fold 0 zero, the maps of its studies are 0, those of fold 1 are not.
+
+    A second call keeps all maps.
     """
     import shutil
 
@@ -165,13 +165,13 @@ def test_each_study_is_explained_by_the_cnn_of_its_fold(finished, tmp_path, caps
     slices = read_table(folder.slices).join(read_table(folder.folds))
     fold = slices.groupby("study_id")["fold"].first()
     explain_studies(Run(folder.root, bar=no_bar), list(fold.index), None)
-    lit = {k: False for k in (-1, 0, 1)}
+    nonzero = {k: False for k in (-1, 0, 1)}
     for study, k in fold.items():
         facts, array = folder.gradcam_maps("resnet", study)
         assert read_json(facts)["folds"] == ([0, 1] if k < 0 else [k])
         assert read_json(facts)["slices"] == list(slices.index[slices["study_id"] == study])
-        lit[k] |= bool(read_array(array).any())
-    assert not lit[0] and lit[1]
+        nonzero[k] |= bool(read_array(array).any())
+    assert not nonzero[0] and nonzero[1]
     explain_studies(Run(folder.root, bar=no_bar), list(fold.index), "resnet")
     assert f"0 studies explained, {len(fold)} kept" in capsys.readouterr().out
     with pytest.raises(InputError, match="--model=vgg: the recipe has no such CNN; it has resnet"):
@@ -181,9 +181,7 @@ def test_each_study_is_explained_by_the_cnn_of_its_fold(finished, tmp_path, caps
 
 
 def test_maps_of_old_weights_are_removed(finished, tmp_path):
-    """A CNN that is trained anew has none until it is explained anew; the report then depends on
-    them.
-    """
+    """A CNN that is trained anew has no maps until it is explained; the report depends on them."""
     import shutil
 
     from ct.run_dir import RunDir

@@ -1,4 +1,4 @@
-"""What a trained CNN says about slices."""
+"""Predictions of a CNN: order, neighbours, unreadable slices, views, batch size, precision."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from stage1_cnn.model import build_model
 
 
 def config(**values):
-    """A small CnnConfig."""
+    """Return a small CnnConfig."""
     return CnnConfig(
         **({"name": "a", "backbone": "test_resnet", "threads": 1, "batch": 8} | values)
     )
@@ -22,14 +22,14 @@ def config(**values):
 
 @pytest.fixture(scope="module")
 def model():
-    """A CNN of one neighbour on each side, with norms that have seen something."""
+    """Return a CNN of one neighbour on each side, whose batch norms have statistics."""
     model = build_model(config(neighbours=1), seed=1)
     with torch.no_grad():
         model.train()(torch.randn(16, 9, 32, 32))
     return model
 
 
-def look(model, slices, rows, read_hu, config, progress=None):
+def predict_rows(model, slices, rows, read_hu, config, progress=None):
     """Predict rows of a slice table."""
     rows = np.asarray(rows, int)
     readable = slices["readable"].to_numpy(bool)[rows]
@@ -41,14 +41,14 @@ def look(model, slices, rows, read_hu, config, progress=None):
 def test_rows_come_back_in_their_order_whatever_the_batch(model):
     slices, hu = make_slices(3, 6)
     rows = np.array([11, 2, 7, 3, 17])
-    probs, embeddings = look(model, slices, rows, reader(hu), config(neighbours=1))
+    probs, embeddings = predict_rows(model, slices, rows, reader(hu), config(neighbours=1))
     assert probs.shape == (5, 6)
     assert probs.dtype == np.float32
     assert embeddings.shape == (5, model.width)
     assert embeddings.dtype == np.float16
     assert ((probs >= 0) & (probs <= 1)).all()
-    everything, _ = look(model, slices, np.arange(18), reader(hu), config(neighbours=1))
-    singly, _ = look(model, slices, rows, reader(hu), config(neighbours=1, batch=2))
+    everything, _ = predict_rows(model, slices, np.arange(18), reader(hu), config(neighbours=1))
+    singly, _ = predict_rows(model, slices, rows, reader(hu), config(neighbours=1, batch=2))
     np.testing.assert_allclose(probs, everything[rows], atol=1e-5)
     np.testing.assert_allclose(probs, singly, atol=1e-5)
     assert len(np.unique(probs[:, 0])) == 5
@@ -56,10 +56,10 @@ def test_rows_come_back_in_their_order_whatever_the_batch(model):
 
 def test_neighbours_change_the_prediction_and_stay_in_the_series(model):
     slices, hu = make_slices(2, 4)
-    before, _ = look(model, slices, np.arange(8), reader(hu), config(neighbours=1))
+    before, _ = predict_rows(model, slices, np.arange(8), reader(hu), config(neighbours=1))
     hu = hu.copy()
     hu[3] = 80
-    after, _ = look(model, slices, np.arange(8), reader(hu), config(neighbours=1))
+    after, _ = predict_rows(model, slices, np.arange(8), reader(hu), config(neighbours=1))
     assert np.flatnonzero((before != after).any(axis=1)).tolist() == [2, 3]
 
 
@@ -67,7 +67,7 @@ def test_unreadable_slices_are_nan_and_never_read(model):
     slices, hu = make_slices(2, 4)
     slices.iloc[[1, 4], slices.columns.get_loc("readable")] = False
     calls, steps = [], []
-    probs, embeddings = look(
+    probs, embeddings = predict_rows(
         model, slices, np.arange(8), reader(hu, calls), config(neighbours=1, batch=4), steps.append
     )
     assert np.flatnonzero(np.isnan(probs).all(axis=1)).tolist() == [1, 4]
@@ -79,7 +79,9 @@ def test_unreadable_slices_are_nan_and_never_read(model):
 
 def test_nothing_to_predict_gives_empty_arrays(model):
     slices, hu = make_slices(1, 4)
-    probs, embeddings = look(model, slices, np.array([], int), reader(hu), config(neighbours=1))
+    probs, embeddings = predict_rows(
+        model, slices, np.array([], int), reader(hu), config(neighbours=1)
+    )
     assert probs.shape == (0, 6)
     assert embeddings.shape == (0, model.width)
 
@@ -95,11 +97,11 @@ def test_the_torch_settings_are_restored():
 
 def test_the_device_is_the_chosen_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [pick_device(wanted).type for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
+    assert [pick_device(choice).type for choice in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(InputError, match="torch finds no CUDA device here"):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [pick_device(wanted).type for wanted in ("auto", "cpu", "cuda")] == [
+    assert [pick_device(choice).type for choice in ("auto", "cpu", "cuda")] == [
         "cuda",
         "cpu",
         "cuda",
@@ -111,14 +113,14 @@ def test_views_are_averaged_as_logits(model):
     rows = np.arange(8)
 
     def logit(**values):
-        probs, embeddings = look(
+        probs, embeddings = predict_rows(
             model, slices, rows, reader(values.pop("hu", hu)), config(neighbours=1, **values)
         )
         return np.log(probs / (1 - probs)), embeddings.astype(np.float32)
 
     plain, mirrored = logit(), logit(hu=np.ascontiguousarray(hu[:, :, ::-1]))
-    back = slices.assign(place=[3, 2, 1, 0] * 2)  # the same neighbours, the other way round
-    probs, embeddings = look(model, back, rows, reader(hu), config(neighbours=1))
+    back = slices.assign(place=[3, 2, 1, 0] * 2)  # the same neighbours, in reverse
+    probs, embeddings = predict_rows(model, back, rows, reader(hu), config(neighbours=1))
     reversed_ = np.log(probs / (1 - probs)), embeddings.astype(np.float32)
     got = logit(tta=("flip", "reverse"))
     for part in (0, 1):
@@ -133,25 +135,27 @@ class Small(torch.nn.Module):
 
     def __init__(self, model, most):
         super().__init__()
-        self.model, self.most, self.width, self.seen = model, most, model.width, []
+        self.model, self.most, self.width, self.batches = model, most, model.width, []
 
     def forward(self, images):
         if len(images) > self.most:
             raise torch.OutOfMemoryError("out of memory")
-        self.seen.append(len(images))
+        self.batches.append(len(images))
         return self.model(images)
 
 
 def test_too_large_a_batch_is_halved_until_it_fits(model):
     slices, hu = make_slices(2, 5)
     small = Small(model, 3)
-    probs, _ = look(small, slices, np.arange(10), reader(hu), config(neighbours=1))
-    assert small.seen == [2] * 5
+    probs, _ = predict_rows(small, slices, np.arange(10), reader(hu), config(neighbours=1))
+    assert small.batches == [2] * 5
     np.testing.assert_allclose(
-        probs, look(model, slices, np.arange(10), reader(hu), config(neighbours=1))[0], atol=1e-5
+        probs,
+        predict_rows(model, slices, np.arange(10), reader(hu), config(neighbours=1))[0],
+        atol=1e-5,
     )
     with pytest.raises(InputError, match="one slice does not fit"):
-        look(Small(model, 0), slices, np.arange(10), reader(hu), config(neighbours=1))
+        predict_rows(Small(model, 0), slices, np.arange(10), reader(hu), config(neighbours=1))
 
 
 @pytest.mark.parametrize(
@@ -161,8 +165,8 @@ def test_too_large_a_batch_is_halved_until_it_fits(model):
 def test_precision_on_the_cpu(model, precision, kind):
     assert autocast_type(config(precision=precision), torch.device("cpu")) == kind
     slices, hu = make_slices(1, 4)
-    full, _ = look(model, slices, np.arange(4), reader(hu), config(neighbours=1))
-    got, _ = look(
+    full, _ = predict_rows(model, slices, np.arange(4), reader(hu), config(neighbours=1))
+    got, _ = predict_rows(
         model, slices, np.arange(4), reader(hu), config(neighbours=1, precision=precision)
     )
     np.testing.assert_allclose(got, full, atol=0.05)

@@ -1,6 +1,4 @@
-"""Local weights that CNNs begin with: each CNN depends on its own, whatever the files are called
-and wherever they went.
-"""
+"""Local pretrained weights: each CNN depends on its own file, whatever its name and place."""
 
 import json
 
@@ -10,20 +8,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import run
-from pipeline import older_versions as updates
 from pipeline.freshness import file_digest, inputs_digest
+from pipeline.older_versions import reads_of_cnn
 from pipeline.receipt import Receipt
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
-from pipeline.stages import train as cnns
+from pipeline.stages import train
 from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.device import pick_device
 
 
 def with_local_weights(kept, receipts, folder, digests=("d1",)):
-    """Make a run one of before whose CNNs, copies of its only one, begin with
-    `folder`/<number>/model.safetensors.
+    """Change a run of an older version: its CNN and copies of it start from local weights.
+
+    Those are `folder`/<number>/model.safetensors. Returns their paths.
     """
     paths = [folder / str(number) / "model.safetensors" for number in range(len(digests))]
     recipe = yaml.safe_load((kept / "recipe.yaml").read_text())
@@ -53,7 +52,7 @@ OF_WEIGHTS = ("receipts/train.json", "stage1/cnn/fold0/train.json", "stage1/cnn/
 
 
 def job_of(kept, model, k=0):
-    """Why the unit of one CNN and fold must run, as `train` asks."""
+    """Return why the job of one CNN and fold must run, as `train` computes it."""
     r = Run(kept)
     config = next(config for config in r.recipe.stage1.models if config.name == model)
     part = {"model": config.model_dump(mode="json"), "seed": r.recipe.seed, "fold": k}
@@ -61,7 +60,7 @@ def job_of(kept, model, k=0):
         r.dir.fold(model, k) / "train.json",
         "train",
         part,
-        updates.reads_of_cnn(r.input_digests(STAGES["train"]), model),
+        reads_of_cnn(r.input_digests(STAGES["train"]), model),
     )[0]
 
 
@@ -71,13 +70,13 @@ def test_local_weights_in_older_receipts_are_matched_by_file_name(kept, tmp_path
     path.write_bytes(b"others")
     assert stage_states(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
     assert job_of(kept, "cnn") == "pretrained weights of cnn changed"
-    path.unlink()  # moved away: as a source that was
+    path.unlink()  # gone, as a source may be
     assert stage_states(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
 
 
 def test_two_local_weights_with_one_file_name_are_distinguished(kept, tmp_path):
     paths = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w", ("first", "second"))
-    # an older receipt had one digest for both: nothing is known
+    # an older receipt had one digest for both files: nothing is known to have changed
     assert stage_states(Run(kept))["train"] == ("fresh", "")
     assert job_of(kept, "cnn") == job_of(kept, "cnn", 1) == ""
     r = Run(kept)
@@ -99,9 +98,7 @@ def test_two_local_weights_with_one_file_name_are_distinguished(kept, tmp_path):
 
 @pytest.mark.parametrize("others", [1, 2])
 def test_another_cnn_with_local_weights_keeps_the_finished_jobs(kept, tmp_path, capsys, others):
-    """A unit of work depends on its own inputs alone: what the others begin with is not among
-    them.
-    """
+    """A job depends on its own inputs alone, not on the weights that other CNNs start from."""
     path = tmp_path / "model.safetensors"
     weights = load_file(kept / "stage1/cnn/fold0/weights.safetensors")
     recipe = yaml.safe_load((kept / "recipe.yaml").read_text())
@@ -115,7 +112,7 @@ def test_another_cnn_with_local_weights_keeps_the_finished_jobs(kept, tmp_path, 
         capsys.readouterr()
         assert run.main(["train", f"--run={kept}"]) == 0
         assert capsys.readouterr().out.count(", kept") == 2 * (number + 1)
-        path = tmp_path / "another" / "model.safetensors"  # of one name
+        path = tmp_path / "another" / "model.safetensors"  # the same name
         path.parent.mkdir(exist_ok=True)
     receipt = json.loads((kept / "stage1/more0/fold0/train.json").read_text())
     assert [name for name in receipt["read"] if "weights" in name] == [
@@ -139,10 +136,10 @@ def test_an_older_checkpoint_with_local_weights_is_continued(half, tmp_path, cap
     with safe_open(path, "pt") as file:
         header = file.metadata()
     save_file(load_file(path), path, header | {"same": inputs_digest(part, of_before)})
-    assert cnns._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
+    assert train._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
         part, of_before
     )
     path.unlink()
-    assert cnns._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
-        part, updates.reads_of_cnn(read, "cnn")
+    assert train._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
+        part, reads_of_cnn(read, "cnn")
     )

@@ -1,4 +1,4 @@
-"""Backbones: what they give, where their weights come from, and what is said when they don't."""
+"""Backbones: outputs, initial weights, pretrained weights, and the messages of failures."""
 
 import pickle
 
@@ -16,13 +16,13 @@ from stage1_cnn.model import build_model, check_backbone, load_model
 
 
 def config(**values):
-    """A small CnnConfig."""
+    """Return a small CnnConfig."""
     return CnnConfig(**({"name": "a", "backbone": "test_resnet", "threads": 1} | values))
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """Weights of a timm test_resnet of 1000 classes and 3 channels."""
+    """Return the weights of a timm test_resnet of 1000 classes and 3 channels."""
     torch.manual_seed(7)
     return timm.create_model("test_resnet").state_dict()
 
@@ -63,10 +63,10 @@ def test_the_seed_alone_decides_the_weights():
 
 def test_building_keeps_the_state_of_torchs_global_generator():
     torch.manual_seed(3)
-    want = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(3)
     build_model(config(), seed=1)
-    assert torch.equal(torch.rand(1), want)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_the_last_bias_starts_at_the_prevalence():
@@ -113,7 +113,7 @@ def test_local_weights_are_adapted_to_the_channels(tmp_path, weights, suffix):
     got = model.backbone.state_dict()
     changed = {name for name in weights if not torch.equal(got[name], weights[name])}
     assert changed == {"conv1.0.weight", "fc.weight", "fc.bias"}
-    # the colours repeated, in the same sum
+    # the colours are repeated, and their sum stays
     stem = torch.cat([weights["conv1.0.weight"]] * 3, dim=1) / 3
     torch.testing.assert_close(got["conv1.0.weight"], stem)
     fresh = build_model(config(neighbours=1), seed=1).backbone
@@ -132,7 +132,7 @@ def test_the_weights_of_a_fold_are_valid_local_weights(tmp_path):
     assert torch.equal(again["conv1.0.weight"], model.backbone.state_dict()["conv1.0.weight"])
 
 
-class Mine:
+class CodeInPickle:
     """Stands for code that a foreign .pth would run."""
 
     def __reduce__(self):
@@ -155,7 +155,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, weights):
         tmp_path / "part.safetensors",
     )
     torch.save({}, tmp_path / "empty.pth")
-    torch.save({"fc.bias": Mine()}, tmp_path / "code.pth")
+    torch.save({"fc.bias": CodeInPickle()}, tmp_path / "code.pth")
     for name, message in cases.items():
         with pytest.raises(InputError, match=message) as error:
             build_model(config(pretrained=str(tmp_path / name)), seed=1)
@@ -165,7 +165,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, weights):
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_pickle_is_not_executed(tmp_path):
-    (tmp_path / "old.pth").write_bytes(pickle.dumps(Mine()))
+    (tmp_path / "old.pth").write_bytes(pickle.dumps(CodeInPickle()))
     with pytest.raises(InputError, match="could not take"):
         build_model(config(pretrained=str(tmp_path / "old.pth")), seed=1)
 

@@ -1,6 +1,4 @@
-"""Training: what it learns from, what it refuses, and that it repeats, in one piece or
-continued.
-"""
+"""Training: learns a planted signal, is repeatable, continues a checkpoint, recovers memory."""
 
 import hashlib
 import json
@@ -27,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(**values):
-    """A CnnConfig that trains in a second."""
+    """Return a CnnConfig that trains in a second."""
     small = {
         "name": "a",
         "backbone": "test_resnet",
@@ -41,7 +39,7 @@ def config(**values):
 
 
 def data(patients=10, each=4):
-    """Slices, pictures, and two folds by patient."""
+    """Return slices, their images, and two folds by patient."""
     slices, hu = make_slices(patients, each)
     return slices, hu, (np.arange(len(slices)) // each) % 2
 
@@ -54,29 +52,10 @@ def train(slices, hu, fold, k, config, seed=0, hooks=None, checkpoint=None):
 
 
 def digest(state):
-    """A hash of all weights."""
+    """Return a hash of all weights."""
     return hashlib.sha256(
         b"".join(state[name].numpy().tobytes() for name in sorted(state))
     ).hexdigest()
-
-
-def test_training_rows_are_readable_labelled_and_of_other_folds():
-    slices, _, fold = data(4)
-    slices.iloc[4, slices.columns.get_loc("readable")] = False
-    slices.iloc[5, slices.columns.get_loc("epidural")] = np.nan
-    # patient 3, who has a fold all the same
-    slices.iloc[12:, slices.columns.get_loc("split")] = "test"
-    train, held = fold_rows(slices, fold, 0)
-    assert train.tolist() == [6, 7]
-    assert held.tolist() == [*range(4), *range(8, 12)]
-    assert fold_rows(slices, fold, 1)[1].tolist() == [4, 5, 6, 7]  # held out, whatever they lack
-
-
-def test_a_patient_on_both_sides_is_an_error():
-    slices, _, fold = data()
-    fold[0] = 1
-    with pytest.raises(ValueError, match="patient ID_00 is in fold 1"):
-        fold_rows(slices, fold, 1)
 
 
 def test_too_few_training_slices_are_an_input_error():
@@ -122,8 +101,8 @@ def test_the_hooks_and_the_slices_that_are_read():
     slices, hu, fold = data()
     slices.iloc[2, slices.columns.get_loc("readable")] = False
     slices.iloc[3, [slices.columns.get_loc(label) for label in LABELS]] = np.nan
-    told, lines, calls = [], [], []
-    hooks = Hooks(lambda *at: told.append(at), lines.append)
+    steps, entries, calls = [], [], []
+    hooks = Hooks(lambda *step: steps.append(step), entries.append)
     trained = train_cnn(
         slices,
         fold_rows(slices, fold, 0),
@@ -133,9 +112,9 @@ def test_the_hooks_and_the_slices_that_are_read():
         hooks,
     )
     assert 2 not in {number for call in calls for number in call}
-    assert [at[:3] for at in told] == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
-    assert lines == trained.curve
-    assert trained.curve[1]["train_loss"] == pytest.approx((told[2][3] + told[3][3]) / 2)
+    assert [step[:3] for step in steps] == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
+    assert entries == trained.curve
+    assert trained.curve[1]["train_loss"] == pytest.approx((steps[2][3] + steps[3][3]) / 2)
     assert [list(epoch) for epoch in trained.curve] == [
         ["epoch", "lr", "train_loss", "held_out_loss", "seconds"]
     ] * 2
@@ -185,7 +164,7 @@ def test_a_loss_that_is_not_a_number_names_its_slices(monkeypatch):
 def test_weights_that_are_not_finite_stop_the_training():
     slices, hu, fold = data()
 
-    def spoil(checkpoint):
+    def refuse(checkpoint):
         raise AssertionError("saved")
 
     step = Trainer.step
@@ -201,7 +180,7 @@ def test_weights_that_are_not_finite_stop_the_training():
         pytest.raises(NotANumber, match="NaN or infinite after epoch 1, because of its last"),
     ):
         patch.setattr(Trainer, "step", last)
-        train(slices, hu, fold, 0, config(batch=20), hooks=Hooks(save=spoil))
+        train(slices, hu, fold, 0, config(batch=20), hooks=Hooks(save=refuse))
 
 
 EVERYTHING = {
@@ -258,12 +237,12 @@ def test_a_training_continued_from_any_step_ends_with_the_same_bits(changes):
 
 
 def _timeless(curve):
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in curve]
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in curve]
 
 
-STILL = {"flip": False, "rotate": 0, "scale": 0, "shift": 0}
-# layer norm: a slice alone or in a batch is the same
-NO_BATCH_NORM = {"backbone": "test_convnext", "image_size": 64, **STILL}
+NO_AUGMENTATION = {"flip": False, "rotate": 0, "scale": 0, "shift": 0}
+# layer norm: the output for a slice does not depend on its batch
+NO_BATCH_NORM = {"backbone": "test_convnext", "image_size": 64, **NO_AUGMENTATION}
 
 
 def test_accumulated_batches_are_one_large_batch():
@@ -288,9 +267,9 @@ def test_the_moving_average_is_kept():
         if "stem.conv1.weight" in plain
         else next(n for n in plain if n.endswith("weight"))
     )
-    # the last one repeats the last step's
+    # the last checkpoint repeats that of the last step
     steps = [c.tensors[f"model.backbone.{name}"] for c in saved[:-1]]
-    mean = steps[0]  # the first step replaces what there was
+    mean = steps[0]  # the first step replaces the initial weights
     for number, value in enumerate(steps[1:], 2):
         decay = min(0.5, 1 - number ** (-2 / 3))
         mean = decay * mean + (1 - decay) * value
@@ -315,18 +294,18 @@ def test_out_of_memory_halves_the_batch_and_logs_a_line(monkeypatch):
         "stage1_cnn.train_loop.predict",
         lambda model, rows, *rest: (np.full((len(rows), 6), 0.5), None),
     )
-    said, saved = [], []
-    hooks = Hooks(log=said.append, save=saved.append)
+    lines, saved = [], []
+    hooks = Hooks(log=lines.append, save=saved.append)
     narrow = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM), hooks=hooks)
     assert narrow.micro_batch == 2 and saved[-1].state["micro"] == 2
-    assert [line.split(", ")[1].split(" slices")[0] for line in said] == [
+    assert [line.split(", ")[1].split(" slices")[0] for line in lines] == [
         "from here on 4",
         "from here on 2",
     ]
-    assert "batch norm uses 2" in said[-1]
+    assert "batch norm uses 2" in lines[-1]
     monkeypatch.undo()
     wide = train(slices, hu, fold, 0, config(batch=8, **NO_BATCH_NORM)).state()
-    for name, value in narrow.state().items():  # the same slices a step, the same weights
+    for name, value in narrow.state().items():  # the same slices in each step give the same weights
         torch.testing.assert_close(value, wide[name], atol=2e-4, rtol=1e-3, msg=name)
 
 
