@@ -66,8 +66,8 @@ def write_cache(
         files = source.select(part["path"].tolist())
         return paths[number], files, part, size, record_paths[number]
 
-    kept = _kept_shards(paths, parts, size, record_paths, workers, log)
-    records = run_missing_jobs(_write_shard, kept, job, workers, progress)
+    kept_records = _kept_shards(paths, parts, size, record_paths, workers, log)
+    records = run_missing_jobs(_write_shard, kept_records, job, workers, progress)
     record = pd.concat(records) if records else _record([], slices.index[:0], "", "")
     write_table(folder / "index.parquet", _index(slices.index, record["length"]))
     checksums = pd.DataFrame({"crc32": record["crc32"].to_numpy(np.uint32)}, index=slices.index)
