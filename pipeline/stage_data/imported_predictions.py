@@ -104,9 +104,9 @@ def tables_by_fold(
 ) -> tuple[list[Probabilities], list[str]]:
     """Return the table of test predictions of each fold, or one table for all folds; and notes.
 
-    per_fold: as returned by probabilities_by_fold, (1 or K of the model, m, 6); test: test slices with
-    the column `group`; fold: {group: fold} of the model; k_folds: of the run; renumbering: {fold of
-    the model: fold of the run}, {} where they are the same
+    per_fold: as returned by probabilities_by_fold, (1 or K of the model, m, 6); test: test slices
+    with the column `group`; fold: {group: fold} of the model; k_folds: of the run; renumbering:
+    {fold of the model: fold of the run}, {} where they are the same
 
     A patient who is also in train has, in every table, the prediction of the one fold's model that
     was not trained on the patient.

@@ -152,7 +152,7 @@ def test_stage_two_runs_to_its_end_without_images(listed, capsys):
         "The predictions of <b>one</b> were imported" in page
         and "smoother than the out-of-fold predictions" in page
     )
-    assert "No CNN is trained in this run" in page and "data:image/jpeg" not in page
+    assert "This run trains no CNN" in page and "data:image/jpeg" not in page
     assert "iVBORw0KGgo" not in page  # how a PNG begins
     assert not (listed / "pixels").exists() and not (listed / "stage1").exists()
     assert run.main(["all", f"--run={listed}"]) == 0
@@ -404,7 +404,8 @@ def test_a_slice_list_may_bring_its_folds(tmp_path, capsys):
     assert Run(r).recipe.folds.k == 2
     assert take(r, "one", guesses(TRAIN, 1)) == 0
     out = capsys.readouterr().out
-    assert "as in the slice list or the imported model" in out and "without a fold column" not in out
+    assert "as in the slice list or the imported model" in out
+    assert "without a fold column" not in out
     recipe = yaml.safe_load((r / "recipe.yaml").read_text())
     recipe["folds"]["k"] = 3
     (r / "recipe.yaml").write_text(yaml.safe_dump(recipe))
