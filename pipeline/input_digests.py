@@ -154,7 +154,7 @@ DIGESTS: dict[str, Callable[[Run], Digests]] = {  # key of registry.USER_INPUTS 
     "sample": sample_digest,
     "key": key_digest,
     "weights": weight_digests,
-    "given folds": fold_digests,
+    "predefined folds": fold_digests,
     "imports": import_digests,
     "explanations": map_digests,
 }

@@ -19,7 +19,7 @@ USER_INPUTS = {  # what no stage makes -> its description; pipeline.input_digest
     "key": "the key of the pseudonyms",
     "sample": "the sample submission",
     "weights": "local weights, if any",
-    "given folds": "folds of the slice list or of an imported model, if any",
+    "predefined folds": "folds of the slice list or of an imported model, if any",
     "imports": "imported predictions, if any",
     "explanations": "Grad-CAM maps, if any",
 }
@@ -42,7 +42,7 @@ _TABLE = (
     ),
     Stage(
         name="folds",
-        reads=("ingest", "given folds"),
+        reads=("ingest", "predefined folds"),
         keys=("seed", "folds"),
         function="pipeline.stages.folds:folds",
         makes="folds.parquet",
