@@ -1,6 +1,4 @@
-"""A packed model of a stranger, whose digests are right: all that cannot be a model is one line
-before a file is scored.
-"""
+"""Packed models with right digests and wrong content: one line of error before any scoring."""
 
 import errno
 import hashlib
@@ -30,12 +28,12 @@ WEIGHTS = "weights/cnn-fold0.safetensors"
 
 @pytest.fixture
 def folder(before_trust, tmp_path):
-    """A packed model with a chain, a probe and a booster, which may be changed."""
+    """A packed model with a Markov chain, a probe and a booster. It may be changed."""
     return shutil.copytree(before_trust / "model", tmp_path / "model")
 
 
-def packed_again(folder, listed=None):
-    """Write the digests of the files that are there now, as a stranger would."""
+def pack_again(folder, listed=None):
+    """Write the digests of the changed files, as an attacker would."""
     about = json.loads((folder / "model.json").read_text())
     about["files"] = {
         path.relative_to(folder).as_posix(): hashlib.blake2b(
@@ -47,8 +45,8 @@ def packed_again(folder, listed=None):
     (folder / "model.json").write_text(json.dumps(about))
 
 
-def refused(folder, says):
-    with pytest.raises(InputError, match=says) as caught:
+def assert_refused(folder, message):
+    with pytest.raises(InputError, match=message) as caught:
         model_of_folder(folder)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
@@ -68,14 +66,14 @@ def with_value(path, keys, value):
     path.write_text(writes(whole))
 
 
-def test_what_export_model_packs_is_read(folder):
-    (folder / ".DS_Store").write_bytes(b"of a Mac")
+def test_a_packed_model_is_read(folder):
+    (folder / ".DS_Store").write_bytes(b"of macOS")
     model = model_of_folder(folder)
     assert (
         set(model.boosters) == {BOOSTER.split("/")[1]} and len(model.weights) == 2 and model.probes
     )
-    assert model.stage2 == json.loads((folder / "stage2.json").read_text())  # the very numbers
-    packed_again(folder)
+    assert model.stage2 == json.loads((folder / "stage2.json").read_text())  # the same numbers
+    pack_again(folder)
     assert model_of_folder(folder).stage2 == model.stage2
 
 
@@ -84,14 +82,14 @@ def test_what_export_model_packs_is_read(folder):
 
 def test_a_file_that_is_not_listed_is_refused(folder):
     shutil.copy(folder / WEIGHTS, folder / "weights" / "other.safetensors")
-    refused(folder, "weights/other.safetensors is not among the files")
+    assert_refused(folder, "weights/other.safetensors is not among the files")
 
 
 @pytest.mark.parametrize(
     "reader", ["pathlib.Path.read_text", "pipeline.scoring.stored_weights.safe_open"]
 )
-def test_a_file_that_the_system_does_not_hand_over_is_no_unfit_model(folder, monkeypatch, reader):
-    def fail(*arguments, **given):
+def test_an_input_error_of_the_disk_is_a_machine_fault(folder, monkeypatch, reader):
+    def fail(*args, **kwargs):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     model_of_folder(folder)
@@ -106,25 +104,25 @@ def test_a_file_that_the_system_does_not_hand_over_is_no_unfit_model(folder, mon
 @pytest.mark.parametrize(
     "name", [WEIGHTS, BOOSTER, "probes.safetensors", "stage2.json", "recipe.yaml"]
 )
-def test_a_file_that_is_needed_must_be_listed(folder, name):
+def test_a_needed_file_must_be_listed(folder, name):
     (folder / name).unlink()
-    packed_again(folder)
-    refused(folder, f"{name} is missing")
+    pack_again(folder)
+    assert_refused(folder, f"{name} is missing")
 
 
-def test_links_are_refused(folder, tmp_path):
+def test_links_are_assert_refused(folder, tmp_path):
     for name in ("weights", WEIGHTS):
         shutil.move(folder / name, tmp_path / "elsewhere")
         (folder / name).symlink_to(tmp_path / "elsewhere")
-        refused(folder, f"{name} is a link")
+        assert_refused(folder, f"{name} is a link")
         (folder / name).unlink()
         shutil.move(tmp_path / "elsewhere", folder / name)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a//b", "./a", "a\\b", "a\nb", ""])
 def test_names_lie_inside_the_folder(folder, name):
-    packed_again(folder, {name: "0" * 32})
-    refused(folder, "model.json: files = .*inside the folder")
+    pack_again(folder, {name: "0" * 32})
+    assert_refused(folder, "model.json: files = .*inside the folder")
 
 
 @pytest.mark.parametrize(
@@ -139,9 +137,9 @@ def test_names_lie_inside_the_folder(folder, name):
         '{"format": ' + "9" * 5000 + "}",
     ],
 )
-def test_a_model_json_that_is_none(folder, text):
+def test_a_broken_model_json_is_refused(folder, text):
     (folder / "model.json").write_text(text)
-    refused(folder, "is no model folder")
+    assert_refused(folder, "is no model folder")
 
 
 # stage2.json
@@ -155,10 +153,10 @@ STAGE_TWO = {
     "a falling slope": (["calibration", "any", 0, "slope"], -1, "calibration.any.0.slope = -1"),
     "text": (["calibration", "any", 0, "slope"], "1", "calibration.any.0.slope = '1'"),
     "a huge slope": (["studies", "any", "slope"], 1e300, "studies.any.slope"),
-    "a strange key": (["studies", "any", "eval"], 1, "unknown key 'studies.any.eval'"),
+    "an unknown key": (["studies", "any", "eval"], 1, "unknown key 'studies.any.eval'"),
     "a step below 0": (["studies", "any", "step"], -0.5, "studies.any.step"),
     "no prior": (["studies", "any", "prior"], ..., "'studies.any.prior' is missing"),
-    "a component that is none": (["blend", "any", 0, "weights"], {"oracle": 1.0}, "oracle"),
+    "an unknown component": (["blend", "any", 0, "weights"], {"oracle": 1.0}, "oracle"),
     "a component that is not used": (
         ["blend", "any", 0],
         {"calibrations": {"gru": PLATT}, "weights": {"gru": 1.0}, "last": None},
@@ -184,7 +182,7 @@ STAGE_TWO = {
         "names: this version builds other features",
     ),
     "no chain": (["chain"], ..., "chain"),
-    "a temper": (["chain", "any", "temper"], 1.5, "chain.any.temper"),
+    "a temperature above 1": (["chain", "any", "temper"], 1.5, "chain.any.temper"),
     "a certain first slice": (["chain", "any", "first"], 1, "chain.any.first"),
     "a prior of 0": (["prior", "any"], 0, "prior.any"),
     "a range upside down": (["training", "slices"], [5, 1], "slices is not a range"),
@@ -194,11 +192,11 @@ STAGE_TWO = {
 
 
 @pytest.mark.parametrize("kind", STAGE_TWO)
-def test_stage_two_has_a_schema(folder, kind):
-    keys, value, says = STAGE_TWO[kind]
+def test_a_wrong_value_in_stage_two_is_refused(folder, kind):
+    keys, value, message = STAGE_TWO[kind]
     with_value(folder / "stage2.json", keys, value)
-    packed_again(folder)
-    refused(folder, f"--model=.*stage2.json: .*{says}")
+    pack_again(folder)
+    assert_refused(folder, f"--model=.*stage2.json: .*{message}")
 
 
 @pytest.mark.parametrize(
@@ -209,15 +207,15 @@ def test_stage_two_has_a_schema(folder, kind):
         ("{", "[" * 9000),
     ],
 )
-def test_stage_two_that_is_no_json(folder, old, new):
+def test_a_broken_stage_two_json_is_refused(folder, old, new):
     path = folder / "stage2.json"
     path.write_text(path.read_text().replace(old, new, 1))
-    packed_again(folder)
-    refused(folder, "stage2.json does not read")
+    pack_again(folder)
+    assert_refused(folder, "stage2.json does not read")
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "says"),
+    ("keys", "value", "message"),
     [
         (["stage1", "models", 0, "backbone"], "no_such_net", "timm has no model 'no_such_net'"),
         (["stage1", "models", 0, "backbone"], "test_resnet", f"{WEIGHTS} does not fit"),
@@ -233,17 +231,17 @@ def test_stage_two_that_is_no_json(folder, old, new):
     ],
     ids=str,
 )
-def test_a_recipe_of_another_model(folder, keys, value, says):
+def test_a_recipe_of_another_model(folder, keys, value, message):
     with_value(folder / "recipe.yaml", keys, value)
-    packed_again(folder)
-    refused(folder, says)
+    pack_again(folder)
+    assert_refused(folder, message)
 
 
 # weights, probes, boosters
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (
             lambda a: a | {"conv_stem.weight": a["conv_stem.weight"][:, :, :1]},
@@ -267,14 +265,14 @@ def test_a_recipe_of_another_model(folder, keys, value, says):
         ),
     ],
 )
-def test_weights_are_those_of_the_cnn(folder, change, says):
+def test_weights_must_fit_the_cnn(folder, change, message):
     save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS)
-    packed_again(folder)
-    refused(folder, f"{WEIGHTS} does not fit the model .*{says}")
+    pack_again(folder)
+    assert_refused(folder, f"{WEIGHTS} does not fit the model .*{message}")
 
 
-def test_a_huge_cnn_is_not_built_before_its_weights_are_seen(folder, monkeypatch):
-    """1.8 billion weights are claimed, which take 7 GB, and the folder holds some thousands."""
+def test_a_huge_cnn_is_not_built_before_its_weights_are_checked(folder, monkeypatch):
+    """The recipe claims 1.8 billion weights (7 GB), the folder holds a few thousand."""
     build = stored_weights.untrained_model
 
     def watched(config):
@@ -286,22 +284,22 @@ def test_a_huge_cnn_is_not_built_before_its_weights_are_seen(folder, monkeypatch
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["stage1"]["models"][0] |= {"backbone": "vit_gigantic_patch14_224", "image_size": 224}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    packed_again(folder)
-    refused(folder, f"{WEIGHTS} does not fit the model .*it lacks")
+    pack_again(folder)
+    assert_refused(folder, f"{WEIGHTS} does not fit the model .*it lacks")
 
 
 @pytest.mark.parametrize("end", [0, 7, 100, -1])
 @pytest.mark.parametrize("name", [WEIGHTS, "probes.safetensors"])
-def test_weights_that_are_cut_are_one_line(folder, name, end):
+def test_truncated_weights_are_refused(folder, name, end):
     (folder / name).write_bytes((folder / name).read_bytes()[:end])
-    packed_again(folder)
-    refused(folder, f"{name} does not fit the model .*no safetensors file")
+    pack_again(folder)
+    assert_refused(folder, f"{name} does not fit the model .*no safetensors file")
 
 
-def test_probes_are_those_of_the_cnn(folder):
+def test_probes_must_fit_the_cnn(folder):
     path = folder / "probes.safetensors"
     whole = load_file(path)
-    for change, says in (
+    for change, message in (
         ({"cnn.fold1.centre": whole["cnn.fold1.centre"][:-1]}, "has the shape"),
         (
             {"cnn.fold1.weights": np.full_like(whole["cnn.fold1.weights"], np.inf)},
@@ -309,12 +307,12 @@ def test_probes_are_those_of_the_cnn(folder):
         ),
     ):
         save_file(whole | change, path)
-        packed_again(folder)
-        refused(folder, f"probes.safetensors does not fit the model .*{says}")
+        pack_again(folder)
+        assert_refused(folder, f"probes.safetensors does not fit the model .*{message}")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         ("split_feature=", "split_feature=9", "a feature that there is not"),
         ("left_child=1", "left_child=9", "two parents or none"),
@@ -322,14 +320,14 @@ def test_probes_are_those_of_the_cnn(folder):
         ("tree\n", "", "has other lines|has no trees"),
     ],
 )
-def test_a_booster_that_would_crash_lightgbm_is_one_line(folder, old, new, says):
+def test_a_booster_that_would_crash_lightgbm_is_refused(folder, old, new, message):
     text = (folder / BOOSTER).read_text()
     at = text.index(old) + len(old) - 1
-    # as many characters as before, where it may
+    # keep the number of characters where possible
     rest = text[at + 1 :] if len(new) <= len(old) else text[at + 2 :]
     (folder / BOOSTER).write_text(text[: at + 1 - len(old)] + new + rest)
-    packed_again(folder)
-    refused(folder, f"{BOOSTER} does not fit the model .*{says}")
+    pack_again(folder)
+    assert_refused(folder, f"{BOOSTER} does not fit the model .*{message}")
 
 
 # components that need another package

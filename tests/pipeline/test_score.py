@@ -1,6 +1,4 @@
-"""Studies that no run knows: the same numbers as the run's own, from the run and from a folder
-packed of it.
-"""
+"""New studies get the same numbers as in the run, from the run and from its packed model."""
 
 import json
 import re
@@ -52,12 +50,12 @@ STACK = {
     "any_at_least_largest": True,
 }
 LAST = Platt(1.1, -0.2, 0.0)
-STRANGER = "ID_0fffffff"
+NEW_PATIENT = "ID_0fffffff"
 COLUMNS = list(LABELS)
 
 
 def equal_blend(said, y, *rest):
-    """A blend of all components, whatever they are worth."""
+    """A blend of all components with equal weights."""
     return Blend(
         {name: fit_platt(x, y) for name, x in said.items()},
         dict.fromkeys(said, 1 / len(said)),
@@ -69,14 +67,14 @@ def equal_blend(said, y, *rest):
 
 @pytest.fixture(scope="module")
 def rich(finished, tmp_path_factory):
-    """A finished run with chain and probes, and many components in its blends. Not to be
-    changed.
-    """
+    """A finished run with Markov chains, probes and many components. Not to be changed."""
     folder = shutil.copytree(finished, tmp_path_factory.mktemp("rich") / "r")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["features"], recipe["stage2"] = RICH, STACK
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    with pytest.MonkeyPatch.context() as patch:  # on so little data nothing would be kept
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # with so little data every component would be dropped
         patch.setitem(PARAMS, "min_data_in_leaf", 2)
         patch.setattr("stage2_stack.components.why_not_stacked", lambda *args: "")
         patch.setattr("stage2_stack.stacker.fit_blend", equal_blend)
@@ -87,24 +85,24 @@ def rich(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(rich, tmp_path_factory):
-    """The rich run, packed. Not to be changed."""
+    """The packed model of `rich`. Not to be changed."""
     folder = tmp_path_factory.mktemp("packed") / "model"
     assert run.main(["export-model", f"--run={rich}", f"--to={folder}"]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def strangers(competition, tmp_path_factory):
-    """The test study of the run, as another patient's. Not to be changed."""
+def new_patient(competition, tmp_path_factory):
+    """The test study of the run, as a study of a new patient. Not to be changed."""
     return rewritten(
         competition / "stage_2_test",
-        tmp_path_factory.mktemp("strangers") / "data",
-        PatientID=STRANGER,
+        tmp_path_factory.mktemp("new_patient") / "data",
+        PatientID=NEW_PATIENT,
     )
 
 
 def rewritten(source, target, **tags):
-    """Copy DICOM files with other tags; a value may be a function of what was there."""
+    """Copy DICOM files with other tags; a value may be a function of the old value."""
     target.mkdir(parents=True)
     for path in sorted(source.rglob("*.dcm")):
         with disable_value_validation():
@@ -127,9 +125,7 @@ def error(capsys):
 
 
 def mean_over_folds(folder):
-    """A run's test table if nobody in it were a patient of train: the mean over folds of what each
-    stacker says.
-    """
+    """The test table of a run without patients of train: the mean over the stackers."""
     X, names = (
         read_array(folder / "stage2/features/test.npy"),
         list(read_json(folder / "stage2/features/names.json")),
@@ -142,13 +138,13 @@ def mean_over_folds(folder):
 
 
 def components(folder):
-    """The components that a run's blends give a weight to."""
+    """The components with a weight in the blends of a run."""
     blends = json.loads((folder / "stage2/blend.json").read_text())
     return {name for folds in blends.values() for blend in folds for name in blend["weights"]}
 
 
-def test_components_are_put_to_the_test(rich, finished):
-    """What each one says is reproduced in test_apply.py; here, that a run keeps what that needs."""
+def test_the_run_has_all_components(rich, finished):
+    """Otherwise the tests below would not check them."""
     assert components(rich) >= {
         "raw",
         "smooth",
@@ -164,21 +160,19 @@ def test_a_test_study_gets_the_runs_own_numbers(rich, competition, tmp_path, cap
     expected = read_table(rich / "stage2/test.parquet")
     pd.testing.assert_frame_equal(slices[COLUMNS], expected.loc[slices.index], check_exact=True)
     assert len(slices) == len(expected) == 5
-    # in the run's test set, too: his own fold alone
+    # also in train: predicted by one fold alone
     assert "a patient of the training data" in studies["remarks"].iloc[0]
     assert "by the models of one fold alone" in capsys.readouterr().out
 
 
-def of_strangers(folder, target):
-    """A copy of a run with features of its test slices as another patient's, who is not in
-    train.
-    """
+def with_new_patient(folder, target):
+    """A copy of a run whose test slices are of a patient who is not in train."""
     folder = shutil.copytree(folder, target)
     slices, fold = read_table(folder / "slices.parquet"), read_table(folder / "folds.parquet")
     test = slices["split"] == "test"
     write_table(
         folder / "slices.parquet",
-        slices.assign(patient_id=slices["patient_id"].where(~test, STRANGER)),
+        slices.assign(patient_id=slices["patient_id"].where(~test, NEW_PATIENT)),
     )
     write_table(folder / "folds.parquet", fold.assign(fold=fold["fold"].where(~test, -1)))
     with Receipt(folder, folder / "receipts/features.json", "features", {}, {}) as receipt:
@@ -186,10 +180,10 @@ def of_strangers(folder, target):
     return folder
 
 
-def test_a_stranger_gets_the_mean_over_folds(rich, strangers, tmp_path):
-    slices, studies = score(strangers, tmp_path / "out", f"--run={rich}")
+def test_a_new_patient_gets_the_mean_over_folds(rich, new_patient, tmp_path):
+    slices, studies = score(new_patient, tmp_path / "out", f"--run={rich}")
     index = read_table(rich / "stage2/test.parquet").index
-    expected = mean_over_folds(of_strangers(rich, tmp_path / "r"))
+    expected = mean_over_folds(with_new_patient(rich, tmp_path / "r"))
     np.testing.assert_allclose(slices.loc[index, COLUMNS], expected, rtol=0, atol=1e-12)
     assert (
         slices[COLUMNS].to_numpy()
@@ -198,9 +192,9 @@ def test_a_stranger_gets_the_mean_over_folds(rich, strangers, tmp_path):
     assert "patient of the training data" not in studies["remarks"].iloc[0]
 
 
-def test_the_packed_model_says_the_same(rich, model, strangers, tmp_path):
-    one, studies = score(strangers, tmp_path / "one", f"--run={rich}")
-    two, same = score(strangers, tmp_path / "two", f"--model={model}", "--device=cpu")
+def test_the_packed_model_gives_the_same_files(rich, model, new_patient, tmp_path):
+    one, studies = score(new_patient, tmp_path / "one", f"--run={rich}")
+    two, same = score(new_patient, tmp_path / "two", f"--model={model}", "--device=cpu")
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     pd.testing.assert_frame_equal(studies, same, check_exact=True)
     for name in (
@@ -216,16 +210,16 @@ def test_the_packed_model_says_the_same(rich, model, strangers, tmp_path):
         )
 
 
-def test_a_zip_is_read_in_place(model, strangers, tmp_path):
-    one, _ = score(strangers, tmp_path / "one", f"--model={model}")
+def test_a_zip_is_read_in_place(model, new_patient, tmp_path):
+    one, _ = score(new_patient, tmp_path / "one", f"--model={model}")
     two, _ = score(
-        pack(strangers, tmp_path / "data.zip", "around/"), tmp_path / "two", f"--model={model}"
+        pack(new_patient, tmp_path / "data.zip", "around/"), tmp_path / "two", f"--model={model}"
     )
     pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
-def test_what_is_written(model, strangers, tmp_path):
-    slices, studies = score(strangers, tmp_path / "out", f"--model={model}")
+def test_the_files_that_score_writes(model, new_patient, tmp_path):
+    slices, studies = score(new_patient, tmp_path / "out", f"--model={model}")
     names = {"slices", "studies"}
     files = {f"{name}.{kind}" for name in names for kind in ("csv", "parquet")}
     files |= {"names.csv", "remarks.csv", "quarantine.csv", "score.json", "page.html"}
@@ -244,8 +238,8 @@ def test_what_is_written(model, strangers, tmp_path):
     assert studies["any"].iloc[0] == pytest.approx(expit(platt.logit(logits)))
 
 
-def test_the_page_stands_alone(model, strangers, tmp_path):
-    slices, studies = score(strangers, tmp_path / "out", f"--model={model}")
+def test_the_page_needs_no_other_file(model, new_patient, tmp_path):
+    slices, studies = score(new_patient, tmp_path / "out", f"--model={model}")
     page = (tmp_path / "out" / "page.html").read_text()
     assert (
         "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
@@ -257,11 +251,9 @@ def test_the_page_stands_alone(model, strangers, tmp_path):
     check(page)
 
 
-def test_one_can_scroll_through_a_scored_study(rich, strangers, tmp_path):
-    """Both stages' probabilities and a picture of each slice; stage one is the CNNs' mean, the mean
-    over folds.
-    """
-    slices, studies = score(strangers, tmp_path / "out", f"--run={rich}")
+def test_the_page_has_slices_and_probabilities_of_both_stages(rich, new_patient, tmp_path):
+    """Stage one is the mean of the CNNs, then over the folds."""
+    slices, studies = score(new_patient, tmp_path / "out", f"--run={rich}")
     page = (tmp_path / "out" / "page.html").read_text()
     data = json.loads(
         re.search(r'<script type="application/json" id="browser-data">(.*?)</script>', page, re.S)[
@@ -295,7 +287,7 @@ def test_one_can_scroll_through_a_scored_study(rich, strangers, tmp_path):
     assert f'<a href="#study={study["id"]}">' in page
 
 
-def test_other_peoples_names_stay_in_one_file(model, strangers, tmp_path):
+def test_names_of_people_are_in_one_file_alone(model, new_patient, tmp_path):
     uid = {}
 
     def foreign(value):
@@ -303,12 +295,12 @@ def test_other_peoples_names_stay_in_one_file(model, strangers, tmp_path):
 
     tags = {"PatientID": "MRN 4711", "PatientName": "DOE^JANE", "PatientBirthDate": "19610203"}
     tags |= dict.fromkeys(["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"], foreign)
-    data = rewritten(strangers, tmp_path / "Jane Doe", **tags)
+    data = rewritten(new_patient, tmp_path / "Jane Doe", **tags)
     slices, studies = score(data, tmp_path / "out", f"--model={model}")
-    before, _ = score(strangers, tmp_path / "before", f"--model={model}")
+    before, _ = score(new_patient, tmp_path / "before", f"--model={model}")
     np.testing.assert_array_equal(slices[COLUMNS], before[COLUMNS])
     assert studies.index.tolist() == ["study-1"] and studies["patient_id"].tolist() == ["patient-1"]
-    # as the files come
+    # in the order of the files
     assert slices.index.tolist() == [
         f"slice-{i}" for i in pd.Series(before.index).rank().astype(int)
     ]
@@ -323,10 +315,10 @@ def test_other_peoples_names_stay_in_one_file(model, strangers, tmp_path):
     assert str(pydicom.dcmread(file).SOPInstanceUID) == names.loc["slice-2", "sop_uid"]
 
 
-def test_studies_without_a_patient_are_scored_each_by_itself(model, strangers, tmp_path):
-    data = rewritten(strangers, tmp_path / "data", PatientID="")
+def test_studies_without_a_patient_id_are_different_patients(model, new_patient, tmp_path):
+    data = rewritten(new_patient, tmp_path / "data", PatientID="")
     rewritten(
-        strangers,
+        new_patient,
         data / "other",
         PatientID="",
         StudyInstanceUID="ID_000ddddddd",
@@ -334,7 +326,7 @@ def test_studies_without_a_patient_are_scored_each_by_itself(model, strangers, t
         SOPInstanceUID=lambda name: name + "f",
     )
     slices, studies = score(data, tmp_path / "out", f"--model={model}")
-    before, _ = score(strangers, tmp_path / "before", f"--model={model}")
+    before, _ = score(new_patient, tmp_path / "before", f"--model={model}")
     # in other batches
     np.testing.assert_allclose(
         slices.loc[before.index, COLUMNS], before[COLUMNS], rtol=0, atol=1e-6
@@ -342,8 +334,10 @@ def test_studies_without_a_patient_are_scored_each_by_itself(model, strangers, t
     assert len(slices) == 10 and studies["patient_id"].is_unique
 
 
-def test_bad_files_are_set_apart_and_the_rest_is_scored(model, strangers, tmp_path, capsys):
-    data = shutil.copytree(strangers, tmp_path / "data")
+def test_unreadable_files_are_in_quarantine_and_the_rest_is_scored(
+    model, new_patient, tmp_path, capsys
+):
+    data = shutil.copytree(new_patient, tmp_path / "data")
     first, second, *_ = sorted(data.iterdir())
     first.write_bytes(first.read_bytes()[:-1000])
     second.write_bytes(second.read_bytes()[:200])
@@ -356,15 +350,17 @@ def test_bad_files_are_set_apart_and_the_rest_is_scored(model, strangers, tmp_pa
         bad.loc[second.name, "kind"] == "header"
         and bad.loc["notes.txt", "reason"] == "not a DICOM file"
     )
-    # which is guessed from its neighbours
+    # predicted from its neighbours
     assert len(slices) == 4 and (~slices["readable"]).sum() == 1
     assert slices[COLUMNS].notna().all(axis=None)
     assert "3 files in quarantine.csv" in capsys.readouterr().out
 
 
-def test_a_study_that_is_none_is_refused_and_others_go_on(model, strangers, tmp_path, capsys):
+def test_a_study_of_another_modality_is_refused_and_others_are_scored(
+    model, new_patient, tmp_path, capsys
+):
     data = tmp_path / "data"
-    good = shutil.copytree(strangers, data / "good")
+    good = shutil.copytree(new_patient, data / "good")
     tags = {
         "StudyInstanceUID": "ID_00aaaaaaaa",
         "SeriesInstanceUID": "ID_00bbbbbbbb",
@@ -388,8 +384,8 @@ def test_a_study_that_is_none_is_refused_and_others_go_on(model, strangers, tmp_
     assert "MR" in studies.loc["ID_00aaaaaaaa", "remarks"]
 
 
-def test_where_nothing_is_left_the_tables_say_why(model, strangers, tmp_path, capsys):
-    data = rewritten(strangers, tmp_path / "data", BodyPartExamined="CHEST")
+def test_where_no_study_is_scored_the_tables_give_the_reasons(model, new_patient, tmp_path, capsys):
+    data = rewritten(new_patient, tmp_path / "data", BodyPartExamined="CHEST")
     assert (
         run.main(["score", f"--data={data}", f"--to={tmp_path / 'out'}", f"--model={model}"]) == 1
     )
@@ -416,9 +412,9 @@ def test_where_nothing_is_left_the_tables_say_why(model, strangers, tmp_path, ca
     ]
 
 
-def test_remarks_on_a_study_unlike_the_training_data(model, strangers, tmp_path):
+def test_remarks_on_a_study_unlike_the_training_data(model, new_patient, tmp_path):
     odd = rewritten(
-        strangers,
+        new_patient,
         tmp_path / "data",
         ContrastBolusAgent="Iohexol",
         SliceThickness="0.5",
@@ -427,13 +423,13 @@ def test_remarks_on_a_study_unlike_the_training_data(model, strangers, tmp_path)
     (tmp_path / "data" / sorted(path.name for path in odd.iterdir())[0]).unlink()
     _, studies = score(odd, tmp_path / "out", f"--model={model}", "--anyway")
     remarks = studies["remarks"].iloc[0]
-    for said in (
+    for text in (
         "a contrast agent was given",
         "slice thickness 0.5 mm",
         "pixel spacing 9 mm",
         "number of slices 4, training value 5",
     ):
-        assert said in remarks, remarks
+        assert text in remarks, remarks
     table = pd.read_csv(tmp_path / "out" / "remarks.csv")
     assert (
         set(table) == {"study_id", "series_id", "refuses", "what", "means"}
@@ -441,10 +437,10 @@ def test_remarks_on_a_study_unlike_the_training_data(model, strangers, tmp_path)
     )
 
 
-def test_two_series_of_a_study_are_remarked(model, strangers, tmp_path):
-    data = shutil.copytree(strangers, tmp_path / "data")
+def test_two_series_of_a_study_get_a_remark(model, new_patient, tmp_path):
+    data = shutil.copytree(new_patient, tmp_path / "data")
     rewritten(
-        strangers,
+        new_patient,
         data / "more",
         SeriesInstanceUID="ID_000ccccccc",
         SOPInstanceUID=lambda name: name + "f",
@@ -456,7 +452,7 @@ def test_two_series_of_a_study_are_remarked(model, strangers, tmp_path):
     )
 
 
-def test_the_packed_folder_holds_what_it_should(rich, model, competition):
+def test_the_files_of_a_packed_model(rich, model, competition):
     files = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
     expected = {
         "model.json",
@@ -473,7 +469,7 @@ def test_the_packed_folder_holds_what_it_should(rich, model, competition):
     }
     about = read_json(model / "model.json")
     assert set(about["files"]) == files - {"model.json"} and about["versions"]["torch"]
-    for name in files:  # not one identifier, and nobody's path
+    for name in files:  # no identifier, no path
         held = (model / name).read_bytes()
         assert not re.search(rb"ID_[0-9a-f]{6}", held) and str(competition).encode() not in held, (
             name
@@ -481,19 +477,19 @@ def test_the_packed_folder_holds_what_it_should(rich, model, competition):
         assert (rich / "key").read_bytes() not in held
 
 
-def test_the_card_counts_and_warns(rich, model):
+def test_the_model_card_has_counts_scores_and_a_warning(rich, model):
     card, text = read_json(model / "card.json"), (model / "README.md").read_text()
     scores, slices = read_json(rich / "stage2/scores.json"), read_table(rich / "slices.parquet")
     train = slices[(slices["split"] == "train") & slices["any"].notna()]
     assert (card["slices"], card["studies"]) == (len(train), train["study_id"].nunique())
     for name in ("weighted", *LABELS):
-        found = card["of_slices"][name]
-        told = scores["stage_two"][name]
-        assert found.get("auc") == told.get("auc") and set(found) == set(told)
-        assert [found[key] for key in ("loss", "low", "high")] == pytest.approx(
-            [told[key] for key in ("loss", "low", "high")]
+        of_card = card["of_slices"][name]
+        of_run = scores["stage_two"][name]
+        assert of_card.get("auc") == of_run.get("auc") and set(of_card) == set(of_run)
+        assert [of_card[key] for key in ("loss", "low", "high")] == pytest.approx(
+            [of_run[key] for key in ("loss", "low", "high")]
         )
-        assert found["low"] <= found["loss"] <= found["high"]
+        assert of_card["low"] <= of_card["loss"] <= of_card["high"]
     assert (
         "Not a medical device" in text
         and "undefined" in text
@@ -527,7 +523,7 @@ def test_a_recipe_is_packed_without_paths(rich):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
         (
             lambda d: flip(d / "weights/resnet-fold1.safetensors"),
@@ -544,15 +540,19 @@ def test_a_recipe_is_packed_without_paths(rich):
         ),
     ],
 )
-def test_a_damaged_or_foreign_folder_is_refused(model, strangers, tmp_path, capsys, spoil, says):
+def test_a_damaged_or_foreign_folder_is_refused(
+    model, new_patient, tmp_path, capsys, damage, message
+):
     folder = shutil.copytree(model, tmp_path / "model")
-    spoil(folder)
+    damage(folder)
     assert (
-        run.main(["score", f"--data={strangers}", f"--to={tmp_path / 'out'}", f"--model={folder}"])
+        run.main(
+            ["score", f"--data={new_patient}", f"--to={tmp_path / 'out'}", f"--model={folder}"]
+        )
         == 1
     )
     err = error(capsys)
-    assert says in err and "export" in err
+    assert message in err and "export" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -566,46 +566,46 @@ def replace(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_wrong_words_stop_before_any_work(rich, model, strangers, tmp_path, capsys, monkeypatch):
+def test_wrong_flags_stop_before_any_work(rich, model, new_patient, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     (tmp_path / "empty").mkdir()
     to, by = "--to=out", f"--model={model}"
-    for words, says in (
-        ([f"--data={strangers}", to], "give one of --run (a finished run) and --model"),
+    for words, message in (
+        ([f"--data={new_patient}", to], "give one of --run (a finished run) and --model"),
         (
-            [f"--data={strangers}", to, by, f"--run={rich}"],
+            [f"--data={new_patient}", to, by, f"--run={rich}"],
             "give one of --run (a finished run) and --model",
         ),
-        ([f"--data={strangers}", "--to=full", by], "--to=full is there already"),
+        ([f"--data={new_patient}", "--to=full", by], "--to=full is there already"),
         (
-            [f"--data={strangers}", f"--to={strangers}/out", by],
+            [f"--data={new_patient}", f"--to={new_patient}/out", by],
             "among the files to be scored; name a folder elsewhere",
         ),
         (["--data=none", to, by], "--data=none does not exist"),
         (["--data=empty", to, by], "--data=empty holds no files"),
         (["--data=full/a", to, by], "no whole zip archive"),
-        ([f"--data={strangers}", to, "--model=empty"], "--model=empty is no model folder"),
-        ([f"--data={strangers}", to, "--run=empty"], "empty/recipe.yaml is not there"),
-        ([f"--data={strangers}", to, by, "--device=tpu"], "device = 'tpu'"),
+        ([f"--data={new_patient}", to, "--model=empty"], "--model=empty is no model folder"),
+        ([f"--data={new_patient}", to, "--run=empty"], "empty/recipe.yaml is not there"),
+        ([f"--data={new_patient}", to, by, "--device=tpu"], "device = 'tpu'"),
     ):
         assert run.main(["score", *words]) == 1
-        assert says in error(capsys)
-    assert run.main(["score", f"--data={strangers}", to, f"--modle={model}"]) == 2
+        assert message in error(capsys)
+    assert run.main(["score", f"--data={new_patient}", to, f"--modle={model}"]) == 2
     assert "did you mean '--model'?" in error(capsys)
     assert run.main(["export-model", f"--run={rich}", "--to=full"]) == 1
     assert "--to=full is there already" in error(capsys)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.part"))
 
 
-def test_a_gpu_that_is_not_there(model, strangers, tmp_path, capsys, monkeypatch):
+def test_a_missing_gpu_is_an_error(model, new_patient, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert (
         run.main(
             [
                 "score",
-                f"--data={strangers}",
+                f"--data={new_patient}",
                 f"--to={tmp_path / 'out'}",
                 f"--model={model}",
                 "--device=cuda",
@@ -616,12 +616,12 @@ def test_a_gpu_that_is_not_there(model, strangers, tmp_path, capsys, monkeypatch
     assert "torch finds no CUDA device" in error(capsys)
 
 
-def test_a_run_that_is_stale_or_stacks_imports_is_refused(rich, strangers, tmp_path, capsys):
+def test_a_run_that_is_stale_or_stacks_imports_is_refused(rich, new_patient, tmp_path, capsys):
     folder = shutil.copytree(rich, tmp_path / "r")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     changed = {**recipe, "features": {**recipe["features"], "reach": 2}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(changed))
-    for verb in (["score", f"--data={strangers}"], ["export-model"]):
+    for verb in (["score", f"--data={new_patient}"], ["export-model"]):
         assert run.main([*verb, f"--run={folder}", f"--to={tmp_path / 'out'}"]) == 1
         assert (
             "which is stale (recipe changed, features.reach: 1 -> 2); run `features` or `all`"
@@ -651,7 +651,7 @@ def test_a_run_that_is_stale_or_stacks_imports_is_refused(rich, strangers, tmp_p
         model_of_run(Run(folder))
 
 
-def test_probes_that_an_older_run_did_not_keep(rich, tmp_path):
+def test_an_older_run_without_probes_is_refused(rich, tmp_path):
     folder = shutil.copytree(rich, tmp_path / "r")
     (folder / "stage2/features/probes.safetensors").unlink()
     with pytest.raises(
@@ -660,8 +660,8 @@ def test_probes_that_an_older_run_did_not_keep(rich, tmp_path):
         model_of_run(Run(folder))
 
 
-def test_a_run_that_kept_no_parts_is_scored_as_it_was(rich, competition, tmp_path):
-    """An older run: whole probes and chains of all folds, for a patient of train, too."""
+def test_an_older_run_without_parts_is_scored_as_before(rich, competition, tmp_path):
+    """With probes of all patients and chains of all folds, also for a patient of train."""
     folder = shutil.copytree(rich, tmp_path / "r")
     probes = read_arrays(folder / "stage2/features/probes.safetensors")
     write_arrays(
@@ -690,41 +690,39 @@ def test_a_packed_model_holds_no_probes_of_parts(rich, model):
     assert all(np.array_equal(array, kept[name]) for name, array in packed.items())
 
 
-def test_a_model_of_other_versions_says_so(model, strangers, tmp_path, capsys):
+def test_other_package_versions_are_logged(model, new_patient, tmp_path, capsys):
     folder = shutil.copytree(model, tmp_path / "model")
     about = read_json(folder / "model.json")
     about["versions"]["timm"] = "0.1"
     (folder / "model.json").write_text(json.dumps(about))
-    score(strangers, tmp_path / "out", f"--model={folder}")
+    score(new_patient, tmp_path / "out", f"--model={folder}")
     assert "made with timm 0.1 (here" in capsys.readouterr().out
     assert model_of_folder(folder).versions["timm"] == "0.1"
 
 
-def test_a_simple_recipe_has_neither_chain_nor_probe(finished, strangers, tmp_path):
+def test_a_simple_recipe_has_neither_chain_nor_probe(finished, new_patient, tmp_path):
     assert run.main(["export-model", f"--run={finished}", f"--to={tmp_path / 'model'}"]) == 0
-    one, _ = score(strangers, tmp_path / "one", f"--run={finished}")
+    one, _ = score(new_patient, tmp_path / "one", f"--run={finished}")
     index = read_table(finished / "stage2/test.parquet").index
     np.testing.assert_allclose(
         one.loc[index, COLUMNS], mean_over_folds(finished), rtol=0, atol=1e-12
     )
-    two, _ = score(strangers, tmp_path / "two", f"--model={tmp_path / 'model'}")
+    two, _ = score(new_patient, tmp_path / "two", f"--model={tmp_path / 'model'}")
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     assert not (tmp_path / "model" / "probes.safetensors").exists()
 
 
 @pytest.mark.slow
-def test_in_a_fresh_place_the_packed_folder_says_the_same(rich, model, strangers, tmp_path):
-    """Another process, in a copy of the program, with the model and the studies and nothing else at
-    hand.
-    """
-    here = score(strangers, tmp_path / "here", f"--model={model}")[0]
+def test_a_packed_model_needs_nothing_but_the_program(rich, model, new_patient, tmp_path):
+    """Another process, in a folder with a copy of the program, the model and the studies."""
+    here = score(new_patient, tmp_path / "here", f"--model={model}")[0]
     for name in ("ct", "features", "pipeline", "report", "stage1_cnn", "stage2_stack"):
         shutil.copytree(
             ROOT / name, tmp_path / "fresh" / name, ignore=shutil.ignore_patterns("__pycache__")
         )
     shutil.copy(ROOT / "run.py", tmp_path / "fresh")
     shutil.copytree(model, tmp_path / "fresh" / "model")
-    shutil.copytree(strangers, tmp_path / "fresh" / "data")
+    shutil.copytree(new_patient, tmp_path / "fresh" / "data")
     words = [sys.executable, "run.py", "score", "--data=data", "--model=model", "--to=out"]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -738,7 +736,7 @@ def test_in_a_fresh_place_the_packed_folder_says_the_same(rich, model, strangers
 
 @pytest.mark.slow
 def test_studies_of_another_competition(model, tmp_path):
-    """Whole made-up studies with every trap of the example data, as they lie."""
+    """Whole studies with every trap of the example data."""
     write_competition(tmp_path / "data", studies=6, seed=11, size=64, slices=(5, 9))
     slices, studies = score(tmp_path / "data", tmp_path / "out", f"--model={model}")
     assert len(studies) == 6 and slices[COLUMNS].notna().all(axis=None)
