@@ -1,3 +1,15 @@
-"""Stage two: boosters that start from the calibrated opinion of stage one and learn what the
-context adds.
+"""Stage two: a stacker that corrects the CNNs' predictions by the study around each slice.
+
+To read `stacker.fit_stack`, know these:
+
+StackData           the training slices as arrays: features, labels, folds, patients
+StackContext        what every component is fitted from: StackData, NestedFolds, settings, seed
+NestedFolds         the outer folds and, for each of them, the inner folds of all other rows
+Component           predicts one logit per slice and label: a feature, boosters, a network
+FittedComponent     what a component leaves for one label: predictions, model files, importances
+NestedPredictions   a component's logits: nested (for decisions on fold k) and out of fold
+Platt               calibration of a logit: slope and intercept
+Blend               calibrations and weights of the components, for one label and outer fold
+FoldStacker         all blends and model files of one outer fold: predicts slices
+LabelStack          what fit_stack returns for a label: blends, probabilities, model files
 """

@@ -1,14 +1,15 @@
-"""A convex blend, in logits, of what several components say of one label, and of the calibrated
-stage one.
+"""A convex blend, in logits, of the components of one label and of the calibrated stage one.
 
 All of it is decided on nested predictions. With few positive patients the best of many blends is
-the luckiest one, so a component has to earn its place, the weights are drawn to equal ones, and
-what is left of the gain has to be beyond doubt.
+the luckiest one. So a component takes part only where its own gain is significant, the weights are
+drawn to equal ones, and the blend stands only where its whole gain is significant.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -22,94 +23,123 @@ SMALLEST = 0.01  # a weight below it is 0
 class Blend(NamedTuple):
     """One label's blend, for one outer fold."""
 
-    platts: dict  # component -> Platt, of all that had a say
-    weights: dict  # component -> weight, in (0, 1], summing to 1
+    platts: dict[str, Platt]  # component -> its calibration, of all components that were tried
+    weights: dict[str, float]  # component -> weight, in (0, 1], summing to 1
     last: Platt | None  # of the blend; None where the calibrated stage one stands alone
     # component -> (mean gain over the calibrated stage one on the nested rows, lower end of its
     # interval)
-    gains: dict
+    gains: dict[str, tuple[float, float]]
     why: str  # why the calibrated stage one stands alone, or ""
 
-    def logit(self, said):
+    def logit(self, logits: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the blend's logits of {component: logits}, arrays of one shape."""
-        mixed = sum(
-            weight * self.platts[name].logit(said[name]) for name, weight in self.weights.items()
+        mixed: Any = sum(
+            weight * self.platts[name].logit(logits[name]) for name, weight in self.weights.items()
         )
-        return mixed if self.last is None else self.last.logit(mixed)
+        return np.asarray(mixed if self.last is None else self.last.logit(mixed))
+
+    def values(self) -> dict[str, Any]:
+        """Return what predictions need as plain values for a JSON file; see `read_blend`."""
+        return {
+            "calibrations": {
+                name: platt._asdict() for name, platt in self.platts.items() if name in self.weights
+            },
+            "weights": self.weights,
+            "last": self.last and self.last._asdict(),
+        }
 
 
-def raw_alone(raw, y, why):
-    """Return the Blend that is the calibrated stage one: raw logits (n,) of rows with labels y (n,)
-    of 0 and 1.
+def read_blend(values: Mapping[str, Any]) -> Blend:
+    """Return the Blend of plain values: {"calibrations", "weights", "last"}, as in blend.json."""
+    platts = {name: Platt(**platt) for name, platt in values["calibrations"].items()}
+    last = values["last"] and Platt(**values["last"])
+    return Blend(platts, values["weights"], last, {}, "")
+
+
+def raw_alone(raw: NDArray[Any], y: NDArray[Any], why: str) -> Blend:
+    """Return the Blend that is the calibrated stage one.
+
+    raw: (n,) mean logits of the CNNs; y: (n,) labels of 0 and 1
     """
     return Blend({"raw": fit_platt(raw, y)}, {"raw": 1.0}, None, {}, why)
 
 
-def fit_blend(said, y, patients, level, seed):
+def fit_blend(
+    logits: Mapping[str, NDArray[np.float64]],
+    y: NDArray[np.float64],
+    patients: NDArray[Any],
+    level: float,
+    seed: int,
+) -> Blend:
     """Fit the blend of one label.
 
-    said: {component: nested logits (n,)}, "raw" among them; y: (n,) 0 and 1; patients: (n,); level:
-    of the intervals; seed: of the draws
+    logits: {component: nested logits (n,)}, "raw" among them; y: (n,) 0 and 1; patients: (n,);
+    level: of the intervals; seed: of the bootstrap
 
     A component takes part where the interval of its own gain over the calibrated stage one lies
-    above zero, and the blend stands where that of the whole does. Returns Blend.
+    above zero. The blend stands where the interval of its whole gain does.
     """
-    platts = {name: fit_platt(logits, y) for name, logits in said.items()}
-    ready = {name: platts[name].logit(logits) for name, logits in said.items()}
-    start = log_loss(y, expit(ready["raw"]))
+    platts = {name: fit_platt(x, y) for name, x in logits.items()}
+    calibrated = {name: platts[name].logit(x) for name, x in logits.items()}
+    start = log_loss(y, expit(calibrated["raw"]))
 
-    def gain_of(logits):
-        gain = start - log_loss(y, expit(logits))
+    def gain_of(x: NDArray[np.float64]) -> tuple[float, float]:
+        gain = start - log_loss(y, expit(x))
         return float(gain.mean()), patient_bootstrap(gain, patients, seed=seed, level=level)[0]
 
-    gains = {name: gain_of(logits) for name, logits in ready.items() if name != "raw"}
-    kept = ["raw", *(name for name, (_, low) in gains.items() if low > 0)]
-    weights = fit_weights(np.column_stack([ready[name] for name in kept]), y)
+    gains = {name: gain_of(x) for name, x in calibrated.items() if name != "raw"}
+    chosen = ["raw", *(name for name, (_, low) in gains.items() if low > 0)]
+    fitted = fit_weights(np.column_stack([calibrated[name] for name in chosen]), y)
     weights = {
-        name: float(weight) for name, weight in zip(kept, weights, strict=True) if weight > 0
+        name: float(weight) for name, weight in zip(chosen, fitted, strict=True) if weight > 0
     }
-    mixed = sum(weight * ready[name] for name, weight in weights.items())
+    mixed: Any = sum(weight * calibrated[name] for name, weight in weights.items())
     last = fit_platt(mixed, y)
     whole, low = gain_of(last.logit(mixed))
-    if len(kept) > 1 and low > 0:
+    if len(chosen) > 1 and low > 0:
         return Blend(platts, weights, last, gains, "")
-    best = max(gains, key=lambda name: gains[name][0], default=None)
-    mean, low, what = (
-        (whole, low, "blend") if len(kept) > 1 else (*gains.get(best, (0.0, 0.0)), best)
+    if len(chosen) > 1:
+        why = _no_gain("blend", whole, low)
+    elif gains:
+        best = max(gains, key=lambda name: gains[name][0])
+        why = _no_gain(best, *gains[best])
+    else:
+        why = "no component but the CNNs"
+    return Blend(platts, {"raw": 1.0}, None, gains, why)
+
+
+def _no_gain(what: str, mean: float, low: float) -> str:
+    """Return the reason why a gain does not count; scores.json keeps it."""
+    return (
+        f"the gain of {what} on the inner folds, {mean:+.4f}, "
+        f"is not beyond doubt (from {low:+.4f} up)"
     )
-    why = (
-        f"the gain of {what} on the inner folds, {mean:+.4f}, is not beyond doubt (from {low:+.4f} up)"
-        if what
-        else ""
-    )
-    return Blend(platts, {"raw": 1.0}, None, gains, why or "no component but the CNNs")
 
 
-def fit_weights(logits, y):
-    """Return the weights (c,), 0 or above and summing to 1, of logits (n, c) whose mixture has the
-    least log loss on y (n,).
+def fit_weights(logits: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights (c,) of logits (n, c) whose mixture has the least log loss on y (n,).
 
-    They are drawn to equal ones by PULL.
+    They are 0 or above, sum to 1, and are drawn to equal ones by PULL.
     """
     n, c = logits.shape
     equal = np.full(c, 1 / c)
     if c == 1:
         return equal
 
-    def loss(weights):
+    def loss(weights: NDArray[np.float64]) -> tuple[Any, Any]:
         z, off = logits @ weights, weights - equal
         slope = logits.T @ (expit(z) - y) + 2 * PULL * off
         return (np.sum(np.logaddexp(0, z) - y * z) + PULL * off @ off) / n, slope / n
 
-    whole = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(c)}
-    found = minimize(
+    sums_to_one = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(c)}
+    optimum = minimize(
         loss,
         equal,
         jac=True,
         method="SLSQP",
         bounds=[(0, 1)] * c,
-        constraints=whole,
+        constraints=sums_to_one,
         options={"ftol": 1e-10},
     )
-    weights = np.where(found.x < SMALLEST, 0, found.x)
-    return weights / weights.sum()
+    weights = np.where(optimum.x < SMALLEST, 0, optimum.x)
+    return np.asarray(weights / weights.sum())

@@ -1,43 +1,42 @@
 """Platt's calibration: a probability as a logistic function of a logit.
 
 Platt, Probabilistic outputs for support vector machines (1999), with his smoothed targets. The
-slope is kept at 0 or above, so that calibration never turns an opinion around, and is drawn to 1 by
-a prior that weighs a row or two: without it, the nearly constant logits of a hardly trained CNN get
-slopes in the hundreds.
+slope is 0 or above, so that calibration never reverses the order, and a prior that weighs a row or
+two draws it to 1. Without the prior, the nearly constant logits of a hardly trained CNN get slopes
+in the hundreds.
 
-A CNN that is too sure of itself says exactly 0 of half its slices, and clipping puts these on one
-logit, the floor, however far below it they belong. Where a share of the rows lies there,
-calibration sets them further down by a step that is fitted with the slope. Beta calibration (Kull
-et al., AISTATS 2017), which has two slopes in place of the step, is no better than Platt's on such
-a CNN, and the step is: benchmarks/stacking/calibration.py.
+An overconfident CNN predicts exactly 0 for half its slices, and clipping puts all of these on one
+logit, the floor. Where a share of the rows lies on the floor, calibration moves them down by a
+step, which is fitted with the slope. Beta calibration (Kull et al., AISTATS 2017) has two slopes
+instead of the step; for such a CNN it is no better than Platt's, and the step is:
+benchmarks/stacking/calibration.py.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 # standard deviation of the Gaussian priors: of the slope around 1, of the step around 0
 SPREAD = 0.5
-FLOOR_SHARE = 0.01  # of the rows, that the floor must hold
-# logits so close above the smallest lie on the floor, too: a mean of equal ones is off by rounding
+FLOOR_SHARE = 0.01  # share of the rows that a floor needs at least
+# logits this close to the smallest lie on the floor too: a mean of equal ones is off by rounding
 FLOOR_HEIGHT = 1e-3
 
 
 class Platt(NamedTuple):
-    """calibrated logit = slope * logit + intercept, less `step` up to `floor`; `prior`, a logit,
-    where there is no opinion.
-    """
+    """calibrated logit = slope * logit + intercept, minus `step` for a logit on the floor."""
 
     slope: float
     intercept: float
-    prior: float
+    prior: float  # the calibrated logit of a slice without a prediction (NaN)
     floor: float | None = None  # None where too few rows share the smallest logit
-    step: float = 0.0  # 0 or above: the order stays
+    step: float = 0.0  # 0 or above, so that the order stays
 
-    def logit(self, raw):
-        """Return calibrated logits, float64, of raw logits of any shape; NaN becomes the prior."""
+    def logit(self, raw: ArrayLike) -> NDArray[np.float64]:
+        """Return calibrated logits of raw logits of any shape; NaN becomes the prior."""
         raw = np.asarray(raw, np.float64)
         line = self.slope * raw + self.intercept
         if self.floor is not None:
@@ -45,16 +44,16 @@ class Platt(NamedTuple):
         return np.where(np.isnan(raw), self.prior, line)
 
 
-def smoothed_prior(y):
-    """Return the share of positives of y (n,) of 0 and 1, smoothed as Laplace did: never 0 or 1."""
+def smoothed_prior(y: NDArray[Any]) -> float:
+    """Return the Laplace-smoothed share of positives of y (n,) of 0 and 1: never 0 or 1."""
     return float((np.sum(y) + 1) / (len(y) + 2))
 
 
-def fit_platt(raw, y):
-    """Fit Platt's calibration of raw logits (n,) to labels y (n,) of 0 and 1; rows without an
-    opinion (NaN) are left out.
+def fit_platt(raw: NDArray[Any], y: NDArray[Any]) -> Platt:
+    """Fit Platt's calibration of raw logits (n,) to labels y (n,) of 0 and 1.
 
-    Where all labels are the same, the slope is 0: everything gets the smoothed prior.
+    Rows without a prediction (NaN) are left out. Where all labels are the same, the slope is 0:
+    every row gets the smoothed prior.
     """
     prior = float(logit(smoothed_prior(y)))
     known = ~np.isnan(raw)
@@ -69,36 +68,40 @@ def fit_platt(raw, y):
     return Platt(slope, intercept, prior, floor, *step)
 
 
-def _floor(x):
-    """Return the highest logit that lies on the floor of x (n,), or None where it has none."""
+def _floor(x: NDArray[np.float64]) -> float | None:
+    """Return the highest logit that is on the floor of x (n,), or None where it has no floor."""
     floor = float(x.min()) + FLOOR_HEIGHT
     return floor if FLOOR_SHARE <= np.mean(x <= floor) < 1 else None
 
 
-def _fit(terms, target, expected):
-    """Return c weights, 0 or above and drawn to `expected` (c,), of terms (n, c), then the
-    intercept: a logistic regression on targets (n,) in (0, 1).
+def _fit(
+    terms: NDArray[np.float64], target: NDArray[np.float64], expected: NDArray[np.float64]
+) -> list[float]:
+    """Fit a logistic regression: terms (n, c) on targets (n,) in (0, 1).
+
+    Returns the c weights, 0 or above and drawn to `expected` (c,), then the intercept.
     """
     n = len(target)
 
-    def loss(weights):
+    def loss(weights: NDArray[np.float64]) -> tuple[Any, Any]:
         z, off = terms @ weights[:-1] + weights[-1], (weights[:-1] - expected) / SPREAD
         residual = expit(z) - target
         gradient = np.append(terms.T @ residual + off / SPREAD, residual.sum())
         return np.mean(np.logaddexp(0, z) - target * z) + off @ off / 2 / n, gradient / n
 
-    bounds = [(0, None)] * len(expected) + [(None, None)]
-    return minimize(
-        loss, np.append(expected, 0.0), jac=True, method="L-BFGS-B", bounds=bounds
-    ).x.tolist()
+    bounds = [(0.0, None)] * len(expected) + [(None, None)]
+    optimum = minimize(loss, np.append(expected, 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
+    weights: list[float] = optimum.x.tolist()
+    return weights
 
 
-def cross_fit(raw, y, fold, folds):
-    """Return the calibrated logits (n,) of every row, by the Platt fitted on the labelled rows of
-    the other folds.
+def cross_fit(
+    raw: NDArray[Any], y: NDArray[Any], fold: NDArray[Any], folds: int
+) -> tuple[NDArray[np.float64], list[Platt]]:
+    """Calibrate every row by the Platt that is fitted on the labelled rows of the other folds.
 
     raw: (n,) logits; y: (n,) 0, 1 or NaN where unlabelled; fold: (n,) 0 ... folds-1
-    Returns (calibrated, platts): one Platt per fold, fitted without it.
+    Returns (calibrated logits (n,), platts): one Platt per fold, fitted without it.
     """
     calibrated, platts = np.full(len(raw), np.nan), []
     for k in range(folds):

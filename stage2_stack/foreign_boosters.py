@@ -1,8 +1,7 @@
-"""XGBoost's and CatBoost's files, tried in a process of their own before they are used: a crash
-there is one line here.
+"""Tries XGBoost's and CatBoost's files in a child process: a crash there is one line here.
 
-Their formats are other projects' and change with their versions, so that their structure is not
-checked line by line, as LightGBM's is in booster_text.py: the child reads each file and predicts a
+These formats are other projects' and change with their versions, so that their structure is not
+checked line by line, as LightGBM's is in lightgbm_text.py. The child reads each file and predicts a
 few rows with it, under limits of time and memory.
 """
 
@@ -16,19 +15,20 @@ import numpy as np
 
 from ct.errors import printable
 from ct.system.child_process import limit_memory
+from stage2_stack.components import load_component
+from stage2_stack.components.label_booster import LabelBooster
 
 SECONDS, MEMORY = 60, 8 << 30  # of the child, for all files
-# values of the rows that are predicted, each in all columns
-ROWS = (np.nan, 0.0, 1e30, -1e30, 3.0, -3.0)
+# each row that is predicted has one of these values in all columns
+ROW_VALUES = (np.nan, 0.0, 1e30, -1e30, 3.0, -3.0)
 WHERE_IN_XGBOOST = re.compile(r"^\[[\d:]+\] \S+ ?")  # the time, and a line of its source
-BEYOND = 1e6  # logits of no booster
+IMPLAUSIBLE = 1e6  # logits of no sound booster
 
 
 def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
-    """Return (path, what is wrong) of the first file that does not read and predict in a child
-    process; None where all do.
+    """Return (path, what is wrong) of the first file that fails in a child process; None if none.
 
-    files: (path, component, number of the columns that it sees) each
+    files: (path, component, number of columns that its model reads) each
     """
     if not files:
         return None
@@ -47,56 +47,46 @@ def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
         )
     except subprocess.TimeoutExpired:
         return files[0][0], f"these boosters take more than {SECONDS} s to read"
-    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    faults = [json.loads(line)["fault"] for line in answers]
-    wrong = next((number for number, fault in enumerate(faults) if fault), len(faults))
-    if wrong < len(faults):
-        return files[wrong][0], faults[wrong]
-    return (files[wrong][0], f"{files[wrong][1]} crashes on it") if wrong < len(files) else None
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    faults = [json.loads(line)["fault"] for line in lines]
+    for (path, _, _), fault in zip(files, faults, strict=False):
+        if fault:
+            return path, fault
+    if len(faults) < len(files):  # the child ended at this file
+        path, component, _ = files[len(faults)]
+        return path, f"{component} crashes on it"
+    return None
 
 
 def fault_of(path: str, component: str, columns: int) -> str:
-    """Return what is wrong with a booster that should see so many columns, or "". A native crash
-    ends the process.
+    """Return what is wrong with a booster that should read so many columns, or "".
+
+    A native crash ends the process.
     """
-    learner, values = (
-        _learner(component),
-        np.repeat(np.array(ROWS, np.float32)[:, None], columns, axis=1),
-    )
+    booster = load_component(component)
+    assert isinstance(booster, LabelBooster)
+    values = np.repeat(np.array(ROW_VALUES, np.float32)[:, None], columns, axis=1)
     try:
-        model = learner.load(Path(path).read_bytes())
-        if component == "xgboost" and model.num_features() != columns:
-            return f"it sees {model.num_features()} columns, not {columns}"
-        if component == "catboost" and model is not None and len(model.feature_names_) != columns:
-            return f"it sees {len(model.feature_names_)} columns, not {columns}"
-        logits = np.asarray(learner.added(model, values, 1))
+        model = booster.load(Path(path).read_bytes())
+        count = booster.learner.column_count(model)
+        if count not in (columns, None):
+            return f"it reads {count} columns, not {columns}"
+        logits = np.asarray(booster.learner.added_logits(model, values, 1))
     except Exception as error:  # the kinds are XGBoost's and CatBoost's own
         lines = str(error).strip().splitlines()
         why = WHERE_IN_XGBOOST.sub("", lines[0]) if lines else type(error).__name__
         return f"{component} does not read it ({printable(why)})"
-    if logits.shape != (len(ROWS),) or not (np.abs(logits) < BEYOND).all():
+    if logits.shape != (len(ROW_VALUES),) or not (np.abs(logits) < IMPLAUSIBLE).all():
         return "it predicts no logits"
     return ""
 
 
-def _learner(component):
-    """Return the Learner as `learners.learner_of` does, without LightGBM, whose import takes
-    seconds.
-    """
-    if component == "xgboost":
-        from stage2_stack.xgboost_trees import XGBoost
-
-        return XGBoost()
-    from stage2_stack.catboost_trees import CatBoost
-
-    return CatBoost()
-
-
-def _main():
+def main() -> None:
+    """Print one line of JSON, {"fault": text}, for each file that standard input lists."""
     limit_memory(MEMORY)
     for path, component, columns in json.load(sys.stdin):
         print(json.dumps({"fault": fault_of(path, component, columns)}), flush=True)
 
 
 if __name__ == "__main__":
-    _main()
+    main()

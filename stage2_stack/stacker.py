@@ -1,234 +1,228 @@
-"""Fits stage two: what each component says, nested and held out, then a blend of them for each
-label and outer fold.
+"""Fits stage two: the components, then their blend for each label and outer fold.
 
-Stacker k is fitted on the rows outside fold k, to score fold k and its CNNs' test opinions.
+The stacker of fold k is fitted on the rows outside fold k. It predicts the rows of fold k, and the
+test slices from the features that fold k's CNNs give.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy.special import expit, log_expit, logit
+from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from ct.labels import LABELS, SUBTYPES
 from ct.seeds import derive_seed
-from stage2_stack.blending import fit_blend, raw_alone
-from stage2_stack.boost import Bins
-from stage2_stack.components import Case, own_components, series_of_all, where_usable
-from stage2_stack.nested_cv import Nest, Opinion, View, fit_nested
-from stage2_stack.pooled import PARAMS, PooledBins, as_own, pooled_names
-from stage2_stack.tuning import INSTEAD
+from stage2_stack.blending import Blend, fit_blend, raw_alone
+from stage2_stack.components import REGISTRY, load_component
+from stage2_stack.components.component import Component
+from stage2_stack.config import StackConfig
+from stage2_stack.fold_stacker import FoldStacker
+from stage2_stack.nested_cv import INSTEAD, FittedComponent, NestedPredictions
+from stage2_stack.stack_context import StackContext, StackData, make_context
+
+Fitted = dict[str, FittedComponent]  # name of a component -> what it left for one label
 
 
 @dataclass
-class Rows:
-    """The train slices, as stage two sees them."""
+class LabelStack:
+    """Stage two of one label; probabilities are in [0, 1]."""
 
-    X: np.ndarray  # (n, f) float32; it may be a memory map
-    # (n, 6) 0, 1 or NaN; a row that lacks one label is predicted, but not learned from
-    y: np.ndarray
-    fold: np.ndarray  # (n,) 0 ... K-1
-    patients: np.ndarray  # (n,)
-    names: list  # f names of the columns of X
-    # (s,) first row of each series, whose rows lie together, from bottom to top; for `gru`
-    starts: np.ndarray | None = None
-    test_starts: np.ndarray | None = None  # of the test rows
-
-
-@dataclass
-class Stacked:
-    """What the stackers of one label leave; probabilities are in [0, 1]."""
-
-    blends: list  # K Blend, each made without its fold
-    calibrated: np.ndarray  # (n,) calibrated stage one, out of fold
+    blends: list[Blend]  # K, each made without its fold
+    calibrated: NDArray[np.float64]  # (n,) calibrated stage one, out of fold
     # (n,) stage two, out of fold; where fold k is not stacked, the calibrated stage one
-    oof: np.ndarray
-    calibrated_test: np.ndarray  # (K, m) likewise on the test rows, fold k by stacker k
-    test: np.ndarray  # (K, m)
-    # component -> (n,) what it says alone, out of fold, calibrated; or the calibrated stage one
-    rungs: dict
-    # (K, n) logits of stage two outside fold k, by models that saw neither the row's fold nor fold
-    # k
-    nested: np.ndarray
-    # name of a file -> its bytes, of the components that have a weight
-    models: dict = field(default_factory=dict)
-    # (f,) mean over folds of each feature's share of the gain, of the boosters in the blend
-    gain: np.ndarray | None = None
-    # (f,) likewise of its mean absolute contribution to held-out rows, logits
-    contributions: np.ndarray | None = None
+    oof: NDArray[np.float64]
+    # component -> (n,) its own calibrated probabilities out of fold, or the calibrated stage one
+    component_oof: dict[str, NDArray[np.float64]]
+    # (K, n) logits of stage two outside fold k, by models without the row's fold and without k
+    nested: NDArray[np.float64]
+    models: dict[str, bytes]  # name of a file -> its bytes, of the components that have a weight
+    # (f,) each feature's share of the gain, mean over folds, of the boosters in the blend
+    gain: NDArray[np.float64]
+    # (f,) likewise its mean absolute contribution to held-out rows, logits
+    contributions: NDArray[np.float64]
+    # (K, m) test slices by stacker k: calibrated stage one, and stage two
+    calibrated_test: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    test: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
 
-def fit_stack(rows, test_X, configs, config, seed, progress=None):
+def fit_stack(
+    data: StackData,
+    test_X: NDArray[np.float32],
+    tuned: Mapping[str, Sequence[Mapping[str, Any]]],
+    config: StackConfig,
+    seed: int,
+    progress: Callable[[], object] | None = None,
+) -> dict[str, LabelStack]:
     """Fit the stackers of all labels.
 
-    rows: Rows; test_X: (K, m, f), fold k's CNNs' view of the test rows; configs: {label: K dicts as
-    of tune.best_config}; config: StackConfig; seed: of the recipe; progress: called `steps(config)`
-    times
+    test_X: (K, m, f) features of the test slices, as fold k's CNNs give them; tuned: {label: K
+    dicts as from best_config}; seed: of the recipe; progress: called `steps(config)` times
 
-    Returns {label: Stacked}.
+    Returns {label: LabelStack}.
     """
     progress = progress or (lambda: None)
-    known = ~np.isnan(rows.y).any(axis=1)
-    some = np.nan_to_num(rows.y[:, 0])
-    nest = Nest(rows.fold, known, rows.patients, some, len(test_X), derive_seed(seed, "stack"))
-    case = Case(rows, nest, Bins(rows.X, rows.names, config.threads), test_X, configs, config, seed)
-    own = {}
-    for label in LABELS:
-        own[label] = own_components(case, label)
-        case.bins.keep_only([np.arange(len(rows.names))])  # other labels see other columns, or all
-        progress()
-    case.bins.keep_only()
-    if "gru" in config.components:
-        share(own, "gru", series_of_all(case), LABELS)
-        progress()
-    pool = pooled_subtypes(case) if "pooled" in config.components else None
-    share(own, "pooled", pool, SUBTYPES)
-    made = {label: blended(case, label, *own[label]) for label in SUBTYPES}
-    progress()
-    if "subtypes" in config.components:
-        own["any"][0]["subtypes"] = one_at_least(made)
-    made["any"] = blended(case, "any", *own["any"])
+    context = make_context(data, len(test_X), tuned, config, seed)
+    components = chosen_components(config)
+    fitted = fit_components(context, components, progress)
+    stacks = {}
+    for label in (*SUBTYPES, "any"):  # components of `any` may read the finished subtypes
+        for component in components:
+            if component.from_subtypes and label in component.labels:
+                fit_component(context, component, [label], fitted)
+        stacks[label] = blend_label(context, label, fitted[label])
+        context.finished[label] = NestedPredictions(stacks[label].nested, logit(stacks[label].oof))
     progress()
     if config.any_at_least_largest:
-        for part in ("oof", "test"):
-            largest = np.max([getattr(made[label], part) for label in SUBTYPES], axis=0)
-            setattr(made["any"], part, np.maximum(getattr(made["any"], part), largest))
-    return {label: made[label] for label in LABELS}
+        stacks["any"].oof = np.max([stacks[label].oof for label in ("any", *SUBTYPES)], axis=0)
+    predict_test(stacks, data, test_X, config)
+    progress()
+    return {label: stacks[label] for label in LABELS}
 
 
-def steps(config):
-    """Return how often fit_stack says that it is further."""
-    return len(LABELS) + 2 + ("gru" in config.components)
+def chosen_components(config: StackConfig) -> list[Component]:
+    """Return the components that a config names, in the order in which they enter a blend."""
+    names = [entry.name for entry in REGISTRY if entry.name in config.components]
+    return [load_component(name) for name in names]
 
 
-def share(own, component, fitted, labels):
-    """Enter what a component says of labels, in their order, into {label: ({component: Opinion},
-    {component: Fitted})}.
+def steps(config: StackConfig) -> int:
+    """Return how often fit_stack calls its `progress`."""
+    return len(LABELS) + sum(component.joint for component in chosen_components(config)) + 2
+
+
+def fit_components(
+    context: StackContext, components: Sequence[Component], progress: Callable[[], object]
+) -> dict[str, Fitted]:
+    """Fit all components that do not need finished labels: label by label, then the joint ones."""
+    fitted: dict[str, Fitted] = {label: {} for label in LABELS}
+    for label in LABELS:
+        for component in components:
+            if not (component.joint or component.from_subtypes) and label in component.labels:
+                fit_component(context, component, [label], fitted)
+        # other labels read other columns, or all
+        context.features.keep_only([np.arange(len(context.data.names))])
+        progress()
+    context.features.keep_only()
+    for component in components:
+        if component.joint:
+            fit_component(context, component, component.labels, fitted)
+            progress()
+    return fitted
+
+
+def fit_component(
+    context: StackContext, component: Component, labels: Sequence[str], fitted: dict[str, Fitted]
+) -> None:
+    """Fit one component on labels, and enter what it left into `fitted`."""
+    for label, of_label in component.fit(context, labels).items():
+        fitted[label][component.name] = of_label
+
+
+def blend_label(context: StackContext, label: str, fitted: Fitted) -> LabelStack:
+    """Blend the components of one label, for each fold on the rows of the others.
+
+    Returns a LabelStack without predictions of the test slices.
     """
-    if fitted:
-        for label, opinion in zip(labels, fitted.opinions, strict=True):
-            opinions, models = own[label]
-            opinions[component], models[component] = opinion, fitted
-
-
-def pooled_subtypes(case):
-    """Return the Fitted of the five subtypes together, in the order SUBTYPES; None where no fold
-    has what to learn from.
-    """
-    settings = where_usable(case, SUBTYPES, PARAMS)
-    if not any(settings):
-        return None
-    (raw, test_raw), y = case.raw(*SUBTYPES), np.stack([case.y(label) for label in SUBTYPES])
-    names, threads = pooled_names(case.rows.names), case.config.threads
-    columns = np.arange(len(names))
-    view = View(PooledBins(case.rows.X, case.rows.names, threads), columns, raw, y)
-    test = [
-        View(PooledBins(X, case.rows.names, threads), columns, test_raw[k], None)
-        for k, X in enumerate(case.test_X)
-    ]
-    return fit_nested(
-        case.nest, [view] * len(test), test, settings, case.config, derive_seed(case.seed, "pooled")
+    fold, k_folds, n = context.data.fold, context.folds.k_folds, len(context.data.X)
+    logits = {name: component.predictions for name, component in fitted.items()}
+    blends = [choose_blend(context, label, logits, k) for k in range(k_folds)]
+    nested = np.full((k_folds, n), np.nan)
+    oof, calibrated = np.full(n, np.nan), np.full(n, np.nan)
+    component_oof = {name: np.full(n, np.nan) for name in logits}
+    for k, blend in enumerate(blends):
+        held, others = fold == k, fold != k
+        nested[k, others] = blend.logit({name: x.nested[k, others] for name, x in logits.items()})
+        oof[held] = blend.logit({name: x.oof[held] for name, x in logits.items()})
+        calibrated[held] = blend.platts["raw"].logit(logits["raw"].oof[held])
+        for name, x in logits.items():
+            platt = blend.platts.get(name)
+            alone = calibrated[held] if platt is None else platt.logit(x.oof[held])
+            component_oof[name][held] = alone
+    return LabelStack(
+        blends,
+        expit(calibrated),
+        expit(oof),
+        {name: expit(x) for name, x in component_oof.items()},
+        nested,
+        _files_in_blends(context, label, fitted, blends),
+        *_importances(fitted, blends, len(context.data.names)),
     )
 
 
-def one_at_least(made):
-    """Return the Opinion on `any` that one of the finished subtypes at least is there, were they
-    independent of each other.
-
-    made: {subtype: Stacked}. For fold k a row's subtypes are those by stackers that saw neither its
-    fold nor fold k.
-    """
-    said = {
-        "nested": [made[label].nested for label in SUBTYPES],
-        "oof": [logit(made[label].oof) for label in SUBTYPES],
-        "test": [logit(made[label].test) for label in SUBTYPES],
-    }
-    return Opinion(**{part: union(np.stack(logits)) for part, logits in said.items()})
-
-
-def union(logits):
-    """Return the logit that one at least of independent events comes to pass: of logits (c, ...),
-    float64 (...).
-    """
-    none = -log_expit(-logits).sum(axis=0)  # less the log of the probability that none does
-    return none + np.log(-np.expm1(-none))
-
-
-def blended(case, label, opinions, fitted):
-    """Blend the opinions on one label, for each fold on the rows of the others. Returns Stacked.
-
-    opinions: {component: Opinion}; fitted: {component: Fitted}, of those that have models
-    """
-    y, fold, k_folds = case.y(label), case.rows.fold, case.nest.k_folds
-    blends = [_blend(case, label, opinions, k) for k in range(k_folds)]
-    nested = np.full((k_folds, len(y)), np.nan)
-    oof, test = np.full(len(y), np.nan), np.empty(opinions["raw"].test.shape)
-    base, base_test, rungs = oof.copy(), test.copy(), {name: oof.copy() for name in opinions}
-    for k, blend in enumerate(blends):
-        held, others = fold == k, fold != k
-        nested[k, others] = blend.logit(
-            {name: opinion.nested[k, others] for name, opinion in opinions.items()}
-        )
-        oof[held] = blend.logit({name: opinion.oof[held] for name, opinion in opinions.items()})
-        test[k] = blend.logit({name: opinion.test[k] for name, opinion in opinions.items()})
-        raw = blend.platts["raw"]
-        base[held], base_test[k] = (
-            raw.logit(opinions["raw"].oof[held]),
-            raw.logit(opinions["raw"].test[k]),
-        )
-        for name, opinion in opinions.items():
-            platt = blend.platts.get(name)
-            rungs[name][held] = base[held] if platt is None else platt.logit(opinion.oof[held])
-    rungs = {name: expit(logits) for name, logits in rungs.items()}
-    made = Stacked(blends, expit(base), expit(oof), expit(base_test), expit(test), rungs, nested)
-    made.gain, made.contributions = np.zeros((2, len(case.rows.names)))
-    for k, blend in enumerate(blends):
-        used = {name: found for name, found in fitted.items() if name in blend.weights}
-        for part in ("gain", "contributions"):
-            told = [
-                _of_features(case, label, name, getattr(found, part)[k])
-                for name, found in used.items()
-                if k in getattr(found, part)
-            ]
-            setattr(
-                made, part, getattr(made, part) + np.sum(told, axis=0) / max(len(told), 1) / k_folds
-            )
-        for name, found in used.items():
-            stem = f"{name}-fold{k}" if len(found.opinions) > 1 else f"{name}-{label}-fold{k}"
-            made.models |= {
-                f"{stem}-seed{s}{found.suffix}": model for s, model in enumerate(found.models[k])
-            }
-    return made
-
-
-def _blend(case, label, opinions, k):
-    """Return the Blend of one label for fold k."""
-    fit, y = case.nest.last(k).fit, case.y(label)
-    why = case.why_not(label, k)
-    if why:
-        return raw_alone(opinions["raw"].nested[k, fit], y[fit], why)
-    said = {name: opinion.nested[k, fit] for name, opinion in opinions.items()}
-    said = {
-        name: logits for name, logits in said.items() if name == "raw" or not np.isnan(logits).all()
-    }
-    # tuning has already said why there is no booster
-    if len(said) == 1 and (why := case.configs[label][k].get("why")):
-        return raw_alone(said["raw"], y[fit], why)
+def choose_blend(
+    context: StackContext, label: str, logits: Mapping[str, NestedPredictions], k: int
+) -> Blend:
+    """Return the Blend of one label for fold k. logits: {component: NestedPredictions}."""
+    fit, y = context.folds.outer_split(k).fit, context.targets(label)
+    raw = logits["raw"].nested[k, fit]
+    if few := context.why_not_stacked(label, k):
+        return raw_alone(raw, y[fit], few)
+    nested = {name: x.nested[k, fit] for name, x in logits.items()}
+    nested = {name: x for name, x in nested.items() if name == "raw" or not np.isnan(x).all()}
+    # without another component, the reason is the one that tuning gave
+    if len(nested) == 1 and (why := context.tuned[label][k].get("why")):
+        return raw_alone(raw, y[fit], why)
     blend = fit_blend(
-        said,
+        nested,
         y[fit],
-        case.rows.patients[fit],
-        case.config.confidence,
-        derive_seed(case.seed, "blend", label, k),
+        context.data.patients[fit],
+        context.config.confidence,
+        derive_seed(context.seed, "blend", label, k),
     )
     return blend._replace(why=f"{blend.why}; {INSTEAD}") if blend.why else blend
 
 
-def _of_features(case, label, component, values):
-    """Return what was found of a component's columns, the same for all labels or a row each, as
-    that of X's features: (f,).
-    """
-    if component != "pooled":
-        return values
-    return as_own(
-        values[SUBTYPES.index(label)] if values.ndim > 1 else values, case.rows.names, label
-    )
+def predict_test(
+    stacks: Mapping[str, LabelStack],
+    data: StackData,
+    test_X: NDArray[np.float32],
+    config: StackConfig,
+) -> None:
+    """Set `test` and `calibrated_test` of all labels. test_X: as in `fit_stack`."""
+    shape = (*test_X.shape[:2], len(LABELS))
+    final, calibrated = np.empty(shape), np.empty(shape)
+    for k, X in enumerate(test_X):
+        stacker = stacker_of_fold(stacks, k, config)
+        final[k] = stacker.predict(X, data.names, data.test_starts)
+        for j, label in enumerate(LABELS):
+            raw = X[:, data.names.index(label)]
+            calibrated[k, :, j] = expit(stacker.calibrations[label].logit(raw))
+    for j, label in enumerate(LABELS):
+        stacks[label].test, stacks[label].calibrated_test = final[:, :, j], calibrated[:, :, j]
+
+
+def stacker_of_fold(stacks: Mapping[str, LabelStack], k: int, config: StackConfig) -> FoldStacker:
+    """Return the stacker of fold k. stacks: of all labels."""
+    blends = {label: stacks[label].blends[k] for label in LABELS}
+    calibrations = {label: blend.platts["raw"] for label, blend in blends.items()}
+    files = {name: raw for label in LABELS for name, raw in stacks[label].models.items()}
+    return FoldStacker(k, blends, calibrations, files, config)
+
+
+def _files_in_blends(
+    context: StackContext, label: str, fitted: Fitted, blends: Sequence[Blend]
+) -> dict[str, bytes]:
+    """Return {file name: bytes} of the components' models that the blends have a weight for."""
+    files: dict[str, bytes] = {}
+    for k, blend in enumerate(blends):
+        for name, component in fitted.items():
+            if name in blend.weights and k in component.files:
+                names = load_component(name).file_names(label, k, context.config.seeds)
+                files |= dict(zip(names, component.files[k], strict=True))
+    return files
+
+
+def _importances(
+    fitted: Fitted, blends: Sequence[Blend], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (gain, contributions) of the `count` features, as in LabelStack."""
+    gain, contributions = np.zeros(count), np.zeros(count)
+    for k, blend in enumerate(blends):
+        used = [component for name, component in fitted.items() if name in blend.weights]
+        gains = [component.gain[k] for component in used if k in component.gain]
+        swings = [component.contributions[k] for component in used if k in component.contributions]
+        gain += np.sum(gains, axis=0) / max(len(gains), 1) / len(blends)
+        contributions += np.sum(swings, axis=0) / max(len(swings), 1) / len(blends)
+    return gain, contributions

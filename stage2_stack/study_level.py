@@ -1,46 +1,54 @@
-"""What the slices say of the whole study: Platt's calibration of the mean of its three largest
-logits of each label.
-"""
+"""Probabilities of whole studies: the calibrated mean of a study's three largest slice logits."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from ct.labels import LABELS
-from stage2_stack.calibration import cross_fit, fit_platt
+from stage2_stack.calibration import Platt, cross_fit, fit_platt
 
 TOP = 3  # slices
 
 
-def top_logits(study, probs, clip):
-    """Return the mean of the largest TOP logits of each label in each study, a DataFrame (s, 6)
-    indexed by study, sorted.
+def top_logits(study: NDArray[Any], probs: NDArray[Any], clip: float) -> pd.DataFrame:
+    """Return the mean of the TOP largest logits of each label in each study.
 
     study: (n,) the study of each slice; probs: (n, 6) probabilities in [0, 1], columns LABELS;
-    clip: how far they are clipped from 0 and 1. A study of fewer slices: the mean of all of them.
+    clip: how far they are clipped from 0 and 1
+
+    Returns a table (s, 6), indexed by study, sorted. A study of fewer slices: the mean of all.
     """
     p = np.clip(np.asarray(probs, np.float64), clip, 1 - clip)
     studies, code = np.unique(np.asarray(study), return_inverse=True)
-    sizes, made = np.bincount(code), {}
+    sizes, means = np.bincount(code), {}
     for label, logits in zip(LABELS, np.log(p / (1 - p)).T, strict=True):
         order = np.lexsort([logits, code])  # study after study, the largest last
         top = order[np.cumsum(sizes)[code[order]] - np.arange(len(order)) <= TOP]
-        made[label] = np.bincount(code[top], logits[top], minlength=len(sizes)) / np.minimum(
-            sizes, TOP
-        )
-    return pd.DataFrame(made, index=studies)
+        sums = np.bincount(code[top], logits[top], minlength=len(sizes))
+        means[label] = sums / np.minimum(sizes, TOP)
+    return pd.DataFrame(means, index=studies)
 
 
-def fit_studies(study, probs, y, fold, clip):
+def fit_studies(
+    study: NDArray[Any],
+    probs: NDArray[Any],
+    y: NDArray[Any],
+    fold: NDArray[Any],
+    clip: float,
+) -> tuple[dict[str, Platt], pd.DataFrame]:
     """Calibrate whole studies on slices whose probabilities are out of fold.
 
     study: (n,); probs: (n, 6) out of fold, in [0, 1]; y: (n, 6) 0, 1, or NaN in slices that are
     left out; fold: (n,) 0 ... K-1, patients whole, and so studies
 
-    Returns (platts, table). platts: {label: Platt} of all studies: the slices' probabilities never
-    saw their patient. table: a row a study that has labelled slices, with LABELS, 0 or 1, positive
-    where a slice is; `fold`; and LABELS with "p_" before them, the probabilities by calibrations
-    fitted on the other folds.
+    Returns (platts, table). platts: {label: Platt}, fitted on all studies, as the slices'
+    probabilities are out of fold. table: one row for each study with labelled slices: LABELS, 1
+    where a slice is positive, else 0; `fold`; and LABELS with "p_" before them, probabilities by
+    calibrations that are fitted on the other folds.
     """
     known = ~np.isnan(y).any(axis=1)
     study, fold = np.asarray(study)[known], np.asarray(fold)[known]
@@ -57,10 +65,12 @@ def fit_studies(study, probs, y, fold, clip):
     return platts, table
 
 
-def study_probabilities(study, probs, platts, clip):
-    """Return the probabilities of whole studies, a DataFrame (s, 6) indexed by study, sorted.
+def study_probabilities(
+    study: NDArray[Any], probs: NDArray[Any], platts: Mapping[str, Platt], clip: float
+) -> pd.DataFrame:
+    """Return the probabilities of whole studies, a table (s, 6) indexed by study, sorted.
 
-    study, probs, clip: as of `top_logits`; platts: {label: Platt}
+    study, probs, clip: as in `top_logits`; platts: {label: Platt}
     """
     raw = top_logits(study, probs, clip)
     return pd.DataFrame(

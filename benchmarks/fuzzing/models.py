@@ -16,8 +16,7 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from pipeline.scoring.packed_model import model_of_folder
 from stage1_cnn.model import load_model
-from stage2_stack.apply import apply_stacker
-from stage2_stack.boost import Bins
+from stage2_stack.learners.binned_features import BinnedFeatures
 
 PLATT = {"slope": 1.0, "intercept": 0.0, "prior": -2.0, "floor": None, "step": 0.0}
 BOOSTER = "boosters/lightgbm-any-fold1-seed0.txt"
@@ -61,15 +60,15 @@ def _write(folder, stage2, recipe):
 
 def _network(names):
     from features.columns import slice_columns
-    from stage2_stack.gru import Reader
+    from stage2_stack.learners.gru_network import SeriesNetwork
 
     logit_columns, place = slice_columns(names)
-    return save(Reader(logit_columns.shape[1], len(place), 8).state_dict())
+    return save(SeriesNetwork(logit_columns.shape[1], len(place), 8).state_dict())
 
 
 def _xgboost(names):
     try:
-        from stage2_stack.xgboost_trees import PARAMS, XGBoost
+        from stage2_stack.components.label_xgboost import PARAMS, XGBoost
     except ImportError:
         return None
     from features.columns import scope_columns
@@ -80,10 +79,14 @@ def _xgboost(names):
         XGBoost(),
     )
     X = rng.normal(size=(200, len(names))).astype(np.float32)
-    data = learner.data(
-        Bins(X, names), columns, np.arange(200), (X[:, columns[0]] > 0).astype(float), np.zeros(200)
+    data = learner.dataset(
+        BinnedFeatures(X, names),
+        columns,
+        np.arange(200),
+        (X[:, columns[0]] > 0).astype(float),
+        np.zeros(200),
     )
-    return learner.dump(learner.fit(data, PARAMS, 4, 0, 1)[0])
+    return learner.save(learner.fit(data, PARAMS, 4, 0, 1)[0])
 
 
 def digests_again(folder):
@@ -267,7 +270,7 @@ def attempt(folder):
     X = np.random.default_rng(0).normal(0, 3, (6, len(names))).astype(np.float32)
     X[::2, ::3] = np.nan
     for k in range(model.recipe.folds.k):
-        probs = apply_stacker(model.stacker(k), X, names, np.array([0, 4]))
+        probs = model.stacker(k).predict(X, names, np.array([0, 4]))
         if probs.shape != (6, len(LABELS)) or not ((probs >= 0) & (probs <= 1)).all():
             raise ValueError("a model that was taken predicts what is no probability")
     model.study_calibrations()

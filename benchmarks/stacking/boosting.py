@@ -29,7 +29,8 @@ from benchmarks.command_line import flag_parser
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss
 from ct.system.parallel_jobs import cores, run_threads
-from stage2_stack.boost import Bins, boosted_logit, fit_booster
+from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.lightgbm_booster import boosted_logit, fit_booster
 
 ROWS, FEATURES, ROUNDS, FOLDS, ALL = 752_803, 300, 200, 5, 30
 THREADS = int(os.environ.get("ICH_BENCH_THREADS", "2"))  # fewer on a box that others use
@@ -86,15 +87,15 @@ def measure(X, y, fold, labels):
     # wakes the library and its threads
     lgb.train(PARAMS, lgb.Dataset(X[:1000], label=y[:1000, 0]), 5)
     start = time.perf_counter()
-    bins = Bins(X, [f"f{i}" for i in range(FEATURES)])
-    bins.rows(np.arange(FEATURES), np.arange(2), y[:2, 0], np.zeros(2))
+    features = BinnedFeatures(X, [f"f{i}" for i in range(FEATURES)])
+    features.dataset(np.arange(FEATURES), np.arange(2), y[:2, 0], np.zeros(2))
     once = np.array([time.perf_counter() - start, 0, 0])
     spent = {way: np.zeros(3) for way in WAYS}
     predictions = {way: np.full((len(y), labels), np.nan) for way in WAYS}
     for pair in np.arange(labels).reshape(-1, 2):
         for k in range(FOLDS):
             turn = {
-                way: np.array(fit(bins, X, y, fold, k, pair, predictions[way]))
+                way: np.array(fit(features, X, y, fold, k, pair, predictions[way]))
                 for way, fit in WAYS.items()
             }
             for way, seconds in turn.items():
@@ -116,7 +117,7 @@ def measure(X, y, fold, labels):
     }
 
 
-def ours(bins, X, y, fold, k, labels, predictions):
+def ours(features, X, y, fold, k, labels, predictions):
     """Fit the boosters of some labels on all but fold k side by side; predict fold k.
 
     predictions (n, labels) is filled. Returns the seconds of (nothing, taking rows, boosting).
@@ -126,7 +127,7 @@ def ours(bins, X, y, fold, k, labels, predictions):
     def fit(j):
         start = time.perf_counter()
         base = np.full(len(rows), prior(y[rows, j]))
-        data = bins.rows(np.arange(FEATURES), rows, y[rows, j], base)
+        data = features.dataset(np.arange(FEATURES), rows, y[rows, j], base)
         return time.perf_counter() - start, fit_booster(data, PARAMS, ROUNDS, 0, 1)[0]
 
     start = time.perf_counter()
@@ -139,7 +140,7 @@ def ours(bins, X, y, fold, k, labels, predictions):
     return 0, taking, total - taking
 
 
-def plain(bins, X, y, fold, k, labels, predictions, **params):
+def plain(features, X, y, fold, k, labels, predictions, **params):
     """Bin and fit the boosters of some labels on all but fold k one by one; predict fold k.
 
     predictions (n, labels) is filled. Returns the seconds of (binning, nothing, boosting).

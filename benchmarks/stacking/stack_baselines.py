@@ -14,8 +14,8 @@ from scipy.special import expit
 from ct.ensemble import mean_logits, to_logits
 from ct.labels import LABELS
 from features.neighbours import neighbour_features, shift
-from stage2_stack.boost import FIXED
 from stage2_stack.calibration import cross_fit, fit_platt
+from stage2_stack.learners.binned_features import FIXED
 
 CLIP = 1e-5
 PUBLISHED_WIDTHS = {  # Gaussian smoothing by public solvers, standard deviation in slices

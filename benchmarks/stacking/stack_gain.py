@@ -12,8 +12,8 @@ other folds:
 
 Plain and ours share the same code: boosters start at the calibrated mean (which helps plain),
 rounds are chosen on nested predictions, seeds, trials and their space are the same. With one trial,
-the default, that is trial 0 of both: the first guess of stage2_stack/search_space.py. More trials
-are tuned inside each outer fold, as the stage `tune` does it.
+the default, that is trial 0 of both: the first guess of stage2_stack/tuning/search_space.py. More
+trials are tuned inside each outer fold, as the stage `tune` does it.
 
 Two families of simulated CNNs, three seeds. A gain is the mean over seeds of each slice's gain; its
 interval is over patients. Seed 0 also shows how much of its gain plain keeps without neighbours,
@@ -38,10 +38,12 @@ from features.build import build_features
 from features.markov_fitting import cross_fit_chains
 from features.neighbours import neighbour_features
 from pipeline.recipe import find_recipe, load_recipe
-from stage2_stack.boost import Bins
-from stage2_stack.search_space import FIRST, space_of
-from stage2_stack.stacker import Rows, fit_stack
-from stage2_stack.tuning import InnerFolds, best_config, run_trials
+from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.stack_context import StackData
+from stage2_stack.stacker import fit_stack
+from stage2_stack.tuning.booster_trials import best_config, run_trials
+from stage2_stack.tuning.inner_cv import InnerFolds
+from stage2_stack.tuning.search_space import FIRST, space_of
 
 CONTENDERS = ("raw", "smoothed", "plain", "ours")
 CONTROLS = ("no neighbours", "permuted in studies", "permuted in folds")
@@ -90,7 +92,7 @@ def plain(simulated, trials, reach=baselines.PLAIN_REACH):
         update={"components": ("raw", "lightgbm"), "trials": trials}
     )
     made = fit(simulated, X, names, config)
-    return np.column_stack([made[label].rungs["lightgbm"] for label in LABELS])
+    return np.column_stack([made[label].component_oof["lightgbm"] for label in LABELS])
 
 
 def ours(simulated, trials):
@@ -113,24 +115,24 @@ def stack_only():
 
 def fit(simulated, X, names, config):
     """Return fit_stack's {label: Stacked} of features X (n, f)."""
-    rows = Rows(
+    rows = StackData(
         X, simulated.y, simulated.fold, simulated.slices["patient_id"].to_numpy(object), names
     )
-    bins = Bins(X, names)
+    features = BinnedFeatures(X, names)
     found = {
-        label: [settings(rows, bins, label, k, config) for k in range(sim.FOLDS)]
+        label: [settings(rows, features, label, k, config) for k in range(sim.FOLDS)]
         for label in LABELS
     }
     return fit_stack(rows, X[None, :1].repeat(sim.FOLDS, axis=0), found, config, SEED)
 
 
-def settings(rows, bins, label, k, config):
+def settings(rows, features, label, k, config):
     """Return the settings of a label's booster without fold k: the best of the trials."""
     if config.trials == 1:
         return {"stacked": True, "params": FIRST, "rounds": None}  # fit_stack finds the rounds
     others, seed = np.flatnonzero(rows.fold != k), derive_seed(SEED, "tune", label, k)
     y, patients = rows.y[others, LABELS.index(label)], rows.patients[others]
-    folds = InnerFolds(bins, others, y, rows.fold[others], label, config, seed)
+    folds = InnerFolds(features, others, y, rows.fold[others], label, config, seed)
     study = optuna.create_study(direction="minimize")
     run_trials(study, folds, config.trials, seed, space_of(label))
     return best_config(study, folds, patients, config.trials)

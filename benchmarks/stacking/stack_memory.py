@@ -29,14 +29,14 @@ from ct.labels import LABELS
 from features.build import feature_names
 from features.columns import SCOPES, scope_columns
 from pipeline.recipe import find_recipe, load_recipe
-from stage2_stack import boost
-from stage2_stack import nested_cv as nested
-from stage2_stack import tuning as search
-from stage2_stack.boost import Bins
 from stage2_stack.config import StackConfig
-from stage2_stack.search_space import FIRST
-from stage2_stack.stacker import Rows, fit_stack
-from stage2_stack.tuning import InnerFolds
+from stage2_stack.learners import binned_features, nested_fit
+from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.stack_context import StackData
+from stage2_stack.stacker import fit_stack
+from stage2_stack.tuning import inner_cv
+from stage2_stack.tuning.inner_cv import InnerFolds
+from stage2_stack.tuning.search_space import FIRST
 
 SIZES = 12_000, 24_000  # train slices; a sixth as many test slices, as in the competition
 GOLD, SAMPLE = 752_803, 200_000  # rows that bins are drawn from at most
@@ -114,9 +114,9 @@ def measure(what, folder, at_once):
     X, test_X = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("train", "test"))
     y, names = np.load(folder / "y.npy"), json.loads((folder / "names.json").read_text())
     patients = np.arange(len(X)) // SERIES
-    nested.cores = lambda: int(at_once)
-    boost.FIXED["bin_construct_sample_cnt"] = SAMPLE if what == "edges" else 2000
-    search.HELD = 0  # one scope at a time, as where there are many rows
+    nested_fit.cores = lambda: int(at_once)
+    binned_features.FIXED["bin_construct_sample_cnt"] = SAMPLE if what == "edges" else 2000
+    inner_cv.MAX_BINNED_BYTES = 0  # one scope at a time, as where there are many rows
     over, peak = threading.Event(), [0]
 
     def look():
@@ -147,32 +147,32 @@ def tune(X, test_X, y, names, patients):
 
     Its jobs come label by label.
     """
-    bins, fold, config = (
-        Bins(X, names, 1),
+    features, fold, config = (
+        BinnedFeatures(X, names, 1),
         patients % FOLDS,
         StackConfig(threads=1, max_rounds=ROUNDS),
     )
     rows = np.flatnonzero(fold != 0)
     for j, label in enumerate(LABELS):
-        bins.keep_only(scope_columns(names, label, scope) for scope in SCOPES)
-        folds = InnerFolds(bins, rows, y[rows, j], fold[rows], label, config, 0)
+        features.keep_only(scope_columns(names, label, scope) for scope in SCOPES)
+        folds = InnerFolds(features, rows, y[rows, j], fold[rows], label, config, 0)
         for scope in SCOPES:
             folds.evaluate(FIRST | {"scope": scope})
 
 
 def edges(X, test_X, y, names, patients):
     """Bin all columns."""
-    Bins(X, names, 1).rows(np.arange(len(names)), np.arange(2), y[:2, 0], y[:2, 0])
+    BinnedFeatures(X, names, 1).dataset(np.arange(len(names)), np.arange(2), y[:2, 0], y[:2, 0])
 
 
 def stack(X, test_X, y, names, patients):
     """Fit all components of the recipe; each label's boosters have columns of their own."""
-    found = {"stacked": True, "rounds": ROUNDS, "params": FIRST | {"scope": "study"}}
-    rows = Rows(X, y, patients % FOLDS, patients, names)
+    tuned = {"stacked": True, "rounds": ROUNDS, "params": FIRST | {"scope": "study"}}
+    rows = StackData(X, y, patients % FOLDS, patients, names)
     fit_stack(
         rows,
         test_X,
-        dict.fromkeys(LABELS, [found] * FOLDS),
+        dict.fromkeys(LABELS, [tuned] * FOLDS),
         StackConfig(threads=1, max_rounds=ROUNDS),
         0,
     )

@@ -32,8 +32,9 @@ from benchmarks.stacking.stack_gain import SEED, some_studies, stack_only
 from ct.labels import LABELS
 from ct.metrics import log_loss, patient_bootstrap
 from features.build import build_features
-from stage2_stack.search_space import FIRST
-from stage2_stack.stacker import Rows, fit_stack
+from stage2_stack.stack_context import StackData
+from stage2_stack.stacker import fit_stack
+from stage2_stack.tuning.search_space import FIRST
 
 BLOCKS = 4
 NO_GEOMETRY = {"geometry": False, "place": False}
@@ -102,7 +103,7 @@ def contend(simulated, name):
     config = recipe.stage2.model_copy(
         update={"components": ("raw", "lightgbm"), "any_at_least_largest": False}
     )
-    rows = Rows(
+    rows = StackData(
         X, simulated.y, simulated.fold, simulated.slices["patient_id"].to_numpy(object), names
     )
     first = {"stacked": True, "params": FIRST | {"scope": "study"}, "rounds": None}

@@ -32,7 +32,7 @@ from stage1_cnn.dataset import neighbour_rows
 from stage1_cnn.inference import predict
 from stage1_cnn.search_space import Choices, Range, changes, rounded, with_values, yaml_lines
 from stage1_cnn.train_loop import Hooks, train_cnn
-from stage2_stack.optuna_trials import (
+from stage2_stack.tuning.optuna_trials import (
     STARTUP,
     fail_interrupted_trials,
     finished_trials,

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import Field, field_validator, model_validator
 
 from ct.config import Config
-from ct.labels import LABELS, SUBTYPES
+from ct.labels import LABELS
 from pipeline.recipe import Recipe
-from stage2_stack.components import COLUMNS
-from stage2_stack.config import COMPONENTS
+from stage2_stack.components import COMPONENTS, load_component
 
 Format = Literal["ich-stack model 1"]
 FORMAT: str = get_args(Format)[0]
@@ -144,8 +143,4 @@ def _predicts(component: str, label: str, recipe: Recipe, names: list[str]) -> b
     """Return whether a component of the recipe predicts this label."""
     if component not in recipe.stage2.components:
         return False
-    if label + COLUMNS.get(component, "") not in names:
-        return False
-    if component == "pooled":
-        return label in SUBTYPES
-    return component != "subtypes" or label not in SUBTYPES
+    return load_component(component).can_predict(label, names)

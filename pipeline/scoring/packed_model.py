@@ -19,9 +19,9 @@ from pipeline.scoring.model_schema import FORMAT, ModelFile, StageTwo, check_fit
 from pipeline.scoring.scoring_model import ScoringModel
 from pipeline.scoring.stored_weights import check_probes, check_size, check_weights, outlined_cnn
 from stage1_cnn.config import CnnConfig
+from stage2_stack.components import load_component
 from stage2_stack.config import check_installed
 from stage2_stack.foreign_boosters import first_fault
-from stage2_stack.stored_boosters import FOREIGN, SUFFIXES, check_model, columns_seen, file_names
 
 LARGEST_JSON, LARGEST_BOOSTER = 64 << 20, 512 << 20  # bytes
 MODEL_FILE = "model.json"
@@ -129,8 +129,8 @@ def needed_boosters(stage2: StageTwo, recipe: Recipe) -> dict[str, tuple[str, st
     needed: dict[str, tuple[str, str]] = {}
     for label, blends in stage2.blend.items():
         for k, blend in enumerate(blends):
-            for component in set(blend.weights) & set(SUFFIXES):
-                names = file_names(component, label, k, recipe.stage2.seeds)
+            for component in blend.weights:
+                names = load_component(component).file_names(label, k, recipe.stage2.seeds)
                 needed |= dict.fromkeys(names, (component, label))
     return needed
 
@@ -172,15 +172,16 @@ def _check_boosters(
 ) -> None:
     """Raise InputError for a model of stage two that does not read or has other features."""
     names, foreign = list(stage2.names), []
-    for name, (component, label) in needed.items():
-        path = boosters[name]
+    for name, (component_name, label) in needed.items():
+        path, component = boosters[name], load_component(component_name)
         if path.stat().st_size > LARGEST_BOOSTER:
             raise _unfit(where, f"boosters/{name}", "it is far too large")
-        if component in FOREIGN:
-            foreign.append((str(path.absolute()), component, columns_seen(label, names)))
+        if component.foreign:
+            count = component.column_count(label, names)
+            foreign.append((str(path.absolute()), component_name, count))
             continue
         try:
-            check_model(component, path.read_bytes(), names)
+            component.check_file(path.read_bytes(), names)
         except ValueError as error:
             raise _unfit(where, f"boosters/{name}", error) from None
     if fault := first_fault(foreign):

@@ -31,8 +31,9 @@ from pipeline.receipt import versions
 from pipeline.recipe import Recipe
 from pipeline.run_context import Run
 from pipeline.stage_data.run_tables import training_prior
-from stage2_stack.apply import Stacker, read_blend
+from stage2_stack.blending import read_blend
 from stage2_stack.calibration import Platt
+from stage2_stack.fold_stacker import FoldStacker
 from stage2_stack.study_level import fit_studies
 
 STAGES = ("ingest", "folds", "train", "features", "tune", "stack")  # a model is made of their files
@@ -66,19 +67,15 @@ class ScoringModel:
     patients: pd.DataFrame | None = None
     held_out_chains: Mapping[str, list[dict[str, float]]] | None = None
 
-    def stacker(self, k: int) -> Stacker:
-        """Return the Stacker of fold k."""
-        settings, end = self.recipe.stage2, f"-fold{k}-"
-        boosters = {
-            name.replace(end, "-"): path for name, path in self.boosters.items() if end in name
-        }
-        return Stacker(
+    def stacker(self, k: int) -> FoldStacker:
+        """Return the stacker of fold k."""
+        of_fold = [path for name, path in self.boosters.items() if f"-fold{k}-" in name]
+        return FoldStacker(
+            k,
             {label: read_blend(self.stage2["blend"][label][k]) for label in LABELS},
             {label: Platt(**self.stage2["calibration"][label][k]) for label in LABELS},
-            {name: path.read_bytes() for name, path in boosters.items()},
-            settings.seeds,
-            settings.any_at_least_largest,
-            settings.threads,
+            {path.name: path.read_bytes() for path in of_fold},
+            self.recipe.stage2,
         )
 
     def chains(self) -> list[list[MarkovChain]]:

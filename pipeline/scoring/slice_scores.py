@@ -21,7 +21,6 @@ from pipeline.scoring.scoring_model import ScoringModel
 from stage1_cnn.dataset import neighbour_rows
 from stage1_cnn.inference import predict
 from stage1_cnn.model import load_model
-from stage2_stack.apply import apply_stacker
 
 COLUMNS = list(LABELS)
 Arrays = dict[str, NDArray[np.floating]]  # CNN -> one row a slice
@@ -60,7 +59,7 @@ def score_slices(
                 "this version builds other features than the model was trained on; "
                 "export the model again from its run"
             )
-        final.append(apply_stacker(model.stacker(k), X, names, starts))
+        final.append(model.stacker(k).predict(X, names, starts))
     fold, tables = slices["fold"].to_numpy(), []
     for per_fold in (final, stage_one):
         combined = combine_folds(np.stack(per_fold), fold)

@@ -1,18 +1,20 @@
-"""The stage `tune`: one optuna study a label and outer fold, each in a process of its own, each
-continued where it stopped.
-"""
+"""The stage `tune`: one optuna study per label and outer fold, each in a process of its own."""
 
 import functools
 import json
 import math
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
 
 from ct.labels import LABELS
 from ct.run_dir import RunDir
@@ -24,166 +26,204 @@ from features.columns import SCOPES, scope_columns
 from pipeline.freshness import why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
 from pipeline.optuna_studies.trial_journal import open_study
+from pipeline.progress import Bar
 from pipeline.receipt import Receipt
+from pipeline.run_context import Run
 from pipeline.stage_data.run_tables import load_rows
-from stage2_stack.boost import Bins
+from stage2_stack.components import TUNED
 from stage2_stack.config import StackConfig
-from stage2_stack.optuna_history import COLUMNS, importances, mean_importances, trial_rows
-from stage2_stack.search_space import SPACE, space_of
-from stage2_stack.tuning import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
+from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.nested_cv import inner_folds, why_not_stacked
+from stage2_stack.tuning.booster_trials import best_config, run_trials
+from stage2_stack.tuning.inner_cv import InnerFolds
+from stage2_stack.tuning.optuna_history import COLUMNS, importances, mean_importances, trial_rows
+from stage2_stack.tuning.search_space import SPACE, space_of
+
+# when all jobs must end, as time.time(), and a job's share of the time that is left when it begins
+TimeShare = tuple[float, float]
 
 
-def tune(run, receipt):
+def tune(run: Run, receipt: Receipt) -> None:
     """Find one configuration per label and outer fold, each on the other folds only."""
-    config, k_folds = run.recipe.stage2, run.recipe.folds.k
+    config, folder = run.recipe.stage2, run.dir.stage2
     if config.storage:
         check_store(config.storage)  # makes its tables, which workers would make all at once
-    end, total = time.time() + run.timeout if run.timeout else None, len(LABELS) * k_folds
-    at_once = min(run.workers or cores(), total)
-    jobs = [
-        (
-            str(run.dir.root),
-            label,
-            k,
-            config.model_dump(),
-            run.recipe.seed,
-            receipt.values["read"],
-            end and (end, min(1, at_once / (total - j * k_folds - k))),
-        )
-        for j, label in enumerate(LABELS)
-        for k in range(k_folds)
-    ]
-    configs, history, mattered = (
-        {label: [] for label in LABELS},
-        [],
-        {label: {} for label in LABELS},
-    )
-    with run.bar(len(jobs), "tuning", "study") as bar, _best_so_far(run.dir.stage2 / "tune", bar):
-        for (_, label, k, *_), found in zip(
-            jobs, run_jobs(tune_one, jobs, run.workers), strict=True
-        ):
-            for note in found.pop("notes", []):
+    jobs = _jobs(run, receipt.values["read"])
+    configs: dict[str, list[dict[str, Any]]] = {label: [] for label in LABELS}
+    shares: dict[str, dict[int, Any]] = {label: {} for label in LABELS}
+    history = []
+    with run.bar(len(jobs), "tuning", "study") as bar, _show_best(folder / "tune", bar):
+        results = run_jobs(tune_one, jobs, run.workers)
+        for (_, label, k, *_), result in zip(jobs, results, strict=True):
+            for note in result.pop("notes", []):
                 run.log(note)
-            history += [{"label": label, "fold": k, **row} for row in found.pop("history")]
-            mattered[label][k] = found.pop("importances")
-            configs[label].append({"fold": k, **found})
+            history += [{"label": label, "fold": k, **row} for row in result.pop("history")]
+            shares[label][k] = result.pop("importances")
+            configs[label].append({"fold": k, **result})
             bar.update()
-    write_json(run.dir.stage2 / "configs.json", configs)
-    write_table(run.dir.stage2 / "trials.parquet", pd.DataFrame(history, columns=COLUMNS))
+    write_json(folder / "configs.json", configs)
+    write_table(folder / "trials.parquet", pd.DataFrame(history, columns=COLUMNS))
     write_json(
-        run.dir.stage2 / "tuning.json",
-        {label: mean_importances(folds) for label, folds in mattered.items()},
+        folder / "tuning.json", {label: mean_importances(folds) for label, folds in shares.items()}
     )
-    receipt.made = [
-        run.dir.stage2 / name for name in ("configs.json", "trials.parquet", "tuning.json")
-    ]
-    for label in LABELS:
-        for found in configs[label]:
-            run.log(f"  {label} fold {found['fold']}: {_inner(found)}")
-    cut = [
-        found["trials"]
-        for label in LABELS
-        for found in configs[label]
-        if 0 < found["trials"] < config.trials
-    ]
+    receipt.made = [folder / name for name in ("configs.json", "trials.parquet", "tuning.json")]
+    chosen = [(label, result) for label in LABELS for result in configs[label]]
+    for label, result in chosen:
+        run.log(f"  {label} fold {result['fold']}: {_summary(result)}")
+    cut = [result["trials"] for _, result in chosen if 0 < result["trials"] < config.trials]
     if cut:
         receipt.values["not_repeatable"] = [f"tune --timeout={run.timeout}"]
         run.log(
-            f"  the time was up in {len(cut)} studies, the shortest after {min(cut)} of {config.trials} trials; "
+            f"  the time was up in {len(cut)} studies, "
+            f"the shortest after {min(cut)} of {config.trials} trials; "
             f"`tune --trials={config.trials + 1}` continues them"
         )
 
 
-def tune_one(root, label, k, config, seed, read, share=None):
+def _jobs(run: Run, read: dict[str, str]) -> list[tuple[Any, ...]]:
+    """Return the arguments of `tune_one` for each label and fold."""
+    config, k_folds = run.recipe.stage2, run.recipe.folds.k
+    end, total = time.time() + run.timeout if run.timeout else None, len(LABELS) * k_folds
+    at_once = min(run.workers or cores(), total)
+    jobs: list[tuple[Any, ...]] = []
+    for label in LABELS:
+        for k in range(k_folds):
+            share = (end, min(1, at_once / (total - len(jobs)))) if end else None
+            root, values = str(run.dir.root), config.model_dump()
+            jobs.append((root, label, k, values, run.recipe.seed, read, share))
+    return jobs
+
+
+def tune_one(
+    root: str,
+    label: str,
+    k: int,
+    config: dict[str, Any],
+    seed: int,
+    read: dict[str, str],
+    share: TimeShare | None = None,
+) -> dict[str, Any]:
     """Tune one label on the rows outside fold `k`, in a process of its own.
 
-    Returns best_config's dict, with the "history" and the "importances" of the study as of
-    stage2_stack.optuna_history, and "notes", lines that the user should know, where there are any.
-    share: (time.time() at which all must be done, this job's share of what is left when it begins),
-    or None
+    config: plain values of a StackConfig; seed: of the recipe; read: digests of what the stage
+    reads; share: None without a limit of time
+
+    Returns best_config's dict, with "history" and "importances" of the study as in
+    stage2_stack/tuning/optuna_history.py, and "notes", lines for the log, unless it was tuned
+    before.
     """
     # it would log the traceback of an interrupt
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    run, config = RunDir(root), StackConfig(**config)
+    run, settings = RunDir(root), StackConfig(**config)
     path = run.stage2 / "tune" / f"{label}-fold{k}"
-    part = {"stage2": config.model_dump(), "seed": seed, "label": label, "fold": k}
-    result, job = path.with_suffix(".json"), path.with_suffix(".receipt.json")
+    part = {"stage2": settings.model_dump(), "seed": seed, "label": label, "fold": k}
+    result_file, job = path.with_suffix(".json"), path.with_suffix(".receipt.json")
     if not why_stale(run.root, job, part, read, verify=True):
-        return read_json(result)
-    notes = []
+        finished: dict[str, Any] = read_json(result_file)
+        return finished
+    notes: list[str] = []
     with Receipt(run.root, job, "tune", part, read) as receipt:
-        bins, y, fold, patients = _rows(root, json.dumps(read), config.threads)
+        features, y, fold, patients = _rows(root, json.dumps(read), settings.threads)
         rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
         y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
-        why = "" if "lightgbm" in config.components else "lightgbm is not among stage2.components"
-        why = why or why_not_stacked(y, patients, config.positive_patients)
+        why = why_not_stacked(y, patients, settings.positive_patients)
+        if not {*TUNED} & {*settings.components}:
+            why = f"{' and '.join(TUNED)} is not among stage2.components"
         if why:
-            found = {
-                "stacked": False,
-                "why": why,
-                "rounds": 0,
-                "trials": 0,
-                "inner_loss": None,
-                "inner_calibrated": None,
-                "params": {},
-                "history": [],
-                "importances": ({}, why),
-            }
+            result = _not_tuned(why)
         else:
             seed = derive_seed(seed, "tune", label, k)
             inner = inner_folds(y, fold, patients, seed)
-            bins.keep_only(scope_columns(bins.names, label, scope) for scope in SCOPES)
-            folds = InnerFolds(bins, rows, y, inner, label, config, seed)
-            # the others decide before or after the trials
-            settings = {"max_rounds": config.max_rounds}
-            space = {name: repr(where) for name, where in space_of(label).items()}
-            same = {**part, "stage2": settings, "space": space, "read": read}
-            url, journal = config.storage, path.with_suffix(".journal")
-            with store_faults(url):
-                study = (
-                    open_shared(url, path.name, same)
-                    if url
-                    else open_study(journal, same, notes.append, _sound)
-                )
-                run_trials(
-                    study,
-                    folds,
-                    config.trials,
-                    seed,
-                    space_of(label),
-                    _teller(path, config.trials),
-                    _deadline(share),
-                    bool(url),
-                )
-                found = best_config(study, folds, patients, config.trials)
-                found["history"] = trial_rows(study, config.trials)
-                found["importances"] = importances(study, config.trials, seed)
-            discard(path.with_suffix(".now"))
-        write_json(result, found)
-        receipt.made = [result]
-    return found | {"notes": notes}
+            features.keep_only(scope_columns(features.names, label, scope) for scope in SCOPES)
+            folds = InnerFolds(features, rows, y, inner, label, settings, seed)
+            result = _search(path, folds, patients, {**part, "read": read}, notes.append, share)
+        write_json(result_file, result)
+        receipt.made = [result_file]
+    return result | {"notes": notes}
+
+
+def _not_tuned(why: str) -> dict[str, Any]:
+    """Return the result of a label that is not stacked in this fold."""
+    return {
+        "stacked": False,
+        "why": why,
+        "rounds": 0,
+        "trials": 0,
+        "inner_loss": None,
+        "inner_calibrated": None,
+        "params": {},
+        "history": [],
+        "importances": ({}, why),
+    }
+
+
+def _search(
+    path: Path,
+    folds: InnerFolds,
+    patients: NDArray[Any],
+    inputs: dict[str, Any],
+    note: Callable[[str], None],
+    share: TimeShare | None,
+) -> dict[str, Any]:
+    """Run the trials of one study, or continue them; return its result.
+
+    path: of the study's files, without a suffix; inputs: all that the trials depend on; note:
+    called with lines for the log
+    """
+    config, space = folds.config, space_of(folds.label)
+    # the other settings are decided before or after the trials
+    inputs = {
+        **inputs,
+        "stage2": {"max_rounds": config.max_rounds},
+        "space": {name: repr(where) for name, where in space.items()},
+    }
+    with store_faults(config.storage):
+        if config.storage:
+            study = open_shared(config.storage, path.name, inputs)
+        else:
+            study = open_study(path.with_suffix(".journal"), inputs, note, is_usable)
+        run_trials(
+            study,
+            folds,
+            config.trials,
+            folds.seed,
+            space,
+            _progress_writer(path, config.trials),
+            _deadline(share),
+            bool(config.storage),
+        )
+        result = best_config(study, folds, patients, config.trials)
+        result["history"] = trial_rows(study, config.trials)
+        result["importances"] = importances(study, config.trials, folds.seed)
+    discard(path.with_suffix(".now"))
+    return result
 
 
 @functools.lru_cache(maxsize=1)
-def _rows(root, read, threads):
-    """Return (bins, y, fold, patients) of the train slices; one process bins a label's columns once
-    for all its folds, which come one after the other.
+def _rows(
+    root: str, read: str, threads: int
+) -> tuple[BinnedFeatures, NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return (features, y, fold, patients) of the train slices.
 
-    read: the digests of what they are made of, as text: other features at the same place are other
-    bins
+    Cached: a process bins a label's columns once for all its folds, which are consecutive jobs.
+
+    read: the digests of what the stage reads, as text: other features in the same place are binned
+    anew
     """
     X, y, fold, patients, names = load_rows(RunDir(root))
-    return Bins(X, names, threads), y, fold, patients
+    return BinnedFeatures(X, names, threads), y, fold, patients
 
 
-def _deadline(share):
+def _deadline(share: TimeShare | None) -> float:
     """Return the time.time() after which a job that begins now begins no trial."""
+    if share is None:
+        return math.inf
     now = time.time()
-    return now + (share[0] - now) * share[1] if share else math.inf
+    return now + (share[0] - now) * share[1]
 
 
-def _teller(path, trials):
-    """Return a function that leaves beside a study how far it is."""
+def _progress_writer(path: Path, trials: int) -> Callable[[int, float], None]:
+    """Return a function that writes a study's progress into a file beside it."""
     return lambda number, best: write_text(
         path.with_suffix(".now"),
         f"{path.name}: trial {number} of {trials}, {best:.4f}",
@@ -192,20 +232,20 @@ def _teller(path, trials):
 
 
 @contextmanager
-def _best_so_far(folder, bar):
-    """Show beside a bar what the study that moved last has found so far."""
+def _show_best(folder: Path, bar: Bar) -> Iterator[None]:
+    """Show beside a bar the smallest loss so far of the study that ran a trial last."""
     over = threading.Event()
 
-    def look():
+    def show() -> None:
         while not over.wait(2):
-            with suppress(OSError):  # a study that ends takes its line away
-                told = max(
+            with suppress(OSError):  # a study that ends removes its file
+                newest = max(
                     folder.glob("*.now"), key=lambda path: path.stat().st_mtime, default=None
                 )
-                if told:
-                    bar.show_text(f"{told.read_text(encoding='utf-8')} at best")
+                if newest:
+                    bar.show_text(f"{newest.read_text(encoding='utf-8')} at best")
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
         yield
@@ -214,15 +254,16 @@ def _best_so_far(folder, bar):
         thread.join()
 
 
-def _sound(trial):
-    """Return whether a trial of `tune` has what the choice among trials reads."""
+def is_usable(trial: FrozenTrial) -> bool:
+    """Return whether a finished trial of `tune` has what the choice among trials reads."""
     rounds = trial.user_attrs.get("rounds")
     return trial.state == TrialState.PRUNED or (
         type(rounds) is int and rounds > 0 and set(trial.params) == set(SPACE)
     )
 
 
-def _inner(found):
-    if found["stacked"]:
-        return f"{found['trials']} trials, inner loss {found['inner_calibrated']:.4f} -> {found['inner_loss']:.4f}"
-    return f"not stacked: {found['why']}"
+def _summary(result: dict[str, Any]) -> str:
+    if result["stacked"]:
+        before, after = result["inner_calibrated"], result["inner_loss"]
+        return f"{result['trials']} trials, inner loss {before:.4f} -> {after:.4f}"
+    return f"not stacked: {result['why']}"

@@ -19,8 +19,8 @@ from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
 from pipeline.scoring import stored_weights
 from pipeline.scoring.packed_model import model_of_folder
+from stage2_stack.components import load_component
 from stage2_stack.foreign_boosters import first_fault
-from stage2_stack.stored_boosters import check_model
 
 BOOSTER = "boosters/lightgbm-any-fold1-seed0.txt"
 WEIGHTS = "weights/cnn-fold0.safetensors"
@@ -314,9 +314,9 @@ def test_probes_must_fit_the_cnn(folder):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("split_feature=", "split_feature=9", "a feature that there is not"),
+        ("split_feature=", "split_feature=9", "a feature that does not exist"),
         ("left_child=1", "left_child=9", "two parents or none"),
-        ("feature_names=any ", "feature_names=age ", "sees the feature 'age', which there is not"),
+        ("feature_names=any ", "feature_names=age ", "reads the feature 'age', which is not there"),
         ("tree\n", "", "has other lines|has no trees"),
     ],
 )
@@ -334,19 +334,19 @@ def test_a_booster_that_would_crash_lightgbm_is_refused(folder, old, new, messag
 
 
 def small_xgboost():
-    from stage2_stack.boost import Bins
-    from stage2_stack.xgboost_trees import PARAMS, XGBoost
+    from stage2_stack.components.label_xgboost import PARAMS, XGBoost
+    from stage2_stack.learners.binned_features import BinnedFeatures
 
     rng, learner = np.random.default_rng(0), XGBoost()
     X = rng.normal(size=(200, 4)).astype(np.float32)
-    data = learner.data(
-        Bins(X, list("abcd")),
+    data = learner.dataset(
+        BinnedFeatures(X, list("abcd")),
         np.arange(4),
         np.arange(200),
         (X[:, 0] > 0).astype(float),
         np.zeros(200),
     )
-    return learner.dump(learner.fit(data, PARAMS, 3, 0, 1)[0])
+    return learner.save(learner.fit(data, PARAMS, 3, 0, 1)[0])
 
 
 def test_a_native_crash_of_xgboost_is_one_line(tmp_path):
@@ -364,19 +364,20 @@ def test_a_native_crash_of_xgboost_is_one_line(tmp_path):
     assert first_fault([good, bad, good]) == (bad[0], "xgboost crashes on it")
     path, why = first_fault([text])
     assert path == text[0] and why.startswith("xgboost does not read it") and "\n" not in why
-    assert first_fault([(good[0], "xgboost", 5)]) == (good[0], "it sees 4 columns, not 5")
+    assert first_fault([(good[0], "xgboost", 5)]) == (good[0], "it reads 4 columns, not 5")
 
 
 def test_boosters_are_tried_under_a_limit_of_the_parents_too(tmp_path):
-    """Who may have less memory than the child would take cannot raise the limit, unless it is
-    root.
-    """
+    """A process that may have less memory than the child takes cannot raise the limit."""
     code = (
-        "import resource\nfrom stage2_stack import foreign_boosters\nset_to = resource.setrlimit\n"
+        "import resource\nfrom stage2_stack import foreign_boosters\n"
+        "set_to = resource.setrlimit\n"
         "def as_nobody(which, limits):\n"
-        "    if limits[1] > resource.getrlimit(which)[1] > 0:\n        raise ValueError('not allowed')\n"
+        "    if limits[1] > resource.getrlimit(which)[1] > 0:\n"
+        "        raise ValueError('not allowed')\n"
         "    set_to(which, limits)\n"
-        "set_to(resource.RLIMIT_AS, (4 << 30, 4 << 30))\nresource.setrlimit = as_nobody\nforeign_boosters._main()\n"
+        "set_to(resource.RLIMIT_AS, (4 << 30, 4 << 30))\nresource.setrlimit = as_nobody\n"
+        "foreign_boosters.main()\n"
         "print(resource.getrlimit(resource.RLIMIT_AS) == (4 << 30, 4 << 30))"
     )
     done = subprocess.run(
@@ -394,19 +395,20 @@ def test_a_network_on_other_features_is_refused():
     from safetensors.torch import save
 
     from features.columns import slice_columns
-    from stage2_stack.gru import Reader
+    from stage2_stack.learners.gru_network import SeriesNetwork
 
     names = [*LABELS, "position_rel", "gap_below_mm", "gap_above_mm"]
-    said, place = slice_columns(names)
-    state = Reader(said.shape[1], len(place), 5).state_dict()
-    check_model("gru", save(state), names)
+    logits, place = slice_columns(names)
+    state = SeriesNetwork(logits.shape[1], len(place), 5).state_dict()
+    network = load_component("gru")
+    network.check_file(save(state), names)
     for wrong in (
         {name: value for name, value in state.items() if name != "leave.bias"},
         state | {"enter.weight": state["enter.weight"][:, :-1].contiguous()},
         state | {"leave.bias": torch.tensor([torch.nan])},
-        Reader(said.shape[1] + 1, len(place), 5).state_dict(),
+        SeriesNetwork(logits.shape[1] + 1, len(place), 5).state_dict(),
     ):
         with pytest.raises(ValueError, match="its (arrays|weights)"):
-            check_model("gru", save(wrong), names)
+            network.check_file(save(wrong), names)
     with pytest.raises(ValueError, match="no safetensors"):
-        check_model("gru", save(state)[:50], names)
+        network.check_file(save(state)[:50], names)

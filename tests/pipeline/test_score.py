@@ -36,10 +36,9 @@ from pipeline.scoring.packed_model import model_of_folder
 from pipeline.scoring.scoring_model import model_of_run
 from pipeline.stage_data.run_tables import load_test_fold
 from pipeline.stages.features import features
-from stage2_stack.apply import apply_stacker
 from stage2_stack.blending import Blend
 from stage2_stack.calibration import Platt, fit_platt
-from stage2_stack.pooled import PARAMS
+from stage2_stack.components.pooled_lightgbm import PARAMS
 
 RICH = {"reach": 1, "smooth_mm": [5], "smooth_best": True, "chain": True, "probe": True}
 STACK = {
@@ -76,7 +75,7 @@ def rich(finished, tmp_path_factory):
         pytest.MonkeyPatch.context() as patch
     ):  # with so little data every component would be dropped
         patch.setitem(PARAMS, "min_data_in_leaf", 2)
-        patch.setattr("stage2_stack.components.why_not_stacked", lambda *args: "")
+        patch.setattr("stage2_stack.stack_context.why_not_stacked", lambda *args: "")
         patch.setattr("stage2_stack.stacker.fit_blend", equal_blend)
         for words in (["features"], ["tune", "--workers=1"], ["stack"]):
             assert run.main([*words, f"--run={folder}"]) == 0
@@ -132,7 +131,7 @@ def mean_over_folds(folder):
     )
     found = model_of_run(Run(folder))
     return np.mean(
-        [apply_stacker(found.stacker(k), np.asarray(X[k]), names, [0]) for k in range(len(X))],
+        [found.stacker(k).predict(np.asarray(X[k]), names, np.array([0])) for k in range(len(X))],
         axis=0,
     )
 

@@ -16,9 +16,9 @@ from optuna.trial import TrialState
 import pipeline.optuna_studies.trial_journal
 from ct.storage.file_formats import write_text
 from pipeline.optuna_studies.trial_journal import Journal, open_study
-from pipeline.stages.tune import _sound
-from stage2_stack.search_space import SPACE
-from stage2_stack.tuning import run_trials
+from pipeline.stages.tune import is_usable
+from stage2_stack.tuning.booster_trials import run_trials
+from stage2_stack.tuning.search_space import SPACE
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 TRIALS = 7
@@ -46,7 +46,7 @@ def outcome(study):
 
 
 def opened(path, said=None):
-    return open_study(path, {"a": 1}, (said if said is not None else []).append, _sound)
+    return open_study(path, {"a": 1}, (said if said is not None else []).append, is_usable)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_damaged_note_of_the_inputs_loses_no_trial(unbroken, tmp_path, note):
     assert outcome(opened(path, said)) == unbroken[2] and not said
     assert json.loads(marker.read_bytes()) == {"a": 1}
     # other inputs: no damage
-    assert not open_study(path, {"a": 2}, said.append, _sound).trials and not said
+    assert not open_study(path, {"a": 2}, said.append, is_usable).trials and not said
 
 
 @pytest.mark.parametrize("note", [note for note in DAMAGED if note != b'{"a": 3}'])

@@ -39,16 +39,17 @@ assert (X[:, names.index("bone_share")] == 0.25).all()
     "stacker": """
 import numpy as np
 from ct.labels import LABELS
-from pipeline.stages.stack import ladder
+from stage2_stack.ablation import ablation
 from stage2_stack.config import StackConfig
-from stage2_stack.stacker import Rows, fit_stack
+from stage2_stack.stack_context import StackData
+from stage2_stack.stacker import fit_stack
 rng = np.random.default_rng(0)
 y = (rng.random((600, 6)) < 0.3).astype(float)
 X = np.hstack([rng.normal(size=(600, 6)) + strength * y for strength in (0.5, 2.0)]).astype(np.float32)
-rows = Rows(X, y, np.arange(600) % 3, np.arange(600), [*LABELS, *(f"{label}_probe" for label in LABELS)])
+data = StackData(X, y, np.arange(600) % 3, np.arange(600), [*LABELS, *(f"{label}_probe" for label in LABELS)])
 left = {label: [{"stacked": False, "params": {}, "rounds": 0}] * 3 for label in LABELS}
-made = fit_stack(rows, X[None, :5].repeat(3, axis=0), left, StackConfig(components=("raw", "probe")), 0)
-raw, probe, blend = ladder(made, y, np.ones(600, bool), rows.patients, 0)
+stacks = fit_stack(data, X[None, :5].repeat(3, axis=0), left, StackConfig(components=("raw", "probe")), 0)
+raw, probe, blend = ablation(stacks, y, np.ones(600, bool), data.patients, 0)
 assert probe["name"] == "probe of the embeddings"
 assert blend["loss"]["weighted"] < raw["loss"]["weighted"] - 0.05
 """,

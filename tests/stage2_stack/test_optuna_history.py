@@ -7,9 +7,15 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
-from stage2_stack.optuna_history import COLUMNS, ENOUGH, importances, mean_importances, trial_rows
-from stage2_stack.search_space import FIRST, SPACE
-from stage2_stack.tuning import run_trials
+from stage2_stack.tuning.booster_trials import run_trials
+from stage2_stack.tuning.optuna_history import (
+    COLUMNS,
+    ENOUGH,
+    importances,
+    mean_importances,
+    trial_rows,
+)
+from stage2_stack.tuning.search_space import FIRST, SPACE
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -19,11 +19,12 @@ from ct.run_dir import RunDir
 from ct.storage.file_formats import write_array, write_json, write_table
 from features.neighbours import neighbour_features
 from pipeline.stages.tune import open_shared, tune_one
-from stage2_stack.boost import Bins
 from stage2_stack.calibration import fit_platt
 from stage2_stack.config import StackConfig
-from stage2_stack.search_space import FIRST, RARE, SPACE, space_of
-from stage2_stack.tuning import InnerFolds, best_config, inner_folds, run_trials, why_not_stacked
+from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.tuning.booster_trials import best_config, run_trials
+from stage2_stack.tuning.inner_cv import InnerFolds
+from stage2_stack.tuning.search_space import FIRST, RARE, SPACE, space_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 NAN = np.nan
@@ -54,7 +55,7 @@ def scrolling(seed, permuted=False, studies=60, slices=20, k=4):
 
 
 def inner_of(X, y, fold, names, config, seed=0):
-    return InnerFolds(Bins(X, names), np.arange(len(y)), y, fold, "any", config, seed)
+    return InnerFolds(BinnedFeatures(X, names), np.arange(len(y)), y, fold, "any", config, seed)
 
 
 def make_folds(seed=0, permuted=False, **config):
@@ -63,13 +64,13 @@ def make_folds(seed=0, permuted=False, **config):
 
 
 class MadeUp:
-    """Folds whose loss is a function of the settings alone; counts how often it is asked."""
+    """Folds whose loss is a function of the settings alone; counts its evaluations."""
 
     def __init__(self):
-        self.asked = self.folds = 0
+        self.evaluations = self.folds = 0
 
     def evaluate(self, params, report=None):
-        self.asked += 1
+        self.evaluations += 1
         loss = (
             0.3
             + 0.1 * np.log(params["learning_rate"] / 0.07) ** 2
@@ -178,49 +179,10 @@ def test_a_configuration_sees_the_features_in_its_scope_alone():
     assert losses["study"] < losses["context"] - 0.03 and losses["all"] < losses["context"] - 0.03
 
 
-def test_inner_folds_are_the_other_outer_folds():
-    fold = np.array([0, 0, 2, 2, 3])
-    assert inner_folds(np.zeros(5), fold, np.arange(5), 0) is fold
-
-
-def test_inner_folds_of_two_outer_folds_are_by_patient():
-    rng = np.random.default_rng(0)
-    patients = rng.permutation(np.repeat([f"P{n}" for n in range(20)], 6)).astype(object)
-    y = np.isin(patients, ["P1", "P5", "P7", "P9"]).astype(float)
-    fold = np.ones(120, int)
-    inner = inner_folds(y, fold, patients, seed=3)
-    assert set(inner) == {0, 1, 2}
-    assert (pd.Series(inner).groupby(patients).nunique() == 1).all()
-    assert all(y[inner == j].any() for j in range(3))
-    assert (inner == inner_folds(y, fold, patients, seed=3)).all()
-    assert (inner != inner_folds(y, fold, patients, seed=4)).any()
-
-
-def test_why_not_stacked():
-    patients = np.array(list("aabbccdd"), dtype=object)
-    y = np.array([1, 0, 1, 0, 1, 0, 0, 0])
-    assert why_not_stacked(y, patients, 3) == ""
-    assert (
-        why_not_stacked(y * 0, patients, 3)
-        == "no positives in the training folds; their smoothed prior instead"
-    )
-    two = np.array([1, 1, 1, 0, 0, 0, 0, 0])  # three slices, but of two patients
-    assert why_not_stacked(two, patients, 3).startswith(
-        "positives in 2 patients of the training folds, fewer than 3; calibrated"
-    )
-    one = np.array([1, 1, 0, 0, 0, 0, 0, 0])
-    assert why_not_stacked(one, patients, 3).startswith("positives in 1 patient of")
-    assert why_not_stacked(two, patients, 2) == ""
-    # the scarcer of two
-    assert why_not_stacked(1 - one, patients, 5).startswith("negatives in 1 patient of")
-    mostly = np.array([1, 1, 1, 1, 1, 1, 1, 0])
-    assert why_not_stacked(mostly, patients, 3).startswith("negatives in 1 patient of")
-
-
 # --- the trials
 
 
-def test_trials_stay_inside_the_space_and_start_with_a_fair_guess(tmp_path):
+def test_trials_stay_inside_the_space_and_start_with_the_first_guess(tmp_path):
     study = open_study(tmp_path / "j")
     run_trials(study, MadeUp(), 8, seed=5)
     trials = finished(study)
@@ -263,7 +225,7 @@ def test_an_interrupted_study_ends_with_the_same_trials(tmp_path, unbroken, afte
     study, folds = open_study(tmp_path / "j"), MadeUp()
     assert len(study.get_trials(states=(TrialState.RUNNING,))) == running
     run_trials(study, folds, 9, seed=5)
-    assert folds.asked == 9 - after  # nothing is done twice
+    assert folds.evaluations == 9 - after  # nothing is done twice
     assert (finished(study), study.best_params) == unbroken
     assert not study.get_trials(states=(TrialState.RUNNING,))
     assert len(study.get_trials(states=(TrialState.FAIL,))) == running
@@ -272,7 +234,7 @@ def test_an_interrupted_study_ends_with_the_same_trials(tmp_path, unbroken, afte
 def test_an_error_inside_a_trial_leaves_one_that_is_run_again(tmp_path, unbroken):
     class Dies(MadeUp):
         def evaluate(self, params, report=None):
-            if self.asked == 3:
+            if self.evaluations == 3:
                 raise MemoryError
             return super().evaluate(params, report)
 
@@ -289,7 +251,7 @@ def test_more_trials_continue_a_study_and_fewer_do_nothing(tmp_path, unbroken):
     assert finished(open_study(tmp_path / "j")) == unbroken[0]
     folds = MadeUp()
     run_trials(open_study(tmp_path / "j"), folds, 3, seed=5)
-    assert folds.asked == 0
+    assert folds.evaluations == 0
 
 
 def test_another_seed_makes_other_trials(tmp_path, unbroken):
@@ -298,13 +260,13 @@ def test_another_seed_makes_other_trials(tmp_path, unbroken):
     assert finished(study)[0] == unbroken[0][0] and finished(study)[1] != unbroken[0][1]
 
 
-def test_progress_is_told_of_each_trial(tmp_path):
-    told = []
+def test_progress_is_called_after_each_trial(tmp_path):
+    calls = []
     run_trials(
-        open_study(tmp_path / "j"), MadeUp(), 4, seed=0, progress=lambda *now: told.append(now)
+        open_study(tmp_path / "j"), MadeUp(), 4, seed=0, progress=lambda *now: calls.append(now)
     )
-    assert [number for number, _ in told] == [1, 2, 3, 4]
-    best = [value for _, value in told]
+    assert [number for number, _ in calls] == [1, 2, 3, 4]
+    best = [value for _, value in calls]
     assert best == sorted(best, reverse=True)
 
 
@@ -359,11 +321,11 @@ def test_best_config_stacks_what_is_beyond_doubt(tmp_path):
     folds, patients = make_folds(0, max_rounds=25)
     study = open_study(tmp_path / "j")
     run_trials(study, folds, 3, seed=1)
-    found = best_config(study, folds, patients, 3)
-    assert found["stacked"] and found["why"] == "" and found["trials"] == 3
-    assert found["inner_loss"] == study.best_value and found["params"] == study.best_params
-    assert found["inner_calibrated"] == pytest.approx(log_loss(folds.y, expit(folds.base)))
-    assert found["inner_loss"] < found["inner_calibrated"] - 0.03
+    result = best_config(study, folds, patients, 3)
+    assert result["stacked"] and result["why"] == "" and result["trials"] == 3
+    assert result["inner_loss"] == study.best_value and result["params"] == study.best_params
+    assert result["inner_calibrated"] == pytest.approx(log_loss(folds.y, expit(folds.base)))
+    assert result["inner_loss"] < result["inner_calibrated"] - 0.03
     only = best_config(study, folds, patients, 1)  # of the first trial alone
     assert only["params"] == FIRST and only["trials"] == 1
 
@@ -372,9 +334,9 @@ def test_best_config_leaves_out_what_is_not(tmp_path):
     folds, patients = make_folds(0, permuted=True, max_rounds=25)
     study = open_study(tmp_path / "j")
     run_trials(study, folds, 3, seed=1)
-    found = best_config(study, folds, patients, 3)
-    assert not found["stacked"]
-    assert "is not beyond doubt" in found["why"] and found["why"].endswith(
+    result = best_config(study, folds, patients, 3)
+    assert not result["stacked"]
+    assert "is not beyond doubt" in result["why"] and result["why"].endswith(
         "calibrated mean of the CNNs instead"
     )
 
@@ -382,7 +344,7 @@ def test_best_config_leaves_out_what_is_not(tmp_path):
 @pytest.mark.parametrize("few", [True, False])
 def test_of_many_rows_the_datasets_of_one_scope_are_held_at_once(few, monkeypatch):
     if not few:
-        monkeypatch.setattr("stage2_stack.tuning.HELD", 10_000)
+        monkeypatch.setattr("stage2_stack.tuning.inner_cv.MAX_BINNED_BYTES", 10_000)
     folds, _ = make_folds(max_rounds=4)
     settings = {scope: FIRST | {"scope": scope} for scope in ("context", "all")}
     losses = [folds.evaluate(settings[scope]) for scope in ("context", "all", "context")]
@@ -412,23 +374,20 @@ def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
         folder / "names.json",
         dict.fromkeys([*names, *(name.replace("any", LABELS[1]) for name in names)], ""),
     )
-    config, seen, keep_only = (
-        StackConfig(trials=1, max_rounds=4, threads=1).model_dump(),
-        [],
-        Bins.keep_only,
-    )
+    config = StackConfig(trials=1, max_rounds=4, threads=1).model_dump()
+    noted, keep_only = [], BinnedFeatures.keep_only
 
-    def note(bins, column_sets):
-        keep_only(bins, column_sets)
-        seen.append((bins, len(bins._made)))
+    def note(features, column_sets):
+        keep_only(features, column_sets)
+        noted.append((features, len(features._binned_columns)))
 
-    monkeypatch.setattr(Bins, "keep_only", note)
+    monkeypatch.setattr(BinnedFeatures, "keep_only", note)
     for label in LABELS[:2]:
         for k in (0, 1):
             tune_one(str(tmp_path), label, k, config, 0, {})
-    # a label's second fold finds what its first has binned
-    assert [count for _, count in seen] == [0, 1, 0, 1]
-    assert len({id(bins) for bins, _ in seen}) == 1
+    # a label's second fold finds the bins of its first
+    assert [count for _, count in noted] == [0, 1, 0, 1]
+    assert len({id(features) for features, _ in noted}) == 1
 
 
 # --- the outer folds
@@ -465,26 +424,28 @@ def unlabel(X, labels, rows):
 
 def test_the_outer_fold_never_reaches_its_configuration(tmp_path):
     config = StackConfig(trials=2, max_rounds=8, threads=1).model_dump()
-    found = {}
+    result = {}
     for name, change in {"as it is": None, "spoiled": spoil, "unlabelled": unlabel}.items():
         make_run(tmp_path / name, change)
-        found[name] = [tune_one(str(tmp_path / name), "any", k, config, 0, {}) for k in (1, 0)]
-    assert found["as it is"][0]["stacked"]
-    first, second = found["as it is"][0]["history"]
+        result[name] = [tune_one(str(tmp_path / name), "any", k, config, 0, {}) for k in (1, 0)]
+    assert result["as it is"][0]["stacked"]
+    first, second = result["as it is"][0]["history"]
     assert first["loss"] == pytest.approx(
-        found["as it is"][0]["inner_loss"] - found["as it is"][0]["inner_calibrated"]
+        result["as it is"][0]["inner_loss"] - result["as it is"][0]["inner_calibrated"]
     )
     assert {name: first[name] for name in FIRST} == FIRST and second["trial"] == 1
     for name in ("spoiled", "unlabelled"):
-        assert found[name][0] == found["as it is"][0]  # tuned without fold 1
-        assert found[name][1] != found["as it is"][1]  # tuned with it: the test would see a leak
+        assert result[name][0] == result["as it is"][0]  # tuned without fold 1
+        assert result[name][1] != result["as it is"][1]  # tuned with it: a leak would show here
 
 
 def test_a_label_without_positives_is_not_tuned(tmp_path):
     make_run(tmp_path)
-    found = tune_one(str(tmp_path), "epidural", 0, StackConfig(trials=2).model_dump(), 0, {})
-    assert not found["stacked"] and found["why"].startswith("no positives") and found["trials"] == 0
-    assert found["history"] == [] and found["importances"] == ({}, found["why"])
+    result = tune_one(str(tmp_path), "epidural", 0, StackConfig(trials=2).model_dump(), 0, {})
+    assert (
+        not result["stacked"] and result["why"].startswith("no positives") and result["trials"] == 0
+    )
+    assert result["history"] == [] and result["importances"] == ({}, result["why"])
 
 
 class Scripted:
@@ -507,11 +468,11 @@ class Scripted:
         ([0.1] * 20, [0.1] * 10 + [0.3] * 10, 2, True),  # better for ten patients, worse for none
         # the best on average, by one lucky patient
         ([0.1] * 20, [-0.4, *[0.08] * 18, 3.0], 1, True),
-        # and the fair guess does not earn its place
+        # and the gain of the first guess is not significant
         ([-0.1] * 20, [-0.2, *[-0.11] * 18, 9.0], 1, False),
     ],
 )
-def test_a_lucky_trial_is_not_taken_over_the_fair_guess(first, best, taken, stacked):
+def test_a_lucky_trial_is_not_chosen_over_the_first_guess(first, best, taken, stacked):
     study = optuna.create_study()
     for rounds, value in ((1, 0.5), (2, 0.4)):
         trial = optuna.trial.create_trial(
@@ -519,5 +480,5 @@ def test_a_lucky_trial_is_not_taken_over_the_fair_guess(first, best, taken, stac
         )
         study.add_trial(trial)
     folds = Scripted({1: np.array(first), 2: np.array(best)}, patients := np.arange(20))
-    found = best_config(study, folds, patients, 2)
-    assert (found["rounds"], found["stacked"], found["trials"]) == (taken, stacked, 2)
+    result = best_config(study, folds, patients, 2)
+    assert (result["rounds"], result["stacked"], result["trials"]) == (taken, stacked, 2)

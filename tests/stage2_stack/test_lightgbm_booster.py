@@ -1,4 +1,4 @@
-"""Boosters that start from a calibrated logit. One thread, but where threads are what is tested."""
+"""Boosters that start from a calibrated logit; one thread, except where threads are tested."""
 
 import weakref
 
@@ -8,15 +8,16 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
-from stage2_stack.boost import FIXED, Bins, boosted_logit, fit_booster, gain_share, relabel
-from stage2_stack.search_space import FIRST
+from stage2_stack.learners.binned_features import FIXED, BinnedFeatures, relabel
+from stage2_stack.learners.lightgbm_booster import boosted_logit, fit_booster, gain_share
+from stage2_stack.tuning.search_space import FIRST
 
 NAMES = ("any_z-1", "any_smooth2.5mm", "tilt_deg", "blood_share")
 ALL = np.arange(len(NAMES))
 
 
 def problem(seed=0, n=600):
-    """Features of which the first matters, a base logit that knows a part, labels of 0 and 1."""
+    """Features whose first one matters, a base logit that explains a part, labels of 0 and 1."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, len(NAMES))).astype(np.float32)
     X[rng.random(X.shape) < 0.1] = np.nan
@@ -26,13 +27,17 @@ def problem(seed=0, n=600):
 
 
 def fit(X, y, base, rounds=20, seed=1, threads=1, valid=None, **params):
-    bins = Bins(X if valid is None else np.vstack([X, valid[0]]), NAMES)
-    data = bins.rows(ALL, np.arange(len(X)), y, base)
-    valid = () if valid is None else [bins.rows(ALL, np.arange(len(X), len(bins.X)), *valid[1:])]
+    features = BinnedFeatures(X if valid is None else np.vstack([X, valid[0]]), NAMES)
+    data = features.dataset(ALL, np.arange(len(X)), y, base)
+    valid = (
+        ()
+        if valid is None
+        else [features.dataset(ALL, np.arange(len(X), len(features.X)), *valid[1:])]
+    )
     return fit_booster(data, FIRST | params, rounds, seed, threads, valid)
 
 
-def test_it_learns_what_the_base_does_not_know():
+def test_it_learns_what_the_base_does_not_explain():
     X, y, base = problem(0)
     booster, curves = fit(X, y, base, rounds=60)
     assert len(curves) == 0
@@ -124,7 +129,7 @@ def test_the_text_model_round_trips_exactly(tmp_path):
 
 def test_min_data_in_leaf_can_be_lowered_on_a_dataset_that_is_built():
     X, y, base = problem(9)
-    data = Bins(X, NAMES).rows(ALL, np.arange(len(X)), y, base)
+    data = BinnedFeatures(X, NAMES).dataset(ALL, np.arange(len(X)), y, base)
     few, _ = fit_booster(data, FIRST | {"min_data_in_leaf": 100}, 5, 1, 1)
     many, _ = fit_booster(data, FIRST | {"min_data_in_leaf": 2, "num_leaves": 31}, 5, 1, 1)
     fresh, _ = fit(X, y, base, rounds=5, min_data_in_leaf=2, num_leaves=31)
@@ -143,12 +148,12 @@ def test_a_feature_that_is_rarely_set_is_not_filtered_out():
 
 
 def test_missing_values_are_split_on():
-    """A neighbour past the end is NaN: the booster can tell it from any value."""
+    """A neighbour past the end is NaN: the booster can split it from any value."""
     X, base = np.zeros((400, 4), np.float32), np.zeros(400)
     X[::2, 0] = np.nan
     booster, _ = fit(X, (np.arange(400) % 2 == 0).astype(float), base, feature_fraction=1.0)
-    found = boosted_logit(booster, X[:2], base[:2])
-    assert found[0] > 0.3 and found[1] < -0.3
+    logits = boosted_logit(booster, X[:2], base[:2])
+    assert logits[0] > 0.3 and logits[1] < -0.3
 
 
 def test_gain_share():
@@ -166,48 +171,54 @@ def test_gain_share():
 
 def test_binned_once_is_as_binned_for_each_label_and_fold():
     X, y, base = problem(11)
-    bins, other = Bins(X, NAMES), 1 - y
+    features, other = BinnedFeatures(X, NAMES), 1 - y
     whole = lgb.Dataset(X, label=y, init_score=base, feature_name=list(NAMES), params=FIXED)
     plain, _ = fit_booster(whole, FIRST, 8, 1, 1)
-    shared, _ = fit_booster(bins.rows(ALL, np.arange(600), y, base), FIRST, 8, 1, 1)
+    shared, _ = fit_booster(features.dataset(ALL, np.arange(600), y, base), FIRST, 8, 1, 1)
     np.testing.assert_array_equal(boosted_logit(plain, X, base), boosted_logit(shared, X, base))
     rows = np.flatnonzero(np.arange(600) % 3 != 1)
-    fold = bins.rows(ALL, rows, other[rows], base[rows])
+    fold = features.dataset(ALL, rows, other[rows], base[rows])
     fit_booster(fold, FIRST, 3, 1, 1)
     again, _ = fit_booster(relabel(fold, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
-    first, _ = fit_booster(Bins(X, NAMES).rows(ALL, rows, y[rows], base[rows] + 1), FIRST, 8, 1, 1)
+    first, _ = fit_booster(
+        BinnedFeatures(X, NAMES).dataset(ALL, rows, y[rows], base[rows] + 1), FIRST, 8, 1, 1
+    )
     assert again.model_to_string() == first.model_to_string()
 
 
-def test_what_is_done_is_forgotten_and_binned_again_alike():
+def test_bins_that_are_freed_are_made_again_alike():
     X, y, base = problem(13)
-    bins, two, rows = Bins(X, NAMES), np.array([0, 2]), np.arange(400)
+    features, two, rows = BinnedFeatures(X, NAMES), np.array([0, 2]), np.arange(400)
     models = []
     for _ in range(2):
         for columns in (ALL, two):
             models.append(
-                fit_booster(bins.rows(columns, rows, y[:400], base[:400]), FIRST, 5, 1, 1)[
+                fit_booster(features.dataset(columns, rows, y[:400], base[:400]), FIRST, 5, 1, 1)[
                     0
                 ].model_to_string()
             )
-        held = weakref.ref(bins._binned(ALL)), weakref.ref(bins._binned(two))
-        bins.keep_only([two])
+        held = weakref.ref(features._binned(ALL)), weakref.ref(features._binned(two))
+        features.keep_only([two])
         assert held[0]() is None and held[1]() is not None
-        bins.keep_only()
+        features.keep_only()
         assert held[1]() is None
     assert models[:2] == models[2:]
 
 
-def test_columns_are_binned_alone_and_rows_cannot_be_told_from_labels():
+def test_columns_are_binned_alone_and_the_labels_of_other_rows_do_not_matter():
     X, y, base = problem(12)
-    bins, two = Bins(X, NAMES), np.array([0, 2])
-    data = bins.rows(two, np.arange(300), y[:300], base[:300])
+    features, two = BinnedFeatures(X, NAMES), np.array([0, 2])
+    data = features.dataset(two, np.arange(300), y[:300], base[:300])
     booster, _ = fit_booster(data, FIRST, 5, 1, 1)
     assert booster.feature_name() == ["any_z-1", "tilt_deg"]
-    # the labels of rows that it does not learn from
+    # the labels of rows that it is not fitted on
     flipped = np.where(np.arange(600) < 300, y, 1 - y)
     other, _ = fit_booster(
-        Bins(X, NAMES).rows(two, np.arange(300), flipped[:300], base[:300]), FIRST, 5, 1, 1
+        BinnedFeatures(X, NAMES).dataset(two, np.arange(300), flipped[:300], base[:300]),
+        FIRST,
+        5,
+        1,
+        1,
     )
     assert other.model_to_string() == booster.model_to_string()
-    np.testing.assert_array_equal(bins.values(two, [5, 1]), X[[5, 1]][:, two])
+    np.testing.assert_array_equal(features.values(two, [5, 1]), X[[5, 1]][:, two])

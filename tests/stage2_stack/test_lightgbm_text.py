@@ -1,6 +1,4 @@
-"""LightGBM's text: all that it writes passes, and of what is spoilt nothing gets to its parser that
-could crash it.
-"""
+"""LightGBM's text: all that it writes passes, and no damaged text that could crash its parser."""
 
 import re
 from functools import cache
@@ -9,7 +7,7 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 
-from stage2_stack.booster_text import check_booster_text
+from stage2_stack.learners.lightgbm_text import check_booster_text
 
 NAMES = ["any", "any_z+1", "any_smooth5mm", "tilt_deg"]
 RNG = np.random.default_rng(0)
@@ -46,9 +44,7 @@ def test_what_lightgbm_writes_passes(params):
 
 
 def line(key, change, tree=0):
-    """A function that changes the values of a line of a tree; the tree keeps its length in
-    characters where it can.
-    """
+    """A function that changes the values of a line of a tree, and the tree's size in the header."""
 
     def edit(text):
         start = text.index(f"Tree={tree}\n")
@@ -67,10 +63,10 @@ def swap(old, new):
     return lambda text: text.replace(old, new, 1)
 
 
-SPOILT = {
+DAMAGED = {
     "feature": (
         line("split_feature", lambda v: ["4", *v[1:]]),
-        "splits on a feature that there is not",
+        "splits on a feature that does not exist",
     ),
     "feature below 0": (line("split_feature", lambda v: ["-1", *v[1:]]), "splits on a feature"),
     "feature of 10 digits": (
@@ -93,11 +89,11 @@ SPOILT = {
     "a line less": (line("leaf_count", lambda v: [*v, "\nx=1"]), "other lines"),
     "sizes": (
         swap("tree_sizes=", "tree_sizes=9"),
-        "does not end where it should|stands something else",
+        "does not end where it should|is not what LightGBM writes",
     ),
     "no sizes": (
         lambda text: re.sub(r"tree_sizes=.*", "tree_sizes=", text),
-        "stands something else",
+        "is not what LightGBM writes",
     ),
     "classes": (swap("num_class=1", "num_class=9"), "num_class is '9'"),
     "trees a round": (
@@ -109,19 +105,19 @@ SPOILT = {
     "a name twice": (swap("any_z+1 ", "any "), "feature names"),
     "ranges": (lambda text: re.sub(r"feature_infos=.*", "feature_infos=0:1:2", text), "ranges"),
     "version": (swap("version=v4", "version=v3"), "version"),
-    "parameters": (swap("[num_leaves: ", '[num_leaves: "'), "stands something else"),
+    "parameters": (swap("[num_leaves: ", '[num_leaves: "'), "is not what LightGBM writes"),
     "categories of pandas": (
         swap("pandas_categorical:null", "pandas_categorical:[1"),
-        "stands something else",
+        "is not what LightGBM writes",
     ),
     "nothing": (lambda text: "", "has no trees"),
     "an umlaut": (swap("any_z+1", "any_ü"), "no ASCII"),
 }
 
 
-@pytest.mark.parametrize("kind", SPOILT)
-def test_spoilt_text_is_refused(kind):
-    edit, says = SPOILT[kind]
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_text_is_refused(kind):
+    edit, says = DAMAGED[kind]
     text = edit(booster(num_leaves=7))
     assert text != booster(num_leaves=7)
     with pytest.raises(ValueError, match=says):
@@ -129,9 +125,7 @@ def test_spoilt_text_is_refused(kind):
 
 
 def test_two_nodes_that_are_each_others_parents_are_refused():
-    """Every node and leaf is there once, yet nobody comes to two of them, and a walk that did would
-    never end.
-    """
+    """Every node and leaf occurs once, but a cycle of two is not reachable, and would never end."""
     text = booster(num_leaves=4)
     assert "\nnum_leaves=4\n" in text
     for key, children in (("left_child", ["-1", "2", "1"]), ("right_child", ["-2", "-3", "-4"])):
@@ -143,16 +137,16 @@ def test_two_nodes_that_are_each_others_parents_are_refused():
 def test_of_random_damage_all_that_passes_predicts():
     text, rng, passed = booster(num_leaves=7), np.random.default_rng(3), 0
     for _ in range(1500):
-        spoilt = list(text[: text.index("end of trees")])
-        for at in rng.integers(len(spoilt), size=rng.integers(1, 4)):
-            spoilt[at] = "0123456789-.e \n=x"[rng.integers(17)]
-        spoilt = "".join(spoilt) + text[text.index("end of trees") :]
+        damaged = list(text[: text.index("end of trees")])
+        for at in rng.integers(len(damaged), size=rng.integers(1, 4)):
+            damaged[at] = "0123456789-.e \n=x"[rng.integers(17)]
+        damaged = "".join(damaged) + text[text.index("end of trees") :]
         try:
-            names = check_booster_text(spoilt)
+            names = check_booster_text(damaged)
         except ValueError:
             continue
-        passed += spoilt != text
+        passed += damaged != text
         assert np.isfinite(
-            lgb.Booster(model_str=spoilt).predict(X[:20, : len(names)], raw_score=True)
+            lgb.Booster(model_str=damaged).predict(X[:20, : len(names)], raw_score=True)
         ).all()
     assert passed > 20

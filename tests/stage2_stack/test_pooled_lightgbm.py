@@ -1,17 +1,25 @@
-"""The pooled features: a row's own label first, under names that say nothing of which it is."""
+"""The pooled features: a row's own label first, under names that are the same for all labels."""
 
 import numpy as np
 import pytest
 
 from ct.labels import LABELS, SUBTYPES
-from stage2_stack.boost import Bins, fit_booster
-from stage2_stack.pooled import OTHERS, PooledBins, as_own, own_kinds, pooled_matrix, pooled_names
+from stage2_stack.components.pooled_lightgbm import (
+    OTHERS,
+    PooledFeatures,
+    own_kinds,
+    pooled_matrix,
+    pooled_names,
+    to_features,
+)
+from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.lightgbm_booster import fit_booster
 
 KINDS = ("", "_z-1", "_z+1", "_study_max")
 NAMES = [*(f"{label}{kind}" for kind in KINDS for label in LABELS), "tilt_deg", "brain_cm2"]
 
 
-def features(n=7, seed=0):
+def matrix(n=7, seed=0):
     X = np.random.default_rng(seed).normal(size=(n, len(NAMES))).astype(np.float32)
     X[2] = np.nan
     return X
@@ -23,36 +31,41 @@ def block(X, label):
     return dict(zip(pooled_names(NAMES), rows.T, strict=True))
 
 
-def test_raw_values_are_made_when_they_are_asked_for():
-    X = features(9)
-    bins, whole = PooledBins(X, NAMES), pooled_matrix(X, NAMES)
+def test_values_are_computed_when_they_are_needed():
+    X = matrix(9)
+    features, whole = PooledFeatures(X, NAMES), pooled_matrix(X, NAMES)
     every, some = np.arange(whole.shape[1]), np.array([3, 0, 7])
     rows = np.random.default_rng(1).permutation(len(whole))[:20]
-    np.testing.assert_array_equal(bins.values(every, rows), whole[rows])
-    np.testing.assert_array_equal(bins.values(some, rows), whole[np.ix_(rows, some)])
-    assert bins.values(every, rows[:0]).shape == (0, whole.shape[1])
+    np.testing.assert_array_equal(features.values(every, rows), whole[rows])
+    np.testing.assert_array_equal(features.values(some, rows), whole[np.ix_(rows, some)])
+    assert features.values(every, rows[:0]).shape == (0, whole.shape[1])
     # it keeps none of them
-    assert not [value for value in vars(bins).values() if getattr(value, "nbytes", 0) > X.nbytes]
+    assert not [
+        value for value in vars(features).values() if getattr(value, "nbytes", 0) > X.nbytes
+    ]
 
 
 def test_it_is_binned_like_its_whole_matrix():
-    X, rows = features(60), np.arange(0, 300, 2)
+    X, rows = matrix(60), np.arange(0, 300, 2)
     y, base, every = (
         (rows % 3 == 0).astype(float),
         np.zeros(len(rows)),
         np.arange(len(pooled_names(NAMES))),
     )
     texts = {
-        fit_booster(bins.rows(every, rows, y, base), {"min_data_in_leaf": 2}, 4, 1, 1)[
+        fit_booster(features.dataset(every, rows, y, base), {"min_data_in_leaf": 2}, 4, 1, 1)[
             0
         ].model_to_string()
-        for bins in (PooledBins(X, NAMES), Bins(pooled_matrix(X, NAMES), pooled_names(NAMES)))
+        for features in (
+            PooledFeatures(X, NAMES),
+            BinnedFeatures(pooled_matrix(X, NAMES), pooled_names(NAMES)),
+        )
     }
     assert len(texts) == 1
 
 
 def test_own_label_comes_first_then_the_others_then_what_they_share():
-    X = features()
+    X = matrix()
     names, own = pooled_names(NAMES), own_kinds(NAMES)
     assert own == list(KINDS) and names[:4] == ["own", "own_z-1", "own_z+1", "own_study_max"]
     assert names[4:8] == list(OTHERS) and names[-5:] == [f"is_{label}" for label in SUBTYPES]
@@ -65,29 +78,29 @@ def test_own_label_comes_first_then_the_others_then_what_they_share():
         "brain_cm2",
     }
     for label in SUBTYPES:
-        found = block(X, label)
+        columns = block(X, label)
         for kind in KINDS:
-            np.testing.assert_array_equal(found[f"own{kind}"], X[:, NAMES.index(f"{label}{kind}")])
-            np.testing.assert_array_equal(found[f"any{kind}"], X[:, NAMES.index(f"any{kind}")])
-        np.testing.assert_array_equal(found["tilt_deg"], X[:, NAMES.index("tilt_deg")])
-        told = np.stack([found[f"is_{other}"] for other in SUBTYPES])
-        assert (told == np.array([[other == label] for other in SUBTYPES])).all()
+            np.testing.assert_array_equal(
+                columns[f"own{kind}"], X[:, NAMES.index(f"{label}{kind}")]
+            )
+            np.testing.assert_array_equal(columns[f"any{kind}"], X[:, NAMES.index(f"any{kind}")])
+        np.testing.assert_array_equal(columns["tilt_deg"], X[:, NAMES.index("tilt_deg")])
+        one_hot = np.stack([columns[f"is_{other}"] for other in SUBTYPES])
+        assert (one_hot == np.array([[other == label] for other in SUBTYPES])).all()
 
 
 def test_other_labels_are_sorted_largest_first():
-    X = features()
+    X = matrix()
     others = np.stack([X[:, NAMES.index(label)] for label in SUBTYPES if label != "subdural"])
-    found = block(X, "subdural")
+    columns = block(X, "subdural")
     np.testing.assert_array_equal(
-        np.stack([found[name] for name in OTHERS]), -np.sort(-others, axis=0)
+        np.stack([columns[name] for name in OTHERS]), -np.sort(-others, axis=0)
     )
 
 
 def test_subtypes_may_change_their_names():
-    """Columns of two subtypes exchanged: their rows are exchanged, but for the columns that tell
-    the label.
-    """
-    X, exchanged = features(), features()
+    """Exchanging the columns of two subtypes exchanges their rows, but for the one-hot columns."""
+    X, exchanged = matrix(), matrix()
     for kind in KINDS:
         one, two = NAMES.index(f"epidural{kind}"), NAMES.index(f"subarachnoid{kind}")
         exchanged[:, [one, two]] = X[:, [two, one]]
@@ -102,7 +115,7 @@ def test_subtypes_may_change_their_names():
                 np.testing.assert_array_equal(before[name], after[name])
 
 
-def test_gain_goes_back_to_the_features():
+def test_gain_is_mapped_back_to_the_features():
     names = pooled_names(NAMES)
     gain = np.zeros(len(names))
     gain[names.index("own_z+1")], gain[names.index("any")], gain[names.index("other_1")] = (
@@ -110,7 +123,7 @@ def test_gain_goes_back_to_the_features():
         0.3,
         0.2,
     )
-    found = dict(zip(NAMES, as_own(gain, NAMES, "epidural"), strict=True))
-    assert (found["epidural_z+1"], found["any"]) == (0.5, 0.3)
+    of_features = dict(zip(NAMES, to_features(gain, NAMES, "epidural"), strict=True))
+    assert (of_features["epidural_z+1"], of_features["any"]) == (0.5, 0.3)
     # the others' logits are no feature of their own
-    assert sum(found.values()) == pytest.approx(0.8)
+    assert sum(of_features.values()) == pytest.approx(0.8)

@@ -1,10 +1,20 @@
-"""Where optuna looks: the settings of a per-label booster and their ranges."""
+"""The settings of a label's LightGBM booster that optuna searches, and their ranges."""
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial
 
 from features.columns import SCOPES
 
-SPACE = {
+Space = Mapping[str, BaseDistribution]
+SPACE: dict[str, BaseDistribution] = {
     "scope": CategoricalDistribution(tuple(SCOPES)),
     "learning_rate": FloatDistribution(0.02, 0.2, log=True),
     "num_leaves": IntDistribution(3, 31, log=True),
@@ -13,7 +23,8 @@ SPACE = {
     "bagging_fraction": FloatDistribution(0.5, 1.0),
     "lambda_l2": FloatDistribution(0.1, 100.0, log=True),
 }
-FIRST = {  # trial 0: shallow, slow and strongly regularised, a fair guess for any label
+# trial 0: shallow, slow and strongly regularised, a reasonable guess for any label
+FIRST: dict[str, Any] = {
     "scope": "context",
     "learning_rate": 0.05,
     "num_leaves": 7,
@@ -22,8 +33,8 @@ FIRST = {  # trial 0: shallow, slow and strongly regularised, a fair guess for a
     "bagging_fraction": 0.8,
     "lambda_l2": 10.0,
 }
-# for a label with hundreds of positive studies in all the competition, tens in one's own data
-RARE = {
+# of a label with hundreds of positive studies in the competition, tens in a hospital's own data
+RARE: dict[str, BaseDistribution] = {
     **SPACE,
     "scope": CategoricalDistribution(("context", "study")),
     "learning_rate": FloatDistribution(0.02, 0.1, log=True),
@@ -34,23 +45,24 @@ RARE = {
 }
 
 
-def space_of(label):
-    """Return {setting: optuna distribution} of the boosters of a label."""
+def space_of(label: str) -> dict[str, BaseDistribution]:
+    """Return the space of a label's boosters: {setting: optuna distribution}."""
     return RARE if label == "epidural" else SPACE
 
 
-def suggest(trial, space):
+def suggest(trial: Trial, space: Space) -> dict[str, Any]:
     """Return {setting: value} that an optuna trial draws from a space."""
-    found = {}
+    params: dict[str, Any] = {}
     for name, where in space.items():
         if isinstance(where, CategoricalDistribution):
-            found[name] = trial.suggest_categorical(name, where.choices)
-        else:
-            kind = trial.suggest_int if isinstance(where, IntDistribution) else trial.suggest_float
-            found[name] = kind(name, where.low, where.high, log=where.log)
-    return found
+            params[name] = trial.suggest_categorical(name, where.choices)
+        elif isinstance(where, IntDistribution):
+            params[name] = trial.suggest_int(name, where.low, where.high, log=where.log)
+        elif isinstance(where, FloatDistribution):
+            params[name] = trial.suggest_float(name, where.low, where.high, log=where.log)
+    return params
 
 
-def split_scope(params):
+def split_scope(params: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Split a trial's parameters into LightGBM's own and the scope of the features."""
     return {name: value for name, value in params.items() if name != "scope"}, params["scope"]

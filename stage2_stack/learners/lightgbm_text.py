@@ -1,16 +1,17 @@
-"""The structure of LightGBM's text format, version 4, checked before LightGBM reads it: its parser
-trusts what it reads.
+"""Checks the structure of LightGBM's text format, version 4, before LightGBM reads it.
 
-Text that is damaged or written on purpose makes it read and write outside of its arrays, or walk in
-circles. What passes here is what `Booster.model_to_string` writes for a binary objective on plain
-numbers: trees whose arrays have the lengths that they should, whose children make one tree, and
-whose splits are on columns that there are.
+LightGBM's parser does not check its input: damaged or malicious text makes it read and write
+outside its arrays, or loop forever. What passes here is what `Booster.model_to_string` writes for a
+binary objective on plain numbers: arrays of the right lengths, children that form one tree, and
+splits on existing columns.
 """
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 
-HEADER = {  # line of the header -> what it holds; None: checked by itself
+# line of the header -> its value; None: checked separately
+HEADER: dict[str, str | None] = {
     "version": "v4",
     "num_class": "1",
     "num_tree_per_iteration": "1",
@@ -25,7 +26,7 @@ SPLITS = ("split_feature", "split_gain", "threshold", "decision_type", "left_chi
 LEAVES = ("leaf_value", "leaf_weight", "leaf_count")
 NODES = ("internal_value", "internal_weight", "internal_count")
 TREE = ("num_leaves", "num_cat", *SPLITS, *LEAVES, *NODES, "is_linear", "shrinkage")
-WHOLE = (
+INTEGERS = (  # arrays of whole numbers
     "split_feature",
     "decision_type",
     "left_child",
@@ -38,34 +39,35 @@ NUMBER = re.compile(r"-?\d{1,400}(?:\.\d{1,400})?(?:e[-+]?\d{1,3})?")
 INTEGER = re.compile(r"-?\d{1,9}")
 RANGE = re.compile(r"none|\[-?[\d.e+-]+:-?[\d.e+-]+\]")
 TAIL = re.compile(
-    r"end of trees\n\nfeature_importances:\n(?:[^\n=]+=\d{1,9}\n)*\nparameters:\n(?:\[\w+: [-+.,\w ]*\]\n)*"
-    r"\nend of parameters\n\npandas_categorical:null\n"
+    r"end of trees\n\nfeature_importances:\n(?:[^\n=]+=\d{1,9}\n)*"
+    r"\nparameters:\n(?:\[\w+: [-+.,\w ]*\]\n)*\nend of parameters\n\npandas_categorical:null\n"
 )
-# bit 0: categorical, not ours
+# bit 0 is a categorical split, which no booster here has
 DECISIONS = {default_left | missing << 2 for default_left in (0, 2) for missing in (0, 1, 2)}
 
 
 def check_booster_text(text: str) -> list[str]:
-    """Return the f feature names of a booster in LightGBM's text format. Raises ValueError with the
-    first thing amiss.
+    """Return the f feature names of a booster in LightGBM's text format.
+
+    Raises ValueError with the first fault.
     """
     if not text.isascii():
         raise ValueError("it is no ASCII text")
     begin, end = text.find("\n\nTree=0\n") + 2, text.rfind("end of trees\n")
     if begin < 2 or end < begin:
         raise ValueError("it has no trees")
-    names, sizes = _header(text[: begin - 1])
+    names, sizes = _check_header(text[: begin - 1])
     for number, size in enumerate(sizes):
         if size < 1 or begin + size > end:
             raise ValueError(f"tree {number} does not end where it should")
-        _tree(text[begin : begin + size], number, len(names))
+        _check_tree(text[begin : begin + size], number, len(names))
         begin += size
     if begin != end or not TAIL.fullmatch(text, end):
-        raise ValueError("after its trees stands something else than it should")
+        raise ValueError("the text behind its trees is not what LightGBM writes")
     return names
 
 
-def _header(text):
+def _check_header(text: str) -> tuple[list[str], list[int]]:
     """Return the feature names and the sizes of the trees, characters."""
     first, *lines = text.splitlines()
     pairs = [line.split("=", 1) for line in lines]
@@ -76,9 +78,9 @@ def _header(text):
     ):
         raise ValueError("its header has other lines than it should")
     header = dict(pairs)
-    for key, wanted in HEADER.items():
-        if wanted is not None and header[key] != wanted:
-            raise ValueError(f"{key} is {header[key][:40]!r}, not {wanted!r}")
+    for key, value in HEADER.items():
+        if value is not None and header[key] != value:
+            raise ValueError(f"{key} is {header[key][:40]!r}, not {value!r}")
     names, infos = header["feature_names"].split(" "), header["feature_infos"].split(" ")
     if (
         len(set(names)) < len(names)
@@ -86,14 +88,14 @@ def _header(text):
         or header["max_feature_idx"] != str(len(names) - 1)
     ):
         raise ValueError(
-            "its feature names are not as many as it says, or not all of them different"
+            "its feature names are not as many as its header counts, or not all different"
         )
     if len(infos) != len(names) or not all(RANGE.fullmatch(info) for info in infos):
         raise ValueError("its features' ranges are not one a feature")
-    return names, _numbers(header["tree_sizes"], "tree_sizes", INTEGER)
+    return names, _integers(header["tree_sizes"], "tree_sizes")
 
 
-def _tree(block, number, features):
+def _check_tree(block: str, number: int, features: int) -> None:
     """Check one tree's lines, from "Tree=" to the blank lines behind it."""
     first, *lines = block.rstrip("\n").split("\n")
     pairs = [line.split("=", 1) for line in lines]
@@ -108,30 +110,35 @@ def _tree(block, number, features):
         raise ValueError(
             f"tree {number} has categorical splits or linear leaves, which no booster here has"
         )
-    leaves = _numbers(tree["num_leaves"], "num_leaves", INTEGER)
+    counts = _integers(tree["num_leaves"], "num_leaves")
     if (
-        len(leaves) != 1
-        or not 1 <= leaves[0] <= MOST_LEAVES
+        len(counts) != 1
+        or not 1 <= counts[0] <= MOST_LEAVES
         or len(_numbers(tree["shrinkage"], "shrinkage")) != 1
     ):
         raise ValueError(f"tree {number} has {tree['num_leaves'][:20]!r} leaves")
-    leaves, values = leaves[0], {}
+    leaves, integers = counts[0], {}
     for key in (*SPLITS, *LEAVES, *NODES):
-        values[key] = _numbers(tree[key], key, INTEGER if key in WHOLE else NUMBER)
-        wanted = leaves - (key not in LEAVES)
-        if len(values[key]) != wanted and not (
-            leaves == 1 and key != "leaf_value" and len(values[key]) <= 1
-        ):
-            raise ValueError(f"tree {number} has {len(values[key])} values of {key}, not {wanted}")
+        if key in INTEGERS:
+            integers[key] = _integers(tree[key], key)
+            count = len(integers[key])
+        else:
+            count = len(_numbers(tree[key], key))
+        expected = leaves - (key not in LEAVES)
+        if count != expected and not (leaves == 1 and key != "leaf_value" and count <= 1):
+            raise ValueError(f"tree {number} has {count} values of {key}, not {expected}")
     if leaves > 1:
-        _check_splits(values, number, leaves, features)
+        _check_splits(integers, number, leaves, features)
 
 
-def _check_splits(values, number, leaves, features):
+def _check_splits(
+    values: Mapping[str, Sequence[int]], number: int, leaves: int, features: int
+) -> None:
+    """Check that the splits are on existing columns and that the nodes form one tree."""
     if not all(0 <= feature < features for feature in values["split_feature"]):
-        raise ValueError(f"tree {number} splits on a feature that there is not")
+        raise ValueError(f"tree {number} splits on a feature that does not exist")
     if not DECISIONS.issuperset(values["decision_type"]):
-        raise ValueError(f"tree {number} has a kind of split that there is not")
+        raise ValueError(f"tree {number} has a kind of split that does not exist")
     children = [*values["left_child"], *values["right_child"]]
     # ~leaf below 0; each node but the root once
     if sorted(children) != [*range(-leaves, 0), *range(1, leaves - 1)]:
@@ -142,14 +149,23 @@ def _check_splits(values, number, leaves, features):
             raise ValueError(f"tree {number} has a node above its parent")
 
 
-def _numbers(text, key, pattern=NUMBER):
+def _numbers(text: str, key: str) -> list[float]:
     """Return the finite numbers of a line. Raises ValueError."""
-    if not text:
-        return []
-    words = text.split(" ")
-    if bad := next((word for word in words if not pattern.fullmatch(word)), None):
-        raise ValueError(f"{key} holds {bad[:40]!r}")
-    values = [int(word) if pattern is INTEGER else float(word) for word in words]
+    values = [float(word) for word in _words(text, key, NUMBER)]
     if not all(map(math.isfinite, values)):
         raise ValueError(f"{key} holds an infinite number")
     return values
+
+
+def _integers(text: str, key: str) -> list[int]:
+    """Return the whole numbers of a line. Raises ValueError."""
+    return [int(word) for word in _words(text, key, INTEGER)]
+
+
+def _words(text: str, key: str, pattern: re.Pattern[str]) -> list[str]:
+    """Return the words of a line that all match a pattern. Raises ValueError."""
+    words = text.split(" ") if text else []
+    bad = next((word for word in words if not pattern.fullmatch(word)), None)
+    if bad is not None:
+        raise ValueError(f"{key} holds {bad[:40]!r}")
+    return words

@@ -1,0 +1,9 @@
+"""Component `raw`: the mean logit of the CNNs."""
+
+from stage2_stack.components.feature_column import FeatureColumn
+
+
+class CnnMean(FeatureColumn):
+    """Stage one as it is; a label that is not stacked keeps its calibration."""
+
+    title, tuned_on = "mean of the CNNs", "nothing but its calibration"

@@ -1,0 +1,180 @@
+"""Component `pooled`: one LightGBM booster for the five subtypes, their rows one below the other.
+
+A rare subtype learns from the common ones: what a bleed looks like along a series differs little
+between subtypes. A row's own label comes first, under names that are the same for all subtypes;
+then the other subtypes' logits, largest first; then `any`, the geometry, and five columns that
+mark the subtype.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ct.labels import SUBTYPES
+from ct.seeds import derive_seed
+from features.columns import scope_columns
+from stage2_stack.components.component import Component, InferenceContext
+from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.lightgbm_booster import LightGBM, check_lightgbm_file
+from stage2_stack.learners.model_input import TabularInput
+from stage2_stack.learners.nested_fit import FitSettings, fit_nested
+from stage2_stack.nested_cv import FittedComponent
+from stage2_stack.stack_context import StackContext
+
+PARAMS = {
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 100,  # of five rows a slice
+    "feature_fraction": 0.3,
+    "bagging_fraction": 0.7,
+    "lambda_l2": 10.0,
+}
+OTHERS = tuple(f"other_{place}" for place in range(1, len(SUBTYPES)))
+
+
+class PooledLightGBM(Component):
+    """LightGBM with fixed settings; the rounds are chosen on the nested rows."""
+
+    title = "LightGBM, pooled"
+    tuned_on = "rounds on the other folds' nested predictions"
+    labels, joint = SUBTYPES, True
+    learner = LightGBM()
+
+    def fit(self, context: StackContext, labels: Sequence[str]) -> dict[str, FittedComponent]:
+        """Fit the boosters of all subtypes together."""
+        usable = context.usable_folds(labels)
+        if not any(usable):
+            return {}
+        data = context.data
+        features = PooledFeatures(data.X, data.names, context.config.threads)
+        y = np.stack([context.targets(label) for label in labels])
+        source = self._input(features, context.cnn_logits(labels), y)
+        fitted = fit_nested(
+            context.folds,
+            [source] * len(usable),
+            [FitSettings(PARAMS) if use else None for use in usable],
+            context.config,
+            derive_seed(context.seed, self.name),
+        )
+        return {
+            label: of_label._replace(
+                gain={k: to_features(v, data.names, label) for k, v in of_label.gain.items()},
+                contributions={
+                    k: to_features(v, data.names, label) for k, v in of_label.contributions.items()
+                },
+            )
+            for label, of_label in zip(labels, fitted, strict=True)
+        }
+
+    def predict(
+        self, rows: InferenceContext, models: Sequence[Any], labels: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Return the logits of the subtypes, (5, n)."""
+        features = PooledFeatures(rows.X, rows.names, rows.threads)
+        source = self._input(features, rows.cnn_logits(labels), None)
+        platts = [rows.calibrations[label] for label in labels]
+        return source.predict(models, platts, np.arange(len(rows.X)))
+
+    def check_file(self, raw: bytes, names: list[str]) -> None:
+        """Raise ValueError where bytes are no LightGBM model on just the pooled features."""
+        check_lightgbm_file(raw, pooled_names(names), every_feature=True)
+
+    def _input(
+        self,
+        features: "PooledFeatures",
+        cnn_logits: NDArray[np.float32],
+        y: NDArray[np.float64] | None,
+    ) -> TabularInput:
+        return TabularInput(features, np.arange(len(features.names)), cnn_logits, y, self.learner)
+
+
+class PooledFeatures(BinnedFeatures):
+    """The pooled features; their values, five rows for each of X, are computed when needed."""
+
+    def __init__(self, X: NDArray[np.float32], names: Sequence[str], threads: int = 1) -> None:
+        """X: (n, f) float32, columns `names`; it may be a memory map."""
+        super().__init__(X, pooled_names(names), threads)
+        self.own_names = list(names)
+
+    def values(self, columns: NDArray[np.int_], rows: NDArray[np.int_]) -> NDArray[np.float32]:
+        """Return the values (m, c) of some of the 5 * n rows and some columns."""
+        numbers, rows = np.divmod(rows, len(self.X))
+        values = np.empty((len(rows), len(columns)), np.float32)
+        for number in np.unique(numbers):
+            at = np.flatnonzero(numbers == number)
+            pooled = pooled_rows(self.X, self.own_names, number, rows[at])
+            values[at] = pooled if len(columns) == len(self.names) else pooled[:, columns]
+        return values
+
+    def _matrix(self, columns: NDArray[np.int_]) -> NDArray[np.float32]:
+        pooled = pooled_matrix(self.X, self.own_names)
+        return pooled if len(columns) == len(self.names) else pooled[:, columns]
+
+
+def own_kinds(names: Sequence[str]) -> list[str]:
+    """Return what follows the label in the names of a subtype's features: "", "_z-1", ..."""
+    first = SUBTYPES[0]
+    return [
+        name.removeprefix(first) for name in names if name == first or name.startswith(f"{first}_")
+    ]
+
+
+def pooled_names(names: Sequence[str]) -> list[str]:
+    """Return the names of the pooled features that are made of features `names`."""
+    shared = [names[i] for i in scope_columns(names, "any", "study")]
+    return [
+        *(f"own{kind}" for kind in own_kinds(names)),
+        *OTHERS,
+        *shared,
+        *(f"is_{label}" for label in SUBTYPES),
+    ]
+
+
+def pooled_matrix(X: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+    """Return the pooled features (5 * n, p) of X (n, f), one subtype below the other."""
+    pooled = np.empty((len(SUBTYPES), len(X), len(pooled_names(names))), np.float32)
+    for number in range(len(SUBTYPES)):
+        pooled[number] = pooled_rows(X, names, number)
+    return pooled.reshape(-1, pooled.shape[2])
+
+
+def pooled_rows(
+    X: NDArray[np.float32],
+    names: Sequence[str],
+    number: int,
+    rows: NDArray[np.int_] | None = None,
+) -> NDArray[np.float32]:
+    """Return the pooled features (m, p) float32 of one subtype, SUBTYPES[number].
+
+    X: (n, f); rows: int (m,); None for all
+    """
+    place, label = {name: i for i, name in enumerate(names)}, SUBTYPES[number]
+
+    def values(columns: Any) -> NDArray[np.float32]:
+        return X[:, columns] if rows is None else X[np.ix_(rows, columns)]
+
+    logits = values([place[subtype] for subtype in SUBTYPES])
+    own = values([place[label + kind] for kind in own_kinds(names)])
+    others = -np.sort(-np.delete(logits, number, axis=1), axis=1)  # NaN last
+    one_hot = np.zeros((len(logits), len(SUBTYPES)), np.float32)
+    one_hot[:, number] = 1
+    return np.hstack([own, others, values(scope_columns(names, "any", "study")), one_hot])
+
+
+def to_features(
+    values: NDArray[np.float64], names: Sequence[str], label: str
+) -> NDArray[np.float64]:
+    """Return values (p,) of the pooled features by the columns `names` of one subtype, (f,).
+
+    Pooled features that are no column of X, such as `other_1`, are left out.
+    """
+    place, of_features = {name: i for i, name in enumerate(names)}, np.zeros(len(names))
+    for pooled_name, value in zip(pooled_names(names), values, strict=True):
+        name = pooled_name
+        if pooled_name.startswith("own"):
+            name = label + pooled_name.removeprefix("own")
+        if name in place:
+            of_features[place[name]] += value
+    return of_features

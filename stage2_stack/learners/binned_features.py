@@ -1,0 +1,89 @@
+"""A matrix of features that LightGBM bins once for all labels, folds, seeds and trials."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FIXED = {  # parameters of every LightGBM Dataset and booster here
+    "objective": "binary",
+    "metric": "binary_logloss",
+    "deterministic": True,
+    "force_col_wise": True,  # with `deterministic`: the same model with any number of threads
+    "feature_pre_filter": False,  # min_data_in_leaf is tuned on a Dataset that is built once
+    "bagging_freq": 1,
+    "verbosity": -1,
+}
+
+
+class BinnedFeatures:
+    """A feature matrix; each set of its columns is binned once and reused until `keep_only`.
+
+    The bin edges depend on the values of all rows, those of the held-out fold too, but never on a
+    label. A Dataset whose labels are set afterwards gives the same model, byte for byte, as one
+    that is built with them.
+    """
+
+    def __init__(self, X: NDArray[np.float32], names: Sequence[str], threads: int = 1) -> None:
+        """X: (n, f) float32, columns `names`; it may be a memory map."""
+        self.X, self.names, self.threads = X, list(names), threads
+        self._binned_columns: dict[bytes, Any] = {}
+        self._lock = threading.Lock()
+
+    def dataset(
+        self,
+        columns: NDArray[np.int_],
+        rows: NDArray[np.int_],
+        y: NDArray[np.float64],
+        base: NDArray[np.float64],
+    ) -> Any:
+        """Return LightGBM's Dataset of some rows and columns.
+
+        columns: (c,); rows: (m,), rising; y: (m,) labels of 0 and 1; base: (m,) starting logits
+        """
+        part = self._binned(columns).subset(np.asarray(rows, np.int32), params=self._params())
+        return relabel(part.construct(), y, base)
+
+    def values(self, columns: NDArray[np.int_], rows: NDArray[np.int_]) -> NDArray[np.float32]:
+        """Return the values (m, c) of some rows and columns."""
+        return self.X[rows] if len(columns) == len(self.names) else self.X[np.ix_(rows, columns)]
+
+    def keep_only(self, column_sets: Iterable[NDArray[np.int_]] = ()) -> None:
+        """Free the bins of all other sets of columns: a byte or two for each row and column.
+
+        column_sets: int (c,) each
+        """
+        keep = {np.asarray(columns).tobytes() for columns in column_sets}
+        with self._lock:
+            self._binned_columns = {
+                key: binned for key, binned in self._binned_columns.items() if key in keep
+            }
+
+    def _matrix(self, columns: NDArray[np.int_]) -> NDArray[np.float32]:
+        """Return the values (n, c) of all rows."""
+        return self.X if len(columns) == len(self.names) else self.X[:, columns]
+
+    def _binned(self, columns: NDArray[np.int_]) -> Any:
+        from lightgbm import Dataset  # takes seconds to import; other boosters do without it
+
+        key = np.asarray(columns).tobytes()
+        with self._lock:  # fits that run side by side need the same columns at once
+            if key not in self._binned_columns:
+                names, data = [self.names[i] for i in columns], self._matrix(columns)
+                no_labels = np.zeros(len(data), np.float32)
+                self._binned_columns[key] = Dataset(
+                    data, no_labels, feature_name=names, params=self._params()
+                ).construct()
+        return self._binned_columns[key]
+
+    def _params(self) -> dict[str, Any]:
+        return {**FIXED, "num_threads": self.threads}
+
+
+def relabel(data: Any, y: NDArray[np.float64], base: NDArray[np.float64]) -> Any:
+    """Set the labels (m,) of 0 and 1 and the starting logits (m,) of a built Dataset; return it."""
+    data.set_label(y)
+    data.set_init_score(base)
+    return data

@@ -1,0 +1,84 @@
+"""The interface of a learner: what fits, stores and explains one kind of model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stage2_stack.learners.binned_features import BinnedFeatures
+
+
+class Learner(Protocol):
+    """Fits models that start from given logits and add to them round by round.
+
+    A round is one tree of a booster, or one epoch of a network.
+    """
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the files that models are stored in; none of them is a pickle."""
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads of one process may fit at once."""
+
+    def fit(
+        self,
+        data: Any,
+        params: Mapping[str, Any],
+        rounds: int,
+        seed: int,
+        threads: int,
+        valid: Sequence[Any] = (),
+    ) -> tuple[Any, NDArray[np.float64]]:
+        """Fit `rounds` rounds.
+
+        Returns (model, curves): the log loss on each of v `valid` after each round, (v, rounds).
+        The first rounds of a longer fit with the same seed are those of a shorter one.
+        """
+
+    def added_logits(
+        self, model: Any, values: Any, threads: int, rounds: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return what `rounds` rounds (None: all) add to the starting logits of m rows, (m,).
+
+        values: the features (m, c) that the model reads
+        """
+
+    def gain(self, model: Any) -> NDArray[np.float64] | None:
+        """Return each column's share of the total gain, (c,), summing to 1; None if unknown."""
+
+    def save(self, model: Any) -> bytes:
+        """Return the model as the bytes of a file, the same each time."""
+
+    def load(self, raw: bytes) -> Any:
+        """Return the model that such bytes hold."""
+
+
+class TreeLearner(Learner, Protocol):
+    """A learner of boosted trees, on the columns of a matrix."""
+
+    def dataset(
+        self,
+        features: BinnedFeatures,
+        columns: NDArray[np.int_],
+        rows: NDArray[np.int_],
+        y: NDArray[np.float64],
+        base: NDArray[np.float64],
+    ) -> Any:
+        """Return the training or validation data of some rows.
+
+        columns: (c,); rows: (m,), rising; y: (m,) labels of 0 and 1; base: (m,) starting logits
+        """
+
+    def contributions(
+        self, model: Any, values: NDArray[np.float32], threads: int
+    ) -> NDArray[np.float64] | None:
+        """Return the SHAP values of m rows, logits (m, c); None for a model without trees.
+
+        They sum to `added_logits`, less a constant that is the same for all rows.
+        """
+
+    def column_count(self, model: Any) -> int | None:
+        """Return the number of columns that the model reads; None for a model without trees."""

@@ -1,0 +1,138 @@
+"""LightGBM boosters that start from a calibrated logit: after no round they are stage one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+
+from ct.errors import printable
+from stage2_stack.learners.binned_features import FIXED, BinnedFeatures
+from stage2_stack.learners.lightgbm_text import check_booster_text
+
+
+def fit_booster(
+    data: lgb.Dataset,
+    params: Mapping[str, Any],
+    rounds: int,
+    seed: int,
+    threads: int,
+    valid: Sequence[lgb.Dataset] = (),
+) -> tuple[lgb.Booster, NDArray[np.float64]]:
+    """Boost `rounds` rounds on a Dataset.
+
+    valid: v Datasets. Returns (booster, curves): the log loss on each after each round, (v,
+    rounds).
+    """
+    record: dict[str, Any] = {}
+    names = [f"valid{number}" for number in range(len(valid))]
+    booster = lgb.train(
+        {**FIXED, **params, "seed": seed, "num_threads": threads},
+        data,
+        num_boost_round=rounds,
+        valid_sets=list(valid),
+        valid_names=names,
+        callbacks=[lgb.record_evaluation(record)] if names else [],
+    )
+    curves = np.array([record[name]["binary_logloss"] for name in names])
+    return booster, curves.reshape(len(names), rounds)
+
+
+def boosted_logit(
+    booster: lgb.Booster,
+    X: NDArray[np.float32],
+    base: NDArray[np.float64] | float,
+    threads: int = 1,
+    rounds: int | None = None,
+) -> NDArray[np.float64]:
+    """Return the logits (n,) after `rounds` rounds (None: all).
+
+    X: (n, f) float32; base: (n,) starting logits, or one number for all rows
+    """
+    added: Any = booster.predict(X, raw_score=True, num_threads=threads, num_iteration=rounds or -1)
+    return np.asarray(base + added)
+
+
+def gain_share(booster: lgb.Booster) -> NDArray[np.float64]:
+    """Return each feature's share of the total gain, (f,), summing to 1; all 0 without a split."""
+    gain: NDArray[np.float64] = booster.feature_importance("gain").astype(np.float64)
+    return gain / max(gain.sum(), 1e-12)
+
+
+class LightGBM:
+    """The learner of LightGBM, on bins that are made once."""
+
+    suffix, thread_safe = ".txt", True
+
+    def dataset(
+        self,
+        features: BinnedFeatures,
+        columns: NDArray[np.int_],
+        rows: NDArray[np.int_],
+        y: NDArray[np.float64],
+        base: NDArray[np.float64],
+    ) -> lgb.Dataset:
+        """Return LightGBM's Dataset."""
+        return features.dataset(columns, rows, y, base)
+
+    def fit(
+        self,
+        data: lgb.Dataset,
+        params: Mapping[str, Any],
+        rounds: int,
+        seed: int,
+        threads: int,
+        valid: Sequence[lgb.Dataset] = (),
+    ) -> tuple[lgb.Booster, NDArray[np.float64]]:
+        """Boost `rounds` rounds."""
+        return fit_booster(data, params, rounds, seed, threads, valid)
+
+    def added_logits(
+        self,
+        model: lgb.Booster,
+        values: NDArray[np.float32],
+        threads: int,
+        rounds: int | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the raw scores of the trees."""
+        return boosted_logit(model, values, 0.0, threads, rounds)
+
+    def gain(self, model: lgb.Booster) -> NDArray[np.float64]:
+        """Return the shares of the total gain."""
+        return gain_share(model)
+
+    def contributions(
+        self, model: lgb.Booster, values: NDArray[np.float32], threads: int
+    ) -> NDArray[np.float64]:
+        """Return LightGBM's own SHAP values."""
+        shap: Any = model.predict(values, pred_contrib=True, num_threads=threads)
+        return np.asarray(shap[:, :-1])  # without the constant
+
+    def column_count(self, model: lgb.Booster) -> int:
+        """Return the number of features of the training data."""
+        return int(model.num_feature())
+
+    def save(self, model: lgb.Booster) -> bytes:
+        """Return LightGBM's text."""
+        return bytes(model.model_to_string().encode())
+
+    def load(self, raw: bytes) -> lgb.Booster:
+        """Read LightGBM's text."""
+        return lgb.Booster(model_str=raw.decode())
+
+
+def check_lightgbm_file(raw: bytes, names: list[str], every_feature: bool) -> None:
+    """Raise ValueError where bytes are no LightGBM model on the features `names`.
+
+    every_feature: the model reads all of them in their order; else it may read some
+    """
+    model_names = check_booster_text(raw.decode("ascii", "replace"))
+    if every_feature and model_names != names:
+        raise ValueError("it reads other features than the pooled ones")
+    if unknown := sorted(set(model_names) - set(names)):
+        raise ValueError(f"it reads the feature {printable(unknown[0])!r}, which is not there")
+    try:
+        lgb.Booster(model_str=raw.decode())
+    except lgb.basic.LightGBMError as error:
+        raise ValueError(f"LightGBM does not read it ({printable(error)})") from None

@@ -1,0 +1,149 @@
+"""Fits the models of a component: nested ones to decide with, one per outer fold to keep."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ct.seeds import derive_seed
+from ct.system.parallel_jobs import cores, run_threads
+from stage2_stack.calibration import Platt
+from stage2_stack.config import StackConfig
+from stage2_stack.learners.learner import Learner
+from stage2_stack.learners.model_input import ModelInput
+from stage2_stack.nested_cv import FittedComponent, NestedFolds, NestedPredictions, NestedSplit
+
+EXPLAINED = 500  # held-out rows of a fold whose contributions are computed, at most
+
+
+class FitSettings(NamedTuple):
+    """How the models of one outer fold are fitted."""
+
+    params: Mapping[str, Any]  # the learner's
+    rounds: int | None = None  # None: the number with the smallest loss on the nested rows
+    max_rounds: int | None = None  # the most that are tried then; None: the config's
+    scope: str = ""  # of the features, as in features.build.SCOPES
+
+    def key(self) -> str:
+        """Return text that is equal for equal settings."""
+        return json.dumps(self._asdict(), sort_keys=True)
+
+
+class SplitFit(NamedTuple):
+    """The models of one split."""
+
+    split: NestedSplit
+    platts: list[Platt]  # calibrations that they start from
+    models: list[Any]  # one a seed
+    # outer fold -> (rounds,) log loss, summed over the labelled rows that are predicted for it
+    curves: dict[int, NDArray[np.float64]]
+
+
+def fit_nested(
+    folds: NestedFolds,
+    inputs: Sequence[ModelInput],
+    settings: Sequence[FitSettings | None],
+    config: StackConfig,
+    seed: int,
+) -> list[FittedComponent]:
+    """Fit the nested and the final models of c labels, and predict the training slices.
+
+    inputs: K, the same where two folds have the same scope; settings: K, None where fold k has no
+    model; seed: of this component
+
+    Fits run side by side, `config.threads` cores each, and give the same models with any number of
+    them at once. Each holds a copy of its binned rows meanwhile. Out-of-fold predictions are made
+    by the models as they are read from their files. Returns one FittedComponent per label.
+    """
+
+    def fit(job: tuple[NestedSplit, Mapping[int, FitSettings]]) -> SplitFit:
+        return _fit_split(folds, *job, inputs, config, seed)
+
+    learner = inputs[0].learner
+    at_once = max(cores() // config.threads, 1) if learner.thread_safe else 1
+    of_fold = {k: chosen for k, chosen in enumerate(settings) if chosen is not None}
+    splits = folds.inner_splits([chosen and chosen.key() for chosen in settings])
+    nested_fits = run_threads(fit, [(split, of_fold) for split in splits], at_once)
+    rounds = _choose_rounds(nested_fits, of_fold)
+    final_jobs = [
+        (folds.outer_split(k), {k: of_fold[k]._replace(rounds=rounds[k])}) for k in of_fold
+    ]
+    final_fits = run_threads(fit, final_jobs, at_once)
+
+    c, n = inputs[0].cnn_logits.shape
+    nested, oof = np.full((folds.k_folds, c, n), np.nan), np.full((c, n), np.nan)
+    for split, platts, models, _ in nested_fits:
+        for k, rows in split.predict.items():
+            nested[k][:, rows] = inputs[k].predict(models, platts, rows, rounds[k])
+    files, gain, contributions = {}, {}, {}
+    for k, (split, platts, models, _) in zip(of_fold, final_fits, strict=True):
+        files[k] = [learner.save(model) for model in models]
+        stored = [learner.load(raw) for raw in files[k]]
+        oof[:, split.predict[k]] = inputs[k].predict(stored, platts, split.predict[k])
+        if (share := _mean_gain(learner, stored)) is not None:
+            gain[k] = share
+        some = _draw_rows(split.predict[k], derive_seed(seed, "contributions", k))
+        if (swing := inputs[k].contributions(stored, some)) is not None:
+            contributions[k] = swing
+    return [
+        FittedComponent(
+            NestedPredictions(nested[:, i], oof[i]),
+            files,
+            rounds,
+            gain,
+            {k: swing[i] for k, swing in contributions.items()},
+        )
+        for i in range(c)
+    ]
+
+
+def _fit_split(
+    folds: NestedFolds,
+    split: NestedSplit,
+    settings: Mapping[int, FitSettings],
+    inputs: Sequence[ModelInput],
+    config: StackConfig,
+    seed: int,
+) -> SplitFit:
+    """Fit one model with each seed."""
+    first = next(iter(split.predict))
+    source, chosen = inputs[first], settings[first]
+    platts = source.calibrate(split.fit)
+    data, valid = source.training_data(platts, split.fit), []
+    labelled = {k: rows[folds.labelled[rows]] for k, rows in split.predict.items()}
+    if chosen.rounds is None:
+        valid = [source.training_data(platts, rows) for rows in labelled.values()]
+    longest = chosen.rounds or chosen.max_rounds or config.max_rounds
+    seeds = [derive_seed(seed, "booster", number) for number in range(config.seeds)]
+    fits = [
+        source.learner.fit(data, chosen.params, longest, each, config.threads, valid)
+        for each in seeds
+    ]
+    curves = {}
+    if valid:
+        mean = np.mean([losses for _, losses in fits], axis=0)
+        for (k, rows), losses in zip(labelled.items(), mean, strict=True):
+            curves[k] = len(rows) * losses
+    return SplitFit(split, platts, [model for model, _ in fits], curves)
+
+
+def _choose_rounds(fits: Sequence[SplitFit], settings: Mapping[int, FitSettings]) -> dict[int, int]:
+    """Return {k: rounds}: those of the settings, or where the nested rows' loss is smallest."""
+    rounds = {}
+    for k, chosen in settings.items():
+        curves = [fit.curves[k] for fit in fits if k in fit.curves]
+        rounds[k] = chosen.rounds or int(np.argmin(np.sum(curves, axis=0))) + 1
+    return rounds
+
+
+def _mean_gain(learner: Learner, models: Sequence[Any]) -> NDArray[np.float64] | None:
+    """Return the mean over models of the shares of the gain; None where all are unknown."""
+    gains = [share for model in models if (share := learner.gain(model)) is not None]
+    return np.asarray(np.mean(gains, axis=0)) if gains else None
+
+
+def _draw_rows(rows: NDArray[np.int_], seed: int) -> NDArray[np.int_]:
+    """Draw EXPLAINED rows at most, in their order."""
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:EXPLAINED])

@@ -1,0 +1,1 @@
+"""Optuna's search of the settings of a label's LightGBM booster."""
