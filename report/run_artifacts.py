@@ -144,11 +144,7 @@ def read_run(run: RunDir) -> Artifacts:
         configs=_json(run.stage2 / "configs.json"),
         trials=_table(run.stage2 / "trials.parquet"),
         tuning=_json(run.stage2 / "tuning.json") or {},
-        receipts={
-            stage: receipt
-            for stage in STAGES
-            if (receipt := read_receipt(run.receipt(stage))) is not None
-        },
+        receipts=_receipts(run),
     )
 
 
@@ -189,6 +185,12 @@ def _quarantine(path: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=QUARANTINE_COLUMNS)
     reasons = [without_folders(public_reason(reason)) for reason in table["reason"]]
     return table.assign(path=public_paths(table["path"], table["slice_id"]), reason=reasons)
+
+
+def _receipts(run: RunDir) -> dict[str, dict[str, Any]]:
+    """Return {stage: receipt} of the stages that have one."""
+    receipts = {stage: read_receipt(run.receipt(stage)) for stage in STAGES}
+    return {stage: receipt for stage, receipt in receipts.items() if receipt is not None}
 
 
 def _curves(run: RunDir, cnn: str, numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:

@@ -4,8 +4,10 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
 from ct.errors import InputError
 from ct.storage.atomic_write import discard, replacing
@@ -63,18 +65,12 @@ def score_studies(
         final, stage_one = score_slices(model, new.slices, new.read_hu, device, bar)
         studies, remarks = study_table(new, final, model), remark_table(new.findings)
         write_score_tables(part, new, final, studies, remarks)
-        write_json(
-            part / "score.json",
-            {
-                "recipe": model.recipe.name,
-                "device": device.type,
-                "studies": studies["status"].value_counts().to_dict(),
-                "slices": len(final),
-                "quarantined": len(new.quarantine),
-                "made_with": model.versions,
-                "scored_with": versions(),
-            },
-        )
+        counts = {
+            "studies": studies["status"].value_counts().to_dict(),
+            "slices": len(final),
+            "quarantined": len(new.quarantine),
+        }
+        write_json(part / "score.json", _provenance(model, device, counts))
         scored = ScoredStudies(studies, final, stage_one, remarks, new.read_hu)
         write_scored_page(part / "page.html", model.recipe.name, scored)
         discard(pixels)
@@ -87,6 +83,19 @@ def score_studies(
         raise InputError(
             f"no study could be scored; {to / 'studies.csv'} and {to / 'quarantine.csv'} say why"
         )
+
+
+def _provenance(
+    model: ScoringModel, device: torch.device, counts: dict[str, Any]
+) -> dict[str, Any]:
+    """Return score.json: which model, device and package versions made the counted scores."""
+    return {
+        "recipe": model.recipe.name,
+        "device": device.type,
+        **counts,
+        "made_with": model.versions,
+        "scored_with": versions(),
+    }
 
 
 def _check_target(to: Path, data: str) -> None:

@@ -99,8 +99,8 @@ def read_new_studies(
     with bar(len(slices), "pixels", "slice") as shown:
         facts = write_cache(work, source, slices, size, options.workers, shown.reach)
     cache, slices = PixelCache(work), slices.join(facts[list(PIXEL_COLUMNS)])
-    unreadable = facts["reason"] != ""
     faults = pd.DataFrame({"path": slices["path"], "kind": "pixels", "reason": facts["reason"]})
+    faults = faults[faults["reason"] != ""]
     findings += pixel_findings(slices, training)
     if options.anyway:
         findings = [finding._replace(refuses=False) for finding in findings]
@@ -109,7 +109,7 @@ def read_new_studies(
     return NewStudies(
         headers=headers,
         acquisition=acquisition,
-        quarantine=pd.concat([quarantine, faults[unreadable]]).sort_values("path"),
+        quarantine=pd.concat([quarantine, faults]).sort_values("path"),
         findings=findings,
         slices=slices,
         read_hu=lambda numbers, out=None: cache.read(rows[numbers], out),
