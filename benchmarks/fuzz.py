@@ -31,7 +31,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command_line import flag_parser
-from ct.system.child_process import ChildEnded, ChildProcess, read_message, write_message
+from ct.system.child_process import (
+    ChildEnded,
+    ChildProcess,
+    message_pipes,
+    read_message,
+    write_message,
+)
 
 KINDS = {  # module in benchmarks/fuzzing: cases in all, cases with --quick
     "dicom": (20_000, 1500),
@@ -131,8 +137,7 @@ class Cases:
 
 def serve(kind, seed, folder):
     """Run in the child: answer each case number with the JSON of its result."""
-    questions, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    os.dup2(2, 1)  # what the case prints is no answer
+    requests, answers = message_pipes()
     folder = Path(folder)
     module, place = importlib.import_module(f"benchmarks.fuzzing.{kind}"), list(KINDS).index(kind)
     (folder / "seeds").mkdir(exist_ok=True)
@@ -143,7 +148,7 @@ def serve(kind, seed, folder):
         resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGESIZE") + MEMORY, resource.RLIM_INFINITY)
     )
     write_message(answers, b"ready")
-    while (message := read_message(questions)) is not None:
+    while (message := read_message(requests)) is not None:
         case = folder / "case"
         shutil.rmtree(case, ignore_errors=True)
         case.mkdir()

@@ -9,7 +9,6 @@ the stored values.
 """
 
 import json
-import os
 import resource
 import signal
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from ct.dicom.dataset_parser import quiet_pydicom
 from ct.privacy.defined_terms import known_transfer_syntax
 from ct.privacy.quarantine_reasons import UNDECODED
 from ct.privacy.redaction import without_quoted_values
-from ct.system.child_process import limit_memory, read_message, write_message
+from ct.system.child_process import limit_memory, message_pipes, read_message, write_message
 
 FASTEST = {  # the fastest installed decoder of each transfer syntax, measured on one core
     uid.RLELossless: "pylibjpeg",
@@ -44,10 +43,7 @@ PIXEL_FORMAT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresen
 
 def serve() -> None:
     """Answer the requests on standard input on standard output, until the parent has ended."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):  # what a decoder prints is no answer, and may quote the file
-        os.dup2(nowhere, standard)
+    requests, answers = message_pipes()  # what a decoder prints may quote the file
     limited = start(answers)
     while (message := read_message(requests)) is not None:
         head, pixels = message.split(b"\n", 1)

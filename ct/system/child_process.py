@@ -1,8 +1,8 @@
 """A child process that answers messages, for code that may crash, hang or use too much memory.
 
 The parent holds a `ChildProcess` and calls `request`. The child runs the function `serve` of a
-module, which reads with `read_message`, writes with `write_message`, and may call `limit_memory`.
-Nothing is pickled.
+module: it opens its `message_pipes`, may `limit_memory`, writes a greeting, and then answers each
+message (`read_message`, `write_message`) until the parent has ended. Nothing is pickled.
 """
 
 import atexit
@@ -158,6 +158,19 @@ def limit_memory(more: int) -> bool:
     applies = hard == resource.RLIM_INFINITY or limit <= hard
     resource.setrlimit(resource.RLIMIT_AS, (limit if applies else hard, hard))
     return applies
+
+
+def message_pipes() -> tuple[BinaryIO, int]:
+    """Return the pipe with the parent's requests, and the file descriptor for the answers.
+
+    Standard input, output and error become empty: what a library prints is no answer.
+    """
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
+    return requests, answers
 
 
 def write_message(descriptor: int, *pieces: bytes | memoryview) -> None:

@@ -7,18 +7,24 @@ import time
 
 import pytest
 
-from ct.system.child_process import ChildEnded, ChildProcess, read_message, write_message
+from ct.system.child_process import (
+    ChildEnded,
+    ChildProcess,
+    message_pipes,
+    read_message,
+    write_message,
+)
 
 
 def serve(greeting="ready"):
     """Run in the child: answer each message with the same bytes, and end at "end"."""
-    answers = os.dup(1)
+    requests, answers = message_pipes()
     write_message(answers, greeting.encode())
-    with open(0, "rb", closefd=False) as questions:
-        while (message := read_message(questions)) not in (None, b"end"):
-            if message == b"wait":
-                time.sleep(60)
-            write_message(answers, message)
+    while (message := read_message(requests)) not in (None, b"end"):
+        if message == b"wait":
+            time.sleep(60)
+        print("not an answer", flush=True)
+        write_message(answers, message)
 
 
 @pytest.fixture
