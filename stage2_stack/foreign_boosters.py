@@ -7,14 +7,20 @@ few rows with it, under limits of time and memory.
 
 import json
 import re
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 from ct.errors import printable
-from ct.system.child_process import limit_memory
+from ct.system.child_process import (
+    ChildEnded,
+    ChildProcess,
+    limit_memory,
+    message_pipes,
+    read_message,
+    write_message,
+)
 from stage2_stack.components import load_component
 from stage2_stack.components.label_booster import LabelBooster
 
@@ -32,29 +38,19 @@ def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
     """
     if not files:
         return None
-    words = [sys.executable, "-m", "stage2_stack.foreign_boosters"]
-    root = Path(__file__).resolve().parent.parent
+    child, deadline = ChildProcess(__name__), time.monotonic() + SECONDS
     try:
-        done = subprocess.run(
-            words,
-            input=json.dumps(files),
-            cwd=root,
-            timeout=SECONDS,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return files[0][0], f"these boosters take more than {SECONDS} s to read"
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    faults = [json.loads(line)["fault"] for line in lines]
-    for (path, _, _), fault in zip(files, faults, strict=False):
-        if fault:
-            return path, fault
-    if len(faults) < len(files):  # the child ended at this file
-        path, component, _ = files[len(faults)]
+        for path, component, columns in files:
+            request = json.dumps([path, component, columns]).encode()
+            fault = child.request(request, max(deadline - time.monotonic(), 0)).decode()
+            if fault:
+                return path, fault
+    except ChildEnded as ended:
+        if ended.status is None:
+            return path, f"these boosters take more than {SECONDS} s to read"
         return path, f"{component} crashes on it"
+    finally:
+        child.close()
     return None
 
 
@@ -81,12 +77,10 @@ def fault_of(path: str, component: str, columns: int) -> str:
     return ""
 
 
-def main() -> None:
-    """Print one line of JSON, {"fault": text}, for each file that standard input lists."""
+def serve() -> None:
+    """Run in the child: answer each file's (path, component, columns) with what is wrong, or ""."""
+    requests, answers = message_pipes()
     limit_memory(MEMORY)
-    for path, component, columns in json.load(sys.stdin):
-        print(json.dumps({"fault": fault_of(path, component, columns)}), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    write_message(answers, b"ready")
+    while (message := read_message(requests)) is not None:
+        write_message(answers, fault_of(*json.loads(message)).encode())
