@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ct.seeds import derive_seed
 from features.columns import scope_columns
 from stage2_stack.components.component import Component, InferenceContext
 from stage2_stack.learners.binned_features import BinnedFeatures
-from stage2_stack.learners.learner import TreeLearner
+from stage2_stack.learners.learner import Floats, Ints, TreeLearner
 from stage2_stack.learners.model_input import TabularInput
 from stage2_stack.learners.nested_fit import FitSettings, fit_nested
 from stage2_stack.nested_cv import FittedComponent
@@ -29,7 +28,7 @@ class LabelBooster(Component):
     def settings(self, context: StackContext, label: str) -> list[FitSettings | None]:
         """Return the settings of each fold, with a scope; None for a fold without a model."""
 
-    def columns(self, names: list[str], label: str, models: Sequence[Any]) -> NDArray[np.int_]:
+    def columns(self, names: list[str], label: str, models: Sequence[Any]) -> Ints:
         """Return the columns that stored models read, int (c,)."""
         return scope_columns(names, label, UNTUNED_SCOPE)
 
@@ -56,7 +55,7 @@ class LabelBooster(Component):
             derive_seed(context.seed, self.name, label),
         )
 
-        def by_feature(values: dict[int, NDArray[np.float64]]) -> dict[int, NDArray[np.float64]]:
+        def by_feature(values: dict[int, Floats]) -> dict[int, Floats]:
             return {k: spread_out(v, columns[scope_of[k]], len(names)) for k, v in values.items()}
 
         gain, contributions = by_feature(fitted.gain), by_feature(fitted.contributions)
@@ -64,7 +63,7 @@ class LabelBooster(Component):
 
     def predict(
         self, rows: InferenceContext, models: Sequence[Any], labels: Sequence[str]
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Return the logits of one label, (1, n)."""
         (label,) = labels
         features = BinnedFeatures(rows.X, rows.names, rows.threads)
@@ -85,9 +84,7 @@ def untuned_settings(
     return [settings if usable else None for usable in context.usable_folds([label])]
 
 
-def spread_out(
-    values: NDArray[np.float64], columns: NDArray[np.int_], count: int
-) -> NDArray[np.float64]:
+def spread_out(values: Floats, columns: Ints, count: int) -> Floats:
     """Return the values (c,) of some columns as those of all `count`, 0 for the others."""
     whole = np.zeros(count)
     whole[columns] = values

@@ -8,12 +8,12 @@ from typing import Any
 
 import catboost
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from ct.metrics import log_loss
 from stage2_stack.components.label_booster import LabelBooster, untuned_settings
 from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.learner import Floats, Ints, Values
 from stage2_stack.learners.nested_fit import FitSettings
 from stage2_stack.stack_context import StackContext
 
@@ -45,12 +45,7 @@ class CatBoost:
     suffix, thread_safe = ".cbm", True
 
     def dataset(
-        self,
-        features: BinnedFeatures,
-        columns: NDArray[np.int_],
-        rows: NDArray[np.int_],
-        y: NDArray[np.float64],
-        base: NDArray[np.float64],
+        self, features: BinnedFeatures, columns: Ints, rows: Ints, y: Floats, base: Floats
     ) -> catboost.Pool:
         """Return CatBoost's Pool."""
         return catboost.Pool(
@@ -69,7 +64,7 @@ class CatBoost:
         seed: int,
         threads: int,
         valid: Sequence[catboost.Pool] = (),
-    ) -> tuple[catboost.CatBoost | None, NDArray[np.float64]]:
+    ) -> tuple[catboost.CatBoost | None, Floats]:
         """Boost `rounds` rounds."""
         if len(set(data.get_label())) == 1:
             start = [log_loss(v.get_label(), expit(v.get_baseline().ravel())).mean() for v in valid]
@@ -91,10 +86,10 @@ class CatBoost:
     def added_logits(
         self,
         model: catboost.CatBoost | None,
-        values: NDArray[np.float32],
+        values: Values,
         threads: int,
         rounds: int | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Return the sums of the trees' leaves."""
         if model is None or not len(values):
             return np.zeros(len(values))
@@ -103,7 +98,7 @@ class CatBoost:
         )
         return np.asarray(added)
 
-    def gain(self, model: catboost.CatBoost | None) -> NDArray[np.float64] | None:
+    def gain(self, model: catboost.CatBoost | None) -> Floats | None:
         """Return how much the prediction changes, on average, with each column, as shares."""
         if model is None:
             return None
@@ -111,8 +106,8 @@ class CatBoost:
         return np.asarray(change / max(change.sum(), 1e-12))
 
     def contributions(
-        self, model: catboost.CatBoost | None, values: NDArray[np.float32], threads: int
-    ) -> NDArray[np.float64] | None:
+        self, model: catboost.CatBoost | None, values: Values, threads: int
+    ) -> Floats | None:
         """Return CatBoost's SHAP values."""
         if model is None:
             return None

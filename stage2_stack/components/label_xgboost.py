@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import xgboost as xgb
-from numpy.typing import NDArray
 
 from stage2_stack.components.label_booster import LabelBooster, untuned_settings
 from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.learner import Floats, Ints, Values
 from stage2_stack.learners.nested_fit import FitSettings
 from stage2_stack.stack_context import StackContext
 
@@ -37,12 +37,7 @@ class XGBoost:
     suffix, thread_safe = ".json", True
 
     def dataset(
-        self,
-        features: BinnedFeatures,
-        columns: NDArray[np.int_],
-        rows: NDArray[np.int_],
-        y: NDArray[np.float64],
-        base: NDArray[np.float64],
+        self, features: BinnedFeatures, columns: Ints, rows: Ints, y: Floats, base: Floats
     ) -> xgb.DMatrix:
         """Return XGBoost's DMatrix."""
         return xgb.DMatrix(
@@ -61,7 +56,7 @@ class XGBoost:
         seed: int,
         threads: int,
         valid: Sequence[xgb.DMatrix] = (),
-    ) -> tuple[xgb.Booster, NDArray[np.float64]]:
+    ) -> tuple[xgb.Booster, Floats]:
         """Boost `rounds` rounds."""
         record: dict[str, Any] = {}
         names = [f"valid{number}" for number in range(len(valid))]
@@ -77,34 +72,25 @@ class XGBoost:
         return booster, curves.reshape(len(names), rounds)
 
     def added_logits(
-        self,
-        model: xgb.Booster,
-        values: NDArray[np.float32],
-        threads: int,
-        rounds: int | None = None,
-    ) -> NDArray[np.float64]:
+        self, model: xgb.Booster, values: Values, threads: int, rounds: int | None = None
+    ) -> Floats:
         """Return the sums of the trees' leaves."""
         if not len(values):
             return np.empty(0)
         model.set_param({"nthread": threads})
         margin = model.inplace_predict(
-            values,
-            predict_type="margin",
-            iteration_range=(0, rounds or 0),
-            validate_features=False,
+            values, predict_type="margin", iteration_range=(0, rounds or 0), validate_features=False
         )
         return np.asarray(margin.astype(np.float64))
 
-    def gain(self, model: xgb.Booster) -> NDArray[np.float64]:
+    def gain(self, model: xgb.Booster) -> Floats:
         """Return the shares of the total gain."""
         # get_score leaves out the features that no tree splits on
         total_gain = model.get_score(importance_type="total_gain")
         gain = np.array([total_gain.get(name, 0.0) for name in model.feature_names or ()])
         return gain / max(gain.sum(), 1e-12)
 
-    def contributions(
-        self, model: xgb.Booster, values: NDArray[np.float32], threads: int
-    ) -> NDArray[np.float64]:
+    def contributions(self, model: xgb.Booster, values: Values, threads: int) -> Floats:
         """Return XGBoost's own SHAP values."""
         data = xgb.DMatrix(values, feature_names=model.feature_names, nthread=threads)
         return np.asarray(model.predict(data, pred_contribs=True)[:, :-1].astype(np.float64))

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ct.labels import SUBTYPES
 from ct.seeds import derive_seed
 from features.columns import scope_columns
 from stage2_stack.components.component import Component, InferenceContext
 from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.learner import Floats, Ints, Values
 from stage2_stack.learners.lightgbm_booster import LightGBM, check_lightgbm_file
 from stage2_stack.learners.model_input import TabularInput
 from stage2_stack.learners.nested_fit import FitSettings, fit_nested
@@ -70,7 +70,7 @@ class PooledLightGBM(Component):
 
     def predict(
         self, rows: InferenceContext, models: Sequence[Any], labels: Sequence[str]
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Return the logits of the subtypes, (5, n)."""
         features = PooledFeatures(rows.X, rows.names, rows.threads)
         source = self._input(features, rows.cnn_logits(labels), None)
@@ -82,10 +82,7 @@ class PooledLightGBM(Component):
         check_lightgbm_file(raw, pooled_names(names), every_feature=True)
 
     def _input(
-        self,
-        features: "PooledFeatures",
-        cnn_logits: NDArray[np.float32],
-        y: NDArray[np.float64] | None,
+        self, features: "PooledFeatures", cnn_logits: Values, y: Floats | None
     ) -> TabularInput:
         return TabularInput(features, np.arange(len(features.names)), cnn_logits, y, self.learner)
 
@@ -93,12 +90,12 @@ class PooledLightGBM(Component):
 class PooledFeatures(BinnedFeatures):
     """The pooled features; their values, five rows for each of X, are computed when needed."""
 
-    def __init__(self, X: NDArray[np.float32], names: Sequence[str], threads: int = 1) -> None:
+    def __init__(self, X: Values, names: Sequence[str], threads: int = 1) -> None:
         """X: (n, f) float32, columns `names`; it may be a memory map."""
         super().__init__(X, pooled_names(names), threads)
         self.own_names = list(names)
 
-    def values(self, columns: NDArray[np.int_], rows: NDArray[np.int_]) -> NDArray[np.float32]:
+    def values(self, columns: Ints, rows: Ints) -> Values:
         """Return the values (m, c) of some of the 5 * n rows and some columns."""
         numbers, rows = np.divmod(rows, len(self.X))
         values = np.empty((len(rows), len(columns)), np.float32)
@@ -108,7 +105,7 @@ class PooledFeatures(BinnedFeatures):
             values[at] = pooled if len(columns) == len(self.names) else pooled[:, columns]
         return values
 
-    def _matrix(self, columns: NDArray[np.int_]) -> NDArray[np.float32]:
+    def _matrix(self, columns: Ints) -> Values:
         pooled = pooled_matrix(self.X, self.own_names)
         return pooled if len(columns) == len(self.names) else pooled[:, columns]
 
@@ -132,7 +129,7 @@ def pooled_names(names: Sequence[str]) -> list[str]:
     ]
 
 
-def pooled_matrix(X: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+def pooled_matrix(X: Values, names: Sequence[str]) -> Values:
     """Return the pooled features (5 * n, p) of X (n, f), one subtype below the other."""
     pooled = np.empty((len(SUBTYPES), len(X), len(pooled_names(names))), np.float32)
     for number in range(len(SUBTYPES)):
@@ -140,19 +137,14 @@ def pooled_matrix(X: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.fl
     return pooled.reshape(-1, pooled.shape[2])
 
 
-def pooled_rows(
-    X: NDArray[np.float32],
-    names: Sequence[str],
-    number: int,
-    rows: NDArray[np.int_] | None = None,
-) -> NDArray[np.float32]:
+def pooled_rows(X: Values, names: Sequence[str], number: int, rows: Ints | None = None) -> Values:
     """Return the pooled features (m, p) float32 of one subtype, SUBTYPES[number].
 
     X: (n, f); rows: int (m,); None for all
     """
     place, label = {name: i for i, name in enumerate(names)}, SUBTYPES[number]
 
-    def values(columns: Any) -> NDArray[np.float32]:
+    def values(columns: Any) -> Values:
         return X[:, columns] if rows is None else X[np.ix_(rows, columns)]
 
     logits = values([place[subtype] for subtype in SUBTYPES])
@@ -163,9 +155,7 @@ def pooled_rows(
     return np.hstack([own, others, values(scope_columns(names, "any", "study")), one_hot])
 
 
-def to_features(
-    values: NDArray[np.float64], names: Sequence[str], label: str
-) -> NDArray[np.float64]:
+def to_features(values: Floats, names: Sequence[str], label: str) -> Floats:
     """Return values (p,) of the pooled features by the columns `names` of one subtype, (f,).
 
     Pooled features that are no column of X, such as `other_1`, are left out.

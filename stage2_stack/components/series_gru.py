@@ -15,6 +15,7 @@ from features.columns import slice_columns
 from stage2_stack.calibration import Platt
 from stage2_stack.components.component import Component, InferenceContext
 from stage2_stack.learners.gru_network import GRU, Series, weight_shapes
+from stage2_stack.learners.learner import Floats, Ints, Values
 from stage2_stack.learners.model_input import ModelInput
 from stage2_stack.learners.nested_fit import FitSettings, fit_nested
 from stage2_stack.nested_cv import FittedComponent
@@ -38,11 +39,11 @@ class SeriesInput(ModelInput):
 
     def __init__(
         self,
-        X: NDArray[np.float32],
+        X: Values,
         names: Sequence[str],
-        starts: NDArray[np.int_],
+        starts: Ints,
         cnn_logits: NDArray[Any],
-        y: NDArray[np.float64] | None,
+        y: Floats | None,
         threads: int,
     ) -> None:
         """X: (n, f) float32, columns `names`; starts: int (s,), rising, first row of each series.
@@ -55,7 +56,7 @@ class SeriesInput(ModelInput):
         self.starts, self.lengths = starts, np.diff(np.append(starts, len(X)))
         self.threads = threads
 
-    def training_data(self, platts: Sequence[Platt], rows: NDArray[np.int_]) -> Series:
+    def training_data(self, platts: Sequence[Platt], rows: Ints) -> Series:
         """Return the Series of some labelled rows, rising.
 
         Their other slices are read, but the loss leaves them out.
@@ -63,12 +64,8 @@ class SeriesInput(ModelInput):
         return self.series(rows, self.labels()[:, rows].T, self.starting_logits(platts, rows).T)
 
     def predict(
-        self,
-        models: Sequence[Any],
-        platts: Sequence[Platt],
-        rows: NDArray[np.int_],
-        rounds: int | None = None,
-    ) -> NDArray[np.float64]:
+        self, models: Sequence[Any], platts: Sequence[Platt], rows: Ints, rounds: int | None = None
+    ) -> Floats:
         """Return the logits (6, m) of some rows, rising, mean over models.
 
         rounds: epochs; None: all
@@ -78,15 +75,10 @@ class SeriesInput(ModelInput):
         added = [self.learner.added_logits(model, series, self.threads, rounds) for model in models]
         return base + np.mean(added, axis=0).T
 
-    def contributions(self, models: Sequence[Any], rows: NDArray[np.int_]) -> None:
+    def contributions(self, models: Sequence[Any], rows: Ints) -> None:
         """Return None: a network's contributions take many passes."""
 
-    def series(
-        self,
-        rows: NDArray[np.int_],
-        y: NDArray[np.float64] | None,
-        base: NDArray[np.float64] | None,
-    ) -> Series:
+    def series(self, rows: Ints, y: Floats | None, base: Floats | None) -> Series:
         """Return the Series of some rows, rising, with their labels and starting logits (m, 6)."""
         chosen = np.unique(np.searchsorted(self.starts, rows, side="right") - 1)
         step = np.arange(self.lengths[chosen].max(initial=0))
@@ -130,7 +122,7 @@ class SeriesGRU(Component):
 
     def predict(
         self, rows: InferenceContext, models: Sequence[Any], labels: Sequence[str]
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Return the logits of all labels, (6, n). Raises ValueError without the series' starts."""
         if rows.starts is None:
             raise ValueError("the component gru reads series: give the rows' starts")

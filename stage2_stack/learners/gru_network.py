@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ct.labels import LABELS, SUBTYPES, WEIGHTS
+from stage2_stack.learners.learner import Floats, Ints, Values
 
 OTHERS = len(SUBTYPES) - 1  # subtypes whose logits a label reads beside its own, largest first
 WIDEST = 5.0  # standard deviations at which inputs are clipped
@@ -29,12 +30,12 @@ State = dict[str, Tensor]  # weights by name
 class Series(NamedTuple):
     """s series of t slices or fewer, to fit or to predict."""
 
-    x: NDArray[np.float32]  # (n, 6 * kinds + places) inputs of all rows, NaN where unknown
+    x: Values  # (n, 6 * kinds + places) inputs of all rows, NaN where unknown
     kinds: int  # logits of each label among the inputs; the first is the CNNs' mean
-    at: NDArray[np.int_]  # (s, t) the rows of each series from bottom to top; -1 past its end
+    at: Ints  # (s, t) the rows of each series from bottom to top; -1 past its end
     use: NDArray[np.bool_]  # (s, t) rows that are fitted or predicted
-    y: NDArray[np.float64] | None  # (m, 6) of these rows, in their order; None to predict only
-    base: NDArray[np.float64] | None  # (m, 6) likewise, starting logits
+    y: Floats | None  # (m, 6) of these rows, in their order; None to predict only
+    base: Floats | None  # (m, 6) likewise, starting logits
 
 
 class SeriesNetwork(nn.Module):
@@ -133,7 +134,7 @@ class GRU:
         seed: int,
         threads: int,
         valid: Sequence[Series] = (),
-    ) -> tuple[list[State], NDArray[np.float64]]:
+    ) -> tuple[list[State], Floats]:
         """Train `rounds` epochs on labelled Series.
 
         Returns (model, curves): weighted log loss on each of v `valid` after each epoch, (v,
@@ -149,7 +150,7 @@ class GRU:
 
     def added_logits(
         self, model: list[State], values: Series, threads: int, rounds: int | None = None
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Return what is added to the starting logits of a Series' used rows, (m, 6).
 
         rounds: epochs of the training; None: all
@@ -256,7 +257,7 @@ def _batch(data: Series, chosen: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(x), torch.from_numpy(lengths), torch.from_numpy(use)
 
 
-def _loss(data: Series, added: NDArray[np.float64]) -> float:
+def _loss(data: Series, added: Floats) -> float:
     """Return the weighted log loss of labelled Series after `added` (m, 6)."""
     assert data.base is not None and data.y is not None
     z = data.base + added

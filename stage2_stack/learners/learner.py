@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 
 from stage2_stack.learners.binned_features import BinnedFeatures
 
+Floats = NDArray[np.float64]  # logits, labels, losses, importances
+Values = NDArray[np.float32]  # of features
+Ints = NDArray[np.int_]  # numbers of rows or columns
+
 
 class Learner(Protocol):
     """Fits models that start from given logits and add to them round by round.
@@ -31,7 +35,7 @@ class Learner(Protocol):
         seed: int,
         threads: int,
         valid: Sequence[Any] = (),
-    ) -> tuple[Any, NDArray[np.float64]]:
+    ) -> tuple[Any, Floats]:
         """Fit `rounds` rounds.
 
         Returns (model, curves): the log loss on each of v `valid` after each round, (v, rounds).
@@ -40,13 +44,13 @@ class Learner(Protocol):
 
     def added_logits(
         self, model: Any, values: Any, threads: int, rounds: int | None = None
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Return what `rounds` rounds (None: all) add to the starting logits of m rows, (m,).
 
         values: the features (m, c) that the model reads
         """
 
-    def gain(self, model: Any) -> NDArray[np.float64] | None:
+    def gain(self, model: Any) -> Floats | None:
         """Return each column's share of the total gain, (c,), summing to 1; None if unknown."""
 
     def save(self, model: Any) -> bytes:
@@ -60,21 +64,14 @@ class TreeLearner(Learner, Protocol):
     """A learner of boosted trees, on the columns of a matrix."""
 
     def dataset(
-        self,
-        features: BinnedFeatures,
-        columns: NDArray[np.int_],
-        rows: NDArray[np.int_],
-        y: NDArray[np.float64],
-        base: NDArray[np.float64],
+        self, features: BinnedFeatures, columns: Ints, rows: Ints, y: Floats, base: Floats
     ) -> Any:
         """Return the training or validation data of some rows.
 
         columns: (c,); rows: (m,), rising; y: (m,) labels of 0 and 1; base: (m,) starting logits
         """
 
-    def contributions(
-        self, model: Any, values: NDArray[np.float32], threads: int
-    ) -> NDArray[np.float64] | None:
+    def contributions(self, model: Any, values: Values, threads: int) -> Floats | None:
         """Return the SHAP values of m rows, logits (m, c); None for a model without trees.
 
         They sum to `added_logits`, less a constant that is the same for all rows.

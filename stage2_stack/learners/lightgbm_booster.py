@@ -5,10 +5,10 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-from numpy.typing import NDArray
 
 from ct.errors import printable
 from stage2_stack.learners.binned_features import FIXED, BinnedFeatures
+from stage2_stack.learners.learner import Floats, Ints, Values
 from stage2_stack.learners.lightgbm_text import check_booster_text
 
 
@@ -19,7 +19,7 @@ def fit_booster(
     seed: int,
     threads: int,
     valid: Sequence[lgb.Dataset] = (),
-) -> tuple[lgb.Booster, NDArray[np.float64]]:
+) -> tuple[lgb.Booster, Floats]:
     """Boost `rounds` rounds on a Dataset.
 
     valid: v Datasets. Returns (booster, curves): the log loss on each after each round, (v,
@@ -41,11 +41,11 @@ def fit_booster(
 
 def boosted_logit(
     booster: lgb.Booster,
-    X: NDArray[np.float32],
-    base: NDArray[np.float64] | float,
+    X: Values,
+    base: Floats | float,
     threads: int = 1,
     rounds: int | None = None,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the logits (n,) after `rounds` rounds (None: all).
 
     X: (n, f) float32; base: (n,) starting logits, or one number for all rows
@@ -54,9 +54,9 @@ def boosted_logit(
     return np.asarray(base + added)
 
 
-def gain_share(booster: lgb.Booster) -> NDArray[np.float64]:
+def gain_share(booster: lgb.Booster) -> Floats:
     """Return each feature's share of the total gain, (f,), summing to 1; all 0 without a split."""
-    gain: NDArray[np.float64] = booster.feature_importance("gain").astype(np.float64)
+    gain: Floats = booster.feature_importance("gain").astype(np.float64)
     return gain / max(gain.sum(), 1e-12)
 
 
@@ -66,12 +66,7 @@ class LightGBM:
     suffix, thread_safe = ".txt", True
 
     def dataset(
-        self,
-        features: BinnedFeatures,
-        columns: NDArray[np.int_],
-        rows: NDArray[np.int_],
-        y: NDArray[np.float64],
-        base: NDArray[np.float64],
+        self, features: BinnedFeatures, columns: Ints, rows: Ints, y: Floats, base: Floats
     ) -> lgb.Dataset:
         """Return LightGBM's Dataset."""
         return features.dataset(columns, rows, y, base)
@@ -84,27 +79,21 @@ class LightGBM:
         seed: int,
         threads: int,
         valid: Sequence[lgb.Dataset] = (),
-    ) -> tuple[lgb.Booster, NDArray[np.float64]]:
+    ) -> tuple[lgb.Booster, Floats]:
         """Boost `rounds` rounds."""
         return fit_booster(data, params, rounds, seed, threads, valid)
 
     def added_logits(
-        self,
-        model: lgb.Booster,
-        values: NDArray[np.float32],
-        threads: int,
-        rounds: int | None = None,
-    ) -> NDArray[np.float64]:
+        self, model: lgb.Booster, values: Values, threads: int, rounds: int | None = None
+    ) -> Floats:
         """Return the raw scores of the trees."""
         return boosted_logit(model, values, 0.0, threads, rounds)
 
-    def gain(self, model: lgb.Booster) -> NDArray[np.float64]:
+    def gain(self, model: lgb.Booster) -> Floats:
         """Return the shares of the total gain."""
         return gain_share(model)
 
-    def contributions(
-        self, model: lgb.Booster, values: NDArray[np.float32], threads: int
-    ) -> NDArray[np.float64]:
+    def contributions(self, model: lgb.Booster, values: Values, threads: int) -> Floats:
         """Return LightGBM's own SHAP values."""
         shap: Any = model.predict(values, pred_contrib=True, num_threads=threads)
         return np.asarray(shap[:, :-1])  # without the constant

@@ -9,34 +9,30 @@ from numpy.typing import NDArray
 
 from stage2_stack.calibration import Platt, fit_platt
 from stage2_stack.learners.binned_features import BinnedFeatures
-from stage2_stack.learners.learner import Learner, TreeLearner
+from stage2_stack.learners.learner import Floats, Ints, Learner, TreeLearner
 
 
 class ModelInput(ABC):
     """The rows of c labels; a model starts from the calibrated CNN logits of each."""
 
-    def __init__(
-        self, cnn_logits: NDArray[Any], y: NDArray[np.float64] | None, learner: Learner
-    ) -> None:
+    def __init__(self, cnn_logits: NDArray[Any], y: Floats | None, learner: Learner) -> None:
         """cnn_logits: (c, n) mean logits of the CNNs; y: (c, n) 0, 1, NaN; None to predict only."""
         self.cnn_logits, self.y, self.learner = cnn_logits, y, learner
 
-    def calibrate(self, rows: NDArray[np.int_]) -> list[Platt]:
+    def calibrate(self, rows: Ints) -> list[Platt]:
         """Return the c calibrations of the CNN logits, fitted on some rows."""
         return [
             fit_platt(logits[rows], y[rows])
             for logits, y in zip(self.cnn_logits, self.labels(), strict=True)
         ]
 
-    def labels(self) -> NDArray[np.float64]:
+    def labels(self) -> Floats:
         """Return the labels (c, n). Raises ValueError where there are none."""
         if self.y is None:
             raise ValueError("these rows have no labels: they can only be predicted")
         return self.y
 
-    def starting_logits(
-        self, platts: Sequence[Platt], rows: NDArray[np.int_]
-    ) -> NDArray[np.float64]:
+    def starting_logits(self, platts: Sequence[Platt], rows: Ints) -> Floats:
         """Return the calibrated CNN logits (c, m) of some rows."""
         return np.stack(
             [
@@ -46,26 +42,20 @@ class ModelInput(ABC):
         )
 
     @abstractmethod
-    def training_data(self, platts: Sequence[Platt], rows: NDArray[np.int_]) -> Any:
+    def training_data(self, platts: Sequence[Platt], rows: Ints) -> Any:
         """Return what the learner fits or validates: some labelled rows, rising."""
 
     @abstractmethod
     def predict(
-        self,
-        models: Sequence[Any],
-        platts: Sequence[Platt],
-        rows: NDArray[np.int_],
-        rounds: int | None = None,
-    ) -> NDArray[np.float64]:
+        self, models: Sequence[Any], platts: Sequence[Platt], rows: Ints, rounds: int | None = None
+    ) -> Floats:
         """Return the logits (c, m) of some rows, rising, mean over models.
 
         rounds: of each model; None: all
         """
 
     @abstractmethod
-    def contributions(
-        self, models: Sequence[Any], rows: NDArray[np.int_]
-    ) -> NDArray[np.float64] | None:
+    def contributions(self, models: Sequence[Any], rows: Ints) -> Floats | None:
         """Return the mean absolute SHAP values of the mean model on some rows, (c, columns).
 
         None where the models have none.
@@ -80,27 +70,23 @@ class TabularInput(ModelInput):
     def __init__(
         self,
         features: BinnedFeatures,
-        columns: NDArray[np.int_],
+        columns: Ints,
         cnn_logits: NDArray[Any],
-        y: NDArray[np.float64] | None,
+        y: Floats | None,
         learner: TreeLearner,
     ) -> None:
         """features: c * n rows; columns: those that the model reads; the rest as in ModelInput."""
         super().__init__(cnn_logits, y, learner)
         self.features, self.columns = features, columns
 
-    def training_data(self, platts: Sequence[Platt], rows: NDArray[np.int_]) -> Any:
+    def training_data(self, platts: Sequence[Platt], rows: Ints) -> Any:
         """Return the learner's dataset of some labelled rows of every label."""
         y, base = self.labels()[:, rows].ravel(), self.starting_logits(platts, rows).ravel()
         return self.learner.dataset(self.features, self.columns, self._of_all_labels(rows), y, base)
 
     def predict(
-        self,
-        models: Sequence[Any],
-        platts: Sequence[Platt],
-        rows: NDArray[np.int_],
-        rounds: int | None = None,
-    ) -> NDArray[np.float64]:
+        self, models: Sequence[Any], platts: Sequence[Platt], rows: Ints, rounds: int | None = None
+    ) -> Floats:
         """Return the logits (c, m): the starting logits plus the mean of what the models add."""
         values = self.features.values(self.columns, self._of_all_labels(rows))
         base = self.starting_logits(platts, rows)
@@ -110,9 +96,7 @@ class TabularInput(ModelInput):
         ]
         return base + np.mean(added, axis=0).reshape(base.shape)
 
-    def contributions(
-        self, models: Sequence[Any], rows: NDArray[np.int_]
-    ) -> NDArray[np.float64] | None:
+    def contributions(self, models: Sequence[Any], rows: Ints) -> Floats | None:
         """Return the mean absolute SHAP values (c, columns); None where a model has no tree."""
         values = self.features.values(self.columns, self._of_all_labels(rows))
         of_models = []
@@ -124,7 +108,7 @@ class TabularInput(ModelInput):
         size = np.abs(np.mean(of_models, axis=0)).reshape(len(self.cnn_logits), len(rows), -1)
         return np.asarray(size.mean(axis=1))
 
-    def _of_all_labels(self, rows: NDArray[np.int_]) -> NDArray[np.int_]:
+    def _of_all_labels(self, rows: Ints) -> Ints:
         """Return the rows (c * m,) of all labels, one label below the other."""
         c, n = self.cnn_logits.shape
         return (rows + n * np.arange(c)[:, None]).ravel()

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ct.seeds import derive_seed
 from ct.system.parallel_jobs import cores, run_threads
 from stage2_stack.calibration import Platt
 from stage2_stack.config import StackConfig
-from stage2_stack.learners.learner import Learner
+from stage2_stack.learners.learner import Floats, Ints, Learner
 from stage2_stack.learners.model_input import ModelInput
 from stage2_stack.nested_cv import FittedComponent, NestedFolds, NestedPredictions, NestedSplit
 
@@ -38,7 +37,7 @@ class SplitFit(NamedTuple):
     platts: list[Platt]  # calibrations that they start from
     models: list[Any]  # one a seed
     # outer fold -> (rounds,) log loss, summed over the labelled rows that are predicted for it
-    curves: dict[int, NDArray[np.float64]]
+    curves: dict[int, Floats]
 
 
 def fit_nested(
@@ -138,12 +137,12 @@ def _choose_rounds(fits: Sequence[SplitFit], settings: Mapping[int, FitSettings]
     return rounds
 
 
-def _mean_gain(learner: Learner, models: Sequence[Any]) -> NDArray[np.float64] | None:
+def _mean_gain(learner: Learner, models: Sequence[Any]) -> Floats | None:
     """Return the mean over models of the shares of the gain; None where all are unknown."""
     gains = [share for model in models if (share := learner.gain(model)) is not None]
     return np.asarray(np.mean(gains, axis=0)) if gains else None
 
 
-def _draw_rows(rows: NDArray[np.int_], seed: int) -> NDArray[np.int_]:
+def _draw_rows(rows: Ints, seed: int) -> Ints:
     """Draw EXPLAINED rows at most, in their order."""
     return np.sort(np.random.default_rng(seed).permutation(rows)[:EXPLAINED])

@@ -31,7 +31,8 @@ from features.build import build_features
 from features.columns import describe
 from features.config import FeatureConfig
 from tiny_tables import slice_table
-slices = slice_table(("train", 0, [0, 5, 10, 15]), ("train", 1, [0, 5, 10]), skull_cm2=50.0, brain_cm2=150.0)
+studies = ("train", 0, [0, 5, 10, 15]), ("train", 1, [0, 5, 10])
+slices = slice_table(*studies, skull_cm2=50.0, brain_cm2=150.0)
 X, names = build_features(slices, {"cnn": np.full((7, 6), 0.5)}, FeatureConfig())
 assert describe("bone_share") == "bone area over bone and brain area"
 assert (X[:, names.index("bone_share")] == 0.25).all()
@@ -45,10 +46,13 @@ from stage2_stack.stack_context import StackData
 from stage2_stack.stacker import fit_stack
 rng = np.random.default_rng(0)
 y = (rng.random((600, 6)) < 0.3).astype(float)
-X = np.hstack([rng.normal(size=(600, 6)) + strength * y for strength in (0.5, 2.0)]).astype(np.float32)
-data = StackData(X, y, np.arange(600) % 3, np.arange(600), [*LABELS, *(f"{label}_probe" for label in LABELS)])
-left = {label: [{"stacked": False, "params": {}, "rounds": 0}] * 3 for label in LABELS}
-stacks = fit_stack(data, X[None, :5].repeat(3, axis=0), left, StackConfig(components=("raw", "probe")), 0)
+parts = [rng.normal(size=(600, 6)) + strength * y for strength in (0.5, 2.0)]
+X = np.hstack(parts).astype(np.float32)
+names = [*LABELS, *(f"{label}_probe" for label in LABELS)]
+data = StackData(X, y, np.arange(600) % 3, np.arange(600), names)
+not_tuned = {label: [{"stacked": False, "params": {}, "rounds": 0}] * 3 for label in LABELS}
+config = StackConfig(components=("raw", "probe"))
+stacks = fit_stack(data, X[None, :5].repeat(3, axis=0), not_tuned, config, 0)
 raw, probe, blend = ablation(stacks, y, np.ones(600, bool), data.patients, 0)
 assert probe["name"] == "probe of the embeddings"
 assert blend["loss"]["weighted"] < raw["loss"]["weighted"] - 0.05
