@@ -1,6 +1,4 @@
-"""The work of stage one: interrupted and continued, watched, and done by several processes
-together.
-"""
+"""The jobs of stage one: interrupted and continued, damaged, logged, and in several processes."""
 
 import json
 import os
@@ -21,18 +19,18 @@ from ct.errors import InputError
 from ct.storage.file_formats import read_array, read_table
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
-from pipeline.training import cnn_jobs as jobs
+from pipeline.training import cnn_jobs
 
 FOLD = "stage1/resnet/fold0"
 
 
 class Cut(Exception):
-    """Stands for a kill."""
+    """Stands for a kill of the process."""
 
 
 @pytest.fixture
 def untrained(finished, tmp_path):
-    """A run like `finished` before `train`."""
+    """Return a copy of the run `finished` as it is before `train`."""
     folder = shutil.copytree(finished, tmp_path / "r")
     shutil.rmtree(folder / "stage1")
     for name in ("train", "predict"):
@@ -46,26 +44,28 @@ def same_weights(a, b):
 
 
 def cut_after(monkeypatch, steps):
-    """Let training write a checkpoint after every step, and end at its `steps`-th."""
-    real = jobs.train_cnn
+    """Let a training write a checkpoint after every step and end after `steps` steps."""
+    real = cnn_jobs.train_cnn
 
     def train(slices, split, read_hu, config, seed, hooks, checkpoint):
         left = [steps]
 
-        def progress(*at):
+        def progress(*step):
             left[0] -= 1
             if left[0] < 0:
                 raise Cut
-            hooks.progress(*at)
+            hooks.progress(*step)
 
-        often = jobs.Hooks(progress, hooks.epoch, hooks.save, hooks.log, pause=0.0)
+        often = cnn_jobs.Hooks(progress, hooks.epoch, hooks.save, hooks.log, pause=0.0)
         return real(slices, split, read_hu, config, seed, often, checkpoint)
 
-    monkeypatch.setattr(jobs, "train_cnn", train)
+    monkeypatch.setattr(cnn_jobs, "train_cnn", train)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_training_interrupted_in_a_fold_is_continued(untrained, finished, monkeypatch, capsys, steps):
+def test_a_training_interrupted_in_a_fold_is_continued(
+    untrained, finished, monkeypatch, capsys, steps
+):
     cut_after(monkeypatch, steps)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
@@ -122,7 +122,7 @@ def flip_digest_name(path):
 
 
 def flip(path, at):
-    """Turn one bit of a file over, and keep its times."""
+    """Flip one bit of a file and keep its times."""
     whole, times = bytearray(path.read_bytes()), path.stat()
     whole[at] ^= 0x02
     path.write_bytes(whole)
@@ -130,7 +130,9 @@ def flip(path, at):
 
 
 @pytest.mark.parametrize("damage", [empty, cut, flip_header, flip_tensor, flip_digest_name])
-def test_a_training_with_a_damaged_checkpoint_begins_anew(untrained, finished, monkeypatch, capsys, damage):
+def test_a_training_with_a_damaged_checkpoint_begins_anew(
+    untrained, finished, monkeypatch, capsys, damage
+):
     cut_after(monkeypatch, 2)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
@@ -189,13 +191,13 @@ def test_a_checkpoint_of_an_older_version_is_used_where_it_fits(
 
 
 def test_a_checkpoint_continued_in_another_environment_is_logged(untrained, monkeypatch, capsys):
-    real = jobs.environment
-    monkeypatch.setattr(jobs, "environment", lambda config: real(config) | {"processes": 2})
+    real = cnn_jobs.environment
+    monkeypatch.setattr(cnn_jobs, "environment", lambda config: real(config) | {"processes": 2})
     cut_after(monkeypatch, 2)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
     monkeypatch.undo()
-    cut_after(monkeypatch, 1)  # of what is left: interrupted again, it is still known
+    cut_after(monkeypatch, 1)  # interrupted again: the first environment is still known
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
     monkeypatch.undo()
@@ -211,8 +213,8 @@ def test_a_checkpoint_continued_in_another_environment_is_logged(untrained, monk
 def test_a_damaged_part_of_a_prediction_is_predicted_anew(
     untrained, finished, monkeypatch, capsys, name, sealed
 ):
-    monkeypatch.setattr(jobs, "PART_SLICES", 4)
-    real, calls = jobs.predict, []
+    monkeypatch.setattr(cnn_jobs, "PART_SLICES", 4)
+    real, calls = cnn_jobs.predict, []
 
     def until(model, table_rows, *rest):
         if len(calls) == 3:
@@ -220,17 +222,17 @@ def test_a_damaged_part_of_a_prediction_is_predicted_anew(
         calls.append(1)
         return real(model, table_rows, *rest)
 
-    monkeypatch.setattr(jobs, "predict", until)
+    monkeypatch.setattr(cnn_jobs, "predict", until)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
     parts = next((untrained / FOLD).glob("held_out-*.part"))
     if sealed:
         flip(parts / name, (parts / name).stat().st_size - 20)
-    else:  # an older version's: only what cannot be read is known to be damaged
+    else:  # of an older version: damage is noticed only where the file cannot be read
         (parts / f"{name}.seal").unlink()
         (parts / name).write_bytes((parts / name).read_bytes()[:70])
     calls[:] = []
-    monkeypatch.setattr(jobs, "predict", lambda *words: calls.append(1) or real(*words))
+    monkeypatch.setattr(cnn_jobs, "predict", lambda *args: calls.append(1) or real(*args))
     assert run.main(["train", f"--run={untrained}"]) == 0
     assert (
         "resnet fold 0: 1 parts of held out are damaged and are predicted anew"
@@ -242,8 +244,8 @@ def test_a_damaged_part_of_a_prediction_is_predicted_anew(
 
 
 def test_a_prediction_interrupted_between_parts_is_continued(untrained, finished, monkeypatch):
-    monkeypatch.setattr(jobs, "PART_SLICES", 4)  # 19 and 16 slices are held out
-    real, calls = jobs.predict, []
+    monkeypatch.setattr(cnn_jobs, "PART_SLICES", 4)  # 19 and 16 slices are held out
+    real, calls = cnn_jobs.predict, []
 
     def cut(model, table_rows, *rest):
         if len(calls) == 3:
@@ -251,7 +253,7 @@ def test_a_prediction_interrupted_between_parts_is_continued(untrained, finished
         calls.append(len(table_rows))
         return real(model, table_rows, *rest)
 
-    monkeypatch.setattr(jobs, "predict", cut)
+    monkeypatch.setattr(cnn_jobs, "predict", cut)
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}"])
     parts = next((untrained / FOLD).glob("held_out-*.part"))
@@ -262,10 +264,10 @@ def test_a_prediction_interrupted_between_parts_is_continued(untrained, finished
     rows = len(read_table(finished / FOLD / "held_out.parquet"))
     calls[:] = []
     monkeypatch.setattr(
-        jobs, "predict", lambda *words: calls.append(len(words[1])) or real(*words)
+        cnn_jobs, "predict", lambda *args: calls.append(len(args[1])) or real(*args)
     )
     assert run.main(["train", f"--run={untrained}"]) == 0
-    assert sum(calls[: -(-rows // 4) - 3]) == rows - 12  # of fold 0 only what was missing
+    assert sum(calls[: -(-rows // 4) - 3]) == rows - 12  # of fold 0 only the missing parts
     for k in (0, 1):
         a, b = (folder / f"stage1/resnet/fold{k}" for folder in (untrained, finished))
         np.testing.assert_allclose(
@@ -290,12 +292,12 @@ def test_parts_made_with_other_weights_are_dropped(untrained, monkeypatch):
 def test_on_a_gpu_every_cnn_is_checked_before_the_first_is_trained(untrained, monkeypatch, capsys):
     def refuse(config, size):
         assert size == Run(untrained).recipe.pixels.size
-        raise InputError(f"{config.backbone} does not go back")
+        raise InputError(f"{config.backbone} has no backward pass")
 
     monkeypatch.setattr("pipeline.stages.train.check_trainable", refuse)
     monkeypatch.setattr("pipeline.stages.train.pick_device", lambda: torch.device("cuda"))
     assert run.main(["train", f"--run={untrained}"]) == 1
-    assert "does not go back" in capsys.readouterr().err and not list(
+    assert "has no backward pass" in capsys.readouterr().err and not list(
         untrained.rglob("*.safetensors")
     )
 
@@ -317,7 +319,7 @@ def test_a_loss_that_is_not_a_number_writes_the_slices_of_its_batch(untrained, m
 
 
 def test_reasons_why_a_training_is_not_repeatable_are_in_the_receipt(untrained, monkeypatch):
-    class Micro:
+    class HalvedBatch:
         def __init__(self, trained):
             self.model, self.curve, self.micro_batch, self.state = (
                 trained.model,
@@ -326,18 +328,18 @@ def test_reasons_why_a_training_is_not_repeatable_are_in_the_receipt(untrained, 
                 trained.state,
             )
 
-    real = jobs.train_cnn
-    monkeypatch.setattr(jobs, "train_cnn", lambda *words: Micro(real(*words)))
+    real = cnn_jobs.train_cnn
+    monkeypatch.setattr(cnn_jobs, "train_cnn", lambda *args: HalvedBatch(real(*args)))
     assert run.main(["train", f"--run={untrained}"]) == 0
     assert json.loads((untrained / FOLD / "train.json").read_text())["not_repeatable"] == [
         "batch cut to 4 for memory"
     ]
     whole = json.loads((untrained / "receipts/train.json").read_text())["not_repeatable"]
     assert whole == [f"resnet fold {k}: batch cut to 4 for memory" for k in (0, 1)]
-    (untrained / "receipts/report.json").unlink()  # the weights came out the same
+    (untrained / "receipts/report.json").unlink()  # the weights are the same
     assert run.main(["all", f"--run={untrained}", "--workers=1"]) == 0
     assert (
-        f"may end with other numbers: {'; '.join(whole)}."
+        f"A second training may give other numbers: {'; '.join(whole)}."
         in (untrained / "report.html").read_text()
     )
 
@@ -387,7 +389,7 @@ def test_a_recipe_with_tensorboard_is_refused_where_it_is_not_installed(
     assert not (tmp_path / "r").exists()
 
 
-def together(*words, count=2):
+def torchrun(*words, count=2):
     """Run a script in several processes that torchrun starts."""
     start = [
         sys.executable,
@@ -405,9 +407,9 @@ def together(*words, count=2):
 @pytest.mark.slow
 def test_two_processes_write_the_same_files_as_one(untrained, finished):
     for verb in ("train", "predict"):
-        done = together(ROOT / "run.py", verb, f"--run={untrained}")
+        done = torchrun(ROOT / "run.py", verb, f"--run={untrained}")
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count(f"{verb}:") == 1  # only one of them speaks
+        assert done.stdout.count(f"{verb}:") == 1  # only rank 0 prints
     for name in ("train", "predict"):
         assert stage_states(Run(untrained))[name][0] == "fresh"
         assert json.loads((untrained / FOLD / f"{name}.json").read_text())["processes"] == 2
@@ -427,13 +429,13 @@ def test_two_processes_write_the_same_files_as_one(untrained, finished):
             read_table(folder / "stage1/resnet" / name) for folder in (untrained, finished)
         )
         assert mine.index.equals(one.index) and mine.isna().equals(one.isna())
-    again = together(ROOT / "run.py", "train", f"--run={untrained}")
+    again = torchrun(ROOT / "run.py", "train", f"--run={untrained}")
     assert again.returncode == 0 and "fresh, nothing to do" in again.stdout
 
 
 @pytest.mark.slow
 def test_a_verb_that_does_not_run_in_several_processes_is_refused(finished):
-    done = together(ROOT / "run.py", "stack", f"--run={finished}")
+    done = torchrun(ROOT / "run.py", "stack", f"--run={finished}")
     assert done.returncode != 0
     assert "error: torchrun is for train and predict; run `stack` without it" in done.stderr
 
@@ -455,7 +457,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     from test_train_loop import NO_BATCH_NORM, config, data, train
 
     (tmp_path / "shared.py").write_text(SHARED)
-    done = together(tmp_path / "shared.py", tmp_path)
+    done = torchrun(tmp_path / "shared.py", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     ours = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
     slices, hu, fold = data()  # 20 training slices: one full step of 12, one of 8

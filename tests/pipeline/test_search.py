@@ -1,4 +1,4 @@
-"""The search of a CNN's settings: no data of the fold, repeatable when interrupted, no stage changed."""
+"""The search of a CNN's settings: inner split, trials, verdict, and the verb on a run."""
 
 import shutil
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ SPACE = {
 
 
 def make_context(folder, hu=None, slices=None, calls=None, k=1, space=SPACE, config=CONFIG):
-    """A context over 16 patients with 6 slices each, in folds of four, and what it lines."""
+    """Return (SearchContext, lines that it logs) of 16 patients with 6 slices, in folds of four."""
     made, pictures = make_slices(16, 6)
     slices, hu = made if slices is None else slices, pictures if hu is None else hu
     split, lines = inner_split(slices, np.repeat(np.arange(16) % 4, 6), k, seed=3), []
@@ -61,19 +61,17 @@ def make_context(folder, hu=None, slices=None, calls=None, k=1, space=SPACE, con
     ), lines
 
 
-class MadeUp:
-    """Stands for train_cnn: a curve that is a function of the settings alone. Counts how often it
-    is asked.
-    """
+class FakeTraining:
+    """Stands for train_cnn: the curve is a function of the settings. Counts its calls."""
 
-    def __init__(self, die=None):
-        self.asked, self.die = 0, die
+    def __init__(self, fail=None):
+        self.calls, self.fail = 0, fail
 
     def __call__(self, slices, split, read_hu, config, seed, hooks):
-        self.asked += 1
+        self.calls += 1
         self.seed = seed
-        if self.die:
-            self.die(self.asked, config)
+        if self.fail:
+            self.fail(self.calls, config)
         off = abs(np.log(config.lr / 0.02)) + config.rotate / 30 + (config.windows == ("bone",))
         curve = []
         for epoch in range(1, config.epochs + 1):
@@ -83,9 +81,9 @@ class MadeUp:
         return SimpleNamespace(model=None, curve=curve)
 
 
-def stand_in(patch, die=None):
-    """Put a MadeUp in the place of training, and return it."""
-    made = MadeUp(die)
+def stand_in(patch, fail=None):
+    """Replace train_cnn by a FakeTraining. Returns it."""
+    made = FakeTraining(fail)
     patch.setattr(trials_module, "train_cnn", made)
     patch.setattr(
         trials_module, "predict", lambda *args: (np.full((len(args[1]), 6), 0.5, np.float32), None)
@@ -94,9 +92,9 @@ def stand_in(patch, die=None):
 
 
 @pytest.fixture
-def made_up(monkeypatch):
-    """The function stand_in, for one test."""
-    return lambda die=None: stand_in(monkeypatch, die)
+def fake_training(monkeypatch):
+    """Return the function stand_in, for one test."""
+    return lambda fail=None: stand_in(monkeypatch, fail)
 
 
 def study_of(path):
@@ -118,7 +116,7 @@ def outcome(study):
 
 
 @pytest.mark.parametrize(
-    ("space", "says"),
+    ("space", "message"),
     [
         ({"lrr": [0.1]}, "unknown key 'search.space.lrr', did you mean 'lr'?"),
         ({"windows": [["brain"], ["brian"]]}, "choice 2: windows = ['brian']: window 'brian'"),
@@ -145,12 +143,14 @@ def outcome(study):
         ({"threads": [1, 2]}, "threads is not searched: it decides how"),
     ],
 )
-def test_a_wrong_space_is_refused_by_name_where_the_recipe_is_read(tmp_path, capsys, space, says):
+def test_a_wrong_space_is_refused_by_name_where_the_recipe_is_read(
+    tmp_path, capsys, space, message
+):
     recipe = yaml.safe_load(find_recipe("micro").read_text()) | {"search": {"space": space}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert run.main(["search", f"--run={tmp_path}"]) == 1
     out, err = capsys.readouterr()
-    assert says in err and "recipe.yaml: " in err and "search.space." in err
+    assert message in err and "recipe.yaml: " in err and "search.space." in err
     assert err.count("\n") == 1 and out == "" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -279,18 +279,18 @@ def test_the_data_of_the_fold_is_neither_read_nor_used(tmp_path):
         assert read == {0, 2, 3}
         outcomes.append(outcome(study))
     assert outcomes[0] == outcomes[1]
-    assert outcomes[0] != outcomes[2]  # the test would see a leak
+    assert outcomes[0] != outcomes[2]  # so the test would notice a leak
 
 
 # --- the trials
 
 
-def test_trial_0_is_the_recipe_as_it_is(tmp_path, made_up):
+def test_trial_0_is_the_recipe_as_it_is(tmp_path, fake_training):
     for name, config in (
         ("in", CONFIG),
         ("out", CONFIG.model_copy(update={"windows": ("soft",), "lr": 0.5})),
     ):
-        train = made_up()
+        train = fake_training()
         context, lines = make_context(tmp_path / name, config=config)
         study = study_of(tmp_path / name)
         run_trials(study, context, 7)
@@ -316,10 +316,8 @@ def test_trial_0_is_the_recipe_as_it_is(tmp_path, made_up):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """Twelve trials in one go, some by TPE and some pruned: what came of them, what was lines, and
-    the opinions kept.
-    """
+def uninterrupted(tmp_path_factory):
+    """Return (outcome, logged lines, prediction files) of twelve trials, some of them pruned."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch)
@@ -328,8 +326,8 @@ def unbroken(tmp_path_factory):
     return outcome(study_of(folder)), lines, prediction_files(folder)
 
 
-def test_a_trial_worse_than_the_median_is_pruned(unbroken):
-    trials, lines, kept_files = unbroken
+def test_a_trial_worse_than_the_median_is_pruned(uninterrupted):
+    trials, lines, kept_files = uninterrupted
     pruned = [number for number, (state, *_) in enumerate(trials) if state == TrialState.PRUNED]
     assert pruned and min(pruned) >= 5
     for number in pruned:
@@ -338,55 +336,55 @@ def test_a_trial_worse_than_the_median_is_pruned(unbroken):
         assert lines[number].startswith(f"  trial {number}: pruned in epoch {max(epochs)}; lr: ")
     best = min(value for state, _, value, *_ in trials if state == TrialState.COMPLETE)
     assert f"best so far {best:.4f}, trial " in lines[-1]
-    # the recipe's, and of each that was the best
+    # those of trial 0, and of each trial that was the best so far
     assert "trial0.parquet" in kept_files and len(kept_files) < 12
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 11])
-def test_a_killed_search_ends_with_the_same_trials(tmp_path, made_up, unbroken, after):
-    def die(asked, config):
-        if asked == after + 1:
+def test_a_killed_search_ends_with_the_same_trials(tmp_path, fake_training, uninterrupted, after):
+    def fail(calls, config):
+        if calls == after + 1:
             raise KeyboardInterrupt
 
-    made_up(die)
+    fake_training(fail)
     with pytest.raises(KeyboardInterrupt):
         run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
-    # of the one that died nothing is left
+    # nothing is left of the killed trial
     assert len(finished_trials(study_of(tmp_path))) == len(study_of(tmp_path).trials) == after
-    train, (context, lines) = made_up(), make_context(tmp_path)
+    train, (context, lines) = fake_training(), make_context(tmp_path)
     study = study_of(tmp_path)
     run_trials(study, context, 12)
-    assert train.asked == 12 - after and lines == unbroken[1][after:]
-    assert outcome(study) == unbroken[0]
+    assert train.calls == 12 - after and lines == uninterrupted[1][after:]
+    assert outcome(study) == uninterrupted[0]
     assert study.get_trials(states=(TrialState.FAIL,)) == []
-    assert prediction_files(tmp_path) == unbroken[2]
+    assert prediction_files(tmp_path) == uninterrupted[2]
 
 
-def test_more_trials_continue_and_fewer_do_nothing(tmp_path, made_up, unbroken):
-    made_up()
+def test_more_trials_continue_and_fewer_do_nothing(tmp_path, fake_training, uninterrupted):
+    fake_training()
     run_trials(study_of(tmp_path), make_context(tmp_path)[0], 4)
     run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
-    assert outcome(study_of(tmp_path)) == unbroken[0]
-    train = made_up()
+    assert outcome(study_of(tmp_path)) == uninterrupted[0]
+    train = fake_training()
     run_trials(study_of(tmp_path), make_context(tmp_path)[0], 5)
-    assert train.asked == 0
+    assert train.calls == 0
 
 
 @pytest.mark.parametrize(
     "error", [NotANumber("the loss is nan", {}), InputError("does not fit"), MemoryError("no room")]
 )
 def test_a_trial_that_fails_for_its_settings_is_logged_and_the_search_continues(
-    tmp_path, made_up, error
+    tmp_path, fake_training, error
 ):
-    def die(asked, config):
+    def fail(calls, config):
         if config.lr > 0.004:
             raise error
 
-    train, (context, lines) = made_up(die), make_context(tmp_path)
+    train, (context, lines) = fake_training(fail), make_context(tmp_path)
     study = study_of(tmp_path)
     run_trials(study, context, 8)
     dead = [line for line in lines if f": failed: {error}; lr: " in line]
-    assert len(lines) == 8 and 1 <= len(dead) < 7 and train.asked == 8
+    assert len(lines) == 8 and 1 <= len(dead) < 7 and train.calls == 8
     assert (
         with_values(
             CONFIG, finished_trials(study)[best_of(finished_trials(study))].user_attrs["values"]
@@ -395,77 +393,78 @@ def test_a_trial_that_fails_for_its_settings_is_logged_and_the_search_continues(
     )
 
 
-def test_a_machine_fault_prunes_no_trial(tmp_path, made_up, unbroken):
-    def die(asked, config):
-        if asked == 4:
+def test_a_machine_fault_prunes_no_trial(tmp_path, fake_training, uninterrupted):
+    def fail(calls, config):
+        if calls == 4:
             raise MachineFault("the data cannot be read, input/output error")
 
-    made_up(die)
+    fake_training(fail)
     with pytest.raises(MachineFault):
         run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
     assert len(finished_trials(study_of(tmp_path))) == 3
-    made_up()
+    fake_training()
     run_trials(study_of(tmp_path), make_context(tmp_path)[0], 12)
-    assert outcome(study_of(tmp_path)) == unbroken[0]
+    assert outcome(study_of(tmp_path)) == uninterrupted[0]
 
 
-def test_a_failure_of_the_recipes_own_settings_ends_the_search(tmp_path, made_up):
-    def die(asked, config):
+def test_a_failure_of_the_recipes_own_settings_ends_the_search(tmp_path, fake_training):
+    def fail(calls, config):
         raise NotANumber("the loss is nan", {})
 
-    made_up(die)
+    fake_training(fail)
     with pytest.raises(NotANumber):
         run_trials(study_of(tmp_path), make_context(tmp_path)[0], 3)
     assert not finished_trials(study_of(tmp_path))
 
 
-def test_values_that_were_tried_are_not_trained_again(tmp_path, made_up):
+def test_values_that_were_tried_are_not_trained_again(tmp_path, fake_training):
     train, (context, lines) = (
-        made_up(),
+        fake_training(),
         make_context(tmp_path, space={"windows": (["brain"], ["bone"])}),
     )
     study = study_of(tmp_path)
     run_trials(study, context, 10)
-    assert train.asked == 2 and len(finished_trials(study)) == len(lines) == 10
+    assert train.calls == 2 and len(finished_trials(study)) == len(lines) == 10
     assert any("as trial 0" in line and "the recipe's own values" in line for line in lines)
 
 
-def test_values_that_failed_are_not_trained_again(tmp_path, made_up):
-    def die(asked, config):
-        if asked > 1:
+def test_values_that_failed_are_not_trained_again(tmp_path, fake_training):
+    def fail(calls, config):
+        if calls > 1:
             raise InputError("does not fit")
 
     train, (context, lines) = (
-        made_up(die),
+        fake_training(fail),
         make_context(tmp_path, space={"windows": (["brain"], ["bone"])}),
     )
     run_trials(study_of(tmp_path), context, 8)
-    assert train.asked == 2 and sum("failed: does not fit" in line for line in lines) > 1
+    assert train.calls == 2 and sum("failed: does not fit" in line for line in lines) > 1
 
 
-def test_nothing_is_pruned_where_epochs_are_searched(tmp_path, made_up):
-    made_up()
+def test_nothing_is_pruned_where_epochs_are_searched(tmp_path, fake_training):
+    fake_training()
     context, _ = make_context(tmp_path, space=SPACE | {"epochs": Range(low=2, high=6)})
     study = study_of(tmp_path)
     run_trials(study, context, 12)
     assert all(trial.state == TrialState.COMPLETE for trial in finished_trials(study))
 
 
-def test_no_trial_begins_after_the_deadline(tmp_path, made_up):
-    train, (context, lines) = made_up(), make_context(tmp_path)
+def test_no_trial_begins_after_the_deadline(tmp_path, fake_training):
+    train, (context, lines) = fake_training(), make_context(tmp_path)
     run_trials(study_of(tmp_path), context, 9, deadline=0.0)
     assert (
-        train.asked == 1
+        train.calls == 1
         and lines[-1] == "  the time is up after 1 trials; the same command continues"
     )
 
 
-# --- what it says in the end
+# --- the verdict
 
 
 def decided(folder, better, patients=8):
-    """The verdict on two trials, the second of which is `better` (patients,) in log odds for each
-    held-out patient.
+    """Return the verdict on two trials.
+
+    better: (patients,) log odds by which the second is better, for each held-out patient
     """
     slices, _ = make_slices(patients, 6)
     context = SearchContext(
@@ -504,15 +503,15 @@ def test_settings_with_a_significant_gain_are_printed_as_a_recipe_takes_them(tmp
 
 
 @pytest.mark.parametrize(
-    ("better", "says"),
+    ("better", "message"),
     [([1, 1, 1, 1, -1, -1, -1, 0], "the interval holds 0"), ([1, 1, 1, 1], "4 held-out patients")],
 )
-def test_settings_without_a_significant_gain_are_not_adopted(tmp_path, better, says):
+def test_settings_without_a_significant_gain_are_not_adopted(tmp_path, better, message):
     lines = decided(tmp_path, np.array(better, float), len(better))
     assert (
         len(lines) == 4
         and lines[2].startswith("no significant gain over the recipe")
-        and says in lines[2]
+        and message in lines[2]
     )
 
 
@@ -535,8 +534,8 @@ def test_damaged_or_missing_probabilities_are_refused(tmp_path, monkeypatch, wha
         decided(tmp_path, np.full(8, 1.0))
 
 
-def test_the_verdict_where_no_trial_is_better(tmp_path, made_up):
-    made_up()
+def test_the_verdict_where_no_trial_is_better(tmp_path, fake_training):
+    fake_training()
     context, _ = make_context(
         tmp_path, config=CONFIG.model_copy(update={"lr": 0.02, "rotate": 0.0})
     )
@@ -581,7 +580,7 @@ def test_a_search_changes_no_file_of_a_stage(finished, tmp_path, capsys):
     ].startswith("  trial 2: ")
     assert call(capsys, "search", f"--run={folder}", "--fold=1", "--trials=1")[0] == 0
     assert files(folder) == before and call(capsys, "status", f"--run={folder}") == status
-    # what it depends on changes: another study
+    # its inputs change: another study begins
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["search"] = {"space": {"lr": {"low": 0.001, "high": 0.01, "log": True}}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -591,7 +590,7 @@ def test_a_search_changes_no_file_of_a_stage(finished, tmp_path, capsys):
 
 def test_wrong_flags_and_stale_inputs_are_refused(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "r")
-    for words, says in (
+    for words, message in (
         (["--model=resnt"], "no such CNN, did you mean 'resnet'?"),
         (["--fold=2"], "folds.k = 2 makes folds 0 to 1"),
         (["--stage=two", "--fold=0"], "only for --stage=one"),
@@ -599,7 +598,7 @@ def test_wrong_flags_and_stale_inputs_are_refused(finished, tmp_path, capsys):
         (["--trials=0"], "greater than or equal to 1"),
     ):
         code, out, err = call(capsys, "search", f"--run={folder}", *words)
-        assert code == 1 and says in err and out == ""
+        assert code == 1 and message in err and out == ""
     (folder / "receipts" / "folds.json").unlink()
     code, _, err = call(capsys, "search", f"--run={folder}")
     assert (
@@ -631,13 +630,13 @@ def test_a_search_killed_during_a_training_ends_as_an_uninterrupted_one(tmp_path
     space = {"lr": Range(low=1e-4, high=3e-2, log=True), "rotate": Range(low=0.0, high=30.0)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_trials(study_of(whole), make_context(whole, space=space)[0], 9)
-    real, asked = trials_module.train_cnn, []
+    real, trainings = trials_module.train_cnn, []
 
     def killed(slices, split, read_hu, config, seed, hooks):
-        asked.append(0)
+        trainings.append(0)
 
         def epoch(line):
-            if len(asked) in (3, 8) and line["epoch"] == 2:
+            if len(trainings) in (3, 8) and line["epoch"] == 2:
                 raise KeyboardInterrupt
             if hooks.epoch:
                 hooks.epoch(line)

@@ -1,6 +1,4 @@
-"""The database of stage2.storage: tried before any work, made once, and named without its
-password.
-"""
+"""The database of stage2.storage: opened before any work, shared, shown without its password."""
 
 import json
 import shutil
@@ -61,7 +59,8 @@ def test_a_password_is_masked_and_nothing_else(text, masked):
     assert mask_passwords({"a": [text, (text,), 1, None]}) == {"a": [masked, (masked,), 1, None]}
 
 
-def unfit(tmp_path):
+def invalid_urls(tmp_path):
+    """Return {URL: part of the message}."""
     (tmp_path / "bad.db").write_text("this is no database at all, only a text file " * 9)
     return {
         f"postgresql+nodriver://ann:{SECRET}@localhost/optuna": "postgresql",
@@ -73,11 +72,11 @@ def unfit(tmp_path):
 
 
 def test_a_database_that_cannot_be_opened_raises_one_line(tmp_path):
-    for url, says in unfit(tmp_path).items():
+    for url, message in invalid_urls(tmp_path).items():
         with pytest.raises(InputError, match="^stage2.storage = ") as caught:
             check_store(url)
         line = str(caught.value)
-        assert line.isprintable() and says in line and f":{SECRET}@" not in line
+        assert line.isprintable() and message in line and f":{SECRET}@" not in line
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_a_database_that_cannot_be_opened_raises_one_line(tmp_path):
     ],
 )
 def test_a_database_in_memory_is_refused(rest):
-    """Each worker would have its own, without tables."""
+    """Each worker would have a database of its own, without tables."""
     with pytest.raises(
         InputError, match="^stage2.storage = sqlite.*in memory.*; give a URL such as .*$"
     ):
@@ -151,7 +150,9 @@ def test_a_database_that_fails_later_raises_one_line(tmp_path):
         1 / 0  # noqa: B018
 
 
-def test_new_and_all_open_the_database_first(before_trust, competition, tmp_path, capsys, monkeypatch):
+def test_new_and_all_open_the_database_first(
+    before_trust, competition, tmp_path, capsys, monkeypatch
+):
     recipe = yaml.safe_load((RECIPES / "micro.yaml").read_text())
     recipe["stage2"]["storage"] = f"sqlite:///{tmp_path}/nowhere/x.db"
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))

@@ -116,7 +116,7 @@ class StandIn:
 
 
 def test_a_cuda_batch_synchronises_its_copies(monkeypatch):
-    """Memory is written only after its copy, and the consumer waits for its batch; without a GPU."""
+    """Memory is written only after its copy; the consumer waits for its batch. Without a GPU."""
     slices, hu = make_slices(2, 4)
     consumer, empty = StandIn(), torch.empty
     for name in ("Stream", "Event"):
