@@ -53,11 +53,11 @@ NEW_PATIENT = "ID_0fffffff"
 COLUMNS = list(LABELS)
 
 
-def equal_blend(said, y, *rest):
+def equal_blend(logits, y, *rest):
     """A blend of all components with equal weights."""
     return Blend(
-        {name: fit_platt(x, y) for name, x in said.items()},
-        dict.fromkeys(said, 1 / len(said)),
+        {name: fit_platt(x, y) for name, x in logits.items()},
+        dict.fromkeys(logits, 1 / len(logits)),
         LAST,
         {},
         "",
@@ -71,9 +71,8 @@ def rich(finished, tmp_path_factory):
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["features"], recipe["stage2"] = RICH, STACK
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # with so little data every component would be dropped
+    # with so little data every component would be dropped
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PARAMS, "min_data_in_leaf", 2)
         patch.setattr("stage2_stack.stack_context.why_not_stacked", lambda *args: "")
         patch.setattr("stage2_stack.stacker.fit_blend", equal_blend)
@@ -129,9 +128,12 @@ def mean_over_folds(folder):
         read_array(folder / "stage2/features/test.npy"),
         list(read_json(folder / "stage2/features/names.json")),
     )
-    found = model_of_run(Run(folder))
+    scoring_model = model_of_run(Run(folder))
     return np.mean(
-        [found.stacker(k).predict(np.asarray(X[k]), names, np.array([0])) for k in range(len(X))],
+        [
+            scoring_model.stacker(k).predict(np.asarray(X[k]), names, np.array([0]))
+            for k in range(len(X))
+        ],
         axis=0,
     )
 
