@@ -10,15 +10,16 @@ from ct.run_dir import RunDir
 from ct.storage.file_formats import write_text
 from report.rendering import render
 from report.run_artifacts import KINDS, Artifacts, read_run, thumbnail_reader
-from report.sections.browser_studies import browser, choose_studies, greatest_losses
 from report.sections.class_balance import balance, prevalence
 from report.sections.cost_and_provenance import cost, provenance
 from report.sections.data_quality import data_quality
 from report.sections.example_studies import example_studies
 from report.sections.feature_importance import importances
+from report.sections.greatest_losses import greatest_losses
 from report.sections.label_scores import ablation, label_scores
 from report.sections.learning_and_tuning import learning, tuning
 from report.sections.reliability_roc_confusion import confusion, curves, reliability
+from report.sections.studies_to_browse import browser, choose_studies
 from report.sections.summary import summary
 from report.study_browser import BROWSER_SLICES
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
-from pipeline.scoring import stored_weights
+from pipeline.scoring import weight_checks
 from pipeline.scoring.packed_model import model_of_folder
 from stage2_stack.components import load_component
 from stage2_stack.foreign_boosters import first_fault
@@ -86,7 +86,7 @@ def test_a_file_that_is_not_listed_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "reader", ["pathlib.Path.read_text", "pipeline.scoring.stored_weights.safe_open"]
+    "reader", ["pathlib.Path.read_text", "pipeline.scoring.weight_checks.safe_open"]
 )
 def test_an_input_error_of_the_disk_is_a_machine_fault(folder, monkeypatch, reader):
     def fail(*args, **kwargs):
@@ -273,14 +273,14 @@ def test_weights_must_fit_the_cnn(folder, change, message):
 
 def test_a_huge_cnn_is_not_built_before_its_weights_are_checked(folder, monkeypatch):
     """The recipe claims 1.8 billion weights (7 GB), the folder holds a few thousand."""
-    build = stored_weights.untrained_model
+    build = weight_checks.untrained_model
 
     def watched(config):
         if not torch.empty(0).is_meta:
             raise RuntimeError("built with all its weights")
         return build(config)
 
-    monkeypatch.setattr(stored_weights, "untrained_model", watched)
+    monkeypatch.setattr(weight_checks, "untrained_model", watched)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["stage1"]["models"][0] |= {"backbone": "vit_gigantic_patch14_224", "image_size": 224}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -14,7 +14,8 @@ from ct.storage.file_formats import write_array, write_json
 from report import shown_studies, write_study
 from report.hu_png import HU, encode, slice_png
 from report.run_artifacts import read_run
-from report.sections.browser_studies import browser, choose_studies, greatest_losses
+from report.sections.greatest_losses import greatest_losses
+from report.sections.studies_to_browse import browser, choose_studies
 
 pytest_plugins = "report_fixtures"
 
