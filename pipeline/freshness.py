@@ -4,7 +4,6 @@ Everything is compared by digest with the job's receipt (pipeline/receipt.py).
 """
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -13,8 +12,8 @@ from typing import Any
 
 from ct.privacy.escaped_names import unescaped_name
 from ct.privacy.redaction import mask_passwords
+from ct.storage.digests import bytes_digest, new_digest, text_digest
 from ct.storage.receipt_reader import read_receipt
-from ct.storage.sealed_files import bytes_digest
 from ct.system.machine_faults import listing_faults
 from pipeline.older_versions import may_lack, reads_as_now, with_older_values, without_later_fields
 
@@ -37,7 +36,7 @@ def tree_digest(root: str | Path, files: Iterable[str]) -> str:
 
     files: names as in ct/privacy/escaped_names.py. Raises MachineFault where one cannot be read.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest = new_digest()
     with listing_faults():
         for name in files:
             stat = _stat(os.path.join(root, unescaped_name(name)))
@@ -63,7 +62,7 @@ def inputs_digest(part: dict[str, Any], read: Mapping[str, str]) -> str:
     adds to the recipe does not change it, as long as the field has its older value.
     """
     text = json.dumps([without_later_fields(part), read], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return text_digest(text)
 
 
 def stamp(path: Path) -> Stamp:

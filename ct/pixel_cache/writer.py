@@ -1,6 +1,5 @@
 """Write the pixel cache: decode every slice once, measure, resample and compress it."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from ct.sources.file_reader import read_each, with_probes
 from ct.sources.folder import Folder
 from ct.sources.source import Source
 from ct.storage.atomic_write import discard, replacing
+from ct.storage.digests import bytes_digest, new_digest, text_digest
 from ct.storage.file_formats import read_table, write_json, write_table
-from ct.storage.sealed_files import bytes_digest, seal
+from ct.storage.sealed_files import seal
 from ct.system.parallel_jobs import run_jobs, run_missing_jobs
 
 # of blosc2, fixed: its default follows the processor's cache, and would change the bytes
@@ -141,7 +141,7 @@ def _job_digest(part: pd.DataFrame, size: int) -> str:
         part["path"].tolist(),
         part["pixel_spacing_mm"].tolist(),
     ]
-    return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()
+    return text_digest(json.dumps(settings))
 
 
 def _index(slice_ids: pd.Index, lengths: pd.Series) -> pd.DataFrame:
@@ -189,7 +189,7 @@ def _write_shard(
     )
     unreadable = (0, 0, False, False, *[np.nan] * (len(PIXEL_COLUMNS) - 2))
     rows: list[tuple[Any, ...]] = []
-    digest, lasting = hashlib.blake2b(digest_size=16), True
+    digest, lasting = new_digest(), True
     with replacing(path, lasting=False) as unfinished, open(unfinished, "wb") as shard:
         slices = read_each(read_hu, files)
         spacings = part["pixel_spacing_mm"].tolist()

@@ -5,23 +5,12 @@ file without a seal, left by an older version or by a process that was killed be
 seal, counts as whole.
 """
 
-import hashlib
 from pathlib import Path
 
 from ct.storage.atomic_write import discard, replacing
+from ct.storage.digests import bytes_digest
 
 SEAL = ".seal"
-
-
-def new_digest(data: bytes = b"") -> "hashlib.blake2b":
-    """Return a blake2b digest of 16 bytes, fed with `data`."""
-    return hashlib.blake2b(data, digest_size=16)
-
-
-def bytes_digest(path: Path) -> str:
-    """Return the blake2b digest of a file's bytes, 32 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, new_digest).hexdigest()
 
 
 def seal_path(path: Path) -> Path:

@@ -20,8 +20,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ct.storage.atomic_write import as_full_disk, discard, flush, replacing
+from ct.storage.digests import new_digest, text_digest
 from ct.storage.file_formats import write_text
-from ct.storage.sealed_files import new_digest, seal_path
+from ct.storage.sealed_files import seal_path
 from pipeline.older_versions import with_older_values, without_later_fields
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -168,7 +169,7 @@ def _inputs_digest(inputs: dict[str, Any]) -> str:
     It stays the same after an update that adds settings.
     """
     text = json.dumps(without_later_fields(json.loads(json.dumps(inputs))), sort_keys=True)
-    return new_digest(text.encode()).hexdigest()
+    return text_digest(text)
 
 
 def _sealed_inputs(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Select the slices of a run from all headers: one patient per study, whole patients, labels."""
 
-import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ct.patient_folds import fold_groups
 from ct.privacy.pseudonyms import pseudonym, public_paths
 from ct.sources.zip_archive import ZipMember
 from ct.storage.atomic_write import replacing
+from ct.storage.digests import new_digest
 from ct.tables.spreadsheet import write_sheet
 from pipeline.stage_data.sample_rows import first_reason
 
@@ -113,7 +113,7 @@ def take_patients(slices: pd.DataFrame, train_slices: int | None) -> tuple[pd.Da
 
 
 def _name_digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+    return new_digest(name.encode()).digest()
 
 
 def join_labels(

@@ -1,6 +1,5 @@
 """The checkpoint file of an unfinished training: safetensors with a digest in the header."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ct.storage.atomic_write import replacing
+from ct.storage.digests import new_digest
 from stage1_cnn.checkpoint import Checkpoint, with_prefix
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import untrained_model
@@ -151,7 +151,7 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 def _digest(header: Mapping[str, Any], tensors: Tensors) -> str:
     """Return the digest of a header without its digest, and of the tensors, names and types."""
     values = {name: value for name, value in header.items() if name != "digest"}
-    digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16)
+    digest = new_digest(json.dumps(values, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
