@@ -6,13 +6,17 @@
     ingest.json  pixels/                     ingest
     given_folds.parquet                      ingest: folds of a slice list with a fold column
     folds.parquet                            folds
-    stage1/<model>/fold<k>/                  train, predict
-    stage1/<model>/oof.parquet               predict
+    stage1/<model>/fold<k>/                  train; predict adds test.parquet
+    stage1/<model>/oof.parquet               train
     stage1/<model>/explain/<study>.json
     stage1/<model>/explain/<study>.npy       explain
     imports/<name>/                          import-predictions
     imports/folds.parquet                    import-predictions: the folds of the first import
-    stage2/...                               features, tune, stack
+    stage2/features/                         features
+    stage2/configs.json, trials.parquet,
+    stage2/tuning.json                       tune
+    stage2/boosters/, oof.parquet,
+    stage2/test.parquet, scores.json         stack
     submission.csv                           submit
     report.html  studies/<study>.html        report, report --study
     search/<model>-fold<k>.journal           search
@@ -22,49 +26,9 @@
 File formats are in ct/storage/file_formats.py; writes are atomic (ct/storage/atomic_write.py).
 """
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from ct.errors import InputError
-from ct.storage.atomic_write import discard
-from ct.storage.file_formats import plain_values, read_json, write_json
 
 MODEL_NAME = r"^[A-Za-z0-9_-]+$"  # a model's name is also the name of a folder
-
-
-@contextmanager
-def resumable_folder(
-    path: Path | str, inputs: Any, log: Callable[[str], None] | None = None
-) -> Iterator[Path]:
-    """Open a work folder whose files survive an interruption.
-
-    inputs: plain values that decide what the files hold. The files of a killed or failed process
-            are kept if its inputs were the same, else removed
-    log:    called with a line where unfinished work is removed
-
-    The folder is removed when the block ends without an error.
-    """
-    path = Path(path)
-    marker = path / "inputs.json"
-    try:
-        same = read_json(marker) == json.loads(json.dumps(plain_values(inputs)))
-    except (InputError, IsADirectoryError, ValueError, RecursionError):  # missing or damaged
-        same = False
-    if not same:
-        if log and marker.exists():
-            log(
-                f"  {path.name} was made from other inputs, or is damaged; "
-                "the interrupted work starts again"
-            )
-        discard(path)
-        # private: the files of ingest hold paths, which may be people's names
-        path.mkdir(mode=0o700, parents=True)
-        write_json(marker, inputs)
-    yield path
-    discard(path)
 
 
 class RunDir:

@@ -1,12 +1,48 @@
-"""The unfinished work of an interrupted ingest: checked before the next ingest continues it."""
+"""The work folder of ingest: unfinished work is checked, then the next ingest continues it."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ct.errors import InputError
-from ct.storage.atomic_write import replacing
+from ct.storage.atomic_write import discard, replacing
+from ct.storage.file_formats import plain_values, read_json, write_json
 from ct.storage.sealed_files import drop_damaged
+
+
+@contextmanager
+def resumable_folder(
+    path: Path | str, inputs: Any, log: Callable[[str], None] | None = None
+) -> Iterator[Path]:
+    """Open a work folder whose files survive an interruption.
+
+    inputs: plain values that decide what the files hold. The files of a killed or failed process
+            are kept if its inputs were the same, else removed
+    log:    called with a line where unfinished work is removed
+
+    The folder is removed when the block ends without an error.
+    """
+    path = Path(path)
+    marker = path / "inputs.json"
+    try:
+        same = read_json(marker) == json.loads(json.dumps(plain_values(inputs)))
+    except (InputError, IsADirectoryError, ValueError, RecursionError):  # missing or damaged
+        same = False
+    if not same:
+        if log and marker.exists():
+            log(
+                f"  {path.name} was made from other inputs, or is damaged; "
+                "the interrupted work starts again"
+            )
+        discard(path)
+        # private: the files of ingest hold paths, which may be people's names
+        path.mkdir(mode=0o700, parents=True)
+        write_json(marker, inputs)
+    yield path
+    discard(path)
 
 
 def check_key_digest(note: Path, digest: str) -> None:

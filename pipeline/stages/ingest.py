@@ -13,11 +13,10 @@ from ct.labels import LABELS, read_labels
 from ct.patient_folds import check_folds
 from ct.pixel_cache.writer import write_cache
 from ct.privacy.pseudonyms import EXACT_LENGTHS, LegacyKey, public_paths
-from ct.run_dir import resumable_folder
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.storage.atomic_write import discard, flush, move_into_place, replacing
 from ct.storage.file_formats import write_json, write_table
-from ct.storage.ingest_work import check_key_digest, prepare_ingest_work
+from ct.storage.ingest_work import check_key_digest, prepare_ingest_work, resumable_folder
 from ct.tables.slice_list import read_slice_list
 from ct.tables.spreadsheet import write_sheet
 from pipeline.freshness import stamp_files
