@@ -20,9 +20,7 @@ MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}  # 40 slices
 
 
 def pytest_collection_modifyitems(items):
-    """Put the longest of the slow files first: at the end one process would wait for the other to
-    finish them.
-    """
+    """Run the longest slow files first, so that no process is left alone with them at the end."""
     items.sort(key=lambda item: "slow" not in item.keywords or item.path.name not in LONGEST)
 
 
@@ -47,7 +45,7 @@ def competition(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, competition):
-    """A run folder of the recipe `micro`, brought to its end. Not to be changed; copy it first."""
+    """A finished run of the recipe `micro`. Not to be changed; copy it first."""
     import run
 
     folder = tmp_path_factory.mktemp("run") / "r"
@@ -58,9 +56,7 @@ def finished(tmp_path_factory, competition):
 
 @pytest.fixture(scope="session")
 def before_trust(tmp_path_factory):
-    """What the code of an earlier commit left (kept_runs.py says what). Not to be changed; copy it
-    first.
-    """
+    """What an older version left (see kept_runs.py). Not to be changed; copy it first."""
     import kept_runs
 
     return kept_runs.unpack(tmp_path_factory.mktemp("before_trust"))
@@ -68,13 +64,13 @@ def before_trust(tmp_path_factory):
 
 @pytest.fixture
 def kept(before_trust, tmp_path):
-    """The finished run of an earlier version, which may be changed."""
+    """The finished run of an older version, to be changed."""
     return shutil.copytree(before_trust / "run", tmp_path / "run")
 
 
 @pytest.fixture
 def half(before_trust, tmp_path):
-    """The half-trained run of an earlier version, which may be changed."""
+    """The half-trained run of an older version, to be changed."""
     return shutil.copytree(before_trust / "half", tmp_path / "half")
 
 
@@ -112,9 +108,7 @@ def browser(chromium):
 
 @pytest.fixture
 def command():
-    """Run the command line in a process of its own, from any folder. Returns the finished
-    process.
-    """
+    """Run the command line in its own process, from any folder; return the finished process."""
 
     def call(*words, cwd=None):
         words = [sys.executable, str(ROOT / "run.py"), *map(str, words)]
@@ -124,7 +118,7 @@ def command():
 
 
 def copy_tree(folder):
-    """Copy what git tracks or would into a new folder, and return it."""
+    """Copy the files that git tracks, or would track, into a new folder; return it."""
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(
         words, cwd=ROOT, capture_output=True, text=True, check=True

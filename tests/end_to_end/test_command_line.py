@@ -91,7 +91,7 @@ from pipeline.command_line.flag_check import flags_of
         (["completion", "--run=r"], 2, "completion: no flag --run"),
     ],
 )
-def test_wrong_words_stop_before_any_work(words, status, says, capsys, tmp_path, monkeypatch):
+def test_unknown_words_stop_before_any_work(words, status, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run.main(words) == status
     out, err = capsys.readouterr()
@@ -101,7 +101,7 @@ def test_wrong_words_stop_before_any_work(words, status, says, capsys, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_alone_it_prints_every_verb(capsys):
+def test_without_words_every_verb_is_printed(capsys):
     assert run.main([]) == 0
     out = capsys.readouterr().out
     for verb in run.VERBS:
@@ -140,7 +140,7 @@ def test_flags_reach_the_plan_checked_and_typed(flag, monkeypatch):
     }
 
 
-def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+def test_an_interrupt_prints_no_traceback(monkeypatch, capsys):
     def interrupted(verb, options):
         raise KeyboardInterrupt
 
@@ -149,7 +149,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     assert "the same command continues" in capsys.readouterr().err
 
 
-def test_demo_is_not_continued_with_other_data(capsys, tmp_path, monkeypatch):
+def test_demo_refuses_to_continue_with_other_data(capsys, tmp_path, monkeypatch):
     from ct.storage.file_formats import write_json
     from pipeline.commands import demo
     from pipeline.recipe import find_recipe, load_recipe, save_recipe
@@ -168,7 +168,7 @@ def test_demo_is_not_continued_with_other_data(capsys, tmp_path, monkeypatch):
         assert capsys.readouterr().out == "worked\n"
 
 
-def test_quiet_prints_nothing_but_errors(monkeypatch, capsys):
+def test_quiet_prints_only_errors(monkeypatch, capsys):
     def execute(verb, options):
         print(verb)
         print("a bar", file=sys.stderr)
@@ -184,7 +184,7 @@ def test_quiet_prints_nothing_but_errors(monkeypatch, capsys):
     assert run.main(["train", "--run=good"]) == 0 and capsys.readouterr() == ("train\n", "a bar\n")
 
 
-def test_status_says_what_comes_next(finished, tmp_path, capsys):
+def test_status_prints_the_next_command(finished, tmp_path, capsys):
     copy = shutil.copytree(finished, tmp_path / "r")
     assert run.main(["status", f"--run={copy}"]) == 0
     assert (
@@ -198,7 +198,7 @@ def test_status_says_what_comes_next(finished, tmp_path, capsys):
     )
 
 
-def test_what_scripts_ask_for_is_printed_in_any_case(finished, capsys):
+def test_status_json_is_printed_even_when_quiet(finished, capsys):
     assert run.main(["status", f"--run={finished}", "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["stages"]["report"]["state"] == "fresh"
     assert run.main(["status", f"--run={finished}", "--quiet"]) == 0 and capsys.readouterr() == (
@@ -208,7 +208,7 @@ def test_what_scripts_ask_for_is_printed_in_any_case(finished, capsys):
 
 
 @pytest.mark.parametrize("number", REMEDIES)
-def test_errors_of_the_system_say_what_to_do(number, monkeypatch, capsys):
+def test_system_errors_give_a_remedy(number, monkeypatch, capsys):
     def fails(verb, options):
         raise OSError(number, os.strerror(number), "r/b")
 
@@ -218,7 +218,7 @@ def test_errors_of_the_system_say_what_to_do(number, monkeypatch, capsys):
     assert error == f"error: r/b: {os.strerror(number).lower()}; {REMEDIES[number]}\n"
 
 
-def test_a_log_file_holds_lines_in_their_order(tmp_path):
+def test_a_log_file_has_its_lines_in_order(tmp_path):
     """Python alone buffers what is printed to a file, and writes errors and bars before it."""
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "

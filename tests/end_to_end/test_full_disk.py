@@ -1,6 +1,4 @@
-"""A full disk: one line that names the program's own file, and the same command continues once
-there is room.
-"""
+"""A full disk: one line names the program's own file; with room, the same command continues."""
 
 import contextlib
 import errno
@@ -80,7 +78,7 @@ def limit_of_size(size):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_whatever_is_written_names_its_file(tmp_path, kind):
+def test_every_writer_names_its_file_on_a_full_disk(tmp_path, kind):
     for number in (0, 1):
         np.save(tmp_path / f"{number}.npy", np.zeros(ROWS))
     path = tmp_path / "made"
@@ -120,7 +118,7 @@ for kind in set(WRITERS) - {"joined"}:  # its parts lie beside it
 """
 
 
-def test_a_disk_that_is_really_full(small_disk):
+def test_a_real_full_disk(small_disk):
     """In a process of its own: a memory map of a file without room would end it by SIGBUS."""
     (small_disk / "ballast").write_bytes(bytes(200_000))
     words = [sys.executable, "-c", SMALL, small_disk]
@@ -133,7 +131,7 @@ def test_a_disk_that_is_really_full(small_disk):
     } == expected
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     assert as_full_disk(ValueError("28"), "p") is None
     assert as_full_disk(OSError(errno.EIO, "input/output error"), "p") is None
     named = OSError(errno.ENOSPC, "no space", "other")
@@ -142,18 +140,18 @@ def test_other_errors_stay_what_they_are(tmp_path):
     assert (full.errno, full.filename) == (errno.ENOSPC, "p")
 
 
-def test_a_run_whose_disk_is_full_says_so_in_one_line_and_goes_on(finished, tmp_path, capsys):
+def test_a_full_disk_is_one_error_line_and_the_run_continues(finished, tmp_path, capsys):
     work = shutil.copytree(finished, tmp_path / "r")
     for name in ("features", "stack"):
         (work / "receipts" / f"{name}.json").unlink()
     capsys.readouterr()
     with limit_of_size(3_000):
         assert run.main(["all", f"--run={work}", "--workers=1"]) == 1
-    said = capsys.readouterr().err
+    line = capsys.readouterr().err
     assert (
-        said.count("\n") == 1
-        and f"error: {work}/stage2/" in said
-        and "the same command continues" in said
+        line.count("\n") == 1
+        and f"error: {work}/stage2/" in line
+        and "the same command continues" in line
     )
     assert run.main(["all", f"--run={work}", "--workers=1"]) == 0
     assert (work / "submission.csv").read_bytes() == (finished / "submission.csv").read_bytes()

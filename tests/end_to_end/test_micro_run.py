@@ -104,14 +104,14 @@ def test_a_run_leaves_exactly_these_files(finished):
     expected |= {
         f"stage2/{name}.json" for name in ("blend", "calibration", "configs", "scores", "tuning")
     }
-    found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
-    more = {name for name in found if name.startswith(("stage2/tune/", "stage2/boosters/"))}
-    assert {name for name in found - more if not name.startswith("pixels/")} == {
+    files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    more = {name for name in files if name.startswith(("stage2/tune/", "stage2/boosters/"))}
+    assert {name for name in files - more if not name.startswith("pixels/")} == {
         name for name in expected if not name.startswith("pixels/")
     }
     assert any(name.endswith(".journal") for name in more), "at least one label is tuned"
     assert any(name.endswith(".txt") for name in more), "at least one label is stacked"
-    assert not [name for name in found if name.endswith((".part", ".pkl"))]
+    assert not [name for name in files if name.endswith((".part", ".pkl"))]
 
 
 def test_tables_are_complete_and_joined_by_slice_id(finished):
@@ -151,7 +151,7 @@ def test_submission_has_the_rows_of_the_sample_in_their_order(finished, competit
     assert made["Label"][7] == pytest.approx(final.loc[slice_id, label], abs=1e-8)
 
 
-def test_patient_in_both_sets_is_routed_to_his_own_fold(finished):
+def test_a_patient_in_both_sets_gets_the_own_folds_prediction(finished):
     """A test patient who is also in train, in fold j, gets fold j's CNN and stacker alone."""
     slices, fold = (
         read_table(finished / "slices.parquet"),
@@ -177,7 +177,7 @@ def test_patient_in_both_sets_is_routed_to_his_own_fold(finished):
     )
 
 
-def test_again_does_nothing(copy, capsys):
+def test_a_second_all_does_nothing(copy, capsys):
     before = {
         path: path.stat().st_mtime_ns
         for path in copy.rglob("*")
@@ -188,24 +188,24 @@ def test_again_does_nothing(copy, capsys):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_status_for_scripts(copy, capsys):
+def test_status_json(copy, capsys):
     assert run.main(["status", f"--run={copy}", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["recipe"] == "micro" and list(told["stages"]) == list(STAGES)
-    assert {stage["state"] for stage in told["stages"].values()} == {"fresh"}
-    assert told["scores"]["stage_two"] == read_json(copy / "stage2/scores.json")["stage_two"]
+    status = json.loads(capsys.readouterr().out)
+    assert status["recipe"] == "micro" and list(status["stages"]) == list(STAGES)
+    assert {stage["state"] for stage in status["stages"].values()} == {"fresh"}
+    assert status["scores"]["stage_two"] == read_json(copy / "stage2/scores.json")["stage_two"]
     (copy / "stage2/oof.parquet").unlink()
     assert run.main(["status", f"--run={copy}", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["stages"]["stack"] == {
+    status = json.loads(capsys.readouterr().out)
+    assert status["stages"]["stack"] == {
         "state": "stale",
         "why": "stage2/oof.parquet is gone",
         "makes": STAGES["stack"].makes,
     }
-    assert told["scores"] == {}  # of what is there no more
+    assert status["scores"] == {}  # their file is stale
 
 
-def test_status_says_what_is_stale_and_why(copy, capsys):
+def test_status_prints_which_stages_are_stale_and_why(copy, capsys):
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["features"]["reach"] = 2
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -243,21 +243,19 @@ def test_more_trials_continue_the_same_studies(copy, capsys):
     assert yaml.safe_load((copy / "recipe.yaml").read_text())["stage2"]["trials"] == 4
 
 
-def test_tuning_ends_when_its_time_is_up(copy, capsys):
+def test_tuning_ends_at_its_timeout(copy, capsys):
     assert run.main(["tune", f"--run={copy}", "--trials=300", "--timeout=1", "--workers=1"]) == 0
     assert "the time was up in" in capsys.readouterr().out
     receipt = json.loads((copy / "receipts/tune.json").read_text())
     assert receipt["not_repeatable"] == ["tune --timeout=1"]
     configs = json.loads((copy / "stage2/configs.json").read_text())
-    tried = [found["trials"] for folds in configs.values() for found in folds if found["trials"]]
+    tried = [config["trials"] for folds in configs.values() for config in folds if config["trials"]]
     assert tried and max(tried) < 300 and min(tried) >= 3  # those of before are kept
     assert not list((copy / "stage2/tune").glob("*.now"))
 
 
-def test_what_is_kept_of_stage_two_is_what_it_says(finished):
-    """Booster, calibrations and weights on disk give the out-of-fold probabilities, and the ladder
-    is of these tables.
-    """
+def test_saved_models_of_stage_two_give_the_saved_probabilities(finished):
+    """Boosters, calibrations and weights give the out-of-fold probabilities and the ablation."""
     import lightgbm as lgb
 
     from ct.metrics import weighted_log_loss
@@ -280,16 +278,18 @@ def test_what_is_kept_of_stage_two_is_what_it_says(finished):
         for k, blend in enumerate(blends[label]):
             raw = X[fold == k, names.index(label)]
             start = Platt(**calibration[label][k]).logit(raw)
-            said = {"raw": raw}
+            logits = {"raw": raw}
             if "lightgbm" in blend["weights"]:
                 booster = lgb.Booster(
                     model_file=finished / f"stage2/boosters/lightgbm-{label}-fold{k}-seed0.txt"
                 )
                 columns = [names.index(name) for name in booster.feature_name()]
-                said["lightgbm"] = start + booster.predict(X[fold == k][:, columns], raw_score=True)
+                logits["lightgbm"] = start + booster.predict(
+                    X[fold == k][:, columns], raw_score=True
+                )
                 checked += 1
             parts = [
-                w * Platt(**blend["calibrations"][name]).logit(said[name])
+                w * Platt(**blend["calibrations"][name]).logit(logits[name])
                 for name, w in blend["weights"].items()
             ]
             logits = (
@@ -298,24 +298,24 @@ def test_what_is_kept_of_stage_two_is_what_it_says(finished):
             p = 1 / (1 + np.exp(-logits))
             np.testing.assert_allclose(oof.loc[fold == k, label], p, rtol=1e-12)
     assert checked
-    rungs = json.loads((finished / "stage2/scores.json").read_text())["ladder"]
-    assert [rung["component"] for rung in rungs] == ["raw", "lightgbm", "blend"]
+    ablation = json.loads((finished / "stage2/scores.json").read_text())["ladder"]
+    assert [step["component"] for step in ablation] == ["raw", "lightgbm", "blend"]
     calibrated = read_table(finished / "stage2/calibrated.parquet").to_numpy()
-    for rung, table in ((rungs[0], calibrated), (rungs[2], oof.to_numpy())):
-        assert rung["loss"]["weighted"] == pytest.approx(
+    for step, table in ((ablation[0], calibrated), (ablation[2], oof.to_numpy())):
+        assert step["loss"]["weighted"] == pytest.approx(
             weighted_log_loss(y[known], table[known]), rel=1e-12
         )
 
 
-def test_other_learners_are_components_like_any(copy, capsys):
+def test_xgboost_and_gru_run_as_components(copy, capsys):
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["stage2"]["components"] = ["raw", "lightgbm", "gru"] + ["xgboost"] * bool(
         find_spec("xgboost")
     )
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert run.main(["all", f"--run={copy}", "--workers=1"]) == 0
-    rungs = json.loads((copy / "stage2/scores.json").read_text())["ladder"]
-    assert {rung["component"] for rung in rungs} == {*recipe["stage2"]["components"], "blend"}
+    ablation = json.loads((copy / "stage2/scores.json").read_text())["ladder"]
+    assert {step["component"] for step in ablation} == {*recipe["stage2"]["components"], "blend"}
     assert "GRU over the series" in (copy / "report.html").read_text()
     assert {path.suffix for path in (copy / "stage2/boosters").iterdir()} <= {
         ".txt",
@@ -346,7 +346,7 @@ def test_a_component_whose_package_is_missing_is_refused_before_any_work(
     assert "xgboost is not installed" in error(capsys)
 
 
-def test_stage_one_alone_makes_its_own_submission(copy, capsys):
+def test_submit_stage_one_writes_its_own_submission(copy, capsys):
     assert run.main(["submit", f"--run={copy}", "--stage=one"]) == 0
     one = pd.read_csv(copy / "submission-stage-one.csv")
     calibrated = read_table(copy / "stage2/calibrated_test.parquet")
@@ -359,7 +359,7 @@ def test_stage_one_alone_makes_its_own_submission(copy, capsys):
     )
 
 
-def test_new_makes_good_what_a_killed_one_left(competition, tmp_path):
+def test_new_completes_what_a_killed_new_left(competition, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "key").write_bytes(b"half")
     (tmp_path / "r" / "recipe.yaml.part").write_text("name: mi")
@@ -437,14 +437,14 @@ def test_new_refuses_a_bad_recipe_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
 
-def test_new_refuses_a_recipe_that_is_not_there(competition, tmp_path, capsys):
+def test_new_refuses_a_missing_recipe(competition, tmp_path, capsys):
     assert (
         run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=mirco", f"--data={competition}"]) == 1
     )
     assert "did you mean 'micro'?" in error(capsys)
 
 
-def test_a_folder_that_cannot_be_written(competition, tmp_path, capsys):
+def test_a_folder_without_write_permission(competition, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert new(tmp_path / "file" / "r", competition) == 1
     assert str(tmp_path / "file") in error(capsys)
@@ -501,17 +501,17 @@ def test_labels_that_contradict_each_other_are_counted_and_named(data, tmp_path,
     write_report(RunDir(tmp_path / "r"))
     page = (tmp_path / "r" / "report.html").read_text()
     assert f"<code>{first}</code>, <code>{other}</code>" in page
-    assert f"<dt>train slices with a subtype whose any is 0</dt><dd>{len(bare)}</dd>" in page
+    assert f"<dt>train slices with a subtype but any = 0</dt><dd>{len(bare)}</dd>" in page
 
 
 def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path, capsys):
     labels = pd.read_csv(data / "stage_2_train.csv", dtype=str)
     ids = labels["ID"].str.rsplit("_", n=1).str[0].unique()
     test_id = next((data / "stage_2_test").iterdir())
-    stranger = labels.iloc[:6].assign(
+    foreign = labels.iloc[:6].assign(
         ID="ID_00000dead_" + labels["ID"][:6].str.rsplit("_", n=1).str[1]
     )
-    pd.concat([labels[6:], labels[6:9], stranger]).to_csv(data / "stage_2_train.csv", index=False)
+    pd.concat([labels[6:], labels[6:9], foreign]).to_csv(data / "stage_2_train.csv", index=False)
     (data / "stage_2_train" / f"{ids[1]}.dcm").write_bytes(b"no DICOM at all")
     test_id.write_bytes(test_id.read_bytes()[:200])
     assert new(tmp_path / "r", data, "--allow-unlabelled") == 0
@@ -540,12 +540,12 @@ def test_unlabelled_duplicate_unknown_and_quarantined_are_counted(data, tmp_path
     )
 
 
-def test_a_sample_row_without_a_file_is_refused_unless_the_prior_may_stand_in(copy, data, capsys):
+def test_a_sample_row_without_a_file_is_refused_unless_missing_is_prior(copy, data, capsys):
     sample = pd.read_csv(data / SAMPLE)
-    stranger = sample.iloc[:6].assign(
+    foreign = sample.iloc[:6].assign(
         ID="ID_00000dead_" + sample["ID"][:6].str.rsplit("_", n=1).str[1]
     )
-    pd.concat([sample, stranger]).to_csv(data / SAMPLE, index=False)
+    pd.concat([sample, foreign]).to_csv(data / SAMPLE, index=False)
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["data"]["sample"] = str(data / SAMPLE)
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -560,7 +560,7 @@ def test_a_sample_row_without_a_file_is_refused_unless_the_prior_may_stand_in(co
 
 @pytest.mark.parametrize("missing", ["refuse", "prior"])
 def test_a_sample_of_other_data_is_refused(copy, data, missing, capsys):
-    """Else a submission of nothing but priors would look like one."""
+    """Its submission would be nothing but priors."""
     before = (copy / "submission.csv").read_bytes()
     sample = pd.read_csv(data / SAMPLE)
     others = sample.assign(
@@ -575,20 +575,18 @@ def test_a_sample_of_other_data_is_refused(copy, data, missing, capsys):
     for strange in (others, mixed):
         strange.to_csv(data / SAMPLE, index=False)
         assert run.main(["submit", f"--run={copy}"]) == 1
-        said = error(capsys)
-        assert said.count("\n") == 1 and ("it belongs to other data" in said) == (
+        line = error(capsys)
+        assert line.count("\n") == 1 and ("it belongs to other data" in line) == (
             missing == "prior"
-        ), said
+        ), line
         assert (copy / "submission.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize(("spoilt", "status"), [(5, 1), (3, 1), (2, 0)])
-def test_a_test_set_of_which_most_does_not_read_is_refused_before_the_training(
+def test_a_mostly_unreadable_test_set_is_refused_before_training(
     data, tmp_path, spoilt, status, capsys
 ):
-    """Else a submission of nothing but priors would look like one. A few quarantined files get the
-    prior.
-    """
+    """Its submission would be mostly priors. A few quarantined files get the prior."""
     r, files = tmp_path / "r", sorted((data / "stage_2_test").iterdir())
     assert len(files) == 5
     for path in files[:spoilt]:
@@ -606,7 +604,7 @@ def test_a_test_set_of_which_most_does_not_read_is_refused_before_the_training(
         assert run.main(["ingest", f"--run={r}", "--workers=1", "--missing=prior"]) == 0
 
 
-def test_a_sample_of_which_most_is_in_quarantine_is_refused_unless_the_prior_may_stand_in(finished):
+def test_a_mostly_quarantined_sample_is_refused_unless_missing_is_prior(finished):
     slices, kept = read_table(finished / "slices.parquet"), Run(finished)
     test = slices.index[slices["split"] == "test"]
     quarantine = pd.DataFrame(
@@ -625,7 +623,7 @@ def test_a_sample_of_which_most_is_in_quarantine_is_refused_unless_the_prior_may
 
 
 @pytest.mark.parametrize("part", ["few studies of the whole sample", "a sample of few studies"])
-def test_a_part_of_the_data_is_no_other_data(copy, data, part):
+def test_a_part_of_the_data_is_accepted(copy, data, part):
     sample = pd.read_csv(data / SAMPLE)
     if part == "a sample of few studies":
         sample = sample.iloc[:6]
@@ -645,7 +643,7 @@ def test_a_part_of_the_data_is_no_other_data(copy, data, part):
     assert len(pd.read_csv(copy / "submission.csv")) == len(sample)
 
 
-def test_a_damaged_copy_of_a_slice_does_not_take_its_place(data, tmp_path):
+def test_a_damaged_copy_of_a_slice_does_not_replace_it(data, tmp_path):
     first = sorted((data / "stage_2_train").iterdir())[0]
     (first.parent / "0 damaged.dcm").write_bytes(first.read_bytes()[:-20])
     assert new(tmp_path / "r", data) == 0
@@ -665,10 +663,8 @@ def test_one_process_at_a_time(copy, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # the example's own ids are no UIDs
-def test_ones_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
-    """UIDs and names of one's own studies reach no table, cache, report or log; the submission has
-    the sample's own ids.
-    """
+def test_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
+    """Own UIDs and names reach no table, cache, report or log; the submission has sample ids."""
     import pydicom
 
     new_id, folder = {}, data / "stage_2_train" / "DOE_JANE"
@@ -706,10 +702,10 @@ def test_ones_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
         for path in (p for p in (tmp_path / "r").rglob("*") if p.is_file()):
             # the file to look for; the sample's own ids
             named = path.name in ("quarantine.csv", "submission.csv")
-            told = path.read_bytes()
+            content = path.read_bytes()
             if path.suffix == ".html":  # a PNG's letters spell anything
-                told = re.sub(rb"iVBORw0KGgo[A-Za-z0-9+/=]*", b"", told)
-            assert named or secret.encode() not in told, (secret, path)
+                content = re.sub(rb"iVBORw0KGgo[A-Za-z0-9+/=]*", b"", content)
+            assert named or secret.encode() not in content, (secret, path)
     for path in (tmp_path / "r").rglob("*.parquet"):  # compressed: look inside
         assert (
             not read_table(path)
@@ -733,7 +729,7 @@ def test_the_source_may_be_moved_away(copy, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("names", [("labels",), ("sample",), ("labels", "sample")])
-def test_csv_files_that_lay_elsewhere_may_be_moved_away(copy, competition, names, tmp_path, capsys):
+def test_csv_files_outside_the_data_may_be_moved_away(copy, competition, names, tmp_path, capsys):
     """Of the folders that are still there nothing changed, and what the files held is known."""
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["data"] |= dict.fromkeys(names, str(tmp_path / "gone.csv"))
@@ -755,7 +751,7 @@ def test_csv_files_that_lay_elsewhere_may_be_moved_away(copy, competition, names
     )
 
 
-def test_a_zip_ends_in_the_same_submission_as_its_folder(
+def test_a_zip_gives_the_same_submission_as_its_folder(
     competition, finished, tmp_path, capsys, monkeypatch
 ):
     archive, r = pack(competition, tmp_path / "kaggle.zip", "rsna/"), tmp_path / "r"
@@ -790,7 +786,7 @@ def test_a_zip_ends_in_the_same_submission_as_its_folder(
     assert states["ingest"] == ("stale", "zip archive changed") and states["submit"][0] == "stale"
 
 
-def test_csv_files_beside_a_zip(competition, tmp_path, capsys):
+def test_csv_files_outside_a_zip(competition, tmp_path, capsys):
     (tmp_path / "sample.csv").write_bytes((competition / SAMPLE).read_bytes())
     (tmp_path / "labels.csv").write_bytes((competition / "stage_2_train.csv").read_bytes())
     archive, r = pack(competition, tmp_path / "kaggle.zip"), tmp_path / "r"
@@ -821,7 +817,7 @@ def test_half_a_zip_is_refused_by_new(competition, tmp_path, capsys):
     assert "no whole zip archive" in error(capsys) and not (tmp_path / "r").exists()
 
 
-def test_train_slices_takes_whole_patients_and_says_so(
+def test_train_slices_takes_whole_patients_and_prints_it(
     competition, finished, tmp_path, capsys, monkeypatch
 ):
     whole = read_table(finished / "slices.parquet")
@@ -849,8 +845,8 @@ def test_train_slices_takes_whole_patients_and_says_so(
         and counts["patients_not_taken"] == len(sizes) - taken
     )
     assert counts["labels_without_file"] == 0 and counts["train_slices"] == len(train)
-    said = f"{35 - len(train)} train slices of {len(sizes) - taken} patients not used (data.train_slices)"
-    assert said in capsys.readouterr().out
+    expected = f"{35 - len(train)} train slices of {len(sizes) - taken} patients not used"
+    assert f"{expected} (data.train_slices)" in capsys.readouterr().out
     recipe = yaml.safe_load((tmp_path / "r" / "recipe.yaml").read_text())
     recipe["data"]["train_slices"] = 3
     (tmp_path / "r" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -874,7 +870,7 @@ def test_more_train_slices_take_the_same_patients_and_more():
     assert len(kept) == len(slices) and take_patients(slices, None)[0] is slices
 
 
-def test_counts_for_people_retrain_nothing(copy, data, capsys):
+def test_changed_counts_of_ingest_retrain_nothing(copy, data, capsys):
     """A duplicate row of the label csv changes ingest.json, but neither slices nor pixels."""
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["data"]["source"] = str(data)
@@ -887,7 +883,7 @@ def test_counts_for_people_retrain_nothing(copy, data, capsys):
     assert "1 identical duplicate rows" in out
 
 
-def test_a_recipes_own_data_section_is_kept(competition, tmp_path):
+def test_the_data_section_of_a_recipe_is_kept(competition, tmp_path):
     recipe = yaml.safe_load(find_recipe("micro").read_text())
     recipe["data"] = {"missing": "prior", "allow_unlabelled": True}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
@@ -904,7 +900,7 @@ def test_a_recipes_own_data_section_is_kept(competition, tmp_path):
     assert (made[1]["missing"], made[1]["allow_unlabelled"]) == ("refuse", False)
 
 
-def test_new_refuses_a_backbone_that_does_not_take_the_pictures(
+def test_new_refuses_a_backbone_that_does_not_fit_the_images(
     competition, finished, tmp_path, capsys
 ):
     recipe = yaml.safe_load((finished / "recipe.yaml").read_text())

@@ -1,6 +1,4 @@
-"""Planted names in every tag, folder and file name: none comes out, but in the two files that say
-whose they are.
-"""
+"""Planted names in every tag, folder and file name leave the data in two files alone."""
 
 import shutil
 
@@ -25,9 +23,7 @@ CODES = {
 
 
 def damage(folder, sources, names, **codes):
-    """Write what cannot be used, under planted names: no DICOM, no Rows, a second copy, codecs that
-    fail, an unknown one.
-    """
+    """Write unusable files under planted names: no DICOM, no Rows, a copy, bad codecs."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name_of(100)).write_text(name_of(101))
     plant(sources[0], folder / name_of(102), names, Rows=None, **codes)
@@ -56,9 +52,7 @@ def damage(folder, sources, names, **codes):
 
 @pytest.fixture(scope="module")
 def planted(competition, tmp_path_factory):
-    """The micro competition with planted names wherever they fit but in its slices' own ids, which
-    its csv files hold.
-    """
+    """The micro competition with planted names everywhere but in the slice ids of its csv files."""
     data, names = tmp_path_factory.mktemp("planted") / "data", every_tag()
     inner = data / name_of(200) / name_of(201)
     for number, source in enumerate(sorted(competition.glob("stage_2_*/*.dcm"))):
@@ -81,11 +75,9 @@ def planted(competition, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def strangers(competition, tmp_path_factory):
-    """Studies of strangers: one whose codes are a head CT's, one with planted names there as well,
-    and damaged files.
-    """
-    data, names = tmp_path_factory.mktemp("strangers") / "data", every_tag()
+def foreign_studies(competition, tmp_path_factory):
+    """New studies: a head CT's code words, planted names in their place, damaged files."""
+    data, names = tmp_path_factory.mktemp("foreign") / "data", every_tag()
     sources = sorted(competition.glob("stage_2_test/*.dcm"))
     for study, codes in enumerate((CODES, {})):
         for number, source in enumerate(sources):
@@ -110,7 +102,7 @@ def call(capfd, *words, status=0):
 
 
 def check_quarantine(folder):
-    """Quarantine says whose files it has: what is searched for is there to be found."""
+    """The quarantine names the files: the search below has something to find."""
     table = pd.read_csv(folder / "quarantine.csv")
     assert len(table) >= 8 and table["path"].str.contains("ZQX").all()
     assert (
@@ -136,12 +128,12 @@ def test_ingest_leaves_no_planted_name(planted, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("words", [[], ["--anyway"]])
-def test_score_leaves_no_planted_name(finished, strangers, tmp_path, capfd, words):
+def test_score_leaves_no_planted_name(finished, foreign_studies, tmp_path, capfd, words):
     call(
         capfd,
         "score",
         f"--run={finished}",
-        f"--data={strangers}",
+        f"--data={foreign_studies}",
         f"--to={tmp_path / 'out'}",
         "--workers=1",
         *words,
@@ -159,7 +151,7 @@ def test_score_leaves_no_planted_name(finished, strangers, tmp_path, capfd, word
     )
 
 
-def test_the_search_finds_what_is_there(tmp_path):
+def test_the_search_for_planted_names_finds_them(tmp_path):
     """In a path, in text of any case, in the cells, index and notes of a parquet table."""
     planted_table = pd.DataFrame({"a": [1]}, index=pd.Index([name_of(1)], name="id"))
     planted_table.to_parquet(tmp_path / "index.parquet", compression="zstd")
@@ -169,18 +161,16 @@ def test_the_search_finds_what_is_there(tmp_path):
     (tmp_path / "a.html").write_text(f"<b>{name_of(4).lower()}</b>")
     (tmp_path / "names.csv").write_text(name_of(5))
     (tmp_path / name_of(6)).mkdir()
-    found = planted_in(tmp_path, ("names.csv",))
-    assert set(found) == {"index.parquet", "column.parquet", "cell.parquet", "a.html", name_of(6)}
+    paths = planted_in(tmp_path, ("names.csv",))
+    assert set(paths) == {"index.parquet", "column.parquet", "cell.parquet", "a.html", name_of(6)}
 
 
-def test_no_verb_opens_a_connection(finished, strangers, tmp_path, capfd, monkeypatch):
-    """In the process of the verb; the recipe asks for no weights from elsewhere and for no
-    database.
-    """
-    asked = []
+def test_no_verb_opens_a_connection(finished, foreign_studies, tmp_path, capfd, monkeypatch):
+    """In the process of the verb; the recipe names no pretrained weights and no database."""
+    connections = []
 
     def connect(self, address):
-        asked.append(address)
+        connections.append(address)
         raise OSError("no network here")
 
     for name in ("connect", "connect_ex"):
@@ -193,15 +183,15 @@ def test_no_verb_opens_a_connection(finished, strangers, tmp_path, capfd, monkey
         capfd,
         "score",
         f"--model={tmp_path / 'model'}",
-        f"--data={strangers}",
+        f"--data={foreign_studies}",
         f"--to={tmp_path / 'out'}",
         "--workers=1",
     )
-    assert asked == []
+    assert connections == []
 
 
 @pytest.mark.slow
-def test_every_verb_leaves_no_planted_name(planted, strangers, tmp_path, command, capfd):
+def test_every_verb_leaves_no_planted_name(planted, foreign_studies, tmp_path, command, capfd):
     """The longest two in processes of their own, with workers, bars and all."""
     folder, model = f"--run={tmp_path / 'r'}", tmp_path / "model"
     call(capfd, "new", folder, "--recipe=micro", f"--data={planted}", "--allow-unlabelled")
@@ -210,7 +200,7 @@ def test_every_verb_leaves_no_planted_name(planted, strangers, tmp_path, command
     scored = command(
         "score",
         f"--model={model}",
-        f"--data={strangers}",
+        f"--data={foreign_studies}",
         f"--to={tmp_path / 'out'}",
         "--workers=2",
     )

@@ -53,7 +53,7 @@ def test_every_slice_is_indexed_in_anatomical_order(mini):
     }
 
 
-def test_rare_labels_are_not_stacked_and_say_so(mini):
+def test_rare_labels_are_not_stacked_and_the_reason_is_kept(mini):
     slices = read_table(mini / "slices.parquet")
     train = slices[slices["split"] == "train"]
     configs, scores = (
@@ -61,8 +61,8 @@ def test_rare_labels_are_not_stacked_and_say_so(mini):
     )
     for label in LABELS:
         if train.loc[train[label] == 1, "patient_id"].nunique() < 3:
-            assert not any(found["stacked"] for found in configs[label])
-            assert all("positives" in found["why"] for found in configs[label])
+            assert not any(config["stacked"] for config in configs[label])
+            assert all("positives" in config["why"] for config in configs[label])
     assert scores["stage_two"]["epidural"]["auc"] is None
     epidural = read_table(mini / "stage2" / "oof.parquet")["epidural"]
     fold = read_table(mini / "folds.parquet")["fold"].reindex(epidural.index)
@@ -88,7 +88,7 @@ def test_the_report_in_a_browser(mini, browser, tmp_path):
     browser_steps.check_report(browser, (copy / "report.html").as_uri(), tmp_path)
 
 
-def test_out_of_fold_opinions_are_complete(mini):
+def test_out_of_fold_predictions_are_complete(mini):
     slices, fold = read_table(mini / "slices.parquet"), read_table(mini / "folds.parquet")["fold"]
     train = slices.index[slices["split"] == "train"]
     for model in ("resnet10t", "mobilenet"):
@@ -112,7 +112,7 @@ def test_out_of_fold_opinions_are_complete(mini):
             )
 
 
-def test_killed_in_training_again_and_again_it_ends_the_same(mini, tmp_path):
+def test_killed_many_times_in_training_it_gives_the_same_submission(mini, tmp_path):
     folder = shutil.copytree(mini, tmp_path / "r")
     shutil.rmtree(folder / "stage1")
     for name in ("train", "predict"):
@@ -124,10 +124,8 @@ def test_killed_in_training_again_and_again_it_ends_the_same(mini, tmp_path):
             assert path.read_bytes() == (folder / path.relative_to(mini)).read_bytes(), path.name
 
 
-def test_scored_by_itself_a_test_study_gets_the_same_numbers(mini, tmp_path):
-    """The two test studies as they lie, from the run and from the packed folder; then one of them
-    alone.
-    """
+def test_score_of_a_test_study_alone_gives_the_same_numbers(mini, tmp_path):
+    """Both test studies, from the run and from the packed model; then one of them alone."""
     expected, test = (
         read_table(mini / "stage2" / "test.parquet"),
         next(mini.parent.rglob("stage_2_test")),
@@ -152,7 +150,7 @@ def test_scored_by_itself_a_test_study_gets_the_same_numbers(mini, tmp_path):
     assert len(alone) == len(study)
 
 
-def test_again_is_quick(mini, command):
+def test_a_second_all_is_quick(mini, command):
     start = time.perf_counter()
     done = command("all", f"--run={mini}")
     assert done.returncode == 0 and "everything is fresh" in done.stdout

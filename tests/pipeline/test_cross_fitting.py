@@ -1,6 +1,4 @@
-"""Chain and probe in a run: whose labels reach whose columns, and that the stages after them take
-them.
-"""
+"""Markov chains and probes of a run are fitted without the patient's labels; later stages run."""
 
 import json
 import shutil
@@ -81,7 +79,7 @@ def test_every_family_is_there(rich):
 
 
 @pytest.mark.slow
-def test_the_stages_after_take_every_family(rich, tmp_path):
+def test_later_stages_run_with_every_family(rich, tmp_path):
     folder = shutil.copytree(rich, tmp_path / "r")
     assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
     assert all(kind == "fresh" for kind, _ in stage_states(Run(folder)).values())
@@ -95,14 +93,14 @@ def test_the_chain_of_a_slice_is_fitted_without_its_fold(rich):
         for label, each in json.loads((rich / "stage2/features/chain.json").read_text()).items()
     }
     rows = slices[slices["split"] == "train"]
-    said = mean_logits(
+    logits = mean_logits(
         {"resnet": read_table(rich / "stage1/resnet/oof.parquet").reindex(rows.index).to_numpy()},
         1e-5,
     )
     for k in (0, 1):
         held = (fold[rows.index] == k).to_numpy()
         expected = posterior_logits(
-            rows[held], said[held], [chains[label][f"without fold {k}"] for label in LABELS]
+            rows[held], logits[held], [chains[label][f"without fold {k}"] for label in LABELS]
         )
         np.testing.assert_allclose(train[held], expected, rtol=1e-5)
         unseen = slices[slices["split"] == "test"]
@@ -142,10 +140,10 @@ def test_the_probe_of_a_fold_is_of_its_own_cnn(rich):
             read_table(rich / "folds.parquet")["fold"],
         )
         theirs = (groups == test_rows["patient_id"].iloc[0]).nonzero()[0]
-        asked = parts[part_of_patient(groups)[theirs[0]]] if len(theirs) else probe
+        expected_probe = parts[part_of_patient(groups)[theirs[0]]] if len(theirs) else probe
         assert len(theirs) == 0 or fold[test_rows.index[0]] == k
         np.testing.assert_array_equal(
-            test[k], asked.logits(read_array(folder / "test_embeddings.npy"))
+            test[k], expected_probe.logits(read_array(folder / "test_embeddings.npy"))
         )
         kept = read_arrays(rich / "stage2/features/probes.safetensors")
         for name, each in {
@@ -157,9 +155,7 @@ def test_the_probe_of_a_fold_is_of_its_own_cnn(rich):
 
 
 def build(folder):
-    """Make the features of a run anew, whatever its receipts say. Returns those of the test slices
-    and their names.
-    """
+    """Build the features of a run again; return those of the test slices and their names."""
     with Receipt(folder, folder / "receipts/features.json", "features", {}, {}) as receipt:
         features(Run(folder, log=lambda text: None), receipt)
     return np.array(read_array(folder / "stage2/features/test.npy")), list(
@@ -186,8 +182,8 @@ def test_train_labels_of_a_patient_reach_none_of_the_same_patients_test_features
     # the features that the stacker of that fold reads
     np.testing.assert_array_equal(after[own], before[own])
 
-    # a stranger in the same place is asked of chains and probes that learn from that patient: the
-    # test would see a leak
+    # another patient in the same place gets chains and probes that are fitted on that patient, so
+    # the test would notice a leak
     slices = read_table(folder / "slices.parquet")
     slices.loc[test, "patient_id"] = "ID_0fffffff"
     write_table(folder / "slices.parquet", slices)
@@ -203,10 +199,8 @@ def test_train_labels_of_a_patient_reach_none_of_the_same_patients_test_features
     } == {"chain", "probe"}
 
 
-def test_labels_of_a_patient_reach_none_of_his_features(rich, tmp_path):
-    """Turn round the labels of one patient: everything that stage two sees of him stays as it
-    was.
-    """
+def test_labels_of_a_patient_reach_none_of_the_own_features(rich, tmp_path):
+    """Invert one patient's labels: the patient's features in stage two do not change."""
     folder = shutil.copytree(rich, tmp_path / "r")
     before = np.array(read_array(folder / "stage2/features/train.npy"))
     names = list(read_json(folder / "stage2/features/names.json"))
@@ -223,7 +217,7 @@ def test_labels_of_a_patient_reach_none_of_his_features(rich, tmp_path):
     assert changed == {"chain", "probe"}  # the test would see a leak
 
 
-def test_other_folds_make_other_features(rich, tmp_path):
+def test_other_folds_give_other_features(rich, tmp_path):
     """The chain reads the folds: the stage is stale where they are made again."""
     folder = shutil.copytree(rich, tmp_path / "r")
     assert stage_states(Run(folder))["features"][0] == "fresh"

@@ -1,6 +1,4 @@
-"""Where the program runs: locales without UTF-8, shells, strange folders on the path, libraries
-that don't go together.
-"""
+"""The machine: locales without UTF-8, shells, folders on the path, clashing libraries."""
 
 import os
 import shlex
@@ -56,7 +54,7 @@ def test_report_and_score_lose_nothing_in_a_locale_that_is_not_utf8(before_trust
     assert (tmp_path / "out" / "page.html").read_text(encoding="utf-8").endswith("</html>")
 
 
-def test_a_letter_that_the_terminal_lacks_costs_no_work(before_trust, tmp_path):
+def test_a_letter_that_the_terminal_cannot_show_is_escaped(before_trust, tmp_path):
     kept = shutil.copytree(before_trust / "run", tmp_path / "r ü")
     done = python(ROOT / "run.py", "status", f"--run={kept}", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and "r \\xfc: recipe kept" in done.stdout
@@ -87,7 +85,10 @@ def test_a_folder_called_dl_is_not_taken_for_pythons(tmp_path, inside):
     (tmp_path / "dl").mkdir()
     if inside:
         (tmp_path / "dl" / inside).touch()
-    code = "import sys; sys.path.insert(0, {!r}); {}import gdcm; import ct.dicom.hounsfield; print('read')"
+    code = (
+        "import sys; sys.path.insert(0, {!r}); {}import gdcm; import ct.dicom.hounsfield; "
+        "print('read')"
+    )
     # the fault there would be
     assert "no attribute" in python("-c", code.format(str(tmp_path), "")).stderr
     assert (
@@ -109,14 +110,17 @@ IMPORTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", IMPORTS)
-def test_a_stage_loads_not_both_torch_and_lightgbm(module):
-    code = f"import sys, pipeline.commands.dispatch, {module}; print(*({{'torch', 'lightgbm'}} & set(sys.modules)))"
+def test_no_stage_loads_both_torch_and_lightgbm(module):
+    code = (
+        f"import sys, pipeline.commands.dispatch, {module}; "
+        "print(*({'torch', 'lightgbm'} & set(sys.modules)))"
+    )
     loaded = set(python("-c", code).stdout.split())
     assert not loaded & set(IMPORTS[module].split())
 
 
 @pytest.mark.slow
-def test_where_they_crash_together_every_stage_has_a_process_of_its_own(
+def test_where_they_crash_together_every_stage_runs_in_its_own_process(
     before_trust, tmp_path, capfd, monkeypatch
 ):
     from pipeline.commands import all as verb_all
@@ -148,7 +152,7 @@ def test_where_they_crash_together_every_stage_has_a_process_of_its_own(
     assert ended.value.code == 1 and capfd.readouterr().err.count("error: ") == 1
 
 
-def test_a_stage_in_a_process_of_its_own_gets_its_options():
+def test_a_stage_in_its_own_process_gets_its_options():
     from pipeline.commands.all import stage_command
     from pipeline.options import AllOptions
 

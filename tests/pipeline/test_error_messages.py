@@ -1,6 +1,4 @@
-"""Error lines name what the user typed and the program's own files, and nothing that lies below the
-user's data.
-"""
+"""Error lines name what the user typed and the program's files, nothing below the user's data."""
 
 import errno
 import os
@@ -87,7 +85,7 @@ def test_an_error_of_the_system_names_no_file_of_the_data(
         ("synth", "out", "y" * 250, errno.ENAMETOOLONG),  # it is written under a longer name
     ],
 )
-def test_a_name_that_cannot_be_is_named_with_a_remedy(
+def test_an_impossible_path_is_named_with_a_remedy(
     verb, flag, name, number, competition, tmp_path, capsys
 ):
     (tmp_path / "round").symlink_to("round")
@@ -163,7 +161,7 @@ def test_bad_labels_of_a_competition_below_are_named_without_its_folders(
     )
 
 
-def test_other_errors_are_left_as_they_are(below):
+def test_other_errors_are_unchanged(below):
     with pytest.raises(InputError, match="^another line$"), hidden_folders(below):
         raise InputError("another line")
     with pytest.raises(InputError, match=f"^{below}/x/other.csv$"), hidden_folders(""):
@@ -171,10 +169,8 @@ def test_other_errors_are_left_as_they_are(below):
     assert find_competition(below).root == below / JANE
 
 
-def test_files_of_train_are_called_by_their_pseudonyms(below, tmp_path, capsys):
-    """Where no header reads, a slice lies in both sets, or labels lack, the line says which slice
-    and not which path.
-    """
+def test_train_files_are_named_by_pseudonym(below, tmp_path, capsys):
+    """The line names the slice, not the path: unreadable header, slice in both sets, no labels."""
     inner, words = below / JANE, ["new", "--recipe=micro", f"--data={below}"]
     named = inner / "stage_2_train" / "Jane Doe"
     files = sorted((inner / "stage_2_train").glob("**/*.dcm"))

@@ -1,6 +1,4 @@
-"""A job runs again where its inputs, its part of the recipe or what it made has changed, and only
-there.
-"""
+"""A job runs again only where its inputs, its part of the recipe or its files have changed."""
 
 import os
 
@@ -48,7 +46,7 @@ def test_changes_are_named(tmp_path, part, read, says):
     assert why_stale(tmp_path, job(tmp_path, PART, READ), part, read) == says
 
 
-def test_what_was_made_is_watched(tmp_path):
+def test_a_changed_output_makes_a_job_stale(tmp_path):
     receipt = job(tmp_path, PART, READ)
     os.utime(tmp_path / "out.txt", (1, 1))  # touched, but the same
     assert why_stale(tmp_path, receipt, PART, READ) == ""
@@ -60,7 +58,7 @@ def test_what_was_made_is_watched(tmp_path):
     assert why_stale(tmp_path, receipt, PART, READ) == "not made yet"
 
 
-def test_a_failed_job_leaves_no_receipt_unless_it_touched_nothing(tmp_path):
+def test_a_failed_job_keeps_its_receipt_only_if_its_files_are_unchanged(tmp_path):
     receipt = job(tmp_path, PART, READ)
     with pytest.raises(RuntimeError), Receipt(tmp_path, receipt, "job", PART, {"in.txt": "d9"}):
         assert not receipt.exists()  # a kill at this point leaves none
@@ -73,7 +71,7 @@ def test_a_failed_job_leaves_no_receipt_unless_it_touched_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1", '{"recipe": 1}'])
-def test_a_damaged_receipt_is_none(tmp_path, text):
+def test_a_damaged_receipt_counts_as_missing(tmp_path, text):
     receipt = job(tmp_path, PART, READ)
     receipt.write_text(text)
     assert why_stale(tmp_path, receipt, PART, READ) == "not made yet"
@@ -93,7 +91,7 @@ def test_folders_are_stamped_file_by_file(tmp_path):
     assert {"seconds", "peak_memory_mb", "versions", "commit", "finished"} <= set(receipt.values)
 
 
-def test_tree_digest_sees_names_sizes_and_times_without_reading(tmp_path):
+def test_tree_digest_changes_with_names_sizes_and_times(tmp_path):
     (tmp_path / "a").write_text("12")
     os.utime(tmp_path / "a", (1, 1))
     first = tree_digest(tmp_path, ["a"])

@@ -1,6 +1,4 @@
-"""Predictions of models trained elsewhere, with and without images: taken in, checked, stacked, put
-out again.
-"""
+"""Predictions of models trained elsewhere: imported, checked, stacked, removed."""
 
 import json
 import os
@@ -64,9 +62,7 @@ NUMBER = TRAIN["PatientID"].str[4:].astype(int)  # of the patient
 
 
 def guesses(rows, seed, skill=2.0):
-    """Wide predictions: the posterior of a slice whose label moves what the model sees by `skill`
-    standard deviations.
-    """
+    """Simulated predictions: posteriors of a signal that a positive label shifts by `skill` SD."""
     y = rows[COLUMNS].astype(float).fillna(0).to_numpy()
     seen = skill * y + np.random.default_rng(seed).normal(0, 1, y.shape)
     p = 1 / (1 + np.exp(-(skill * (seen - skill / 2) - 2)))  # the prior's logit: 12 %
@@ -131,7 +127,7 @@ def fresh(tmp_path):
     return make(tmp_path / "new")
 
 
-def test_stage_two_runs_to_its_end_without_images(listed, capsys):
+def test_stage_two_runs_without_images(listed, capsys):
     slices = read_table(listed / "slices.parquet")
     train, test = (slices.index[slices["split"] == split] for split in ("train", "test"))
     assert len(train) == PATIENTS * SLICES and len(test) == TESTS * SLICES
@@ -159,7 +155,7 @@ def test_stage_two_runs_to_its_end_without_images(listed, capsys):
     assert "everything is fresh" in capsys.readouterr().out
 
 
-def test_ones_own_identifiers_stay_outside(listed):
+def test_own_identifiers_reach_no_file(listed):
     for path in (
         p
         for p in listed.rglob("*")
@@ -173,8 +169,8 @@ def test_ones_own_identifiers_stay_outside(listed):
         assert "1.2.84" not in text and "DOE" not in text, path
 
 
-def test_opinions_are_joined_by_slice_id(listed):
-    given = pd.read_csv(listed.parent / "one-oof.csv")
+def test_imported_predictions_are_joined_by_slice_id(listed):
+    table = pd.read_csv(listed.parent / "one-oof.csv")
     slices, kept = (
         read_table(listed / "slices.parquet"),
         read_table(listed / "imports/one/oof.parquet"),
@@ -184,25 +180,25 @@ def test_opinions_are_joined_by_slice_id(listed):
         dict(zip(slices["study_id"].unique(), range(99), strict=False))
     )
     assert place.is_monotonic_increasing  # in the table's order, not the file's
-    assert sorted(kept["any"]) == pytest.approx(sorted(given["any"]))
+    assert sorted(kept["any"]) == pytest.approx(sorted(table["any"]))
     assert np.corrcoef(kept["any"], slices.loc[kept.index, "any"])[0, 1] > 0.4
 
 
-def test_a_test_patient_who_is_in_train_has_his_own_folds_opinion(listed):
+def test_a_test_patient_in_train_has_the_own_folds_prediction(listed):
     fold = read_table(listed / "folds.parquet")["fold"]
     tables = [read_table(listed / f"imports/two/test-fold{k}.parquet") for k in range(3)]
     known = fold[tables[0].index] >= 0
     assert known.sum() == SLICES
-    given = pd.read_csv(listed.parent / "two-test.csv")
-    own = given[given["fold"] == fold[known.index[known]].iloc[0]]
+    predictions = pd.read_csv(listed.parent / "two-test.csv")
+    own = predictions[predictions["fold"] == fold[known.index[known]].iloc[0]]
     for k, table in enumerate(tables):
         # the first test patient's
         assert sorted(table.loc[known, "any"]) == pytest.approx(sorted(own["any"][:SLICES]))
-        others = given[given["fold"] == k]["any"][SLICES:]
+        others = predictions[predictions["fold"] == k]["any"][SLICES:]
         assert sorted(table.loc[~known, "any"]) == pytest.approx(sorted(others))
 
 
-def test_other_numbers_make_features_stale_and_the_same_do_not(copy, listed, capsys):
+def test_only_other_numbers_make_features_stale(copy, listed, capsys):
     again = [
         pd.read_csv(listed.parent / f"one-{flag}.csv", dtype={"SOPInstanceUID": str})
         for flag in ("oof", "test")
@@ -252,7 +248,7 @@ def test_without_test_slices_there_is_nothing_to_submit(tmp_path, capsys):
     assert "nothing to submit" in error(capsys)
 
 
-def test_without_test_predictions_features_asks_for_them(fresh, capsys):
+def test_features_needs_the_test_predictions(fresh, capsys):
     assert take(fresh, "one", guesses(TRAIN, 1)) == 0
     assert "`features` needs its predictions" in capsys.readouterr().out
     assert run.main(["features", f"--run={fresh}"]) == 1
@@ -270,12 +266,12 @@ def test_a_probe_of_an_imported_model_is_refused_and_the_chain_is_not(copy, caps
     assert "any_chain" in json.loads((copy / "stage2/features/names.json").read_text())
 
 
-def test_slicewise_folds_are_refused_by_the_patients_name(fresh, capsys):
+def test_slicewise_folds_are_refused_with_the_patient(fresh, capsys):
     folds = np.arange(len(TRAIN)) % 3
     assert take(fresh, "one", guesses(TRAIN, 1).assign(fold=folds)) == 1
-    said = error(capsys)
+    line = error(capsys)
     patient = read_table(fresh / "slices.parquet")["patient_id"]
-    assert "is in two folds" in said and any(name in said for name in patient) and "--oof=" in said
+    assert "is in two folds" in line and any(name in line for name in patient) and "--oof=" in line
     assert not (fresh / "imports").exists() and Run(fresh).recipe.stage1.imports == ()
 
 
@@ -288,9 +284,9 @@ def test_a_slice_list_with_slicewise_folds_is_refused(tmp_path, capsys):
 def test_in_sample_predictions_are_refused_unless_trusted(fresh, capsys):
     sharp = guesses(TRAIN, 1, skill=9.0)
     assert take(fresh, "one", sharp, guesses(TEST, 2)) == 1
-    said = error(capsys)
+    line = error(capsys)
     assert (
-        "on train slices is 0." in said and "on test slices, 0." in said and "--trust-oof" in said
+        "on train slices is 0." in line and "on test slices, 0." in line and "--trust-oof" in line
     )
     half = guesses(TRAIN, 1)
     half.loc[(NUMBER % 3 == 1).to_numpy(), COLUMNS] = sharp[COLUMNS]
@@ -315,9 +311,7 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
         line = error(capsys)
         assert why in line and "--trust-oof" in line and not (fresh / "imports").exists()
     assert take(fresh, "one", known, None, "--trust-oof") == 0
-    assert (
-        "imported with --trust-oof, although the AUC is 0.999 or more" in capsys.readouterr().out
-    )
+    assert "imported with --trust-oof, although the AUC is 0.999 or more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -429,15 +423,15 @@ def test_a_recipe_has_cnns_or_a_slice_list(tmp_path, capsys, recipe):
     )
 
 
-def test_an_imported_model_stands_beside_the_cnns(finished, tmp_path, capsys):
+def test_an_imported_model_is_stacked_with_the_cnns(finished, tmp_path, capsys):
     copy = shutil.copytree(finished, tmp_path / "r")
     slices = read_table(copy / "slices.parquet").rename_axis("SOPInstanceUID").reset_index()
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
     # the slice that does not decode needs no row
-    given = guesses(train, 1)[train["readable"].to_numpy(bool)]
-    assert take(copy, "resnet", given, guesses(test, 2)) == 1
+    table = guesses(train, 1)[train["readable"].to_numpy(bool)]
+    assert take(copy, "resnet", table, guesses(test, 2)) == 1
     assert "a CNN of the recipe has that name" in error(capsys)
-    assert take(copy, "mine", given, guesses(test, 2)) == 0
+    assert take(copy, "mine", table, guesses(test, 2)) == 0
     states = stage_states(Run(copy))
     assert {name for name, (kind, _) in states.items() if kind == "fresh"} == {
         "ingest",
@@ -454,10 +448,8 @@ def test_an_imported_model_stands_beside_the_cnns(finished, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_real_studies_with_simulated_opinions(tmp_path, real_data):
-    """Two hundred patients of the competition: geometry and labels are real, the opinions are
-    not.
-    """
+def test_real_studies_with_simulated_predictions(tmp_path, real_data):
+    """200 patients of the competition: geometry and labels are real, predictions simulated."""
     table = pd.read_csv(
         real_data / "stage_two/labelled_studies.csv.gz", dtype=str, keep_default_na=False
     )
@@ -496,17 +488,17 @@ def test_a_damaged_import_is_refused_before_it_is_stacked(copy, name, capsys):
 
 
 def test_the_quarantine_is_read_as_it_was_written(tmp_path, monkeypatch):
-    """A name that begins as a formula does has an apostrophe in the file."""
+    """A name that starts like a formula has an apostrophe in the file."""
     monkeypatch.setattr(imported_predictions, "pseudonym", lambda name, key, kind: name)
     write_sheet(tmp_path / "q.csv", pd.DataFrame({"slice_id": ["-1"]}), index=False)
     stub = SimpleNamespace(
         dir=SimpleNamespace(quarantine=tmp_path / "q.csv"), pseudonym_key=lambda: b""
     )
-    given, rows = (
+    table, rows = (
         pd.DataFrame({"slice_id": ["a", "-1"], "any": [0.5, 0.5]}),
         pd.DataFrame({"split": ["test"]}, index=["a"]),
     )
-    assert imported_predictions.by_slice(stub, given, rows, "--test=t.csv").index.tolist() == ["a"]
+    assert imported_predictions.by_slice(stub, table, rows, "--test=t.csv").index.tolist() == ["a"]
 
 
 def test_damaged_folds_of_an_import_are_refused(fresh, capsys):

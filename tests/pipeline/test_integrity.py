@@ -1,6 +1,4 @@
-"""A byte that flipped on the disk, its file's size and time kept, is noticed before it changes an
-answer, and named.
-"""
+"""A byte flipped on the disk, size and time unchanged, is found and named before it is used."""
 
 import json
 import os
@@ -143,10 +141,8 @@ def test_what_a_verb_reads_is_verified_before_it_is_used(kept, verb, name, capsy
     assert stage_states(Run(kept))[maker] == ("stale", f"{name} is damaged")
 
 
-def test_large_files_are_verified_only_for_those_who_read_them(kept):
-    """Of 750,000 slices the pixels take 49 GB and the features 5: `score` must not wait for
-    either.
-    """
+def test_large_files_are_verified_only_for_verbs_that_read_them(kept):
+    """Pixels of 750,000 slices take 49 GB, features 5 GB: `score` must not read them."""
     fold0 = "stage1/cnn/fold0"
     large = (
         "pixels/shard-00000.blosc2",
@@ -165,7 +161,7 @@ def test_large_files_are_verified_only_for_those_who_read_them(kept):
             check_content(RunDir(kept), verb, ["ingest", "folds", "train", "features"])
 
 
-def test_shards_with_checksums_are_left_to_whoever_decodes_them(kept):
+def test_shards_with_checksums_are_verified_while_decoding(kept):
     flip(kept / "pixels" / "shard-00000.blosc2")
     receipt = json.loads((kept / "receipts/ingest.json").read_text())
     checksums = read_table(kept / "pixels/index.parquet").assign(crc32=np.uint32(0))[["crc32"]]
@@ -175,7 +171,7 @@ def test_shards_with_checksums_are_left_to_whoever_decodes_them(kept):
     check_content(RunDir(kept), "train", ["ingest"])
 
 
-def test_what_the_line_of_a_damaged_shard_says_to_do_mends_it(competition, tmp_path):
+def test_the_remedy_in_the_line_of_a_damaged_shard_repairs_it(competition, tmp_path):
     r = tmp_path / "r"
     assert run.main(["new", f"--run={r}", "--recipe=micro", f"--data={competition}"]) == 0
     assert run.main(["ingest", f"--run={r}", "--workers=1"]) == 0
@@ -203,7 +199,7 @@ def test_every_damaged_file_is_named(kept):
             path.write_bytes(text)
 
 
-def test_status_verify_names_what_is_damaged(kept, capsys):
+def test_status_verify_names_damaged_files(kept, capsys):
     assert run.main(["status", f"--run={kept}", "--verify"]) == 0
     assert "every file was read" in capsys.readouterr().out
     flip(kept / "stage2/blend.json")
@@ -214,7 +210,7 @@ def test_status_verify_names_what_is_damaged(kept, capsys):
     assert "1 files are damaged or gone, the first: stage2/blend.json is damaged" in err
 
 
-def test_all_damage_is_named_at_once(kept, capsys):
+def test_every_damaged_file_is_named_at_once(kept, capsys):
     for name in ("stage2/blend.json", "folds.parquet"):
         flip(kept / name)
     (kept / "stage2" / "oof.parquet").unlink()
@@ -247,7 +243,7 @@ def test_unfinished_work_is_verified_too(kept, half, capsys):
     assert damaged_files(RunDir(kept)) == [("stage2/tune/any-fold1.journal is damaged", "")]
 
 
-def test_what_is_damaged_is_made_again_and_nothing_else(kept, before_trust, capsys):
+def test_only_damaged_files_are_made_again(kept, before_trust, capsys):
     flip(kept / "stage1/cnn/fold1/weights.safetensors")
     flip(kept / "stage2/features/train.npy")
     assert run.main(["status", f"--run={kept}", "--verify"]) == 1
@@ -259,9 +255,7 @@ def test_what_is_damaged_is_made_again_and_nothing_else(kept, before_trust, caps
 
 
 def test_a_damaged_unit_is_not_kept_when_its_stage_works_again(kept, capsys):
-    """The weights of a fold, of which nobody has yet seen that they are damaged, enter no new
-    receipt.
-    """
+    """Damaged weights of a fold, not noticed before, enter no new receipt."""
     flip(kept / "stage1/cnn/fold0/weights.safetensors")
     (kept / "receipts/train.json").unlink()
     assert run.main(["train", f"--run={kept}"]) == 0
@@ -269,7 +263,7 @@ def test_a_damaged_unit_is_not_kept_when_its_stage_works_again(kept, capsys):
     assert damaged_files(RunDir(kept)) == []
 
 
-def test_a_damaged_result_of_tune_is_not_taken(kept):
+def test_a_damaged_result_of_tune_is_not_used(kept):
     path = kept / "stage2/tune/any-fold1.json"
     whole = path.read_bytes()
     flip(path)
@@ -278,7 +272,7 @@ def test_a_damaged_result_of_tune_is_not_taken(kept):
     assert path.read_bytes() == whole
 
 
-def test_a_file_that_is_put_back_counts_again(kept, capsys):
+def test_a_restored_file_is_fresh_again(kept, capsys):
     whole = (kept / "stage2/blend.json").read_bytes()
     flip(kept / "stage2/blend.json")
     assert run.main(["status", f"--run={kept}", "--verify"]) == 1
@@ -307,8 +301,8 @@ def test_a_damaged_model_folder_is_refused_file_by_file(before_trust, tmp_path, 
         assert err.count("\n") == 1 and (str(name) in err or name.name == "model.json"), (name, err)
 
 
-def test_folders_in_the_place_of_files_are_all_named(kept, capsys):
-    """Of receipts, of what stages made, and of pieces of unfinished work with their seals."""
+def test_folders_in_place_of_files_are_named(kept, capsys):
+    """In place of receipts, outputs of stages, and sealed pieces of unfinished work."""
     for name in ("a", "b"):
         write_text(kept / "ingest.part" / name, "x")
         seal(kept / "ingest.part" / name)
@@ -340,9 +334,7 @@ def test_folders_in_the_place_of_files_are_all_named(kept, capsys):
 @pytest.mark.parametrize(
     "verb", ["submit", "score", "ingest", "export-model", "import-predictions", "tune"]
 )
-def test_another_key_than_the_one_of_ingest_is_refused(
-    finished, competition, tmp_path, verb, spoil, capsys
-):
+def test_a_key_other_than_ingests_is_refused(finished, competition, tmp_path, verb, spoil, capsys):
     r = shutil.copytree(finished, tmp_path / "run")
     spoil(r / "key")
     (r / "receipts" / "submit.json").unlink()
@@ -403,7 +395,7 @@ def test_a_damaged_receipt_is_never_a_traceback(kept):
         path.write_bytes(whole)
 
 
-def test_a_report_is_made_without_a_receipt_that_does_not_read(kept):
+def test_a_report_is_written_without_an_unreadable_receipt(kept):
     (kept / "receipts" / "submit.json").write_text('{"made": [')
     (kept / "receipts" / "report.json").unlink()
     assert run.main(["report", f"--run={kept}"]) == 0

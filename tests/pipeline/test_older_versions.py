@@ -1,6 +1,4 @@
-"""An update loses no work: what an earlier version left is fresh, is continued, and gives the same
-answers.
-"""
+"""An update loses no work: files of older versions are fresh, continued, and score the same."""
 
 import json
 import shutil
@@ -40,7 +38,7 @@ def files_and_times(folder):
     }
 
 
-def test_a_finished_run_of_before_is_fresh_and_stays_as_it_is(kept, capsys):
+def test_a_finished_run_of_an_older_version_is_fresh_and_unchanged(kept, capsys):
     before = files_and_times(kept)
     assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
     assert run.main(["all", f"--run={kept}", "--workers=1"]) == 0
@@ -48,7 +46,7 @@ def test_a_finished_run_of_before_is_fresh_and_stays_as_it_is(kept, capsys):
     assert files_and_times(kept) == before
 
 
-def test_its_searches_are_continued(kept, capsys):
+def test_searches_of_an_older_version_are_continued(kept, capsys):
     assert run.main(["search", f"--run={kept}", "--trials=2"]) == 0
     assert "2 trials are there already" in capsys.readouterr().out
     assert run.main(["tune", f"--run={kept}", "--trials=4", "--workers=1"]) == 0
@@ -57,7 +55,9 @@ def test_its_searches_are_continued(kept, capsys):
     assert len(read_table(kept / "stage2" / "trials.parquet")) == 4
 
 
-def test_a_half_trained_run_of_before_goes_on_from_its_checkpoint(half, before_trust, capsys):
+def test_a_half_trained_run_of_an_older_version_continues_from_its_checkpoint(
+    half, before_trust, capsys
+):
     assert run.main(["train", f"--run={half}"]) == 0
     out = capsys.readouterr().out
     assert "cnn fold 0: 2 epochs" in out and out.count(", kept") == 1
@@ -71,7 +71,7 @@ def test_a_half_trained_run_of_before_goes_on_from_its_checkpoint(half, before_t
 
 
 @pytest.mark.parametrize("kind", ["run", "model"])
-def test_score_answers_as_before(before_trust, tmp_path, kind):
+def test_score_gives_the_older_versions_probabilities(before_trust, tmp_path, kind):
     words = [
         f"--data={before_trust / 'dicom'}",
         f"--to={tmp_path / 'scored'}",
@@ -86,7 +86,7 @@ def test_score_answers_as_before(before_trust, tmp_path, kind):
     np.testing.assert_allclose(ours[list(LABELS)], expected[list(LABELS)], atol=1e-6, rtol=0)
 
 
-def test_export_model_packs_a_run_of_before_as_it_was_packed(kept, before_trust, tmp_path):
+def test_export_model_packs_an_older_run_as_the_older_version_did(kept, before_trust, tmp_path):
     assert run.main(["export-model", f"--run={kept}", f"--to={tmp_path / 'model'}"]) == 0
     of_before = before_trust / "model"
     names = {path.relative_to(of_before) for path in of_before.rglob("*") if path.is_file()}
@@ -114,9 +114,7 @@ def test_export_model_packs_a_run_of_before_as_it_was_packed(kept, before_trust,
 
 @pytest.fixture
 def new_fields(monkeypatch):
-    """Settings of a later version: a field more in the CNNs', the features' and the stackers'
-    Config, with defaults.
-    """
+    """A later version: one more field, with a default, in the Configs of CNN, features, stack."""
     kinds = (
         (CnnConfig, "zoom"),
         (FeatureConfig, "depth"),
@@ -143,7 +141,7 @@ def test_a_new_field_makes_nothing_stale(kept, new_fields):
     assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
 
 
-def test_a_new_field_throws_no_checkpoint_no_unit_and_no_trial_away(kept, half, new_fields, capsys):
+def test_a_new_field_keeps_checkpoints_units_and_trials(kept, half, new_fields, capsys):
     assert run.main(["train", f"--run={half}"]) == 0
     out = capsys.readouterr().out
     assert out.count(", kept") == 1 and "continues in epoch 2" in out
@@ -167,12 +165,10 @@ def test_a_new_field_at_another_value_is_a_change(kept, new_fields):
     assert states["predict"] == ("fresh", "")
 
 
-def test_a_new_default_may_differ_from_what_was_before(
+def test_a_new_default_may_differ_from_the_older_value(
     kept, half, before_trust, new_fields, monkeypatch, capsys
 ):
-    """Where the default is a better one, the table names the one that reproduces older runs: they
-    keep it.
-    """
+    """OLDER_VALUES then names the value that reproduces older runs: they keep it."""
     for name in ("CnnConfig.zoom", "FeatureConfig.depth", "StackConfig.shrink"):
         monkeypatch.setitem(updates.OLDER_VALUES, name, 0.0)
     recipe = Run(kept).recipe
@@ -188,7 +184,7 @@ def test_a_new_default_may_differ_from_what_was_before(
     assert "continues in epoch 2" in capsys.readouterr().out
 
 
-def test_the_digest_of_an_unfinished_training_outlives_a_new_field(new_fields):
+def test_a_new_field_keeps_the_digest_of_an_unfinished_training(new_fields):
     part = {
         "model": CnnConfig(name="a", backbone="b").model_dump(mode="json"),
         "seed": 0,
@@ -202,7 +198,7 @@ def test_the_digest_of_an_unfinished_training_outlives_a_new_field(new_fields):
     assert inputs_digest(part, {}) == inputs_digest(before, {}) != inputs_digest(changed, {})
 
 
-def test_an_interrupted_ingest_of_before_goes_on_and_keeps_its_key(
+def test_an_interrupted_ingest_of_an_older_version_continues_and_keeps_its_key(
     finished, tmp_path, monkeypatch, capsys
 ):
     r = shutil.copytree(finished, tmp_path / "r")
@@ -228,7 +224,7 @@ def test_an_interrupted_ingest_of_before_goes_on_and_keeps_its_key(
     assert "the key of the pseudonyms has changed" in capsys.readouterr().err
 
 
-def test_receipts_say_what_the_work_was_done_under(finished):
+def test_receipts_note_processes_device_and_precision(finished):
     for name in STAGES:
         receipt = json.loads((finished / "receipts" / f"{name}.json").read_text())
         device = pick_device().type if name in ("train", "predict") else "cpu"
@@ -247,21 +243,16 @@ def test_work_of_different_versions_is_named_and_stays_fresh(kept, capsys):
         (kept / "receipts" / name).unlink()
     assert run.main(["status", f"--run={kept}"]) == 0
     out = capsys.readouterr().out
-    assert (
-        "made by different versions: lightgbm 4.7.0 (ingest, folds, train, predict, features, tune), 9.9.9 (stack)"
-        in out
-    )
-    assert (
-        "made by different versions: commit fcf6187026a3 (ingest, folds, train, predict, features, tune), abcdef"
-        in out
-    )
+    stages = "(ingest, folds, train, predict, features, tune)"
+    assert f"made by different versions: lightgbm 4.7.0 {stages}, 9.9.9 (stack)" in out
+    assert f"made by different versions: commit fcf6187026a3 {stages}, abcdef" in out
     assert stage_states(Run(kept))["stack"] == ("fresh", "")
     assert run.main(["report", f"--run={kept}"]) == 0
     page = (kept / "report.html").read_text()
     assert "lightgbm 4.7.0 (ingest, folds, train, predict, features, tune), 9.9.9 (stack)" in page
 
 
-def test_versions_of_one_kind_are_not_worth_a_line():
+def test_equal_versions_give_no_line():
     same = {"commit": "a", "versions": {"torch": "1"}}
     assert version_differences({"ingest": same, "stack": dict(same)}) == []
     assert (
@@ -276,9 +267,7 @@ def test_versions_of_one_kind_are_not_worth_a_line():
 def test_ingest_done_again_by_this_version_makes_nothing_stale(
     finished, before_trust, competition, tmp_path
 ):
-    """The same source read again, for a duplicate label row: what later stages read is as an older
-    version left it.
-    """
+    """The source is read again after a duplicate label row: later stages' inputs are equal."""
     for name in ("slices.parquet", "pixels/index.parquet", "folds.parquet"):
         assert list(read_table(finished / name)) == list(read_table(before_trust / "run" / name)), (
             name

@@ -1,4 +1,4 @@
-"""What a progress bar says: on a terminal a bar, in a log file lines that can be read."""
+"""Progress: a bar on a terminal, readable lines in a log file."""
 
 import contextlib
 import io
@@ -36,9 +36,7 @@ with bars.progress_bar(10, "quick", "step") as bar:
 
 @pytest.fixture
 def bar():
-    """A LogLines over 1,000 slices that began 30 seconds ago, 40 of them done by then, and its
-    file.
-    """
+    """LogLines of 1,000 slices, begun 30 seconds ago with 40 done; its file is in memory."""
     with LogLines(
         total=1000,
         desc="  pixels",
@@ -59,7 +57,7 @@ def written(bar):
 
 
 def test_in_a_file_each_update_is_a_line(tmp_path):
-    """Also where what is printed beside it goes to a terminal."""
+    """Also where stdout is a terminal."""
     master, terminal = pty.openpty()
     with open(tmp_path / "log", "w", encoding="utf-8") as log:
         subprocess.run(
@@ -67,9 +65,9 @@ def test_in_a_file_each_update_is_a_line(tmp_path):
         )
     os.close(terminal)
     os.close(master)
-    said = (tmp_path / "log").read_bytes().decode()
-    assert said.endswith("\n") and not {"\r", "\x1b", "\x08"} & set(said)
-    first, *among, last, study = said.splitlines()
+    output = (tmp_path / "log").read_bytes().decode()
+    assert output.endswith("\n") and not {"\r", "\x1b", "\x08"} & set(output)
+    first, *among, last, study = output.splitlines()
     assert first == "train:" and 1 <= len(among) < 8
     assert all(re.fullmatch(r"  headers: [\d,]+/12,000 files, \d+ s left", line) for line in among)
     assert re.fullmatch(r"  headers: 12,000 files in \d+ s", last)  # the quick one says nothing
@@ -77,9 +75,7 @@ def test_in_a_file_each_update_is_a_line(tmp_path):
 
 
 def on_a_terminal(script, **streams):
-    """What a script writes to a terminal of 80 columns: its errors, and its output where `streams`
-    does not lead it away.
-    """
+    """Run a script on a terminal of 80 columns; return what it writes there. streams: of Popen"""
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
     with subprocess.Popen(
@@ -87,34 +83,34 @@ def on_a_terminal(script, **streams):
         **{"stdout": terminal, "stderr": terminal} | streams,
     ):
         os.close(terminal)
-        said = b""
+        output = b""
         with contextlib.suppress(OSError):  # the other end is closed
             while read := os.read(master, 10_000):
-                said += read
+                output += read
     os.close(master)
-    return said
+    return output
 
 
 def test_on_a_terminal_it_is_a_bar():
-    said = on_a_terminal(SCRIPT, stdout=subprocess.DEVNULL)
-    assert b"headers:" in said and b"%|" in said and said.endswith(b"\r")
+    output = on_a_terminal(SCRIPT, stdout=subprocess.DEVNULL)
+    assert b"headers:" in output and b"%|" in output and output.endswith(b"\r")
 
 
-def test_what_is_printed_meanwhile_has_a_line_of_its_own():
-    said = on_a_terminal(
+def test_a_line_printed_beside_the_bar_is_a_line_of_its_own():
+    output = on_a_terminal(
         SCRIPT.replace(
             "        bar.reach(done)\n", "        bar.reach(done)\n    bars.log('batch halved')\n"
         )
     )
-    assert re.search(rb"\|.*\r *\rbatch halved\r\n", said)
+    assert re.search(rb"\|.*\r *\rbatch halved\r\n", output)
 
 
-def test_a_line_tells_the_time_left_by_the_pace_of_this_run(bar):
+def test_a_line_gives_the_time_left_at_the_pace_of_this_process(bar):
     bar.reach(160)
     assert written(bar) == ["  pixels: 160/1,000 slices, 4 min left"]  # 120 in 30 s
 
 
-def test_lines_are_rare_and_the_last_tells_the_whole(bar):
+def test_lines_are_rare_and_the_last_gives_the_total(bar):
     for done in (160, 170, 900, 1000):
         bar.reach(done)
     assert len(written(bar)) == 1
@@ -123,14 +119,14 @@ def test_lines_are_rare_and_the_last_tells_the_whole(bar):
     assert written(bar)[1:] == ["  pixels: 1,000 slices in 30 s"]
 
 
-def test_what_ends_early_tells_how_far_it_came(bar):
+def test_a_bar_that_ends_early_gives_how_much_was_done(bar):
     bar.last_print_t += 30
     bar.reach(50)
     bar.close()
     assert written(bar) == ["  pixels: 50/1,000 slices in 30 s"]
 
 
-def test_a_long_search_is_heard_of_before_its_end(bar):
+def test_the_text_of_a_long_search_is_printed_before_its_end(bar):
     bar.show_text("trial 1 of 25")
     bar.show_text("trial 2 of 25")  # within the pause
     bar.last_print_t -= 20
@@ -142,13 +138,13 @@ def test_a_long_search_is_heard_of_before_its_end(bar):
     no_bar(100, "", "slice").show_text("trial 1 of 25")
 
 
-def test_a_short_one_says_nothing():
+def test_a_short_task_prints_nothing():
     with LogLines(total=10, desc="  quick", file=io.StringIO(), gui=True, delay=2) as bar:
         bar.reach(10)
     assert written(bar) == []
 
 
-def test_what_was_done_before_does_not_count():
+def test_kept_work_does_not_count_for_the_pace():
     with Bar(total=100, disable=False, file=io.StringIO()) as bar:
         bar.reach(40, kept=True)
         bar.reach(50)

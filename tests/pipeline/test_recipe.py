@@ -15,7 +15,7 @@ LARGE = ("capstone", "group", "gold")
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_survive_being_written(path, tmp_path):
+def test_a_written_recipe_reads_back_equal(path, tmp_path):
     recipe = load_recipe(path)
     save_recipe(tmp_path / "recipe.yaml", recipe)
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
@@ -44,7 +44,7 @@ def test_bad_recipes_are_refused_in_one_line(tmp_path, text, says):
     assert says in str(error.value) and "r.yaml" in str(error.value)
 
 
-def test_a_recipe_that_is_not_there(tmp_path):
+def test_a_missing_recipe_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not there"):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="did you mean 'demo'"):
@@ -64,7 +64,7 @@ def test_changes_are_checked():
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_backbones_are_timms_and_have_the_weights_they_ask_for(path):
+def test_backbones_of_recipes_exist_in_timm_with_their_weights(path):
     import timm
 
     from stage1_cnn.model import check_backbone
@@ -76,7 +76,7 @@ def test_backbones_are_timms_and_have_the_weights_they_ask_for(path):
             assert model.backbone in timm.list_models(pretrained=True)
 
 
-def test_the_large_recipes_are_what_they_are_for():
+def test_the_large_recipes_have_the_settings_of_their_purpose():
     capstone, group, gold = (load_recipe(find_recipe(name)) for name in LARGE)
     assert capstone.data.train_slices == 103_772
     assert [model.pretrained for model in group.stage1.models] == [False, True, True]
@@ -108,9 +108,7 @@ def test_the_page_counts_what_a_recipe_trains_on(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_the_large_recipes_run(name, competition, tmp_path):
-    """As written but for what a laptop cannot do: few pixels, two folds, one epoch, small batches,
-    no download.
-    """
+    """As written, but small: few pixels, two folds, one epoch, small batches, no download."""
     recipe = load_recipe(find_recipe(name))
     smaller = {"pretrained": False, "epochs": 1, "batch": 8}
     models = [model.model_dump(mode="json") | smaller for model in recipe.stage1.models]

@@ -21,9 +21,7 @@ from pipeline.registry import STAGES
 
 
 def kill_in(folder, stage, wait):
-    """Run `all` on a run folder and kill it `wait` seconds after it has begun `stage`. Returns
-    whether it was killed.
-    """
+    """Run `all` and kill it `wait` seconds after `stage` begins; return whether it was killed."""
     words = [sys.executable, "-u", str(ROOT / "run.py"), "all", f"--run={folder}", "--workers=2"]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -137,7 +135,7 @@ def flip(path):
     path.write_bytes(whole)
 
 
-def test_damaged_pieces_of_an_interrupted_ingest_are_read_anew(
+def test_damaged_pieces_of_an_interrupted_ingest_are_read_again(
     competition, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(ct.dicom.header_table, "CHUNK_FILES", 8)
@@ -156,12 +154,10 @@ def test_damaged_pieces_of_an_interrupted_ingest_are_read_anew(
     flip(work / "pixels" / "shard-00002.blosc2")
     capsys.readouterr()
     assert watch.run(words, pixels=20) == (130, 8, 20)  # the chunk; two shards, and a third begun
-    said = capsys.readouterr().out
-    assert (
-        "2 files of the interrupted ingest are damaged and are made again, the first shards/shard-00000"
-        in said
-    )
-    assert "shard-00002.blosc2 is damaged; it is made anew" in said
+    out = capsys.readouterr().out
+    line = "2 files of the interrupted ingest are damaged and are made again, the first shards/"
+    assert f"{line}shard-00000" in out
+    assert "shard-00002.blosc2 is damaged; it is made anew" in out
     assert watch.run(words) == (0, 0, 8)
     assert tables(tmp_path / "b") == tables(tmp_path / "a")
 
@@ -206,9 +202,7 @@ def test_killed_in_the_middle_of_every_stage(fresh, finished):
 
 @pytest.mark.slow
 def test_killed_tuning_at_many_moments(fresh, finished, tmp_path):
-    """The store of a killed study is continued: what optuna had begun is failed, and its number run
-    again.
-    """
+    """The trials of a killed search are continued: a begun one is failed and run again."""
     shutil.copytree(finished, tmp_path / "copy")
     for name in ("tune", "stack", "submit", "report"):
         (tmp_path / "copy" / "receipts" / f"{name}.json").unlink()
@@ -221,10 +215,15 @@ def test_killed_tuning_at_many_moments(fresh, finished, tmp_path):
     ).read_bytes()
 
 
+WORKERS_SCRIPT = """import sys, time; sys.path.insert(0, sys.argv[1])
+from ct.system.parallel_jobs import run_jobs
+if __name__ == '__main__':
+"""
+
+
 def test_workers_end_with_their_parent():
     """A worker that outlives its killed parent would write beside the process that resumes."""
-    script = "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.system.parallel_jobs import run_jobs\nif __name__ == '__main__':\n"
-    script += "    list(run_jobs(time.sleep, [(60,), (60,)], 2))\n"
+    script = f"{WORKERS_SCRIPT}    list(run_jobs(time.sleep, [(60,), (60,)], 2))\n"
     path = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"ich_engine_{os.getpid()}.py")
     with open(path, "w", encoding="utf-8") as file:
         file.write(script)
@@ -249,11 +248,10 @@ def test_workers_end_with_their_parent():
         os.unlink(path)
 
 
-def test_ctrl_c_is_seen_by_the_parent_alone(tmp_path):
+def test_ctrl_c_is_handled_by_the_parent_alone(tmp_path):
     """A worker that is interrupted while it starts would print a traceback of its own."""
     (tmp_path / "jobs.py").write_text(
-        "import sys, time; sys.path.insert(0, sys.argv[1])\nfrom ct.system.parallel_jobs import run_jobs\nif __name__ == '__main__':\n"
-        "    list(run_jobs(time.sleep, [(0.5,)] * 50, 2))\n"
+        f"{WORKERS_SCRIPT}    list(run_jobs(time.sleep, [(0.5,)] * 50, 2))\n"
     )
     words = [sys.executable, str(tmp_path / "jobs.py"), str(ROOT)]
     with subprocess.Popen(
@@ -263,8 +261,8 @@ def test_ctrl_c_is_seen_by_the_parent_alone(tmp_path):
         while parent.poll() is None and len(_children(parent.pid)) < 3:
             time.sleep(0.01)
         os.killpg(parent.pid, signal.SIGINT)
-        said = parent.communicate()[1]
-    assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt"), said
+        stderr = parent.communicate()[1]
+    assert stderr.count("Traceback") == 1 and stderr.rstrip().endswith("KeyboardInterrupt"), stderr
 
 
 def _children(pid):
@@ -280,21 +278,17 @@ def _alive(pid):
 
 
 def _stat(process):
-    """What stands behind the name in a process' stat: its state, its parent, ...; nothing where it
-    has ended meanwhile.
-    """
+    """Fields after the name in a process' stat: state, parent, ...; [] if it has ended."""
     try:
         return (process / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
-def test_an_ingest_interrupted_while_its_pixels_get_their_place_decodes_nothing_twice(
+def test_an_ingest_interrupted_while_moving_its_pixels_decodes_nothing_twice(
     competition, tmp_path, monkeypatch
 ):
-    """A second ingest with pixels of another size: at each rename of a pixel folder, and in each
-    flush but the first.
-    """
+    """A second ingest at another size, cut at each rename of a pixel folder and later flush."""
     assert (
         run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={competition}"]) == 0
     )
