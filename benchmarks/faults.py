@@ -40,6 +40,7 @@ COUNTS = {
     "ctrl-c": (40, 3),
     "bytes": (40, 3),
 }
+OUTCOMES = ("good", "lost", "loud", "hung")
 KILLED_AT_RENAME = "benchmarks.fault_injection.signal_at_rename"
 
 
@@ -199,7 +200,8 @@ def main(argv=None):
                     f"--trials={TRIALS}",
                 ]
             )
-        print(f"{'kind':10}{'faults':>8}{'good':>8}{'lost':>8}{'loud':>8}{'hung':>8}{'seconds':>9}")
+        outcomes = "".join(f"{name:>8}" for name in OUTCOMES)
+        print(f"{'kind':10}{'faults':>8}{outcomes}{'seconds':>9}")
         for kind in kinds:
             runs.outcomes, start = collections.Counter(), time.monotonic()
             try:
@@ -207,11 +209,9 @@ def main(argv=None):
             finally:  # also where somebody ends it early
                 row = runs.outcomes
                 bad += sum(row.values()) - row["good"]
-                print(
-                    f"{kind:10}{sum(row.values()):8}{row['good']:8}{row['lost']:8}{row['loud']:8}{row['hung']:8}"
-                    f"{time.monotonic() - start:9.0f}",
-                    flush=True,
-                )
+                outcomes = "".join(f"{row[name]:8}" for name in OUTCOMES)
+                seconds = time.monotonic() - start
+                print(f"{kind:10}{sum(row.values()):8}{outcomes}{seconds:9.0f}", flush=True)
     return int(bad > 0)
 
 

@@ -175,6 +175,11 @@ def test_private_names_stay_in_their_module():
     assert private_names(HOUSE) == {}
 
 
+def test_folders_are_small():
+    assert crowded(HOUSE) == {}
+    assert crowded(name for name in SOURCES if name.startswith("benchmarks/")) == {}
+
+
 def test_a_basename_stands_for_one_module():
     assert repeated_basenames(HOUSE) == []
 
