@@ -1,1 +1,1 @@
-"""Trainings of CNNs as jobs: checkpoints, TensorBoard, several processes."""
+"""Training and prediction of CNNs as jobs: checkpoints, TensorBoard, several processes."""

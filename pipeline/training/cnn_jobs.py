@@ -52,7 +52,9 @@ def train_fold(inputs: StageOneInputs, name: str, k: int, digest: str) -> list[s
     if done and epoch <= config.epochs:
         run.log(f"  {name} fold {k}: continues in epoch {epoch}, after {done} steps")
         if changed := changes(before, now):
-            run.log(f"  {name} fold {k}: {'; '.join(changed)}: another try may end with other bits")
+            run.log(
+                f"  {name} fold {k}: {'; '.join(changed)}: a second training may give other bits"
+            )
             reasons = [*reasons, *changed]
 
     def save(current: Checkpoint) -> None:
