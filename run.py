@@ -27,6 +27,7 @@ Value = str | int | bool | None  # of a flag: text as typed, or the default
 LONGEST = 2000  # characters of an error's line
 
 
+# Args of a verb describe its own flags; pipeline/command_line/help_text.py describes common ones
 class Verbs:
     """From head-CT DICOM slices to six hemorrhage probabilities per slice, in two stages."""
 
@@ -78,9 +79,6 @@ class Verbs:
             train_slices: use at most this number of train slices, as whole patients; all if not
                 given
             seed: random seed, instead of the recipe's
-            allow_unlabelled: do not train on train slices without all six labels, instead of
-                stopping
-            missing: for sample rows without a file: "refuse", or "prior" for the training prior
         """
         return _plan("new", locals())
 
@@ -93,18 +91,7 @@ class Verbs:
         workers: Value = None,
         quarantine_unreadable: Value = False,
     ) -> Plan:
-        """Read DICOM headers and pixels into the slice table and the pixel cache.
-
-        Args:
-            run: the run folder
-            allow_unlabelled: do not train on train slices without all six labels, instead of
-                stopping (saved in the run's recipe)
-            missing: for sample rows without a file: "refuse", or "prior" for the training prior
-                (saved in the run's recipe)
-            workers: number of processes; the number of cores if not given
-            quarantine_unreadable: quarantine files that the system cannot read while it reads
-                others, instead of stopping
-        """
+        """Read DICOM headers and pixels into the slice table and the pixel cache."""
         return _plan("ingest", locals())
 
     def folds(self, *, run: Value) -> Plan:
@@ -132,7 +119,6 @@ class Verbs:
         """Import the predictions of a model that was trained elsewhere.
 
         Args:
-            run: the run folder
             name: the model's name in this run; the same name again replaces the earlier import
             oof: csv or parquet of its out-of-fold predictions: slice id and six labels, or
                 ID,Label; with a column `fold` if there is one
@@ -153,10 +139,8 @@ class Verbs:
         """Search LightGBM's settings with optuna. Run again to continue.
 
         Args:
-            run: the run folder
             trials: number of trials per search (saved in the run's recipe)
             timeout: seconds for all searches together; after that no trial starts
-            workers: number of processes; the number of cores if not given
         """
         return _plan("tune", locals())
 
@@ -173,7 +157,6 @@ class Verbs:
         """Search a CNN's settings with optuna; the recipe stays as it is. Run again to continue.
 
         Args:
-            run: the run folder
             stage: "one" for a CNN's settings within the recipe's search.space; "two" is the same as
                 the verb tune
             model: the CNN's name; not needed if the recipe has only one
@@ -192,10 +175,7 @@ class Verbs:
         """Write and check the Kaggle submission.
 
         Args:
-            run: the run folder
             stage: "two", or "one" for the calibrated mean of the CNNs
-            missing: for sample rows without a file: "refuse", or "prior" for the training prior
-                (saved in the run's recipe)
         """
         return _plan("submit", locals())
 
@@ -203,7 +183,6 @@ class Verbs:
         """Write report.html.
 
         Args:
-            run: the run folder
             study: write the page of this study instead: studies/<study>.html in the run folder
         """
         return _plan("report", locals())
@@ -212,7 +191,6 @@ class Verbs:
         """Compute Grad-CAM maps of the CNNs for the report's study browser.
 
         Args:
-            run: the run folder
             studies: study ids, separated by commas; the report's studies if not given
             model: the CNN's name; every CNN if not given
         """
@@ -231,15 +209,7 @@ class Verbs:
         """Run every stage that is stale or missing, in order.
 
         Args:
-            run: the run folder
-            allow_unlabelled: do not train on train slices without all six labels, instead of
-                stopping (saved in the run's recipe)
             trials: number of trials per search of tune (saved in the run's recipe)
-            missing: for sample rows without a file: "refuse", or "prior" for the training prior
-                (saved in the run's recipe)
-            workers: number of processes; the number of cores if not given
-            quarantine_unreadable: quarantine files that the system cannot read while it reads
-                others, instead of stopping
         """
         return _plan("all", locals())
 
@@ -247,7 +217,6 @@ class Verbs:
         """Pack what `score` needs of a finished run into one folder, with a model card.
 
         Args:
-            run: the run folder
             to: a new folder for weights, boosters, calibration and the card; it holds no pixels,
                 labels or identifiers
         """
@@ -275,8 +244,6 @@ class Verbs:
             device: "cpu", "cuda", or "auto" for the GPU if there is one
             workers: number of processes that decode; the number of cores if not given
             anyway: also predict what is refused otherwise (not CT, not a head, ...)
-            quarantine_unreadable: quarantine files that the system cannot read while it reads
-                others, instead of stopping
         """
         return _plan("score", locals())
 
@@ -284,7 +251,6 @@ class Verbs:
         """Show which stages are fresh, stale or missing, and why.
 
         Args:
-            run: the run folder
             json: print one JSON object for scripts, with the scores
             verify: read every file, list the damaged ones, and exit with status 1 if there are any
         """

@@ -5,6 +5,17 @@ from collections.abc import Callable, Mapping
 
 from pipeline.command_line.flag_check import QUIET, flags_of
 
+COMMON_FLAGS = {  # parameter of several verbs -> its description, if a verb's Args have none
+    "run": "the run folder",
+    "allow_unlabelled": "do not train on train slices without all six labels, instead of stopping "
+    "(saved in the run's recipe)",
+    "missing": 'for sample rows without a file: "refuse", or "prior" for the training prior '
+    "(saved in the run's recipe)",
+    "workers": "number of processes; the number of cores if not given",
+    "quarantine_unreadable": "quarantine files that the system cannot read while it reads others, "
+    "instead of stopping",
+}
+
 
 def overview(program: type, verbs: Mapping[str, Callable[..., object]]) -> str:
     """Return what `python run.py` prints: the program's docstring and a line for each verb.
@@ -25,7 +36,7 @@ def overview(program: type, verbs: Mapping[str, Callable[..., object]]) -> str:
 def verb_help(name: str, verb: Callable[..., object]) -> str:
     """Return what `python run.py VERB --help` prints, from the function's docstring."""
     summary, _, args = (inspect.getdoc(verb) or "").partition("\n\nArgs:\n")
-    descriptions = _descriptions(args) or {"run": "the run folder"}
+    descriptions = COMMON_FLAGS | _descriptions(args)
     flags = " --flag=value ..." if flags_of(verb) else ""
     lines = [f"python run.py {name}{flags}", "", summary, ""]
     for parameter in inspect.signature(verb).parameters.values():
