@@ -6,7 +6,7 @@ StackData           the training slices as arrays: features, labels, folds, pati
 StackContext        what every component is fitted from: StackData, NestedFolds, settings, seed
 NestedFolds         the outer folds and, for each of them, the inner folds of all other rows
 Component           predicts one logit per slice and label: a feature, boosters, a network
-FittedComponent     what a component leaves for one label: predictions, model files, importances
+FittedComponent     a component's result for one label: predictions, model files, importances
 NestedPredictions   a component's logits: nested (for decisions on fold k) and out of fold
 Platt               calibration of a logit: slope and intercept
 Blend               calibrations and weights of the components, for one label and outer fold

@@ -1,4 +1,4 @@
-"""The stacker of one outer fold as it is kept: blends, calibrations and model files.
+"""The stacker of one outer fold as it is stored: blends, calibrations and model files.
 
 It predicts the test slices of a run, and slices that are scored later, by the same code.
 """

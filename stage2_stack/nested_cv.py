@@ -80,7 +80,7 @@ class NestedPredictions(NamedTuple):
 
 
 class FittedComponent(NamedTuple):
-    """What a component leaves for one label; the dictionaries hold the folds k that have models."""
+    """The result of a component for one label; the dictionaries hold the folds with models."""
 
     predictions: NestedPredictions
     files: dict[int, list[bytes]] = {}  # k -> one model a seed, as it is stored

@@ -13,6 +13,9 @@ from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.nested_cv import NestedFolds, NestedPredictions, why_not_stacked
 
+# label -> the configurations of the K folds, as returned by tuning.booster_trials.best_config
+Tuned = Mapping[str, Sequence[Mapping[str, Any]]]
+
 
 @dataclass
 class StackData:
@@ -40,9 +43,7 @@ class StackContext:
     data: StackData
     folds: NestedFolds
     features: BinnedFeatures  # of data.X
-    tuned: Mapping[
-        str, Sequence[Mapping[str, Any]]
-    ]  # label -> K as from booster_trials.best_config
+    tuned: Tuned
     config: StackConfig
     seed: int
     # labels that are blended already -> predictions of stage two
@@ -74,11 +75,11 @@ class StackContext:
 def make_context(
     data: StackData,
     k_folds: int,
-    tuned: Mapping[str, Sequence[Mapping[str, Any]]],
+    tuned: Tuned,
     config: StackConfig,
     seed: int,
 ) -> StackContext:
-    """Return the StackContext of a stacker with this seed. tuned: as in StackContext."""
+    """Return the StackContext of a run with this seed."""
     strata = np.nan_to_num(data.y[:, 0])
     folds = NestedFolds(
         data.fold, data.labelled, data.patients, strata, k_folds, derive_seed(seed, "stack")

@@ -6,7 +6,6 @@ test slices from the features that fold k's CNNs give.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,9 @@ from stage2_stack.components.component import Component
 from stage2_stack.config import StackConfig
 from stage2_stack.fold_stacker import FoldStacker
 from stage2_stack.nested_cv import INSTEAD, FittedComponent, NestedPredictions
-from stage2_stack.stack_context import StackContext, StackData, make_context
+from stage2_stack.stack_context import StackContext, StackData, Tuned, make_context
 
-Fitted = dict[str, FittedComponent]  # name of a component -> what it left for one label
+Fitted = dict[str, FittedComponent]  # by the name of the component, for one label
 
 
 @dataclass
@@ -50,15 +49,15 @@ class LabelStack:
 def fit_stack(
     data: StackData,
     test_X: NDArray[np.float32],
-    tuned: Mapping[str, Sequence[Mapping[str, Any]]],
+    tuned: Tuned,
     config: StackConfig,
     seed: int,
     progress: Callable[[], object] | None = None,
 ) -> dict[str, LabelStack]:
     """Fit the stackers of all labels.
 
-    test_X: (K, m, f) features of the test slices, as fold k's CNNs give them; tuned: {label: K
-    dicts as from best_config}; seed: of the recipe; progress: called `steps(config)` times
+    test_X: (K, m, f) features of the test slices, as fold k's CNNs give them; seed: of the recipe;
+    progress: called `steps(config)` times
 
     Returns {label: LabelStack}.
     """
@@ -115,7 +114,7 @@ def fit_components(
 def fit_component(
     context: StackContext, component: Component, labels: Sequence[str], fitted: dict[str, Fitted]
 ) -> None:
-    """Fit one component on labels, and enter what it left into `fitted`."""
+    """Fit one component on labels, and add the results to `fitted`."""
     for label, of_label in component.fit(context, labels).items():
         fitted[label][component.name] = of_label
 
@@ -222,7 +221,7 @@ def _importances(
     for k, blend in enumerate(blends):
         used = [component for name, component in fitted.items() if name in blend.weights]
         gains = [component.gain[k] for component in used if k in component.gain]
-        swings = [component.contributions[k] for component in used if k in component.contributions]
+        sizes = [component.contributions[k] for component in used if k in component.contributions]
         gain += np.sum(gains, axis=0) / max(len(gains), 1) / len(blends)
-        contributions += np.sum(swings, axis=0) / max(len(swings), 1) / len(blends)
+        contributions += np.sum(sizes, axis=0) / max(len(sizes), 1) / len(blends)
     return gain, contributions

@@ -24,7 +24,7 @@ class NoisyOr(Component):
     def fit(self, context: StackContext, labels: Sequence[str]) -> dict[str, FittedComponent]:
         """Combine the finished subtypes' predictions of the training slices.
 
-        For fold k, a row's subtypes come from stackers that saw neither its fold nor fold k.
+        For fold k, a row's subtypes come from stackers fitted without its fold and without fold k.
         """
         of_subtypes = [context.finished[label] for label in SUBTYPES]
         nested = union_logit(np.stack([predictions.nested for predictions in of_subtypes]))

@@ -23,7 +23,7 @@ class FitSettings(NamedTuple):
     params: Mapping[str, Any]  # the learner's
     rounds: int | None = None  # None: the number with the smallest loss on the nested rows
     max_rounds: int | None = None  # the most that are tried then; None: the config's
-    scope: str = ""  # of the features, as in features.build.SCOPES
+    scope: str = ""  # of the features, as in features.columns.SCOPES
 
     def key(self) -> str:
         """Return text that is equal for equal settings."""
@@ -84,15 +84,15 @@ def fit_nested(
         if (share := _mean_gain(learner, stored)) is not None:
             gain[k] = share
         some = _draw_rows(split.predict[k], derive_seed(seed, "contributions", k))
-        if (swing := inputs[k].contributions(stored, some)) is not None:
-            contributions[k] = swing
+        if (sizes := inputs[k].contributions(stored, some)) is not None:
+            contributions[k] = sizes
     return [
         FittedComponent(
             NestedPredictions(nested[:, i], oof[i]),
             files,
             rounds,
             gain,
-            {k: swing[i] for k, swing in contributions.items()},
+            {k: sizes[i] for k, sizes in contributions.items()},
         )
         for i in range(c)
     ]

@@ -23,21 +23,21 @@ def sample(rng, n=4000, slope=0.5, intercept=-1.0):
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(0.5, -1.0), (1.7, 0.5), (1.0, -3.0)])
-def test_finds_what_the_labels_were_drawn_with(slope, intercept):
+def test_the_line_that_the_labels_are_drawn_from_is_found(slope, intercept):
     raw, y = sample(np.random.default_rng(0), 20000, slope, intercept)
-    found = fit_platt(raw, y)
+    platt = fit_platt(raw, y)
     reference = LogisticRegression(C=1e6).fit(raw[:, None], y)
-    assert found.slope == pytest.approx(reference.coef_[0, 0], rel=0.02)
-    assert found.intercept == pytest.approx(reference.intercept_[0], rel=0.03)
-    assert found.slope == pytest.approx(slope, rel=0.1)
+    assert platt.slope == pytest.approx(reference.coef_[0, 0], rel=0.02)
+    assert platt.intercept == pytest.approx(reference.intercept_[0], rel=0.03)
+    assert platt.slope == pytest.approx(slope, rel=0.1)
 
 
 def test_calibrating_lowers_the_loss_of_an_overconfident_model_and_keeps_the_order():
     raw, y = sample(np.random.default_rng(1))
-    found = fit_platt(raw, y).logit(raw)
-    assert log_loss(y, expit(found)) < log_loss(y, expit(raw)) - 0.05
-    assert (np.argsort(found) == np.argsort(raw)).all()
-    assert expit(found).mean() == pytest.approx(y.mean(), abs=0.003)
+    platt = fit_platt(raw, y).logit(raw)
+    assert log_loss(y, expit(platt)) < log_loss(y, expit(raw)) - 0.05
+    assert (np.argsort(platt) == np.argsort(raw)).all()
+    assert expit(platt).mean() == pytest.approx(y.mean(), abs=0.003)
 
 
 def test_it_is_affine_and_nan_gets_the_prior():
@@ -46,23 +46,23 @@ def test_it_is_affine_and_nan_gets_the_prior():
     assert platt.logit(np.float32([1])).dtype == np.float64
 
 
-def test_an_opinion_is_never_turned_around():
+def test_the_order_is_never_reversed():
     raw, y = sample(np.random.default_rng(2))
-    found = fit_platt(-raw, y)
-    assert found.slope == 0.0
-    assert expit(found.intercept) == pytest.approx(y.mean(), abs=0.002)
+    platt = fit_platt(-raw, y)
+    assert platt.slope == 0.0
+    assert expit(platt.intercept) == pytest.approx(y.mean(), abs=0.002)
     for seed in range(30):  # few rows, labels by chance
         rng = np.random.default_rng(seed)
         raw, y = rng.normal(-4, 1, 12), np.r_[1.0, 0.0, rng.integers(0, 2, 10)]
-        found = fit_platt(raw, y)
-        assert found.slope >= 0 and np.isfinite(found[:3]).all()
+        platt = fit_platt(raw, y)
+        assert platt.slope >= 0 and np.isfinite(platt[:3]).all()
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 1 / 52), (1, 51 / 52)])
 def test_labels_all_alike_give_the_smoothed_prior(value, expected):
-    found = fit_platt(np.random.default_rng(0).normal(size=50), np.full(50, float(value)))
-    assert found.slope == 0.0
-    assert expit(found.logit(np.array([-20, 0, 20, NAN]))) == pytest.approx([expected] * 4)
+    platt = fit_platt(np.random.default_rng(0).normal(size=50), np.full(50, float(value)))
+    assert platt.slope == 0.0
+    assert expit(platt.logit(np.array([-20, 0, 20, NAN]))) == pytest.approx([expected] * 4)
     assert smoothed_prior(np.full(50, float(value))) == expected
 
 
@@ -74,16 +74,16 @@ def test_smoothed_prior_is_laplaces():
 
 def test_perfectly_separated_labels_stay_finite():
     raw = np.r_[np.full(20, -5.0), np.full(5, 5.0)]
-    found = expit(fit_platt(raw, (raw > 0).astype(float)).logit(raw))
-    assert 0.001 < found[0] < 0.1 and 0.7 < found[-1] < 0.99
+    platt = expit(fit_platt(raw, (raw > 0).astype(float)).logit(raw))
+    assert 0.001 < platt[0] < 0.1 and 0.7 < platt[-1] < 0.99
 
 
-def test_rows_without_opinion_count_for_the_prior_alone():
+def test_rows_without_predictions_count_for_the_prior_alone():
     raw, y = sample(np.random.default_rng(3), 500)
     with_nan = np.r_[raw, np.full(100, NAN)]
-    found = fit_platt(with_nan, np.r_[y, np.ones(100)])
-    assert found[:2] == fit_platt(raw, y)[:2]
-    assert expit(found.prior) == pytest.approx((y.sum() + 101) / 602)
+    platt = fit_platt(with_nan, np.r_[y, np.ones(100)])
+    assert platt[:2] == fit_platt(raw, y)[:2]
+    assert expit(platt.prior) == pytest.approx((y.sum() + 101) / 602)
     nothing = fit_platt(np.full(10, NAN), np.r_[1.0, np.zeros(9)])
     assert nothing.slope == 0 and expit(nothing.intercept) == pytest.approx(2 / 12)
 
@@ -111,7 +111,7 @@ def test_labels_of_a_fold_never_reach_it(k):
         assert (before[fold == other] != after[fold == other]).all()  # the test would see a leak
 
 
-def test_cross_fit_with_missing_labels_and_opinions():
+def test_cross_fit_with_missing_labels_and_predictions():
     rng = np.random.default_rng(6)
     raw, y = sample(rng, 300)
     fold = rng.integers(0, 3, 300)
@@ -125,7 +125,7 @@ def test_cross_fit_with_missing_labels_and_opinions():
 
 
 def test_a_label_without_positives_elsewhere():
-    """All positives in fold 0: what the others teach it is their smoothed prior, not 0."""
+    """All positives are in fold 0, which gets the smoothed prior of the others, not 0."""
     raw, fold = np.linspace(-3, 3, 60), np.repeat([0, 1, 2], 20)
     y = np.where(fold == 0, np.tile([0.0, 1.0], 30), 0.0)
     calibrated, platts = cross_fit(raw, y, fold, 3)
@@ -149,26 +149,26 @@ def test_the_floor_by_hand():
     np.testing.assert_array_equal(Platt(2.0, 1.0, -3.0).logit(np.array([-9, -8])), [-17, -15])
 
 
-def test_a_step_at_the_floor_is_found_back():
+def test_a_step_at_the_floor_is_recovered():
     raw, y = with_a_floor(np.random.default_rng(10))
-    found = fit_platt(raw, y)
-    assert found.slope == pytest.approx(0.5, abs=0.03) and found.intercept == pytest.approx(
+    platt = fit_platt(raw, y)
+    assert platt.slope == pytest.approx(0.5, abs=0.03) and platt.intercept == pytest.approx(
         1, abs=0.1
     )
-    assert found.step == pytest.approx(2, abs=0.4) and -8 < found.floor < -7.9
+    assert platt.step == pytest.approx(2, abs=0.4) and -8 < platt.floor < -7.9
     reference = LogisticRegression(C=1e6).fit(np.column_stack([raw, raw == -8]), y)
-    assert found[:2] == pytest.approx((reference.coef_[0, 0], reference.intercept_[0]), rel=0.02)
-    assert found.step == pytest.approx(-reference.coef_[0, 1], rel=0.15)  # the prior draws it to 0
-    assert expit(found.logit(raw[raw == -8])).mean() == pytest.approx(y[raw == -8].mean(), abs=1e-3)
+    assert platt[:2] == pytest.approx((reference.coef_[0, 0], reference.intercept_[0]), rel=0.02)
+    assert platt.step == pytest.approx(-reference.coef_[0, 1], rel=0.15)  # the prior draws it to 0
+    assert expit(platt.logit(raw[raw == -8])).mean() == pytest.approx(y[raw == -8].mean(), abs=1e-3)
 
 
 def test_the_floor_is_never_raised():
-    """More bleeds on the floor than the line says: the order stays, so that the step is 0."""
+    """With more bleeds on the floor than the line predicts, the step is 0: the order stays."""
     raw, y = with_a_floor(np.random.default_rng(11), step=-2.0)
-    found = fit_platt(raw, y)
-    assert found.step == 0
+    platt = fit_platt(raw, y)
+    assert platt.step == 0
     ordered = np.sort(raw)
-    assert (np.diff(found.logit(ordered)) >= 0).all()
+    assert (np.diff(platt.logit(ordered)) >= 0).all()
 
 
 def test_a_floor_is_what_one_row_in_a_hundred_shares():
@@ -185,19 +185,19 @@ def test_a_floor_is_what_one_row_in_a_hundred_shares():
 
 
 def test_all_rows_on_the_floor_get_their_share_of_positives():
-    found = fit_platt(np.full(400, -11.5), np.tile([0.0, 0, 0, 1], 100))
-    assert found.floor is None and found.step == 0 and found.slope >= 0
-    assert expit(found.logit(np.array([-11.5]))) == pytest.approx(0.25, abs=0.01)
+    platt = fit_platt(np.full(400, -11.5), np.tile([0.0, 0, 0, 1], 100))
+    assert platt.floor is None and platt.step == 0 and platt.slope >= 0
+    assert expit(platt.logit(np.array([-11.5]))) == pytest.approx(0.25, abs=0.01)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_one_class_alone_has_no_step(value):
     raw, _ = with_a_floor(np.random.default_rng(13), 100)
-    found = fit_platt(raw, np.full(100, value))
-    assert found.slope == 0 and found.step == 0 and found.floor is None
+    platt = fit_platt(raw, np.full(100, value))
+    assert platt.slope == 0 and platt.step == 0 and platt.floor is None
 
 
-def test_a_real_cnn_of_which_half_is_0(real_data):
+def test_a_real_cnn_that_predicts_0_for_half_the_slices(real_data):
     """Better than any constant clip, though that is chosen on the very rows it is scored on; the
     step pays on `any`.
     """

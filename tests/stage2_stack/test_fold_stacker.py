@@ -10,7 +10,7 @@ from test_stacker import CONFIGS, LEFT, STACKED, K, every_other, make_case, stac
 from ct.labels import LABELS
 from stage2_stack.blending import read_blend
 from stage2_stack.calibration import Platt
-from stage2_stack.components import COMPONENTS, DEFAULT, PACKAGES, load_component
+from stage2_stack.components import DEFAULT
 from stage2_stack.config import StackConfig
 from stage2_stack.fold_stacker import FoldStacker
 
@@ -39,20 +39,6 @@ def of_test(stacks, k):
 @pytest.fixture(scope="module")
 def case():
     return make_case()
-
-
-@pytest.mark.parametrize("name", sorted({*COMPONENTS} - {*PACKAGES}))
-def test_every_component_can_be_loaded(name):
-    component = load_component(name)
-    assert component.name == name and component.title and component.tuned_on
-    files = component.file_names("subdural", 1, 2)
-    assert len(files) == (2 if component.learner else 0)
-    assert all(file.startswith(f"{name}-") and "-fold1-seed" in file for file in files)
-
-
-def test_an_unknown_component_is_refused():
-    with pytest.raises(ValueError, match="'oracle' is no component; the registry has raw, smooth"):
-        load_component("oracle")
 
 
 def test_it_predicts_what_the_fit_predicted(case):

@@ -8,9 +8,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
-from ct.errors import InputError
-from stage2_stack.components import DEFAULT, PACKAGES, load_component
-from stage2_stack.config import StackConfig, check_installed
+from stage2_stack.components import PACKAGES, load_component
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.tuning.search_space import FIRST, split_scope
 
@@ -167,15 +165,3 @@ def test_labels_that_are_all_the_same_are_no_error(name):
 def test_no_rows_to_predict(name):
     learner, model, _ = fit(name, *problem(6), rounds=3)
     assert learner.added_logits(model, np.empty((0, 4), np.float32), 1).shape == (0,)
-
-
-def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr("stage2_stack.config.find_spec", lambda name: None)
-    assert StackConfig().components == DEFAULT and not {*DEFAULT} & {*PACKAGES, "gru"}
-    check_installed(DEFAULT)
-    for name in PACKAGES:
-        with pytest.raises(
-            InputError,
-            match=rf"^stage2\.components: {name} is not installed: pip install -e '\.\[{name}\]'",
-        ):
-            check_installed((*DEFAULT, name))

@@ -48,9 +48,9 @@ def line(key, change, tree=0):
 
     def edit(text):
         start = text.index(f"Tree={tree}\n")
-        found = re.compile(rf"^{key}=(.*)$", re.M).search(text, start)
-        new = change(found[1].split(" "))
-        changed = text[: found.start(1)] + " ".join(new) + text[found.end(1) :]
+        match = re.compile(rf"^{key}=(.*)$", re.M).search(text, start)
+        new = change(match[1].split(" "))
+        changed = text[: match.start(1)] + " ".join(new) + text[match.end(1) :]
         sizes = re.search(r"^tree_sizes=(.*)$", changed, re.M)
         counts = sizes[1].split(" ")
         counts[tree] = str(int(counts[tree]) + len(changed) - len(text))
@@ -117,10 +117,10 @@ DAMAGED = {
 
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_damaged_text_is_refused(kind):
-    edit, says = DAMAGED[kind]
+    edit, message = DAMAGED[kind]
     text = edit(booster(num_leaves=7))
     assert text != booster(num_leaves=7)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         check_booster_text(text)
 
 

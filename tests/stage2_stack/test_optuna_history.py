@@ -1,6 +1,4 @@
-"""What a search of settings leaves: its trials as they were, and importances that find what a loss
-depends on.
-"""
+"""The history of a search: its trials, and the importances of the settings."""
 
 import numpy as np
 import optuna
@@ -21,9 +19,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class LeavesDecide:
-    """Folds whose loss is a function of num_leaves, a little of the learning rate, and of nothing
-    else.
-    """
+    """Folds whose loss depends on num_leaves, and a little on the learning rate."""
 
     def evaluate(self, params, report=None):
         loss = np.log(params["num_leaves"]) + 0.05 * np.log(params["learning_rate"])
@@ -34,9 +30,9 @@ class LeavesDecide:
 
 @pytest.fixture(scope="module")
 def study():
-    made = optuna.create_study()
-    run_trials(made, LeavesDecide(), 40, seed=3)
-    return made
+    searched = optuna.create_study()
+    run_trials(searched, LeavesDecide(), 40, seed=3)
+    return searched
 
 
 def test_the_rows_are_the_trials(study):
@@ -53,18 +49,18 @@ def test_the_rows_are_the_trials(study):
         assert {name: row[name] for name in SPACE} == trial.params
 
 
-def test_what_the_loss_depends_on_matters(study):
-    found, why = importances(study, 40, seed=0)
-    assert list(found) == list(SPACE) and why == "" and sum(found.values()) == pytest.approx(1)
-    assert found["num_leaves"] > 0.5 and found["num_leaves"] > 3 * max(
-        v for name, v in found.items() if name != "num_leaves"
+def test_settings_that_the_loss_depends_on_are_important(study):
+    shares, why = importances(study, 40, seed=0)
+    assert list(shares) == list(SPACE) and why == "" and sum(shares.values()) == pytest.approx(1)
+    assert shares["num_leaves"] > 0.5 and shares["num_leaves"] > 3 * max(
+        v for name, v in shares.items() if name != "num_leaves"
     )
-    assert found == importances(study, 40, seed=0)[0]
+    assert shares == importances(study, 40, seed=0)[0]
 
 
-def test_few_trials_and_equal_ones_tell_nothing(study):
-    found, why = importances(study, 5, seed=0)
-    assert found == {} and why.endswith(f"completed trials, fewer than {ENOUGH}")
+def test_few_trials_and_equal_ones_have_no_importances(study):
+    shares, why = importances(study, 5, seed=0)
+    assert shares == {} and why.endswith(f"completed trials, fewer than {ENOUGH}")
     flat = optuna.create_study()
     for leaves in range(3, 3 + ENOUGH):
         flat.add_trial(
@@ -76,9 +72,9 @@ def test_few_trials_and_equal_ones_tell_nothing(study):
 def test_the_mean_is_over_the_folds_that_have_some():
     one = dict.fromkeys(SPACE, 0.0) | {"num_leaves": 0.75, "scope": 0.25}
     two = dict.fromkeys(SPACE, 0.0) | {"num_leaves": 0.25, "scope": 0.75}
-    found = mean_importances({0: (one, ""), 1: ({}, "too few"), 2: (two, "")})
-    assert found["folds"] == 2 and found["why"] == {1: "too few"}
-    assert (found["importances"]["num_leaves"], found["importances"]["scope"]) == (0.5, 0.5)
+    shares = mean_importances({0: (one, ""), 1: ({}, "too few"), 2: (two, "")})
+    assert shares["folds"] == 2 and shares["why"] == {1: "too few"}
+    assert (shares["importances"]["num_leaves"], shares["importances"]["scope"]) == (0.5, 0.5)
     assert mean_importances({0: ({}, "none")}) == {
         "importances": {},
         "folds": 0,

@@ -285,7 +285,7 @@ every_other = pytest.mark.parametrize(
 
 @pytest.fixture
 def alone(case, monkeypatch):
-    """A function that stacks one component beside the CNNs, of the same rows as series of four."""
+    """A function that stacks the CNNs and one component; the rows are series of four."""
     monkeypatch.setattr("stage2_stack.components.series_gru.EPOCHS", 8)
 
     def stacked(name, rows=case[0], test_X=case[1], y=None, **config):
@@ -329,9 +329,9 @@ def logits_by_hand(name, files, case, label, k, start):
 @every_other
 def test_another_component_beats_the_calibrated_stage_one_by_its_stored_models(case, alone, name):
     rows, _ = case
-    made, again, checked, gained = alone(name, confidence=0), alone(name, confidence=0), 0, []
+    stacks, again, checked, gained = alone(name, confidence=0), alone(name, confidence=0), 0, []
     for j, label in enumerate(LABELS):
-        result = made[label]
+        result = stacks[label]
         gained.append(
             log_loss(rows.y[:, j], result.calibrated)
             - log_loss(rows.y[:, j], result.component_oof[name])

@@ -1,4 +1,4 @@
-"""Whole studies: the three largest logits, and a calibration that never saw the patient."""
+"""Whole studies: the three largest logits, and a calibration that is fitted without the patient."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from stage2_stack.study_level import fit_studies, study_probabilities, top_logit
 CLIP = 1e-5
 
 
-def made(seed=0, studies=60, slices=5):
+def example_studies(seed=0, studies=60, slices=5):
     """Slices of some studies, two a patient, whose logits rise where the study is positive."""
     rng = np.random.default_rng(seed)
     positive = rng.random((studies, 6)) < 0.4
@@ -23,15 +23,15 @@ def made(seed=0, studies=60, slices=5):
 
 def test_the_mean_of_the_three_largest_by_hand():
     p = np.tile(expit(np.array([[1.0], [5.0], [-2.0], [3.0], [0.5], [7.0]])), (1, 6))
-    found = top_logits(["b", "b", "b", "b", "a", "a"], p, CLIP)
-    assert list(found.index) == ["a", "b"]
-    np.testing.assert_allclose(found["any"], [(0.5 + 7) / 2, (1 + 5 + 3) / 3])
+    table = top_logits(["b", "b", "b", "b", "a", "a"], p, CLIP)
+    assert list(table.index) == ["a", "b"]
+    np.testing.assert_allclose(table["any"], [(0.5 + 7) / 2, (1 + 5 + 3) / 3])
     edge = top_logits(["a", "a"], np.array([[0.0] * 6, [1.0] * 6]), CLIP)  # legal, and finite
     np.testing.assert_allclose(edge, 0, atol=1e-9)
 
 
 def test_calibrations_of_all_studies_and_scores_by_those_of_the_other_folds():
-    study, p, y, fold = made()
+    study, p, y, fold = example_studies()
     platts, table = fit_studies(study, p, y, fold, CLIP)
     raw = top_logits(study, p, CLIP)
     truth = y.reshape(60, 5, 6).max(axis=1)
@@ -46,7 +46,7 @@ def test_calibrations_of_all_studies_and_scores_by_those_of_the_other_folds():
 
 
 def test_labels_of_a_fold_do_not_reach_its_own_studies():
-    study, p, y, fold = made()
+    study, p, y, fold = example_studies()
     _, before = fit_studies(study, p, y, fold, CLIP)
     _, after = fit_studies(study, p, np.where(fold[:, None] == 1, 1 - y, y), fold, CLIP)
     own = before["fold"] == 1
@@ -56,7 +56,7 @@ def test_labels_of_a_fold_do_not_reach_its_own_studies():
 
 
 def test_unlabelled_slices_are_left_out():
-    study, p, y, fold = made()
+    study, p, y, fold = example_studies()
     y[study == "s07"] = np.nan
     y[3, 2] = np.nan
     _, table = fit_studies(study, p, y, fold, CLIP)
@@ -64,9 +64,9 @@ def test_unlabelled_slices_are_left_out():
     assert table.loc["s00", "any"] == np.delete(y[:5, 0], 3).max()
 
 
-def test_a_new_study_is_read_as_its_calibration_says():
-    study, p, y, fold = made()
+def test_a_new_study_gets_its_calibrated_probability():
+    study, p, y, fold = example_studies()
     platts, _ = fit_studies(study, p, y, fold, CLIP)
-    found = study_probabilities(["x"] * 4, p[:4], platts, CLIP)
+    table = study_probabilities(["x"] * 4, p[:4], platts, CLIP)
     top = np.sort(logit(p[:4, 5]))[1:].mean()
-    assert found.loc["x", "subdural"] == pytest.approx(expit(platts["subdural"].logit(top)))
+    assert table.loc["x", "subdural"] == pytest.approx(expit(platts["subdural"].logit(top)))

@@ -1,4 +1,4 @@
-"""Tuning: on the other folds only, the same when interrupted, and it finds what scrolling shows."""
+"""Tuning: on the other folds only, the same when interrupted, and it finds planted signals."""
 
 import weakref
 
@@ -31,11 +31,10 @@ NAN = np.nan
 
 
 def scrolling(seed, permuted=False, studies=60, slices=20, k=4):
-    """Studies with a run of positive slices in every second one, and noisy logits; features: the
-    logit and 2 x 2 neighbours.
+    """Studies with noisy logits, and a run of positive slices in every second one.
 
-    permuted: the slices of each study, with labels and logits, in another order: then neighbours
-    say nothing of a slice
+    The features are the logit and 2 x 2 neighbours. permuted: the slices of each study are in
+    another order, with labels and logits, so that the neighbours do not help
     """
     rng = np.random.default_rng(seed)
     table = slice_table(*[("train", f"{n:03d}", 5.0 * np.arange(slices)) for n in range(studies)])
@@ -107,7 +106,7 @@ def test_a_planted_signal_of_the_neighbours_is_found(seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_with_slices_permuted_inside_studies_there_is_nothing_to_find(seed):
+def test_with_slices_permuted_inside_studies_there_is_no_gain(seed):
     folds, patients = make_folds(seed, permuted=True)
     gain = folds.gain(FIRST, 40)
     low, _ = patient_bootstrap(gain, patients)
@@ -155,7 +154,7 @@ def test_labels_of_an_inner_fold_do_not_reach_its_own_predictions():
     assert not np.allclose(losses[0][fold != 1], losses[1][fold != 1])
 
 
-def test_a_configuration_sees_the_features_in_its_scope_alone():
+def test_a_configuration_reads_the_features_in_its_scope_alone():
     X, y, fold, _, names = scrolling(5)
     rng = np.random.default_rng(0)
     # of another label, and of the geometry
@@ -317,7 +316,7 @@ def test_the_rare_label_has_a_narrower_space():
 # --- the decision
 
 
-def test_best_config_stacks_what_is_beyond_doubt(tmp_path):
+def test_best_config_stacks_a_label_with_a_significant_gain(tmp_path):
     folds, patients = make_folds(0, max_rounds=25)
     study = open_study(tmp_path / "j")
     run_trials(study, folds, 3, seed=1)
@@ -330,7 +329,7 @@ def test_best_config_stacks_what_is_beyond_doubt(tmp_path):
     assert only["params"] == FIRST and only["trials"] == 1
 
 
-def test_best_config_leaves_out_what_is_not(tmp_path):
+def test_best_config_leaves_out_a_label_without_a_significant_gain(tmp_path):
     folds, patients = make_folds(0, permuted=True, max_rounds=25)
     study = open_study(tmp_path / "j")
     run_trials(study, folds, 3, seed=1)
@@ -342,7 +341,7 @@ def test_best_config_leaves_out_what_is_not(tmp_path):
 
 
 @pytest.mark.parametrize("few", [True, False])
-def test_of_many_rows_the_datasets_of_one_scope_are_held_at_once(few, monkeypatch):
+def test_with_many_rows_the_datasets_of_one_scope_are_held_at_once(few, monkeypatch):
     if not few:
         monkeypatch.setattr("stage2_stack.tuning.inner_cv.MAX_BINNED_BYTES", 10_000)
     folds, _ = make_folds(max_rounds=4)
