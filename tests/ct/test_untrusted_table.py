@@ -21,7 +21,7 @@ from ct.errors import InputError, MachineFault
 from ct.kaggle_layout import find_competition
 from ct.labels import LABELS, read_id_csv, read_labels
 from ct.submission import read_sample
-from ct.tables import untrusted_table as table_files
+from ct.tables import untrusted_table
 from ct.tables.prediction_table import read_predictions
 from ct.tables.slice_list import read_slice_list
 from ct.tables.untrusted_table import read_csv_file, read_table_file
@@ -69,9 +69,10 @@ def test_csv_files_of_the_data_folder_may_be_compressed(packing, tmp_path):
     }
     for name in ("stage_2_train.csv", "stage_2_sample_submission.csv"):
         (tmp_path / (name + packing)).write_bytes(pack[packing](TEXT))
-    found = find_competition(tmp_path)
+    competition = find_competition(tmp_path)
     assert (
-        len(read_labels(found.labels_csv)[0]) == 3 and len(read_sample(found.sample_csv)[0]) == 18
+        len(read_labels(competition.labels_csv)[0]) == 3
+        and len(read_sample(competition.sample_csv)[0]) == 18
     )
 
 
@@ -157,8 +158,8 @@ TYPES = {  # of columns that hold the same numbers
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_probabilities_of_any_type_are_the_same(kind, tmp_path):
-    found = read_predictions(parquet(tmp_path, predictions(any=TYPES[kind])), "oof")
-    assert found["any"].tolist() == [0.25, 0.5] and found["slice_id"].tolist() == ["a", "b"]
+    table = read_predictions(parquet(tmp_path, predictions(any=TYPES[kind])), "oof")
+    assert table["any"].tolist() == [0.25, 0.5] and table["slice_id"].tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -218,19 +219,19 @@ def test_vectors_may_be_lists_of_numbers_and_labels_true_or_false(tmp_path):
         "ImagePositionPatient": [[1.0, 2.0, 3.5]],
         "ImageOrientationPatient": [[1.0, 0, 0, 0, 1, 0]],
     }
-    found = read_slice_list(
+    slices = read_slice_list(
         parquet(tmp_path, row | {label: [label == "any"] for label in LABELS}), b"k"
     )
     assert (
-        found[["x_mm", "y_mm", "z_mm"]].to_numpy().tolist() == [[1, 2, 3.5]]
-        if "x_mm" in found
-        else len(found) == 1
+        slices[["x_mm", "y_mm", "z_mm"]].to_numpy().tolist() == [[1, 2, 3.5]]
+        if "x_mm" in slices
+        else len(slices) == 1
     )
-    assert found[list(LABELS)].to_numpy().tolist() == [[1, 0, 0, 0, 0, 0]]
+    assert slices[list(LABELS)].to_numpy().tolist() == [[1, 0, 0, 0, 0, 0]]
 
 
 def test_rows_that_need_no_bytes_are_refused_before_they_need_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_files, "FEW_CELLS", 1000)
+    monkeypatch.setattr(untrusted_table, "FEW_CELLS", 1000)
     path = parquet(tmp_path, {"ID": pa.array(np.zeros(1_000_000, np.int8))})
     assert path.stat().st_size < 20_000
     with pytest.raises(InputError, match="claims 1000000 rows of 1 columns"):
