@@ -98,13 +98,12 @@ def fit_blend(
     whole, low = gain_of(last.logit(mixed))
     if len(chosen) > 1 and low > 0:
         return Blend(platts, weights, last, gains, "")
+    why = "no component but the CNNs"
     if len(chosen) > 1:
         why = _no_gain("blend", whole, low)
     elif gains:
         best = max(gains, key=lambda name: gains[name][0])
         why = _no_gain(best, *gains[best])
-    else:
-        why = "no component but the CNNs"
     return Blend(platts, {"raw": 1.0}, None, gains, why)
 
 

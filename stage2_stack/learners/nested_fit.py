@@ -70,20 +70,45 @@ def fit_nested(
         (folds.outer_split(k), {k: of_fold[k]._replace(rounds=rounds[k])}) for k in of_fold
     ]
     final_fits = run_threads(fit, final_jobs, at_once)
+    nested = _predict_nested(folds, inputs, nested_fits, rounds)
+    return _use_final_models(inputs, final_fits, nested, rounds, seed)
 
-    c, n = inputs[0].cnn_logits.shape
-    nested, oof = np.full((folds.k_folds, c, n), np.nan), np.full((c, n), np.nan)
-    for split, platts, models, _ in nested_fits:
+
+def _predict_nested(
+    folds: NestedFolds,
+    inputs: Sequence[ModelInput],
+    fits: Sequence[SplitFit],
+    rounds: dict[int, int],
+) -> Floats:
+    """Return the nested logits (K, c, n): NaN in fold k itself, and where fold k has no model."""
+    nested = np.full((folds.k_folds, *inputs[0].cnn_logits.shape), np.nan)
+    for split, platts, models, _ in fits:
         for k, rows in split.predict.items():
             nested[k][:, rows] = inputs[k].predict(models, platts, rows, rounds[k])
+    return nested
+
+
+def _use_final_models(
+    inputs: Sequence[ModelInput],
+    fits: Sequence[SplitFit],
+    nested: Floats,
+    rounds: dict[int, int],
+    seed: int,
+) -> list[FittedComponent]:
+    """Store, predict with and explain the final models, in the order of `rounds`.
+
+    Returns one FittedComponent per label.
+    """
+    learner, oof = inputs[0].learner, np.full(nested.shape[1:], np.nan)
     files, gain, contributions = {}, {}, {}
-    for k, (split, platts, models, _) in zip(of_fold, final_fits, strict=True):
+    for k, (split, platts, models, _) in zip(rounds, fits, strict=True):
+        rows = split.predict[k]
         files[k] = [learner.save(model) for model in models]
         stored = [learner.load(raw) for raw in files[k]]
-        oof[:, split.predict[k]] = inputs[k].predict(stored, platts, split.predict[k])
+        oof[:, rows] = inputs[k].predict(stored, platts, rows)
         if (share := _mean_gain(learner, stored)) is not None:
             gain[k] = share
-        some = _draw_rows(split.predict[k], derive_seed(seed, "contributions", k))
+        some = _draw_rows(rows, derive_seed(seed, "contributions", k))
         if (sizes := inputs[k].contributions(stored, some)) is not None:
             contributions[k] = sizes
     return [
@@ -94,7 +119,7 @@ def fit_nested(
             gain,
             {k: sizes[i] for k, sizes in contributions.items()},
         )
-        for i in range(c)
+        for i in range(len(oof))
     ]
 
 
