@@ -117,6 +117,13 @@ def command():
     return call
 
 
+def error_line(capsys):
+    """Return what the command line printed on stderr: one line that begins with "error: "."""
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+    return stderr
+
+
 def copy_tree(folder):
     """Copy the files that git tracks, or would track, into a new folder; return it."""
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import error_line
 from tiny_zip import pack
 
 import ct.kaggle_layout
@@ -44,14 +45,8 @@ def data(competition, tmp_path):
     return shutil.copytree(competition, tmp_path / "data")
 
 
-def new(folder, data, *more):
-    return run.main(["new", f"--run={folder}", "--recipe=micro", f"--data={data}", *more])
-
-
-def error(capsys):
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+def new(folder, data, *flags, recipe="micro"):
+    return run.main(["new", f"--run={folder}", f"--recipe={recipe}", f"--data={data}", *flags])
 
 
 def emptied(folder):
@@ -219,7 +214,7 @@ def test_status_prints_which_stages_are_stale_and_why(copy, capsys):
     assert "features.reach: 1 -> 2" in states["features"][1]
     assert states["tune"] == ("stale", "features is to be made again")
     assert run.main(["tune", f"--run={copy}"]) == 1
-    assert "run `features` or `all`" in error(capsys)
+    assert "run `features` or `all`" in error_line(capsys)
     (copy / "stage1/resnet/fold1/weights.safetensors").unlink()
     assert stage_states(Run(copy))["train"] == (
         "stale",
@@ -333,7 +328,7 @@ def test_a_component_whose_package_is_missing_is_refused_before_any_work(
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     monkeypatch.setattr("stage2_stack.config.find_spec", lambda name: None)
     assert run.main(["all", f"--run={copy}"]) == 1
-    assert "xgboost is not installed: pip install -e '.[xgboost]'" in error(capsys)
+    assert "xgboost is not installed: pip install -e '.[xgboost]'" in error_line(capsys)
     assert {
         path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.name != ".lock"
     }.items() <= before.items()
@@ -343,7 +338,7 @@ def test_a_component_whose_package_is_missing_is_refused_before_any_work(
         f"--data={competition}",
     ]
     assert run.main(["new", *words]) == 1 and not (tmp_path / "other").exists()
-    assert "xgboost is not installed" in error(capsys)
+    assert "xgboost is not installed" in error_line(capsys)
 
 
 def test_submit_stage_one_writes_its_own_submission(copy, capsys):
@@ -370,7 +365,7 @@ def test_new_completes_what_a_killed_new_left(competition, tmp_path):
 
 def test_new_refuses_an_existing_run(copy, data, capsys):
     assert new(copy, data) == 1
-    assert "is there already" in error(capsys)
+    assert "is there already" in error_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +385,7 @@ def test_new_refuses_an_existing_run(copy, data, capsys):
 def test_new_refuses_bad_data_and_leaves_nothing(data, tmp_path, capsys, spoil, says):
     spoil(data)
     assert new(tmp_path / "r", data) == 1
-    assert says in error(capsys)
+    assert says in error_line(capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
@@ -422,34 +417,22 @@ def test_new_refuses_a_bad_recipe_and_leaves_nothing(
     recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
     change(recipe)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
-    assert (
-        run.main(
-            [
-                "new",
-                f"--run={tmp_path / 'r'}",
-                f"--recipe={tmp_path / 'mine.yaml'}",
-                f"--data={competition}",
-            ]
-        )
-        == 1
-    )
-    assert says in error(capsys)
+    assert new(tmp_path / "r", competition, recipe=tmp_path / "mine.yaml") == 1
+    assert says in error_line(capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
 
 def test_new_refuses_a_missing_recipe(competition, tmp_path, capsys):
-    assert (
-        run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=mirco", f"--data={competition}"]) == 1
-    )
-    assert "did you mean 'micro'?" in error(capsys)
+    assert new(tmp_path / "r", competition, recipe="mirco") == 1
+    assert "did you mean 'micro'?" in error_line(capsys)
 
 
 def test_a_folder_without_write_permission(competition, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert new(tmp_path / "file" / "r", competition) == 1
-    assert str(tmp_path / "file") in error(capsys)
+    assert str(tmp_path / "file") in error_line(capsys)
     assert run.main(["synth", f"--out={tmp_path / 'file' / 'x'}", "--studies=2"]) == 1
-    assert str(tmp_path / "file") in error(capsys)
+    assert str(tmp_path / "file") in error_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +454,7 @@ def test_ingest_refuses_bad_labels_and_leaves_nothing(data, tmp_path, capsys, ch
     assert new(tmp_path / "r", data) == 0
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
-    assert says.format(first=first) in error(capsys)
+    assert says.format(first=first) in error_line(capsys)
     # the headers that were read
     left = {path.name for path in (tmp_path / "r").iterdir()} - {"ingest.part"}
     assert left == {".lock", "key", "recipe.yaml"}
@@ -551,7 +534,7 @@ def test_a_sample_row_without_a_file_is_refused_unless_missing_is_prior(copy, da
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     before = (copy / "submission.csv").read_bytes()
     assert run.main(["submit", f"--run={copy}"]) == 1
-    assert "ID_00000dead" in error(capsys)
+    assert "ID_00000dead" in error_line(capsys)
     assert (copy / "submission.csv").read_bytes() == before
     assert run.main(["submit", f"--run={copy}", "--missing=prior"]) == 0
     made = pd.read_csv(copy / "submission.csv")
@@ -575,7 +558,7 @@ def test_a_sample_of_other_data_is_refused(copy, data, missing, capsys):
     for strange in (others, mixed):
         strange.to_csv(data / SAMPLE, index=False)
         assert run.main(["submit", f"--run={copy}"]) == 1
-        line = error(capsys)
+        line = error_line(capsys)
         assert line.count("\n") == 1 and ("it belongs to other data" in line) == (
             missing == "prior"
         ), line
@@ -594,7 +577,7 @@ def test_a_mostly_unreadable_test_set_is_refused_before_training(
     assert new(r, data) == 0
     assert run.main(["ingest", f"--run={r}", "--workers=1"]) == status
     if status:
-        line = error(capsys)
+        line = error_line(capsys)
         assert (
             f"{spoilt} of the 5 slices" in line
             and f"test/{files[0].stem}, " in line
@@ -659,7 +642,7 @@ def test_one_process_at_a_time(copy, capsys):
 
     with FileLock(copy / ".lock"):
         assert run.main(["all", f"--run={copy}"]) == 1
-    assert "another process works on this run" in error(capsys)
+    assert "another process works on this run" in error_line(capsys)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # the example's own ids are no UIDs
@@ -806,7 +789,7 @@ def test_csv_files_outside_a_zip(competition, tmp_path, capsys):
     assert run.main(["status", f"--run={r}"]) == 1
     assert (
         "labels.csv does not exist or is no file; put it there or name it with --labels"
-        in error(capsys)
+        in error_line(capsys)
     )
 
 
@@ -814,7 +797,7 @@ def test_half_a_zip_is_refused_by_new(competition, tmp_path, capsys):
     archive = pack(competition, tmp_path / "kaggle.zip")
     archive.write_bytes(archive.read_bytes()[:-99])
     assert new(tmp_path / "r", archive) == 1
-    assert "no whole zip archive" in error(capsys) and not (tmp_path / "r").exists()
+    assert "no whole zip archive" in error_line(capsys) and not (tmp_path / "r").exists()
 
 
 def test_train_slices_takes_whole_patients_and_prints_it(
@@ -855,7 +838,7 @@ def test_train_slices_takes_whole_patients_and_prints_it(
         "recipe changed, data.train_slices: 17 -> 3",
     )
     assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
-    assert "data.train_slices = 3 takes no whole patient" in error(capsys)
+    assert "data.train_slices = 3 takes no whole patient" in error_line(capsys)
 
 
 def test_more_train_slices_take_the_same_patients_and_more():
@@ -887,17 +870,14 @@ def test_the_data_section_of_a_recipe_is_kept(competition, tmp_path):
     recipe = yaml.safe_load(find_recipe("micro").read_text())
     recipe["data"] = {"missing": "prior", "allow_unlabelled": True}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
-    words = ["new", f"--recipe={tmp_path / 'mine.yaml'}", f"--data={competition}"]
-    assert run.main([*words, f"--run={tmp_path / 'a'}"]) == 0
-    assert (
-        run.main(
-            [*words, f"--run={tmp_path / 'b'}", "--missing=refuse", "--allow-unlabelled=false"]
-        )
-        == 0
+    flags = ["--missing=refuse", "--allow-unlabelled=false"]
+    assert new(tmp_path / "a", competition, recipe=tmp_path / "mine.yaml") == 0
+    assert new(tmp_path / "b", competition, *flags, recipe=tmp_path / "mine.yaml") == 0
+    as_written, with_flags = (
+        yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())["data"] for name in "ab"
     )
-    made = [yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())["data"] for name in "ab"]
-    assert (made[0]["missing"], made[0]["allow_unlabelled"]) == ("prior", True)
-    assert (made[1]["missing"], made[1]["allow_unlabelled"]) == ("refuse", False)
+    assert (as_written["missing"], as_written["allow_unlabelled"]) == ("prior", True)
+    assert (with_flags["missing"], with_flags["allow_unlabelled"]) == ("refuse", False)
 
 
 def test_new_refuses_a_backbone_that_does_not_fit_the_images(
@@ -907,16 +887,6 @@ def test_new_refuses_a_backbone_that_does_not_fit_the_images(
     # made for 160 x 160 pixels, and no others
     recipe["stage1"]["models"][0]["backbone"] = "test_vit"
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
-    assert (
-        run.main(
-            [
-                "new",
-                f"--run={tmp_path / 'r'}",
-                f"--recipe={tmp_path / 'mine.yaml'}",
-                f"--data={competition}",
-            ]
-        )
-        == 1
-    )
-    assert "image_size" in error(capsys)
+    assert new(tmp_path / "r", competition, recipe=tmp_path / "mine.yaml") == 1
+    assert "image_size" in error_line(capsys)
     assert not (tmp_path / "r").exists()

@@ -8,7 +8,7 @@ import pandas as pd
 import pydicom
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, error_line
 from pydicom.config import disable_value_validation
 from test_import_predictions import COLUMNS, TABLE, TRAIN, guesses, make
 
@@ -38,12 +38,6 @@ def rewrite(folder, change):
             change(sets[path], study, seen[study])
             sets[path].save_as(path)
     return sorted(seen)
-
-
-def error(capsys):
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
 
 
 def torn_list(table=TABLE, studies=5):
@@ -140,7 +134,7 @@ def test_an_unclear_study_is_refused_by_pseudonym(competition, tmp_path, capsys)
     rewrite(data / "stage_2_train", change)
     assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={data}"]) == 0
     assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     assert (
         f"study {changed[0]} holds slices of 2 patients" in line
         and "give each person a StudyInstanceUID" in line
@@ -175,7 +169,7 @@ def test_listed_folds_that_split_a_study_are_refused(tmp_path, capsys):
     odd = (number + table["PatientID"].str.endswith("again")) % 3
     root = make(tmp_path / "b", table.assign(fold=np.where(table["any"] == "", "", odd)))
     assert run.main(["ingest", f"--run={root}"]) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     assert (
         "study " in line
         and "is in two folds" in line
@@ -199,7 +193,7 @@ def test_imported_folds_keep_groups(tmp_path, capsys):
             f"--oof={tmp_path / f'{name}.csv'}",
         ]
         assert run.main(words) == code
-    assert "is in two folds" in error(capsys)
+    assert "is in two folds" in error_line(capsys)
     slices, fold = (
         read_table(root / "slices.parquet"),
         read_table(root / "imports" / "folds.parquet")["fold"],

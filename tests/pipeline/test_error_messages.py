@@ -5,18 +5,13 @@ import os
 import shutil
 
 import pytest
+from conftest import error_line
 from tiny_zip import pack
 
 import run
 from ct.errors import InputError
 from ct.kaggle_layout import find_competition, hidden_folders
 from pipeline.command_line.error_messages import RECIPES, REMEDIES, shown_file
-
-
-def error(capsys):
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
 
 
 @pytest.mark.parametrize(
@@ -61,7 +56,7 @@ def test_an_error_of_the_system_names_no_file_of_the_data(
     assert (
         run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={competition}"]) == 1
     )
-    line = error(capsys)
+    line = error_line(capsys)
     assert (
         line.startswith(f"error: a file below {competition}: input/output error")
         and "Jane" not in line
@@ -73,7 +68,7 @@ def test_an_error_of_the_system_names_no_file_of_the_data(
     assert (
         run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={competition}"]) == 1
     )
-    assert error(capsys) == "error: no\n"
+    assert error_line(capsys) == "error: no\n"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +87,7 @@ def test_an_impossible_path_is_named_with_a_remedy(
     more = ["--recipe=micro", f"--data={competition}"] if verb == "new" else ["--studies=2"]
     assert run.main([verb, f"--{flag}={tmp_path / name}", *more]) == 1
     assert (
-        error(capsys)
+        error_line(capsys)
         == f"error: {tmp_path / name}: {os.strerror(number).lower()}; {REMEDIES[number]}\n"
     )
 
@@ -131,7 +126,7 @@ def test_folders_below_the_data_are_not_named(below, tmp_path, capsys):
         if spoilt:
             (inner / name).write_text(spoilt)
         assert run.main(words) == 1
-        line = error(capsys)
+        line = error_line(capsys)
         assert says in line and "Jane" not in line and "1961" not in line, line
         (inner / name).unlink(missing_ok=True)
         shutil.move(tmp_path / "aside", inner / name)
@@ -139,7 +134,7 @@ def test_folders_below_the_data_are_not_named(below, tmp_path, capsys):
     shutil.move(below / JANE, below / "Jane")
     (below / "Jane Doe").rmdir()
     assert run.main(words) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     assert "several competitions" in line and "Jane" not in line and "Jim" not in line
 
 
@@ -152,7 +147,7 @@ def test_bad_labels_of_a_competition_below_are_named_without_its_folders(
     data = pack(below, tmp_path / "data.zip") if zipped else below
     assert run.main(["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={data}"]) == 0
     assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     assert (
         f"{data}/stage_2_train.csv: " in line
         and "has the label '2'" in line
@@ -183,7 +178,7 @@ def test_train_files_are_named_by_pseudonym(below, tmp_path, capsys):
     )
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'both'}", "--workers=1"]) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     assert "is in train and in test (stage_2_train/ID_" in line and "Jane" not in line, line
     (inner / "stage_2_test" / "Jane Doe.dcm").unlink()
     for file in files:
@@ -191,7 +186,7 @@ def test_train_files_are_named_by_pseudonym(below, tmp_path, capsys):
     (named / "Jane Doe.dcm").write_text("none")
     assert run.main([*words, f"--run={tmp_path / 'none'}"]) == 0
     assert run.main(["ingest", f"--run={tmp_path / 'none'}", "--workers=1"]) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     assert (
         "no file of train has a header that reads; the first: train/" in line and "Jane" not in line
     ), line

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import error_line
 
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
@@ -96,12 +97,6 @@ def take(r, name, oof, test=None, *more):
             table.to_csv(r.parent / f"{name}-{flag}.csv", index=False)
             words.append(f"--{flag}={r.parent / f'{name}-{flag}.csv'}")
     return run.main([*words, *more])
-
-
-def error(capsys):
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -216,14 +211,14 @@ def test_only_other_numbers_make_features_stale(copy, listed, capsys):
 
 def test_an_import_is_removed_but_not_the_last_predictions(copy, capsys):
     assert run.main(["import-predictions", f"--run={copy}", "--name=too", "--remove"]) == 1
-    assert "did you mean 'two'?" in error(capsys)
+    assert "did you mean 'two'?" in error_line(capsys)
     assert run.main(["import_predictions", f"--run={copy}", "--name=two", "--remove"]) == 0
     assert not (copy / "imports" / "two").exists() and Run(copy).recipe.stage1.imports == ("one",)
     assert "stage1.imports" in stage_states(Run(copy))["features"][1]
     assert run.main(["import_predictions", f"--run={copy}", "--name=one", "--remove"]) == 0
     capsys.readouterr()
     assert run.main(["features", f"--run={copy}"]) == 1
-    assert "there are no predictions to stack" in error(capsys)
+    assert "there are no predictions to stack" in error_line(capsys)
 
 
 def test_without_test_slices_there_is_nothing_to_submit(tmp_path, capsys):
@@ -245,14 +240,14 @@ def test_without_test_slices_there_is_nothing_to_submit(tmp_path, capsys):
     assert not (r / "submission.csv").exists() and len(read_table(r / "stage2/test.parquet")) == 0
     assert (r / "report.html").is_file() and len(read_table(r / "stage2/oof.parquet")) == len(TRAIN)
     assert run.main(["submit", f"--run={r}", "--stage=one"]) == 1
-    assert "nothing to submit" in error(capsys)
+    assert "nothing to submit" in error_line(capsys)
 
 
 def test_features_needs_the_test_predictions(fresh, capsys):
     assert take(fresh, "one", guesses(TRAIN, 1)) == 0
     assert "`features` needs its predictions" in capsys.readouterr().out
     assert run.main(["features", f"--run={fresh}"]) == 1
-    assert f"one has no predictions for the {len(TEST)} test slices" in error(capsys)
+    assert f"one has no predictions for the {len(TEST)} test slices" in error_line(capsys)
 
 
 def test_a_probe_of_an_imported_model_is_refused_and_the_chain_is_not(copy, capsys):
@@ -269,7 +264,7 @@ def test_a_probe_of_an_imported_model_is_refused_and_the_chain_is_not(copy, caps
 def test_slicewise_folds_are_refused_with_the_patient(fresh, capsys):
     folds = np.arange(len(TRAIN)) % 3
     assert take(fresh, "one", guesses(TRAIN, 1).assign(fold=folds)) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     patient = read_table(fresh / "slices.parquet")["patient_id"]
     assert "is in two folds" in line and any(name in line for name in patient) and "--oof=" in line
     assert not (fresh / "imports").exists() and Run(fresh).recipe.stage1.imports == ()
@@ -278,20 +273,20 @@ def test_slicewise_folds_are_refused_with_the_patient(fresh, capsys):
 def test_a_slice_list_with_slicewise_folds_is_refused(tmp_path, capsys):
     r = make(tmp_path / "t", TRAIN.assign(fold=np.arange(len(TRAIN)) % 3))
     assert run.main(["ingest", f"--run={r}"]) == 1
-    assert "is in two folds" in error(capsys)
+    assert "is in two folds" in error_line(capsys)
 
 
 def test_in_sample_predictions_are_refused_unless_trusted(fresh, capsys):
     sharp = guesses(TRAIN, 1, skill=9.0)
     assert take(fresh, "one", sharp, guesses(TEST, 2)) == 1
-    line = error(capsys)
+    line = error_line(capsys)
     assert (
         "on train slices is 0." in line and "on test slices, 0." in line and "--trust-oof" in line
     )
     half = guesses(TRAIN, 1)
     half.loc[(NUMBER % 3 == 1).to_numpy(), COLUMNS] = sharp[COLUMNS]
     assert take(fresh, "one", half.assign(fold=(NUMBER % 3).to_numpy())) == 1
-    assert "the weighted log loss of fold 1 is 0." in error(capsys)
+    assert "the weighted log loss of fold 1 is 0." in error_line(capsys)
     assert not (fresh / "imports").exists() and not (fresh / "imports/folds.parquet").exists()
     assert take(fresh, "one", sharp, guesses(TEST, 2), "--trust-oof") == 0
     assert "imported with --trust-oof" in capsys.readouterr().out
@@ -308,7 +303,7 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
             SOPInstanceUID=TRAIN["SOPInstanceUID"].to_numpy()
         )
         assert take(fresh, "one", known.assign(fold=(NUMBER % 3).to_numpy())) == 1
-        line = error(capsys)
+        line = error_line(capsys)
         assert why in line and "--trust-oof" in line and not (fresh / "imports").exists()
     assert take(fresh, "one", known, None, "--trust-oof") == 0
     assert "imported with --trust-oof, although the AUC is 0.999 or more" in capsys.readouterr().out
@@ -346,7 +341,7 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
 )
 def test_faults_of_the_rows_are_named(copy, capsys, spoil, says):
     assert take(copy, "new", *spoil(guesses(TRAIN, 1), guesses(TEST, 2))) == 1
-    assert says in error(capsys)
+    assert says in error_line(capsys)
     assert not (copy / "imports/new").exists()
 
 
@@ -404,7 +399,7 @@ def test_a_slice_list_may_bring_its_folds(tmp_path, capsys):
     recipe["folds"]["k"] = 3
     (r / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert run.main(["folds", f"--run={r}"]) == 1
-    assert "folds.k = 3, but the slice list or import has 2 folds" in error(capsys)
+    assert "folds.k = 3, but the slice list or import has 2 folds" in error_line(capsys)
 
 
 @pytest.mark.parametrize("recipe", ["micro", "tiny"])
@@ -418,9 +413,8 @@ def test_a_recipe_has_cnns_or_a_slice_list(tmp_path, capsys, recipe):
         )
         == 1
     )
-    assert ("CNNs, which need images" if recipe == "micro" else "stage1.models is empty") in error(
-        capsys
-    )
+    expected = "CNNs, which need images" if recipe == "micro" else "stage1.models is empty"
+    assert expected in error_line(capsys)
 
 
 def test_an_imported_model_is_stacked_with_the_cnns(finished, tmp_path, capsys):
@@ -430,7 +424,7 @@ def test_an_imported_model_is_stacked_with_the_cnns(finished, tmp_path, capsys):
     # the slice that does not decode needs no row
     table = guesses(train, 1)[train["readable"].to_numpy(bool)]
     assert take(copy, "resnet", table, guesses(test, 2)) == 1
-    assert "a CNN of the recipe has that name" in error(capsys)
+    assert "a CNN of the recipe has that name" in error_line(capsys)
     assert take(copy, "mine", table, guesses(test, 2)) == 0
     states = stage_states(Run(copy))
     assert {name for name, (kind, _) in states.items() if kind == "fresh"} == {
@@ -481,7 +475,7 @@ def test_a_damaged_import_is_refused_before_it_is_stacked(copy, name, capsys):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     features = (copy / "stage2/features/train.npy").read_bytes()
     assert run.main(["all", f"--run={copy}", "--workers=1"]) == 1
-    assert f"imports/{name}, which is damaged; import it again" in error(capsys)
+    assert f"imports/{name}, which is damaged; import it again" in error_line(capsys)
     assert (copy / "stage2/features/train.npy").read_bytes() == features
     assert run.main(["status", f"--run={copy}", "--verify"]) == 1
     assert f"imports/{name} is damaged" in capsys.readouterr().out
@@ -510,4 +504,4 @@ def test_damaged_folds_of_an_import_are_refused(fresh, capsys):
     path.write_bytes(path.read_bytes().replace(b"P", b"Q", 1))
     capsys.readouterr()
     assert run.main(["folds", f"--run={fresh}"]) == 1
-    assert "imports/folds.parquet, which is damaged" in error(capsys)
+    assert "imports/folds.parquet, which is damaged" in error_line(capsys)
