@@ -51,7 +51,7 @@ def _stat(path: str) -> os.stat_result:
         return os.stat(path)
     except OSError:
         if os.path.islink(path):
-            return os.lstat(path)  # whoever reads the file reports it
+            return os.lstat(path)  # the reader of the file reports it
         raise
 
 
@@ -82,8 +82,8 @@ def stamp_files(root: Path, paths: Iterable[Path]) -> dict[str, Stamp]:
 def changed_file(root: str | Path, made: Mapping[str, Stamp], verify: bool = False) -> str:
     """Return how the first changed or missing file of a job differs from its stamp, or "".
 
-    made: {path relative to root: stamp} of its receipt; verify: read every file, whatever its size
-    and time
+    made: {path relative to root: stamp} of its receipt; verify: read every file, also if its
+    size and time are the same
     """
     for name, known in made.items():
         if why := why_changed(Path(root) / name, name, known, verify):

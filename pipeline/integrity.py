@@ -25,7 +25,7 @@ REPORTS = ("report", "report --study")
 # with this file, each slice of the pixel cache is verified whenever it is decoded
 CHECKSUMS = "pixels/checksums.parquet"
 SHARDS = "pixels/shard-*"
-# files that take seconds to read -> the verbs that read them, of all that read their stage's work
+# files that take seconds to read -> the verbs that read them; other verbs skip them
 LARGE = {
     SHARDS: ("train", "predict", "explain", "search", *REPORTS),
     "stage1/*/weights.safetensors": ("predict", "explain", "score", "export-model"),
@@ -44,7 +44,7 @@ SEALED = {
     ),
     "stage1/*/explain/*": (REPORTS, "run `explain`, which makes it again"),
 }
-# verb -> stages of which it reads a small file, without depending on them
+# verb -> stages whose small files it reads too, although it does not depend on them
 ALSO_READ = dict.fromkeys(REPORTS, ("features",))
 
 

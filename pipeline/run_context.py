@@ -142,7 +142,7 @@ class Run:
         return True
 
     def find_source(self) -> Competition:
-        """Return where the parts of the recipe's competition lie."""
+        """Return the parts of the recipe's competition."""
         data = self.recipe.data
         return find_competition(data.source, data.labels, data.sample)
 

@@ -98,7 +98,7 @@ def chromium():
 
 @pytest.fixture
 def browser(chromium):
-    """Chromium, wide and light; afterwards nothing may stand in its console."""
+    """Chromium, wide and light; afterwards its console must be empty."""
     browser_steps.set_screen(chromium, 1280, "light")
     chromium.get("about:blank")
     chromium.get_log("browser")

@@ -53,7 +53,7 @@ class ImportedModel:
     """The checked tables of a model, and the slices of the run that they are matched with."""
 
     train: pd.DataFrame  # train slices, with the column `group` as in fold_groups
-    test: pd.DataFrame  # test slices, likewise
+    test: pd.DataFrame  # test slices, with the same column
     labelled: pd.Index  # ids of the train slices that are readable and have all labels
     oof: pd.DataFrame  # out-of-fold predictions by slice id, perhaps with the column `fold`
     own_fold: pd.Series | None  # {group: fold} of its table; None if it has no folds

@@ -12,8 +12,8 @@ from ct.privacy.pseudonyms import pseudonym
 from ct.sources.zip_archive import ZipMember
 from ct.submission import read_sample
 
-# share of common slices of sample and test files, of whichever has fewer, below which they are
-# taken for different data
+# of the slices of sample or test files, whichever has fewer, the share that both must have: below
+# it they are different data
 LEAST_COMMON = 0.5
 LEAST_PREDICTED = 0.5  # share of a sample's slices that must not be in quarantine
 

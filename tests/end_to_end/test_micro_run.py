@@ -123,7 +123,7 @@ def test_tables_are_complete_and_joined_by_slice_id(finished):
     raw = read_table(finished / "stage1" / "resnet" / "oof.parquet")
     assert raw.index.equals(train)
     unreadable = slices.index[~slices["readable"]]
-    # the truncated file keeps its row, fold and place; its opinion is blank
+    # the truncated file keeps its row, fold and place; its prediction is NaN
     assert len(unreadable) == 1
     assert raw.index[raw.isna().any(axis=1)].equals(unreadable)
     for k in (0, 1):
@@ -555,8 +555,8 @@ def test_a_sample_of_other_data_is_refused(copy, data, missing, capsys):
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["data"] |= {"sample": str(data / SAMPLE), "missing": missing}
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    for strange in (others, mixed):
-        strange.to_csv(data / SAMPLE, index=False)
+    for foreign in (others, mixed):
+        foreign.to_csv(data / SAMPLE, index=False)
         assert run.main(["submit", f"--run={copy}"]) == 1
         line = error_line(capsys)
         assert line.count("\n") == 1 and ("it belongs to other data" in line) == (

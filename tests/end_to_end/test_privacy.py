@@ -94,7 +94,7 @@ def foreign_studies(competition, tmp_path_factory):
 
 
 def call(capfd, *words, status=0):
-    """Run a verb in this process; nothing planted may stand in what it prints."""
+    """Run a verb in this process; its output must hold no planted name."""
     assert run.main([*words]) == status, capfd.readouterr()
     printed = capfd.readouterr()
     assert not PLANTED.search((printed.out + printed.err).encode()), printed

@@ -40,7 +40,7 @@ def rewrite(folder, change):
     return sorted(seen)
 
 
-def torn_list(table=TABLE, studies=5):
+def shared_studies_list(table=TABLE, studies=5):
     """The slice list with another PatientID on the upper half of some studies."""
     upper = table["StudyInstanceUID"].isin([f"1.2.841.{n}" for n in range(studies)]) & (
         np.arange(len(table)) % 6 > 2
@@ -75,11 +75,11 @@ def test_a_patient_id_that_changes_within_a_study(competition, tmp_path, capsys)
         assert (
             run.main([verb, f"--run={tmp_path / 'r'}", *["--workers=1"] * (verb == "ingest")]) == 0
         )
-    torn = sum(not kept for kept in changed.values())
-    assert f"{torn} studies with several PatientIDs" in capsys.readouterr().out
-    assert read_json(tmp_path / "r" / "ingest.json")["studies_joined"] == torn > 1
+    joined = sum(not kept for kept in changed.values())
+    assert f"{joined} studies with several PatientIDs" in capsys.readouterr().out
+    assert read_json(tmp_path / "r" / "ingest.json")["studies_joined"] == joined > 1
     slices = read_table(tmp_path / "r" / "slices.parquet")
-    assert slices.groupby("study_id")["patient_id"].nunique().eq(2).sum() == torn
+    assert slices.groupby("study_id")["patient_id"].nunique().eq(2).sum() == joined
     assert slices.groupby("series_id")["patient_id"].nunique().max() == 1
     patient = slices["patient_id"].to_numpy(object)
     rows = neighbour_rows(slices, 1)
@@ -161,7 +161,7 @@ def test_an_unclear_study_is_refused_by_pseudonym(competition, tmp_path, capsys)
 
 
 def test_listed_folds_that_split_a_study_are_refused(tmp_path, capsys):
-    table = torn_list()
+    table = shared_studies_list()
     number = table["PatientID"].str.extract(r"(\d+)")[0].astype(int)
     root = make(tmp_path / "a", table.assign(fold=np.where(table["any"] == "", "", number % 3)))
     assert run.main(["ingest", f"--run={root}"]) == 0 and run.main(["folds", f"--run={root}"]) == 0
@@ -178,11 +178,14 @@ def test_listed_folds_that_split_a_study_are_refused(tmp_path, capsys):
 
 
 def test_imported_folds_keep_groups(tmp_path, capsys):
-    table = torn_list()
+    table = shared_studies_list()
     root = make(tmp_path, table)
     assert run.main(["ingest", f"--run={root}"]) == 0
     number = TRAIN["PatientID"].str[4:].astype(int)
-    for name, fold, code in (("torn", np.arange(len(TRAIN)) // 3 % 3, 1), ("whole", number % 3, 0)):
+    for name, fold, code in (
+        ("split", np.arange(len(TRAIN)) // 3 % 3, 1),
+        ("whole", number % 3, 0),
+    ):
         guesses(TRAIN, 1).assign(fold=np.asarray(fold)).to_csv(
             tmp_path / f"{name}.csv", index=False
         )
@@ -204,17 +207,17 @@ def test_imported_folds_keep_groups(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def torn_run(tmp_path_factory):
-    """A run of a slice list with five torn studies, with folds."""
-    root = make(tmp_path_factory.mktemp("torn"), torn_list())
+def shared_studies_run(tmp_path_factory):
+    """A run of a slice list with five studies of two PatientIDs, and folds."""
+    root = make(tmp_path_factory.mktemp("shared"), shared_studies_list())
     assert run.main(["ingest", f"--run={root}"]) == 0 and run.main(["folds", f"--run={root}"]) == 0
     return root
 
 
-def test_groups_are_whole_in_search_and_where_a_part_of_train_is_taken(torn_run):
+def test_groups_are_whole_in_search_and_where_a_part_of_train_is_taken(shared_studies_run):
     slices, fold = (
-        read_table(torn_run / "slices.parquet"),
-        read_table(torn_run / "folds.parquet")["fold"].to_numpy(),
+        read_table(shared_studies_run / "slices.parquet"),
+        read_table(shared_studies_run / "folds.parquet")["fold"].to_numpy(),
     )
     groups = fold_groups(slices)
     assert len(set(slices["patient_id"])) - len(set(groups)) == 5
@@ -233,13 +236,13 @@ def test_groups_are_whole_in_search_and_where_a_part_of_train_is_taken(torn_run)
         )
 
 
-def test_probes_and_bootstraps_count_a_group_as_one(torn_run):
+def test_probes_and_bootstraps_count_a_group_as_one(shared_studies_run):
     slices, fold = (
-        read_table(torn_run / "slices.parquet"),
-        read_table(torn_run / "folds.parquet")["fold"],
+        read_table(shared_studies_run / "slices.parquet"),
+        read_table(shared_studies_run / "folds.parquet")["fold"],
     )
     train = slices[slices["split"] == "train"]
-    groups = pd.Series(patients_of_folds(Run(torn_run).dir, slices), slices.index)
+    groups = pd.Series(patients_of_folds(Run(shared_studies_run).dir, slices), slices.index)
     assert (
         groups.nunique() < slices["patient_id"].nunique() and (groups == fold_groups(slices)).all()
     )
@@ -250,9 +253,9 @@ def test_probes_and_bootstraps_count_a_group_as_one(torn_run):
     assert of_slice.groupby(train["study_id"]).nunique().max() == 1
 
 
-def test_split_folds_of_an_older_run_count_patients(torn_run, tmp_path):
+def test_split_folds_of_an_older_run_count_patients(shared_studies_run, tmp_path):
     """Folds that put a study of two PatientIDs in two folds: their models are fitted as before."""
-    root = shutil.copytree(torn_run, tmp_path / "r")
+    root = shutil.copytree(shared_studies_run, tmp_path / "r")
     slices, fold = read_table(root / "slices.parquet"), read_table(root / "folds.parquet")
     apart = slices.drop(columns=["study_id", "series_id"])
     fold.assign(fold=assign_folds(apart, 3, 0)).to_parquet(root / "folds.parquet")

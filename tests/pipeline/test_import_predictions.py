@@ -32,7 +32,7 @@ PATIENTS, TESTS, SLICES = 18, 4, 6  # the first test patient is also in train
 
 
 def slice_list(seed=0):
-    """A slice list of made-up studies whose identifiers are one's own, as text."""
+    """A slice list of made-up studies whose identifiers are not the competition's, as text."""
     rng, rows = np.random.default_rng(seed), []
     for study in range(PATIENTS + TESTS):
         start, kind = rng.integers(0, SLICES - 2), rng.integers(1, 8)
@@ -293,7 +293,7 @@ def test_in_sample_predictions_are_refused_unless_trusted(fresh, capsys):
 
 
 def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predictions(fresh, capsys):
-    """All folds are alike, so that none stands out, and nobody has test slices to compare with."""
+    """All folds are in-sample, so none differs, and there are no test slices to compare with."""
     y = TRAIN[COLUMNS].astype(float).to_numpy()
     for p, why in (
         (np.where(y == 1, 0.997, 0.001), "under a twentieth of the base rates' entropy"),

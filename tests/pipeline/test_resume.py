@@ -77,7 +77,7 @@ class Watch:
 
 
 def tables(folder):
-    """{name: bytes} of what `ingest` leaves, and nothing else may lie there."""
+    """{name: bytes} of the files of `ingest`; no partial file may be left."""
     made = [
         "slices.parquet",
         "quarantine.csv",
