@@ -31,7 +31,7 @@ from benchmarks.large_tables.repeated_studies import (
     repeat,
 )
 from benchmarks.pandas_features import BY_PANDAS, by_pandas
-from ct.ensemble import mean_logits
+from ct.averaging import mean_logits
 from ct.system.parallel_jobs import cores
 from features.build import build_features
 from features.config import FeatureConfig

@@ -31,8 +31,8 @@ from ct.pixel_cache.shards import shard_path
 from ct.pixel_cache.writer import write_cache
 from ct.synthetic.example_competition import write_competition
 from ct.windows import window_bounds
-from stage1_cnn.batch_reader import read_ahead
-from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.batches.batch_reader import read_ahead
+from stage1_cnn.batches.dataset import neighbour_rows
 
 SIZE, BATCH, CORES, COPIES, STUDY = 256, 64, 2, 8, 35
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

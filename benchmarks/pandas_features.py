@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from ct.ensemble import to_logits
+from ct.averaging import to_logits
 from ct.labels import LABELS
 from ct.slices import SERIES
 from features.config import FeatureConfig

@@ -28,14 +28,14 @@ from ct.labels import LABELS
 from pipeline.progress import no_bar
 from pipeline.run_context import Run
 from pipeline.training.stage_one_inputs import StageOneInputs
-from stage1_cnn.augment import augment, to_channels
-from stage1_cnn.batch_reader import read_ahead
+from stage1_cnn.batches.augment import augment, to_channels
+from stage1_cnn.batches.batch_reader import read_ahead
+from stage1_cnn.batches.dataset import fold_rows, shuffled, training_steps
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import fold_rows, shuffled, training_steps
 from stage1_cnn.device import mixed_precision, torch_settings
 from stage1_cnn.model import build_model
 from stage1_cnn.train_loop import Hooks, TrainLoop
-from stage1_cnn.trainer import Trainer, weighted_bce
+from stage1_cnn.training_step import Trainer, weighted_bce
 
 SIZE, STUDIES = 256, 14  # px; about 340 slices, 280 of them in train
 # on top of the defaults: flip, rotate, scale, shift

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.ensemble import to_logits
+from ct.averaging import to_logits
 from ct.labels import LABELS
 from ct.slices import check_slice_table
 from features.config import FeatureConfig

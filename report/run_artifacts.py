@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ct.ensemble import combine_folds, mean_logits
+from ct.averaging import combine_folds, mean_logits
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths
@@ -202,7 +202,7 @@ def _curves(run: RunDir, cnn: str, numbers: Iterable[int]) -> dict[int, list[dic
 def _mean_of_models(tables: dict[str, pd.DataFrame | None], clip: float) -> pd.DataFrame | None:
     """Return the mean of the models' logits as probabilities (n, 6); None where a table is missing.
 
-    tables: {model: probabilities}; clip: as in ct.ensemble.to_logits
+    tables: {model: probabilities}; clip: as in ct.averaging.to_logits
     """
     known = {name: table for name, table in tables.items() if table is not None}
     if not tables or len(known) < len(tables):

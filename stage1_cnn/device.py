@@ -1,4 +1,4 @@
-"""The device that a CNN runs on: choice, precision, torch's settings, exhausted memory."""
+"""The device that a CNN runs on: choice, precision, torch's settings."""
 
 import os
 from collections.abc import Iterator
@@ -14,18 +14,6 @@ from stage1_cnn.distributed import this_process
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 ENVIRONMENT_FIELDS = ("processes", "device", "precision")  # of `environment`
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
-OUT_OF_MEMORY_TEXTS = (  # in errors that are not torch.OutOfMemoryError, but mean the same
-    # of CUDA itself, as for page-locked memory: torch.AcceleratorError, or RuntimeError in older
-    # versions
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS allocates a handle and a workspace of its own
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
-    "Unable to find a valid cuDNN algorithm",  # none whose workspace fits
-    "unable to find an engine to execute this computation",  # the same, of cuDNN 8 and later
-    "can't allocate memory",  # of torch on the CPU
-)
 
 
 def pick_device(choice: str = "auto") -> torch.device:
@@ -119,41 +107,3 @@ def _set_torch(settings: _Settings, tf32: tuple[bool, bool]) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]  # untyped
     if tf32 != (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch means that a device's memory is exhausted.
-
-    Fewer slices might fit then.
-    """
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in OUT_OF_MEMORY_TEXTS
-    )
-
-
-def free_memory(device: torch.device) -> None:
-    """Return the unused memory that torch caches to the device.
-
-    Call it after the `except` block: in it the traceback still holds the tensors of the attempt.
-    """
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-@contextmanager
-def weights_must_fit(config: CnnConfig, device: torch.device) -> Iterator[None]:
-    """Context in which a CNN's weights, or what the optimizer keeps of them, go to a device.
-
-    Raises InputError where its memory is exhausted: a smaller batch would not help.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"{config.name}: its weights, with what is kept of each, do not fit into the memory "
-            f"of {device}; choose a smaller backbone, or end what else uses that memory"
-        ) from None

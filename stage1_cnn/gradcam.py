@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from stage1_cnn.augment import to_channels
-from stage1_cnn.batch_reader import ReadHu
+from stage1_cnn.batches.augment import to_channels
+from stage1_cnn.batches.batch_reader import ReadHu
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.device import pick_device, torch_settings, weights_must_fit
+from stage1_cnn.device import pick_device, torch_settings
+from stage1_cnn.gpu_memory import weights_must_fit
 from stage1_cnn.inference import for_each_batch
 from stage1_cnn.model import Cnn
 

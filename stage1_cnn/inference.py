@@ -9,18 +9,12 @@ from torch import Tensor
 
 from ct.errors import InputError
 from ct.labels import LABELS
-from stage1_cnn.augment import to_channels, views
-from stage1_cnn.batch_reader import ReadHu, read_ahead
+from stage1_cnn.batches.augment import to_channels, views
+from stage1_cnn.batches.batch_reader import ReadHu, read_ahead
+from stage1_cnn.batches.dataset import batches
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import batches
-from stage1_cnn.device import (
-    free_memory,
-    is_out_of_memory,
-    mixed_precision,
-    pick_device,
-    torch_settings,
-    weights_must_fit,
-)
+from stage1_cnn.device import mixed_precision, pick_device, torch_settings
+from stage1_cnn.gpu_memory import free_memory, is_out_of_memory, weights_must_fit
 from stage1_cnn.model import Cnn
 
 FLOAT16_MAX = 65504

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ct.errors import InputError, printable, reason_of
 from ct.labels import LABELS
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.device import is_out_of_memory, mixed_precision, pick_device, torch_settings
+from stage1_cnn.device import mixed_precision, pick_device, torch_settings
+from stage1_cnn.gpu_memory import is_out_of_memory
 
 # what timm's many modules raise for settings that they cannot use
 TIMM_ERRORS = (

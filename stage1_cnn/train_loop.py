@@ -16,15 +16,16 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
-from stage1_cnn.batch_reader import ReadHu, read_ahead
+from stage1_cnn.batches.batch_reader import ReadHu, read_ahead
+from stage1_cnn.batches.dataset import check_enough_slices, epoch_steps, neighbour_rows
 from stage1_cnn.checkpoint import Checkpoint, on_cpu
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import check_enough_slices, epoch_steps, neighbour_rows
-from stage1_cnn.device import is_out_of_memory, pick_device, torch_settings, weights_must_fit
+from stage1_cnn.device import pick_device, torch_settings
 from stage1_cnn.distributed import this_process
+from stage1_cnn.gpu_memory import is_out_of_memory, weights_must_fit
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
-from stage1_cnn.trainer import Trainer
+from stage1_cnn.training_step import Trainer
 
 CURVE_SLICES = 10_000  # most held-out slices that the learning curve is computed on
 

@@ -13,7 +13,7 @@ from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.nested_cv import NestedFolds, NestedPredictions, why_not_stacked
 
-# label -> the configurations of the K folds, as returned by tuning.booster_trials.best_config
+# label -> the configurations of the K folds, as returned by tuning.best_trial.best_config
 Tuned = Mapping[str, Sequence[Mapping[str, Any]]]
 
 

@@ -25,7 +25,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.command_line import REAL_DATA, flag_parser
-from ct.ensemble import to_logits
+from ct.averaging import to_logits
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
 from ct.patient_folds import assign_folds

@@ -11,7 +11,7 @@ import lightgbm as lgb
 import numpy as np
 from scipy.special import expit
 
-from ct.ensemble import mean_logits, to_logits
+from ct.averaging import mean_logits, to_logits
 from ct.labels import LABELS
 from features.neighbours import neighbour_features, shift
 from stage2_stack.calibration import cross_fit, fit_platt

@@ -29,7 +29,7 @@ import optuna
 from benchmarks.command_line import flag_parser
 from benchmarks.stacking import simulated_cnns as sim
 from benchmarks.stacking import stack_baselines as baselines
-from ct.ensemble import mean_logits
+from ct.averaging import mean_logits
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
@@ -41,7 +41,8 @@ from pipeline.recipe import find_recipe, load_recipe
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.stack_context import StackData
 from stage2_stack.stacker import fit_stack
-from stage2_stack.tuning.booster_trials import best_config, run_trials
+from stage2_stack.tuning.best_trial import best_config
+from stage2_stack.tuning.booster_trials import run_trials
 from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.search_space import FIRST, space_of
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ct.checks.series_facts import AREAS, FACTS, series_facts
 from ct.checks.series_geometry import wide_gaps
+from ct.checks.training_ranges import AREAS, FACTS, series_facts
 from ct.privacy.defined_terms import HEADS, UNKNOWN
 
 TOLERANCE = 0.01  # relative, at the ends of a range: tags are rounded

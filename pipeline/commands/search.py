@@ -27,7 +27,7 @@ from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import check_backbone, check_trainable
 from stage1_cnn.search_space import Choices, Range, searched, with_values
-from stage2_stack.tuning.optuna_trials import finished_trials
+from stage2_stack.tuning.resumable_trials import finished_trials
 
 # not one of STAGES: no stage reads it
 SEARCH = Stage("search", ("ingest", "folds"), (), "pipeline.commands.search:search_cnn", "search/")

@@ -26,13 +26,13 @@ from ct.storage.file_formats import write_table
 from ct.storage.sealed_files import seal
 from pipeline.progress import Bar
 from pipeline.training.cnn_jobs import show_step
-from stage1_cnn.batch_reader import ReadHu
+from stage1_cnn.batches.batch_reader import ReadHu
+from stage1_cnn.batches.dataset import neighbour_rows
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import neighbour_rows
 from stage1_cnn.inference import predict
 from stage1_cnn.search_space import Choices, Range, changes, rounded, with_values, yaml_lines
 from stage1_cnn.train_loop import Hooks, train_cnn
-from stage2_stack.tuning.optuna_trials import (
+from stage2_stack.tuning.resumable_trials import (
     STARTUP,
     fail_interrupted_trials,
     finished_trials,

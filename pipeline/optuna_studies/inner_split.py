@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import assign_folds, fold_groups
-from stage1_cnn.dataset import fold_rows
+from stage1_cnn.batches.dataset import fold_rows
 from stage1_cnn.train_loop import CURVE_SLICES
 
 PARTS = 4  # of the patients outside the fold, one part is held out

@@ -13,7 +13,7 @@ from ct.storage.file_formats import read_table
 from ct.storage.sealed_files import is_whole
 from pipeline.optuna_studies.cnn_trials import SearchContext, best_of, loss_of
 from stage1_cnn.search_space import yaml_lines
-from stage2_stack.tuning.optuna_trials import finished_trials
+from stage2_stack.tuning.resumable_trials import finished_trials
 
 # held-out patients that a significant gain needs. Sign test: 4 of 4 has p = 1/16
 MIN_PATIENTS = 5

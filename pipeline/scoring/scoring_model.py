@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.checks.series_facts import training_ranges
+from ct.checks.training_ranges import training_ranges
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import fold_by_id

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import expit
 
-from ct.ensemble import combine_folds, mean_logits
+from ct.averaging import combine_folds, mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from features.build import build_features
@@ -18,7 +18,7 @@ from features.linear_probe import held_out_probe_logits
 from features.markov import held_out_posterior_logits
 from pipeline.progress import Bar
 from pipeline.scoring.scoring_model import ScoringModel
-from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.batches.dataset import neighbour_rows
 from stage1_cnn.inference import predict
 from stage1_cnn.model import load_model
 

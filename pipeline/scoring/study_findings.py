@@ -59,7 +59,7 @@ def study_findings(headers: pd.DataFrame, training: Mapping[str, Any]) -> list[F
     """Return the Findings on whole studies: many series, and patients of the training data.
 
     headers: slice table with `fold`; training: ranges of the training data, as returned by
-    ct.checks.series_facts.training_ranges
+    ct.checks.training_ranges.training_ranges
     """
     findings = []
     groups = headers.groupby("study_id", sort=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.ensemble import mean_logits
+from ct.averaging import mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.storage.atomic_write import replacing

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ct.ensemble import combine_folds, mean_logits
+from ct.averaging import combine_folds, mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import fold_groups

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.ensemble import combine_folds
+from ct.averaging import combine_folds
 from ct.labels import LABELS
 from ct.metrics import gain_table, score_table
 from ct.run_dir import RunDir

@@ -34,7 +34,8 @@ from stage2_stack.components import TUNED
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.nested_cv import inner_folds, why_not_stacked
-from stage2_stack.tuning.booster_trials import best_config, run_trials
+from stage2_stack.tuning.best_trial import best_config
+from stage2_stack.tuning.booster_trials import run_trials
 from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.optuna_history import COLUMNS, importances, mean_importances, trial_rows
 from stage2_stack.tuning.search_space import SPACE, space_of

@@ -24,9 +24,9 @@ from pipeline.training.checkpoint_file import changes, read_checkpoint, write_ch
 from pipeline.training.prediction_parts import PredictionParts
 from pipeline.training.stage_one_inputs import PredictedSlices, StageOneInputs
 from pipeline.training.tensorboard import open_scalars
+from stage1_cnn.batches.dataset import fold_rows
 from stage1_cnn.checkpoint import Checkpoint
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import fold_rows
 from stage1_cnn.device import environment, pick_device
 from stage1_cnn.distributed import barrier, broadcast, this_process
 from stage1_cnn.inference import predict

@@ -12,8 +12,8 @@ from ct.pixel_cache.reader import PixelCache
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_table
 from pipeline.run_context import Run
+from stage1_cnn.batches.dataset import neighbour_rows
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import neighbour_rows
 
 # slices that a fold's CNN predicts: those that it was not trained on, or those of the test split
 PredictedSlices = Literal["held_out", "test"]

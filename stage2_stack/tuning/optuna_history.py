@@ -8,7 +8,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from stage2_stack.tuning.optuna_trials import finished_trials
+from stage2_stack.tuning.resumable_trials import finished_trials
 from stage2_stack.tuning.search_space import SPACE
 
 # columns of the table of all trials

@@ -6,7 +6,7 @@ import pytest
 from tiny_tables import slice_table
 
 from ct.checks.domain_shift import header_findings, pixel_findings
-from ct.checks.series_facts import series_facts, training_ranges
+from ct.checks.training_ranges import series_facts, training_ranges
 
 FACTS = {
     "pixel_spacing_mm": 0.5,

@@ -24,7 +24,7 @@ from pipeline.scoring.study_reader import NO_PART, training_folds
 from pipeline.stage_data.cross_fitting import parts_by_patient, patient_parts
 from pipeline.stage_data.run_tables import patients_of_folds
 from pipeline.stage_data.slice_selection import take_patients
-from stage1_cnn.dataset import neighbour_rows
+from stage1_cnn.batches.dataset import neighbour_rows
 
 
 def rewrite(folder, change):

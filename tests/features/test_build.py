@@ -6,8 +6,8 @@ from every_family import RICH
 from scipy.special import logit
 from tiny_tables import random_table, slice_table
 
+from ct.averaging import mean_logits, to_logits
 from ct.config import validate
-from ct.ensemble import mean_logits, to_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from features import build as module

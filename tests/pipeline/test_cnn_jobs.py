@@ -305,7 +305,7 @@ def test_on_a_gpu_every_cnn_is_checked_before_the_first_is_trained(untrained, mo
 def test_a_loss_that_is_not_a_number_writes_the_slices_of_its_batch(untrained, monkeypatch, capsys):
     nan = float("nan")
     monkeypatch.setattr(
-        "stage1_cnn.trainer.weighted_bce", lambda logits, labels, weights: logits.sum() * nan
+        "stage1_cnn.training_step.weighted_bce", lambda logits, labels, weights: logits.sum() * nan
     )
     assert run.main(["train", f"--run={untrained}"]) == 1
     err = capsys.readouterr().err

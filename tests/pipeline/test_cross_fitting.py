@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import run
-from ct.ensemble import mean_logits
+from ct.averaging import mean_logits
 from ct.labels import LABELS
 from ct.storage.file_formats import read_array, read_arrays, read_json, read_table, write_table
 from features.linear_probe import cross_fit_probe, part_of_patient

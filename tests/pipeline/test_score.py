@@ -18,7 +18,7 @@ from test_content_security import check
 from tiny_zip import pack
 
 import run
-from ct.ensemble import mean_logits
+from ct.averaging import mean_logits
 from ct.labels import LABELS
 from ct.storage.file_formats import (
     read_array,

@@ -38,7 +38,7 @@ from stage1_cnn.search_space import (
     yaml_lines,
 )
 from stage1_cnn.train_loop import NotANumber
-from stage2_stack.tuning.optuna_trials import finished_trials
+from stage2_stack.tuning.resumable_trials import finished_trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 CONFIG = CnnConfig(

@@ -10,7 +10,7 @@ from source_tree import HOUSE, SOURCES, TEXTS, called, functions, imported
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NAMELESS = {"utils", "util", "misc", "helpers", "helper", "common", "tools"}
 # these read ahead in threads; processes are started by ct/system/parallel_jobs.py alone
-THREADS = {"stage1_cnn/batch_reader.py", "ct/pixel_cache/reader.py"}
+THREADS = {"stage1_cnn/batches/batch_reader.py", "ct/pixel_cache/reader.py"}
 LONGEST = 100  # characters of a line
 
 

@@ -7,7 +7,7 @@ from fabricated_run import FOLDS, MODELS
 from parsed_page import page_of
 from scipy.special import expit
 
-from ct.ensemble import mean_logits
+from ct.averaging import mean_logits
 from ct.labels import LABELS
 from ct.storage.file_formats import read_table
 from report.path_removal import recipe_without_paths, without_folders

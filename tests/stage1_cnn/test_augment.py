@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ct.windows import window_bounds
-from stage1_cnn.augment import AIR_HU, MEAN, STD, augment, mix, resize, to_channels, views
+from stage1_cnn.batches.augment import AIR_HU, MEAN, STD, augment, mix, resize, to_channels, views
 from stage1_cnn.config import CnnConfig
 
 NO_AUGMENTATION = {"flip": False, "rotate": 0, "scale": 0, "shift": 0, "hu_shift": 0, "hu_noise": 0}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from cnn_slices import SIZE, make_slices, reader
 
-from stage1_cnn.batch_reader import AHEAD, _CudaBatch, read_ahead
-from stage1_cnn.dataset import batches, neighbour_rows, shuffled
+from stage1_cnn.batches.batch_reader import AHEAD, _CudaBatch, read_ahead
+from stage1_cnn.batches.dataset import batches, neighbour_rows, shuffled
 
 
 def copies(read_hu, table_rows, order):

@@ -9,8 +9,9 @@ from cnn_slices import make_slices, reader
 from test_device import NO_BATCH_NORM, config, train
 
 from ct.errors import InputError
-from stage1_cnn.dataset import neighbour_rows
-from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_settings
+from stage1_cnn.batches.dataset import neighbour_rows
+from stage1_cnn.device import CUBLAS_WORKSPACE, torch_settings
+from stage1_cnn.gpu_memory import is_out_of_memory
 from stage1_cnn.gradcam import gradcam_maps
 from stage1_cnn.inference import predict
 from stage1_cnn.model import build_model, check_trainable

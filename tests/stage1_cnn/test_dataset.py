@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from cnn_slices import make_slices
 
-from stage1_cnn.dataset import (
+from stage1_cnn.batches.dataset import (
     balanced,
     batches,
     fold_rows,

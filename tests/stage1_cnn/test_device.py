@@ -10,14 +10,16 @@ from cnn_slices import make_slices, reader
 import run
 from ct.errors import InputError
 from stage1_cnn import inference
+from stage1_cnn.batches.dataset import fold_rows, neighbour_rows
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import fold_rows, neighbour_rows
-from stage1_cnn.device import CUBLAS_WORKSPACE, is_out_of_memory, torch_settings
+from stage1_cnn.device import CUBLAS_WORKSPACE, torch_settings
+from stage1_cnn.gpu_memory import is_out_of_memory
 from stage1_cnn.gradcam import gradcam_maps
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model, check_trainable
+from stage1_cnn.optimizer import new_optimizer
 from stage1_cnn.train_loop import Hooks, train_cnn
-from stage1_cnn.trainer import Trainer, new_optimizer
+from stage1_cnn.training_step import Trainer
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -252,7 +254,7 @@ def test_weights_that_do_not_fit_raise_one_line(monkeypatch):
     slices, hu = make_slices(2, 5)
     with monkeypatch.context() as patch, pytest.raises(InputError, match=message):
         patch.setattr(
-            "stage1_cnn.trainer.new_optimizer", failing_once(new_optimizer, OUT_OF_MEMORY[0])
+            "stage1_cnn.training_step.new_optimizer", failing_once(new_optimizer, OUT_OF_MEMORY[0])
         )
         Trainer(build_model(config(), 0), config(), 1, 0, print)
     built, rows = build_model(config(), 0), neighbour_rows(slices, 0)

@@ -50,7 +50,7 @@ def reader(hu):
 @pytest.fixture(scope="module")
 def trained():
     """Return a tiny CNN that is trained to find the blob as its first label."""
-    from stage1_cnn.augment import to_channels
+    from stage1_cnn.batches.augment import to_channels
 
     config = config_of("test_resnet")
     model = build_model(config, seed=0).train()

@@ -6,8 +6,8 @@ import torch
 from cnn_slices import make_slices, reader
 
 from ct.errors import InputError
+from stage1_cnn.batches.dataset import neighbour_rows
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import neighbour_rows
 from stage1_cnn.device import autocast_type, pick_device, torch_settings
 from stage1_cnn.inference import predict
 from stage1_cnn.model import build_model

@@ -14,12 +14,13 @@ from cnn_slices import make_slices, reader
 from ct.errors import InputError
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import weighted_log_loss
+from stage1_cnn.batches.dataset import fold_rows, neighbour_rows
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.dataset import fold_rows, neighbour_rows
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
+from stage1_cnn.optimizer import learning_rate
 from stage1_cnn.train_loop import Hooks, NotANumber, train_cnn
-from stage1_cnn.trainer import Trainer, learning_rate, weighted_bce
+from stage1_cnn.training_step import Trainer, weighted_bce
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +144,7 @@ def test_small_and_uneven_training_sets_work(patients):
 def test_a_loss_that_is_not_a_number_names_its_slices(monkeypatch):
     slices, hu, fold = data()
     monkeypatch.setattr(
-        "stage1_cnn.trainer.weighted_bce",
+        "stage1_cnn.training_step.weighted_bce",
         lambda logits, labels, weights: logits.sum() * float("nan"),
     )
     with pytest.raises(

@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from ct.ensemble import to_logits
+from ct.averaging import to_logits
 from ct.labels import LABELS
 from stage2_stack.calibration import Platt, cross_fit, fit_platt, smoothed_prior
 

@@ -22,7 +22,8 @@ from pipeline.stages.tune import open_shared, tune_one
 from stage2_stack.calibration import fit_platt
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures
-from stage2_stack.tuning.booster_trials import best_config, run_trials
+from stage2_stack.tuning.best_trial import best_config
+from stage2_stack.tuning.booster_trials import run_trials
 from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.search_space import FIRST, RARE, SPACE, space_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from ct.ensemble import combine_folds, mean_logits, to_logits
+from ct.averaging import combine_folds, mean_logits, to_logits
 
 
 def test_logits_are_clipped_and_keep_nan():

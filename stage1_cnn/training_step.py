@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ct.errors import InputError
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
-from stage1_cnn.augment import augment, mix, resize, to_channels
+from stage1_cnn.batches.augment import augment, mix, resize, to_channels
 from stage1_cnn.checkpoint import (
     load_optimizer,
     model_tensors,
@@ -24,15 +23,11 @@ from stage1_cnn.checkpoint import (
     with_prefix,
 )
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.device import (
-    autocast_type,
-    free_memory,
-    is_out_of_memory,
-    mixed_precision,
-    weights_must_fit,
-)
+from stage1_cnn.device import autocast_type, mixed_precision
 from stage1_cnn.distributed import this_process
+from stage1_cnn.gpu_memory import free_memory, is_out_of_memory, weights_must_fit
 from stage1_cnn.model import Cnn
+from stage1_cnn.optimizer import learning_rate, new_optimizer
 
 
 class Trainer:
@@ -210,33 +205,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def new_optimizer(model: nn.Module, config: CnnConfig) -> torch.optim.Optimizer:
-    """Return AdamW with its moments allocated and zero.
-
-    By itself AdamW would allocate them in the middle of the first step.
-    """
-    groups = param_groups_weight_decay(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight.requires_grad:
-                optimizer.state[weight] = {
-                    "step": torch.zeros((), device=weight.device),
-                    "exp_avg": torch.zeros_like(weight),
-                    "exp_avg_sq": torch.zeros_like(weight),
-                }
-    return optimizer
-
-
 def weighted_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Return the competition's weighted log loss of logits and labels (b, 6), as a scalar."""
     loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     return (loss * weights).sum(dim=1).mean()
-
-
-def learning_rate(step: int, steps: int, config: CnnConfig) -> float:
-    """Return the learning rate of `step` (0 ... steps - 1): linear warm-up, then half a cosine."""
-    rising = round(config.warmup * steps)
-    if step < rising:
-        return config.lr * (step + 1) / rising
-    return config.lr * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
