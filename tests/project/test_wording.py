@@ -8,8 +8,8 @@ from source_tree import HOUSE, ROOT, TEXTS
 
 # for: prediction or probability; what a text contains; as in or as returned by; predict or evaluate
 WORDS = r"opinions?|said|as of|look(?:s|ed|ing)? back"
-# a name such as read_opinions holds the word, too; a longer word such as aforesaid does not
 ON_DISK = "said_scale"  # an array in the weights of finished runs and packed models
+# a name such as read_opinions holds the word, too; a longer word such as aforesaid does not
 FORBIDDEN = re.compile(rf"(?<![a-z])(?:{WORDS})(?![a-z])", re.IGNORECASE)
 
 
