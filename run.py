@@ -291,8 +291,8 @@ def _run(argv: list[str]) -> int:
     # cuBLAS reads it once, before the first multiplication of the process
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # in a log file printed lines and progress keep their order; a letter that a terminal lacks is
-        # written as \\u00fc
+        # in a log file printed lines and progress keep their order; a letter that a terminal lacks
+        # is written as \\u00fc
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         _execute(argv)

@@ -44,7 +44,7 @@ def probabilities(model, X):
 
 
 def simulated(seed, model):
-    """Probabilities as of a CNN: labels with noise, some patients harder, roughly calibrated."""
+    """Probabilities like a CNN's: labels with noise, some patients harder, roughly calibrated."""
     y, patients, fold, X = studies(seed)
     sharp = np.random.default_rng(model).uniform(0.7, 2.5)
     return y, 1 / (1 + np.exp(-sharp * (2.2 * X[:, : len(LABELS)] - 3))), fold, patients
