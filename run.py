@@ -1,6 +1,6 @@
 """The command line: `python run.py VERB --flag=value`.
 
-python-fire turns the words into a plan of checked options; only then is it carried out.
+python-fire turns the words of a command line into a plan of checked options; then the plan runs.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pipeline.command_line.help_text import overview, verb_help  # noqa: E402
 from pipeline.options import Plan, unpack  # noqa: E402
 
 Value = str | int | bool | None  # of a flag: text as typed, or the default
-LONGEST = 2000  # characters of an error's line
+MAX_ERROR_LENGTH = 2000  # characters of an error's line
 
 
 # Args of a verb describe its own flags; pipeline/command_line/help_text.py describes common ones
@@ -265,7 +265,7 @@ VERBS = {
     name.replace("_", "-"): verb for name, verb in vars(Verbs).items() if inspect.isfunction(verb)
 }
 for _verb in VERBS.values():
-    # values stay text for pydantic to read: fire alone makes a number of --run=1e3
+    # values stay text, which pydantic parses: fire alone turns --run=1e3 into a number
     fire.decorators.SetParseFn(str)(_verb)
 
 
@@ -287,12 +287,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    """Run the command line and return the exit status; errors of input and system become one."""
-    # cuBLAS reads it once, before the first multiplication of the process
+    """Return the exit status of the command line; print an error of input or system as one line."""
+    # for deterministic matrix products; cuBLAS reads it once, before the first one of the process
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # in a log file printed lines and progress keep their order; a letter that a terminal lacks
-        # is written as \\u00fc
+        # line by line: in a log file printed lines and progress keep their order;
+        # a letter that the terminal lacks is written as \\u00fc
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         _execute(argv)
@@ -311,7 +311,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _execute(argv: list[str]) -> None:
-    """Print help, or carry out the plan of the words."""
+    """Print help, or carry out the verb. argv: the words after `run.py`"""
     if len(argv) > 1 and argv[0] in ("help", "--help", "-h"):
         argv = [argv[1], "--help"]
     if not argv or argv[0] in ("help", "--help", "-h"):
@@ -358,7 +358,7 @@ def _plan(verb: str, flags: Mapping[str, object]) -> Plan:
 def _fail(error: object, status: int) -> int:
     """Print one line on stderr and return `status`."""
     # text from a file may hold line breaks and terminal codes
-    print(f"error: {printable(error, LONGEST)}", file=sys.stderr)
+    print(f"error: {printable(error, MAX_ERROR_LENGTH)}", file=sys.stderr)
     return status
 
 
@@ -366,7 +366,7 @@ if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done or given up
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work has ended
     if status == INTERRUPTED:
         os._exit(status)  # at once: busy threads would delay the exit
     sys.exit(status)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ct.config import suggestion
 from ct.errors import InputError
 
-QUIET = "--quiet"  # of every verb: print errors alone, and the output of `status --json`
+QUIET = "--quiet"  # of every verb: print only errors, and the output of `status --json`
 SWITCHES = (  # flags that need no value
     "--allow-unlabelled",
     "--anyway",
@@ -24,7 +24,7 @@ class UsageError(InputError):
 
 
 def check_words(words: Sequence[str], verbs: Mapping[str, Callable[..., object]]) -> bool:
-    """Return whether the words of a command line ask for help.
+    """Check the words of a command line; return whether --help is among them.
 
     words: the verb, then its flags; verbs: {verb: function whose parameters are the flags}
 
@@ -67,7 +67,7 @@ def _flag(name: str) -> str:
 
 
 def _read_flags(words: Sequence[str], verb: str, known: Sequence[str]) -> dict[str, bool] | None:
-    """Return {flag: whether it has its value}, or None where the words ask for help."""
+    """Return {flag: whether it has its value}, or None where --help is among the words."""
     complete: dict[str, bool] = {}
     open_flag = ""  # a flag that the next word may be the value of
     for word in words:

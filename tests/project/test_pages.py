@@ -10,8 +10,10 @@ from pathlib import Path
 import browser_steps
 import pytest
 from conftest import ROOT, copy_tree
+from tiny_zip import pack
 
 import run
+from ct.kaggle_layout import ARCHIVE
 from ct.submission import kaggle_command
 from pipeline.command_line.flag_check import check_words
 from pipeline.options import OPTIONS
@@ -174,8 +176,10 @@ def test_the_demos_report_in_a_browser(clone, browser, tmp_path):
 @pytest.mark.slow
 def test_the_commands_in_their_order(clone, real_data):
     """All lines run one after the other; the mini competition stands for Kaggle's data."""
+    mini = clone / "mini"
     with tarfile.open(real_data / "rsna_mini.tar.xz") as archive:
-        archive.extractall(clone / "rsna-intracranial-hemorrhage-detection", filter="data")
+        archive.extractall(mini, filter="data")
+    pack(mini, clone / ARCHIVE)
     for line in COMMANDS:
         if line.startswith((PYTHON, "make ")):
             done = subprocess.run(
