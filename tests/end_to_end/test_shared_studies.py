@@ -186,7 +186,8 @@ def test_imported_folds_keep_groups(tmp_path, capsys):
         ("split", np.arange(len(TRAIN)) // 3 % 3, 1),
         ("whole", number % 3, 0),
     ):
-        guesses(TRAIN, 1).assign(fold=np.asarray(fold)).to_csv(
+        # seed 6: losses of the folds are alike, far from the alarm for in-sample predictions
+        guesses(TRAIN, 6).assign(fold=np.asarray(fold)).to_csv(
             tmp_path / f"{name}.csv", index=False
         )
         words = [
