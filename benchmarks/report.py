@@ -32,6 +32,7 @@ from ct.run_dir import RunDir
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json, read_table, write_json, write_table
 from ct.submission import write_submission
+from pipeline.input_digests import input_digests
 from pipeline.receipt import Receipt
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
@@ -135,7 +136,7 @@ def grow(folder, total):
         home.receipt("ingest"),
         "ingest",
         run.recipe_part(stage.keys),
-        run.input_digests(stage),
+        input_digests(run, stage),
     ) as receipt:
         write_table(home.slices, slices)
         write_table(home.pixels / "index.parquet", index)

@@ -1,15 +1,12 @@
 """Digests of a run's inputs that no stage makes: source, sample, key, weights, folds, imports.
 
-Each function takes a pipeline.run_context.Run and returns {name: digest}. An input that was moved
-away after it was read counts as unchanged.
+An input that was moved away after it was read counts as unchanged.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ct.errors import InputError
 from ct.kaggle_layout import find_csv, find_folders, require_csv
@@ -17,9 +14,8 @@ from ct.privacy.escaped_names import escaped_name
 from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import file_digest, tree_digest
 from pipeline.older_versions import WEIGHTS, reads_as_now
-
-if TYPE_CHECKING:  # run_context imports this module
-    from pipeline.run_context import Run
+from pipeline.registry import CHECKSUM_FILES, COUNT_FILES, Stage
+from pipeline.run_context import Run
 
 Digests = dict[str, str]  # {name of an input: digest}
 
@@ -158,3 +154,27 @@ DIGESTS: dict[str, Callable[[Run], Digests]] = {  # key of registry.USER_INPUTS 
     "imports": import_digests,
     "explanations": map_digests,
 }
+
+
+def input_digests(run: Run, stage: Stage) -> Digests:
+    """Return {name: digest} of everything that a stage reads, as it is now."""
+    digests: Digests = {}
+    for name in stage.reads:
+        if name in DIGESTS:
+            digests |= DIGESTS[name](run)
+        elif receipt := read_receipt(run.dir.receipt(name)):
+            digests |= _made_digests(receipt, _ignored_files(stage))
+    return digests
+
+
+def _ignored_files(stage: Stage) -> tuple[str, ...]:
+    """Return the files of other stages that a stage's result does not depend on."""
+    if stage.name in ("submit", "report"):
+        return CHECKSUM_FILES
+    return COUNT_FILES + CHECKSUM_FILES
+
+
+def _made_digests(receipt: dict[str, Any], ignored: Collection[str]) -> dict[str, str]:
+    """Return {path: digest} of the files that a receipt names, but for the ignored ones."""
+    made = receipt["made"]
+    return {path: stamp["digest"] for path, stamp in made.items() if path not in ignored}

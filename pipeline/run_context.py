@@ -1,6 +1,6 @@
 """A run as the function of a stage gets it: folder, recipe, log, progress bars, receipts."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,10 @@ from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt
 from pipeline.command_line.printed_commands import with_flags
 from pipeline.freshness import file_digest, first_difference, why_stale
-from pipeline.input_digests import DIGESTS
 from pipeline.older_versions import older_recipe, shared_names, weight_files
 from pipeline.progress import Bar, log, progress_bar
 from pipeline.receipt import Receipt
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
-from pipeline.registry import CHECKSUM_FILES, COUNT_FILES, Stage
 
 KEY_BYTES = 32  # length of the key of the pseudonyms
 
@@ -71,28 +69,6 @@ class Run:
                 value = value[key]
             part[dotted] = value
         return part
-
-    def input_digests(self, stage: Stage) -> dict[str, str]:
-        """Return {name: digest} of everything that a stage reads, as it is now."""
-        digests: dict[str, str] = {}
-        for name in stage.reads:
-            if name in DIGESTS:
-                digests |= DIGESTS[name](self)
-            elif receipt := read_receipt(self.dir.receipt(name)):
-                digests |= _made_digests(receipt, _ignored_files(stage))
-        return digests
-
-    def why_stale(self, stage: Stage) -> str:
-        """Return why a stage must run, or "" where it is fresh."""
-        why = why_stale(
-            self.dir.root,
-            self.dir.receipt(stage.name),
-            self.recipe_part(stage.keys),
-            self.input_digests(stage),
-        )
-        if why == "key changed":
-            return "the key is damaged or gone, put it back from a copy of the run"
-        return why
 
     def job(
         self, path: Path, stage: str, part: dict[str, Any], read: dict[str, str]
@@ -153,16 +129,3 @@ class Run:
             return require_csv(data.sample, "sample")
         source, stage = find_folders(data.source)
         return find_csv(data.source, source, f"{stage}_sample_submission.csv", None, "sample")
-
-
-def _ignored_files(stage: Stage) -> tuple[str, ...]:
-    """Return the files of other stages that a stage's result does not depend on."""
-    if stage.name in ("submit", "report"):
-        return CHECKSUM_FILES
-    return COUNT_FILES + CHECKSUM_FILES
-
-
-def _made_digests(receipt: dict[str, Any], ignored: Collection[str]) -> dict[str, str]:
-    """Return {path: digest} of the files that a receipt names, but for the ignored ones."""
-    made = receipt["made"]
-    return {path: stamp["digest"] for path, stamp in made.items() if path not in ignored}

@@ -4,6 +4,8 @@ import importlib
 
 from ct.errors import InputError
 from ct.system.parallel_jobs import cores
+from pipeline.freshness import why_stale
+from pipeline.input_digests import input_digests
 from pipeline.integrity import check_content
 from pipeline.receipt import Receipt
 from pipeline.registry import PARALLEL, STAGES, USER_INPUTS, Stage
@@ -16,7 +18,7 @@ def stage_states(run: Run) -> dict[str, StageState]:
     """Return {stage: (state, why)}; a stage that reads a stale or missing one is stale, too."""
     states: dict[str, StageState] = {}
     for name, stage in STAGES.items():
-        why = run.why_stale(stage)
+        why = why_stage_is_stale(run, stage)
         waits_for = next((read for read in stage.reads if _is_old(states, read)), None)
         if why == "not made yet":
             states[name] = ("missing", why)
@@ -31,6 +33,15 @@ def _is_old(states: dict[str, StageState], name: str) -> bool:
     return name in states and states[name][0] != "fresh"
 
 
+def why_stage_is_stale(run: Run, stage: Stage) -> str:
+    """Return why a stage must run, or "" where it is fresh."""
+    receipt, part = run.dir.receipt(stage.name), run.recipe_part(stage.keys)
+    why = why_stale(run.dir.root, receipt, part, input_digests(run, stage))
+    if why == "key changed":
+        return "the key is damaged or gone, put it back from a copy of the run"
+    return why
+
+
 def run_stage(run: Run, name: str) -> bool:
     """Bring one stage up to date. Returns whether it ran.
 
@@ -38,7 +49,7 @@ def run_stage(run: Run, name: str) -> bool:
     """
     stage = STAGES[name]
     _check_inputs_fresh(run, stage)
-    why = run.why_stale(stage)
+    why = why_stage_is_stale(run, stage)
     if not why:
         run.log(f"{name}: fresh, nothing to do")
         return False
@@ -53,7 +64,7 @@ def run_stage(run: Run, name: str) -> bool:
         run.dir.receipt(name),
         name,
         run.recipe_part(stage.keys),
-        run.input_digests(stage),
+        input_digests(run, stage),
     )
     receipt.values |= {
         "processes": (run.workers or cores()) if name in PARALLEL else 1,

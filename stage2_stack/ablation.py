@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
-from stage2_stack.components import COMPONENTS, load_component
+from stage2_stack.components import COMPONENTS
+from stage2_stack.components.component import load_component
 from stage2_stack.stacker import LabelStack
 
 BLEND = ("blend", "weights and what is kept on the other folds' nested predictions")

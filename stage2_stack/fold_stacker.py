@@ -13,8 +13,7 @@ from scipy.special import expit
 from ct.labels import LABELS, SUBTYPES
 from stage2_stack.blending import Blend
 from stage2_stack.calibration import Platt
-from stage2_stack.components import load_component
-from stage2_stack.components.component import Component, InferenceContext
+from stage2_stack.components.component import Component, InferenceContext, load_component
 from stage2_stack.config import StackConfig
 
 

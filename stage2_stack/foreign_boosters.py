@@ -21,7 +21,7 @@ from ct.system.child_process import (
     read_message,
     write_message,
 )
-from stage2_stack.components import load_component
+from stage2_stack.components.component import load_component
 from stage2_stack.components.label_booster import LabelBooster
 
 SECONDS, MEMORY = 60, 8 << 30  # of the child, for all files

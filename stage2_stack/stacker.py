@@ -14,8 +14,8 @@ from scipy.special import expit, logit
 from ct.labels import LABELS, SUBTYPES
 from ct.seeds import derive_seed
 from stage2_stack.blending import Blend, fit_blend, raw_alone
-from stage2_stack.components import REGISTRY, load_component
-from stage2_stack.components.component import Component
+from stage2_stack.components import REGISTRY
+from stage2_stack.components.component import Component, load_component
 from stage2_stack.config import StackConfig
 from stage2_stack.fold_stacker import FoldStacker
 from stage2_stack.nested_cv import INSTEAD, FittedComponent, NestedPredictions

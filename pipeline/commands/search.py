@@ -13,6 +13,7 @@ from ct.errors import InputError
 from ct.patient_folds import fold_groups
 from ct.seeds import derive_seed
 from pipeline.freshness import file_digest
+from pipeline.input_digests import input_digests
 from pipeline.options import RunOptions, SearchOptions, TuneOptions
 from pipeline.optuna_studies.cnn_trials import SearchContext, run_trials
 from pipeline.optuna_studies.inner_split import inner_split
@@ -136,7 +137,7 @@ def _study_inputs(
     run: Run, config: CnnConfig, space: dict[str, Range | Choices], k: int
 ) -> dict[str, Any]:
     """Return everything that the result of a trial depends on, as plain values."""
-    read = run.input_digests(SEARCH)
+    read = input_digests(run, SEARCH)
     if isinstance(config.pretrained, str):
         read = read | {"weights": file_digest(config.pretrained)}
     return {

@@ -8,7 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from ct.config import Config
 from ct.labels import LABELS
 from pipeline.recipe import Recipe
-from stage2_stack.components import COMPONENTS, load_component
+from stage2_stack.components import COMPONENTS
+from stage2_stack.components.component import load_component
 
 Format = Literal["ich-stack model 1"]
 FORMAT: str = get_args(Format)[0]

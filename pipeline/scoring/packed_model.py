@@ -19,7 +19,7 @@ from pipeline.scoring.model_schema import FORMAT, ModelFile, StageTwo, check_fit
 from pipeline.scoring.scoring_model import ScoringModel
 from pipeline.scoring.weight_checks import check_probes, check_size, check_weights, outlined_cnn
 from stage1_cnn.config import CnnConfig
-from stage2_stack.components import load_component
+from stage2_stack.components.component import load_component
 from stage2_stack.config import check_installed
 from stage2_stack.foreign_boosters import first_fault
 

@@ -4,12 +4,7 @@ This module imports no component: `stage2_stack.config` checks recipes with it, 
 LightGBM and XGBoost take seconds to import.
 """
 
-import functools
-import importlib
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from stage2_stack.components.component import Component
+from typing import NamedTuple
 
 
 class Entry(NamedTuple):
@@ -38,14 +33,3 @@ DEFAULT = tuple(entry.name for entry in REGISTRY if entry.default)
 COMPONENTS = (*DEFAULT, *(entry.name for entry in REGISTRY if not entry.default))
 PACKAGES = {entry.name: entry.package for entry in REGISTRY if entry.package}
 TUNED = tuple(entry.name for entry in REGISTRY if entry.tuned)
-
-
-@functools.cache
-def load_component(name: str) -> "Component":
-    """Import and return the component of this name. Raises ValueError where there is none."""
-    location = next((entry.location for entry in REGISTRY if entry.name == name), None)
-    if location is None:
-        raise ValueError(f"{name!r} is no component; the registry has {', '.join(COMPONENTS)}")
-    module, _, kind = location.partition(".")
-    loaded: Component = getattr(importlib.import_module(f"{__name__}.{module}"), kind)(name)
-    return loaded

@@ -1,5 +1,7 @@
-"""The interface of a component: it predicts one logit per slice and label."""
+"""The interface of a component, which predicts one logit per slice and label; loading one."""
 
+import functools
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from ct.labels import LABELS
 from stage2_stack.calibration import Platt
+from stage2_stack.components import COMPONENTS, REGISTRY
 from stage2_stack.learners.learner import Learner
 from stage2_stack.nested_cv import FittedComponent
 from stage2_stack.stack_context import StackContext
@@ -94,3 +97,16 @@ class Component(ABC):
     def column_count(self, label: str, names: list[str]) -> int:
         """Return how many of the features `names` a label's model reads."""
         return len(names)
+
+
+@functools.cache
+def load_component(name: str) -> Component:
+    """Import and return the component of this name. Raises ValueError where there is none."""
+    location = next((entry.location for entry in REGISTRY if entry.name == name), None)
+    if location is None:
+        raise ValueError(f"{name!r} is no component; the registry has {', '.join(COMPONENTS)}")
+    module, _, kind = location.partition(".")
+    loaded: Component = getattr(importlib.import_module(f"stage2_stack.components.{module}"), kind)(
+        name
+    )
+    return loaded

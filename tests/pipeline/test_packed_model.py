@@ -19,7 +19,7 @@ from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
 from pipeline.scoring import weight_checks
 from pipeline.scoring.packed_model import model_of_folder
-from stage2_stack.components import load_component
+from stage2_stack.components.component import load_component
 from stage2_stack.foreign_boosters import first_fault
 
 BOOSTER = "boosters/lightgbm-any-fold1-seed0.txt"

@@ -6,7 +6,8 @@ import pytest
 
 from ct.errors import InputError
 from ct.labels import LABELS, SUBTYPES
-from stage2_stack.components import COMPONENTS, DEFAULT, PACKAGES, REGISTRY, TUNED, load_component
+from stage2_stack.components import COMPONENTS, DEFAULT, PACKAGES, REGISTRY, TUNED
+from stage2_stack.components.component import load_component
 from stage2_stack.components.label_booster import LabelBooster
 from stage2_stack.config import StackConfig, check_installed
 

@@ -8,7 +8,8 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
-from stage2_stack.components import PACKAGES, load_component
+from stage2_stack.components import PACKAGES
+from stage2_stack.components.component import load_component
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.tuning.search_space import FIRST, split_scope
 

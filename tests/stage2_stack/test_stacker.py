@@ -13,7 +13,8 @@ from ct.metrics import log_loss as loss_of
 from features.columns import scope_columns
 from stage2_stack.ablation import ablation
 from stage2_stack.calibration import cross_fit
-from stage2_stack.components import PACKAGES, load_component
+from stage2_stack.components import PACKAGES
+from stage2_stack.components.component import load_component
 from stage2_stack.components.noisy_or import union_logit
 from stage2_stack.components.series_gru import SeriesInput
 from stage2_stack.config import StackConfig
