@@ -24,8 +24,8 @@ from features.study import OTHER_KINDS, other_study_features, study_features
 
 # columns of the slice table that every family may read
 COMMON_COLUMNS = ("study_id", "split", "place", "series_slices", "position_mm")
-# Rows that are built at once, about: this much of a family fits into the processor's cache.
-BLOCK = 16_384
+# rows that are built at once, about; their columns of one family fit into the processor's cache
+BLOCK_ROWS = 16_384
 
 Predictions = Mapping[str, NDArray[np.floating]]  # model -> probabilities (n, 6)
 Logits = Mapping[str, NDArray[np.float32]]  # model or source -> logits (n, 6)
@@ -113,14 +113,16 @@ def logits_by_source(
     mean: NDArray[np.float32] = np.mean(list(logits.values()), axis=0, dtype=np.float32)
     sources = {"": mean}
     if len(logits) > 1:
-        sources |= {f"_by_{model}": model_logits for model, model_logits in logits.items()}
+        for model, model_logits in logits.items():
+            sources[f"_by_{model}"] = model_logits
         sources["_spread"] = np.std(list(logits.values()), axis=0, dtype=np.float32)
     if markov_logits is not None:
         sources["_chain"] = markov_logits
     if probe_logits is not None:
         sources["_probe"] = np.mean(list(probe_logits.values()), axis=0, dtype=np.float32)
         if len(logits) > 1:
-            sources |= {f"_probe_by_{model}": own for model, own in probe_logits.items()}
+            for model, model_logits in probe_logits.items():
+                sources[f"_probe_by_{model}"] = model_logits
     if config.other_studies:  # here, since a patient's studies may lie in several blocks
         others, _ = other_study_features(slices, mean, LABELS)
         for kind, columns in zip(OTHER_KINDS, np.split(others, len(OTHER_KINDS), 1), strict=True):
@@ -150,9 +152,9 @@ def _families(slices: SliceTable, sources: Logits, config: FeatureConfig) -> Ite
 
 
 def _numeric_table(slices: pd.DataFrame, config: FeatureConfig) -> dict[str, NDArray]:
-    """Return {name: (n,) numbers} of all columns of the slice table that the families read.
+    """Return {name: (n,) numbers}: the columns of the slice table that the families read.
 
-    study_id is the number of the study, which also keeps train and test apart; split is 0.
+    study_id is the number of the study; a study in train and in test counts as two. So split is 0.
     """
     starts = study_starts(slices)
     study = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(slices))))
@@ -171,9 +173,9 @@ def _groups(config: FeatureConfig) -> list[str]:
 
 
 def _blocks(table: Mapping[str, NDArray]) -> list[slice]:
-    """Return blocks of about BLOCK rows that hold whole studies."""
+    """Return blocks of about BLOCK_ROWS rows that hold whole studies."""
     rows = len(table["place"])
     starts = np.append(study_starts(table), rows)
-    targets = np.append(np.arange(0, rows, BLOCK), rows)
+    targets = np.append(np.arange(0, rows, BLOCK_ROWS), rows)
     bounds = np.unique(starts[np.searchsorted(starts, targets)])
     return [slice(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]

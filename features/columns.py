@@ -1,4 +1,4 @@
-"""Columns of the feature matrix, by name: which of them a model reads, and what each holds."""
+"""Columns of the feature matrix, by name: which columns a model reads, and their descriptions."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from features.neighbours import BEST_MM
 from features.rolling_windows import SIDED_KINDS
 from features.study import OTHER_KINDS, STUDY_KINDS
 
-# which features the stacker of a label reads; with few studies, fewer features do better
+# which features the stacker of a label reads; with few studies, fewer features score better
 SCOPES = {
     "context": "logits of the label and of `any`: the slice, its neighbours, Gaussian means",
     "study": "these, both labels' one-sided and whole-study summaries, and the geometry",
@@ -24,7 +24,7 @@ POSITION_FEATURES = ("position_rel", "gap_below_mm", "gap_above_mm")
 
 
 class NameParts(NamedTuple):
-    """Parts of the name of a feature made of logits: "any_z+1_by_vgg" is any, z+1, vgg."""
+    """Parts of the name of a feature from logits: "any_z+1_by_vgg" is any, z+1, vgg."""
 
     label: str
     kind: str

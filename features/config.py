@@ -27,9 +27,9 @@ class FeatureConfig(Config):
     smooth_mm: tuple[PositiveFloat, ...] = (3.0, 8.0)
     # a Gaussian mean with the best width of each label (features/neighbours.py: BEST_MM)
     smooth_best: bool = False
-    # minimum and maximum logit within so many slices on each side
+    # minimum and maximum logit within this number of slices on each side
     rolling: tuple[Annotated[int, Field(ge=1, le=20)], ...] = ()
-    # mean and standard deviation of all slices below, and of all above
+    # mean and standard deviation of the logits of all slices below, and of all above
     cumulative: bool = False
     # posterior logits of a two-state Markov chain along the series, fitted on the other folds
     chain: bool = False
@@ -37,7 +37,7 @@ class FeatureConfig(Config):
     probe: bool = False
     # summaries over the whole study
     study: bool = True
-    # the patient's other studies; few test patients have one, and it is often a follow-up
+    # the patient's other studies; few test patients have one, often a follow-up
     other_studies: bool = False
     # place in the series, spacing, tilt, areas and HU of the pixels
     geometry: bool = True
@@ -56,5 +56,5 @@ class FeatureConfig(Config):
     def _each_width_once(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
         names = [f"{width:g}" for width in widths]
         if len(set(names)) < len(names):
-            raise ValueError("a width is given twice; each makes features of one name")
+            raise ValueError("a width occurs twice, and its features would have the same names")
         return widths

@@ -66,9 +66,9 @@ def geometry_features(slices: SliceTable, groups: Sequence[str] = ("geometry",))
 
 
 def source_columns(groups: Sequence[str]) -> list[str]:
-    """Return the columns of the slice table that the columns of `groups` are computed from.
+    """Return the columns of the slice table that the features of `groups` are computed from.
 
-    Computed columns need COMMON_COLUMNS of features/build.py as well, which every family reads.
+    Computed features also read COMMON_COLUMNS of features/build.py.
     """
     sources = {"padded": "padding_hu", "brain_share": "brain_cm2"}
     names = [sources.get(name, name) for group in groups for name in GROUPS[group]]

@@ -3,8 +3,8 @@
 Embeddings of different fold models are not comparable, so neither they nor their principal axes
 ever become features; only the logits of a probe that is fitted inside one CNN fold do. The probe is
 a regularised linear discriminant (Friedman, JASA 84(405), 1989) in closed form. It needs only means
-and covariances, which are summed in one pass over the rows, so that a memory map of embeddings need
-not fit into memory. Its weights have the direction of a ridge regression on the labels.
+and covariances, which are summed in one pass over the rows, so the embeddings may be a memory map
+that is larger than memory. Its weights have the direction of a ridge regression on the labels.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ class Moments:
     total: NDArray[np.float64]  # (d,) sum of the embeddings
     square: NDArray[np.float64]  # (d, d) sum of their outer products
     positive: NDArray[np.float64]  # (c,) number of positives
-    of_positive: NDArray[np.float64]  # (d, c) sum of the embeddings of the positives
+    positive_total: NDArray[np.float64]  # (d, c) sum of the embeddings of the positives
 
     @classmethod
-    def none(cls, d: int, c: int) -> "Moments":
+    def zeros(cls, d: int, c: int) -> "Moments":
         """Return the moments of no rows."""
         return cls(0.0, np.zeros(d), np.zeros((d, d)), np.zeros(c), np.zeros((d, c)))
 
@@ -52,7 +52,7 @@ class Moments:
         self.total += x.sum(axis=0, dtype=np.float64)
         self.square += x.T @ x
         self.positive += y.sum(axis=0, dtype=np.float64)
-        self.of_positive += x.T @ y
+        self.positive_total += x.T @ y
 
 
 @dataclass
@@ -75,7 +75,7 @@ class LinearProbe:
 def part_of_patient(patients: Sequence[str] | NDArray, parts: int = PARTS) -> NDArray[np.int64]:
     """Return the part of each row's patient, (n,): 0 ... parts - 1.
 
-    patients: (n,) names. They are dealt out in turn, in an order that depends on the names alone.
+    patients: (n,) names; the order in which they are dealt out depends on the names alone
     """
     names = sorted(set(patients), key=lambda name: (derive_seed(0, "probe", name), name))
     part = {name: number % parts for number, name in enumerate(names)}
@@ -99,14 +99,14 @@ def cross_fit_probe(
     part, (n, d), c = part_of_patient(patients), embeddings.shape, y.shape[1]
     parts = part.max(initial=0) + 1
     centre = _first_rows_mean(embeddings)
-    moments = [Moments.none(d, c) for _ in range(parts)]
+    moments = [Moments.zeros(d, c) for _ in range(parts)]
     for rows in _batches(n):
         x, labels = np.asarray(embeddings[rows], np.float32) - centre, y[rows]
         usable = ~(np.isnan(x).any(axis=1) | np.isnan(labels).any(axis=1))
         for j in range(parts):
             own = usable & (part[rows] == j)
             moments[j].add(x[own], labels[own].astype(np.float32))
-    whole = sum(moments, Moments.none(d, c))
+    whole = sum(moments, Moments.zeros(d, c))
     part_probes = [fit_probe(whole - own, centre) for own in moments] if parts > 1 else []
     logits = np.full((n, c), np.nan, np.float32)
     for rows in _batches(n) if part_probes else ():
@@ -144,7 +144,7 @@ def fit_probe(moments: Moments, centre: NDArray[np.float32]) -> LinearProbe:
     The covariance is shrunk towards a multiple of the identity by d / (d + rows): more for fewer
     rows. A label without positives or without negatives gets its smoothed prior as logit.
     """
-    d, c = moments.of_positive.shape
+    d, c = moments.positive_total.shape
     rows, positive = moments.rows, moments.positive
     prior = logit((positive + 1) / (rows + 2))
     both_classes = (positive > 0) & (positive < rows)
@@ -156,8 +156,10 @@ def fit_probe(moments: Moments, centre: NDArray[np.float32]) -> LinearProbe:
     covariance *= 1 - shrinkage
     covariance[np.diag_indices(d)] += shrinkage * scale
     share = np.where(both_classes, positive / max(rows, 1), 0.5)
-    mean_positive = moments.of_positive / np.maximum(positive, 1)
-    mean_negative = (moments.total[:, None] - moments.of_positive) / np.maximum(rows - positive, 1)
+    mean_positive = moments.positive_total / np.maximum(positive, 1)
+    mean_negative = (moments.total[:, None] - moments.positive_total) / np.maximum(
+        rows - positive, 1
+    )
     between = np.where(both_classes, mean_positive - mean_negative, 0)
     weights = cho_solve(cho_factor(covariance), between)
     # This is the total covariance, which includes the distance between the classes.
@@ -169,7 +171,7 @@ def fit_probe(moments: Moments, centre: NDArray[np.float32]) -> LinearProbe:
 
 
 def _first_rows_mean(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the mean of the first rows, (d,): subtracting it keeps the digits of the squares."""
+    """Return the mean of the first rows, (d,). Sums of squares of centred rows are more precise."""
     first = np.asarray(embeddings[:BATCH_ROWS], np.float32)
     first = first[~np.isnan(first).any(axis=1)]
     return first.mean(axis=0) if len(first) else np.zeros(embeddings.shape[1], np.float32)

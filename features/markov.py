@@ -27,7 +27,7 @@ from features.series import SliceTable, rows_by_place
 # Smallest distance between slices: two slices at one position may still have different labels.
 MIN_GAP_MM = 0.1
 MAX_LOG_RATIO = 30.0  # log likelihood ratios are clipped at +- this
-BLOCK_ROWS = 32_768  # rows at once, about: this much fits into the processor's cache
+BLOCK_ROWS = 32_768  # rows at once, about; they fit into the processor's cache
 
 
 class MarkovChain(NamedTuple):
@@ -62,7 +62,7 @@ class MarkovChain(NamedTuple):
 
 
 class ForwardBackward:
-    """Forward-backward over whole series, for all labels and one place of all series at a time."""
+    """Forward-backward over whole series, for all labels; one step is one place of all series."""
 
     def __init__(self, slices: SliceTable, chains: Sequence[MarkovChain]) -> None:
         """Compute the transition probabilities of c chains over the gaps of the slices.
@@ -74,7 +74,7 @@ class ForwardBackward:
         share = np.array([[chain.share] for chain in chains])
         rate = np.array([[chain.rate] for chain in chains])
         self.first_odds = (first / (1 - first)).astype(np.float32)
-        # (c, n), from the slice below; float64, since it can be close to 0
+        # (c, n) probability of a redraw since the slice below; float64, since it can be close to 0
         redrawn = -np.expm1(-rate * gaps_below(slices)[self.order])
         self.rise = (share * redrawn).astype(np.float32)  # negative to positive
         self.stay_1 = (1 - (1 - share) * redrawn).astype(np.float32)
@@ -112,7 +112,7 @@ class ForwardBackward:
         return odds
 
     def _backward(self, ratios: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the likelihood ratio (c, n) that the slices above give for each slice."""
+        """Return the likelihood ratio (c, n) of each slice from the ratios of the slices above."""
         later = np.ones_like(ratios)
         for p in range(len(self.bounds) - 2, 0, -1):
             here, below = slice(self.bounds[p], self.bounds[p + 1]), self.bounds[p - 1]
@@ -128,12 +128,13 @@ def series_blocks(
     slices: SliceTable, chains: Sequence[MarkovChain]
 ) -> Iterator[tuple[slice, ForwardBackward]]:
     """Yield (rows, ForwardBackward) of about BLOCK_ROWS rows of complete series at a time."""
-    places = {name: np.asarray(slices[name]) for name in ("place", "series_slices", "position_mm")}
-    starts = np.append(np.flatnonzero(places["place"] == 0), len(places["place"]))
+    columns = {name: np.asarray(slices[name]) for name in ("place", "series_slices", "position_mm")}
+    starts = np.append(np.flatnonzero(columns["place"] == 0), len(columns["place"]))
     targets = np.append(np.arange(0, starts[-1], BLOCK_ROWS), starts[-1])
     bounds = np.unique(starts[np.searchsorted(starts, targets)])
     for rows in map(slice, bounds[:-1], bounds[1:]):
-        yield rows, ForwardBackward({name: own[rows] for name, own in places.items()}, chains)
+        block = {name: column[rows] for name, column in columns.items()}
+        yield rows, ForwardBackward(block, chains)
 
 
 def block_log_ratios(

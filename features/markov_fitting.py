@@ -51,9 +51,9 @@ def cross_fit_chains(
 def fit_chains(
     slices: pd.DataFrame, logits: NDArray[np.float32], y: NDArray[np.floating]
 ) -> list[MarkovChain]:
-    """Fit one chain a label, c in all. The temperature is that of the lowest log loss.
+    """Fit one chain per label, c in all. The temperature is the one with the lowest log loss.
 
-    slices: (n rows); logits: (n, c); y: (n, c) 0, 1 or NaN where unlabelled
+    slices: (n rows) sorted slice table; logits: (n, c); y: (n, c) 0, 1 or NaN where unlabelled
     """
     lowest = np.asarray(slices["place"]) == 0
     chains = []
@@ -76,7 +76,7 @@ def _best_temperatures(
     y: NDArray[np.floating],
     chains: Sequence[MarkovChain],
 ) -> list[float]:
-    """Return for each chain the temperature, of TEMPERATURES, with the lowest log loss."""
+    """Return the temperature of TEMPERATURES with the lowest log loss, for each chain."""
     blocks = []
     for rows, block in series_blocks(slices, chains):
         labels = y[rows][block.order].T
@@ -107,8 +107,8 @@ def _calibration(
 ) -> tuple[float, float]:
     """Return slope (0 or more) and intercept of a logistic regression of the labels on x.
 
-    The slope is regularised towards 1. The fit uses a histogram of x, so that its time does not
-    grow with the rows; the bins are fine enough not to change the result.
+    The slope is regularised towards 1. The fit uses a histogram of x, so that the time does not
+    grow with the number of rows; its bins are so narrow that the result hardly changes.
     """
     known = ~np.isnan(x) & ~np.isnan(labels)
     labels = labels[known]
@@ -162,10 +162,10 @@ def _newton_step(
 
 
 def _rates(slices: pd.DataFrame, labels: NDArray[np.floating]) -> tuple[float, float]:
-    """Return share and rate (1 / mm) of the highest likelihood of the pairs of adjacent labels.
+    """Return the share and rate (1 / mm) with the highest likelihood of the adjacent labels.
 
-    Pairs are counted by distance, rounded to 0.1 mm. As pseudo-counts, half a pair of each of the
-    four kinds is added at PSEUDO_GAP_MM.
+    Pairs of adjacent slices are counted by distance, rounded to 0.1 mm. As pseudo-counts, half a
+    pair of each of the four kinds is added at PSEUDO_GAP_MM.
     """
     known = ~np.isnan(labels)
     adjacent = (np.asarray(slices["place"])[1:] > 0) & known[1:] & known[:-1]

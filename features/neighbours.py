@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from features.series import SliceTable
 
-# Width (sigma) of the Gaussian mean that served each label best in public solutions of the
-# competition. They give it in slices of about 5 mm.
+# Width (sigma) of the Gaussian mean that was best for each label in public solutions of the
+# competition, which state it in slices of about 5 mm.
 BEST_MM = {
     "any": 0.7 * 5,
     "epidural": 2.9 * 5,
@@ -123,7 +123,7 @@ def stack_columns(columns: Sequence[NDArray[np.floating]], rows: int) -> NDArray
 def _gaussian_means(
     slices: SliceTable, logits: NDArray[np.float32], widths_mm: Sequence[float]
 ) -> list[NDArray[np.float32]]:
-    """Return one array (n, c) a width."""
+    """Return the Gaussian means at each width, (n, c) each."""
     rows, position = len(logits), np.asarray(slices["position_mm"])
     known = ~np.isnan(logits.T)  # (c, n)
     value = np.where(known, logits.T, 0).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Features over a stretch of the series: rolling minimum and maximum, one-sided mean and spread."""
+"""Features over a range of slices: rolling minimum and maximum, one-sided mean and deviation."""
 
 from collections.abc import Sequence
 
@@ -59,10 +59,10 @@ def sided_features(
 def _expanding_statistics(
     slices: SliceTable, logits: NDArray[np.float32], from_top: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation, (n, c) each, of the slices before each in the series.
+    """Return mean and standard deviation, (n, c) each, of the logits of all slices below a slice.
 
-    from_top: the slices above instead of those below. Welford's recurrence (Technometrics 4(3),
-    1962), one place of all series at a time.
+    from_top: of all slices above instead. Welford's recurrence (Technometrics 4(3), 1962); one step
+    is one place of all series.
     """
     order, bounds = rows_by_place(slices, from_top)
     values = logits.T[:, order].astype(np.float64)  # (c, n), by place
@@ -73,9 +73,9 @@ def _expanding_statistics(
     for start, end in zip(bounds[:-1], bounds[1:], strict=True):
         here = slice(start, end)
         count, mean, squares = (state[:, : end - start] for state in (count, mean, squares))
-        some = count > 0
-        np.copyto(means[:, here], mean, where=some)
-        np.divide(squares, count, where=some, out=deviations[:, here])
+        has_logit = count > 0
+        np.copyto(means[:, here], mean, where=has_logit)
+        np.divide(squares, count, where=has_logit, out=deviations[:, here])
         np.sqrt(deviations[:, here], out=deviations[:, here])
         value = values[:, here]
         known = ~np.isnan(value)

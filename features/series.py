@@ -1,6 +1,6 @@
 """Rows of a slice table by series and study, and rows grouped by place in the series.
 
-Here and in the feature families, a slice table may also be a plain dict of its columns, (n,) each.
+Here and in the feature families, a slice table may also be a dict of its columns, (n,) each.
 """
 
 from collections.abc import Mapping

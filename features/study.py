@@ -85,7 +85,7 @@ def other_study_features(
     for distance in range(1, np.bincount(group).max() if len(group) else 0):
         pairs = np.flatnonzero(group[order[distance:]] == group[order[:-distance]])
         one, two = order[pairs], order[pairs + distance]
-        # in two steps, since a study may occur in both
+        # two statements, since one study may be in both `one` and `two`
         others[:, one] = np.fmax(others[:, one], summaries[:, two])
         others[:, two] = np.fmax(others[:, two], summaries[:, one])
     names = [f"{label}_{kind}" for kind in OTHER_KINDS for label in labels]

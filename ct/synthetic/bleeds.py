@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ct.synthetic.phantom import Anatomy
 
-HEIGHTS = {  # range of the middle of a run, as heights of ct/synthetic/head_geometry.py
+HEIGHTS = {  # range of the middle of a run, heights as in ct/synthetic/head_geometry.py
     "epidural": (0.36, 0.78),
     "intraparenchymal": (0.36, 0.78),
     "intraventricular": (0.46, 0.58),
@@ -23,7 +23,7 @@ HEIGHTS = {  # range of the middle of a run, as heights of ct/synthetic/head_geo
 }
 THICKNESS_MM = {"epidural": (13, 24), "subdural": (5.5, 12), "intraparenchymal": (8, 17)}
 HALF_WIDTH = {"epidural": (0.40, 0.65), "subdural": (0.8, 1.4), "subarachnoid": (0.9, 1.8)}
-VISIBLE_MM2 = 25.0  # a smaller area of blood in a slice is left out of image and label
+VISIBLE_MM2 = 25.0  # image and label of a slice leave out a smaller area of blood
 OEDEMA, ISODENSE = 17, 34  # HU
 PLANT_ATTEMPTS = 50
 
@@ -37,8 +37,8 @@ class Bleed:
     half_length: float  # half the length of its run, slices
     hu: float
     angle: float  # radians
-    half_width: float  # radians; of an intraventricular bleed, its level
-    thickness: float  # mm; of an intraventricular bleed, above 0.6: it fills one ventricle
+    half_width: float  # radians; for an intraventricular bleed, its level
+    thickness: float  # mm; for an intraventricular bleed, above 0.6: it fills one ventricle
     centre: tuple[float, float]  # x, y as fractions of the half axes
     bumps: NDArray[np.float32]  # (64, 64) smooth noise of variance 1, for an irregular edge
 
@@ -109,7 +109,7 @@ def plant_bleed(
     one slice of a head that is cut in fewer than eight. Raises AssertionError where none fits.
     """
     fewest = min(3, max(1, len(anatomy.hu) // 4))
-    # a few are drawn where they do not fit: no sulci, no ventricle, too close to an end
+    # some do not fit where they are drawn: no sulci, no ventricle, too close to an end
     for _ in range(PLANT_ATTEMPTS):
         bleed = draw_bleed(rng, kind, anatomy, length)
         weights = bleed_weights(anatomy, bleed)
@@ -145,7 +145,7 @@ def _keep_visible(weights: NDArray[np.float32], pixel_mm: float) -> None:
 
 
 def _angle_from(anatomy: Anatomy, bleed: Bleed) -> NDArray[np.floating]:
-    """Return the angle from the bleed's over its half width: (size, size), 1 at its edge."""
+    """Return the angular distance from the bleed's middle, (size, size), 1 at its edge."""
     difference = (anatomy.angle - bleed.angle + np.pi) % (2 * np.pi) - np.pi
     return np.abs(difference) / bleed.half_width
 

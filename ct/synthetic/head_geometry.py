@@ -166,7 +166,7 @@ class Sulci:
         self.index = turn * 60 + inward
 
     def at(self, height: float) -> NDArray[np.float32]:
-        """Return the pattern at a height: (size, size), normal with variance 1."""
+        """Return the pattern at a height, (size, size): normally distributed, variance 1."""
         step, part = divmod((height - self.start) / self.spacing, 1)
         low, high = self.tables[int(step)], self.tables[int(step) + 1]
         mixed = float(np.cos(part * np.pi / 2)) * low + float(np.sin(part * np.pi / 2)) * high

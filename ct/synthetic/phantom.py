@@ -98,7 +98,7 @@ class Anatomy(HeadGeometry):
         """
         head, height = self.head, self.heights[k]
         pattern = self.sulci.at(height)
-        # 1 above the cerebellum, where sulci are visible; 0 beside it
+        # 1 above the cerebellum, where sulci are visible; 0 at its height
         above = float(np.clip((height - 0.24) / 0.08, 0, 1))
         reach = 19 + 5 * np.cos(3 * self.angle + 20 * height)  # depth of the sulci, mm
         deep = np.clip((reach - depth) / 6, 0, 1)
@@ -116,7 +116,7 @@ class Anatomy(HeadGeometry):
         self._paint_meninges(tissue, height, depth, above)
         for ellipsoid, calcium in head.calcified:
             paint(tissue, self.ellipsoid(ellipsoid, k), calcium)
-        return tissue + 6 * np.exp(-np.maximum(depth, 0) / 4)  # beam hardening beside the vault
+        return tissue + 6 * np.exp(-np.maximum(depth, 0) / 4)  # beam hardening near the vault
 
     def _other_spaces(
         self, k: int, depth: NDArray[np.floating], above: float

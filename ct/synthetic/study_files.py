@@ -157,7 +157,7 @@ def _file_meta(study: Study, k: int) -> FileMetaDataset:
 def _stored_values(study: Study, k: int) -> tuple[NDArray[np.int32], int, bool]:
     """Return (stored values (size, size), intercept, whether they are signed) of slice k."""
     hu = study.hu[k].astype(np.int32)
-    # 12 bits that wrapped around; the repair adds 1000, wraps at 4096 and takes intercept -1000
+    # 12 bits that wrap around, as ct/dicom/intercept_repair.py describes
     if study.damage.get(k) == "defect":
         hu = np.maximum(hu, -1000)
         return np.where(hu >= 0, hu, hu + 4096), study.plan.number % 2, False

@@ -14,7 +14,7 @@ LAYOUTS = {"half_low": 0.2, "half_high": 0.2, "gap": 0.07, "double": 0.03}
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What study number `number` of a competition contains."""
+    """The content of one study of an example competition."""
 
     number: int
     test: bool  # in the test set
@@ -29,9 +29,9 @@ class StudyPlan:
 def plan_competition(studies: int, seed: int) -> list[StudyPlan]:
     """Return the plan of each study of a competition.
 
-    Subtypes are dealt out in turn, so that each gets its share even of a few studies; every sixth
-    study of that order is in the test set. The defects are in train: one truncated file, and one or
-    two studies with the intercept defect.
+    Subtypes are dealt out in turn, so that even with few studies each gets its share; every sixth
+    study of that order is in the test set. The defects are in train: one truncated file, and at
+    least one study with the intercept defect.
     """
     rng = np.random.default_rng([seed, 2**32 - 1])
     kinds = _deal_bleeds(studies)
@@ -73,7 +73,7 @@ def random_id(rng: np.random.Generator, digits: int) -> str:
 
 
 def _deal_bleeds(studies: int) -> list[tuple[str, ...]]:
-    """Return the kinds of bleed of each study: first those with bleeds, then () for the others."""
+    """Return the kinds of bleed of each study; studies without a bleed, (), come last."""
     bleeding = max(1, round(BLEEDING_SHARE * studies))
     kinds: list[tuple[str, ...]] = [(SUBTYPES[i % 5],) for i in range(bleeding)]
     for i in range(bleeding, round(BLEEDS_PER_STUDY * bleeding)):

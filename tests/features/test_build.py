@@ -139,7 +139,7 @@ def test_blocks_make_no_difference(case, fitted, rows, monkeypatch):
     table["patient_id"] = np.where(table["study_id"].isin(["S0", "S9"]), "P0", table["patient_id"])
     whole, names = build_features(table, predictions, RICH, **fitted)
     assert not np.isnan(whole[table["study_id"] == "S9", names.index("any_others_max")]).any()
-    monkeypatch.setattr(module, "BLOCK", rows)
+    monkeypatch.setattr(module, "BLOCK_ROWS", rows)
     np.testing.assert_array_equal(build_features(table, predictions, RICH, **fitted)[0], whole)
 
 

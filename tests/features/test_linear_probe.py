@@ -31,7 +31,7 @@ def case():
 
 
 def moments_of(x, y):
-    moments = Moments.none(x.shape[1], y.shape[1])
+    moments = Moments.zeros(x.shape[1], y.shape[1])
     moments.add(x.astype(np.float32), y.astype(np.float32))
     return moments
 
