@@ -1,4 +1,4 @@
-"""How a slice was acquired: what shows whether the models may be applied to it at all."""
+"""How slices were acquired, to check that the models apply: modality, body part, contrast, ..."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from ct.privacy.defined_terms import body_part_terms, image_type_terms, modality
 from ct.sources.file_reader import read_each
 from ct.sources.source import Source, SourceFile, Unreadable
 
-# transfer syntaxes that change pixels, or may (PS3.5 section 8.2); most files of JPEG2000, whose
-# lossless form has a UID of its own, are lossy
+# transfer syntaxes that lose detail, or may (PS3.5 section 8.2); most JPEG2000 files are lossy: the
+# lossless form has a UID of its own
 LOSSY_SYNTAXES = {
     uid.JPEGBaseline8Bit,
     uid.JPEGExtended12Bit,
@@ -27,7 +27,7 @@ NO_CONTRAST = {"", "NONE", "NO", "N", "C-", "WITHOUT", "0"}
 
 
 def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
-    """Read how some files were acquired, whose headers are known to be readable.
+    """Read how files were acquired. Their headers must be readable.
 
     files: names in the source
 
@@ -52,7 +52,7 @@ def _read(file: SourceFile) -> dict[str, Any]:
 
 
 def _acquisition(dataset: Dataset) -> dict[str, Any]:
-    """Return the row of a data set; all is missing in an empty one."""
+    """Return the row of a data set; in that of an empty one every value is missing."""
     syntax = str(dataset.file_meta.TransferSyntaxUID) if dataset else ""
     lossy = _text(dataset, "LossyImageCompression").strip() == "01" or syntax in LOSSY_SYNTAXES
     return {

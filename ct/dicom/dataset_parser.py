@@ -1,6 +1,6 @@
-"""Parse any DICOM file by pydicom, within bounds of size and number of elements.
+"""Parse any DICOM file with pydicom, limited in size and number of elements.
 
-The usual file takes a shorter way: ct/dicom/fast_parser.py.
+ct/dicom/fast_parser.py parses the usual file faster.
 """
 
 import io
@@ -23,11 +23,11 @@ from ct.sources.source import SourceFile, Unreadable
 
 # the group numbers with which a file without preamble may begin
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-MAX_META_BYTES = 65536  # of the file meta information, in which the transfer syntax is looked for
+MAX_META_BYTES = 65536  # of the file meta information, which holds the transfer syntax
 MAX_HEADER_BYTES = 4 << 20  # before the pixels
 MAX_INFLATED_BYTES = 160 << 20  # of a deflated data set (PS3.5 section A.5)
 MAX_COPIED_BYTES = 65536  # of a value; larger ones, which are pixels, are views of the file
-MAX_READS = 400_000  # of pieces of a header: an element takes one or two
+MAX_READS = 400_000  # of a header, in pieces: an element takes one or two reads
 DEFLATED = str(uid.DeflatedExplicitVRLittleEndian)
 PIXEL_TAGS = {
     int(Tag(keyword)) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")
@@ -38,7 +38,7 @@ PIXEL_TAGS = {
 def quiet_pydicom() -> Iterator[None]:
     """Let pydicom read without validation, three times as fast, and without warnings.
 
-    The warnings quote paths and values.
+    The warnings quote paths and values, which must not be printed.
     """
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -101,15 +101,15 @@ def require_dicom(head: bytes) -> None:
 
 
 def as_source_file(file: str | Path | SourceFile) -> SourceFile:
-    """Return a SourceFile, of a path, too."""
+    """Return a path as a SourceFile; a SourceFile stays."""
     return DiskFile(str(file)) if isinstance(file, str | Path) else file
 
 
 class _BoundedStream(io.BytesIO):
     """Bytes that pydicom may read in MAX_READS pieces at most, and never all at once.
 
-    Millions of tiny elements would take minutes and gigabytes. pydicom reads all at once to inflate
-    a data set, which `_inflated_dataset` does within bounds.
+    Millions of tiny elements would take minutes and gigabytes. pydicom reads all at once where it
+    inflates a data set; `_inflated_dataset` does that with a limit.
     """
 
     def __init__(self, raw: bytes) -> None:

@@ -1,8 +1,8 @@
 """The child process that decodes compressed pixels, one slice at a time.
 
-On damaged streams gdcm and pylibjpeg crash, or run for minutes. Here that costs one file:
-ct/dicom/pixel_decoder.py, the parent, starts another process. The system limits the memory of this
-process and the processor time of a slice, and ends it beyond.
+On damaged streams gdcm and pylibjpeg crash, or run for minutes. Here that costs one file: the
+parent, ct/dicom/pixel_decoder.py, starts another process. The system limits the memory of this
+process and the processor time of each slice; beyond these limits it ends the process.
 
 A request is a line of JSON, followed by the pixel data; an answer is a line of JSON, followed by
 the stored values.
@@ -36,7 +36,7 @@ FASTEST = {  # the fastest installed decoder of each transfer syntax, measured o
     uid.JPEGLosslessSV1: "gdcm",
 }
 MAX_MEMORY = 1 << 30  # bytes, beyond what the process uses before its first slice
-# greeting where the parent's limit leaves it less than MAX_MEMORY
+# greeting where the limit of the parent process leaves less than MAX_MEMORY
 LESS_MEMORY = b"ready, with less memory"
 PIXEL_FORMAT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 
@@ -90,9 +90,9 @@ def answer(
 
 
 def decode(task: Mapping[str, Any], pixels: bytes) -> tuple[NDArray[np.integer] | None, str]:
-    """Return (stored values, "") by pydicom's plugins, or (None, why they all fail).
+    """Return (stored values, "") as decoded by pydicom's plugins, or (None, why they all fail).
 
-    The fastest plugin comes first, then pydicom tries them all.
+    The fastest plugin is tried first, then pydicom tries them all.
     """
     syntax, reason = task["syntax"], ""
     for plugin in dict.fromkeys([FASTEST.get(syntax, ""), ""]):
@@ -123,7 +123,7 @@ def _dataset(task: Mapping[str, Any], pixels: bytes) -> Dataset:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the informative line of a decoder's message, without paths and values, shortened."""
+    """Return the line of a decoder's message that has the cause: shortened, no paths or values."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     line = lines[1] if len(lines) > 1 and lines[0].endswith("plugins:") else lines[0]

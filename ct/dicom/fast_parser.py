@@ -1,7 +1,7 @@
-"""Parse the usual DICOM file, and of it only the elements of TAGS; all others are left to pydicom.
+"""Parse the usual DICOM file fast, and only HEADER_TAGS of it. Other files are left to pydicom.
 
-The elements come from the generator with which pydicom itself reads. Most of the time of
-`pydicom.dcmread` goes into objects that are not needed here.
+The elements come from pydicom's own generator. Most of the time of `pydicom.dcmread` goes into
+objects that are not needed here.
 """
 
 import io
@@ -10,7 +10,7 @@ from pydicom import uid
 from pydicom.filereader import data_element_generator
 
 from ct.dicom.dataset_parser import MAX_META_BYTES, PIXEL_TAGS, require_dicom
-from ct.dicom.tag_values import WANTED_TAGS, NeedsPydicom, RawElements, tag_value
+from ct.dicom.tag_values import HEADER_TAGS, NeedsPydicom, RawElements, tag_value
 from ct.sources.file_reader import first_bytes
 from ct.sources.source import SourceFile
 
@@ -20,7 +20,7 @@ IMPLICIT_VR = {  # the usual transfer syntaxes: whether their VRs are implicit
     for syntax in uid.AllTransferSyntaxes
     if syntax.is_little_endian and not syntax.is_deflated
 }
-PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"  # as stored in a file
+PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"  # (7FE0,0010), little endian
 UNDEFINED_LENGTH = 0xFFFFFFFF  # of an element that ends with a delimiter
 
 
@@ -95,13 +95,14 @@ def _walk_header(head: bytes) -> tuple[RawElements, str, int] | None:
     for element in data_element_generator(
         stream, False, True, lambda tag, vr, length: tag >> 16 != 2
     ):
-        if (tag := int(element.tag)) in WANTED_TAGS:
+        if (tag := int(element.tag)) in HEADER_TAGS:
             elements[tag] = element
     syntax = tag_value(elements, "TransferSyntaxUID")
-    command_set = head[stream.tell() : stream.tell() + 2] == b"\0\0"  # has an encoding of its own
+    # a command set, group 0000, has an encoding of its own
+    command_set = head[stream.tell() : stream.tell() + 2] == b"\0\0"
     if syntax not in IMPLICIT_VR or command_set:
         raise NeedsPydicom
     for element in data_element_generator(stream, IMPLICIT_VR[syntax], True, at_pixels):
-        if (tag := int(element.tag)) in WANTED_TAGS:
+        if (tag := int(element.tag)) in HEADER_TAGS:
             elements[tag] = element
     return (elements, syntax, stream.tell()) if reached_pixels else None

@@ -1,4 +1,4 @@
-"""Read one DICOM file's header: the values a slice table needs, and nothing that names a person."""
+"""Read one DICOM file's header: the values for the slice table, and nothing that names a person."""
 
 from contextlib import suppress
 from typing import Any
@@ -29,8 +29,8 @@ MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 1e3  # a PixelSpacing outside of them is 
 def read_header(file: SourceFile, key: bytes, patient_id_optional: bool = False) -> dict[str, Any]:
     """Read one slice's header. Call it inside `quiet_pydicom`, which is slow to enter.
 
-    key: of the pseudonyms; patient_id_optional: a file without PatientID, which may be empty (PS3.3
-    section C.7.1.1), is read, and its study counts as the patient
+    key: of the pseudonyms; patient_id_optional: read a file without PatientID, too (PS3.3 section
+    C.7.1.1 allows it); its study then counts as the patient
 
     Returns a dict: HEADER_COLUMNS without split and path, `slice_id`, `ipp` (3,) mm, the centre of
     the first pixel in patient coordinates, and `iop` (6,), the directions along a row and down a
@@ -38,7 +38,7 @@ def read_header(file: SourceFile, key: bytes, patient_id_optional: bool = False)
     lacks a tag that identifies or places it, MachineFault.
     """
     if parsed := parse_header_fast(file):
-        with suppress(NeedsPydicom, Unreadable):  # what pydicom reads decides
+        with suppress(NeedsPydicom, Unreadable):  # then pydicom's parser decides
             return header_values(*parsed, key, patient_id_optional)
     dataset = open_dataset(file, pixels=False)
     return header_values(
@@ -49,7 +49,7 @@ def read_header(file: SourceFile, key: bytes, patient_id_optional: bool = False)
 def header_values(
     header: Header, syntax: str, key: bytes, patient_id_optional: bool
 ) -> dict[str, Any]:
-    """Return what `read_header` does, of a parsed header and its transfer syntax."""
+    """Return the dict of `read_header` from a parsed header and its transfer syntax."""
     require_single_grey_frame(header)
     spacing = optional_number(header, "PixelSpacing")
     patient = "PatientID"

@@ -44,7 +44,7 @@ CHUNK_COLUMNS = (
     *ORIENTATION,
     "reason",
 )
-UNREADABLE_HEADER = (  # stands for the header of a file that is refused
+UNREADABLE_HEADER = (  # in place of the header of a refused file
     dict.fromkeys(DTYPES, 0)
     | dict.fromkeys((*TEXT_COLUMNS, "slice_id"), "")
     | {"ipp": [np.nan] * 3, "iop": [np.nan] * 6}
@@ -124,7 +124,7 @@ def _used_rows(table: pd.DataFrame, source: Source, workers: int | None) -> NDAr
 
 
 def _first_that_decodes(copies: list[Source]) -> list[int]:
-    """Return for each slice's files the place of the first whose pixels decode, 0 for none."""
+    """Return the place of the first file that decodes among each slice's files, 0 for none."""
     first = []
     for files in copies:
         decoded = enumerate(read_each(read_hu, files))
@@ -164,9 +164,9 @@ def _kept_chunk(path: Path | None, names: list[str]) -> pd.DataFrame | None:
 def _read_chunk(
     files: Source, names: Sequence[str], key: bytes, path: Path | None, patient_id_optional: bool
 ) -> pd.DataFrame:
-    """Read the headers of some files. Returns their table, which is kept at `path`.
+    """Read the headers of some files. Returns their table, and writes it to `path`.
 
-    It is not kept where a file could not be read for the moment.
+    It is not written where a file was unreadable for a transient reason.
     """
     headers, reasons, lasting = [], [], True
     with quiet_pydicom():

@@ -47,8 +47,8 @@ def read_hu(file: str | Path | SourceFile) -> tuple[NDArray[np.int16], bool]:
     """
     raw = all_bytes(as_source_file(file))
     with quiet_pydicom():
-        stored, described_by, slope, intercept = _read_usual(raw) or _read_any(raw)
-    if may_wrap_at_12_bits(described_by, slope, intercept) and wraps_at_12_bits(stored):
+        stored, attributes, slope, intercept = _read_usual(raw) or _read_any(raw)
+    if may_wrap_at_12_bits(attributes, slope, intercept) and wraps_at_12_bits(stored):
         return unwrap_at_12_bits(stored), True
     return _rescaled(stored, slope, intercept), False
 
@@ -73,10 +73,10 @@ def _read_usual(raw: bytes) -> StoredSlice | None:
         return None
     with suppress(NeedsPydicom, Unreadable):  # what pydicom reads decides
         require_single_grey_frame(elements)
-        described_by = pixel_format(elements)
-        if described_by["BitsAllocated"] == 16:
-            values = _uncompressed(pixels, described_by)
-            return StoredSlice(values, described_by, *rescale_parameters(elements))
+        attributes = pixel_format(elements)
+        if attributes["BitsAllocated"] == 16:
+            values = _uncompressed(pixels, attributes)
+            return StoredSlice(values, attributes, *rescale_parameters(elements))
     return None
 
 
@@ -84,28 +84,28 @@ def _read_any(raw: bytes) -> StoredSlice:
     """Return the slice of any file. Raises Unreadable, MachineFault."""
     dataset = parse_dataset(raw)
     require_single_grey_frame(dataset)
-    described_by, syntax = pixel_format(dataset), str(dataset.file_meta.TransferSyntaxUID)
+    attributes, syntax = pixel_format(dataset), str(dataset.file_meta.TransferSyntaxUID)
     pixels, vr = pixel_data(dataset)
-    if syntax in UNCOMPRESSED and described_by["BitsAllocated"] == 16:
-        values = _uncompressed(pixels, described_by)
-        return StoredSlice(values, described_by, *rescale_parameters(dataset))
+    if syntax in UNCOMPRESSED and attributes["BitsAllocated"] == 16:
+        values = _uncompressed(pixels, attributes)
+        return StoredSlice(values, attributes, *rescale_parameters(dataset))
     photometric = photometric_interpretation(dataset)
-    values = decode_pixels(described_by, syntax, vr, photometric, pixels)
-    shape = described_by["Rows"], described_by["Columns"]
+    values = decode_pixels(attributes, syntax, vr, photometric, pixels)
+    shape = attributes["Rows"], attributes["Columns"]
     if values.shape != shape:
         raise Unreadable(f"the pixel data is an image of {values.shape}, not {shape}")
-    return StoredSlice(values, described_by, *rescale_parameters(dataset))
+    return StoredSlice(values, attributes, *rescale_parameters(dataset))
 
 
-def _uncompressed(pixels: bytes | memoryview, described_by: dict[str, int]) -> NDArray[np.integer]:
+def _uncompressed(pixels: bytes | memoryview, attributes: dict[str, int]) -> NDArray[np.integer]:
     """Return the stored values (rows, cols) of uncompressed 16-bit pixels (PS3.5 section 8.1)."""
-    rows, columns = described_by["Rows"], described_by["Columns"]
+    rows, columns = attributes["Rows"], attributes["Columns"]
     length = rows * columns * 2
     if len(pixels) < length:
         raise Unreadable(f"truncated pixel data: {len(pixels)} of {length} bytes")
-    dtype = "<i2" if described_by["PixelRepresentation"] else "<u2"
+    dtype = "<i2" if attributes["PixelRepresentation"] else "<u2"
     values = np.frombuffer(pixels, dtype, count=length // 2).reshape(rows, columns)
     # the bits above BitsStored are undefined; shifting left and right also extends the sign
-    if (unused := 16 - described_by["BitsStored"]) > 0:
+    if (unused := 16 - attributes["BitsStored"]) > 0:
         values = values << unused >> unused
     return values

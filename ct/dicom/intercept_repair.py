@@ -27,10 +27,9 @@ def wraps_at_12_bits(stored: NDArray[np.integer]) -> bool:
 
     stored: unsigned (rows, cols), twelve bits, of a header that `may_wrap_at_12_bits`
 
-    With the defect air is a narrow peak of many pixels around 3096, and below it (-1400 to -1100
-    HU) there is nothing. Without it, in a file of another vendor whose intercept of 0 is right,
-    values around 3096 are dense metal: that fills less than a twentieth of the image and has no
-    such sharp edge.
+    With the defect, air is a narrow peak of many pixels around 3096, with almost nothing just below
+    it (-1400 to -1100 HU). Without the defect, where an intercept of 0 is right, values around 3096
+    are dense metal: less than a twentieth of the image, without such a sharp edge.
     """
     # more than 16 bits are not 12; and bincount takes memory up to the largest value
     if stored.dtype.itemsize > 2 and stored.max() > 65535:

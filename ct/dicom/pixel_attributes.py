@@ -11,7 +11,7 @@ from ct.sources.source import Unreadable
 
 MAX_SIDE = 4096  # rows and columns; no head CT has more
 BITS_ALLOCATED = (1, 8, 16, 32, 64)  # PS3.5 section 8.1.1
-PHOTOMETRIC = {  # PS3.3 section C.7.6.3.1.2, without those that are retired or of video
+PHOTOMETRIC = {  # PS3.3 section C.7.6.3.1.2, without retired values and those of video
     "MONOCHROME1",
     "MONOCHROME2",
     "PALETTE COLOR",
@@ -48,7 +48,7 @@ def rescale_parameters(header: Header) -> tuple[float, float]:
 
 
 def pixel_format(header: Header) -> dict[str, int]:
-    """Return what the stored values are decoded by, checked. Raises Unreadable.
+    """Return the checked attributes for decoding the stored values. Raises Unreadable.
 
     Keys: Rows, Columns, BitsAllocated, BitsStored, PixelRepresentation.
     """

@@ -16,12 +16,12 @@ from ct.sources.source import Unreadable
 from ct.system.child_process import ChildEnded, ChildProcess
 from ct.system.machine_faults import GOES_ON, FileFault, fault_of, out_of_memory
 
-# processor time that a slice may take: SECONDS and SECONDS_PER_PIXEL times its pixels. Real slices
-# take 0.01 to 0.3 s, one of 4096 x 4096 about 4
+# processor time that a slice may take: SECONDS + SECONDS_PER_PIXEL * pixels. Real slices take 0.01
+# to 0.3 s, one of 4096 x 4096 about 4 s
 SECONDS = 2
 SECONDS_PER_PIXEL = 3e-7
-WALL_SECONDS = 120  # after them a decoder is ended that waits for something that never comes
-TIMED_OUT = (None, -signal.SIGPROF)  # statuses: after WALL_SECONDS, after its processor time
+WALL_SECONDS = 120  # elapsed time, for a decoder that hangs without using the processor
+TIMED_OUT = (None, -signal.SIGPROF)  # exit statuses: after WALL_SECONDS, after the processor time
 _CHILD = ChildProcess("ct.dicom.decoder_process")
 
 
@@ -80,7 +80,7 @@ def close_decoder() -> None:
 def _request(message: bytes) -> bytearray:
     """Return the decoder's answer; where the decoder ends, the answer of a fresh one.
 
-    Earlier slices may have spoilt its memory. Raises ChildEnded, MachineFault.
+    Earlier slices may have corrupted its memory. Raises ChildEnded, MachineFault.
     """
     fresh = _CHILD.answered == 0
     try:
@@ -98,25 +98,25 @@ def _request_once(message: bytes) -> bytearray:
         fault = fault_of(error)
         if isinstance(fault, FileFault):
             fault = MachineFault(
-                f"the process that decodes compressed pixels cannot begin, {fault}; {GOES_ON}"
+                f"the process that decodes compressed pixels cannot start, {fault}; {GOES_ON}"
             )
         raise fault from None
     except ChildEnded as ended:
         if not ended.started:
             raise MachineFault(
-                f"the process that decodes compressed pixels cannot begin (status {ended.status}): "
+                f"the process that decodes compressed pixels cannot start (status {ended.status}): "
                 f"check the limits of memory and open files (ulimit -a); {GOES_ON}"
             ) from None
         if ended.status == -signal.SIGKILL:  # by the system, or by hand
             raise MachineFault(
-                "the process that decodes compressed pixels was killed, perhaps for want of "
-                f"memory: take fewer processes (--workers=1); {GOES_ON}"
+                "the process that decodes compressed pixels was killed, perhaps because memory ran "
+                f"out: take fewer processes (--workers=1); {GOES_ON}"
             ) from None
         raise
 
 
 def _reason(status: int | None, seconds: float) -> str:
-    """Return why a file is unreadable whose decoder ended with this status."""
+    """Return why a file is unreadable: its decoder ended with this exit status."""
     if status is None:
         return f"decoding took longer than {WALL_SECONDS} s"
     if status == -signal.SIGPROF:

@@ -1,4 +1,4 @@
-"""The values of one DICOM file's tags: converted, finite, and of a size that a head CT can have."""
+"""The values of one DICOM file's tags: converted, finite, within the bounds of a head CT."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from pydicom.tag import Tag
 
 from ct.sources.source import Unreadable
 
-# all that is read of a header
+# the attributes that are read from a header
 KEYWORDS = (
     "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns "
     "ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept "
@@ -21,10 +21,10 @@ KEYWORDS = (
     "SamplesPerPixel"
 )
 TAGS = {keyword: (int(Tag(keyword)), dictionary_VR(keyword)) for keyword in KEYWORDS.split()}
-WANTED_TAGS = {tag for tag, _ in TAGS.values()}
+HEADER_TAGS = {tag for tag, _ in TAGS.values()}
 SINGLE = (int, float, str)  # types of the value of a tag that has one value
 MAX_VALUE_BYTES = 65536
-# beyond it sums and squares of float32 overflow; no number of a header measures so much
+# sums and squares of larger numbers can overflow float32; no header value is as large
 MAX_NUMBER = 1e9
 PIXEL_DATA = int(Tag("PixelData"))
 
@@ -39,8 +39,8 @@ class NeedsPydicom(Exception):
 def tag_value(header: Header, keyword: str) -> Any:
     """Return a tag's value: a number, text or a list of them; None where it is missing or empty.
 
-    Raises Unreadable where pydicom cannot convert it; of raw elements, raises NeedsPydicom where
-    the fast parser cannot.
+    Raises Unreadable where pydicom cannot convert it. For raw elements, raises NeedsPydicom where
+    only pydicom can convert it.
     """
     if isinstance(header, dict):
         tag, vr = TAGS[keyword]
@@ -111,7 +111,7 @@ def _floats(header: Header, keyword: str, count: int) -> list[float]:
     try:
         values: list[Any] = [value] if isinstance(value, SINGLE) else value
         if not isinstance(header, dict):  # raw elements are converted already
-            values = [_number(one) for one in values]
+            values = [_number(element) for element in values]
     except (TypeError, ValueError, OverflowError):
         raise Unreadable(f"{keyword} is malformed") from None
     if len(values) != count or not all(map(math.isfinite, values)):
@@ -122,7 +122,7 @@ def _floats(header: Header, keyword: str, count: int) -> list[float]:
 
 
 def _number(value: Any) -> float:
-    """Return a number, or the number that a text is, as a float. Raises TypeError, ValueError.
+    """Return a number, or a text that holds one, as a float. Raises TypeError, ValueError.
 
     PS3.5 section 6.2 allows no underscores, which Python's `float` takes.
     """
@@ -145,7 +145,7 @@ def required_positive_int(header: Header, keyword: str, most: int) -> int:
 def optional_number(header: Header, keyword: str) -> float:
     """Return a tag's first value; NaN where it is missing, empty, malformed or beyond MAX_NUMBER.
 
-    Of raw elements, raises NeedsPydicom.
+    For raw elements, may raise NeedsPydicom.
     """
     try:
         value = tag_value(header, keyword)
@@ -157,16 +157,16 @@ def optional_number(header: Header, keyword: str) -> float:
 
 
 def pixel_data(dataset: Dataset) -> tuple[bytes | memoryview, str]:
-    """Return (PixelData as stored in the file, its VR, "OW" where that is implicit).
+    """Return (PixelData as stored in the file, its VR; "OW" where the VR is implicit).
 
-    Raises Unreadable where there are none.
+    Raises Unreadable where they are missing or are not bytes.
     """
     if PIXEL_DATA not in dataset:
         raise Unreadable("pixel data missing or cut short")
     try:
         element = dataset.get_item(PIXEL_DATA)
     except NotImplementedError:
-        # an element without a value, which pydicom converts at once, of an unknown VR
+        # an empty element of an unknown VR: pydicom converts empty elements at once
         raise Unreadable("the pixel data are not bytes by their VR") from None
     if element.VR not in (None, "OB", "OW", "UN"):
         raise Unreadable("the pixel data are not bytes by their VR")

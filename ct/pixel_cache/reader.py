@@ -18,19 +18,19 @@ from ct.storage.file_formats import read_json, read_table
 from ct.system.machine_faults import fault_of_source
 from ct.system.parallel_jobs import cores
 
-# at most, of one cache: a system often allows a process 1,024 descriptors, and all of RSNA has
-# 1,707 shards
+# of one cache, at most: many systems allow a process 1,024 open files, and the competition's cache
+# has 1,707 shards
 OPEN_SHARDS = 256
-MAX_THREADS = 8  # eight decode slices of 256 px faster than any GPU trains on them
+MAX_THREADS = 8  # they decode slices of 256 px faster than any GPU trains on them
 
 
 class PixelCache:
     """The slices of one cache, by their row in the slice table.
 
-    Several threads may read at once, and it survives a fork.
+    Several threads may read at once, also after a fork.
 
-    size: pixels a side; slice_ids: (n,), in the order of the slice table; threads: that decode
-    together, at most (None: one for each core, up to MAX_THREADS). They do not change what is read.
+    size: pixels a side; slice_ids: (n,), in the order of the slice table; threads: how many decode
+    at the same time, at most (None: one per core, up to MAX_THREADS)
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
@@ -87,7 +87,7 @@ class PixelCache:
             pool.submit(self._decode, numbers[i : i + step], out[i : i + step])
             for i in range(0, len(numbers), step)
         ]
-        # waits for all threads: they write to `out`
+        # `exception` waits for the thread: no thread may write to `out` after this
         errors = [error for future in futures if (error := future.exception())]
         if errors:
             raise errors[0]

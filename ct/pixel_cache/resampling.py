@@ -14,8 +14,8 @@ def resample_to_square(hu: NDArray[np.int16], size: int) -> NDArray[np.int16]:
     hu: (rows, cols)
 
     A larger slice shrinks by means over areas. Where `size` does not divide its side the means are
-    weighted: Pillow's BOX would take one pixel here and two there. A smaller slice grows by
-    bilinear interpolation.
+    weighted, since Pillow's BOX would average one pixel here and two there. A smaller slice grows
+    by bilinear interpolation.
     """
     square = pad_to_square(np.clip(hu, LOWEST_HU, HIGHEST_HU))
     side = len(square)

@@ -2,10 +2,10 @@
 
 shard-00000.blosc2, ...  compressed slices of SHARD_SLICES rows of the slice table, in their order
 index.parquet            slice_id -> shard, offset, length in bytes; length 0: an unreadable slice
-checksums.parquet        slice_id -> CRC-32 of these bytes. Caches of older versions have none: as a
-                         column of the index it would change that file, and make stale what was
-                         made from it
-pixels.json              the size, and the shards' digests
+checksums.parquet        slice_id -> CRC-32 of these bytes; caches of older versions lack the file.
+                         It is not a column of the index: that would change the index of finished
+                         runs, and make their later stages stale
+pixels.json              size of a slice, number of slices, digests of the shards
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 
 def measure_slice(hu: NDArray[np.int16], spacing_mm: float) -> tuple[float, ...]:
-    """Measure a slice; a large one on every second pixel of every second row.
+    """Measure a slice; a large slice on every second pixel of every second row.
 
     hu: (rows, cols); spacing_mm: between pixels, NaN where unknown
 

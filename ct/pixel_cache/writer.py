@@ -24,7 +24,7 @@ from ct.storage.file_formats import read_table, write_json, write_table
 from ct.storage.sealed_files import seal
 from ct.system.parallel_jobs import run_jobs, run_missing_jobs
 
-# of blosc2, fixed: its default follows the processor's cache, and would change the bytes
+# of blosc2; its default depends on the processor's cache, so the bytes would, too
 BLOCK_BYTES = 32768
 
 
@@ -42,8 +42,8 @@ def write_cache(
 
     folder: of the cache, created if needed; source: a source or a folder's path; slices: slice
     table, with path (a name in the source) and pixel_spacing_mm; progress: called with the number
-    of slices done, and `kept=True` for those of an earlier call; record_folder: keeps a record of
-    each shard, so that a second call keeps the whole ones (the caller checks that the source is
+    of slices done, and `kept=True` for those of an earlier call; record_folder: for a record of
+    each shard, so that a second call keeps the whole shards (the caller checks that the source is
     the same); log: called with a line about a damaged shard
 
     Returns a DataFrame indexed like `slices`: PIXEL_COLUMNS, and `reason`, "" where the slice is
@@ -108,9 +108,9 @@ def _kept_shards(
 
 
 def _kept_shard(path: Path, job: str, record_path: Path) -> pd.DataFrame | None:
-    """Return the record of a shard.
+    """Return the record of a shard, without rows where the shard is damaged.
 
-    It is None where the shard is of another job, and has no rows where the shard is damaged.
+    Returns None where the record is damaged or of another job.
     """
     try:
         record = read_table(record_path)
@@ -133,7 +133,7 @@ def _checksums(path: Path, lengths: pd.Series) -> NDArray[np.uint32]:
 
 
 def _job_digest(part: pd.DataFrame, size: int) -> str:
-    """Return a digest of all that decides a shard's bytes, but for the DICOM files themselves."""
+    """Return a digest of everything that decides a shard's bytes, except the DICOM files."""
     settings = [
         size,
         BLOCK_BYTES,
@@ -173,9 +173,9 @@ def _record(
 def _write_shard(
     path: Path, files: Source, part: pd.DataFrame, size: int, record_path: Path | None
 ) -> pd.DataFrame:
-    """Write one shard. Returns its record, which is kept at `record_path`.
+    """Write one shard. Returns its record, and writes it to `record_path`.
 
-    It is not kept where a file could not be read for the moment.
+    It is not written where a file was unreadable for a transient reason.
     """
     import blosc2
 

@@ -1,4 +1,4 @@
-"""What may leave a file: pseudonyms, known words, names of files and messages without names.
+"""Privacy: what tables, reports and messages may show of a file.
 
 pseudonyms          identifiers and paths, as tables hold them
 defined_terms       the words of DICOM that may be shown; any other text becomes "?"

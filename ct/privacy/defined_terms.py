@@ -1,7 +1,7 @@
-"""Known words of DICOM: what a text tag may hold to be shown. Anything else may be a name: "?".
+"""Known words of DICOM that may be shown. Any other text may be a person's name: "?" instead.
 
-Tags for codes are typed by hand at some consoles, and their 16 characters are enough for a name. So
-of their values only the words listed here reach tables, pages and the terminal.
+At some consoles people type the values of code tags by hand, and their 16 characters are enough for
+a name. So only the words listed here reach tables, pages and the terminal.
 """
 
 import re
@@ -41,7 +41,7 @@ BODY_PARTS = _words(
     "CRANIO ENCEFALO ENCEPHALE GEHIRN HERSENEN HJERNE HOOFD HODE HUVUD KOPF MOZG GLOWA SCHADEL "
     "SCHAEDEL SCHEDEL TESTA TETE"
 )
-# words that stand between or beside body parts
+# words that may stand between body parts, before or after them
 CONNECTING_WORDS = _words("AND WITH WITHOUT UPPER LOWER LEFT RIGHT")
 # PS3.3 section C.8.2.1.1.1
 IMAGE_TYPES = _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER")
@@ -61,7 +61,8 @@ def modality_term(text: str) -> str:
 def body_part_terms(text: str) -> str:
     """Return the value of BodyPartExamined in capitals where all its words are known.
 
-    Otherwise the word of HEADS that it contains, "?" where it contains none, "" where it is empty.
+    Otherwise returns the word of HEADS that it contains, "?" where it contains none, "" where it is
+    empty.
     """
     code = text.strip(" \0").upper()
     if not CODE_STRING.fullmatch(code):

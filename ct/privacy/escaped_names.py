@@ -1,16 +1,16 @@
 r"""Names of files as tables hold them: bytes that no line of text can hold are written as \xNN.
 
-These are line breaks, other control characters, and bytes that are no UTF-8. All else stays as it
-is, rare spaces, private characters and soft hyphens, too. An escaped name leads back to the file: a
-backslash that would read like an escape is written \x5c.
+These are line breaks, other control characters, and bytes that are not UTF-8. All other characters
+stay, even rare spaces, private characters and soft hyphens. Escaping can be undone: a backslash
+that would read like an escape is written \x5c.
 """
 
 import os
 import re
 import unicodedata
 
-# Unicode categories that are escaped: control, lone surrogate (a byte that is no UTF-8), separators
-# of lines and paragraphs
+# Unicode categories that are escaped: control, lone surrogate (a byte that is not UTF-8),
+# separators of lines and paragraphs
 ESCAPED_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-f]{2})")
 ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
@@ -30,7 +30,7 @@ def escaped_name(name: str) -> str:
 
 
 def unescaped_name(escaped: str) -> str:
-    """Return the name of the file on disk whose escaped name this is."""
+    """Return the file's name on disk from its escaped name."""
     if "\\x" not in escaped:
         return escaped
     name = ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), os.fsencode(escaped))
@@ -40,6 +40,6 @@ def unescaped_name(escaped: str) -> str:
 def _escape(character: str) -> str:
     try:
         encoded = os.fsencode(character)
-    except UnicodeEncodeError:  # from a zip archive, whose names are no paths of this system
+    except UnicodeEncodeError:  # in a zip archive, names need not be valid paths of this system
         encoded = character.encode("utf-8", "surrogatepass")
     return "".join(f"\\x{byte:02x}" for byte in encoded)

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-# Hexadecimal digits of the competition's identifiers, counted in 752,803 slices, 1,435 patients and
-# 1,480 studies and series, and in whole files of train and test; there is no exception.
+# Hexadecimal digits of the competition's identifiers, without exception in 752,803 slices, 1,435
+# patients and 1,480 studies and series, and in whole files of train and test.
 DIGITS = {"slice": 9, "patient": 8, "study": 10, "series": 10}
 # a path of the competition; any other ending of the name may be a person's name
 COMPETITION_PATH = rf"stage_[12]_(?:train|test)/ID_[0-9a-f]{{{DIGITS['slice']}}}(?:\.(?:dcm|DCM))?"
-# noted in ingest.json of a run that keeps identifiers of these lengths alone; older runs note none
+# written to ingest.json of a run that keeps only identifiers of these lengths; older runs lack it
 EXACT_LENGTHS = "exact lengths"
 
 
@@ -25,7 +25,7 @@ class LegacyKey(bytes):
 def competition_id_pattern(kind: str, key: bytes) -> str:
     """Return the regular expression of the identifiers that are kept as they are.
 
-    kind: "slice", "patient", "study" or "series"; key: of the pseudonyms, with a LegacyKey for any
+    kind: "slice", "patient", "study" or "series"; key: of the pseudonyms; a LegacyKey allows any
     number of digits
     """
     return r"ID_[0-9a-f]+" if isinstance(key, LegacyKey) else rf"ID_[0-9a-f]{{{DIGITS[kind]}}}"
@@ -50,8 +50,8 @@ def public_paths(
 ) -> NDArray[np.object_]:
     """Return paths as tables and reports may hold them, (n,).
 
-    Paths of the competition's own names stay. In any other path the slice's pseudonym replaces all
-    that lies below train or test: those folders and files may be named after people.
+    Paths in the competition's form stay. In any other path the slice's pseudonym replaces
+    everything below the train or test folder: those folders and files may be named after people.
 
     paths: relative, (n,) of text; slice_ids: (n,)
     """

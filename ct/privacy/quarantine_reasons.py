@@ -10,7 +10,7 @@ UNDECODED = "cannot be decoded: "  # begins a reason; the decoder's message foll
 def public_reason(reason: str) -> str:
     """Return a reason of quarantine.csv without the path of another file.
 
-    Runs of older versions may hold a tag's value in it, which is taken out, too.
+    In runs of older versions it may quote a tag's value, which is removed, too.
     """
     if reason.startswith(SAME_SLICE):
         return f"{SAME_SLICE}another file"

@@ -1,8 +1,8 @@
-"""Remove from messages what they must not repeat: passwords in URLs, values of DICOM tags, paths.
+"""Remove passwords in URLs, values of DICOM tags, and paths from messages.
 
 A value that begins with a URL counts as a URL to its end: a password may contain any character,
-spaces and @ included. Inside a line a URL ends at its closing quote or at the next space. Values of
-its query may be passwords under any name, and are masked, too.
+spaces and @ included. Inside a line a URL ends at its closing quote or at the next space. The
+values of a URL's query may be passwords under any name, and are masked, too.
 """
 
 import re
@@ -16,8 +16,8 @@ USER_AND_PASSWORD = re.compile(r"://([^:/@\s]*):.*@", re.S)  # up to the last @
 PASSWORD_WITHOUT_USER = re.compile(r"://[^:/@\s]*[/?#].*@", re.S)  # a password in a wrong place
 QUERY_VALUE = re.compile(r"([?&][^=&\s'\"]+)=[^&'\"]*")
 
-# where a message may begin to quote a value; names of elements, which follow "(0028,0004) ", are
-# no values
+# where a message may begin to quote a value; names of elements, as in "(0028,0004) 'Photometric
+# Interpretation'", are not values
 QUOTED_VALUE = re.compile(
     r"(?<=\bvalue )(?=of\b|is\b|['\"\d])|(?<!\) )(?<!\w)['\"]|[^ -~]",
 )

@@ -1,7 +1,7 @@
 """Where files come from: a folder or a zip archive, read in place.
 
-source               what a source and its files can do; the error Unreadable
+source               the interfaces Source and SourceFile; the error Unreadable
 folder, zip_archive  the two sources
-file_reader          reads files, and tells a file's own faults from the machine's
+file_reader          reads files, and separates a file's own faults from the machine's
 decompression_limit  how large a compressed file may become
 """

@@ -1,7 +1,7 @@
-"""How large a file may become when it is decompressed: beyond that it is a decompression bomb."""
+"""How large a file may become when it is decompressed; a larger one is a decompression bomb."""
 
 ALWAYS_ALLOWED = 64 << 20  # bytes; Kaggle's label csv has 119 MB, compressed to a sixth
-MAX_RATIO = 100  # beyond ALWAYS_ALLOWED: unpacked size over compressed size
+MAX_RATIO = 100  # unpacked size over compressed size, above ALWAYS_ALLOWED
 
 
 def max_unpacked_bytes(packed_bytes: int) -> int:

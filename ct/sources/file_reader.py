@@ -1,9 +1,9 @@
-"""Read the files of a source, and tell a file's own faults from the machine's.
+"""Read the files of a source, and separate a file's own faults from the machine's.
 
-Damaged bytes are the file's fault: Unreadable, and the file goes to quarantine. Where the system
-cannot hand over the bytes (a disk that is gone, too many open files, no permission), the stage
-stops with MachineFault: with a quarantine, part of the data would pass for all of it. A missing
-permission counts as the machine's fault, since the user can grant it.
+Damaged bytes are the file's fault: it is Unreadable and goes to quarantine. Where the system cannot
+read the bytes (a missing disk, too many open files, no permission), the stage stops with
+MachineFault: a quarantine would silently leave out part of the data. A missing permission counts as
+the machine's fault, since the user can grant it.
 """
 
 import copy
@@ -49,7 +49,7 @@ def all_bytes(file: SourceFile) -> bytes:
 
 
 def _failure(error: OSError | MemoryError) -> Exception:
-    """Return NotARegularFile for a link to itself, which no machine can mend, else MachineFault."""
+    """Return NotARegularFile for a link to itself, a fault of the file; else a MachineFault."""
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return NotARegularFile("a link that leads to itself")
     return fault_of(error)
@@ -74,9 +74,9 @@ def read_each(
     The value is None where the file is unreadable; the reason is "" where it is readable.
 
     Where the system cannot read a file, the neighbouring files and the source's probes are read,
-    then the file once more. It counts as unreadable for the moment where
-    `files.quarantine_unreadable` is set and one of the others can be read, or there are none. In
-    all other cases the machine is at fault.
+    then the file once more. If `files.quarantine_unreadable` is set, and one of the other files can
+    be read or there are none, the file is unreadable for a transient reason. In all other cases
+    the machine is at fault.
 
     Raises MachineFault.
     """
@@ -125,7 +125,7 @@ def _retry(
 
 
 def _can_be_read(file: SourceFile) -> bool:
-    """Return whether the system hands over a file's first byte."""
+    """Return whether the system can read a file's first byte."""
     try:
         first_bytes(file, 1)
     except (FileFault, NotARegularFile):

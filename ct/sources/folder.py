@@ -49,7 +49,7 @@ class DiskFile(NamedTuple):
 
 
 class Folder:
-    """A folder as a Source; see there for its methods and attributes.
+    """A folder as a Source; `Source` describes the methods and attributes.
 
     names: of the selected files, relative to `root`
     """
@@ -137,10 +137,10 @@ def _walk(folder: str | Path, prefix: str = "", parents: tuple[str, ...] = ()) -
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether this is a folder; all else counts as a file, a pipe or a broken link, too.
+    """Return whether this is a folder; everything else counts as a file, also a broken link.
 
-    A broken link may be one to a disk that is gone. As a file it fails when it is read, with a
-    message; left out here, it would be missing without a word.
+    A broken link may lead to a disk that is missing. As a file it fails with a message when it is
+    read; left out here, it would be missing without a message.
     """
     try:
         return entry.is_dir()
@@ -151,9 +151,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _require_regular_file(path: str) -> None:
-    """Raise NotARegularFile for a pipe, whose opening would wait for a writer, a socket, a device.
+    """Raise NotARegularFile for a socket, a device or a pipe; opening a pipe waits for a writer.
 
-    Raises OSError where there is nothing.
+    Raises OSError where nothing exists at `path`.
     """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

@@ -1,8 +1,8 @@
-"""What a source of files is: a folder (ct/sources/folder.py) or a zip archive (zip_archive.py).
+"""The interface of a source of files: a folder (folder.py) or a zip archive (zip_archive.py).
 
-Nothing is ever unpacked to disk. A source names its files relative to itself, with forward slashes,
-escaped as in ct/privacy/escaped_names.py. A file of a source is read in any process, without the
-source.
+Nothing is ever unpacked to disk. The names of the files are relative to the source, with forward
+slashes, escaped as in ct/privacy/escaped_names.py. A SourceFile can be read in any process, without
+its source.
 """
 
 import io
@@ -41,9 +41,9 @@ class SourceFile(Protocol):
 class Source(Protocol):
     """A set of named files. Iterated, it yields the files that `select` chose.
 
-    root: path of the folder, which may go on inside a zip archive; quarantine_unreadable: a file
-    that the system cannot read counts as unreadable where other files can be read; probes: files
-    that are read to find out whether other files can be read
+    root: path of the folder, which may continue inside a zip archive; quarantine_unreadable: a file
+    that the system cannot read counts as unreadable where other files can be read; probes: the
+    files that are then read, to check whether other files can be read
     """
 
     root: Path

@@ -1,4 +1,4 @@
-"""A zip archive as a source of files, read in place: stored and deflated members, zip64, too.
+"""A zip archive as a source of files, read in place: stored and deflated members, also zip64.
 
 `open_zip` reads the archive's directory once (PKWARE's APPNOTE.TXT, section 4.3). A ZipMember is
 read without the directory.
@@ -38,8 +38,7 @@ ENTRY = np.dtype(
 )
 ENCRYPTED = 1  # bit of the flags
 LOCAL_HEADER = 30  # bytes, before the name and the extra field
-# bytes, unpacked: a slice of 4,096 x 4,096 has 32 MB, Kaggle's label csv 119
-MAX_MEMBER_BYTES = 512 << 20
+MAX_MEMBER_BYTES = 512 << 20  # unpacked; a slice of 4,096 x 4,096 has 32 MB, Kaggle's label csv 119
 DAMAGE = (  # what zipfile raises for a damaged archive
     zipfile.BadZipFile,
     NotImplementedError,

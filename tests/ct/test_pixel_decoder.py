@@ -84,7 +84,7 @@ def test_a_decoder_that_is_killed_or_cannot_start_is_the_machines_fault(odd, mon
     with pytest.raises(MachineFault, match="was killed.*--workers=1"):
         odd(b"k")
     monkeypatch.setenv("ICH_ODD_DECODER", "exit")
-    with pytest.raises(MachineFault, match=r"cannot begin \(status 3\)"):
+    with pytest.raises(MachineFault, match=r"cannot start \(status 3\)"):
         odd(b"g")
     full = OSError(24, "Too many open files")
     monkeypatch.setattr(subprocess, "Popen", lambda *words, **options: (_ for _ in ()).throw(full))
