@@ -2,6 +2,6 @@
 
 import sys
 
-# Python 2 modules that gdcm tries to import; it would take a folder of that name on the path
+# Python 2 modules that gdcm tries to import; a user's folder of that name would be imported instead
 for _name in ("dl", "DLFCN"):
     sys.modules.setdefault(_name, None)  # type: ignore[arg-type]  # None blocks the import

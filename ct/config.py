@@ -35,8 +35,8 @@ def validate(kind: type[AnyConfig], values: Any, where: object, strict: bool = F
     """Return the settings `values`, a mapping, as an object of the Config class `kind`.
 
     where:  the file or verb that the values come from, for the message
-    strict: refuse "3" or true for a number. For files, whose values have types; the values of the
-            command line have none
+    strict: refuse "3" or true for a number. True for files, where values have types; False for the
+            command line, where they have none
 
     Raises InputError with one line about the first fault.
     """
@@ -81,14 +81,14 @@ def _fields_at(kind: type[Config], place: tuple[int | str, ...]) -> list[str]:
 
 
 def _config_in(annotation: Any) -> type[Config] | None:
-    """Return the Config class that an annotation is or contains, None without one."""
+    """Return the Config class that an annotation is or contains, or None."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return annotation
     return next(filter(None, map(_config_in, getattr(annotation, "__args__", ()))), None)
 
 
 def _number_hint(value: Any, strict: bool) -> str:
-    """Return how to write a number that YAML reads as text, such as 3e-3 (no point or sign)."""
+    """Return a hint where YAML reads a number as text, such as 3e-3, which lacks a point; or ""."""
     try:
         number = float(value) if strict and isinstance(value, str) else math.inf
     except ValueError:

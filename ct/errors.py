@@ -1,12 +1,12 @@
-"""The errors that are meant for the user, and how untrusted text is printed in them."""
+"""The errors that users read, and the printing of untrusted text in them."""
 
 from ct.privacy.redaction import mask_passwords
 
-PRINTED = 80  # characters of a value in a message
+PRINTED = 80  # characters of a value in a message, at most
 
 
 class InputError(Exception):
-    """The user's input is wrong: one line that says what, which value, and what to do about it.
+    """The user's input is wrong. Its text is one line: what is wrong, the value, what to do.
 
     `run.py` prints it and exits with 1. Any other error is a defect of the program and is shown
     with its traceback.
@@ -14,9 +14,9 @@ class InputError(Exception):
 
 
 def printable(text: object, longest: int = PRINTED) -> str:
-    """Return untrusted text for a message: without passwords, cut, and with escapes.
+    """Return untrusted text for a message: passwords masked, odd characters escaped, shortened.
 
-    longest: number of characters; characters that cannot be printed are escaped
+    longest: number of characters, at most
     """
     start = mask_passwords(str(text))[: longest + 1]
     escaped = "".join(

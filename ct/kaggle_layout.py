@@ -23,7 +23,7 @@ class Competition:
     """The paths of a competition's parts. In a zip, paths continue inside the archive."""
 
     source: Folder | ZipArchive  # the folder that holds the train and the test folder
-    root: Path  # of that folder
+    root: Path  # the path of that folder
     train_dir: Path
     test_dir: Path
     labels_csv: Path | ZipMember
@@ -92,7 +92,7 @@ def find_csv(
 ) -> Path | ZipMember:
     """Return the csv file `elsewhere`, or else the file `name` of a source, compressed or not.
 
-    flag: names `elsewhere` on the command line. Raises InputError where there is no such file.
+    flag: the flag that names `elsewhere`. Raises InputError where there is no such file.
     """
     if elsewhere:
         return require_csv(elsewhere, flag)
@@ -149,7 +149,7 @@ def _descend(data: Path) -> tuple[Folder | ZipArchive, str]:
 def _remedy(data: Path) -> str:
     """Return what to do about a folder or zip without a competition.
 
-    Of the zips in it, only Kaggle's own name is printed.
+    Where the folder holds zips, Kaggle's name is printed, any other is NAME.zip.
     """
     names = {path.name for path in data.glob("*.zip")} if data.is_dir() else set()
     if not names:

@@ -16,7 +16,7 @@ def log_loss(y: ArrayLike, p: ArrayLike, clip: float = KAGGLE_CLIP) -> NDArray[n
 
     y: 0 or 1; p: probabilities in [0, 1], clipped to [clip, 1 - clip]
 
-    Raises ValueError for a NaN, for different shapes and for a probability outside [0, 1].
+    Raises ValueError for a NaN, for different shapes, and for a probability outside [0, 1].
     """
     labels, probs = np.asarray(y, np.float64), np.asarray(p, np.float64)
     if labels.shape != probs.shape:
@@ -55,8 +55,8 @@ def auc(y: ArrayLike, p: ArrayLike) -> float | None:
 
 
 def reliability(
-    y: NDArray[Any], p: NDArray[Any], bins: int = 10
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    y: NDArray[Any], p: NDArray[np.floating], bins: int = 10
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Return (mean probability, share of positives, count) of each bin, for a reliability diagram.
 
     y, p: (n,). The bins hold equal numbers of rows, in the order of p; empty ones are left out.

@@ -21,8 +21,8 @@ def fold_groups(slices: pd.DataFrame) -> NDArray[np.object_]:
 
     A group is all patients that are connected by shared studies or series; its name is the smallest
     patient_id in it. So a study with two PatientIDs joins both patients. Without shared studies,
-    the group is the patient. (Studies and series that two people share by mistake are separated
-    earlier, by `ct.checks.shared_uids.separate`.)
+    the group is the patient. (`ct.checks.shared_uids.separate_patients` has already separated the
+    studies and series that two people share by mistake.)
     """
     patients = slices["patient_id"].to_numpy(object)
     links = [name for name in ("study_id", "series_id") if name in slices]
@@ -101,7 +101,7 @@ def check_folds(slices: pd.DataFrame, fold: NDArray[np.integer]) -> None:
 
 
 def extend_folds(slices: pd.DataFrame, existing: pd.Series, k: int) -> NDArray[np.int8]:
-    """Return the fold of every slice, int8 (n,), from folds that were made elsewhere.
+    """Return the fold of every slice, int8 (n,), from the folds of a slice list or an import.
 
     existing: fold numbers 0 ... k-1 by slice id, of at least one slice of each group
               (`fold_groups`) of train

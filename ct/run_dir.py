@@ -1,4 +1,4 @@
-"""The layout of a run folder: the path of each file in it. The only module that knows it.
+"""The layout of a run folder: the path of each file in it. No other module spells these paths.
 
     recipe.yaml                              the resolved recipe
     key                                      the key of the pseudonyms, never exported
@@ -111,8 +111,8 @@ class RunDir:
         return self.imported(name) / "import.json"
 
     def search(self, model: str, k: int) -> Path:
-        """Return the folder of the search of a CNN's settings without fold `k`.
+        """Return the folder of the search for a CNN's settings without fold `k`.
 
-        Its journal lies beside it.
+        The search's journal is the file beside it that ends in .journal.
         """
         return self.root / "search" / f"{model}-fold{k}"

@@ -182,7 +182,7 @@ def _towards_head(normals: NDArray[np.float64]) -> NDArray[np.float64]:
 def check_slice_table(table: pd.DataFrame) -> None:
     """Raise ValueError unless each slice occurs once and each series is one ordered block.
 
-    Ordered: by place and by position.
+    A series is ordered by place and by position.
     """
     if not table.index.is_unique:
         raise ValueError(f"slice {table.index[table.index.duplicated()][0]} occurs twice")

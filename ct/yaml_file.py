@@ -21,7 +21,7 @@ from ct.errors import InputError
 LARGEST = 256 << 10  # bytes; the largest recipe of recipes/ has 4 KiB
 DEEPEST = 32  # nested mappings and lists
 MOST_VALUES = 100_000  # after every alias is replaced by its values
-LONGEST_NUMBER = 40  # digits; Python refuses more than 4300, and no setting has more than 10
+LONGEST_NUMBER = 40  # digits; no setting has more than 10, and Python refuses more than 4300
 MERGE, TIMESTAMP = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:timestamp"
 TEXT = "tag:yaml.org,2002:str"
 PLAIN = {

@@ -1,6 +1,6 @@
 """Domain shift: how a new series differs from the training data, and what that means for its score.
 
-Each difference is a Finding. Some refuse the series, since it is no axial CT series of a head.
+Each difference is a Finding. Some Findings refuse a series: it is not an axial CT series of a head.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ from ct.privacy.defined_terms import HEADS, UNKNOWN
 
 TOLERANCE = 0.01  # relative, at the ends of a range: tags are rounded
 MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal
-NO_LOWER_BOUND = ("tilt_deg",)  # less tilt than in training is no fault
-# an area beyond its training range by this factor is another part of the body
+NO_LOWER_BOUND = ("tilt_deg",)  # less tilt than in training does no harm
+# an area outside its training range by this factor is of another part of the body
 AREA_FACTOR = 2.0
 
 
@@ -95,9 +95,9 @@ def pixel_findings(slices: pd.DataFrame, ranges: Mapping[str, Any]) -> list[Find
 
 
 def _image_remarks(acquisition: pd.DataFrame, row: pd.Series) -> list[Remark]:
-    """Return the Remarks on one series that is no axial CT series of a head.
+    """Return the Remarks where one series is not an axial CT series of a head.
 
-    acquisition: its rows of read_acquisition; row: its facts
+    acquisition: the series' rows as returned by read_acquisition; row: its row of series_facts
     """
     remarks = []
     modality, part = acquisition["modality"].iloc[0], acquisition["body_part"].iloc[0]

@@ -1,4 +1,4 @@
-"""Alarms for out-of-fold predictions that suggest that the models were trained on these labels."""
+"""Leakage alarms: out-of-fold predictions that are too good for models of the other folds."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import auc, log_loss, weighted_log_loss
 
-# Alarm of one fold: its loss is below this share of the median fold's loss, and at least so many
-# standard errors below it.
+# Alarm of one fold: its loss is below this share of the median fold's loss, and below it by more
+# than this number of standard errors.
 SHARE_OF_MEDIAN, STANDARD_ERRORS = 0.5, 3.0
 # Alarm against test: entropy or loss on train is below this share of the entropy on test.
 SHARE_OF_TEST = 0.6
 # Alarm of all folds: the loss is below this share of the entropy of the base rates. The best
 # solution of this competition reached a quarter.
 SHARE_OF_PRIOR = 1 / 20
-# Alarm of all folds: an AUC that no model reaches on new slices, in this many labels.
+# Alarm of all folds: an AUC that no model reaches on new slices, in at least this many labels.
 SHARP_AUC, SHARP_LABELS = 0.999, 3
 
 

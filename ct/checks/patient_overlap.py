@@ -1,4 +1,4 @@
-"""Whether slices of several PatientIDs are of several people or of one, by their positions."""
+"""Decide from slice positions whether several PatientIDs are several people or one person."""
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,13 @@ STEP_TOLERANCE_MM = 0.1
 # In 6 % of the competition's series two stacks are interleaved, so that steps repeat after two or
 # three slices.
 LAGS = (1, 2, 3)
-# A regular series changes its step at most so often; 98 % of the competition's series do not
-# exceed it.
+# Changes of the step that a regular series may have, whichever is larger; 98 % of the competition's
+# series have no more.
 CHANGES_PER_LAG, CHANGES_PER_SLICE = 2, 0.1
 MAX_CHANGES = 2 / 3  # share of the steps of a short series; two slices have no steps to compare
-MAX_POSITION_MM = 1e5  # no scanner's coordinates are as large
+MAX_POSITION_MM = 1e5  # no scanner has coordinates as large
 HOLE_FACTOR = 1.5  # a step longer than the usual one by this factor: slices are missing
-# With so many patients, one in so many may be irregular (one in 50 real series is) or lie apart.
+# One patient in so many may be irregular (one in 50 real series is) or lie apart.
 OUTLIER_ONE_IN = 8
 
 SliceRun = tuple[int, NDArray[np.intp]]  # a patient's number, and rows without a hole between them
@@ -36,11 +36,11 @@ def classify_slices(table: pd.DataFrame, patient: NDArray) -> str:
 
     SEVERAL_PATIENTS: the slices of each patient are a regular series (`is_regular`), and the ranges
     of their heights overlap, directly or through other patients. Together they do not make a series
-    whose step changes less often, and no series continues where another ends, since those would be
-    of one person. From eight patients on, one in eight may be irregular or lie apart.
+    with fewer changes of the step, and no series continues where another ends: those would be of
+    one person. One patient in OUTLIER_ONE_IN may be irregular or lie apart.
 
     ONE_PATIENT: all slices together are a regular series, and wherever the patient changes along
-    the normal, the step in space equals one of the two steps beside it.
+    the normal, the step in space equals the step before or after it.
     """
     position = table[list(POSITION)].to_numpy(np.float64)
     if not (np.abs(position) < MAX_POSITION_MM).all():
@@ -99,7 +99,7 @@ def _tolerance(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
 
 
 def _runs(height: NDArray[np.float64], parts: list[NDArray[np.intp]]) -> list[SliceRun]:
-    """Split each patient's rows where slices are missing."""
+    """Return each patient's rows, split where slices are missing."""
     runs: list[SliceRun] = []
     for number, part in enumerate(parts):
         step = np.diff(height[part])
@@ -111,7 +111,7 @@ def _runs(height: NDArray[np.float64], parts: list[NDArray[np.intp]]) -> list[Sl
 
 
 def _all_overlap(height: NDArray[np.float64], runs: list[SliceRun]) -> bool:
-    """Return whether overlapping runs connect all patients, but for one in OUTLIER_ONE_IN."""
+    """Return whether overlapping runs connect all patients, except one in OUTLIER_ONE_IN."""
     patient = np.array([number for number, _ in runs])
     low = np.array([height[rows[0]] for _, rows in runs])
     high = np.array([height[rows[-1]] for _, rows in runs])

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-# A slice is missing where a distance exceeds both distances beside it by this factor. Half steps
-# do not: there the spacing changes once.
+# A slice is missing where a distance exceeds the distances before and after it by this factor.
+# Half steps do not: there the spacing changes only once.
 GAP_FACTOR = 1.5
 SPACING_TOLERANCE = 0.05  # relative difference of spacings that count as equal; tags are rounded
 TILTED_DEG = 1.0  # slices closer to axial count as not tilted

@@ -35,8 +35,7 @@ def separate_patients(table: pd.DataFrame, key: bytes) -> tuple[pd.DataFrame, ND
     - UNCLEAR: the study stays one, and the caller should refuse it.
 
     Studies that share one person's series become one study, under the smallest of their ids. Where
-    studies share a series in another way, both study and PatientID separate them, and they stay
-    separate.
+    studies share a series in another way, they stay separate.
 
     New ids are pseudonyms of the old id and the patient's, so that the same key gives the same ids.
     They have the form of all pseudonyms, never that of the competition.
@@ -110,4 +109,5 @@ def _ids_per_patient(ids: NDArray, patient: NDArray, key: bytes) -> NDArray[np.o
 
 
 def _like(values: ArrayLike, column: pd.Series) -> Any:
+    """Return values as a pandas array of the column's dtype."""
     return pd.array(values, dtype=column.dtype)

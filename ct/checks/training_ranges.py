@@ -14,12 +14,12 @@ class Fact(NamedTuple):
 
     title: str
     unit: str
-    number: str  # format
-    means: str
+    number_format: str
+    means: str  # the consequence
 
     def outside(self, value: float, low: float, high: float) -> str:
         """Return the text about a value that is outside the training range."""
-        value_text, low_text, high_text = (self.number.format(x) for x in (value, low, high))
+        value_text, low_text, high_text = (self.number_format.format(x) for x in (value, low, high))
         training = (
             f"value {low_text}" if low_text == high_text else f"range {low_text} to {high_text}"
         )
@@ -55,7 +55,7 @@ FACTS = {
 
 
 def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
-    """Return the numbers of each series that are compared, indexed by (study_id, series_id).
+    """Return the FACTS of each series except the thickness, indexed by (study_id, series_id).
 
     slices: slice table of one split. Areas are the largest of the series, distances its medians.
     NaN where unknown; areas are unknown without pixel spacing.
@@ -82,8 +82,8 @@ def series_facts(slices: pd.DataFrame) -> pd.DataFrame:
 def training_ranges(slices: pd.DataFrame) -> dict[str, Any]:
     """Return the ranges of the training series: {fact: [low, high]}, without unknown facts.
 
-    slices: slice table of the training data. Both ends are values of a series, and TAIL of the
-    series lies outside each. "series" is the largest number of series in a study.
+    slices: slice table of the training data. Both ends of a range are values of a series; a share
+    of TAIL of the series lies beyond each end. "series" is the largest number of series in a study.
     """
     facts, ranges = series_facts(slices), {}
     for name, column in facts.items():

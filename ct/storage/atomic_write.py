@@ -1,9 +1,8 @@
 """Atomic writes: a file or folder is complete or absent, also after a kill.
 
-It is written under a `.part` name, flushed to the disk, then renamed. A folder that exists is
-renamed to `.old` while the new one is put in its place, and then removed. A process that is killed
-in between leaves one of the two, and `restore` renames the old one back. Links are replaced, never
-followed.
+It is written under a `.part` name, flushed to the disk, then renamed. A folder that exists is first
+renamed to `.old`, and removed when the new one is in its place. Where a kill left only the old one,
+`restore` renames it back. Links are replaced, never followed.
 """
 
 import errno
@@ -18,7 +17,7 @@ from ct.errors import InputError
 
 # part of the temporary names that this program writes among a user's own files
 MARK = ".ich-stack"
-# errors of file systems that cannot flush folders
+# error numbers of file systems that cannot flush folders
 CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # folders of a run that are replaced as a whole, never written into
@@ -31,8 +30,8 @@ def replacing(path: Path | str, lasting: bool = True, among_users: bool = False)
 
     lasting:     flush the content and the rename to the disk. False for progress notes, and for
                  files whose digest is checked before they are used
-    among_users: `path` lies among a user's own files. The `.part` name then holds MARK, because a
-                 file of that name is removed
+    among_users: `path` lies among a user's own files. The `.part` name then contains MARK, since an
+                 older file of that name is removed
 
     On an error the `.part` file is removed and `path` stays as it was.
     """
@@ -56,9 +55,9 @@ def replacing(path: Path | str, lasting: bool = True, among_users: bool = False)
 
 
 def move_into_place(source: Path, path: Path, lasting: bool = True) -> None:
-    """Rename a flushed file or folder to `path`, and remove what was there.
+    """Rename a flushed file or folder to `path`, and remove the old one.
 
-    Interrupted at any moment, `source` is complete under one of the two names. lasting: as in
+    After a kill at any moment, `source` is complete under one of the two names. lasting: as in
     `replacing`.
     """
     restore(path)
@@ -118,10 +117,10 @@ def restore_all(root: Path) -> None:
 
 
 def refuse_links(root: Path) -> None:
-    """Raise InputError where a folder in the run folder `root` is a link and is written into.
+    """Raise InputError where a folder in the run folder `root` is a link.
 
     Folders that are replaced as a whole may be links, such as pixels/ on a larger disk: they are
-    read there and never written into.
+    read and never written into.
     """
     replaced = {path for folder in REPLACED_FOLDERS for path in root.glob(folder)}
     for folder, names, _ in os.walk(root):

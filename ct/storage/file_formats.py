@@ -121,7 +121,7 @@ def require(path: Path | str) -> Path:
 
 
 def plain_values(value: Any) -> Any:
-    """Return a value as JSON holds it: str keys, lists, Python numbers; None for NaN, infinity."""
+    """Return a value as JSON types: str keys, lists, Python numbers; None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(k): plain_values(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -1,4 +1,4 @@
-"""The work folder of ingest: unfinished work is checked, then the next ingest continues it."""
+"""The work folder of ingest: the next ingest checks unfinished work and continues it."""
 
 import json
 import os
@@ -19,8 +19,8 @@ def resumable_folder(
 ) -> Iterator[Path]:
     """Open a work folder whose files survive an interruption.
 
-    inputs: plain values that decide what the files hold. The files of a killed or failed process
-            are kept if its inputs were the same, else removed
+    inputs: plain values that decide the content of the files. The files of a killed or failed
+            process are kept if its inputs were the same, else removed
     log:    called with a line where unfinished work is removed
 
     The folder is removed when the block ends without an error.

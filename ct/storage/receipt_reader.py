@@ -1,4 +1,4 @@
-"""Read the receipts of a run's stages, and compare the versions that made them."""
+"""Read the receipts of a run's stages, and compare the versions of code and packages in them."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def _is_receipt(values: Any) -> bool:
 
 
 def version_differences(receipts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for the code, and for each package, that changed its version between stages.
+    """Return a line for each package, and for the code, whose version differs between stages.
 
     receipts: {stage: receipt}; their "commit" and "versions" ({package: version}) may be missing
 

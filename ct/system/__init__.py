@@ -1,1 +1,1 @@
-"""The machine: worker processes, a child process that may crash, Ctrl-C, the machine's faults."""
+"""The machine: worker processes, a child process that may crash, Ctrl-C, faults of the machine."""

@@ -1,8 +1,8 @@
 """A child process that answers messages, for code that may crash, hang or use too much memory.
 
-The parent holds a `ChildProcess` and calls `request`. The child runs the function `serve` of a
+The parent has a `ChildProcess` and calls `request`. The child runs the function `serve` of a
 module: it opens its `message_pipes`, may `limit_memory`, writes a greeting, and then answers each
-message (`read_message`, `write_message`) until the parent has ended. Nothing is pickled.
+message (`read_message`, `write_message`) until the parent ends. Nothing is pickled.
 """
 
 import atexit
@@ -56,7 +56,7 @@ class ChildProcess:
             f"import sys; sys.path.append({str(ROOT)!r}); "
             f"from {module} import serve; serve(*sys.argv[1:])"
         )
-        # -P: no module of the current folder
+        # -P: import no module from the current folder
         self.command = [sys.executable, "-P", "-c", code, *arguments]
         self.process: subprocess.Popen[bytes] | None = None
         self.owner: int | None = None  # id of the process that started the child
@@ -70,7 +70,7 @@ class ChildProcess:
         Raises ChildEnded where the child ends, or gives no answer within `seconds`; OSError where
         it cannot be started.
         """
-        # after a fork, the child belongs to the parent of this process
+        # after a fork, the child process belongs to the parent of this process
         if self.process is None or self.owner != os.getpid():
             process = self._start()
         else:
@@ -145,8 +145,8 @@ class ChildProcess:
 def limit_memory(more: int) -> bool:
     """Limit the memory of this process to `more` bytes above what it uses; switch off core dumps.
 
-    Returns whether this is the limit that applies: False where the parent set a lower one, or the
-    system has no /proc.
+    Returns whether this limit applies: False where the parent set a lower one, or the system has no
+    /proc.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -163,13 +163,14 @@ def limit_memory(more: int) -> bool:
 def message_pipes() -> tuple[BinaryIO, int]:
     """Return the pipe with the parent's requests, and the file descriptor for the answers.
 
-    Standard input, output and error become empty: what a library prints is no answer.
+    Standard input, output and error become /dev/null, so that no text that a library prints
+    reaches the parent as an answer.
     """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(nowhere, standard)
-    os.close(nowhere)
+    null_device = os.open(os.devnull, os.O_RDWR)
+    for standard_stream in (0, 1, 2):
+        os.dup2(null_device, standard_stream)
+    os.close(null_device)
     return requests, answers
 
 

@@ -1,11 +1,10 @@
 """Ctrl-C ends the program within seconds and with one line, at any moment.
 
 Python raises KeyboardInterrupt in the main thread, at its next Python instruction. That is not
-enough in three cases: C code of a library that runs for minutes, a library that turns the interrupt
-into another error, and code whose errors are dropped (`__del__`, a callback from C). A thread
-covers them: it receives the signal at once, and ends the process if the main thread has not ended
-within PATIENCE. The run folder is then in the same state as after a kill: the same command
-continues it.
+enough in three cases: C code of a library runs for minutes, a library turns the interrupt into
+another error, or Python drops the errors of the code that runs (`__del__`, a callback from C). So a
+thread receives the signal at once, and ends the process if the main thread has not ended within
+PATIENCE. The run folder is then in the same state as after a kill: the same command continues it.
 """
 
 import os
@@ -18,13 +17,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 PATIENCE = 8.0  # seconds between Ctrl-C and the end, at most
-AGAIN = 0.1  # seconds until a dropped interrupt is raised again
+RETRY_SECONDS = 0.1  # until a dropped interrupt is raised again
 LINE = "interrupted; the same command continues, what is finished is kept"
 INTERRUPTED = 130  # exit status of the process
 
 
 class InterruptWatch:
-    """Watch for Ctrl-C while the block runs; afterwards `interrupted` is whether it was pressed.
+    """Watch for Ctrl-C while a `with` block runs. `interrupted`: whether it was pressed.
 
     Does nothing where Ctrl-C is ignored (nohup) or has another handler, and outside the main
     thread.
@@ -32,7 +31,7 @@ class InterruptWatch:
 
     def __init__(self) -> None:
         self.interrupted = False
-        self.dropped = False  # an interrupt was raised where no code catches errors
+        self.dropped = False  # whether Python dropped the interrupt (sys.unraisablehook)
         self._active = False
 
     def __enter__(self) -> "InterruptWatch":
@@ -75,8 +74,8 @@ class InterruptWatch:
             if 0 in received:  # written by __exit__
                 return
         self.interrupted, patience = True, PATIENCE
-        while not self._over.wait(min(AGAIN, patience)):
-            patience -= AGAIN
+        while not self._over.wait(min(RETRY_SECONDS, patience)):
+            patience -= RETRY_SECONDS
             if patience <= 0:
                 os.write(2, f"error: {LINE}\n".encode())
                 os._exit(INTERRUPTED)
@@ -87,7 +86,7 @@ class InterruptWatch:
                 signal.pthread_kill(main, signal.SIGINT)
 
     def _unraisable(self, error: "sys.UnraisableHookArgs") -> None:
-        """Note an interrupt that Python could not raise; print other errors until Ctrl-C."""
+        """Record an interrupt that Python dropped; print other errors until Ctrl-C."""
         if issubclass(error.exc_type, KeyboardInterrupt):
             self.dropped = True
         elif not self.interrupted:

@@ -1,4 +1,4 @@
-"""The machine's faults while data are read, as one line each: a missing disk, memory, rights."""
+"""Faults of the machine while data are read, one line each: a missing disk, memory, permissions."""
 
 import errno
 from collections.abc import Iterator
@@ -25,19 +25,19 @@ class FileFault(MachineFault):
 
 
 def data_unreadable(why: str, remedy: str) -> MachineFault:
-    """Return the fault that the data cannot be read."""
+    """Return the MachineFault for data that cannot be read. remedy: what the user can do."""
     return MachineFault(f"the data cannot be read, {why}: {remedy}; {GOES_ON}")
 
 
 def out_of_memory() -> MachineFault:
-    """Return the fault that there is not enough memory."""
+    """Return the MachineFault for a lack of memory."""
     return data_unreadable("out of memory", REMEDIES[errno.ENOMEM])
 
 
 def fault_of(error: OSError | MemoryError) -> MachineFault:
-    """Return the fault for an error of the system.
+    """Return the MachineFault for an error of the system.
 
-    It is a FileFault where the error may concern one file alone.
+    It is a FileFault where the error may concern only one file.
     """
     if isinstance(error, MemoryError):
         return out_of_memory()
@@ -47,7 +47,7 @@ def fault_of(error: OSError | MemoryError) -> MachineFault:
 
 
 def fault_of_source(error: OSError | MemoryError, remedy: str) -> MachineFault:
-    """Return the fault for an error of the system where no single file can be left out.
+    """Return the MachineFault for an error of the system where no single file can be left out.
 
     remedy: what to do about an error that is not in REMEDIES
     """

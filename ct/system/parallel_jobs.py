@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from ct.errors import InputError
 from ct.system.interrupts import interrupts_blocked
 
-AHEAD = 4  # jobs per worker that wait, or are done but not fetched
+AHEAD = 4  # jobs per worker that are submitted and not yet yielded
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -38,10 +38,10 @@ def run_jobs(
 
     workers: None for one per core. With one worker or one job everything runs in this process.
 
-    `function` must be importable by name. Jobs are taken from the iterable when they are needed, a
-    few ahead. The results do not depend on the number of workers. Processes are spawned, not
-    forked: a fork after OpenMP ran can hang. Raises InputError where a worker is killed or cannot
-    start; an error of `function` is raised as it is.
+    `function` must be importable by name. Jobs are taken from the iterable a few ahead. The results
+    do not depend on the number of workers. Processes are spawned: after OpenMP has run, a forked
+    process can hang. Raises InputError where a worker is killed or cannot start, and errors of
+    `function` unchanged.
     """
     jobs = iter(jobs)
     first = list(itertools.islice(jobs, workers or cores()))
@@ -70,7 +70,7 @@ def run_jobs(
             "ran out (ulimit -a); what is finished is kept, try again with fewer: --workers=1"
         ) from None
     except BaseException:
-        # an interrupt, or the caller needs no more: running jobs may take hours, so end them
+        # an interrupt, or the caller stopped the iteration: end jobs that may still run for hours
         stop_sender.close()
         raise
     finally:
@@ -88,8 +88,8 @@ def run_missing_jobs(
 ) -> list[Rows]:
     """Return the results of all jobs, computing those that are None by `function(*job(number))`.
 
-    results: what earlier calls left, with a length in rows; job: returns the arguments of a job;
-    progress: called with the number of rows done, and `kept=True` for those of earlier calls
+    results: tables of earlier calls, or None; job: returns the arguments of a job; progress: called
+    with the number of rows done, and `kept=True` for those of earlier calls
 
     Raises what `run_jobs` raises.
     """
@@ -124,7 +124,7 @@ def run_threads(
 def _start_worker(stop: Connection) -> None:
     """Make this worker end with its parent, and ignore Ctrl-C.
 
-    After a SIGKILL of the parent, a worker would go on and write beside the run that resumes.
+    After a SIGKILL of the parent, a worker would otherwise write while a resumed run writes, too.
 
     stop: a pipe; the parent closes its other end to stop the workers in the middle of their jobs
     """

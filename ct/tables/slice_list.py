@@ -23,7 +23,7 @@ IDS = {
     "SeriesInstanceUID": "series_id",
 }
 VECTORS = {"ImagePositionPatient": POSITION, "ImageOrientationPatient": ORIENTATION}
-# optional columns, whose cells may be empty; of several values in a cell the first counts
+# optional columns, cells may be empty; where a cell has several values the first counts
 NUMBERS = {
     "PixelSpacing": "pixel_spacing_mm",
     "Rows": "rows",
@@ -35,7 +35,7 @@ NUMBERS = {
     "WindowCenter": "window_center",
     "WindowWidth": "window_width",
 }
-SEPARATOR = re.compile(r"[,\\]")  # between values: of a Python list, or of DICOM
+SEPARATOR = re.compile(r"[,\\]")  # between values, in a Python list or in DICOM
 TEXT = pd.Series([""], dtype=str).dtype
 
 
@@ -61,8 +61,8 @@ def read_slice_list(path: Path | str, key: bytes) -> pd.DataFrame:
         vectors = _vectors(source[name], ids, name, len(parts), where)
         columns |= dict(zip(parts, vectors.T, strict=True))
     _check_orientation(columns, ids, where)
-    for name, ours in NUMBERS.items():
-        columns[ours] = _first_numbers(source.get(name), len(source))
+    for listed_name, name in NUMBERS.items():
+        columns[name] = _first_numbers(source.get(listed_name), len(source))
     spacing = columns["pixel_spacing_mm"]
     columns["pixel_spacing_mm"] = np.where(spacing > 0, spacing, np.nan)
     y = _labels(source, ids, where)
@@ -105,8 +105,8 @@ def _pseudonyms(names: pd.Series, key: bytes, kind: str) -> Any:
 def _split(column: pd.Series, most: int) -> pd.DataFrame:
     """Return the values of each cell as text: "['1.0', '2.0']" and "1.0\\2.0" are two values.
 
-    After the first `most` values, the rest of a cell is one value more: a cell of a million commas
-    does not become a million columns.
+    The rest of a cell after its first `most` values is one more value, so that a cell of a million
+    commas does not become a million columns.
     """
     bare = column.astype(str).str.replace(r"[\[\]()'\"\s]", "", regex=True)
     return bare.str.split(SEPARATOR, n=most, expand=True, regex=True)
@@ -139,12 +139,12 @@ def _first_numbers(column: pd.Series | None, rows: int) -> NDArray[np.float32]:
 
 def _check_orientation(columns: dict[str, Any], ids: pd.Series, where: str) -> None:
     """Raise InputError where the two directions of an orientation span no plane."""
-    with np.errstate(over="ignore", invalid="ignore"):  # of numbers near float64's limit
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of huge numbers overflow
         bad = ~spans_plane([columns[name] for name in ORIENTATION])
     if bad.any():
         raise InputError(
             f"{where}: the ImageOrientationPatient of slice {printable(ids[bad].iloc[0])} "
-            "is no two perpendicular directions"
+            "does not hold two perpendicular directions"
         )
 
 

@@ -60,7 +60,7 @@ def _without_formulas(column: pd.Series) -> pd.Series:
 def _has_carriage_return(table: pd.DataFrame) -> bool:
     """Return whether a cell holds a carriage return.
 
-    It ends a row for readers, but pandas' writer does not quote for it.
+    Readers end a row there, but pandas' writer does not quote such a cell.
     """
     texts = (column for _, column in table.items() if not pd.api.types.is_numeric_dtype(column))
     return any(isinstance(cell, str) and "\r" in cell for column in texts for cell in column)

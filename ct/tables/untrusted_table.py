@@ -1,6 +1,6 @@
 """Read untrusted tables: csv (plain, .gz, .zip; UTF-8 or UTF-16) and parquet, limited in size.
 
-Each fault is one line.
+Each error is one line.
 """
 
 import csv
@@ -29,8 +29,8 @@ BYTE_ORDER_MARKS = {  # at the start of a text -> its encoding, longer ones firs
 }
 FIRST_LINE = 1 << 20  # bytes in which the first line of a csv must end
 MOST_COLUMNS = 4096
-# a parquet file may have FEW_CELLS cells, and more only as CELLS_PER_BYTE of its bytes; repeated
-# values need almost no bytes
+# a parquet file may have FEW_CELLS cells plus CELLS_PER_BYTE for each of its bytes; a bomb of
+# repeated values has far more
 FEW_CELLS = 10_000_000
 CELLS_PER_BYTE = 16
 # what the libraries raise for a damaged file
@@ -177,7 +177,7 @@ def read_parquet_file(path: str | Path, where: str) -> pd.DataFrame:
     pandas' metadata is not read: a named index is a column like the others. Raises InputError where
     the file is no parquet table, is damaged, has a column twice, or has far more cells than bytes.
     """
-    data = Path(path).read_bytes()  # errors after this line are the file's, not the disk's
+    data = Path(path).read_bytes()  # later errors are faults of the content, not of the disk
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         rows, names = file.metadata.num_rows, list(file.schema_arrow.names)
@@ -201,7 +201,7 @@ def read_parquet_file(path: str | Path, where: str) -> pd.DataFrame:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column as numbers or text: true and false become 1 and 0, other kinds their text."""
+    """Return a column as numbers or text; true and false become 1 and 0, other types text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))

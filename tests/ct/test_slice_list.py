@@ -109,7 +109,7 @@ def test_other_identifiers_become_pseudonyms(tmp_path):
         ),
         (
             lambda t: with_cells(t, 2, ImageOrientationPatient="['1','0','0','1','0','0']"),
-            "no two perpendicular directions",
+            "does not hold two perpendicular directions",
         ),
         (
             lambda t: with_cells(t, 2, epidural="0.5"),
