@@ -15,7 +15,12 @@ from ct.privacy.redaction import mask_passwords
 from ct.storage.digests import bytes_digest, new_digest, text_digest
 from ct.storage.receipt_reader import read_receipt
 from ct.system.machine_faults import listing_faults
-from pipeline.older_versions import may_lack, reads_as_now, with_older_values, without_later_fields
+from pipeline.older_versions import (
+    may_lack,
+    under_current_names,
+    with_older_values,
+    without_later_fields,
+)
 
 Stamp = dict[str, Any]  # {"digest": hexadecimal, "size": bytes, "mtime_ns": int or None}
 
@@ -66,7 +71,7 @@ def inputs_digest(part: dict[str, Any], read: Mapping[str, str]) -> str:
 
 
 def stamp(path: Path) -> Stamp:
-    """Return a file's digest, size and time; size and time spare reading it again."""
+    """Return a file's digest, size and time; while the last two stay, it is not read again."""
     stat = path.stat()
     return {"digest": file_digest(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
@@ -94,8 +99,8 @@ def changed_file(root: str | Path, made: Mapping[str, Stamp], verify: bool = Fal
 def why_changed(path: Path, name: str, known: Stamp, verify: bool = False) -> str:
     """Return "<name> is gone", "... was changed by hand" or "... is damaged", or "".
 
-    A file is damaged if its content changed but not its size and time, or if its stamp has no time:
-    it was found damaged before. verify: read it, even if this process read it before at the same
+    A file is damaged if its content changed but not its size and time, or if its stamp has no time,
+    as after `mark_damaged`. verify: read it, even if this process read it before at the same
     size and time.
     """
     if not path.is_file():
@@ -143,7 +148,7 @@ def why_stale(
     """Return why a job must run, or "" where it is fresh.
 
     root: run folder; receipt: its receipt's path; part: its part of the recipe; read: {name:
-    digest} of its inputs; verify: as in `changed_file`; shared: as in `reads_as_now`
+    digest} of its inputs; verify: as in `changed_file`; shared: as in `under_current_names`
     """
     known = read_receipt(receipt)
     if known is None:
@@ -153,7 +158,7 @@ def why_stale(
     older = with_older_values(mask_passwords(known["recipe"]), part)
     if difference := first_difference(older, part):
         return f"recipe changed, {difference}"
-    before = reads_as_now(known["read"], known["recipe"], shared)
+    before = under_current_names(known["read"], known["recipe"], shared)
     for name in sorted({*before, *read}):
         unknown = name not in before and may_lack(name)
         if before.get(name) != read.get(name) and not unknown:

@@ -13,7 +13,7 @@ from ct.kaggle_layout import find_csv, find_folders, require_csv
 from ct.privacy.escaped_names import escaped_name
 from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import file_digest, tree_digest
-from pipeline.older_versions import WEIGHTS, reads_as_now
+from pipeline.older_versions import WEIGHTS, under_current_names
 from pipeline.registry import CHECKSUM_FILES, COUNT_FILES, Stage
 from pipeline.run_context import Run
 
@@ -113,7 +113,7 @@ def _known_weights(run: Run, model: str) -> Digests:
     folds = [run.dir.fold(model, k) / "train.json" for k in range(run.recipe.folds.k)]
     for path in (run.dir.receipt("train"), *folds):
         if receipt := read_receipt(path):
-            read = reads_as_now(receipt["read"], receipt["recipe"])
+            read = under_current_names(receipt["read"], receipt["recipe"])
             if WEIGHTS + model in read:
                 return read
     return {}

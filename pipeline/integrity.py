@@ -1,4 +1,4 @@
-"""Silent damage: compare the content of a run's files with their receipts.
+"""Find silent damage: compare the content of a run's files with their receipts.
 
 A stage or verb verifies what it is about to read (`check_content`); `status --verify` verifies
 every file (`damaged_files`). A damaged file is marked in its receipt, so that its stage makes it
@@ -32,7 +32,7 @@ LARGE = {
     "stage1/*embeddings.npy": ("features",),
     "stage2/features/t*.npy": ("tune", "stack"),
 }
-# files of no stage, each with a seal: the verbs that read them, and what makes them again
+# files that no stage makes, each with a seal -> (the verbs that read them, the remedy)
 SEALED = {
     "imports/folds.parquet": (
         ("folds",),
@@ -68,14 +68,14 @@ def check_content(run: RunDir, verb: str, stages: Sequence[str]) -> None:
 
 
 def _is_read(verb: str, name: str) -> bool:
-    """Return whether a verb that reads a stage's work reads this file of it."""
+    """Return whether a verb that reads the files of a stage reads this one."""
     return all(verb in verbs for pattern, verbs in LARGE.items() if fnmatch(name, pattern))
 
 
 def _refuse_damaged(run: RunDir, verb: str, stage: str, made: dict[str, Stamp]) -> None:
     for name, stamp in made.items():
         if why := why_changed(run.root / name, name, stamp, verify=True):
-            mark(run.receipt(stage), [name])
+            mark_damaged(run.receipt(stage), [name])
             raise InputError(
                 f"{verb} reads what {stage} makes, and {why}; put that file back from a copy of "
                 f"the run, or run `{stage}` or `all`, which makes it again"
@@ -99,7 +99,7 @@ def damaged_files(
     """
     damaged: list[tuple[str, str]] = []
     verified: set[str] = set()
-    for path in receipts(run):
+    for path in receipt_paths(run):
         receipt = read_receipt(path)
         if receipt is None:
             damaged.append((f"{path.relative_to(run.root)} is damaged", path.name.split(".")[0]))
@@ -111,12 +111,12 @@ def damaged_files(
             if why := why_changed(run.root / name, name, stamp, verify=True):
                 changes.append((name, why))
         if marks:
-            mark(path, [name for name, _ in changes])
+            mark_damaged(path, [name for name, _ in changes])
         stage = receipt.get("stage", "")
         damaged += [(why, stage) for name, why in changes if name not in verified]
         verified |= receipt["made"].keys()
     for path in _unfinished_files(run):
-        if not _holds(path):
+        if not _is_undamaged(path):
             damaged.append((f"{path.relative_to(run.root)} is damaged", ""))
     return damaged
 
@@ -127,7 +127,7 @@ def _unfinished_files(run: RunDir) -> list[Path]:
     return sorted([*sealed, *run.root.glob("stage1/*/*/checkpoint.safetensors")])
 
 
-def _holds(path: Path) -> bool:
+def _is_undamaged(path: Path) -> bool:
     """Return whether a file of unfinished work has the content that was written."""
     if path.name == "checkpoint.safetensors":
         from pipeline.training import checkpoint_file  # imports torch
@@ -140,13 +140,13 @@ def _holds(path: Path) -> bool:
     return is_whole(path)
 
 
-def receipts(run: RunDir) -> list[Path]:
+def receipt_paths(run: RunDir) -> list[Path]:
     """Return the paths of all receipts of a run: those of stages, then those of jobs."""
     patterns = ("receipts/*.json", *JOB_RECEIPTS)
     return [path for pattern in patterns for path in sorted(run.root.glob(pattern))]
 
 
-def mark(path: Path, names: Collection[str]) -> None:
+def mark_damaged(path: Path, names: Collection[str]) -> None:
     """Remove the times of files from a receipt: their content alone decides if they are fresh."""
     receipt = read_receipt(path) if names else None
     if receipt is None:

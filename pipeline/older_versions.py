@@ -1,8 +1,9 @@
 """Receipts, checkpoints, journals and recipes of older versions, read by this version.
 
-An update loses no work. Whoever adds a field to a Config gives it a default that reproduces what
-the code did without the field, or names the value that does in OLDER_VALUES. A receipt, recipe,
-journal or checkpoint that lacks the field counts as having that value: nothing is made again.
+An update loses no work. A new field of a Config has a default that reproduces what the code did
+without the field; where it has another default, OLDER_VALUES holds the value that does. A receipt,
+recipe, journal or checkpoint that lacks the field counts as having that value: nothing is made
+again.
 """
 
 from collections.abc import Collection, Mapping
@@ -81,7 +82,7 @@ def older_recipe(values: KnownValues) -> KnownValues:
     return filled
 
 
-def reads_as_now(
+def under_current_names(
     read: Mapping[str, str], part: Mapping[str, Any], shared: Collection[str] = ()
 ) -> dict[str, str]:
     """Return the inputs of an older receipt, {name: digest}, under the names of this version.
@@ -119,15 +120,15 @@ def shared_names(files: Mapping[str, str]) -> set[str]:
 
 
 def may_lack(name: str) -> bool:
-    """Return whether a receipt without the input `name` can be fresh: older ones do not note it."""
+    """Return whether a receipt without the input `name` can be fresh: older ones do not list it."""
     return name == "key" or name.startswith(WEIGHTS)
 
 
-def reads_of_before(read: Mapping[str, str], models: Collection[Any]) -> dict[str, str]:
+def under_older_names(read: Mapping[str, str], models: Collection[Any]) -> dict[str, str]:
     """Return the inputs of a training under the names of older checkpoints.
 
-    The inverse of `reads_as_now`. read: {name: digest} of all CNNs; models: plain values of the
-    recipe's CNNs
+    The inverse of `under_current_names`. read: {name: digest} of all CNNs; models: plain values of
+    the recipe's CNNs
     """
     older = {name: digest for name, digest in read.items() if not name.startswith(WEIGHTS)}
     for model, file in weight_files(models).items():

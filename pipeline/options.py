@@ -20,7 +20,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's r
 
 
 class SynthOptions(Config):
-    """`synth`."""
+    """Options of `synth`."""
 
     out: Folder
     studies: int = Field(60, ge=2)
@@ -28,20 +28,20 @@ class SynthOptions(Config):
 
 
 class RunOptions(Config):
-    """Every verb that works on a run folder."""
+    """Options of every verb that works on a run folder."""
 
     run: Folder
 
 
 class StatusOptions(RunOptions):
-    """`status`."""
+    """Options of `status`."""
 
     as_json: bool = False
     verify: bool = False  # read every file
 
 
 class DemoOptions(RunOptions):
-    """`demo`. None: the values of an existing run, or the defaults of `synth`."""
+    """Options of `demo`. None: the values of an existing run, or the defaults of `synth`."""
 
     run: Folder = "runs/demo"
     studies: int | None = Field(None, ge=2)
@@ -49,7 +49,7 @@ class DemoOptions(RunOptions):
 
 
 class NewOptions(RunOptions):
-    """`new`. None: as in the recipe."""
+    """Options of `new`. None: as in the recipe."""
 
     recipe: str = Field(min_length=1)
     data: str | None = Field(None, min_length=1)
@@ -76,7 +76,7 @@ class NewOptions(RunOptions):
 
 
 class IngestOptions(RunOptions):
-    """`ingest`. None leaves the recipe as it is."""
+    """Options of `ingest`. None leaves the recipe as it is."""
 
     allow_unlabelled: bool | None = None
     missing: Literal["refuse", "prior"] | None = None
@@ -85,7 +85,7 @@ class IngestOptions(RunOptions):
 
 
 class TuneOptions(RunOptions):
-    """`tune`. None: as in the recipe, and no time limit."""
+    """Options of `tune`. None: as in the recipe, and no time limit."""
 
     trials: int | None = Field(None, ge=1)
     timeout: int | None = Field(None, ge=1)
@@ -93,7 +93,10 @@ class TuneOptions(RunOptions):
 
 
 class SearchOptions(RunOptions):
-    """`search`. None: the only CNN, fold 0, 20 trials, no time limit; stage two: see `tune`."""
+    """Options of `search`.
+
+    None: the only CNN, fold 0, 20 trials, no time limit; for stage two as in TuneOptions.
+    """
 
     stage: Literal["one", "two"] = "one"
     model: str | None = None
@@ -112,27 +115,27 @@ class SearchOptions(RunOptions):
 
 
 class ReportOptions(RunOptions):
-    """`report`. None: report.html, else the page of that study."""
+    """Options of `report`. None: report.html, else the page of that study."""
 
     study: str | None = Field(None, min_length=1)
 
 
 class ExplainOptions(RunOptions):
-    """`explain`. None: the studies of the report, every CNN."""
+    """Options of `explain`. None: the studies of the report, every CNN."""
 
     studies: str | None = Field(None, min_length=1)
     model: str | None = None
 
 
 class SubmitOptions(RunOptions):
-    """`submit`."""
+    """Options of `submit`."""
 
     stage: Literal["one", "two"] = "two"
     missing: Literal["refuse", "prior"] | None = None
 
 
 class ImportOptions(RunOptions):
-    """`import-predictions`."""
+    """Options of `import-predictions`."""
 
     name: str = Field(pattern=MODEL_NAME)
     remove: bool = False
@@ -156,19 +159,19 @@ class ImportOptions(RunOptions):
 
 
 class AllOptions(IngestOptions):
-    """`all`."""
+    """Options of `all`."""
 
     trials: int | None = Field(None, ge=1)
 
 
 class ExportOptions(RunOptions):
-    """`export-model`."""
+    """Options of `export-model`."""
 
     to: Folder
 
 
 class ScoreOptions(Config):
-    """`score`, with the models of a run or of a folder that `export-model` wrote."""
+    """Options of `score`, with the models of a run or of a folder that `export-model` wrote."""
 
     data: Folder
     to: Folder
@@ -217,7 +220,7 @@ IN_RECIPE = {
 class Plan:
     """A verb with its checked options.
 
-    Without public attributes: python-fire would take the next word of the command line for one.
+    It has no public attributes: python-fire would take the next word of the command line as one.
     """
 
     def __init__(self, verb: str, options: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ PAUSE_IN_FILE = 30.0  # seconds between two lines of a log file, at least
 
 
 class Bar(tqdm):
-    """A progress bar that is set to how much is done."""
+    """A progress bar that takes the number of units that are done, or a text."""
 
     _time: Callable[[], float]  # tqdm's clock
     start_t: float

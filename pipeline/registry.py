@@ -11,7 +11,7 @@ class Stage:
     reads: tuple[str, ...]  # stages whose files it reads, and keys of USER_INPUTS
     keys: tuple[str, ...]  # dotted keys of the recipe that its result depends on
     function: str  # "module:function", imported when it runs: torch and lightgbm take seconds
-    makes: str  # its files, for people
+    makes: str  # its files, for messages
 
 
 USER_INPUTS = {  # what no stage makes -> its description; pipeline.input_digests digests each

@@ -1,4 +1,4 @@
-"""Which stages of a run are fresh, stale or missing; running one stage, or all, in order."""
+"""Run one stage or all in order; list which stages are fresh, stale or missing."""
 
 import importlib
 

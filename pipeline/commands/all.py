@@ -1,4 +1,4 @@
-"""The verb `all`: bring every stage up to date, where necessary each in a process of its own."""
+"""The verb `all`: bring every stage up to date; on macOS each in a process of its own."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def run_all_stages(options: RunOptions) -> None:
     start = time.perf_counter()
     with opened(options) as run:
         if run.recipe.stage2.storage and stage_states(run)["tune"][0] != "fresh":
-            check_trial_store(run.recipe)  # a fault is known before the CNNs are trained
+            check_trial_store(run.recipe)  # a fault stops before the CNNs are trained
         ran = [] if PROCESS_PER_STAGE else run_all(run)
     if PROCESS_PER_STAGE:
         ran = run_all_in_processes(options)
@@ -38,7 +38,7 @@ def run_all_stages(options: RunOptions) -> None:
 
 
 def run_all_in_processes(options: RunOptions) -> list[str]:
-    """Bring every stage up to date, in order, each that must run in a process of its own.
+    """Bring every stage up to date, in order; each stage that must run gets its own process.
 
     The caller must not hold the run's lock. Returns the names of the stages that ran. Raises
     SystemExit with the status of a stage that failed; it has printed its error.

@@ -1,4 +1,4 @@
-"""The command `export-model`: all that `score` needs of a run in one folder, with a model card."""
+"""The verb `export-model`: all that `score` needs of a run in one folder, with a model card."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command `score`: probabilities of studies that are not part of a run."""
+"""The verb `score`: probabilities of studies that are not part of a run."""
 
 import secrets
 import time
@@ -24,7 +24,7 @@ from pipeline.scoring.study_reader import open_source, read_new_studies
 from report.scored_studies_page import ScoredStudies, write_scored_page
 from stage1_cnn.device import pick_device
 
-SHOWN_REMARKS = 20  # that the command line prints; the rest is in remarks.csv
+SHOWN_REMARKS = 20  # remarks on the command line; the rest are in remarks.csv
 
 
 def score(options: ScoreOptions) -> None:

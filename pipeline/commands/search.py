@@ -30,13 +30,13 @@ from stage1_cnn.model import check_backbone, check_trainable
 from stage1_cnn.search_space import Choices, Range, searched, with_values
 from stage2_stack.tuning.resumable_trials import finished_trials
 
-# not one of STAGES: no stage reads it
+# not one of STAGES: no stage reads the work of a search
 SEARCH = Stage("search", ("ingest", "folds"), (), "pipeline.commands.search:search_cnn", "search/")
 TRIALS = 20  # where --trials is not given
 
 
 def search(options: SearchOptions) -> None:
-    """Search better settings of one CNN; for stage two that is `tune`."""
+    """Search better settings of one CNN; with --stage=two, run `tune`."""
     if options.stage == "two":
         with opened(TuneOptions(run=options.run, trials=options.trials)) as run:
             run_stage(run, "tune")
@@ -62,7 +62,7 @@ def search_cnn(
     a CNN or fold that the recipe does not have, and for a space with backbones that do not take the
     images.
     """
-    # it would log the traceback of an interrupt
+    # optuna would log the traceback of an interrupt
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     deadline = time.time() + (timeout or math.inf)
     config, space = _config_of(run.recipe, name), searched(run.recipe.search)

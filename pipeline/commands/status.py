@@ -12,7 +12,7 @@ from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt, version_differences
 from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import changed_file
-from pipeline.integrity import damaged_files, receipts
+from pipeline.integrity import damaged_files, receipt_paths
 from pipeline.options import StatusOptions
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
@@ -71,7 +71,7 @@ def _receipts_of(run: Run) -> dict[str, dict[str, Any]]:
         if receipt := read_receipt(run.dir.receipt(name)):
             stage_receipts[name] = receipt
     train = stage_receipts.get("train", {})
-    for path in receipts(run.dir):
+    for path in receipt_paths(run.dir):
         if path.name != "train.json" or not path.parent.name.startswith("fold"):
             continue
         receipt = read_receipt(path)

@@ -22,8 +22,8 @@ MIN_PATIENTS = 5
 def verdict(study: optuna.Study, context: SearchContext, k: int, trials: int) -> list[str]:
     """Return the lines that compare the best of the first `trials` trials with the recipe.
 
-    They hold the settings to adopt where the gain is significant. k: the fold that the search did
-    not use. Raises InputError where the probabilities of a trial are gone or damaged.
+    Where the gain is significant, they include the settings to adopt. k: the fold that the search
+    did not use. Raises InputError where the probabilities of a trial are gone or damaged.
     """
     finished = finished_trials(study)[:trials]
     best, recipe_loss = best_of(finished), loss_of(finished[0])

@@ -60,7 +60,7 @@ def check_store(url: str) -> None:
 def _is_in_memory(url: str) -> bool:
     """Return whether a database is SQLite without a file.
 
-    The database is asked, because the URL has many forms.
+    The database itself lists its files, because the URL has many forms.
     """
     if make_url(url).get_backend_name() != "sqlite":
         return False
@@ -96,9 +96,9 @@ def open_shared(url: str, name: str, inputs: dict[str, Any]) -> optuna.Study:
 
 @contextlib.contextmanager
 def store_faults(url: str) -> Iterator[None]:
-    """Context in which errors of the database at `url` become InputError.
+    """Raise InputError instead of errors of the database at `url` in the block.
 
-    Without a database (url "") they stay what they are.
+    Without a database (url "") they are raised as they are.
     """
     try:
         yield

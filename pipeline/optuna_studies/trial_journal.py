@@ -2,8 +2,8 @@
 
 After each trial the journal is flushed to the disk, then its seal is written: the number of bytes,
 their digest, and the digest of the study's inputs. Bytes after the sealed ones belong to a trial
-that did not end and are cut off. There is no lock of optuna to wait for: the lock of the run folder
-keeps other processes out.
+that did not end and are cut off. Optuna's own lock is not needed: the lock of the run folder keeps
+other processes out.
 """
 
 import json
@@ -80,7 +80,7 @@ class Journal(BaseJournalBackend):
             part.write_text(
                 f"{self.size} {self.digest.hexdigest()} {self.inputs}\n", encoding="utf-8"
             )
-            flush(part)  # but an empty seal would not be
+            flush(part)  # an empty seal would not be as good
 
 
 def open_study(
@@ -103,7 +103,7 @@ def open_study(
                 log(f"  {marker.name} is damaged or missing; this search begins anew")
             _discard_journal(path)
         write_text(marker, json.dumps(inputs))
-    # optuna's own, which an older version left when it was killed
+    # optuna's lock file, which an older version left when it was killed
     discard(path.with_name(path.name + ".lock"))
     try:
         study = _load_study(path, digest)
@@ -112,7 +112,7 @@ def open_study(
         return study
     except (OSError, MemoryError):
         raise  # the machine's fault
-    except Exception:  # a damaged journal lets optuna raise nearly any
+    except Exception:  # on a damaged journal optuna raises errors of nearly every class
         log(f"  {path.name} is damaged; this search begins anew")
         _discard_journal(path)
         return _load_study(path, digest)
@@ -201,7 +201,7 @@ def _check_trials(study: Study, is_complete: Callable[[FrozenTrial], bool]) -> N
         raise ValueError("it does not minimise")
     trials = study.get_trials(deepcopy=False)
     if len({trial.datetime_start for trial in trials}) < len(trials):
-        raise ValueError("a trial stands in it twice")
+        raise ValueError("it holds a trial twice")
     for trial in trials:
         losses: list[Any] = list(trial.intermediate_values.values())
         if trial.state == TrialState.COMPLETE:

@@ -27,7 +27,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ModelFile(Config):
-    """model.json."""
+    """The values of model.json."""
 
     format: Format
     made: Text
@@ -52,7 +52,7 @@ class ModelFile(Config):
 
 
 class PlattValues(Config):
-    """stage2_stack.calibration.Platt."""
+    """The values of a stage2_stack.calibration.Platt."""
 
     slope: Slope
     intercept: Logit
@@ -62,7 +62,7 @@ class PlattValues(Config):
 
 
 class BlendValues(Config):
-    """stage2_stack.blending.Blend, without the gains it was chosen by."""
+    """The values of a stage2_stack.blending.Blend, without the gains that decided its weights."""
 
     calibrations: dict[Component, PlattValues]
     weights: dict[Component, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
@@ -78,7 +78,7 @@ class BlendValues(Config):
 
 
 class ChainValues(Config):
-    """features.markov.MarkovChain."""
+    """The values of a features.markov.MarkovChain."""
 
     slope: Slope
     intercept: Logit
@@ -90,7 +90,7 @@ class ChainValues(Config):
 
 
 class StageTwo(Config):
-    """stage2.json."""
+    """The values of stage2.json."""
 
     names: tuple[str, ...] = Field(min_length=len(LABELS))
     blend: dict[Label, tuple[BlendValues, ...]]

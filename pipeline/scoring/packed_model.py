@@ -1,4 +1,4 @@
-"""Read a folder that `export-model` packed: perhaps a stranger's, so all of it is checked."""
+"""Read a folder that `export-model` packed. It may be a stranger's: all of it is checked."""
 
 import contextlib
 import json
@@ -17,7 +17,12 @@ from pipeline.older_versions import older_recipe
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.scoring.model_schema import FORMAT, ModelFile, StageTwo, check_fit
 from pipeline.scoring.scoring_model import ScoringModel
-from pipeline.scoring.weight_checks import check_probes, check_size, check_weights, outlined_cnn
+from pipeline.scoring.weight_checks import (
+    check_probes,
+    check_size,
+    check_weights,
+    cnn_without_weights,
+)
 from stage1_cnn.config import CnnConfig
 from stage2_stack.components.component import load_component
 from stage2_stack.config import check_installed
@@ -62,7 +67,8 @@ def model_of_folder(folder: str | Path) -> ScoringModel:
 def read_model_file(folder: Path) -> ModelFile:
     """Return model.json of a packed folder.
 
-    Raises InputError where there is none or its format is another, and MachineFault.
+    Raises InputError where there is none or its format is another; MachineFault where it cannot be
+    read for a reason of the machine.
     """
     path = folder / MODEL_FILE
     try:
@@ -194,7 +200,7 @@ def _check_weights(
     """Raise InputError for weights or probes that do not fit the CNNs of the recipe."""
     for config in recipe.stage1.models:
         with _prefixed(where, config):
-            cnn = outlined_cnn(config)
+            cnn = cnn_without_weights(config)
         for k in range(recipe.folds.k):
             path = weights[config.name, k]
             try:

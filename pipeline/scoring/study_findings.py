@@ -1,4 +1,4 @@
-"""What `score` reports about new studies that no single header shows: patients, UIDs, series."""
+"""Findings on new studies that take several headers: patients, shared UIDs, number of series."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -36,7 +36,7 @@ class NewStudies:
     headers:     slice table of all files that are slices, without the pixel columns
     acquisition: acquisition facts of the same rows, with the `path`
     quarantine:  files that do not read: path, kind, reason
-    findings:    in what the studies differ from the training data
+    findings:    differences between the studies and the training data
     slices:      slice table with the pixel columns of the slices that are scored, with `fold` (the
                  patient's fold in the training data, -1 where the patient is new) and `part`
     read_hu:     HU of rows of `slices`, as PixelCache.read
@@ -167,9 +167,9 @@ def training_folds(table: pd.DataFrame, patients: pd.DataFrame | None) -> dict[s
 def public_names(table: pd.DataFrame, key: bytes) -> pd.DataFrame:
     """Return a header table with identifiers that identify nobody.
 
-    The competition's own (competition_id_pattern under `key`) stay; others are
-    numbered in the order of the rows. A second call, which has another key, therefore returns the
-    same names, the same order and the same probabilities.
+    The competition's own (competition_id_pattern under `key`) stay; others are numbered in the
+    order of the rows. A second call, which has another key, therefore returns the same names in the
+    same order.
     """
     table = table.reset_index()
     for column, kind in KINDS.items():

@@ -13,8 +13,8 @@ from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import Cnn, timm_errors_as_input_errors, untrained_model
 
 
-def outlined_cnn(config: CnnConfig) -> Cnn:
-    """Return the CNN of a recipe's entry without numbers in its weights, so without their memory.
+def cnn_without_weights(config: CnnConfig) -> Cnn:
+    """Return the CNN of a recipe's entry on torch's meta device: shapes and types, no memory.
 
     Raises InputError where timm cannot make it.
     """
@@ -26,7 +26,7 @@ def check_size(config: CnnConfig, size: int) -> None:
     """Raise InputError where the CNN of a recipe's entry does not accept images of its size.
 
     The size in pixels a side is the entry's own, else `size`. This builds the CNN with its weights:
-    call it only when the files are known to hold that many.
+    check first that the files hold that many.
     """
     size = config.image_size or size
     with timm_errors_as_input_errors(config), torch.inference_mode():

@@ -199,8 +199,8 @@ def _probe(
 def patient_parts(patients: pd.Series, fold: NDArray[np.integer]) -> pd.DataFrame:
     """Return `fold` and `part` of each train patient, indexed by patient.
 
-    They tell which chain and which probe were not fitted on the patient. patients: (n,) of the
-    train slices; fold: (n,)
+    The chain without that fold and the probe without that part were not fitted on the patient.
+    patients: (n,) of the train slices; fold: (n,)
     """
     table = pd.DataFrame({"patient_id": patients.to_numpy(object), "fold": fold}).drop_duplicates()
     parts = pd.Series(0, table.index)

@@ -1,7 +1,5 @@
 """Predictions of an imported model, matched with the slices and folds of a run."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -85,11 +83,11 @@ def probabilities_by_fold(
     return probabilities
 
 
-def run_folds(run: Run, train: pd.DataFrame) -> Any:
+def run_folds(run: Run, train: pd.DataFrame) -> pd.Series:
     """Return the run's folds, a Series {group: fold}.
 
-    train: train slices with the column `group`. Folds of an older version may split a group; it has
-    the first of them.
+    train: train slices with the column `group`. Folds of an older version may split a group; then
+    the group gets the first of its folds.
     """
     fold = read_table(run.dir.folds)["fold"].reindex(train.index)
     return fold.groupby(train["group"].to_numpy(object), sort=False).first()

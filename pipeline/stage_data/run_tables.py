@@ -45,8 +45,8 @@ def load_rows(run: RunDir) -> Rows:
 def patients_of_folds(run: RunDir, slices: pd.DataFrame) -> NDArray[np.object_]:
     """Return the group of every slice, (n,), as in `fold_groups`: its patient, nearly always.
 
-    slices: slice table of the run. Folds of an older version may split a group; in such a run it is
-    the patient of every slice, as that version took it.
+    slices: slice table of the run. Folds of an older version may split a group; for such a run this
+    returns the patient of every slice, as that version did.
     """
     groups, train = fold_groups(slices), slices["split"] == "train"
     fold = read_table(run.folds)["fold"].reindex(slices.index)

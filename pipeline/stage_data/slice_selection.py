@@ -46,7 +46,7 @@ def check_sets_disjoint(slices: pd.DataFrame) -> None:
 def separate_studies(
     slices: pd.DataFrame, key: bytes, note: Path | None = None
 ) -> tuple[pd.DataFrame, Counts]:
-    """Give each PatientID its own series, and each patient own studies.
+    """Give each PatientID its own series, and each person their own studies.
 
     note: a csv to write where it is unclear whether the patients of a study are one person; it
     names the files of such studies and is readable by its owner alone. None where there are no

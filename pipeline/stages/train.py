@@ -11,7 +11,7 @@ from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json, read_table, write_table
 from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import inputs_digest
-from pipeline.older_versions import reads_of_before, reads_of_cnn
+from pipeline.older_versions import reads_of_cnn, under_older_names
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.training.checkpoint_file import checkpoint_digest
@@ -103,7 +103,7 @@ def _training_digest(
     Where the checkpoint has the digest that an older version computed, return that.
     """
     models = inputs.run.recipe_part(("stage1.models",))["stage1.models"]
-    older = inputs_digest(part, reads_of_before(read, models))
+    older = inputs_digest(part, under_older_names(read, models))
     if checkpoint_digest(inputs.checkpoint(name, k)) == older:
         return older
     return inputs_digest(part, reads_of_cnn(read, name))

@@ -3,10 +3,8 @@
 import functools
 import json
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,13 @@ from ct.labels import LABELS
 from ct.run_dir import RunDir
 from ct.seeds import derive_seed
 from ct.storage.atomic_write import discard
-from ct.storage.file_formats import read_json, write_json, write_table, write_text
+from ct.storage.file_formats import read_json, write_json, write_table
 from ct.system.parallel_jobs import cores, run_jobs
 from features.columns import SCOPES, scope_columns
 from pipeline.freshness import why_stale
+from pipeline.optuna_studies.live_progress import progress_file, progress_writer, shown_progress
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
 from pipeline.optuna_studies.trial_journal import open_study
-from pipeline.progress import Bar
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.stage_data.run_tables import load_rows
@@ -40,12 +38,12 @@ from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.optuna_history import COLUMNS, importances, mean_importances, trial_rows
 from stage2_stack.tuning.search_space import SPACE, space_of
 
-# when all jobs must end, as time.time(), and a job's share of the time that is left when it begins
+# (time.time() at which all jobs must end, a job's share of the time that is left when it begins)
 TimeShare = tuple[float, float]
 
 
 def tune(run: Run, receipt: Receipt) -> None:
-    """Find one configuration per label and outer fold, each on the other folds only."""
+    """Search one configuration per label and outer fold, each on the other folds only."""
     config, folder = run.recipe.stage2, run.dir.stage2
     if config.storage:
         check_store(config.storage)  # makes its tables, which workers would make all at once
@@ -53,7 +51,7 @@ def tune(run: Run, receipt: Receipt) -> None:
     configs: dict[str, list[dict[str, Any]]] = {label: [] for label in LABELS}
     shares: dict[str, dict[int, Any]] = {label: {} for label in LABELS}
     history = []
-    with run.bar(len(jobs), "tuning", "study") as bar, _show_best(folder / "tune", bar):
+    with run.bar(len(jobs), "tuning", "study") as bar, shown_progress(folder / "tune", bar):
         results = run_jobs(tune_one, jobs, run.workers)
         for (_, label, k, *_), result in zip(jobs, results, strict=True):
             for note in result.pop("notes", []):
@@ -113,7 +111,7 @@ def tune_one(
     stage2_stack/tuning/optuna_history.py, and "notes", lines for the log, unless it was tuned
     before.
     """
-    # it would log the traceback of an interrupt
+    # optuna would log the traceback of an interrupt
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     run, settings = RunDir(root), StackConfig(**config)
     path = run.stage2 / "tune" / f"{label}-fold{k}"
@@ -172,7 +170,7 @@ def _search(
     called with lines for the log
     """
     config, space = folds.config, space_of(folds.label)
-    # the other settings are decided before or after the trials
+    # the trials depend on no other setting of stage2
     inputs = {
         **inputs,
         "stage2": {"max_rounds": config.max_rounds},
@@ -189,14 +187,14 @@ def _search(
             config.trials,
             folds.seed,
             space,
-            _progress_writer(path, config.trials),
+            progress_writer(path, config.trials),
             _deadline(share),
             bool(config.storage),
         )
         result = best_config(study, folds, patients, config.trials)
         result["history"] = trial_rows(study, config.trials)
         result["importances"] = importances(study, config.trials, folds.seed)
-    discard(path.with_suffix(".now"))
+    discard(progress_file(path))
     return result
 
 
@@ -208,8 +206,8 @@ def _rows(
 
     Cached: a process bins a label's columns once for all its folds, which are consecutive jobs.
 
-    read: the digests of what the stage reads, as text: other features in the same place are binned
-    anew
+    read: the digests of what the stage reads, as text: other features in the same folder are binned
+    again
     """
     X, y, fold, patients, names = load_rows(RunDir(root))
     return BinnedFeatures(X, names, threads), y, fold, patients
@@ -221,38 +219,6 @@ def _deadline(share: TimeShare | None) -> float:
         return math.inf
     now = time.time()
     return now + (share[0] - now) * share[1]
-
-
-def _progress_writer(path: Path, trials: int) -> Callable[[int, float], None]:
-    """Return a function that writes a study's progress into a file beside it."""
-    return lambda number, best: write_text(
-        path.with_suffix(".now"),
-        f"{path.name}: trial {number} of {trials}, {best:.4f}",
-        lasting=False,
-    )
-
-
-@contextmanager
-def _show_best(folder: Path, bar: Bar) -> Iterator[None]:
-    """Show beside a bar the smallest loss so far of the study that ran a trial last."""
-    over = threading.Event()
-
-    def show() -> None:
-        while not over.wait(2):
-            with suppress(OSError):  # a study that ends removes its file
-                newest = max(
-                    folder.glob("*.now"), key=lambda path: path.stat().st_mtime, default=None
-                )
-                if newest:
-                    bar.show_text(f"{newest.read_text(encoding='utf-8')} at best")
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def is_usable(trial: FrozenTrial) -> bool:

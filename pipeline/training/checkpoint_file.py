@@ -95,7 +95,7 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def changes(before: Environment, now: Environment) -> list[str]:
+def environment_changes(before: Environment, now: Environment) -> list[str]:
     """Return a line for each difference of two environments of one training.
 
     With one of them the training is not repeatable to the bit.

@@ -20,7 +20,7 @@ from ct.storage.file_formats import write_json
 from pipeline.freshness import file_digest
 from pipeline.progress import Bar
 from pipeline.run_context import Run
-from pipeline.training.checkpoint_file import changes, read_checkpoint, write_checkpoint
+from pipeline.training.checkpoint_file import environment_changes, read_checkpoint, write_checkpoint
 from pipeline.training.prediction_parts import PredictionParts
 from pipeline.training.stage_one_inputs import PredictedSlices, StageOneInputs
 from pipeline.training.tensorboard import open_scalars
@@ -51,7 +51,7 @@ def train_fold(inputs: StageOneInputs, name: str, k: int, digest: str) -> list[s
         done, epoch = checkpoint.state["done"], checkpoint.state["epoch"]
     if done and epoch <= config.epochs:
         run.log(f"  {name} fold {k}: continues in epoch {epoch}, after {done} steps")
-        if changed := changes(before, now):
+        if changed := environment_changes(before, now):
             run.log(
                 f"  {name} fold {k}: {'; '.join(changed)}: a second training may give other bits"
             )
@@ -199,7 +199,7 @@ def worker_loop(open_run: Callable[[], Run]) -> None:
     open_run: returns the run; called at the first job, when rank 0 has opened it
     """
     inputs = None
-    while order := broadcast(None):
-        job, arguments = order
+    while message := broadcast(None):
+        job, arguments = message
         inputs = inputs or StageOneInputs(open_run())
         JOBS[job](inputs, *arguments)

@@ -29,7 +29,7 @@ class Scalars:
 
 @contextmanager
 def open_scalars(enabled: bool, folder: Path, done: int) -> Iterator[Scalars]:
-    """Context with Scalars that write to `folder`, or to nowhere unless `enabled`.
+    """Yield Scalars that write to `folder`; where not `enabled`, they write nothing.
 
     done: steps before this training continues; TensorBoard drops what was written after them
     """

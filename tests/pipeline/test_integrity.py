@@ -18,7 +18,7 @@ from ct.storage.file_formats import read_table, write_table, write_text
 from ct.storage.receipt_reader import read_receipt
 from ct.storage.sealed_files import seal
 from pipeline.freshness import stamp
-from pipeline.integrity import check_content, damaged_files, receipts
+from pipeline.integrity import check_content, damaged_files, receipt_paths
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
@@ -191,7 +191,7 @@ def test_every_damaged_file_is_named(kept):
     r = RunDir(kept)
     assert damaged_files(r) == [] and len(MADE) > 40
     for name in MADE:
-        known = {path: path.read_bytes() for path in receipts(r)}
+        known = {path: path.read_bytes() for path in receipt_paths(r)}
         flip(kept / name)
         assert [why for why, _ in damaged_files(r)] == [f"{name} is damaged"], name
         flip(kept / name)  # back
@@ -378,7 +378,7 @@ def test_damaged_maps_are_refused_by_report_and_made_again_by_explain(kept, caps
 
 def test_a_damaged_receipt_is_never_a_traceback(kept):
     """Whatever byte of it changes: its stage is fresh still, or stale, or not made."""
-    rng, paths = np.random.default_rng(0), receipts(RunDir(kept))
+    rng, paths = np.random.default_rng(0), receipt_paths(RunDir(kept))
     for number in range(60):
         path = paths[number % len(paths)]
         whole = path.read_bytes()
