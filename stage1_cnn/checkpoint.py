@@ -13,8 +13,8 @@ class Checkpoint:
     """The state of one training between two steps.
 
     tensors: name -> CPU tensor: "model.…", "ema.…", "optimizer.<number of the parameter>.…"
-    state: plain values: epoch and step where the training continues, loss_sum, curve, done, micro,
-    scaler
+    state: plain values: epoch and step where the training continues, loss_sum, curve, done (steps
+    in all), micro (slices in one forward pass), scaler
     """
 
     tensors: dict[str, Tensor]

@@ -38,7 +38,7 @@ class CnnConfig(Config):
     # decay of a moving average of the weights, which is then kept; 0: no average
     ema: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)  # before the last layer
-    # each batch is mixed with itself in reverse, by a share drawn from Beta(mixup, mixup); 0: not
+    # each batch is mixed with its reverse, by a share drawn from Beta(mixup, mixup); 0: off
     mixup: float = Field(0.0, ge=0)
     # share of positives among the drawn slices: a study is drawn, then a slice of it;
     # None: each slice once an epoch

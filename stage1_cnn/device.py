@@ -12,7 +12,7 @@ from stage1_cnn.distributed import this_process
 
 # cuBLAS refuses determinism without it; it must be set before cuBLAS is first used
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-ENVIRONMENT_FIELDS = ("processes", "device", "precision")  # of `environment`
+ENVIRONMENT_FIELDS = ("processes", "device", "precision")  # keys of `environment`
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 
 
@@ -48,9 +48,9 @@ def mixed_precision(config: CnnConfig, device: torch.device) -> torch.autocast:
 
 
 def environment(config: CnnConfig) -> dict[str, int | str]:
-    """Return the ENVIRONMENT_FIELDS under which this process trains or runs a CNN.
+    """Return the number of processes, the device's name and the precision that a CNN runs with.
 
-    They are the number of processes, the name of the device and the precision.
+    Returns {name: value} with the names ENVIRONMENT_FIELDS.
     """
     device = pick_device()
     name = f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
@@ -68,21 +68,21 @@ def torch_settings(config: CnnConfig) -> Iterator[None]:
     if config.deterministic:
         os.environ.setdefault(*CUBLAS_WORKSPACE)
     _, tf32 = before
-    _set_torch(
+    _set_settings(
         (config.threads, config.deterministic, not config.deterministic, False),
         (False, False) if config.precision == "fp32" else tf32,
     )
     try:
         yield
     finally:
-        _set_torch(*before)
+        _set_settings(*before)
 
 
 _Settings = tuple[int, bool, bool, bool]  # threads, determinism, benchmark, fill of new memory
 
 
 def _get_settings() -> tuple[_Settings, tuple[bool, bool]]:
-    """Return torch's settings, in the form that _set_torch takes."""
+    """Return torch's settings, in the form that _set_settings takes."""
     settings = (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
@@ -92,7 +92,7 @@ def _get_settings() -> tuple[_Settings, tuple[bool, bool]]:
     return settings, (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
 
 
-def _set_torch(settings: _Settings, tf32: tuple[bool, bool]) -> None:
+def _set_settings(settings: _Settings, tf32: tuple[bool, bool]) -> None:
     """Set torch's threads, determinism, cuDNN's benchmark, and TF32 in matrices and in cuDNN.
 
     Determinism would also fill all memory that torch allocates, to expose code that reads it before

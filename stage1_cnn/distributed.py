@@ -50,9 +50,9 @@ def broadcast(value: Any) -> Any:
     """Broadcast a plain value from rank 0. Returns it; a no-op without torch.distributed."""
     if not dist.is_initialized():
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return values[0]
 
 
 def barrier() -> None:

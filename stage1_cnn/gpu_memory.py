@@ -1,4 +1,4 @@
-"""Exhausted memory of a GPU, or of the CPU: recognised, freed, or refused in one line."""
+"""Exhausted memory of a GPU or of the CPU: recognise it, free it, or raise one clear error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +23,7 @@ OUT_OF_MEMORY_TEXTS = (  # in errors that are not torch.OutOfMemoryError, but me
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch means that a device's memory is exhausted.
-
-    Fewer slices might fit then.
-    """
+    """Return whether an error of torch means that a device's memory is exhausted."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -45,9 +42,9 @@ def free_memory(device: torch.device) -> None:
 
 @contextmanager
 def weights_must_fit(config: CnnConfig, device: torch.device) -> Iterator[None]:
-    """Context in which a CNN's weights, or what the optimizer keeps of them, go to a device.
+    """Context in which a CNN's weights, or the state of its optimizer, move to a device.
 
-    Raises InputError where its memory is exhausted: a smaller batch would not help.
+    Raises InputError where the device's memory is exhausted: a smaller batch would not help.
     """
     try:
         yield
@@ -55,6 +52,6 @@ def weights_must_fit(config: CnnConfig, device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise InputError(
-            f"{config.name}: its weights, with what is kept of each, do not fit into the memory "
-            f"of {device}; choose a smaller backbone, or end what else uses that memory"
+            f"{config.name}: its weights and the optimizer's state do not fit into the memory "
+            f"of {device}; choose a smaller backbone, or end other programs that use this memory"
         ) from None

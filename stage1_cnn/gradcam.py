@@ -18,7 +18,7 @@ from stage1_cnn.gpu_memory import weights_must_fit
 from stage1_cnn.inference import for_each_batch
 from stage1_cnn.model import Cnn
 
-MIN_SIDE = 7  # cells a side that a map should have: as the paper's CNNs at 224 px
+MIN_SIDE = 7  # least cells a side of a map, as in the paper's CNNs at 224 px
 
 
 def gradcam_maps(
@@ -59,12 +59,13 @@ def gradcam_maps(
 
 
 def find_layer(model: Cnn, config: CnnConfig, size: int) -> tuple[str, nn.Module, tuple[int, int]]:
-    """Return (name, module, (h, w)) of the stage of a Cnn whose feature map is explained.
+    """Return (name, module, (h, w)) of the backbone's stage whose feature map Grad-CAM uses.
 
-    size: pixels a side of the cached slices. It is the deepest stage with a map of at least
-    MIN_SIDE cells a side, or else the stage with the finest map: the last stage of a small image
-    has too few cells to show anything. Raises InputError where the stages are not feature maps
-    (b, channels, h, w).
+    size: pixels a side of the cached slices
+
+    The stage is the deepest one with a map of at least MIN_SIDE cells a side, or else the one with
+    the finest map: the last stage of a small image has too few cells to show anything. Raises
+    InputError where the stages are not feature maps (b, channels, h, w).
     """
     stages = list(getattr(model.backbone, "feature_info", None) or [])
     shapes = _output_shapes(model, config, size, [stage["module"] for stage in stages])

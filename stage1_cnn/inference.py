@@ -29,7 +29,7 @@ def predict(
     progress: Callable[[int], object] | None = None,
     device: torch.device | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """Return the probabilities and the embedding of some slices, the mean over `config.tta`.
+    """Return the probabilities and embeddings of some slices, means over the plain and TTA views.
 
     table_rows: int (n, c), row numbers of each slice and its neighbours, as returned by
     `neighbour_rows`; readable: bool (n,); read_hu: reads slices by row number; progress: called

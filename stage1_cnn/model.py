@@ -45,7 +45,7 @@ def timm_errors_as_input_errors(config: CnnConfig) -> Iterator[None]:
 class Cnn(nn.Module):
     """A timm classifier that also returns its embedding.
 
-    `.backbone` is timm's own module, and so is its `state_dict()`.
+    `.backbone` is timm's own module; the names in its `state_dict()` are timm's.
     """
 
     def __init__(self, backbone: Any):
@@ -107,9 +107,9 @@ def load_model(config: CnnConfig, state: Mapping[str, Tensor]) -> Cnn:
 def check_trainable(config: CnnConfig, size: int) -> None:
     """Run the CNN of `config` forward and backward on two black images of `size` pixels a side.
 
-    The device, the precision and the determinism are those of a training here. Nothing is
-    downloaded. Raises InputError where timm cannot make the CNN, or where it does not take the
-    images: before the slices are read, not hours later.
+    The device, the precision and the determinism are those of a training. Nothing is downloaded.
+    Raises InputError where timm cannot make the CNN, or where the CNN does not take the images:
+    before the slices are read, not hours later.
     """
     with timm_errors_as_input_errors(config):
         model = untrained_model(config)
@@ -200,9 +200,8 @@ def _pretrained(config: CnnConfig, seed: int) -> Any:
     except InputError:
         raise
     except Exception as error:  # of timm, huggingface_hub, httpx, safetensors and torch
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"backbone {config.backbone!r} could not take {source} ({reason}); {advice}"
+            f"backbone {config.backbone!r} could not take {source} ({reason_of(error)}); {advice}"
         ) from error
     if missing := _still_random(backbone, _create(config, seed)):
         raise InputError(

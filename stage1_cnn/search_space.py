@@ -148,7 +148,7 @@ def searched(config: SearchConfig) -> dict[str, Range | Choices]:
 
 
 def rounded(domain: Range, value: float) -> float:
-    """Return a number drawn from a Range, rounded to three digits inside it; whole ones as is."""
+    """Round a number drawn from a Range to three digits inside it; whole numbers stay as is."""
     if isinstance(domain.low, int):
         return value
     return min(max(float(f"{value:.3g}"), domain.low), domain.high)

@@ -50,7 +50,7 @@ class Hooks:
 class TrainedCnn:
     """The result of a training."""
 
-    # with the weights of the last epoch, or their moving average where the config asks for one
+    # with the weights of the last epoch, or where `config.ema` is set their moving average
     model: Cnn
     # one dict an epoch: epoch, lr, train_loss, held_out_loss (None without held-out labels),
     # seconds
@@ -139,7 +139,7 @@ class TrainLoop:
         self.table_rows = neighbour_rows(slices, trainer.config.neighbours)
         self.readable = slices["readable"].to_numpy(bool)
         self.trainer, self.hooks = trainer, hooks
-        self.saved, self.seconds = time.monotonic(), 0.0
+        self.saved_at, self.seconds = time.monotonic(), 0.0  # last checkpoint; time of the epoch
 
     def run_epoch(self, order: Sequence[Rows], state: dict[str, Any]) -> None:
         """Train on the steps of `order` (row numbers each) that come after `state`."""
@@ -155,7 +155,7 @@ class TrainLoop:
             if previous:
                 self._record(*previous, state, len(order))
             previous = share, loss
-            if time.monotonic() - self.saved > self.hooks.pause:
+            if time.monotonic() - self.saved_at > self.hooks.pause:
                 self._record(*previous, state, len(order))
                 previous = None
                 self.save(state)
@@ -197,8 +197,8 @@ class TrainLoop:
     def curve_entry(self, held_out: Rows, state: dict[str, Any], steps: int) -> dict[str, Any]:
         """Return the learning curve's entry of the epoch that ends, with its held-out loss.
 
-        It is only for people to read. If it chose the epoch, the held-out predictions would look
-        better than they are.
+        The held-out loss decides nothing. If it chose the epoch, the held-out predictions would
+        appear better than they are.
         """
         held_out_loss = None
         labelled = np.isfinite(self.labels[held_out]).all(axis=1) & self.readable[held_out]
@@ -225,7 +225,7 @@ class TrainLoop:
         """Pass a checkpoint to the hook."""
         if self.hooks.save and this_process().rank == 0:
             self.hooks.save(Checkpoint(self.trainer.tensors(), {**state, **self.trainer.state()}))
-        self.saved = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def resume(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Restore the Trainer from a checkpoint. Returns the checkpoint's `state`."""

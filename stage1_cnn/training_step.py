@@ -31,7 +31,7 @@ from stage1_cnn.optimizer import learning_rate, new_optimizer
 
 
 class Trainer:
-    """Trains `model`, a Cnn that is already on its device.
+    """Train `model`, a Cnn that is already on its device, one step after another.
 
     steps: of an epoch; seed: of augmentation, dropout and mixup, from which each step derives its
     own; log: called with a line for the user
@@ -43,7 +43,7 @@ class Trainer:
         self.model: Cnn = model.to(memory_format=torch.channels_last)
         self.config, self.seed, self.log = config, seed, log
         self.device = next(model.parameters()).device
-        self.steps, self.done = steps * config.epochs, 0
+        self.steps, self.done = steps * config.epochs, 0  # of the whole training; finished
         # slices in one forward pass; halved where they do not fit into memory
         self.micro_batch = config.batch
         with weights_must_fit(config, self.device):

@@ -11,7 +11,7 @@ from ct.windows import apply_window, window_bounds
 from stage1_cnn.config import CnnConfig
 
 AIR_HU = -1000.0  # the value beyond the edge of an augmented slice
-# of ImageNet, the mean over its three colours: pretrained weights expect it
+# those of ImageNet, averaged over its three colours: pretrained weights expect them
 MEAN, STD = 0.449, 0.226
 
 Uniform = Callable[[float, float], Tensor]  # (low, high) -> (b,), one number a slice
@@ -93,10 +93,12 @@ def _rectangles(uniform: Uniform, hu: Tensor) -> Tensor:
 
 
 def mix(images: Tensor, labels: Tensor, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Mix a batch with itself in reverse (mixup, Zhang et al. 2018).
+    """Mix a batch with the same batch in reverse order (mixup, Zhang et al. 2018).
 
     images: (b, ...); labels: (b, 6). One share for the whole batch is drawn from
     Beta(alpha, alpha), by numpy: that needs no synchronisation with the device.
+
+    Returns (images, labels).
     """
     share = float(np.random.default_rng(seed).beta(alpha, alpha))
     return images.lerp(images.flip(0), 1 - share), labels.lerp(labels.flip(0), 1 - share)
@@ -114,7 +116,7 @@ def to_channels(hu: Tensor, config: CnnConfig) -> Tensor:
     hu: int16 or float (b, c, S, S). Returns float32 (b, c * w, S', S') in channels-last memory,
     normalised from [0, 1] by MEAN and STD. Channel i * w + j is slice i through window j. The
     windows of one slice stand together, because timm repeats the three colours of pretrained
-    weights for more channels: each colour meets the same window in every slice.
+    weights for more channels: the weights of a colour get the same window in every slice.
     """
     hu = resize(hu.float(), config.image_size).permute(0, 2, 3, 1)  # (b, S', S', c)
     # channels last: each window is written where it stays

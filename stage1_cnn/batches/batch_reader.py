@@ -38,8 +38,8 @@ def read_ahead(
     numbers below n.
 
     HU is an int16 tensor (b, c, S, S) on `device`. On the CPU it is one of AHEAD + 1 buffers that
-    are used in turn, so it is valid until the next batch is asked for. An error of `read_hu` is
-    raised here. Once this generator is closed, `read_hu` is not called any more.
+    are used in turn, so it is valid until the next iteration. An error of `read_hu` is raised
+    here. Once this generator is closed, `read_hu` is not called any more.
     """
     device, size = torch.device(device), read_hu(np.empty(0, np.int64)).shape[-1]
     batch_type = _CudaBatch if device.type == "cuda" else _CpuBatch
@@ -50,18 +50,18 @@ def read_ahead(
     try:
         for rows in order:
             if len(waiting) > AHEAD:
-                yield _ready(waiting)
+                yield _next_batch(waiting)
             batch = next(buffers)
             reading = threads.submit(batch.read, table_rows[rows])
             waiting.append((rows, batch, reading.result))
         while waiting:
-            yield _ready(waiting)
+            yield _next_batch(waiting)
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-def _ready(waiting: "deque[_Pending]") -> tuple[NDArray[np.int64], Tensor]:
-    """Return (rows, HU) of the oldest batch, once it is read."""
+def _next_batch(waiting: "deque[_Pending]") -> tuple[NDArray[np.int64], Tensor]:
+    """Return (rows, HU) of the oldest waiting batch, once it is read."""
     rows, batch, wait = waiting.popleft()
     wait()
     return rows, batch.hand_over()
@@ -127,9 +127,10 @@ class _CudaBatch:
         if self.hu is None:
             raise ValueError("hand_over() needs a read() before it")
         consumer, hu = torch.cuda.current_stream(self.stream.device), self.hu
-        self.hu = None  # only the consumer holds it: its memory is free once the consumer drops it,
+        # the memory is free once the consumer drops the tensor and its work on it is done
+        self.hu = None
         consumer.wait_event(self.copied)
-        hu.record_stream(consumer)  # and the consumer's work on it is done
+        hu.record_stream(consumer)
         return hu
 
 

@@ -91,11 +91,11 @@ def batches(rows: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
 
 
 def training_steps(
-    rows: NDArray[np.int64], size: int, least: int = MIN_BATCH
+    rows: NDArray[np.int64], size: int, min_size: int = MIN_BATCH
 ) -> list[NDArray[np.int64]]:
-    """Cut the rows of an epoch into steps of `size`; a rest shorter than `least` is left out."""
+    """Cut an epoch's rows into steps of `size`; a last one shorter than `min_size` is left out."""
     steps = batches(rows, size)
-    return steps[:-1] if steps and len(steps[-1]) < least else steps
+    return steps[:-1] if steps and len(steps[-1]) < min_size else steps
 
 
 def shuffled(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -114,10 +114,10 @@ def balanced(
 
     rows: (n,); positive: bool (n,); studies: (n,) the study of each row.
 
-    Each draw takes a study that has such slices, all with the same chance, then one of its slices:
-    neither long studies nor studies with many positive slices dominate the epoch. Where all slices
-    are of one kind, only that kind is drawn. The drawn share of positives is not the true one, so
-    the learned probabilities are too high; calibration corrects that.
+    Each draw picks one of the studies with such slices, all with the same chance, then one of these
+    slices: neither long studies nor studies with many positive slices dominate the epoch. Where all
+    slices are of one kind, only that kind is drawn. The drawn share of positives is not the true
+    one, so the learned probabilities are too high; calibration corrects that.
     """
     rng = np.random.default_rng(seed)
     if positive.all() or not positive.any():

@@ -31,14 +31,14 @@ def test_neighbour_rows_against_a_slow_loop():
         ]
         same.sort(key=lambda r: slices.iloc[r].place)
         at = same.index(row)
-        want = [same[min(max(at + step, 0), len(same) - 1)] for step in range(-2, 3)]
-        assert got[row].tolist() == [r if slices.iloc[r].readable else row for r in want]
+        expected = [same[min(max(at + step, 0), len(same) - 1)] for step in range(-2, 3)]
+        assert got[row].tolist() == [r if slices.iloc[r].readable else row for r in expected]
 
 
 def test_neighbour_rows_by_hand():
     slices, _ = make_slices(2, 3)
-    want = [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 4], [3, 4, 5], [4, 5, 5]]
-    assert neighbour_rows(slices, 1).tolist() == want
+    expected = [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 4], [3, 4, 5], [4, 5, 5]]
+    assert neighbour_rows(slices, 1).tolist() == expected
     assert neighbour_rows(slices, 0).tolist() == [[i] for i in range(6)]
     assert neighbour_rows(slices.iloc[:1], 1).tolist() == [[0, 0, 0]]
 
@@ -91,7 +91,7 @@ def test_shuffled_repeats_with_the_seed():
 def test_training_drops_a_rest_too_small_for_batch_norm():
     assert [len(b) for b in training_steps(np.arange(9), 4)] == [4, 4]
     assert [len(b) for b in training_steps(np.arange(10), 4)] == [4, 4, 2]
-    assert [len(b) for b in training_steps(np.arange(11), 8, least=4)] == [8]  # two processes
+    assert [len(b) for b in training_steps(np.arange(11), 8, min_size=4)] == [8]  # two processes
     assert training_steps(np.arange(1), 4) == []
 
 

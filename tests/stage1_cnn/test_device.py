@@ -248,7 +248,7 @@ def test_the_optimizer_allocates_before_the_first_step():
 
 def test_weights_that_do_not_fit_raise_one_line(monkeypatch):
     message = (
-        "its weights, with what is kept of each, do not fit into the memory of cpu; "
+        "its weights and the optimizer's state do not fit into the memory of cpu; "
         "choose a smaller backbone"
     )
     slices, hu = make_slices(2, 5)
