@@ -1,9 +1,9 @@
-"""Stage two: a stacker that corrects the CNNs' predictions by the study around each slice.
+"""Stage two: a stacker that corrects the CNNs' predictions from the study around each slice.
 
-To read `stacker.fit_stack`, know these:
+The concepts of `stacker.fit_stack`:
 
 StackData           the training slices as arrays: features, labels, folds, patients
-StackContext        what every component is fitted from: StackData, NestedFolds, settings, seed
+StackContext        the input of every component's fit: StackData, NestedFolds, settings, seed
 NestedFolds         the outer folds and, for each of them, the inner folds of all other rows
 Component           predicts one logit per slice and label: a feature, boosters, a network
 FittedComponent     a component's result for one label: predictions, model files, importances

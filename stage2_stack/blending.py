@@ -1,8 +1,8 @@
 """A convex blend, in logits, of the components of one label and of the calibrated stage one.
 
-All of it is decided on nested predictions. With few positive patients the best of many blends is
-the luckiest one. So a component takes part only where its own gain is significant, the weights are
-drawn to equal ones, and the blend stands only where its whole gain is significant.
+Every choice is made on nested predictions. With few positive patients the best of many blends is
+the luckiest one. Therefore a component takes part only where its own gain is significant, the
+weights are pulled to equal ones, and the blend is used only where its whole gain is significant.
 """
 
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from ct.metrics import log_loss, patient_bootstrap
 from stage2_stack.calibration import Platt, fit_platt
 
 PULL = 5.0  # loss, summed over rows, that a squared distance of 1 from equal weights costs
-SMALLEST = 0.01  # a weight below it is 0
+MIN_WEIGHT = 0.01  # a weight below it becomes 0
 
 
 class Blend(NamedTuple):
     """One label's blend, for one outer fold."""
 
-    platts: dict[str, Platt]  # component -> its calibration, of all components that were tried
+    platts: dict[str, Platt]  # component -> its calibration, for all components that were tried
     weights: dict[str, float]  # component -> weight, in (0, 1], summing to 1
-    last: Platt | None  # of the blend; None where the calibrated stage one stands alone
+    last: Platt | None  # calibration of the blend; None where stage one is used alone
     # component -> (mean gain over the calibrated stage one on the nested rows, lower end of its
     # interval)
     gains: dict[str, tuple[float, float]]
-    why: str  # why the calibrated stage one stands alone, or ""
+    why: str  # why the calibrated stage one is used alone, or ""
 
     def logit(self, logits: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the blend's logits of {component: logits}, arrays of one shape."""
@@ -39,7 +39,7 @@ class Blend(NamedTuple):
         return np.asarray(mixed if self.last is None else self.last.logit(mixed))
 
     def values(self) -> dict[str, Any]:
-        """Return what predictions need as plain values for a JSON file; see `read_blend`."""
+        """Return plain values for a JSON file, enough to predict; `read_blend` reads them."""
         return {
             "calibrations": {
                 name: platt._asdict() for name, platt in self.platts.items() if name in self.weights
@@ -77,7 +77,7 @@ def fit_blend(
     level: of the intervals; seed: of the bootstrap
 
     A component takes part where the interval of its own gain over the calibrated stage one lies
-    above zero. The blend stands where the interval of its whole gain does.
+    above zero. The blend is used where the interval of its whole gain does.
     """
     platts = {name: fit_platt(x, y) for name, x in logits.items()}
     calibrated = {name: platts[name].logit(x) for name, x in logits.items()}
@@ -95,12 +95,12 @@ def fit_blend(
     }
     mixed: Any = sum(weight * calibrated[name] for name, weight in weights.items())
     last = fit_platt(mixed, y)
-    whole, low = gain_of(last.logit(mixed))
+    blend_gain, low = gain_of(last.logit(mixed))
     if len(chosen) > 1 and low > 0:
         return Blend(platts, weights, last, gains, "")
     why = "no component but the CNNs"
     if len(chosen) > 1:
-        why = _no_gain("blend", whole, low)
+        why = _no_gain("blend", blend_gain, low)
     elif gains:
         best = max(gains, key=lambda name: gains[name][0])
         why = _no_gain(best, *gains[best])
@@ -118,7 +118,7 @@ def _no_gain(what: str, mean: float, low: float) -> str:
 def fit_weights(logits: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights (c,) of logits (n, c) whose mixture has the least log loss on y (n,).
 
-    They are 0 or above, sum to 1, and are drawn to equal ones by PULL.
+    They are 0 or above, sum to 1, and are pulled to equal weights by PULL.
     """
     n, c = logits.shape
     equal = np.full(c, 1 / c)
@@ -140,5 +140,5 @@ def fit_weights(logits: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[
         constraints=sums_to_one,
         options={"ftol": 1e-10},
     )
-    weights = np.where(optimum.x < SMALLEST, 0, optimum.x)
+    weights = np.where(optimum.x < MIN_WEIGHT, 0, optimum.x)
     return np.asarray(weights / weights.sum())

@@ -1,9 +1,9 @@
 """Platt's calibration: a probability as a logistic function of a logit.
 
 Platt, Probabilistic outputs for support vector machines (1999), with his smoothed targets. The
-slope is 0 or above, so that calibration never reverses the order, and a prior that weighs a row or
-two draws it to 1. Without the prior, the nearly constant logits of a hardly trained CNN get slopes
-in the hundreds.
+slope is 0 or above, so that calibration never reverses the order, and a prior that weighs as much
+as a row or two pulls it to 1. Without the prior, the nearly constant logits of a hardly trained CNN
+get slopes in the hundreds.
 
 An overconfident CNN predicts exactly 0 for half its slices, and clipping puts all of these on one
 logit, the floor. Where a share of the rows lies on the floor, calibration moves them down by a
@@ -21,7 +21,7 @@ from scipy.special import expit, logit
 
 # standard deviation of the Gaussian priors: of the slope around 1, of the step around 0
 SPREAD = 0.5
-FLOOR_SHARE = 0.01  # share of the rows that a floor needs at least
+FLOOR_SHARE = 0.01  # least share of the rows that makes a floor
 # logits this close to the smallest lie on the floor too: a mean of equal ones is off by rounding
 FLOOR_HEIGHT = 1e-3
 
@@ -79,7 +79,7 @@ def _fit(
 ) -> list[float]:
     """Fit a logistic regression: terms (n, c) on targets (n,) in (0, 1).
 
-    Returns the c weights, 0 or above and drawn to `expected` (c,), then the intercept.
+    Returns the c weights, 0 or above and pulled to `expected` (c,), then the intercept.
     """
     n = len(target)
 
@@ -101,6 +101,7 @@ def cross_fit(
     """Calibrate every row by the Platt that is fitted on the labelled rows of the other folds.
 
     raw: (n,) logits; y: (n,) 0, 1 or NaN where unlabelled; fold: (n,) 0 ... folds-1
+
     Returns (calibrated logits (n,), platts): one Platt per fold, fitted without it.
     """
     calibrated, platts = np.full(len(raw), np.nan), []

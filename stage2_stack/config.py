@@ -11,7 +11,7 @@ from ct.errors import InputError
 from stage2_stack.components import COMPONENTS, DEFAULT, PACKAGES
 
 if TYPE_CHECKING:
-    ComponentName = str  # a type checker takes no Literal that is computed
+    ComponentName = str  # mypy does not accept a computed Literal
 else:
     ComponentName = Literal[COMPONENTS]
 

@@ -18,11 +18,11 @@ from stage2_stack.config import StackConfig
 
 
 class FoldStacker(NamedTuple):
-    """What fold k's stacker predicts with."""
+    """The blends, calibrations and models of fold k's stacker."""
 
     fold: int
     blends: Mapping[str, Blend]  # label -> its blend
-    calibrations: Mapping[str, Platt]  # label -> of the CNNs' mean logit, where models start
+    calibrations: Mapping[str, Platt]  # label -> calibration of the CNNs' logit; models start there
     files: Mapping[str, bytes]  # name of a model's file -> its bytes; of all folds or this one
     config: StackConfig
 
@@ -31,11 +31,11 @@ class FoldStacker(NamedTuple):
     ) -> NDArray[np.float64]:
         """Return the final probabilities (n, 6), columns LABELS.
 
-        X: (n, f), the features as fold k's CNNs make them; names: f, of its columns; starts: (s,)
-        first row of each series, for `gru`
+        X: (n, f), the features from fold k's CNNs; names: f, of its columns; starts: (s,) first row
+        of each series, for `gru`
 
-        Raises KeyError where a file that a blend has a weight for is missing, ValueError where a
-        feature is.
+        Raises KeyError where the file of a component with a weight is missing, and ValueError where
+        one of its features is.
         """
         rows = InferenceContext(X, names, starts, self.calibrations, self.config.threads)
         joint_logits: dict[str, NDArray[np.float64]] = {}  # joint component -> (c, n), once

@@ -1,8 +1,8 @@
-"""Tries XGBoost's and CatBoost's files in a child process: a crash there is one line here.
+"""Try XGBoost's and CatBoost's files in a child process, whose crash is an error message here.
 
-These formats are other projects' and change with their versions, so that their structure is not
-checked line by line, as LightGBM's is in lightgbm_text.py. The child reads each file and predicts a
-few rows with it, under limits of time and memory.
+Their formats change with their versions. Therefore the structure of these files is not checked line
+by line, as that of LightGBM's files is in lightgbm_text.py. The child reads each file and predicts
+a few rows with it, under limits of time and memory.
 """
 
 import json
@@ -28,7 +28,7 @@ SECONDS, MEMORY = 60, 8 << 30  # of the child, for all files
 # each row that is predicted has one of these values in all columns
 ROW_VALUES = (np.nan, 0.0, 1e30, -1e30, 3.0, -3.0)
 WHERE_IN_XGBOOST = re.compile(r"^\[[\d:]+\] \S+ ?")  # the time, and a line of its source
-IMPLAUSIBLE = 1e6  # logits of no sound booster
+IMPLAUSIBLE = 1e6  # no sound booster predicts such large logits
 
 
 def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
@@ -55,9 +55,9 @@ def first_fault(files: list[tuple[str, str, int]]) -> tuple[str, str] | None:
 
 
 def fault_of(path: str, component: str, columns: int) -> str:
-    """Return what is wrong with a booster that should read so many columns, or "".
+    """Return what is wrong with a booster's file, or ""; the model should read `columns` columns.
 
-    A native crash ends the process.
+    A crash of the library ends the process.
     """
     booster = load_component(component)
     assert isinstance(booster, LabelBooster)
@@ -78,9 +78,9 @@ def fault_of(path: str, component: str, columns: int) -> str:
 
 
 def serve() -> None:
-    """Run in the child: answer each file's (path, component, columns) with what is wrong, or ""."""
-    requests, answers = message_pipes()
+    """Run in the child: reply to each (path, component, columns) with its fault, or ""."""
+    requests, replies = message_pipes()
     limit_memory(MEMORY)
-    write_message(answers, b"ready")
+    write_message(replies, b"ready")
     while (message := read_message(requests)) is not None:
-        write_message(answers, fault_of(*json.loads(message)).encode())
+        write_message(replies, fault_of(*json.loads(message)).encode())

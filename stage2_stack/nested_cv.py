@@ -2,8 +2,8 @@
 
 Fold k's calibration, blend weights, numbers of rounds and choice of components are decided on the
 rows of the other folds. Each of these rows is predicted by a model that is fitted without the row's
-own fold j and without fold k. The model without both serves j and k where both have the same
-settings: K (K - 1) / 2 of these models, and K final ones, each without its own fold alone.
+own fold j and without fold k. One model without both serves j and k where both have the same
+settings. Then there are K (K - 1) / 2 nested models, and K final ones, each without its own fold.
 """
 
 import warnings
@@ -76,7 +76,7 @@ class NestedPredictions(NamedTuple):
     """Logits of one label on the training slices; NaN where there is no prediction."""
 
     nested: NDArray[np.float64]  # (K, n) rows outside fold k, by models without their fold and k
-    oof: NDArray[np.float64]  # (n,) rows of fold k, by the model of all others
+    oof: NDArray[np.float64]  # (n,) rows of fold k, by the model without fold k
 
 
 class FittedComponent(NamedTuple):
@@ -92,10 +92,10 @@ class FittedComponent(NamedTuple):
 
 
 def feature_predictions(folds: NestedFolds, logits: NDArray[Any]) -> NestedPredictions:
-    """Return the predictions of a feature (n,) that is a logit of the label as it stands.
+    """Return the predictions of a feature (n,) that is itself a logit of the label.
 
-    A Markov chain's posterior is fitted on the other folds' labels once, so that for fold k a few
-    of its parameters were fitted with fold k's labels.
+    A Markov chain's posterior is not nested: a row of fold j has a chain that is fitted once, on
+    all other folds. For fold k, a few parameters were therefore fitted with fold k's labels.
     """
     nested = np.where(folds.fold[None] != np.arange(folds.k_folds)[:, None], logits, np.nan)
     return NestedPredictions(nested.astype(np.float64), np.asarray(logits, np.float64))
@@ -106,8 +106,8 @@ def inner_folds(
 ) -> NDArray[Any]:
     """Return the inner fold (n,) of each row of an outer training set: its outer fold.
 
-    Where only one outer fold is left (K = 2): one of three by patient, or of two where there are
-    two patients.
+    Where only one outer fold is left (K = 2), patients are split into three inner folds, or into
+    two where there are only two patients.
     """
     if len(set(fold)) > 1:
         return fold

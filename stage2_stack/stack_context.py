@@ -1,4 +1,4 @@
-"""What every component of stage two is fitted from."""
+"""The input of every component's fit: training slices, nested folds, settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class StackData:
     fold: NDArray[Any]  # (n,) 0 ... K-1
     patients: NDArray[Any]  # (n,)
     names: list[str]  # f names of the columns of X
-    # (s,) first row of each series, whose rows lie together, from bottom to top; for `gru`
+    # (s,) first row of each series, whose rows are adjacent, from bottom to top; for `gru`
     starts: NDArray[np.int_] | None = None
     test_starts: NDArray[np.int_] | None = None  # likewise of the test slices
 
@@ -46,7 +46,7 @@ class StackContext:
     tuned: Tuned
     config: StackConfig
     seed: int
-    # labels that are blended already -> predictions of stage two
+    # label that is already blended -> its predictions of stage two
     finished: dict[str, NestedPredictions] = field(default_factory=dict)
 
     def targets(self, label: str) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Fits stage two: the components, then their blend for each label and outer fold.
+"""Fit stage two: the components, then their blend for each label and outer fold.
 
 The stacker of fold k is fitted on the rows outside fold k. It predicts the rows of fold k, and the
-test slices from the features that fold k's CNNs give.
+test slices from the features of fold k's CNNs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ def fit_stack(
 ) -> dict[str, LabelStack]:
     """Fit the stackers of all labels.
 
-    test_X: (K, m, f) features of the test slices, as fold k's CNNs give them; seed: of the recipe;
+    test_X: (K, m, f) features of the test slices from fold k's CNNs; seed: of the recipe;
     progress: called `steps(config)` times
 
     Returns {label: LabelStack}.
@@ -100,7 +100,7 @@ def fit_components(
         for component in components:
             if not (component.joint or component.from_subtypes) and label in component.labels:
                 fit_component(context, component, [label], fitted)
-        # other labels read other columns, or all
+        # free the bins of columns that only this label reads
         context.features.keep_only([np.arange(len(context.data.names))])
         progress()
     context.features.keep_only()
@@ -156,8 +156,8 @@ def choose_blend(
     """Return the Blend of one label for fold k. logits: {component: NestedPredictions}."""
     fit, y = context.folds.outer_split(k).fit, context.targets(label)
     raw = logits["raw"].nested[k, fit]
-    if few := context.why_not_stacked(label, k):
-        return raw_alone(raw, y[fit], few)
+    if reason := context.why_not_stacked(label, k):
+        return raw_alone(raw, y[fit], reason)
     nested = {name: x.nested[k, fit] for name, x in logits.items()}
     nested = {name: x for name, x in nested.items() if name == "raw" or not np.isnan(x).all()}
     # without another component, the reason is the one that tuning gave
@@ -203,7 +203,7 @@ def stacker_of_fold(stacks: Mapping[str, LabelStack], k: int, config: StackConfi
 def _files_in_blends(
     context: StackContext, label: str, fitted: Fitted, blends: Sequence[Blend]
 ) -> dict[str, bytes]:
-    """Return {file name: bytes} of the components' models that the blends have a weight for."""
+    """Return {file name: bytes} of the models of the components that have a weight in a blend."""
     files: dict[str, bytes] = {}
     for k, blend in enumerate(blends):
         for name, component in fitted.items():

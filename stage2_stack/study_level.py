@@ -11,7 +11,7 @@ from scipy.special import expit
 from ct.labels import LABELS
 from stage2_stack.calibration import Platt, cross_fit, fit_platt
 
-TOP = 3  # slices
+TOP = 3  # slices of a study whose logits are averaged
 
 
 def top_logits(study: NDArray[Any], probs: NDArray[Any], clip: float) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def fit_studies(
     """Calibrate whole studies on slices whose probabilities are out of fold.
 
     study: (n,); probs: (n, 6) out of fold, in [0, 1]; y: (n, 6) 0, 1, or NaN in slices that are
-    left out; fold: (n,) 0 ... K-1, patients whole, and so studies
+    left out; fold: (n,) 0 ... K-1, which splits no patient and so no study
 
     Returns (platts, table). platts: {label: Platt}, fitted on all studies, as the slices'
     probabilities are out of fold. table: one row for each study with labelled slices: LABELS, 1

@@ -20,12 +20,12 @@ from stage2_stack.stack_context import StackContext
 
 @dataclass
 class InferenceContext:
-    """The slices that a stacker predicts, and what it has predicted so far."""
+    """The slices that a stacker predicts, and the labels that it has already predicted."""
 
     X: NDArray[np.float32]  # (n, f)
     names: list[str]  # f names of the columns of X
     starts: NDArray[np.int_] | None  # (s,) first row of each series, for `gru`
-    calibrations: Mapping[str, Platt]  # label -> of the CNNs' mean logit, where models start
+    calibrations: Mapping[str, Platt]  # label -> calibration of the CNNs' logit; models start there
     threads: int = 1
     # label -> final probabilities (n,)
     finished: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -44,14 +44,15 @@ class Component(ABC):
 
     title: str  # in the ablation table
     tuned_on: str  # in the ablation table; beside its calibration on the other folds
-    labels: tuple[str, ...] = LABELS  # that it predicts
+    labels: tuple[str, ...] = LABELS  # the labels that it predicts
     joint = False  # whether one model predicts all its labels, not one each
     from_subtypes = False  # whether it reads the finished probabilities of the subtypes
-    learner: Learner | None = None  # of its models; None: it has none
-    foreign = False  # whether its files are another project's, and are tried in a child process
+    learner: Learner | None = None  # None for a component without models
+    # whether its files have no check of their own: a child process tries them (foreign_boosters.py)
+    foreign = False
 
     def __init__(self, name: str) -> None:
-        """name: in the registry."""
+        """name: its name in the registry."""
         self.name = name
 
     @abstractmethod
@@ -61,7 +62,7 @@ class Component(ABC):
         labels: all of its labels where it is joint, else one
 
         Returns {label: FittedComponent}, gain and contributions by the columns of X; {} where the
-        features lack its column, or no fold has enough to fit a model.
+        features lack its column, or no fold can be stacked.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Base of the components that are a feature as it stands."""
+"""Base of the components that are one feature, unchanged."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from stage2_stack.stack_context import StackContext
 class FeatureColumn(Component):
     """A feature that is a logit of the label; without models."""
 
-    ending = ""  # of the feature's name, behind the label
+    ending = ""  # of the feature's name, after the label
 
     def fit(self, context: StackContext, labels: Sequence[str]) -> dict[str, FittedComponent]:
-        """Return the feature as predictions; labels whose feature is not there are left out."""
+        """Return the feature as predictions; labels without such a feature are left out."""
         fitted, names = {}, context.data.names
         for label in labels:
             if self.can_predict(label, names):
@@ -32,5 +32,5 @@ class FeatureColumn(Component):
         return np.stack([rows.column(label + self.ending).astype(np.float64) for label in labels])
 
     def can_predict(self, label: str, names: Sequence[str]) -> bool:
-        """Return whether the feature of a label is there."""
+        """Return whether the features have a column for a label."""
         return label + self.ending in names

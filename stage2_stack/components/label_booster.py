@@ -45,7 +45,7 @@ class LabelBooster(Component):
             scope: TabularInput(context.features, read, cnn_logits, y, self.learner)
             for scope, read in columns.items()
         }
-        # a fold without a model is never asked for its input
+        # fit_nested does not use the input of a fold without a model
         scope_of = [chosen.scope if chosen else scopes[0] for chosen in settings]
         (fitted,) = fit_nested(
             context.folds,
@@ -72,20 +72,20 @@ class LabelBooster(Component):
         return source.predict(models, [rows.calibrations[label]], np.arange(len(rows.X)))
 
     def column_count(self, label: str, names: list[str]) -> int:
-        """Return how many of the features `names` a booster that is not tuned reads."""
+        """Return how many of the features `names` a booster with fixed settings reads."""
         return len(scope_columns(names, label, UNTUNED_SCOPE))
 
 
 def untuned_settings(
     context: StackContext, label: str, params: dict[str, Any]
 ) -> list[FitSettings | None]:
-    """Return settings that are not tuned, for the folds in which the label can be stacked."""
+    """Return the fixed settings of each fold; None where the label cannot be stacked."""
     settings = FitSettings(params, scope=UNTUNED_SCOPE)
     return [settings if usable else None for usable in context.usable_folds([label])]
 
 
 def spread_out(values: Floats, columns: Ints, count: int) -> Floats:
-    """Return the values (c,) of some columns as those of all `count`, 0 for the others."""
+    """Return values (count,): `values` (c,) at `columns`, 0 elsewhere."""
     whole = np.zeros(count)
     whole[columns] = values
     return whole

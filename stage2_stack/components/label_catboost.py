@@ -1,4 +1,4 @@
-"""Component `catboost`: CatBoost boosters for each label, whose levels all split alike.
+"""Component `catboost`: CatBoost boosters for each label; a level of a tree has one split.
 
 It needs the package catboost (extra `catboost`).
 """
@@ -39,7 +39,7 @@ NOT_THE_MODEL = {"train_finish_time": "", "model_guid": "", "training": "{}"}
 class CatBoost:
     """The learner of CatBoost; NaN counts as less than any number.
 
-    A model is None where all labels are the same, which CatBoost refuses: it has no tree.
+    A model is None where all labels are the same: CatBoost refuses such data.
     """
 
     suffix, thread_safe = ".cbm", True
@@ -143,5 +143,5 @@ class LabelCatBoost(LabelBooster):
     foreign = True
 
     def settings(self, context: StackContext, label: str) -> list[FitSettings | None]:
-        """Return PARAMS for the folds in which the label can be stacked."""
+        """Return PARAMS for each fold; None where the label cannot be stacked."""
         return untuned_settings(context, label, PARAMS)

@@ -16,22 +16,23 @@ from stage2_stack.tuning.search_space import split_scope
 class LabelLightGBM(LabelBooster):
     """LightGBM with the settings, rounds and feature scope that the stage `tune` chose."""
 
-    title, tuned_on = (
-        "LightGBM, a label each",
-        "optuna on the other folds, each fold its own search",
-    )
+    title = "LightGBM, a label each"
+    tuned_on = "optuna on the other folds, each fold its own search"
     learner = LightGBM()
 
     def settings(self, context: StackContext, label: str) -> list[FitSettings | None]:
         """Return the tuned settings; None for the folds in which tuning did not stack the label."""
         settings: list[FitSettings | None] = []
         for tuned in context.tuned[label]:
-            params, scope = split_scope(tuned["params"]) if tuned["stacked"] else ({}, "")
-            settings.append(FitSettings(params, tuned["rounds"], scope=scope) if params else None)
+            if tuned["stacked"]:
+                params, scope = split_scope(tuned["params"])
+                settings.append(FitSettings(params, tuned["rounds"], scope=scope))
+            else:
+                settings.append(None)
         return settings
 
     def columns(self, names: list[str], label: str, models: Sequence[Any]) -> NDArray[np.int_]:
-        """Return the columns whose names the first model holds: its scope is tuned."""
+        """Return the columns that the first model names: its scope is tuned."""
         return np.array([names.index(name) for name in models[0].feature_name()])
 
     def check_file(self, raw: bytes, names: list[str]) -> None:

@@ -117,5 +117,5 @@ class LabelXGBoost(LabelBooster):
     foreign = True
 
     def settings(self, context: StackContext, label: str) -> list[FitSettings | None]:
-        """Return PARAMS for the folds in which the label can be stacked."""
+        """Return PARAMS for each fold; None where the label cannot be stacked."""
         return untuned_settings(context, label, PARAMS)

@@ -1,7 +1,7 @@
 """Component `pooled`: one LightGBM booster for the five subtypes, their rows one below the other.
 
-A rare subtype learns from the common ones: what a bleed looks like along a series differs little
-between subtypes. A row's own label comes first, under names that are the same for all subtypes;
+A rare subtype learns from the common ones: a bleed changes along a series in much the same way in
+all subtypes. A row's own label comes first, under names that are the same for all subtypes;
 then the other subtypes' logits, largest first; then `any`, the geometry, and five columns that
 mark the subtype.
 """

@@ -21,7 +21,7 @@ from stage2_stack.learners.nested_fit import FitSettings, fit_nested
 from stage2_stack.nested_cv import FittedComponent
 from stage2_stack.stack_context import StackContext
 
-PARAMS = {  # not tuned: as much as some hundred positive patients can teach
+PARAMS = {  # not tuned: small enough for some hundred positive patients
     "hidden": 32,
     "dropout": 0.2,
     "learning_rate": 3e-3,
@@ -29,7 +29,7 @@ PARAMS = {  # not tuned: as much as some hundred positive patients can teach
     "batch": 16,  # series a step
     "average": 0.98,  # of the weights, from step to step
 }
-EPOCHS = 12  # that are tried; their number is chosen on the nested rows
+EPOCHS = 12  # the most that are tried; their number is chosen on the nested rows
 
 
 class SeriesInput(ModelInput):
@@ -84,7 +84,7 @@ class SeriesInput(ModelInput):
         step = np.arange(self.lengths[chosen].max(initial=0))
         inside = step < self.lengths[chosen, None]
         at = np.where(inside, self.starts[chosen, None] + step, -1)
-        use = np.zeros(len(self.x) + 1, bool)  # the last is that of -1
+        use = np.zeros(len(self.x) + 1, bool)  # the last entry is for -1
         use[rows] = True
         return Series(self.x, self.kinds, at, use[at], y, base)
 
@@ -98,7 +98,7 @@ class SeriesGRU(Component):
     learner = GRU()
 
     def fit(self, context: StackContext, labels: Sequence[str]) -> dict[str, FittedComponent]:
-        """Fit the networks of all labels. Raises ValueError where the series are not known."""
+        """Fit the networks of all labels. Raises ValueError without the series' starts."""
         data = context.data
         if data.starts is None or data.test_starts is None:
             raise ValueError(
@@ -147,4 +147,4 @@ class SeriesGRU(Component):
         if not all(
             array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()
         ):
-            raise ValueError("its weights are no finite float32 numbers")
+            raise ValueError("its weights are not all finite float32 numbers")

@@ -1,1 +1,1 @@
-"""What fits one model: LightGBM and a recurrent network, and the nested fits of either."""
+"""Learners that fit one model, of LightGBM or recurrent, and their fits on nested folds."""

@@ -43,7 +43,8 @@ class SeriesNetwork(nn.Module):
 
     So a rare label learns from the common ones, as in pooled_lightgbm.py. It reads the label's own
     logits, those of `any`, the largest of the other subtypes, the slice's place, and a one-hot code
-    of the label. The names of its attributes are the keys of stored files.
+    of the label. The names of its attributes are the keys of stored files; `said_scale` is that of
+    the logits.
     """
 
     def __init__(self, kinds: int, places: int, hidden: int, dropout: float = 0.0) -> None:
@@ -78,7 +79,7 @@ class SeriesNetwork(nn.Module):
         return added.reshape(s, c, t).transpose(1, 2)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return what each label reads of each slice, (s, t, 6, e). x: as in `forward`."""
+        """Return the inputs of each label at each slice, (s, t, 6, e). x: as in `forward`."""
         (s, t, _), c, kinds = x.shape, len(LABELS), self.said_scale.shape[1]
         logits, place = x[:, :, : c * kinds].reshape(s, t, c, kinds), x[:, :, c * kinds :]
         no_logits, no_place = torch.isnan(logits).any(dim=3, keepdim=True), torch.isnan(place)
@@ -111,7 +112,7 @@ def weight_shapes(kinds: int, places: int, hidden: int) -> dict[str, tuple[int, 
 
 
 def _input_width(kinds: int, places: int) -> int:
-    """Return e, how many numbers a label reads of a slice."""
+    """Return e, the number of inputs of a label at a slice."""
     return 2 * kinds + OTHERS + 1 + 2 * places + len(LABELS)
 
 
@@ -151,7 +152,7 @@ class GRU:
     def added_logits(
         self, model: list[State], values: Series, threads: int, rounds: int | None = None
     ) -> Floats:
-        """Return what is added to the starting logits of a Series' used rows, (m, 6).
+        """Return the logits (m, 6) to add to the starting logits of a Series' used rows.
 
         rounds: epochs of the training; None: all
         """

@@ -1,4 +1,4 @@
-"""The interface of a learner: what fits, stores and explains one kind of model."""
+"""The interface of a learner, which fits, stores and explains one kind of model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ Ints = NDArray[np.int_]  # numbers of rows or columns
 
 
 class Learner(Protocol):
-    """Fits models that start from given logits and add to them round by round.
+    """Fit models that start from a logit of each row and add to it round by round.
 
     A round is one tree of a booster, or one epoch of a network.
     """
@@ -45,9 +45,9 @@ class Learner(Protocol):
     def added_logits(
         self, model: Any, values: Any, threads: int, rounds: int | None = None
     ) -> Floats:
-        """Return what `rounds` rounds (None: all) add to the starting logits of m rows, (m,).
+        """Return the logits (m,) that a model adds to the starting logits of m rows.
 
-        values: the features (m, c) that the model reads
+        values: the features (m, c) that the model reads; rounds: the number of rounds; None: all
         """
 
     def gain(self, model: Any) -> Floats | None:
@@ -57,7 +57,7 @@ class Learner(Protocol):
         """Return the model as the bytes of a file, the same each time."""
 
     def load(self, raw: bytes) -> Any:
-        """Return the model that such bytes hold."""
+        """Return the model in the bytes of a file."""
 
 
 class TreeLearner(Learner, Protocol):

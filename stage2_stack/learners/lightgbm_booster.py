@@ -1,4 +1,4 @@
-"""LightGBM boosters that start from a calibrated logit: after no round they are stage one."""
+"""LightGBM boosters that start from a calibrated logit: without any round they equal stage one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,9 +54,9 @@ def boosted_logit(
     return np.asarray(base + added)
 
 
-def gain_share(booster: lgb.Booster) -> Floats:
+def gain_share(model: lgb.Booster) -> Floats:
     """Return each feature's share of the total gain, (f,), summing to 1; all 0 without a split."""
-    gain: Floats = booster.feature_importance("gain").astype(np.float64)
+    gain: Floats = model.feature_importance("gain").astype(np.float64)
     return gain / max(gain.sum(), 1e-12)
 
 
@@ -64,6 +64,7 @@ class LightGBM:
     """The learner of LightGBM, on bins that are made once."""
 
     suffix, thread_safe = ".txt", True
+    fit, gain = staticmethod(fit_booster), staticmethod(gain_share)
 
     def dataset(
         self, features: BinnedFeatures, columns: Ints, rows: Ints, y: Floats, base: Floats
@@ -71,27 +72,11 @@ class LightGBM:
         """Return LightGBM's Dataset."""
         return features.dataset(columns, rows, y, base)
 
-    def fit(
-        self,
-        data: lgb.Dataset,
-        params: Mapping[str, Any],
-        rounds: int,
-        seed: int,
-        threads: int,
-        valid: Sequence[lgb.Dataset] = (),
-    ) -> tuple[lgb.Booster, Floats]:
-        """Boost `rounds` rounds."""
-        return fit_booster(data, params, rounds, seed, threads, valid)
-
     def added_logits(
         self, model: lgb.Booster, values: Values, threads: int, rounds: int | None = None
     ) -> Floats:
         """Return the raw scores of the trees."""
         return boosted_logit(model, values, 0.0, threads, rounds)
-
-    def gain(self, model: lgb.Booster) -> Floats:
-        """Return the shares of the total gain."""
-        return gain_share(model)
 
     def contributions(self, model: lgb.Booster, values: Values, threads: int) -> Floats:
         """Return LightGBM's own SHAP values."""

@@ -1,4 +1,4 @@
-"""Checks the structure of LightGBM's text format, version 4, before LightGBM reads it.
+"""Check the structure of LightGBM's text format, version 4, before LightGBM reads it.
 
 LightGBM's parser does not check its input: damaged or malicious text makes it read and write
 outside its arrays, or loop forever. What passes here is what `Booster.model_to_string` writes for a
@@ -63,12 +63,12 @@ def check_booster_text(text: str) -> list[str]:
         _check_tree(text[begin : begin + size], number, len(names))
         begin += size
     if begin != end or not TAIL.fullmatch(text, end):
-        raise ValueError("the text behind its trees is not what LightGBM writes")
+        raise ValueError("the text after its trees is not what LightGBM writes")
     return names
 
 
 def _check_header(text: str) -> tuple[list[str], list[int]]:
-    """Return the feature names and the sizes of the trees, characters."""
+    """Return the feature names and the sizes of the trees in characters."""
     first, *lines = text.splitlines()
     pairs = [line.split("=", 1) for line in lines]
     if (
@@ -87,16 +87,14 @@ def _check_header(text: str) -> tuple[list[str], list[int]]:
         or "" in names
         or header["max_feature_idx"] != str(len(names) - 1)
     ):
-        raise ValueError(
-            "its feature names are not as many as its header counts, or not all different"
-        )
+        raise ValueError("its feature names do not match max_feature_idx, or are not all different")
     if len(infos) != len(names) or not all(RANGE.fullmatch(info) for info in infos):
-        raise ValueError("its features' ranges are not one a feature")
+        raise ValueError("its ranges are not one for each feature")
     return names, _integers(header["tree_sizes"], "tree_sizes")
 
 
 def _check_tree(block: str, number: int, features: int) -> None:
-    """Check one tree's lines, from "Tree=" to the blank lines behind it."""
+    """Check one tree's lines, from "Tree=" to the blank lines after it."""
     first, *lines = block.rstrip("\n").split("\n")
     pairs = [line.split("=", 1) for line in lines]
     if (
@@ -140,7 +138,7 @@ def _check_splits(
     if not DECISIONS.issuperset(values["decision_type"]):
         raise ValueError(f"tree {number} has a kind of split that does not exist")
     children = [*values["left_child"], *values["right_child"]]
-    # ~leaf below 0; each node but the root once
+    # a leaf is ~number, below 0; each leaf and each node but the root occurs once
     if sorted(children) != [*range(-leaves, 0), *range(1, leaves - 1)]:
         raise ValueError(f"tree {number} has nodes with two parents or none")
     for side in ("left_child", "right_child"):

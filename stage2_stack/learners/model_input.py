@@ -1,4 +1,4 @@
-"""What a model reads: rows, columns and the logits that it starts from."""
+"""The input of a model: rows, columns and the logits that it starts from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class ModelInput(ABC):
 
     @abstractmethod
     def training_data(self, platts: Sequence[Platt], rows: Ints) -> Any:
-        """Return what the learner fits or validates: some labelled rows, rising."""
+        """Return some labelled rows, rising, in the form that the learner fits or validates on."""
 
     @abstractmethod
     def predict(
@@ -87,7 +87,7 @@ class TabularInput(ModelInput):
     def predict(
         self, models: Sequence[Any], platts: Sequence[Platt], rows: Ints, rounds: int | None = None
     ) -> Floats:
-        """Return the logits (c, m): the starting logits plus the mean of what the models add."""
+        """Return the logits (c, m): the starting logits plus the models' mean added logits."""
         values = self.features.values(self.columns, self._of_all_labels(rows))
         base = self.starting_logits(platts, rows)
         added = [

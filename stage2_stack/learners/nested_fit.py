@@ -1,4 +1,4 @@
-"""Fits the models of a component: nested ones to decide with, one per outer fold to keep."""
+"""Fit the models of a component: nested ones for decisions, one final model per outer fold."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class FitSettings(NamedTuple):
 
     params: Mapping[str, Any]  # the learner's
     rounds: int | None = None  # None: the number with the smallest loss on the nested rows
-    max_rounds: int | None = None  # the most that are tried then; None: the config's
+    max_rounds: int | None = None  # the most that are tried in this case; None: the config's
     scope: str = ""  # of the features, as in features.columns.SCOPES
 
     def key(self) -> str:
@@ -52,8 +52,8 @@ def fit_nested(
     inputs: K, the same where two folds have the same scope; settings: K, None where fold k has no
     model; seed: of this component
 
-    Fits run side by side, `config.threads` cores each, and give the same models with any number of
-    them at once. Each holds a copy of its binned rows meanwhile. Out-of-fold predictions are made
+    Fits run side by side, `config.threads` cores each; the models do not depend on how many run at
+    once. Each fit holds a copy of its binned rows. Out-of-fold predictions are made
     by the models as they are read from their files. Returns one FittedComponent per label.
     """
 
@@ -139,10 +139,10 @@ def _fit_split(
     labelled = {k: rows[folds.labelled[rows]] for k, rows in split.predict.items()}
     if chosen.rounds is None:
         valid = [source.training_data(platts, rows) for rows in labelled.values()]
-    longest = chosen.rounds or chosen.max_rounds or config.max_rounds
+    rounds = chosen.rounds or chosen.max_rounds or config.max_rounds
     seeds = [derive_seed(seed, "booster", number) for number in range(config.seeds)]
     fits = [
-        source.learner.fit(data, chosen.params, longest, each, config.threads, valid)
+        source.learner.fit(data, chosen.params, rounds, each, config.threads, valid)
         for each in seeds
     ]
     curves = {}

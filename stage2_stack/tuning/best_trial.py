@@ -12,9 +12,7 @@ from scipy.special import expit
 from ct.metrics import log_loss, patient_bootstrap
 from stage2_stack.nested_cv import INSTEAD
 from stage2_stack.tuning.inner_cv import InnerFolds
-from stage2_stack.tuning.resumable_trials import (
-    finished_trials,
-)
+from stage2_stack.tuning.resumable_trials import finished_trials
 
 
 def best_config(

@@ -1,4 +1,4 @@
-"""Optuna searches the configuration of a label's booster for one outer fold, on its inner folds."""
+"""Search the configuration of a label's booster for one outer fold, on its inner folds."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from stage2_stack.tuning.resumable_trials import (
 )
 from stage2_stack.tuning.search_space import FIRST, SPACE, Space, suggest
 
-# per cent of the earlier trials that a trial must be among after each inner fold, or it is pruned
+# a trial that is not among this best percentage of the earlier trials after an inner fold is pruned
 TOP_PERCENT = 60.0
 
 
@@ -30,9 +30,9 @@ def run_trials(
 ) -> None:
     """Bring an optuna study to `trials` finished trials, continuing where an earlier call stopped.
 
-    The sampler's seed is a function of `seed` and of the number of finished trials, and a trial
-    that a killed process left running is failed and run again, so that an interrupted study ends
-    with the same trials as an uninterrupted one.
+    The sampler's seed depends on `seed` and the number of finished trials alone. A trial that a
+    killed process left running is marked as failed and run again. So an interrupted study ends with
+    the same trials as an uninterrupted one.
 
     space: {setting: distribution}; progress: called with the number of finished trials and the
     smallest loss; deadline: of time.time(), after which no trial begins but the first; shared:

@@ -16,7 +16,7 @@ from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.learners.lightgbm_booster import boosted_logit, fit_booster
 from stage2_stack.tuning.search_space import split_scope
 
-# bytes of binned rows that one search holds at most; those of one scope where they alone are more
+# most bytes of binned rows that one search holds, except where one scope alone has more
 MAX_BINNED_BYTES = 500_000_000
 Datasets = dict[int, tuple[lgb.Dataset, lgb.Dataset]]  # number of a split -> (train, valid)
 
@@ -34,8 +34,9 @@ class InnerFolds:
         config: StackConfig,
         seed: int,
     ) -> None:
-        """features: of all rows; rows: int (n,), rising, the outer training set; y: (n,) 0 and 1;
-        inner: (n,) folds.
+        """features: of all rows.
+
+        rows: int (n,), rising, the outer training set; y: (n,) 0 and 1; inner: (n,) folds
         """
         self.features, self.rows, self.y, self.label = features, rows, y, label
         self.config, self.seed = config, seed
@@ -105,7 +106,7 @@ class InnerFolds:
     def _datasets_of_split(
         self, number: int, columns: NDArray[np.int_], datasets: Datasets
     ) -> tuple[lgb.Dataset, lgb.Dataset]:
-        """Return (train, valid) of one split, from `datasets`, or made and added to them."""
+        """Return (train, valid) of one split, made where `datasets` has none yet."""
         if number not in datasets:
             fit, held_out, base = self.splits[number]
             train, valid = (

@@ -13,7 +13,7 @@ from stage2_stack.tuning.search_space import SPACE
 
 # columns of the table of all trials
 COLUMNS = ("label", "fold", "trial", "state", "loss", "inner_folds", *SPACE)
-ENOUGH = 10  # completed trials; importances of fewer are noise
+MIN_COMPLETED = 10  # trials; importances of fewer are noise
 
 
 def trial_rows(study: optuna.Study, trials: int) -> list[dict[str, Any]]:
@@ -36,17 +36,20 @@ def trial_rows(study: optuna.Study, trials: int) -> list[dict[str, Any]]:
 
 
 def importances(study: optuna.Study, trials: int, seed: int) -> tuple[dict[str, float], str]:
-    """Return ({setting: share of the loss's variance}, "") of a study's first finished trials.
+    """Return ({setting: share of the loss's variance}, "") of a study's completed trials.
 
-    By functional ANOVA on a random forest (Hutter, Hoos and Leyton-Brown, ICML 2014), of the
-    completed ones among the first `trials`. ({}, why) where there are fewer than ENOUGH of them,
-    or all have the same loss.
+    Those among the first `trials` finished ones count. The shares are by functional ANOVA on a
+    random forest (Hutter, Hoos and Leyton-Brown, ICML 2014). Returns ({}, why) where fewer than
+    MIN_COMPLETED are completed, or all have the same loss.
     """
     done = [
         trial for trial in finished_trials(study)[:trials] if trial.state == TrialState.COMPLETE
     ]
-    if len(done) < ENOUGH:
-        return {}, f"{len(done)} completed trial{'s' * (len(done) != 1)}, fewer than {ENOUGH}"
+    if len(done) < MIN_COMPLETED:
+        return (
+            {},
+            f"{len(done)} completed trial{'s' * (len(done) != 1)}, fewer than {MIN_COMPLETED}",
+        )
     if len({trial.value for trial in done}) == 1:
         return {}, "the same loss in all trials"
     completed = optuna.create_study()

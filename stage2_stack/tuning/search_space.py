@@ -33,7 +33,7 @@ FIRST: dict[str, Any] = {
     "bagging_fraction": 0.8,
     "lambda_l2": 10.0,
 }
-# of a label with hundreds of positive studies in the competition, tens in a hospital's own data
+# for a rare label: hundreds of positive studies in the competition, tens in a hospital's own data
 RARE: dict[str, BaseDistribution] = {
     **SPACE,
     "scope": CategoricalDistribution(("context", "study")),
@@ -53,13 +53,13 @@ def space_of(label: str) -> dict[str, BaseDistribution]:
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:
     """Return {setting: value} that an optuna trial draws from a space."""
     params: dict[str, Any] = {}
-    for name, where in space.items():
-        if isinstance(where, CategoricalDistribution):
-            params[name] = trial.suggest_categorical(name, where.choices)
-        elif isinstance(where, IntDistribution):
-            params[name] = trial.suggest_int(name, where.low, where.high, log=where.log)
-        elif isinstance(where, FloatDistribution):
-            params[name] = trial.suggest_float(name, where.low, where.high, log=where.log)
+    for name, domain in space.items():
+        if isinstance(domain, CategoricalDistribution):
+            params[name] = trial.suggest_categorical(name, domain.choices)
+        elif isinstance(domain, IntDistribution):
+            params[name] = trial.suggest_int(name, domain.low, domain.high, log=domain.log)
+        elif isinstance(domain, FloatDistribution):
+            params[name] = trial.suggest_float(name, domain.low, domain.high, log=domain.log)
     return params
 
 

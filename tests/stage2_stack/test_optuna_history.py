@@ -8,7 +8,7 @@ from optuna.trial import create_trial
 from stage2_stack.tuning.booster_trials import run_trials
 from stage2_stack.tuning.optuna_history import (
     COLUMNS,
-    ENOUGH,
+    MIN_COMPLETED,
     importances,
     mean_importances,
     trial_rows,
@@ -60,9 +60,9 @@ def test_settings_that_the_loss_depends_on_are_important(study):
 
 def test_few_trials_and_equal_ones_have_no_importances(study):
     shares, why = importances(study, 5, seed=0)
-    assert shares == {} and why.endswith(f"completed trials, fewer than {ENOUGH}")
+    assert shares == {} and why.endswith(f"completed trials, fewer than {MIN_COMPLETED}")
     flat = optuna.create_study()
-    for leaves in range(3, 3 + ENOUGH):
+    for leaves in range(3, 3 + MIN_COMPLETED):
         flat.add_trial(
             create_trial(params={**FIRST, "num_leaves": leaves}, distributions=SPACE, value=0.1)
         )
