@@ -1,7 +1,7 @@
 """Content-Security-Policy of a page: only its own script and style, and no connections.
 
-Text on the page comes from strangers' files. If a text ever passed the templates' escaping, the
-policy would keep it from running, loading or sending anything (W3C, Content Security Policy
+Text on the page comes from files of unknown origin. If a text ever passed the templates' escaping,
+the policy would keep it from running, loading or sending anything (W3C, Content Security Policy
 Level 3). The page is one file that is opened from disk, so the policy stands in its head and allows
 script and style by their hashes.
 """

@@ -101,7 +101,7 @@ def _run_name(art: Artifacts, run: RunDir) -> str:
 
 
 def _common_values(art: Artifacts) -> dict[str, Any]:
-    """Return what several sections print. kinds, compared: [(kind of prediction, its name)]"""
+    """Return the values that several templates use. kinds, compared: [(kind, its name)]."""
     return {
         "kinds": [(kind, KINDS[kind]) for kind in KINDS if getattr(art, kind) is not None],
         "compared": [(kind, KINDS[kind]) for kind in art.compared],

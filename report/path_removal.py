@@ -11,8 +11,8 @@ ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+")
 def recipe_without_paths(value: Any, key: str | None = None) -> Any:
     """Return a recipe in which only the last part of each path is left.
 
-    These are the paths of its `data` and all absolute paths. Of a database's URL, which may hold a
-    password, only the scheme is left.
+    The paths are those of its `data` and all absolute ones. A database's URL may hold a password:
+    only its scheme is left.
 
     value: the recipe, or a part of it under `key`
     """
@@ -31,5 +31,5 @@ def recipe_without_paths(value: Any, key: str | None = None) -> Any:
 
 
 def without_folders(text: object) -> str:
-    """Return a line of text in which absolute paths have lost their folders."""
+    """Return a line of text without the folders of absolute paths."""
     return ABSOLUTE.sub("…/", str(text))

@@ -1,4 +1,4 @@
-"""Read what the stages have written to a run folder so far; what is missing is None or empty."""
+"""Read the files that the stages have written to a run folder; missing ones are None or empty."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,14 +35,19 @@ class Artifacts:
 
     recipe:        without paths
     slices:        slice table with the column `fold`, NaN before the folds are made
+    quarantine:    quarantine.csv without people's file names
     ingest:        counts and lists of ingest.json
     curves:        CNN -> fold -> list of epochs
     imports:       imported model -> notes
     raw:           out-of-fold mean of the CNNs and imported models, NaN where a slice is unreadable
-    raw_test:      the same on the test slices, combined over the folds
+    calibrated:    out-of-fold probabilities of calibrated stage one
+    final:         out-of-fold probabilities of stage two
+    ..._test:      the same on the test slices, combined over the folds
+    scores:        scores.json
     importances:   share of each feature in the gain of a label
     contributions: mean absolute contribution of each feature, logits
-    descriptions:  feature -> what it is
+    descriptions:  feature -> its description
+    configs:       configs.json: label -> configuration of each fold
     trials:        of all searches of stage two's settings
     tuning:        label -> importance of each setting
     receipts:      stage -> receipt
@@ -118,7 +123,7 @@ def read_run(run: RunDir) -> Artifacts:
     slices = slices.assign(fold=np.nan if folds is None else folds["fold"].reindex(slices.index))
     stage1 = recipe.get("stage1", {})
     cnns, imports = [m["name"] for m in stage1.get("models", [])], stage1.get("imports", [])
-    numbers = range(int(recipe.get("folds", {}).get("k", 0)))
+    fold_numbers = range(int(recipe.get("folds", {}).get("k", 0)))
     clip = (recipe.get("features") or {}).get("clip", 1e-5)
     oof = {name: _table(run.oof(name)) for name in cnns}
     oof |= {name: _table(run.imported_oof(name)) for name in imports}
@@ -127,12 +132,12 @@ def read_run(run: RunDir) -> Artifacts:
         slices=slices,
         quarantine=_quarantine(run.quarantine),
         ingest=read_json(run.ingest),
-        curves={name: _curves(run, name, numbers) for name in cnns},
+        curves={name: _curves(run, name, fold_numbers) for name in cnns},
         imports={
             name: (_json(run.imported_notes(name)) or {}).get("notes", []) for name in imports
         },
         raw=_mean_of_models(oof, clip),
-        raw_test=_combined_test(run, cnns, imports, numbers, clip, slices["fold"]),
+        raw_test=_combined_test(run, cnns, imports, fold_numbers, clip, slices["fold"]),
         calibrated=_table(run.stage2 / "calibrated.parquet"),
         calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
         final=_table(run.stage2 / "oof.parquet"),
@@ -193,9 +198,9 @@ def _receipts(run: RunDir) -> dict[str, dict[str, Any]]:
     return {stage: receipt for stage, receipt in receipts.items() if receipt is not None}
 
 
-def _curves(run: RunDir, cnn: str, numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
+def _curves(run: RunDir, cnn: str, fold_numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
     """Return {fold: list of epochs} of the folds in which the CNN has been trained."""
-    curves = {k: _json(run.fold(cnn, k) / "curve.json") for k in numbers}
+    curves = {k: _json(run.fold(cnn, k) / "curve.json") for k in fold_numbers}
     return {k: curve for k, curve in curves.items() if curve}
 
 
@@ -216,7 +221,7 @@ def _combined_test(
     run: RunDir,
     cnns: Iterable[str],
     imports: Iterable[str],
-    numbers: Sequence[int],
+    fold_numbers: Sequence[int],
     clip: float,
     fold: pd.Series,
 ) -> pd.DataFrame | None:
@@ -225,7 +230,7 @@ def _combined_test(
     None where a table is missing. fold: of each slice, -1 or NaN where the patient is not in train
     """
     per_fold = []
-    for k in numbers:
+    for k in fold_numbers:
         tables = {name: _table(run.fold(name, k) / "test.parquet") for name in cnns}
         tables |= {name: _table(run.imported_test_path(name, k)) for name in imports}
         mean = _mean_of_models(tables, clip)

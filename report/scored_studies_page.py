@@ -21,7 +21,7 @@ SHOWN_STUDIES = 40  # with a strip of their slices; the others have only a row i
 
 @dataclass(frozen=True)
 class ScoredStudies:
-    """What the page shows.
+    """The content of the page.
 
     studies:   table indexed by study with `status`, `slices` and LABELS, NaN where it is refused
     slices:    slice table of the scored studies in order, LABELS are the final probabilities
@@ -38,7 +38,7 @@ class ScoredStudies:
 
 
 def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
-    """Write the page as one HTML file that needs no other file. name: of the model's recipe"""
+    """Write the page as one HTML file that needs no other file. name: of the model's recipe."""
     remarks = {
         study: rows.to_dict("records")
         for study, rows in scored.remarks.groupby("study_id", sort=False)
@@ -80,7 +80,7 @@ def _within_limit(studies: Sequence[str], slices: Mapping[str, pd.DataFrame]) ->
 
 
 def _browser_study(scored: ScoredStudies, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return one study for the study browser. rows: its slices"""
+    """Return one study for the study browser. rows: its slices."""
     numbers = scored.slices.index.get_indexer(rows.index)
     return browser_study(
         rows.drop(columns=list(LABELS)),  # probabilities here, labels in a slice table
@@ -90,7 +90,7 @@ def _browser_study(scored: ScoredStudies, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _strip(scored: ScoredStudies, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return one study's thumbnails, and a lane for `any` and each label that is suspected.
+    """Return one study's thumbnails, and a lane for `any` and each label of `has_lane`.
 
     rows: its slices, from the lowest to the highest
     """

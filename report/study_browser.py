@@ -13,7 +13,7 @@ from report.hu_png import HU, slice_png
 from report.run_artifacts import KINDS
 
 BROWSER_SLICES = 600  # on the page in all, unless the recipe sets it: 15 MB at 256 px
-THRESHOLD = 0.5  # a labelled slice below it is a miss, an unlabelled one from it on a false alarm
+THRESHOLD = 0.5  # a labelled slice below it is a miss, an unlabelled one at or above it an alarm
 
 
 def browser_data(

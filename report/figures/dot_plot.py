@@ -21,7 +21,7 @@ DOTS = {  # kind of dot -> (face, edge)
 
 
 class Dot(NamedTuple):
-    """One value of a row. kind: of DOTS; interval: (low, high) of its whisker, or None"""
+    """One value of a row. kind: of DOTS; interval: (low, high) of its whisker, or None."""
 
     value: float
     kind: str

@@ -62,7 +62,7 @@ def _path(p: NDArray[np.floating]) -> str:
 def montage(pictures: NDArray[np.floating]) -> str:
     """Return a JPEG data URI of pictures (n, size, size) in [0, 1], side by side.
 
-    The air around all of them is cropped.
+    The air around the heads is cropped, the same rows and columns in all pictures.
     """
     rows = bright_range(pictures.max(axis=(0, 2)))
     cols = bright_range(pictures.max(axis=(0, 1)))
@@ -78,9 +78,9 @@ def montage(pictures: NDArray[np.floating]) -> str:
 
 
 def bright_range(profile: NDArray[np.floating]) -> slice:
-    """Return the slice of a profile (size,) that is bright, with a margin.
+    """Return the bright range of a profile (size,), with a margin.
 
-    The whole profile where less than a third of it is bright.
+    It is the whole profile where less than a third is bright.
     """
     bright = np.flatnonzero(profile > 0.5)
     margin = len(profile) // 32

@@ -118,7 +118,7 @@ def figure_to_svg(figure: Figure, alt: str) -> Markup:
 
 
 def new_axes(x: str, y: str, height: float = HEIGHT, left: float = 34) -> tuple[Figure, Axes]:
-    """Return (figure, axes) of one panel. x, y: captions of the axes; left: margin of the axes"""
+    """Return (figure, axes) of one panel. x, y: captions of the axes; left: margin of the axes."""
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     FigureCanvasSVG(figure)
     axes = figure.add_axes(

@@ -1,1 +1,1 @@
-"""The sections of the report: each function turns artifacts into what a template prints."""
+"""The sections of the report: each function turns artifacts into values for a template."""

@@ -41,7 +41,7 @@ OUTCOMES = {  # (kind, split) of a file in quarantine -> what happens to it
 def data_quality(art: Artifacts) -> dict[str, Any]:
     """Return the files in quarantine, their counts by kind and split, and what else ingest found.
 
-    Long lists are cut; the "more_..." count what is left out.
+    Long lists are cut; "more_..." is the number of entries that are left out.
     """
     faults, ingest = art.quarantine, art.ingest
     counts = {k: len(v) if isinstance(v, list) else v for k, v in ingest.items()}

@@ -80,7 +80,7 @@ def _strip(
     ids: list[str],
     thumbnails: Callable[[pd.Index], NDArray[np.floating]] | None,
 ) -> dict[str, Any]:
-    """Return one strip: its thumbnails, and a lane for `any` and each label in question."""
+    """Return one strip: its thumbnails, and a lane for `any` and each label of `has_lane`."""
     step = -(-len(ids) // SHOWN_SLICES)
     rows = art.slices.loc[ids[::step]]
     truth, predictions = art.labels_and_predictions(art.compared, rows)

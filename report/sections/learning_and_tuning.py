@@ -29,12 +29,12 @@ def learning(art: Artifacts) -> list[tuple[str, Markup | None]]:
 
 
 def tuning(art: Artifacts) -> dict[str, Any]:
-    """Return what the page shows of the searches; {} where there was none, or no trials are left.
+    """Return the values of the section on tuning; {} without a search, or without its trials.
 
     "panels":      (label, panel of the best gain so far)
     "headings":    of the settings
     "importances": (heading, [(share or None, width in %) of each label]) of each setting
-    "unknown":     (label, folds, reason) of searches whose importances are not known
+    "unknown":     (label, folds, reason) of searches without importances
     "chosen":      rows as returned by `_chosen`
     """
     if art.trials is None or art.configs is None:

@@ -22,7 +22,8 @@ GREATEST_LOSS, AT_RANDOM = "among the greatest losses", "drawn at random"
 def choose_studies(art: Artifacts, slices: int) -> dict[str, str]:
     """Choose studies for the browser, with at most `slices` slices in all: {study id: reason}.
 
-    First the example studies, then by turns the next of greatest loss and one drawn at random.
+    First the example studies, then alternately the study of the next greatest loss and one drawn
+    at random.
     """
     size = art.slices["study_id"].value_counts(sort=False)
     loss = slice_losses(art).groupby("study_id")["loss"].mean()
@@ -32,8 +33,8 @@ def choose_studies(art: Artifacts, slices: int) -> dict[str, str]:
     candidates = [
         (art.slices.at[ids[0], "study_id"], reason) for reason, ids in example_series(art)
     ]
-    for bad, random in zip(worst[: len(drawn)], drawn, strict=False):
-        candidates += [(bad, GREATEST_LOSS), (random, AT_RANDOM)]
+    for high_loss, random in zip(worst[: len(drawn)], drawn, strict=False):
+        candidates += [(high_loss, GREATEST_LOSS), (random, AT_RANDOM)]
     candidates += [(study, AT_RANDOM) for study in drawn]
     chosen: dict[str, str] = {}
     left = slices
@@ -45,7 +46,7 @@ def choose_studies(art: Artifacts, slices: int) -> dict[str, str]:
 
 
 def browser(art: Artifacts, run: RunDir, chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Return the browser's data of some studies of a run. chosen: {study id: reason}
+    """Return the browser's data of some studies of a run. chosen: {study id: reason}.
 
     Raises ValueError where Grad-CAM maps are of other slices than the study has.
     """
@@ -94,7 +95,7 @@ def _study(
 def _gradcam_maps(run: RunDir, cnn: str, study: str, slice_ids: list[str]) -> dict[str, Any] | None:
     """Return the Grad-CAM maps of one study and CNN, or None where there are none.
 
-    "data": bytes (n, 6, h, w), base64; "shape": [h, w]; "layer" and "from": of the CNN
+    "data": bytes (n, 6, h, w), base64; "shape": [h, w]; "layer": its name; "from": the fold's CNN
     """
     facts_path, array_path = run.gradcam_maps(cnn, study)
     if not facts_path.exists():

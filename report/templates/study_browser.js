@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("browser-data").textContent);
   if (!data.studies.length) return;
-  const at = (id) => document.getElementById("b-" + id);
+  const byId = (id) => document.getElementById("b-" + id);
   const make = (tag, values, ...children) => {
     const node = Object.assign(document.createElement(tag), values);
     node.append(...children);
@@ -47,9 +47,9 @@
     if (!study.pictures) return;
     const picture = await bytesOf(slice);
     if (study !== state.study || slice !== state.slice) return; // another slice is shown by now
-    const canvas = at("canvas"), [low, high] = bounds[state.window];
-    at("blank").hidden = picture !== null;
-    at("corner").textContent = `${state.window}  ${slice + 1}/${study.slices.length}`;
+    const canvas = byId("canvas"), [low, high] = bounds[state.window];
+    byId("blank").hidden = picture !== null;
+    byId("corner").textContent = `${state.window}  ${slice + 1}/${study.slices.length}`;
     if (!picture) {
       canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
     } else {
@@ -64,12 +64,12 @@
   }
 
   function paintMap(readable) {
-    const canvas = at("heat"), context = canvas.getContext("2d"), map = state.study.maps[at("map").value];
+    const canvas = byId("heat"), context = canvas.getContext("2d"), map = state.study.maps[byId("map").value];
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (!map || !readable) return;
     map.bytes ??= Uint8Array.from(atob(map.data), (letter) => letter.charCodeAt(0));
     const [high, wide] = map.shape, size = high * wide;
-    const start = (state.slice * data.labels.length + at("maplabel").selectedIndex) * size;
+    const start = (state.slice * data.labels.length + byId("maplabel").selectedIndex) * size;
     const image = new ImageData(wide, high);
     for (let place = 0; place < size; place++) {
       const value = map.bytes[start + place] / 255; // vermilion to yellow, strong values opaque
@@ -79,7 +79,7 @@
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingQuality = "high";
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
-    canvas.style.opacity = at("opacity").value / 100;
+    canvas.style.opacity = byId("opacity").value / 100;
   }
 
   // -- the curves --
@@ -112,7 +112,7 @@
     svg.append(cursor);
     svg.addEventListener("click", (event) => {
       const box = svg.getBoundingClientRect();
-      go(Math.floor(((event.clientX - box.left) / box.width) * n));
+      showSlice(Math.floor(((event.clientX - box.left) / box.width) * n));
     });
     const numbers = make("span", { className: "numbers" });
     state.cursors.push({ cursor, numbers, number });
@@ -125,18 +125,18 @@
     const study = data.studies.find((each) => each.id === id);
     if (!study) return false;
     Object.assign(state, { study, pictures: [], cursors: [] });
-    at("study").value = id;
-    at("about").textContent = [study.about, `${study.slices.length} slices`].filter(Boolean).join(" · ");
-    at("figure").hidden = !study.pictures;
-    at("slice").max = study.slices.length - 1;
-    at("lanes").replaceChildren(...data.labels.map(lane));
-    const before = at("map").selectedOptions[0]?.textContent;
-    at("map").replaceChildren(make("option", { value: "", textContent: "off" }),
+    byId("study").value = id;
+    byId("about").textContent = [study.about, `${study.slices.length} slices`].filter(Boolean).join(" · ");
+    byId("figure").hidden = !study.pictures;
+    byId("slice").max = study.slices.length - 1;
+    byId("lanes").replaceChildren(...data.labels.map(lane));
+    const before = byId("map").selectedOptions[0]?.textContent;
+    byId("map").replaceChildren(make("option", { value: "", textContent: "off" }),
       ...study.maps.map((map, value) => make("option", { value, textContent: map.model, selected: map.model === before })));
-    at("overlay").classList.toggle("none", !study.maps.length);
-    for (const control of at("overlay").querySelectorAll("select, input")) control.disabled = !study.maps.length;
-    about();
-    go(slice ?? firstSlice(study));
+    byId("overlay").classList.toggle("none", !study.maps.length);
+    for (const control of byId("overlay").querySelectorAll("select, input")) control.disabled = !study.maps.length;
+    showMapNote();
+    showSlice(slice ?? firstSlice(study));
     return true;
   }
 
@@ -147,21 +147,21 @@
     return any.length ? any.indexOf(Math.max(...any)) : Math.floor(study.slices.length / 2);
   }
 
-  function about() {
-    const map = state.study.maps[at("map").value];
-    at("mapnote").textContent = !state.study.maps.length ? "No Grad-CAM maps of this study; the command explain makes them."
+  function showMapNote() {
+    const map = state.study.maps[byId("map").value];
+    byId("mapnote").textContent = !state.study.maps.length ? "No Grad-CAM maps of this study; the command explain makes them."
       : map ? `From ${map.from}, layer ${map.layer}; full colour is the maximum of the study.` : "";
   }
 
-  function go(slice, quietly) {
+  function showSlice(slice, quietly) {
     const study = state.study, n = study.slices.length;
     state.slice = Math.min(n - 1, Math.max(0, slice));
     const truth = study.truth[state.slice], mm = study.mm[state.slice];
     const place = `${state.slice + 1} of ${n}` + (mm === null ? "" : `, ${mm} mm`);
-    at("slice").value = state.slice;
-    at("slice").setAttribute("aria-valuetext", place);
-    at("number").textContent = place;
-    at("link").href = `#study=${study.id}&slice=${study.slices[state.slice]}`;
+    byId("slice").value = state.slice;
+    byId("slice").setAttribute("aria-valuetext", place);
+    byId("number").textContent = place;
+    byId("link").href = `#study=${study.id}&slice=${study.slices[state.slice]}`;
     const notable = [];
     for (const { cursor, numbers, number } of state.cursors) {
       cursor.setAttribute("d", `M${state.slice + 0.5} 0V${LANE}`);
@@ -171,15 +171,15 @@
       if (truth[number] || study.p[shown]?.[state.slice][number] >= data.threshold) notable.push([data.labels[number], known, all.at(-1) ?? "–"].filter(Boolean).join(", "));
     }
     const text = `Slice ${place}, ${state.window} window: ${notable.join("; ") || (data.labelled ? "no label, no prediction of 50 % or more" : "no prediction of 50 % or more")}`;
-    at("canvas").setAttribute("aria-label", text);
-    if (!quietly) at("live").textContent = text;
+    byId("canvas").setAttribute("aria-label", text);
+    if (!quietly) byId("live").textContent = text;
     paint();
   }
 
   function chooseWindow(name) {
     state.window = name;
-    for (const button of at("windows").children) button.setAttribute("aria-pressed", button.dataset.name === name);
-    go(state.slice);
+    for (const button of byId("windows").children) button.setAttribute("aria-pressed", button.dataset.name === name);
+    showSlice(state.slice);
   }
 
   function openFromAddress() {
@@ -189,7 +189,7 @@
     const slice = study.slices.indexOf(address.get("slice"));
     open(study.id, slice < 0 ? undefined : slice);
     (document.getElementById("study-browser") ?? document.body).scrollIntoView();
-    (study.pictures ? at("screen") : at("slice")).focus({ preventScroll: true });
+    (study.pictures ? byId("screen") : byId("slice")).focus({ preventScroll: true });
   }
 
   // -- errors --
@@ -200,57 +200,57 @@
     return [{ study, id, index, label, p, kind: truth === 1 ? "miss" : "alarm", loss: truth === 1 ? 1 - p : p }];
   }))).sort((a, b) => b.loss - a.loss);
 
-  function list() {
-    const [label, kind] = [at("label").value, at("kind").value];
+  function listErrors() {
+    const [label, kind] = [byId("label").value, byId("kind").value];
     const chosen = errors.filter((error) => (!label || error.label === label) && (!kind || error.kind === kind));
-    at("count").textContent = `${chosen.length} errors` + (chosen.length > LISTED ? `, the ${LISTED} largest are listed` : "");
-    at("list").replaceChildren(...chosen.slice(0, LISTED).map(({ study, id, index, label, kind, p }) => make("li", {},
+    byId("count").textContent = `${chosen.length} errors` + (chosen.length > LISTED ? `, the ${LISTED} largest are listed` : "");
+    byId("list").replaceChildren(...chosen.slice(0, LISTED).map(({ study, id, index, label, kind, p }) => make("li", {},
       make("a", { href: `#study=${study.id}&slice=${id}`, textContent: `${study.id}, slice ${index + 1}` }),
       make("span", {}, swatch(label), `${label}: ${WORDS[kind]} at ${percent(p)}`))));
   }
 
   // -- controls --
 
-  at("study").append(...data.studies.map(({ id, reason }) => make("option", { value: id, textContent: [id, reason].filter(Boolean).join(" · ") })));
-  at("study").addEventListener("change", (event) => open(event.target.value));
-  at("windows").append(...windows.map((name, number) => {
+  byId("study").append(...data.studies.map(({ id, reason }) => make("option", { value: id, textContent: [id, reason].filter(Boolean).join(" · ") })));
+  byId("study").addEventListener("change", (event) => open(event.target.value));
+  byId("windows").append(...windows.map((name, number) => {
     const [low, high] = bounds[name];
     const button = make("button", { type: "button", textContent: name, title: `${low} to ${high} HU, key ${number + 1}` });
     button.dataset.name = name;
     button.addEventListener("click", () => chooseWindow(name));
     return button;
   }));
-  at("maplabel").append(...data.labels.map((label) => make("option", { textContent: label })));
-  for (const name of ["map", "maplabel"]) at(name).addEventListener("change", () => { about(); paint(); });
-  at("opacity").addEventListener("input", paint);
-  at("slice").addEventListener("input", (event) => go(Number(event.target.value), true)); // screen readers announce a slider themselves
-  at("label").append(make("option", { value: "", textContent: "all" }), ...data.labels.map((label) => make("option", { textContent: label })));
-  for (const name of ["label", "kind"]) at(name).addEventListener("change", list);
+  byId("maplabel").append(...data.labels.map((label) => make("option", { textContent: label })));
+  for (const name of ["map", "maplabel"]) byId(name).addEventListener("change", () => { showMapNote(); paint(); });
+  byId("opacity").addEventListener("input", paint);
+  byId("slice").addEventListener("input", (event) => showSlice(Number(event.target.value), true)); // screen readers announce a slider themselves
+  byId("label").append(make("option", { value: "", textContent: "all" }), ...data.labels.map((label) => make("option", { textContent: label })));
+  for (const name of ["label", "kind"]) byId(name).addEventListener("change", listErrors);
 
   const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity };
-  at("screen").addEventListener("keydown", (event) => {
+  byId("screen").addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key in STEPS) go(state.slice + STEPS[event.key]);
+    if (event.key in STEPS) showSlice(state.slice + STEPS[event.key]);
     else if (windows[Number(event.key) - 1]) chooseWindow(windows[Number(event.key) - 1]);
     else return;
     event.preventDefault();
   });
   let turned = 0; // px; a trackpad sends many small steps
-  at("screen").addEventListener("wheel", (event) => {
+  byId("screen").addEventListener("wheel", (event) => {
     const down = event.deltaY > 0, end = down ? 0 : state.study.slices.length - 1;
     if (event.ctrlKey || state.slice === end) return; // past the end the page scrolls on
     event.preventDefault();
     turned += event.deltaY * (event.deltaMode === 1 ? 33 : 1);
     if (Math.abs(turned) < 30) return;
     turned = 0;
-    go(state.slice + (down ? -1 : 1));
+    showSlice(state.slice + (down ? -1 : 1));
   }, { passive: false });
   window.addEventListener("hashchange", openFromAddress);
 
   document.getElementById("browser").hidden = false;
-  at("errors").hidden = !data.labelled;
-  at("overlay").hidden = at("mapnote").hidden = !data.explained;
-  list();
+  byId("errors").hidden = !data.labelled;
+  byId("overlay").hidden = byId("mapnote").hidden = !data.explained;
+  listErrors();
   open(data.studies[0].id);
   chooseWindow(state.window);
   openFromAddress();
