@@ -11,17 +11,17 @@ import browser_steps
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# LightGBM and torch on one thread each: they fight on a busy box
+# one thread each for LightGBM and torch: several slow each other down on a busy machine
 os.environ["OMP_NUM_THREADS"] = "1"
-# under nohup it is ignored, and children inherit that
+# nohup ignores SIGINT, and child processes inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
-LONGEST = ("test_pages.py", "test_rsna_mini.py")
+LONGEST_FILES = ("test_pages.py", "test_rsna_mini.py")
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}  # 40 slices
 
 
 def pytest_collection_modifyitems(items):
     """Run the longest slow files first, so that no process is left alone with them at the end."""
-    items.sort(key=lambda item: "slow" not in item.keywords or item.path.name not in LONGEST)
+    items.sort(key=lambda item: "slow" not in item.keywords or item.path.name not in LONGEST_FILES)
 
 
 @pytest.fixture(scope="session")
@@ -55,23 +55,23 @@ def finished(tmp_path_factory, competition):
 
 
 @pytest.fixture(scope="session")
-def before_trust(tmp_path_factory):
-    """What an older version left (see kept_runs.py). Not to be changed; copy it first."""
+def older_version(tmp_path_factory):
+    """Runs and a model of an older version (kept_runs.py). Not to be changed; copy them first."""
     import kept_runs
 
-    return kept_runs.unpack(tmp_path_factory.mktemp("before_trust"))
+    return kept_runs.unpack(tmp_path_factory.mktemp("older_version"))
 
 
 @pytest.fixture
-def kept(before_trust, tmp_path):
+def kept(older_version, tmp_path):
     """The finished run of an older version, to be changed."""
-    return shutil.copytree(before_trust / "run", tmp_path / "run")
+    return shutil.copytree(older_version / "run", tmp_path / "run")
 
 
 @pytest.fixture
-def half(before_trust, tmp_path):
+def half(older_version, tmp_path):
     """The half-trained run of an older version, to be changed."""
-    return shutil.copytree(before_trust / "half", tmp_path / "half")
+    return shutil.copytree(older_version / "half", tmp_path / "half")
 
 
 @pytest.fixture(scope="session")

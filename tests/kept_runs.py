@@ -1,13 +1,13 @@
-"""Unpacks what an earlier version of the code left: runs and a packed model that every later
-version must be able to use.
+"""Runs and a packed model of an older version of the code, which this version must be able to use.
 
-data/before_trust.tar.xz, made at commit fcf6187 from 8 example studies (seed 6, 64 px, 5 slices
-each) with one small CNN in two folds, a chain, a probe, and the identifiers, keys and numbers of
-nobody:
+data/older_version.tar.xz, made at commit fcf6187 from 8 example studies (seed 6, 64 px, 5 slices
+each) with one small CNN in two folds, a chain and a probe; its identifiers and keys are invented:
 
     run/       finished by `all`, with a `search` of two trials; its source, /gone/example, was
-    moved away half/      `train` was killed in the second epoch of fold 1; fold 0 is done model/
-    export-model of run/ dicom/     the one test study, whose patient is in fold 0 of train
+               moved away
+    half/      `train` was killed in the second epoch of fold 1; fold 0 is done
+    model/     packed by export-model from run/
+    dicom/     the one test study, whose patient is in fold 0 of train
     expected/  slices.csv of `score` on dicom/: score-run.csv by run/, score-model.csv by model/
 """
 
@@ -16,13 +16,11 @@ import tarfile
 from decimal import Decimal
 from pathlib import Path
 
-ARCHIVE = Path(__file__).resolve().parent / "data" / "before_trust.tar.xz"
+ARCHIVE = Path(__file__).resolve().parent / "data" / "older_version.tar.xz"
 
 
 def unpack(folder):
-    """Unpack the archive in `folder`, every file with its own time to the nanosecond. Returns the
-    folder.
-    """
+    """Unpack the archive in `folder` and return it; times are kept to the nanosecond."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
         for member in archive.getmembers():

@@ -1,6 +1,4 @@
-"""DICOM files with a planted name in every tag that can hold text, and a search for such names in
-what a program leaves.
-"""
+"""DICOM files with a planted name in every tag that can hold text, and a search for these names."""
 
 import re
 from pathlib import Path
@@ -18,7 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from ct.dicom.tag_values import KEYWORDS
 
-# letters and digits: of all text, codes take these alone
+# letters and digits: a code (VR CS) may hold no other text
 PLANTED = re.compile(rb"ZQX[0-9A-F]{8}QZ", re.IGNORECASE)
 # value representations, of two letters each
 CAN_HOLD = {*re.findall("..", "AEASCSDADSDTISLOLTOBOWPNSHSTTMUCUIUNURUT")}
@@ -32,15 +30,14 @@ KEPT = {
 
 
 def name_of(number):
-    """The name that is planted in the place of this number, a tag for one; 13 letters, fewer than a
-    code may have.
-    """
+    """Return the planted name of a number, such as a tag: 13 characters, a code may have 16."""
     return f"ZQX{number:08X}QZ"
 
 
 def every_tag(kept=KEPT):
-    """A data set with a planted name in every tag of pydicom's dictionary that can hold one, a
-    sequence and private tags.
+    """Return a data set with a planted name in every tag that can hold one.
+
+    These are the tags of pydicom's dictionary but `kept`, one sequence, and private tags.
     """
     dataset = Dataset()
     for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
@@ -65,10 +62,10 @@ def _add(dataset, tag, vr, text):
 
 
 def plant(source, target, names, syntax=None, **tags):
-    """Write a copy of a DICOM file with all that the data set `names` holds, then `tags`; None
-    takes a tag away.
+    """Write a copy of a DICOM file with the tags of the data set `names`, then `tags`.
 
-    syntax: another transfer syntax, of compressed pixels that do not decode, or none that is known
+    A tag that is None is removed. syntax: another transfer syntax, of compressed pixels that do not
+    decode, or an unknown one
     """
     with disable_value_validation():
         dataset = pydicom.dcmread(source)
@@ -98,8 +95,10 @@ def plant(source, target, names, syntax=None, **tags):
 
 
 def planted_in(folder, but=()):
-    """{relative path: a planted name that it holds, in its path, its bytes or, if parquet, its
-    cells}, but files called so.
+    """Return {relative path: a planted name in it} of the files and folders below `folder`.
+
+    Searched are paths, bytes and the cells of parquet tables. but: names of files whose content is
+    not searched
     """
     found = {}
     for path in sorted(Path(folder).rglob("*")):

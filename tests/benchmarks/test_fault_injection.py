@@ -72,7 +72,7 @@ def test_lost_loud_and_hung_are_found(runs, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["damage", "workers"])
 def test_faults_cost_nothing(runs, kind):
-    """The others have quick tests of their own: test_full_disk, test_interrupts, test_damage."""
+    """The others have quick tests of their own: test_full_disk, test_interrupts, test_integrity."""
     if kind == "workers":
         tuned = before_stage(shutil.copytree(runs.whole, runs.folder / "tuned"), "tune")
         runs.must(["tune", f"--run={tuned}", "--workers=1", f"--trials={TRIALS}"])

@@ -209,8 +209,11 @@ def test_a_linked_folder_of_a_run_is_not_written_into(tmp_path, finished, outsid
 
 @pytest.mark.parametrize("words", [["folds"], ["status", "--verify"]])
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path, before_trust, words, is_there, capsys):
-    work, outside = shutil.copytree(before_trust / "run", tmp_path / "r"), tmp_path / "precious.txt"
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path, older_version, words, is_there, capsys):
+    work, outside = (
+        shutil.copytree(older_version / "run", tmp_path / "r"),
+        tmp_path / "precious.txt",
+    )
     (work / ".lock").unlink(missing_ok=True)
     (work / ".lock").symlink_to(outside)
     if is_there:

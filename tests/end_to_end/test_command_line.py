@@ -1,4 +1,4 @@
-"""The command line stops at a wrong word before any work, and says which word was meant."""
+"""The command line stops at a wrong word before any work, and suggests the word that was meant."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from pipeline.command_line.flag_check import flags_of
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "says"),
+    ("words", "status", "message"),
     [
         (["trian", "--run=r"], 2, "no verb 'trian', did you mean 'train'?"),
         (["tune", "--run=r", "--trails=3"], 2, "no flag --trails, did you mean '--trials'?"),
@@ -91,11 +91,11 @@ from pipeline.command_line.flag_check import flags_of
         (["completion", "--run=r"], 2, "completion: no flag --run"),
     ],
 )
-def test_unknown_words_stop_before_any_work(words, status, says, capsys, tmp_path, monkeypatch):
+def test_unknown_words_stop_before_any_work(words, status, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run.main(words) == status
     out, err = capsys.readouterr()
-    assert says in err
+    assert message in err
     assert err.startswith("error: ") and err.count("\n") == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
@@ -157,12 +157,12 @@ def test_demo_refuses_to_continue_with_other_data(capsys, tmp_path, monkeypatch)
     write_json(tmp_path / "d-data" / "synth.json", {"studies": 60, "seed": 0})
     save_recipe(tmp_path / "d" / "recipe.yaml", load_recipe(find_recipe("demo")))
     monkeypatch.setattr(demo, "run_all_stages", lambda options: print("worked"))
-    for flag, says in (
+    for flag, message in (
         ("--seed=7", "was made with --seed=0"),
         ("--studies=8", "was made with --studies=60"),
     ):
         assert run.main(["demo", f"--run={tmp_path / 'd'}", flag]) == 1
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     for same in ([], ["--seed=0"], ["--studies=60", "--seed=0"]):
         assert run.main(["demo", f"--run={tmp_path / 'd'}/", *same]) == 0  # with or without a slash
         assert capsys.readouterr().out == "worked\n"

@@ -369,7 +369,7 @@ def test_new_refuses_an_existing_run(copy, data, capsys):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda d: [p.unlink() for p in d.glob("*.csv")], "stage_2_train.csv"),
         (lambda d: shutil.rmtree(d / "stage_2_train"), "stage_2_train"),
@@ -382,15 +382,15 @@ def test_new_refuses_an_existing_run(copy, data, capsys):
         ),
     ],
 )
-def test_new_refuses_bad_data_and_leaves_nothing(data, tmp_path, capsys, spoil, says):
+def test_new_refuses_bad_data_and_leaves_nothing(data, tmp_path, capsys, spoil, message):
     spoil(data)
     assert new(tmp_path / "r", data) == 1
-    assert says in error_line(capsys)
+    assert message in error_line(capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda r: r["stage1"]["models"][0].update(backbone="resnet10x"), "resnet10"),
         (
@@ -412,13 +412,13 @@ def test_new_refuses_bad_data_and_leaves_nothing(data, tmp_path, capsys, spoil, 
     ],
 )
 def test_new_refuses_a_bad_recipe_and_leaves_nothing(
-    competition, finished, tmp_path, capsys, change, says
+    competition, finished, tmp_path, capsys, change, message
 ):
     recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
     change(recipe)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     assert new(tmp_path / "r", competition, recipe=tmp_path / "mine.yaml") == 1
-    assert says in error_line(capsys)
+    assert message in error_line(capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
 
@@ -436,7 +436,7 @@ def test_a_folder_without_write_permission(competition, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda r: r.iloc[1:], "1 train slices lack labels, the first {first} (epidural)"),
         (
@@ -448,13 +448,13 @@ def test_a_folder_without_write_permission(competition, tmp_path, capsys):
         (lambda r: r.assign(ID=["oops", *r["ID"][1:]]), "'oops' does not end in one of"),
     ],
 )
-def test_ingest_refuses_bad_labels_and_leaves_nothing(data, tmp_path, capsys, change, says):
+def test_ingest_refuses_bad_labels_and_leaves_nothing(data, tmp_path, capsys, change, message):
     first = pd.read_csv(data / "stage_2_train.csv")["ID"][0].rsplit("_", 1)[0]
     rewrite(data / "stage_2_train.csv", change)
     assert new(tmp_path / "r", data) == 0
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'r'}"]) == 1
-    assert says.format(first=first) in error_line(capsys)
+    assert message.format(first=first) in error_line(capsys)
     # the headers that were read
     left = {path.name for path in (tmp_path / "r").iterdir()} - {"ingest.part"}
     assert left == {".lock", "key", "recipe.yaml"}
@@ -686,7 +686,7 @@ def test_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
             # the file to look for; the sample's own ids
             named = path.name in ("quarantine.csv", "submission.csv")
             content = path.read_bytes()
-            if path.suffix == ".html":  # a PNG's letters spell anything
+            if path.suffix == ".html":  # a PNG's base64 may hold any word
                 content = re.sub(rb"iVBORw0KGgo[A-Za-z0-9+/=]*", b"", content)
             assert named or secret.encode() not in content, (secret, path)
     for path in (tmp_path / "r").rglob("*.parquet"):  # compressed: look inside
@@ -700,7 +700,7 @@ def test_own_identifiers_become_pseudonyms(data, tmp_path, capsys):
 
 
 def test_the_source_may_be_moved_away(copy, tmp_path, capsys):
-    """What was read of it stays as it is; only what still needs it complains."""
+    """Stages that have read it stay fresh; a stage that must read it again is refused."""
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["data"]["source"] = str(tmp_path / "gone")
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -713,7 +713,7 @@ def test_the_source_may_be_moved_away(copy, tmp_path, capsys):
 
 @pytest.mark.parametrize("names", [("labels",), ("sample",), ("labels", "sample")])
 def test_csv_files_outside_the_data_may_be_moved_away(copy, competition, names, tmp_path, capsys):
-    """Of the folders that are still there nothing changed, and what the files held is known."""
+    """The folders are unchanged, and the digests of the csv files are in the receipts."""
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["data"] |= dict.fromkeys(names, str(tmp_path / "gone.csv"))
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -12,7 +12,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLEL
 import run
 from ct.storage.file_formats import read_table
 
-WHOSE = ("names.csv", "quarantine.csv")  # the files that may say whose the others are
+PRIVATE = ("names.csv", "quarantine.csv")  # the only files that may hold names
 COMPRESSED = (JPEGBaseline8Bit, JPEGLSLossless, JPEG2000Lossless, RLELossless)
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 CODES = {
@@ -118,7 +118,7 @@ def test_ingest_leaves_no_planted_name(planted, tmp_path, capfd):
     words = [f"--run={tmp_path / 'r'}", "--workers=1"]
     call(capfd, "new", words[0], "--recipe=micro", f"--data={planted}", "--allow-unlabelled")
     call(capfd, "ingest", *words)
-    assert planted_in(tmp_path / "r", WHOSE) == {}
+    assert planted_in(tmp_path / "r", PRIVATE) == {}
     check_quarantine(tmp_path / "r")
     slices = read_table(tmp_path / "r" / "slices.parquet")
     assert len(slices) > 30 and slices["patient_id"].str.fullmatch("[0-9a-f]{12}").all()
@@ -138,7 +138,7 @@ def test_score_leaves_no_planted_name(finished, foreign_studies, tmp_path, capfd
         "--workers=1",
         *words,
     )
-    assert planted_in(tmp_path / "out", WHOSE) == {}
+    assert planted_in(tmp_path / "out", PRIVATE) == {}
     check_quarantine(tmp_path / "out")
     remarks = pd.read_csv(tmp_path / "out" / "remarks.csv")["what"]
     assert {
@@ -216,6 +216,6 @@ def test_every_verb_leaves_no_planted_name(planted, foreign_studies, tmp_path, c
         ["report", f"--study={study}"],
     ):
         call(capfd, words[0], folder, *words[1:])
-    assert planted_in(tmp_path, WHOSE) == {}
+    assert planted_in(tmp_path, PRIVATE) == {}
     page = (tmp_path / "r" / "report.html").read_text()
     assert "same SOPInstanceUID as another file" in page and "cannot be decoded" in page

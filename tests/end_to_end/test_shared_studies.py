@@ -103,7 +103,9 @@ def test_one_uid_for_all_of_train(competition, tmp_path, capsys):
         low = lowest.setdefault(study, dataset.ImagePositionPatient[2])
         # heads at one height
         dataset.ImagePositionPatient[2] = round(float(dataset.ImagePositionPatient[2] - low), 3)
-        if first.setdefault(dataset.PatientID, study) == study:  # who came back has another study
+        if (
+            first.setdefault(dataset.PatientID, study) == study
+        ):  # a patient who came back has another study
             dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.4"
 
     rewrite(data / "stage_2_train", change)
@@ -293,7 +295,7 @@ def test_score_has_a_row_for_each_person(finished, competition, tmp_path, capsys
 
 
 def test_scored_patients_of_one_study_share_a_fold():
-    """One is known from training; with two of two folds, every fold's models saw one of them."""
+    """With training patients in two folds, every fold's models were trained on one of them."""
     table = pd.DataFrame(
         {"patient_id": ["A", "B", "C", "D", "E"], "study_id": ["S", "S", "T", "T", "U"]},
         index=list("abcde"),
@@ -315,7 +317,7 @@ def test_scored_patients_of_one_study_share_a_fold():
 
 
 def test_scored_patients_of_one_study_and_several_parts_get_no_probe():
-    """Each part's probe has learned from the labels of the other patient."""
+    """The probe without one patient's part was fitted on the labels of the other patient."""
     table = pd.DataFrame(
         {"patient_id": ["A", "B", "C"], "study_id": ["S", "S", "U"]}, index=list("abc")
     )

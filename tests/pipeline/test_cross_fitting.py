@@ -164,7 +164,7 @@ def build(folder):
 
 
 def turn_round(folder, chosen):
-    """Turn round the labels of the train slices of one patient."""
+    """Invert the labels of the train slices of one patient."""
     slices = read_table(folder / "slices.parquet")
     rows = slices.index[(slices["split"] == "train") & (slices["patient_id"] == chosen)]
     slices.loc[rows, list(LABELS)] = 1 - slices.loc[rows, list(LABELS)]

@@ -37,15 +37,15 @@ def test_that_locale_is_no_utf8():
 
 
 @pytest.mark.slow
-def test_report_and_score_lose_nothing_in_a_locale_that_is_not_utf8(before_trust, tmp_path):
-    kept = shutil.copytree(before_trust / "run", tmp_path / "r")
+def test_report_and_score_lose_nothing_in_a_locale_that_is_not_utf8(older_version, tmp_path):
+    kept = shutil.copytree(older_version / "run", tmp_path / "r")
     (kept / "report.html").unlink()
     done = python(ROOT / "run.py", "report", f"--run={kept}", **ASCII)
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
     assert "charset" in (kept / "report.html").read_text(encoding="utf-8")
     words = [
-        f"--data={before_trust / 'dicom'}",
-        f"--model={before_trust / 'model'}",
+        f"--data={older_version / 'dicom'}",
+        f"--model={older_version / 'model'}",
         "--device=cpu",
         "--workers=1",
     ]
@@ -54,14 +54,14 @@ def test_report_and_score_lose_nothing_in_a_locale_that_is_not_utf8(before_trust
     assert (tmp_path / "out" / "page.html").read_text(encoding="utf-8").endswith("</html>")
 
 
-def test_a_letter_that_the_terminal_cannot_show_is_escaped(before_trust, tmp_path):
-    kept = shutil.copytree(before_trust / "run", tmp_path / "r ü")
+def test_a_letter_that_the_terminal_cannot_show_is_escaped(older_version, tmp_path):
+    kept = shutil.copytree(older_version / "run", tmp_path / "r ü")
     done = python(ROOT / "run.py", "status", f"--run={kept}", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and "r \\xfc: recipe kept" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["run 9", "$(touch x)", "it's", "a;b", "ü"])
-def test_printed_commands_can_be_copied(name, before_trust, competition, tmp_path, capsys):
+def test_printed_commands_can_be_copied(name, older_version, competition, tmp_path, capsys):
     assert shlex.split(run_command("all", run=name)) == ["python", "run.py", "all", f"--run={name}"]
     assert shlex.split(with_flags("new", run=name, data="DIR")) == [
         "new",
@@ -121,11 +121,11 @@ def test_no_stage_loads_both_torch_and_lightgbm(module):
 
 @pytest.mark.slow
 def test_where_they_crash_together_every_stage_runs_in_its_own_process(
-    before_trust, tmp_path, capfd, monkeypatch
+    older_version, tmp_path, capfd, monkeypatch
 ):
     from pipeline.commands import all as verb_all
 
-    kept = shutil.copytree(before_trust / "run", tmp_path / "r")
+    kept = shutil.copytree(older_version / "run", tmp_path / "r")
     (kept / "report.html").unlink()
     (kept / "receipts" / "stack.json").unlink()
     monkeypatch.setattr(verb_all, "PROCESS_PER_STAGE", True)

@@ -107,7 +107,7 @@ def test_folders_below_the_data_are_not_named(below, tmp_path, capsys):
         below / JANE,
         ["new", f"--run={tmp_path / 'r'}", "--recipe=micro", f"--data={below}"],
     )
-    for name, spoilt, says in (
+    for name, spoilt, message in (
         (
             "stage_2_sample_submission.csv",
             None,
@@ -127,7 +127,7 @@ def test_folders_below_the_data_are_not_named(below, tmp_path, capsys):
             (inner / name).write_text(spoilt)
         assert run.main(words) == 1
         line = error_line(capsys)
-        assert says in line and "Jane" not in line and "1961" not in line, line
+        assert message in line and "Jane" not in line and "1961" not in line, line
         (inner / name).unlink(missing_ok=True)
         shutil.move(tmp_path / "aside", inner / name)
     shutil.copytree(inner, below / "Jim Doe")

@@ -24,7 +24,7 @@ def test_unchanged_is_fresh(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "read", "says"),
+    ("part", "read", "message"),
     [
         (
             {"stage2": {"trials": 4, "names": ["a", "b"]}},
@@ -42,8 +42,8 @@ def test_unchanged_is_fresh(tmp_path):
         (PART, {}, "in.txt changed"),
     ],
 )
-def test_changes_are_named(tmp_path, part, read, says):
-    assert why_stale(tmp_path, job(tmp_path, PART, READ), part, read) == says
+def test_changes_are_named(tmp_path, part, read, message):
+    assert why_stale(tmp_path, job(tmp_path, PART, READ), part, read) == message
 
 
 def test_a_changed_output_makes_a_job_stale(tmp_path):

@@ -252,12 +252,12 @@ def test_features_needs_the_test_predictions(fresh, capsys):
 
 def test_a_probe_of_an_imported_model_is_refused_and_the_chain_is_not(copy, capsys):
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
-    for name, says in (("probe", "which imported models lack"), ("chain", "")):
+    for name, message in (("probe", "which imported models lack"), ("chain", "")):
         (copy / "recipe.yaml").write_text(
             yaml.safe_dump(recipe | {"features": recipe["features"] | {name: True}})
         )
-        assert run.main(["features", f"--run={copy}"]) == bool(says)
-        assert says in capsys.readouterr().err
+        assert run.main(["features", f"--run={copy}"]) == bool(message)
+        assert message in capsys.readouterr().err
     assert "any_chain" in json.loads((copy / "stage2/features/names.json").read_text())
 
 
@@ -310,7 +310,7 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda o, t: (o[1:], t), "lacks 1 slices of the run, the first "),
         (lambda o, t: (pd.concat([o, o[:1]]), t), "occurs twice"),
@@ -339,9 +339,9 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
         ),
     ],
 )
-def test_faults_of_the_rows_are_named(copy, capsys, spoil, says):
+def test_faults_of_the_rows_are_named(copy, capsys, spoil, message):
     assert take(copy, "new", *spoil(guesses(TRAIN, 1), guesses(TEST, 2))) == 1
-    assert says in error_line(capsys)
+    assert message in error_line(capsys)
     assert not (copy / "imports/new").exists()
 
 

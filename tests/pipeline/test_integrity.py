@@ -26,11 +26,11 @@ from pipeline.training.checkpoint_file import write_checkpoint
 from stage1_cnn.checkpoint import Checkpoint
 
 RUN = kept_runs.names("run")
-# by no stage; or what the stages say of themselves
+# files that no stage makes, and the stages' receipts
 NOT_MADE = ("key", "recipe.yaml", ".lock", "receipts/", "search/")
 OF_TRIALS = (".journal", ".inputs.json", ".receipt.json", "train.json", "predict.json")
 MADE = [name for name in RUN if not name.startswith(NOT_MADE) and not name.endswith(OF_TRIALS)]
-READERS = {  # verb -> beginnings of the names of what it reads, of files that can change its answer
+READERS = {  # verb -> how the names of the files begin that it reads and that change its result
     "score": (
         "slices",
         "folds",
@@ -243,7 +243,7 @@ def test_unfinished_work_is_verified_too(kept, half, capsys):
     assert damaged_files(RunDir(kept)) == [("stage2/tune/any-fold1.journal is damaged", "")]
 
 
-def test_only_damaged_files_are_made_again(kept, before_trust, capsys):
+def test_only_damaged_files_are_made_again(kept, older_version, capsys):
     flip(kept / "stage1/cnn/fold1/weights.safetensors")
     flip(kept / "stage2/features/train.npy")
     assert run.main(["status", f"--run={kept}", "--verify"]) == 1
@@ -280,20 +280,20 @@ def test_a_restored_file_is_fresh_again(kept, capsys):
     assert run.main(["status", f"--run={kept}", "--verify"]) == 0
 
 
-def test_a_damaged_model_folder_is_refused_file_by_file(before_trust, tmp_path, capsys):
+def test_a_damaged_model_folder_is_refused_file_by_file(older_version, tmp_path, capsys):
     names = [
-        path.relative_to(before_trust / "model")
-        for path in (before_trust / "model").rglob("*")
+        path.relative_to(older_version / "model")
+        for path in (older_version / "model").rglob("*")
         if path.is_file()
     ]
     assert len(names) >= 7
     for name in names:
-        model = shutil.copytree(before_trust / "model", tmp_path / name.name.replace(".", "-"))
+        model = shutil.copytree(older_version / "model", tmp_path / name.name.replace(".", "-"))
         flip(model / name, 0.97 if name.name == "model.json" else 0.6)  # its last digest
         words = [
             "score",
             f"--model={model}",
-            f"--data={before_trust / 'dicom'}",
+            f"--data={older_version / 'dicom'}",
             f"--to={tmp_path / 'out'}",
         ]
         assert run.main(words) == 1, name

@@ -56,14 +56,14 @@ def test_searches_of_an_older_version_are_continued(kept, capsys):
 
 
 def test_a_half_trained_run_of_an_older_version_continues_from_its_checkpoint(
-    half, before_trust, capsys
+    half, older_version, capsys
 ):
     assert run.main(["train", f"--run={half}"]) == 0
     out = capsys.readouterr().out
     assert "cnn fold 0: 2 epochs" in out and out.count(", kept") == 1
     assert "cnn fold 1: continues in epoch 2, after 3 steps" in out
     ours, theirs = (
-        load_file(f / "stage1/cnn/fold1/weights.safetensors") for f in (half, before_trust / "run")
+        load_file(f / "stage1/cnn/fold1/weights.safetensors") for f in (half, older_version / "run")
     )
     # in one piece or two; on another processor the last bits may differ
     for name, weight in theirs.items():
@@ -71,24 +71,24 @@ def test_a_half_trained_run_of_an_older_version_continues_from_its_checkpoint(
 
 
 @pytest.mark.parametrize("kind", ["run", "model"])
-def test_score_gives_the_older_versions_probabilities(before_trust, tmp_path, kind):
+def test_score_gives_the_older_versions_probabilities(older_version, tmp_path, kind):
     words = [
-        f"--data={before_trust / 'dicom'}",
+        f"--data={older_version / 'dicom'}",
         f"--to={tmp_path / 'scored'}",
         "--device=cpu",
         "--workers=1",
     ]
-    model = shutil.copytree(before_trust / kind, tmp_path / kind)
+    model = shutil.copytree(older_version / kind, tmp_path / kind)
     assert run.main(["score", f"--{kind}={model}", *words]) == 0
-    expected = pd.read_csv(before_trust / "expected" / f"score-{kind}.csv", index_col="slice_id")
+    expected = pd.read_csv(older_version / "expected" / f"score-{kind}.csv", index_col="slice_id")
     ours = pd.read_csv(tmp_path / "scored" / "slices.csv", index_col="slice_id")
     assert list(ours.index) == list(expected.index)
     np.testing.assert_allclose(ours[list(LABELS)], expected[list(LABELS)], atol=1e-6, rtol=0)
 
 
-def test_export_model_packs_an_older_run_as_the_older_version_did(kept, before_trust, tmp_path):
+def test_export_model_packs_an_older_run_as_the_older_version_did(kept, older_version, tmp_path):
     assert run.main(["export-model", f"--run={kept}", f"--to={tmp_path / 'model'}"]) == 0
-    of_before = before_trust / "model"
+    of_before = older_version / "model"
     names = {path.relative_to(of_before) for path in of_before.rglob("*") if path.is_file()}
     assert {
         path.relative_to(tmp_path / "model")
@@ -166,7 +166,7 @@ def test_a_new_field_at_another_value_is_a_change(kept, new_fields):
 
 
 def test_a_new_default_may_differ_from_the_older_value(
-    kept, half, before_trust, new_fields, monkeypatch, capsys
+    kept, half, older_version, new_fields, monkeypatch, capsys
 ):
     """OLDER_VALUES then names the value that reproduces older runs: they keep it."""
     for name in ("CnnConfig.zoom", "FeatureConfig.depth", "StackConfig.shrink"):
@@ -178,7 +178,7 @@ def test_a_new_default_may_differ_from_the_older_value(
         0.0,
     )
     assert load_recipe(kept / "recipe.yaml").features.depth == 0.5  # a new run takes the new one
-    assert model_of_folder(before_trust / "model").recipe.features.depth == 0.0
+    assert model_of_folder(older_version / "model").recipe.features.depth == 0.0
     assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
     assert run.main(["train", f"--run={half}"]) == 0
     assert "continues in epoch 2" in capsys.readouterr().out
@@ -265,13 +265,13 @@ def test_equal_versions_give_no_line():
 
 
 def test_ingest_done_again_by_this_version_makes_nothing_stale(
-    finished, before_trust, competition, tmp_path
+    finished, older_version, competition, tmp_path
 ):
     """The source is read again after a duplicate label row: later stages' inputs are equal."""
     for name in ("slices.parquet", "pixels/index.parquet", "folds.parquet"):
-        assert list(read_table(finished / name)) == list(read_table(before_trust / "run" / name)), (
-            name
-        )
+        assert list(read_table(finished / name)) == list(
+            read_table(older_version / "run" / name)
+        ), name
     r, data = (
         shutil.copytree(finished, tmp_path / "r"),
         shutil.copytree(competition, tmp_path / "data"),

@@ -27,9 +27,9 @@ WEIGHTS = "weights/cnn-fold0.safetensors"
 
 
 @pytest.fixture
-def folder(before_trust, tmp_path):
+def folder(older_version, tmp_path):
     """A packed model with a Markov chain, a probe and a booster. It may be changed."""
-    return shutil.copytree(before_trust / "model", tmp_path / "model")
+    return shutil.copytree(older_version / "model", tmp_path / "model")
 
 
 def pack_again(folder, listed=None):
@@ -110,7 +110,7 @@ def test_a_needed_file_must_be_listed(folder, name):
     assert_refused(folder, f"{name} is missing")
 
 
-def test_links_are_assert_refused(folder, tmp_path):
+def test_links_are_refused(folder, tmp_path):
     for name in ("weights", WEIGHTS):
         shutil.move(folder / name, tmp_path / "elsewhere")
         (folder / name).symlink_to(tmp_path / "elsewhere")

@@ -70,7 +70,7 @@ def test_in_a_file_each_update_is_a_line(tmp_path):
     first, *among, last, study = output.splitlines()
     assert first == "train:" and 1 <= len(among) < 8
     assert all(re.fullmatch(r"  headers: [\d,]+/12,000 files, \d+ s left", line) for line in among)
-    assert re.fullmatch(r"  headers: 12,000 files in \d+ s", last)  # the quick one says nothing
+    assert re.fullmatch(r"  headers: 12,000 files in \d+ s", last)  # the quick task prints nothing
     assert re.fullmatch(r"  resnet fold 0: 1 studies in \d+ s, epoch=1, loss=0.5", study)
 
 
@@ -153,8 +153,8 @@ def test_kept_work_does_not_count_for_the_pace():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "says"),
+    ("seconds", "text"),
     [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (12600, "3.5 h")],
 )
-def test_durations(seconds, says):
-    assert duration(seconds) == says
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -22,7 +22,7 @@ def test_a_written_recipe_reads_back_equal(path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("name: [", "is not YAML"),
         ("- a\n- b\n", "is not a recipe"),
@@ -37,11 +37,11 @@ def test_a_written_recipe_reads_back_equal(path, tmp_path):
         ),
     ],
 )
-def test_bad_recipes_are_refused_in_one_line(tmp_path, text, says):
+def test_bad_recipes_are_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(InputError, match=r"^[^\n]*$") as error:
         load_recipe(tmp_path / "r.yaml")
-    assert says in str(error.value) and "r.yaml" in str(error.value)
+    assert message in str(error.value) and "r.yaml" in str(error.value)
 
 
 def test_a_missing_recipe_is_refused(tmp_path):

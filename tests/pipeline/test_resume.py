@@ -29,7 +29,9 @@ def kill_in(folder, stage, wait):
         for line in process.stdout:
             if line.startswith(f"{stage}:"):
                 time.sleep(wait)
-                process.send_signal(signal.SIGKILL)  # its workers are left to notice by themselves
+                process.send_signal(
+                    signal.SIGKILL
+                )  # of the parent alone; its workers must end without it
                 break
     return process.returncode == -signal.SIGKILL
 
@@ -129,7 +131,7 @@ def test_an_interrupted_ingest_does_only_what_is_missing(
 
 
 def flip(path):
-    """Turn a byte in the middle of a file over."""
+    """Flip a bit in the middle of a file."""
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 0x10
     path.write_bytes(whole)

@@ -151,7 +151,7 @@ def test_a_database_that_fails_later_raises_one_line(tmp_path):
 
 
 def test_new_and_all_open_the_database_first(
-    before_trust, competition, tmp_path, capsys, monkeypatch
+    older_version, competition, tmp_path, capsys, monkeypatch
 ):
     recipe = yaml.safe_load((RECIPES / "micro.yaml").read_text())
     recipe["stage2"]["storage"] = f"sqlite:///{tmp_path}/nowhere/x.db"
@@ -170,7 +170,7 @@ def test_new_and_all_open_the_database_first(
     assert not (tmp_path / "r").exists() and capsys.readouterr().err.startswith(
         "error: stage2.storage = "
     )
-    kept = shutil.copytree(before_trust / "run", tmp_path / "kept")
+    kept = shutil.copytree(older_version / "run", tmp_path / "kept")
     own = yaml.safe_load((kept / "recipe.yaml").read_text())
     own["stage2"]["storage"], own["seed"] = recipe["stage2"]["storage"], 1  # every stage is stale
     (kept / "recipe.yaml").write_text(yaml.safe_dump(own))
@@ -196,8 +196,8 @@ def test_no_receipt_and_no_output_has_the_password(tmp_path):
     assert line.startswith("recipe changed, stage2.storage") and SECRET not in line
 
 
-def test_status_masks_the_password(before_trust, tmp_path, capsys):
-    kept = shutil.copytree(before_trust / "run", tmp_path / "kept")
+def test_status_masks_the_password(older_version, tmp_path, capsys):
+    kept = shutil.copytree(older_version / "run", tmp_path / "kept")
     own = yaml.safe_load((kept / "recipe.yaml").read_text())
     own["stage2"]["storage"] = f"postgresql://ann:{SECRET}@db/optuna"
     (kept / "recipe.yaml").write_text(yaml.safe_dump(own))

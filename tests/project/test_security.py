@@ -1,4 +1,4 @@
-"""SECURITY.md: each promise names tests that are there, and the page says what the code does."""
+"""SECURITY.md: each promise names tests that are there, and the page matches the code."""
 
 import ast
 import re
