@@ -103,7 +103,5 @@ def test_the_zoo_of_real_files(real_data):
     rows = read_acquisition(zoo, names)
     assert rows["lossy"].tolist() == [True, True, False, False, False, False]
     assert rows["contrast"].tolist() == [False, False, False, True, False, False]
-    assert (
-        rows.loc["CT_JPEG70.dcm", "body_part"] == "CHEST"
-        and "LOCALIZER" in rows.loc["CT_JPEG70.dcm", "image_type"]
-    )
+    assert rows.loc["CT_JPEG70.dcm", "body_part"] == "CHEST"
+    assert "LOCALIZER" in rows.loc["CT_JPEG70.dcm", "image_type"]

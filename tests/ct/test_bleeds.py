@@ -59,10 +59,8 @@ def test_blood_is_where_its_kind_occurs(bleeding):
     elif kind == "subarachnoid":
         assert anatomy.csf[mask].min() > 0.15 and anatomy.ventricles[mask].max() < 0.6
     else:
-        assert (
-            depth[mask].min() > 0
-            and 12 < 2 * np.sqrt(mask.sum((1, 2)).max() * PIXEL**2 / np.pi) < 45
-        )
+        assert depth[mask].min() > 0
+        assert 12 < 2 * np.sqrt(mask.sum((1, 2)).max() * PIXEL**2 / np.pi) < 45
 
 
 def test_oedema_is_dark_around_a_blob():
@@ -90,9 +88,8 @@ def test_a_lens_is_thick_and_a_crescent_is_long():
         bleed = dataclasses.replace(draw_bleed(rng, kind, anatomy, 5), angle=1.6, middle=13.0)
         mask = bleed_weights(anatomy, bleed)[13] > 0.5
         shape[kind] = anatomy.depth(13)[mask].max(), np.ptp(anatomy.angle[mask])
-    assert (
-        shape["epidural"][0] > shape["subdural"][0] and shape["epidural"][1] < shape["subdural"][1]
-    )
+    assert shape["epidural"][0] > shape["subdural"][0]
+    assert shape["epidural"][1] < shape["subdural"][1]
 
 
 def test_a_run_tapers_and_invisible_blood_is_left_out():

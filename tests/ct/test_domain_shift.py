@@ -65,10 +65,8 @@ def texts(findings):
 
 def test_the_ranges_are_those_of_series(ranges):
     assert ranges["slices"] == [28, 32] and ranges["step_mm"] == [2.5, 5] == ranges["thickness_mm"]
-    assert ranges["pixel_spacing_mm"] == pytest.approx([0.45, 0.528]) and ranges["brain_cm2"] == [
-        140,
-        179,
-    ]
+    assert ranges["pixel_spacing_mm"] == pytest.approx([0.45, 0.528])
+    assert ranges["brain_cm2"] == [140, 179]
     assert ranges["tilt_deg"] == [10, 20] and ranges["series"] == 1
 
 
@@ -121,7 +119,7 @@ def test_slices_that_are_not_axial_are_refused(ranges):
 
 
 @pytest.mark.parametrize("part", ["", "HEAD", "BRAIN", "HEADNECK", "SKULL"])
-def test_heads_are_heads(ranges, part):
+def test_names_of_the_head_are_accepted(ranges, part):
     assert header(table(), ranges, body_part=part) == []
 
 
@@ -157,7 +155,7 @@ def test_slices_at_one_position(ranges):
     )
 
 
-def test_lengths(ranges):
+def test_unusual_numbers_and_distances_of_slices_have_remarks(ranges):
     assert "a single slice" in texts(header(table([0.0]), ranges))
     assert "number of slices 12, training range 28 to 32" in texts(
         header(table(STEADY[:12]), ranges)
@@ -196,9 +194,8 @@ def test_slices_that_do_not_decode(ranges):
         "skull_cm2": np.where(some, np.nan, 60.0),
     }
     findings = pixel_findings(table(**bad), ranges)
-    assert [f.refuses for f in findings] == [False] and "1 of 30 slices do not decode" in findings[
-        0
-    ].what
+    assert [f.refuses for f in findings] == [False]
+    assert "1 of 30 slices do not decode" in findings[0].what
     none = pixel_findings(table(readable=False, brain_cm2=np.nan, skull_cm2=np.nan), ranges)
     assert [f.refuses for f in none] == [True] and "30 of 30" in none[0].what
 

@@ -68,9 +68,8 @@ def test_a_folder_with_such_names_is_read(odd_folder, tmp_path):
         odd_folder, names, b"key", workers=1, chunk_folder=tmp_path / "parts"
     )
     assert set(table["path"]) == set(ESCAPED.values()) and len(table) == len(ESCAPED)
-    assert refused["path"].tolist() == [r"Gr\xfc\xdfe.txt"] and refused["reason"].tolist() == [
-        "not a DICOM file"
-    ]
+    assert refused["path"].tolist() == [r"Gr\xfc\xdfe.txt"]
+    assert refused["reason"].tolist() == ["not a DICOM file"]
     assert refused["slice_id"].tolist() == [pseudonym(r"Gr\xfc\xdfe", b"key", "slice")]
     for file in Folder(odd_folder).select(table["path"]):
         assert read_hu(file)[0].shape == (3, 4)
@@ -115,9 +114,8 @@ def test_a_break_in_a_slices_file_name_through_ingest(competition, tmp_path, cap
     assert len(changed) == 2 and changed["path"].str.fullmatch(r"stage_2_train/ID_[0-9a-f]+").all()
     # beside the truncated file of every competition
     bad = pd.read_csv(tmp_path / "b" / "quarantine.csv").query("kind == 'header'")
-    assert bad["path"].tolist() == [r"stage_2_test/notes\x0aof DOE.txt"] and bad[
-        "reason"
-    ].tolist() == ["not a DICOM file"]
+    assert bad["path"].tolist() == [r"stage_2_test/notes\x0aof DOE.txt"]
+    assert bad["reason"].tolist() == ["not a DICOM file"]
     assert run.main(["status", f"--run={tmp_path / 'b'}"]) == 0
     assert "fresh" in capsys.readouterr().out
     # the digest of the folder changes

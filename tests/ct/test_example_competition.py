@@ -49,9 +49,7 @@ def hounsfield(ds):
 
 
 def along_normal(ds):
-    """Position of a slice along its normal in mm, by the cross product of DICOM PS3.3
-    C.7.6.2.1.1.
-    """
+    """Position of a slice along its normal, mm: the cross product of DICOM PS3.3 C.7.6.2.1.1."""
     row, column = np.split(np.array(ds.ImageOrientationPatient, float), 2)
     return float(np.cross(row, column) @ np.array(ds.ImagePositionPatient, float))
 
@@ -145,10 +143,8 @@ def test_geometry(files):
         steps.append(np.diff([along_normal(files[i][0]) for i in ids]))
         assert len({tuple(files[i][0].ImageOrientationPatient) for i in ids}) == 1
         tilts.append(np.degrees(np.arcsin(-files[ids[0]][0].ImageOrientationPatient[5])))
-        assert (
-            len({files[i][0].PatientID for i in ids}) == 1
-            and len({files[i][0].SeriesInstanceUID for i in ids}) == 1
-        )
+        assert len({files[i][0].PatientID for i in ids}) == 1
+        assert len({files[i][0].SeriesInstanceUID for i in ids}) == 1
     assert min(tilts) >= 0 and max(tilts) <= 25 and np.ptp(tilts) > 3
     usual = np.array([s.max() if np.median(s) < 4 else np.median(s) for s in steps])
     assert ((usual > 4.4) & (usual < 5.6)).all()
@@ -170,7 +166,8 @@ def test_truncated_file_has_a_header_but_no_pixels(example, files):
 
 def test_repaired_defects_agree_with_their_neighbours(example, files):
     defects = example[1]["defects"]
-    assert defects and sorted(defects) == sorted(
+    assert defects
+    assert sorted(defects) == sorted(
         i for i, (ds, _) in files.items() if ds.RescaleIntercept in (0, 1)
     )
     groups = studies_of(files)
@@ -181,24 +178,20 @@ def test_repaired_defects_agree_with_their_neighbours(example, files):
         at = ids.index(slice_id)
         assert files[ids[0]][0].RescaleIntercept == -1024  # the rest of the study has no defect
         neighbour = next(i for i in (ids[at - 1], ids[at + 1]) if i not in defects)
-        mine, theirs = hounsfield(ds), hounsfield(files[neighbour][0])
-        assert mine.min() >= -1000 and mine.max() > 500
-        assert np.median(np.abs(mine - theirs)) < 15
+        repaired, beside = hounsfield(ds), hounsfield(files[neighbour][0])
+        assert repaired.min() >= -1000 and repaired.max() > 500
+        assert np.median(np.abs(repaired - beside)) < 15
         unrepaired = ds.pixel_array.astype(float) + float(ds.RescaleIntercept)
-        assert np.median(np.abs(unrepaired - theirs)) > 1000
+        assert np.median(np.abs(unrepaired - beside)) > 1000
 
 
 def test_one_patient_is_in_both_sets(example, files):
-    of = {
-        flag: {ds.PatientID for ds, in_test in files.values() if in_test == flag}
-        for flag in (True, False)
-    }
-    assert of[True] & of[False] == {example[1]["shared_patient"]}
-    study = {
-        flag: {ds.StudyInstanceUID for ds, in_test in files.values() if in_test == flag}
-        for flag in (True, False)
-    }
-    assert not study[True] & study[False]
+    patients, studies = {True: set(), False: set()}, {True: set(), False: set()}
+    for ds, in_test in files.values():
+        patients[in_test].add(ds.PatientID)
+        studies[in_test].add(ds.StudyInstanceUID)
+    assert patients[True] & patients[False] == {example[1]["shared_patient"]}
+    assert not studies[True] & studies[False]
 
 
 def test_positive_slices_are_contiguous(example, files):
@@ -227,11 +220,9 @@ def test_a_study_does_not_depend_on_the_others():
     plan = plan_competition(5, 9)[3]
     make_study(plan_competition(5, 9)[1], 9, 32)
     late, alone = make_study(plan, 9, 32), make_study(plan_competition(5, 9)[3], 9, 32)
-    assert (
-        late.ids == alone.ids
-        and (late.hu == alone.hu).all()
-        and (late.labels == alone.labels).all()
-    )
+    assert late.ids == alone.ids
+    assert (late.hu == alone.hu).all()
+    assert (late.labels == alone.labels).all()
 
 
 @pytest.mark.parametrize("studies", [2, 3, 7, 30, 41])
@@ -240,9 +231,8 @@ def test_the_plan_deals_out_bleeds_and_traps(studies):
     assert [p.number for p in plans] == list(range(studies))
     assert max(1, studies // 7) <= sum(p.test for p in plans) <= max(1, studies // 5)
     assert [p.test for p in plans if p.truncated] == [False]
-    assert all(not p.signed and not p.test for p in plans if p.defects) and any(
-        p.defects for p in plans
-    )
+    assert all(not p.signed and not p.test for p in plans if p.defects)
+    assert any(p.defects for p in plans)
     assert all(len(set(p.kinds)) == len(p.kinds) for p in plans)
     both = {p.patient for p in plans if p.test} & {p.patient for p in plans if not p.test}
     assert len(both) == 1

@@ -87,9 +87,8 @@ def test_formats_round_trip(tmp_path):
     arrays = {"a": array.T, "b": np.int16([1, 2])}  # not contiguous
     write_arrays(tmp_path / "a.safetensors", arrays)
     back = read_arrays(tmp_path / "a.safetensors")
-    assert set(back) == set(arrays) and all(
-        np.array_equal(back[k], v, equal_nan=True) for k, v in arrays.items()
-    )
+    assert set(back) == set(arrays)
+    assert all(np.array_equal(back[k], v, equal_nan=True) for k, v in arrays.items())
     write_yaml(tmp_path / "y.yaml", {"b": 1, "a": [1, 2]})
     assert (tmp_path / "y.yaml").read_text().startswith("b: 1\na:")
 

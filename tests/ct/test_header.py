@@ -35,14 +35,8 @@ def test_header(tmp_path):
         ),
         KEY,
     )
-    assert header["ipp"].tolist() == [-125, -100.5, 30.25] and header["iop"].tolist() == [
-        1,
-        0,
-        0,
-        0,
-        1,
-        0,
-    ]
+    assert header["ipp"].tolist() == [-125, -100.5, 30.25]
+    assert header["iop"].tolist() == [1, 0, 0, 0, 1, 0]
     assert header == header | {
         "slice_id": "ID_00000000a",
         "patient_id": "ID_0000000b",
@@ -157,12 +151,10 @@ def test_the_reason_for_an_unreadable_header_holds_no_path_and_no_identifier(tmp
     with pytest.raises(Unreadable, match=message) as error:
         header_of(tmp_path / "a.dcm", KEY)
     reason = str(error.value)
-    assert (
-        "\n" not in reason
-        and str(tmp_path) not in reason
-        and "DOE" not in reason
-        and "ID_" not in reason
-    )
+    assert "\n" not in reason
+    assert str(tmp_path) not in reason
+    assert "DOE" not in reason
+    assert "ID_" not in reason
 
 
 def test_a_folder_or_a_missing_file_is_the_machines_fault(tmp_path):

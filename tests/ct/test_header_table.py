@@ -53,9 +53,8 @@ def test_read_headers(folder):
     table, bad = read_headers(
         folder, list_files(folder)[::-1], KEY, workers=1, progress=done.append
     )
-    assert (
-        table.index.tolist() == [f"ID_{i:09}" for i in range(5)] and table.index.name == "slice_id"
-    )
+    assert table.index.tolist() == [f"ID_{i:09}" for i in range(5)]
+    assert table.index.name == "slice_id"
     assert table["path"].tolist() == [f"s/ID_{i:09}.dcm" for i in range(5)]
     assert table["ipp_z"].tolist() == [4, 3, 2, 1, 0]
     assert set(table.columns) == set(HEADER_COLUMNS) - {"split"} | {*POSITION, *ORIENTATION}
@@ -127,12 +126,10 @@ def test_kept_chunks_are_not_read_again(folder, tmp_path, monkeypatch):
 
 def test_read_headers_of_nothing(tmp_path):
     table, bad = read_headers(tmp_path, [], KEY)
-    assert (
-        len(table) == 0
-        and len(bad) == 0
-        and "ipp_x" in table
-        and list(bad) == ["path", "slice_id", "kind", "reason"]
-    )
+    assert len(table) == 0
+    assert len(bad) == 0
+    assert "ipp_x" in table
+    assert list(bad) == ["path", "slice_id", "kind", "reason"]
 
 
 @needs_zoo

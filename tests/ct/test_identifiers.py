@@ -65,10 +65,8 @@ def test_only_the_exact_lengths_are_kept(data, tmp_path):
     digits = {"slice_id": 9, "patient_id": 8, "study_id": 10, "series_id": 10}
     for column, count in digits.items():
         assert slices[column].str.fullmatch(rf"ID_[0-9a-f]{{{count}}}|[0-9a-f]{{12}}").all(), column
-        assert (
-            slices[column].str.startswith("ID_").any()
-            and not slices[column].str.startswith("ID_").all()
-        )
+        assert slices[column].str.startswith("ID_").any()
+        assert not slices[column].str.startswith("ID_").all()
     # its labels are joined to it
     assert slices.loc[~slices["slice_id"].str.startswith("ID_"), "any"].notna().all()
     assert read_json(tmp_path / "r" / "ingest.json")["identifiers"] == EXACT_LENGTHS
@@ -81,7 +79,7 @@ def test_only_the_exact_lengths_are_kept(data, tmp_path):
 
 @pytest.mark.parametrize("left", ["ingest.json", "ingest.part/inputs.json"])
 def test_a_run_keeps_the_rule_it_was_ingested_under(data, tmp_path, left):
-    """An ingest of an older version, finished or interrupted, notes no rule: its names stay."""
+    """Files of an older ingest, finished or interrupted, hold no rule: its names stay."""
     slices = ingested(
         tmp_path / "r", data, lambda folder: write_json(folder / left, {"train_slices": 35})
     )
@@ -97,15 +95,13 @@ def test_scored_studies_follow_the_rule():
     table = table.assign(
         series_id=table["study_id"], slice_id=["ID_012345678", "ID_0123456789"]
     ).set_index("slice_id")
-    found = public_names(table, b"k").reset_index()
-    assert found["patient_id"].tolist() == ["ID_1234abcd", "patient-1"]
-    assert (
-        found["study_id"].tolist() == ["ID_0123456789", "study-1"]
-        and found["series_id"][1] == "series-1"
-    )
-    assert found["slice_id"].tolist() == ["ID_012345678", "slice-1"]
-    kept = public_names(table, LegacyKey(b"k"))
-    pd.testing.assert_frame_equal(kept, table, check_dtype=False)
+    public = public_names(table, b"k").reset_index()
+    assert public["patient_id"].tolist() == ["ID_1234abcd", "patient-1"]
+    assert public["study_id"].tolist() == ["ID_0123456789", "study-1"]
+    assert public["series_id"][1] == "series-1"
+    assert public["slice_id"].tolist() == ["ID_012345678", "slice-1"]
+    of_older_run = public_names(table, LegacyKey(b"k"))
+    pd.testing.assert_frame_equal(of_older_run, table, check_dtype=False)
 
 
 def test_a_sample_and_predictions_of_odd_names_find_their_slices(data, tmp_path):

@@ -104,11 +104,9 @@ def test_a_missing_row_is_nan(tmp_path):
 def test_a_label_that_the_whole_file_lacks_is_nan(tmp_path):
     rows = [row for row in six("ID_0", "any") + six("ID_1") if not row[0].endswith("_epidural")]
     table, _ = read_labels(write(tmp_path / "l.csv", rows))
-    assert (
-        list(table.columns) == list(LABELS)
-        and table["epidural"].isna().all()
-        and table["subdural"].notna().all()
-    )
+    assert list(table.columns) == list(LABELS)
+    assert table["epidural"].isna().all()
+    assert table["subdural"].notna().all()
 
 
 @pytest.mark.parametrize("value", ["2", "-1", "0.5", "", "nan", "yes", "inf", "True"])

@@ -84,9 +84,8 @@ def test_in_sample_predictions_alarm_against_their_test_predictions(fitted):
     assert entropy_alarm(y, out_of_fold, per_fold) == ""
     line = entropy_alarm(y, in_sample, test_p)
     loss, test = weighted_log_loss(y, in_sample), weighted_log_loss(test_p, test_p)
-    assert f"weighted log loss on train slices is {loss:.4f}" in line and line.endswith(
-        f"on test slices, {test:.4f}"
-    )
+    assert f"weighted log loss on train slices is {loss:.4f}" in line
+    assert line.endswith(f"on test slices, {test:.4f}")
     sharp = in_sample.round()  # as after memorising
     assert entropy_alarm(y, sharp, test_p).startswith("the mean entropy on train slices is 0.0000")
 
@@ -97,10 +96,8 @@ def test_one_in_sample_fold_alarms_with_its_number(fitted):
     mixed = np.where((fold == 3)[:, None], in_sample, out_of_fold)
     line = fold_alarm(y, mixed, fold, patients)
     losses = [weighted_log_loss(y[fold == k], mixed[fold == k]) for k in range(FOLDS)]
-    assert (
-        line.startswith(f"the weighted log loss of fold 3 is {losses[3]:.4f}")
-        and f"{np.median(losses):.4f}" in line
-    )
+    assert line.startswith(f"the weighted log loss of fold 3 is {losses[3]:.4f}")
+    assert f"{np.median(losses):.4f}" in line
 
 
 def test_a_loss_below_the_entropy_on_test_alarms():
@@ -118,8 +115,9 @@ def constant(y, q):
 
 
 def test_a_loss_under_a_twentieth_of_the_base_rates_entropy_alarms():
-    """A quarter of the slices positive: entropy -(.25 ln .25 + .75 ln .75) = 0.56234, a twentieth
-    of it 0.028117.
+    """A quarter of the slices is positive.
+
+    The entropy is -(.25 ln .25 + .75 ln .75) = 0.56234, a twentieth of it 0.028117.
     """
     y = np.tile([[1], [0], [0], [0]], (10, len(LABELS)))
     bar = np.exp(-0.56233514 / 20)

@@ -84,11 +84,9 @@ def test_a_fault_of_all_files_stops_and_nothing_is_kept_of_it(
     source.quarantine_unreadable = quarantine
     with pytest.raises(MachineFault, match=message) as error:
         headers(source, tmp_path / "parts")
-    assert (
-        "\n" not in str(error.value)
-        and str(tmp_path) not in str(error.value)
-        and "dcm" not in str(error.value)
-    )
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) not in str(error.value)
+    assert "dcm" not in str(error.value)
     assert "the same command continues" in str(error.value)
     assert not list((tmp_path).glob("parts/*"))
 
@@ -114,9 +112,8 @@ def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, fai
     assert len(table) == 4 and not list((tmp_path / "parts").glob("*"))
     failing(0, times=0)
     source.quarantine_unreadable = False
-    assert len(headers(source, tmp_path / "parts")[0]) == 5 and list(
-        (tmp_path / "parts").glob("*.parquet")
-    )
+    assert len(headers(source, tmp_path / "parts")[0]) == 5
+    assert list((tmp_path / "parts").glob("*.parquet"))
 
 
 @pytest.mark.parametrize("bad", [range(2, 11), range(9), range(3, 12)])
@@ -156,7 +153,7 @@ def test_many_in_a_row_that_fail_may_be_left_out_where_others_read(
     assert facts["readable"].tolist() == [number not in bad for number in range(12)]
 
 
-def test_the_only_file_may_be_left_out(source, failing):
+def test_a_file_without_neighbours_may_be_left_out(source, failing):
     failing(errno.EACCES)
     with pytest.raises(MachineFault, match="permission denied"):
         read_headers(source, NAMES[:1], KEY, workers=1)
@@ -165,7 +162,7 @@ def test_the_only_file_may_be_left_out(source, failing):
     assert table.empty and refused["reason"].tolist() == ["cannot be read: permission denied"]
 
 
-def test_pixels_and_acquisition_likewise(source, failing, tmp_path):
+def test_the_pixel_cache_and_acquisition_follow_the_same_rule(source, failing, tmp_path):
     table, _ = headers(source)
 
     def cache():
@@ -245,7 +242,7 @@ def test_a_file_that_vanishes_before_its_digest_is_the_machines_fault(tmp_path):
 
 
 def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeypatch, capsys):
-    """One line; mounted again, the same command goes on and ends as if nothing had been."""
+    """One line; with the source mounted again, the same command continues, with the same result."""
     data = shutil.copytree(competition, tmp_path / "data")
     for name in ("a", "b"):
         assert (
@@ -339,20 +336,16 @@ def test_links_to_a_disk_that_is_gone_are_files_that_cannot_be_read(source, tmp_
 def test_a_link_to_itself_costs_itself(source, tmp_path):
     os.symlink("self", tmp_path / "in" / "self")
     names = list_files(tmp_path / "in")
-    assert (
-        "self" in names
-        and Folder(tmp_path).folders() == ["in"]
-        and Folder(tmp_path / "in").folders() == []
-    )
+    assert "self" in names
+    assert Folder(tmp_path).folders() == ["in"]
+    assert Folder(tmp_path / "in").folders() == []
     table, quarantine = read_headers(Folder(tmp_path / "in"), names, KEY, workers=1)
-    assert len(table) == 5 and quarantine["reason"].tolist() == [
-        "not a DICOM file",
-        "a link that leads to itself",
-    ]
+    assert len(table) == 5
+    assert quarantine["reason"].tolist() == ["not a DICOM file", "a link that leads to itself"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
-def test_what_is_no_ordinary_file_is_in_the_quarantine_and_is_not_waited_for(
+def test_pipes_sockets_and_devices_are_quarantined_and_never_opened(
     source, tmp_path, monkeypatch, kind
 ):
     other = tmp_path / "in" / "x.dcm"
@@ -368,7 +361,8 @@ def test_what_is_no_ordinary_file_is_in_the_quarantine_and_is_not_waited_for(
     assert names == [*NAMES, "x.dcm"] and tree_digest(tmp_path / "in", names)
     assert Folder(tmp_path / "in").folders() == []
     table, quarantine = read_headers(source, names, KEY, workers=1)
-    assert len(table) == 5 and dict(zip(quarantine["path"], quarantine["reason"], strict=True)) == {
+    assert len(table) == 5
+    assert dict(zip(quarantine["path"], quarantine["reason"], strict=True)) == {
         "2.dcm": "not a DICOM file",
         "x.dcm": "no ordinary file",
     }

@@ -55,8 +55,6 @@ def test_weights_any_counts_double(case):
     assert weighted_log_loss(y, p) == pytest.approx(
         np.average(each, weights=[2, 1, 1, 1, 1, 1]), abs=1e-12
     )
-    worse = p.copy()
-    worse[:, LABELS.index("any")] = 0.5
     y0, half = np.zeros((1, 6)), np.full((1, 6), 1e-15)
     half[0, LABELS.index("any")] = 0.5
     assert weighted_log_loss(y0, half) == pytest.approx(2 * np.log(2) / 7)
@@ -109,17 +107,13 @@ def test_reliability_by_hand():
     p = np.array([0.9, 0.1, 0.2, 0.8])
     y = np.array([1, 0, 1, 1])
     mean, positive, count = reliability(y, p, bins=2)
-    assert (
-        mean == pytest.approx([0.15, 0.85])
-        and positive.tolist() == [0.5, 1.0]
-        and count.tolist() == [2, 2]
-    )
+    assert mean == pytest.approx([0.15, 0.85])
+    assert positive.tolist() == [0.5, 1.0]
+    assert count.tolist() == [2, 2]
     mean, positive, count = reliability(y, p, bins=9)
-    assert (
-        mean.tolist() == [0.1, 0.2, 0.8, 0.9]
-        and positive.tolist() == [0, 1, 1, 1]
-        and count.sum() == 4
-    )
+    assert mean.tolist() == [0.1, 0.2, 0.8, 0.9]
+    assert positive.tolist() == [0, 1, 1, 1]
+    assert count.sum() == 4
 
 
 def slow_bootstrap(values, patients, repeats, seed):

@@ -78,11 +78,9 @@ def test_measures_by_hand():
     hu = np.array([[-2000, -1, 0, 80], [81, 50, 49, 300], [301, 1000, 3000, -1000]], np.int16)
     padding, brain, skull, mean, std, blood = measure_slice(hu, 5.0)  # a pixel has 0.25 cm2
     assert (padding, brain, skull) == (-2000, 4 * 0.25, 3 * 0.25)
-    assert (
-        mean == pytest.approx(44.75)
-        and std == pytest.approx(np.std([0, 80, 50, 49]))
-        and blood == 0.5
-    )
+    assert mean == pytest.approx(44.75)
+    assert std == pytest.approx(np.std([0, 80, 50, 49]))
+    assert blood == 0.5
     assert measure_slice(hu, np.nan)[1:3] == (4, 3)
 
 
@@ -268,7 +266,7 @@ def test_a_flipped_bit_of_a_slice_is_noticed_before_it_is_decoded(cache):
     assert pd.read_parquet(cache_reader.folder / "checksums.parquet")["crc32"].tolist()[:3] == [
         zlib.crc32(blob) for blob in blobs(cache_reader.folder, index)[:3]
     ]
-    # among the values of the second slice: blosc2 sees nothing there
+    # among the values of the second slice, where blosc2 detects nothing
     data[index["offset"].iloc[4] + 60] ^= 1
     shard.write_bytes(data)
     out = np.full((1, 16, 16), 12345, np.int16)
@@ -305,10 +303,10 @@ def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, mo
         pd.read_parquet(record_path).drop(columns="crc32").to_parquet(record_path)
     monkeypatch.setattr(writer, "read_hu", lambda file: pytest.fail("a shard was written anew"))
     again()
-    ours, theirs = (
+    upgraded, original = (
         (folder / "checksums.parquet").read_bytes() for folder in (tmp_path / "c", cache[0].folder)
     )
-    assert ours == theirs
+    assert upgraded == original
 
 
 def test_a_missing_shard_is_named(cache):
@@ -420,8 +418,8 @@ def test_several_threads_read_at_once(cache):
     cache_reader, expected = PixelCache(cache[0].folder, 3), cache[2]
     rng = np.random.default_rng(0)
     with ThreadPoolExecutor(8) as pool:
-        asked = [rng.integers(0, 7, rng.integers(0, 40)) for _ in range(60)]
-        for numbers, result in zip(asked, pool.map(cache_reader.read, asked), strict=True):
+        requests = [rng.integers(0, 7, rng.integers(0, 40)) for _ in range(60)]
+        for numbers, result in zip(requests, pool.map(cache_reader.read, requests), strict=True):
             np.testing.assert_array_equal(result, expected[numbers])
 
 

@@ -50,13 +50,8 @@ def test_a_row_of_empty_cells_is_left_out(tmp_path, wide):
     wide.loc[1, list(LABELS)] = np.nan
     for name in ("p.csv", "p.parquet"):
         predictions = read_predictions(written(wide, tmp_path / name), "oof")
-        assert list(predictions["slice_id"]) == ["1.2.0", "1.2.2", "1.2.3"] and list(
-            predictions.index
-        ) == [
-            0,
-            1,
-            2,
-        ]
+        assert list(predictions["slice_id"]) == ["1.2.0", "1.2.2", "1.2.3"]
+        assert list(predictions.index) == [0, 1, 2]
 
 
 def test_a_table_may_have_a_row_per_slice_and_fold(tmp_path, wide):

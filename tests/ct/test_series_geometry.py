@@ -61,8 +61,8 @@ def test_gaps_do_not_cross_series():
     wide = wide_gaps(series("x", positions))
     gaps = np.diff(positions)
     for i, gap in enumerate(gaps):
-        beside = [gaps[j] for j in (i - 1, i + 1) if 0 <= j < len(gaps)]
-        slow.append(gap > 1.5 * max(beside))
+        adjacent = [gaps[j] for j in (i - 1, i + 1) if 0 <= j < len(gaps)]
+        slow.append(gap > 1.5 * max(adjacent))
     assert list(wide[1:]) == slow and any(slow) and not wide[0]
 
 

@@ -60,10 +60,8 @@ def test_nine_people_under_one_uid_keep_nine_groups():
     for name in ("study_id", "series_id"):
         pairs = separated[["patient_id", name]].drop_duplicates()
         assert len(pairs) == pairs[name].nunique() == 9
-        assert (
-            pairs[name].str.fullmatch("[0-9a-f]{12}").all()
-            and not pairs[name].isin(table[name]).any()
-        )
+        assert pairs[name].str.fullmatch("[0-9a-f]{12}").all()
+        assert not pairs[name].isin(table[name]).any()
     assert len(set(fold_groups(separated))) == 9
     assert len(set(fold_groups(table))) == 1  # without the separation
     again, _ = separate_patients(table.sample(frac=1, random_state=5), KEY)
@@ -140,7 +138,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_all_else_is_unclear(name):
+def test_other_positions_are_unclear(name):
     table = header(*UNKNOWN[name])
     separated, verdicts = separate_patients(table, KEY)
     assert set(verdicts) == {UNCLEAR}
@@ -176,18 +174,15 @@ def test_one_persons_series_joins_its_studies():
     )
     separated, verdicts = separate_patients(table, KEY)
     groups = pd.Series(fold_groups(separated), index=separated.index)
-    assert set(groups[separated["patient_id"] == "B"]) == {"A"} and set(
-        groups[separated["patient_id"] == "C"]
-    ) == {"C"}
+    assert set(groups[separated["patient_id"] == "B"]) == {"A"}
+    assert set(groups[separated["patient_id"] == "C"]) == {"C"}
     assert set(verdicts[(separated["patient_id"] == "C").to_numpy()]) == {""}
     # of each study, the first
     numbered = header(*(part(f"P{n}", grid(n, 20), study=f"S{n}", series="1") for n in range(4)))
     separated, verdicts = separate_patients(numbered, KEY)
-    assert (
-        set(verdicts) == {""}
-        and len(set(fold_groups(separated))) == 4
-        and separated["study_id"].equals(numbered["study_id"])
-    )
+    assert set(verdicts) == {""}
+    assert len(set(fold_groups(separated))) == 4
+    assert separated["study_id"].equals(numbered["study_id"])
 
 
 def test_studies_of_one_patient_are_unchanged():
@@ -200,15 +195,12 @@ def test_studies_of_one_patient_are_unchanged():
 
 
 def test_regular_series():
-    assert (
-        is_regular(grid(0, 3))
-        and not is_regular(grid(0, 2))
-        and not is_regular(np.array([0.0, 5.0, 12.0]))
-    )
+    assert is_regular(grid(0, 3))
+    assert not is_regular(grid(0, 2))
+    assert not is_regular(np.array([0.0, 5.0, 12.0]))
     assert is_regular(grid(0, 4)) and not is_regular(np.array([0.0, 1.0, 5.0, 12.0]))
-    assert is_regular(np.delete(grid(0, 20), 7)) and is_regular(
-        np.concatenate([grid(0, 9, 2.5), grid(25, 9)])
-    )
+    assert is_regular(np.delete(grid(0, 20), 7))
+    assert is_regular(np.concatenate([grid(0, 9, 2.5), grid(25, 9)]))
     assert is_regular(np.repeat(grid(0, 10), 2))
     assert not is_regular(np.sort(np.random.default_rng(0).uniform(0, 100, 20)))
     assert not is_regular(np.cumsum(np.arange(10.0)))

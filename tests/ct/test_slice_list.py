@@ -62,26 +62,20 @@ def test_a_slice_list_gives_the_columns_of_headers(tmp_path, name):
     )
     slices = read_slice_list(written(table, tmp_path / name), KEY)
     assert set(slices) == {*HEADER_COLUMNS, *POSITION, *ORIENTATION, *LABELS, "fold"}
-    assert (
-        list(slices["split"]) == ["train"] * 8 + ["test"] * 4
-        and slices.loc["ID_000001001", "any"] == 1
-    )
+    assert list(slices["split"]) == ["train"] * 8 + ["test"] * 4
+    assert slices.loc["ID_000001001", "any"] == 1
     assert slices.loc["ID_000000003", list(POSITION)].tolist() == [-125, -10.5, 15]
-    assert (
-        slices["window_center"].unique() == [40]
-        and slices["intercept"].unique() == [-1024]
-        and slices["slope"].isna().all()
-    )
+    assert slices["window_center"].unique() == [40]
+    assert slices["intercept"].unique() == [-1024]
+    assert slices["slope"].isna().all()
     assert slices["fold"].dropna().tolist() == [0] * 4 + [1] * 4
     assert order_slices(slices).groupby("series_id")["place"].max().tolist() == [3, 3, 3]
 
 
 def test_other_identifiers_become_pseudonyms(tmp_path):
     slices = read_slice_list(written(slice_list(PatientID="DOE^JANE"), tmp_path / "s.csv"), KEY)
-    assert (
-        slices["patient_id"].str.fullmatch("[0-9a-f]{12}").all()
-        and slices["patient_id"].nunique() == 1
-    )
+    assert slices["patient_id"].str.fullmatch("[0-9a-f]{12}").all()
+    assert slices["patient_id"].nunique() == 1
     assert slices.index[0] == "ID_000000000"
 
 

@@ -68,30 +68,34 @@ def slow_order(table):
 
 
 def assert_matches_loop(table):
-    got, want = order_slices(table), slow_order(table)
-    check_slice_table(got)
-    assert len(got) == len(table)
-    np.testing.assert_array_equal(got["place"], [want[i][0] for i in got.index])
-    np.testing.assert_allclose(got["position_mm"], [want[i][1] for i in got.index], atol=2e-3)
-    np.testing.assert_allclose(got["gap_below_mm"], [want[i][2] for i in got.index], atol=2e-3)
+    ordered, expected = order_slices(table), slow_order(table)
+    check_slice_table(ordered)
+    assert len(ordered) == len(table)
+    np.testing.assert_array_equal(ordered["place"], [expected[i][0] for i in ordered.index])
+    np.testing.assert_allclose(
+        ordered["position_mm"], [expected[i][1] for i in ordered.index], atol=2e-3
+    )
+    np.testing.assert_allclose(
+        ordered["gap_below_mm"], [expected[i][2] for i in ordered.index], atol=2e-3
+    )
 
 
 def test_order_and_gaps_by_hand():
-    got = order_slices(series(list("cab"), [10, 0, 5.5]))
-    assert got.index.tolist() == ["a", "b", "c"]
-    assert got["position_mm"].tolist() == [0, 5.5, 10]
-    assert got["place"].tolist() == [0, 1, 2]
-    assert got["series_slices"].tolist() == [3, 3, 3]
-    np.testing.assert_array_equal(got["gap_below_mm"], [np.nan, 5.5, 4.5])
-    np.testing.assert_array_equal(got["gap_above_mm"], [5.5, 4.5, np.nan])
-    assert got["tilt_deg"].tolist() == [0, 0, 0] and not got["mixed_orientation"].any()
-    assert list(got.columns) == [*SERIES, *GEOMETRY_COLUMNS]
+    ordered = order_slices(series(list("cab"), [10, 0, 5.5]))
+    assert ordered.index.tolist() == ["a", "b", "c"]
+    assert ordered["position_mm"].tolist() == [0, 5.5, 10]
+    assert ordered["place"].tolist() == [0, 1, 2]
+    assert ordered["series_slices"].tolist() == [3, 3, 3]
+    np.testing.assert_array_equal(ordered["gap_below_mm"], [np.nan, 5.5, 4.5])
+    np.testing.assert_array_equal(ordered["gap_above_mm"], [5.5, 4.5, np.nan])
+    assert ordered["tilt_deg"].tolist() == [0, 0, 0] and not ordered["mixed_orientation"].any()
+    assert list(ordered.columns) == [*SERIES, *GEOMETRY_COLUMNS]
 
 
 def test_order_follows_the_normal_where_it_differs_from_raw_z():
-    got = order_slices(series(["low", "high"], [(0, 0, 0), (0, 100, -1)], tilted(20)))
-    assert got.index.tolist() == ["low", "high"]
-    assert got["position_mm"].tolist() == pytest.approx(
+    ordered = order_slices(series(["low", "high"], [(0, 0, 0), (0, 100, -1)], tilted(20)))
+    assert ordered.index.tolist() == ["low", "high"]
+    assert ordered["position_mm"].tolist() == pytest.approx(
         [0, 100 * math.sin(math.radians(20)) - math.cos(math.radians(20))], abs=1e-3
     )
     assert order_slices(
@@ -103,16 +107,16 @@ def test_order_follows_the_normal_where_it_differs_from_raw_z():
 @pytest.mark.parametrize("turn", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
 def test_tilt_and_order_do_not_depend_on_the_sign_of_the_normal(degrees, turn):
     iop = np.array(tilted(degrees)) * np.repeat(turn, 3)
-    got = order_slices(series(list("ab"), [7, 2], tuple(iop)))
-    assert got.index.tolist() == ["b", "a"]
-    assert got["tilt_deg"].tolist() == pytest.approx([abs(degrees)] * 2, abs=1e-4)
+    ordered = order_slices(series(list("ab"), [7, 2], tuple(iop)))
+    assert ordered.index.tolist() == ["b", "a"]
+    assert ordered["tilt_deg"].tolist() == pytest.approx([abs(degrees)] * 2, abs=1e-4)
 
 
 def test_mixed_orientations_keep_the_order():
     flipped = (-1, 0, 0, 0, 1, 0)  # the same plane from the other side
-    got = order_slices(series(list("abcd"), [0, 5, 10, 15], [AXIAL, flipped, flipped, AXIAL]))
-    assert got.index.tolist() == list("abcd")
-    assert got["mixed_orientation"].all() and (got["tilt_deg"] == 0).all()
+    ordered = order_slices(series(list("abcd"), [0, 5, 10, 15], [AXIAL, flipped, flipped, AXIAL]))
+    assert ordered.index.tolist() == list("abcd")
+    assert ordered["mixed_orientation"].all() and (ordered["tilt_deg"] == 0).all()
 
 
 @pytest.mark.parametrize(("degrees", "mixed"), [(0.9, False), (1.1, True)])
@@ -123,24 +127,24 @@ def test_orientations_that_differ_by_more_than_a_degree_are_mixed(degrees, mixed
             series(["x"], [1], name="other"),
         ]
     )
-    got = order_slices(table)
-    assert (got["mixed_orientation"] == (mixed & (got["series_id"] == "r"))).all()
+    ordered = order_slices(table)
+    assert (ordered["mixed_orientation"] == (mixed & (ordered["series_id"] == "r"))).all()
 
 
 def test_coronal_slices_are_ordered_to_the_back_however_their_tags_are_rounded():
     iops = [(1, 0, 0, 0, sign * 1e-4, -1) for sign in (1, -1, 1, -1, -1)]
-    got = order_slices(series(list("edcba"), [(0, y, 0) for y in (4, 3, 2, 1, 0)], iops))
-    assert got["position_mm"].tolist() == pytest.approx([0, 1, 2, 3, 4], abs=1e-3)
-    assert got.index.tolist() == list("abcde")
-    np.testing.assert_allclose(got["tilt_deg"], 90, atol=0.01)
+    ordered = order_slices(series(list("edcba"), [(0, y, 0) for y in (4, 3, 2, 1, 0)], iops))
+    assert ordered["position_mm"].tolist() == pytest.approx([0, 1, 2, 3, 4], abs=1e-3)
+    assert ordered.index.tolist() == list("abcde")
+    np.testing.assert_allclose(ordered["tilt_deg"], 90, atol=0.01)
 
 
 def test_duplicate_positions_are_ordered_by_slice_id_in_any_order_of_the_rows():
     table = series(list("dbeac"), [5, 5.0000001, 0, 5, 10])
     for seed in range(5):
-        got = order_slices(table.sample(frac=1, random_state=seed))
-        assert got.index.tolist() == ["e", "a", "b", "d", "c"]
-        assert got["gap_below_mm"].tolist()[1:] == [5, 0, 0, 5]
+        ordered = order_slices(table.sample(frac=1, random_state=seed))
+        assert ordered.index.tolist() == ["e", "a", "b", "d", "c"]
+        assert ordered["gap_below_mm"].tolist()[1:] == [5, 0, 0, 5]
 
 
 def test_series_and_splits_never_mix():
@@ -152,12 +156,12 @@ def test_series_and_splits_never_mix():
             series(["o1"], [5], study="other", name="r1"),
         ]
     )
-    got = order_slices(table.sample(frac=1, random_state=0))
-    assert got.index.tolist() == ["o1", "t1", "a1", "a2", "b1", "b2"]
-    assert got["place"].tolist() == [0, 0, 0, 1, 0, 1]
-    assert got["series_slices"].tolist() == [1, 1, 2, 2, 2, 2]
-    np.testing.assert_array_equal(got["gap_below_mm"], [np.nan, np.nan, np.nan, 20, np.nan, 20])
-    np.testing.assert_array_equal(got["gap_above_mm"], [np.nan, np.nan, 20, np.nan, 20, np.nan])
+    ordered = order_slices(table.sample(frac=1, random_state=0))
+    assert ordered.index.tolist() == ["o1", "t1", "a1", "a2", "b1", "b2"]
+    assert ordered["place"].tolist() == [0, 0, 0, 1, 0, 1]
+    assert ordered["series_slices"].tolist() == [1, 1, 2, 2, 2, 2]
+    np.testing.assert_array_equal(ordered["gap_below_mm"], [np.nan, np.nan, np.nan, 20, np.nan, 20])
+    np.testing.assert_array_equal(ordered["gap_above_mm"], [np.nan, np.nan, 20, np.nan, 20, np.nan])
 
 
 def test_random_series_match_a_slow_loop():
@@ -197,9 +201,9 @@ def test_other_columns_stay_with_their_slice_and_the_input_is_unchanged():
 
 
 def test_a_table_without_rows():
-    got = order_slices(series(["a"], [0]).iloc[:0])
-    assert len(got) == 0 and set(GEOMETRY_COLUMNS) <= set(got.columns)
-    check_slice_table(got)
+    ordered = order_slices(series(["a"], [0]).iloc[:0])
+    assert len(ordered) == 0 and set(GEOMETRY_COLUMNS) <= set(ordered.columns)
+    check_slice_table(ordered)
 
 
 @pytest.mark.parametrize(

@@ -107,11 +107,9 @@ def test_files_of_archivers_and_names_that_lead_elsewhere_are_left_out(data, tmp
         ):
             archive.writestr(name, "x")
     everything = Folder(data).all_files()
-    assert (
-        set(expected) < set(everything)
-        and "stage_2_train.csv" in everything
-        and "__MACOSX" not in "".join(everything)
-    )
+    assert set(expected) < set(everything)
+    assert "stage_2_train.csv" in everything
+    assert "__MACOSX" not in "".join(everything)
     assert open_zip(tmp_path / "data.zip").all_files() == everything
     competition = find_competition(tmp_path / "data.zip")
     assert competition.root == tmp_path / "data.zip"
@@ -214,9 +212,8 @@ def test_head_returns_whether_it_is_the_whole_file(tmp_path):
     for file, empty in files:
         head, whole = file.head(10)  # of a zip, that many packed bytes
         assert bytes(range(5)) == head[:5] and len(head) <= 10 and not whole
-        assert file.head(101) == (bytes(range(100)), True) and file.open().read() == bytes(
-            range(100)
-        )
+        assert file.head(101) == (bytes(range(100)), True)
+        assert file.open().read() == bytes(range(100))
         assert empty.head(10) == (b"", True) and empty.open().read() == b""
 
 
@@ -248,9 +245,8 @@ def test_damage_behind_the_header_costs_the_pixels_alone(tmp_path, method):
     assert len(table) == 1 and bad.empty
     assert refused(source.file(name)).startswith("damaged in the zip archive: ")
     facts = write_cache(tmp_path / "cache", source, table, 16, workers=1)
-    assert not facts["readable"].iloc[0] and facts["reason"].iloc[0].startswith(
-        "damaged in the zip archive: "
-    )
+    assert not facts["readable"].iloc[0]
+    assert facts["reason"].iloc[0].startswith("damaged in the zip archive: ")
 
 
 @pytest.mark.parametrize(
@@ -362,10 +358,8 @@ def test_a_member_that_unpacks_beyond_any_slice_is_refused_before_it_takes_memor
     source = open_zip(pack(tmp_path / "z", tmp_path / "z.zip"))
     with pytest.raises(Unreadable, match="bytes make 69206016, which no slice does"):
         source.file("a.dcm").open()
-    assert (
-        len(source.file("a.dcm").head(300)[0]) == 300
-        and source.file("b.dcm").open().read() == b"b" * 900
-    )
+    assert len(source.file("a.dcm").head(300)[0]) == 300
+    assert source.file("b.dcm").open().read() == b"b" * 900
 
 
 @pytest.mark.parametrize("field", ["offset", "packed", "size"])
@@ -378,9 +372,8 @@ def test_zip64_numbers_beyond_any_disk_cost_their_member_alone(tmp_path, field, 
     raw, name = bytearray(archive.read_bytes()), b"b.dcm"
     # of the last entry: size, packed, offset, 8 bytes each
     extra = raw.rindex(b"PK\x01\x02") + 46 + len(name) + 4
-    assert raw[extra - 4 - len(name) : extra - 4] == name and raw[extra : extra + 8] == (
-        900
-    ).to_bytes(8, "little")
+    assert raw[extra - 4 - len(name) : extra - 4] == name
+    assert raw[extra : extra + 8] == (900).to_bytes(8, "little")
     at = extra + 8 * ("size", "packed", "offset").index(field)
     raw[at : at + 8] = (2**64 - 1).to_bytes(8, "little")
     archive.write_bytes(raw)

@@ -55,10 +55,8 @@ def test_a_table_without_rows_is_read_back(tmp_path):
     write_sheet(
         tmp_path / "a.csv", pd.DataFrame(columns=["path", "reason"], dtype=str), index=False
     )
-    assert (
-        list(read_sheet(tmp_path / "a.csv")) == ["path", "reason"]
-        and read_sheet(tmp_path / "a.csv").empty
-    )
+    assert list(read_sheet(tmp_path / "a.csv")) == ["path", "reason"]
+    assert read_sheet(tmp_path / "a.csv").empty
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022])
@@ -129,6 +127,5 @@ def test_an_unfinished_ingest_is_its_owners_alone(competition, tmp_path, monkeyp
         assert run.main(["ingest", f"--run={tmp_path / 'r'}", "--workers=1"]) == 130
     finally:
         os.umask(before)
-    assert mode(tmp_path / "r/ingest.part") == 0o700 and any(
-        (tmp_path / "r/ingest.part").rglob("*.parquet")
-    )
+    assert mode(tmp_path / "r/ingest.part") == 0o700
+    assert any((tmp_path / "r/ingest.part").rglob("*.parquet"))

@@ -170,7 +170,7 @@ def test_nonsense_in_a_tag_that_a_slice_does_not_need_is_nan(tmp_path, tag, vr, 
     assert np.isnan(header_of(tmp_path / "a", b"key")[column])
 
 
-def test_frames_that_are_no_number_are_one(tmp_path):
+def test_a_malformed_number_of_frames_counts_as_one(tmp_path):
     raw = slice_bytes(PIXELS, NumberOfFrames=1)
     (tmp_path / "a").write_bytes(with_element(raw, FRAMES, b"IS", b"abc "))
     assert read_hu(tmp_path / "a")[0].shape == (3, 4)
@@ -224,7 +224,7 @@ def test_a_deflated_data_set_is_inflated_within_bounds(tmp_path, monkeypatch):
             read(tmp_path / "a")
 
 
-def test_a_deflated_data_set_hidden_behind_much_is_not_inflated_by_pydicom(tmp_path):
+def test_a_deflated_data_set_behind_long_meta_information_is_not_inflated_by_pydicom(tmp_path):
     raw = deflated()
     at = raw.index(b"\x02\x00\x10\x00UI")
     stuffing = b"".join(element((2, 0x102), b"UI", b"1" * 60_000) for _ in range(2))
@@ -247,7 +247,7 @@ def test_a_file_of_gigabytes_is_refused_by_its_size(tmp_path):
     assert file_reader.MAX_FILE_BYTES > 4096 * 4096 * 8
 
 
-def test_a_header_without_end_is_not_read_to_it(tmp_path):
+def test_a_header_is_read_up_to_a_limit(tmp_path):
     raw = slice_bytes(PIXELS, NumberOfFrames=1)  # not plain: pydicom reads it
     at = raw.index(b"\x20\x00\x32\x00DS")
     stuffing = element((0x19, 0x1001), b"UN", bytes(dataset_parser.MAX_HEADER_BYTES), long=True)

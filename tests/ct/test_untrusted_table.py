@@ -70,10 +70,8 @@ def test_csv_files_of_the_data_folder_may_be_compressed(packing, tmp_path):
     for name in ("stage_2_train.csv", "stage_2_sample_submission.csv"):
         (tmp_path / (name + packing)).write_bytes(pack[packing](TEXT))
     competition = find_competition(tmp_path)
-    assert (
-        len(read_labels(competition.labels_csv)[0]) == 3
-        and len(read_sample(competition.sample_csv)[0]) == 18
-    )
+    assert len(read_labels(competition.labels_csv)[0]) == 3
+    assert len(read_sample(competition.sample_csv)[0]) == 18
 
 
 BAD_CSV = {
@@ -105,11 +103,9 @@ def test_a_file_that_is_no_csv_is_one_printable_line(name, tmp_path):
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(InputError, match=expected) as caught:
         read_id_csv(tmp_path / name)
-    assert (
-        str(caught.value).isprintable()
-        and name in str(caught.value)
-        and len(str(caught.value)) < 400
-    )
+    assert str(caught.value).isprintable()
+    assert name in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("name", ["l.csv.gz", "zip_called.csv"])

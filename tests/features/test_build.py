@@ -39,7 +39,7 @@ def fitted(case):
 def rows_of(fitted, rows):
     return {
         "markov_logits": fitted["markov_logits"][rows],
-        "probe_logits": {model: own[rows] for model, own in fitted["probe_logits"].items()},
+        "probe_logits": {model: logits[rows] for model, logits in fitted["probe_logits"].items()},
     }
 
 

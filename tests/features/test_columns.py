@@ -78,9 +78,8 @@ def test_a_model_may_be_called_like_a_family():
 def test_every_feature_is_described():
     names = feature_names(MODELS, RICH)
     lines = {name: describe(name) for name in names}
-    assert len(set(lines.values())) == len(lines) and not [
-        line for line in lines.values() if "{" in line or "\n" in line
-    ]
+    assert len(set(lines.values())) == len(lines)
+    assert not [line for line in lines.values() if "{" in line or "\n" in line]
     for name, line in {
         "any": "logit of any, mean over the CNNs",
         "any_z-1": "logit of any, 1 slice below",

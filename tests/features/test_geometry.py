@@ -25,7 +25,7 @@ def column(table, name):
     return columns[:, names.index(name)]
 
 
-def test_by_hand():
+def test_values_computed_by_hand():
     table = slice_table(
         ("train", "a", [-10, -5, 2.5, 10]), ("train", "b", [100, 104]), tilt_deg=[1, 2, 3, 4, 5, 6]
     )

@@ -82,7 +82,7 @@ def test_labels_of_a_patient_never_reach_their_own_rows(case, part):
     before, *_ = cross_fit_probe(x, y, patients)
     after, *_ = cross_fit_probe(x, np.where(own[:, None], 1 - y, y), patients)
     np.testing.assert_array_equal(before[own], after[own])
-    assert (before[~own] != after[~own]).all()  # the test would see a leak
+    assert (before[~own] != after[~own]).all()  # the test would detect a leak
 
 
 def test_new_rows_of_a_known_patient_get_the_probe_without_the_patients_part(case):

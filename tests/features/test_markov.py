@@ -116,12 +116,10 @@ def simulate(rng, series=300, slices=30, share=0.2, rate=0.03, alike=False):
 def test_the_fit_recovers_rate_and_share():
     table, y, x = simulate(np.random.default_rng(0))
     (chain,) = fit_chains(table, x[:, None], y[:, None])
-    assert chain.share == pytest.approx(0.2, rel=0.15) and chain.rate == pytest.approx(
-        0.03, rel=0.15
-    )
-    assert chain.first == pytest.approx((y[::30].sum() + 1) / 302) and expit(
-        chain.prior
-    ) == pytest.approx(y.mean(), abs=1e-3)
+    assert chain.share == pytest.approx(0.2, rel=0.15)
+    assert chain.rate == pytest.approx(0.03, rel=0.15)
+    assert chain.first == pytest.approx((y[::30].sum() + 1) / 302)
+    assert expit(chain.prior) == pytest.approx(y.mean(), abs=1e-3)
     known = LogisticRegression(C=1e6).fit(x[:, None], y)
     assert chain.slope == pytest.approx(known.coef_[0, 0], rel=0.02)
     assert chain.intercept == pytest.approx(known.intercept_[0], abs=0.02)
@@ -171,7 +169,7 @@ def test_labels_of_a_fold_never_reach_its_rows(k):
         table, logits, np.where(fold[:, None] == k, 1 - six, six), fold, 3
     )
     np.testing.assert_array_equal(before[fold == k], after[fold == k])
-    assert (before[fold != k] != after[fold != k]).mean() > 0.9  # the test would see a leak
+    assert (before[fold != k] != after[fold != k]).mean() > 0.9  # the test would detect a leak
     assert chains[k] == others[k] and chains[3] != others[3]
 
 

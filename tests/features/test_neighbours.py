@@ -20,7 +20,7 @@ NAN = np.nan
 
 
 def slow_neighbours(table, logits, reach):
-    """The same, with each slice found by its series and place."""
+    """The logits of the neighbours, each found by its series and place."""
     keys = list(
         zip(table["split"], table["study_id"], table["series_id"], table["place"], strict=True)
     )
@@ -39,7 +39,7 @@ def slow_neighbours(table, logits, reach):
 
 
 def slow_smooth(table, logits, width):
-    """The same slice by slice over its whole series."""
+    """The Gaussian means, slice by slice over the whole series."""
     result = np.full(logits.shape, NAN)
     for n in range(len(table)):
         here = table.iloc[n]
@@ -138,10 +138,8 @@ def test_differences_are_the_slice_minus_its_neighbour(pair):
     logits = (logits**2).astype(np.float32)
     logits[5] = NAN
     columns, names = difference_features(table, logits, ("any", "epidural"), 2)
-    assert (
-        names[::2] == ["any_dz-1", "any_dz+1", "any_dz-2", "any_dz+2"]
-        and columns.dtype == np.float32
-    )
+    assert names[::2] == ["any_dz-1", "any_dz+1", "any_dz-2", "any_dz+2"]
+    assert columns.dtype == np.float32
     by_name = dict(zip(names, columns.T, strict=True))
     np.testing.assert_array_equal(
         by_name["any_dz-1"], [NAN, 121 - 100, 144 - 121, NAN, NAN, NAN, NAN]
@@ -164,9 +162,8 @@ def test_each_label_is_smoothed_at_its_own_width():
         expected, _ = smooth_features(table, logits[:, [j]], (label,), (BEST_MM[label],))
         np.testing.assert_array_equal(columns[:, j], expected[:, 0])
     # slices of 5 mm
-    assert BEST_MM["epidural"] == pytest.approx(14.5) and BEST_MM[
-        "intraventricular"
-    ] == pytest.approx(2.75)
+    assert BEST_MM["epidural"] == pytest.approx(14.5)
+    assert BEST_MM["intraventricular"] == pytest.approx(2.75)
 
 
 def test_series_starts(pair):

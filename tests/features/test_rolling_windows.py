@@ -49,10 +49,8 @@ def test_rolling_against_a_slow_loop(case):
 def test_one_sided_against_a_slow_loop(case):
     table, logits = case
     columns, names = sided_features(table, logits, ("a", "b"))
-    assert (
-        names[::2] == ["a_below_mean", "a_below_std", "a_above_mean", "a_above_std"]
-        and columns.dtype == np.float32
-    )
+    assert names[::2] == ["a_below_mean", "a_below_std", "a_above_mean", "a_above_std"]
+    assert columns.dtype == np.float32
     series, place, expected = (
         series_of(table),
         table["place"].to_numpy(),
@@ -75,7 +73,7 @@ def test_one_sided_against_a_slow_loop(case):
     np.testing.assert_allclose(columns, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_by_hand():
+def test_values_computed_by_hand():
     table = slice_table(("train", "a", [0, 5, 10]), ("train", "b", [0]), ("test", "a", [0, 5]))
     columns, names = sided_features(table, np.float32([[1], [3], [8], [7], [5], [6]]), ("any",))
     by_name = dict(zip(names, columns.T, strict=True))

@@ -12,7 +12,7 @@ NAN = np.nan
 
 
 def slow_study(table, logits):
-    """The same label by label with plain Python."""
+    """The study features, label by label in plain Python."""
     result = np.full((len(table), len(STUDY_KINDS) * logits.shape[1]), NAN)
     position = table["position_mm"].to_numpy()
     studies = list(zip(table["split"], table["study_id"], strict=True))
@@ -79,7 +79,7 @@ def test_against_a_slow_loop(seed):
     np.testing.assert_allclose(columns, slow_study(table, logits), rtol=1e-4, atol=1e-4)
 
 
-def test_by_hand():
+def test_values_computed_by_hand():
     table = slice_table(("train", "a", [0, 5, 10, 12.5]), ("train", "b", [100, 105]))
     columns, names = study_features(table, np.float32([[-1], [4], [2], [0], [-9], [-7]]), ("any",))
     by_name = dict(zip(names, columns.T, strict=True))
@@ -104,15 +104,8 @@ def test_a_study_without_any_logit_is_nan():
     table = slice_table(("train", "a", [0, 5]), ("train", "b", [0]))
     columns, _ = study_features(table, np.float32([[NAN, 1], [NAN, 2], [3, NAN]]), ("x", "y"))
     assert np.isnan(columns[:2, 0::2]).all() and not np.isnan(columns[:2, 1::2]).any()
-    assert np.isnan(columns[2, 1::2]).all() and columns[2, 0::2][:-1].tolist() == [
-        3,
-        3,
-        0,
-        3,
-        1,
-        0,
-        0,
-    ]
+    assert np.isnan(columns[2, 1::2]).all()
+    assert columns[2, 0::2][:-1].tolist() == [3, 3, 0, 3, 1, 0, 0]
     assert np.isnan(columns[2, -2])  # a series of one slice has no height
 
 
@@ -122,18 +115,13 @@ def test_two_series_of_a_study_share_its_summaries():
     )
     columns, names = study_features(table, np.float32([[1], [2], [3], [9], [4]]), ("any",))
     by_name = dict(zip(names, columns.T, strict=True))
-    assert by_name["any_study_max"].tolist() == [9] * 5 and by_name["any_peak_mm"].tolist() == [
-        -60,
-        -55,
-        -10,
-        0,
-        10,
-    ]
+    assert by_name["any_study_max"].tolist() == [9] * 5
+    assert by_name["any_peak_mm"].tolist() == [-60, -55, -10, 0, 10]
     assert by_name["any_peak_rel"].tolist() == [0.5] * 5
 
 
 def slow_others(table, logits):
-    """The same study by study."""
+    """The features of other studies, study by study in plain Python."""
     studies = list(zip(table["split"], table["patient_id"], table["study_id"], strict=True))
     best = {}
     for study in set(studies):
@@ -175,10 +163,8 @@ def test_other_studies_against_a_slow_loop(seed):
     logits = rng.normal(size=(len(table), 2)).astype(np.float32)
     logits[rng.random(logits.shape) < 0.4] = NAN
     columns, names = other_study_features(table, logits, ("a", "b"))
-    assert (
-        names == [f"{name}_{kind}" for kind in OTHER_KINDS for name in ("a", "b")]
-        and columns.dtype == np.float32
-    )
+    assert names == [f"{name}_{kind}" for kind in OTHER_KINDS for name in ("a", "b")]
+    assert columns.dtype == np.float32
     expected = slow_others(table, logits)
     assert np.isnan(expected).any() and not np.isnan(expected).all()
     np.testing.assert_allclose(columns, expected, rtol=1e-5)
