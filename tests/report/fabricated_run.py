@@ -1,4 +1,4 @@
-"""A run folder whose artifacts are made up: all that the report reads, without the stages."""
+"""A run folder with invented artifacts: all files that the report reads, without the stages."""
 
 import shutil
 

@@ -75,7 +75,7 @@ def test_the_page_of_one_study(browser, page):
 
 @pytest.mark.parametrize("width", browser_steps.SIZES)
 def test_the_page_of_scores(browser, page, competition, width, tmp_path):
-    """It scrolls, too; it has neither errors nor maps."""
+    """It also scrolls; it has neither errors nor maps."""
     words = [
         "score",
         f"--run={page[1].root}",

@@ -126,7 +126,7 @@ def test_stage_one_alone(report_run):
 
 
 def test_ingest_alone(report_run):
-    """A run whose only stage is ingest has a page, too."""
+    """A run that has only ingested also has a page."""
     for path in (
         report_run.stage1,
         report_run.stage2,

@@ -223,7 +223,7 @@ def test_a_step_that_changed_some_weights_is_not_repeated(monkeypatch):
 def test_the_optimizer_allocates_before_the_first_step():
     """The moments have the shapes, types and memory format that AdamW itself would allocate."""
     model = build_model(config(), 0).to(memory_format=torch.channels_last)
-    ready, lazy = new_optimizer(model, config()), None
+    ready = new_optimizer(model, config())
     before = {
         id(weight): {name: value.clone() for name, value in kept.items()}
         for weight, kept in ready.state.items()

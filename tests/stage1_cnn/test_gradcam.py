@@ -24,10 +24,8 @@ def blobs(count, seed):
     The even slices have a bright blob at their place.
     """
     rng = np.random.default_rng(seed)
-    hu, at = (
-        rng.normal(20, 3, (count, SIZE, SIZE)).astype(np.int16),
-        rng.integers(10, SIZE - 10, (count, 2)),
-    )
+    hu = rng.normal(20, 3, (count, SIZE, SIZE)).astype(np.int16)
+    at = rng.integers(10, SIZE - 10, (count, 2))
     for number in range(0, count, 2):
         row, column = at[number]
         hu[number, row - 5 : row + 5, column - 5 : column + 5] = 75

@@ -53,10 +53,8 @@ def test_logits_are_those_of_the_whole_backbone_and_embed_them(backbone):
 def test_the_seed_alone_decides_the_weights():
     first = build_model(config(), seed=1).state_dict()
     torch.randn(5)
-    again, other = (
-        build_model(config(), seed=1).state_dict(),
-        build_model(config(), seed=2).state_dict(),
-    )
+    again = build_model(config(), seed=1).state_dict()
+    other = build_model(config(), seed=2).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 

@@ -1,6 +1,4 @@
-"""Platt's calibration: its direction, its floor, its limits, and that fold k's labels never reach
-fold k.
-"""
+"""Platt's calibration: direction, floor, limits; fold k's labels never reach fold k."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +15,7 @@ NAN = np.nan
 
 
 def sample(rng, n=4000, slope=0.5, intercept=-1.0):
-    """Raw logits, and labels drawn with the chance expit(slope * raw + intercept)."""
+    """Return raw logits, and labels drawn with the chance expit(slope * raw + intercept)."""
     raw = rng.normal(0, 3, n)
     return raw, (rng.random(n) < expit(slope * raw + intercept)).astype(float)
 
@@ -108,7 +106,7 @@ def test_labels_of_a_fold_never_reach_it(k):
     after, _ = cross_fit(raw, np.where(fold == k, 1 - y, y), fold, 3)
     np.testing.assert_array_equal(before[fold == k], after[fold == k])
     for other in {0, 1, 2} - {k}:
-        assert (before[fold == other] != after[fold == other]).all()  # the test would see a leak
+        assert (before[fold == other] != after[fold == other]).all()  # a leak would show here
 
 
 def test_cross_fit_with_missing_labels_and_predictions():
@@ -134,8 +132,9 @@ def test_a_label_without_positives_elsewhere():
 
 
 def with_a_floor(rng, n=20000, step=2.0):
-    """Logits, half of them on the floor at -8; labels have the chance expit(raw / 2 + 1), on the
-    floor with the step off.
+    """Return logits, half of them on the floor at -8, and labels.
+
+    A label is 1 with the chance expit(raw / 2 + 1), on the floor expit(raw / 2 + 1 - step).
     """
     raw = np.where(rng.random(n) < 0.5, -8.0, rng.normal(-3, 2, n).clip(-7.9))
     return raw, (rng.random(n) < expit(raw / 2 + 1 - step * (raw == -8))).astype(float)
@@ -198,8 +197,9 @@ def test_one_class_alone_has_no_step(value):
 
 
 def test_a_real_cnn_that_predicts_0_for_half_the_slices(real_data):
-    """Better than any constant clip, though that is chosen on the very rows it is scored on; the
-    step pays on `any`.
+    """Calibration is better than the best constant clip, and the step lowers the loss of `any`.
+
+    The clip is even chosen on the rows that it is scored on.
     """
     file = real_data / "stage_two/resnet50_holdout.csv.gz"
     if not file.is_file():

@@ -16,7 +16,7 @@ from stage2_stack.fold_stacker import FoldStacker
 
 
 def stored(stacks, k, **settings):
-    """The stacker of fold k, read from what lies on disk: JSON and files."""
+    """Return the stacker of fold k, read from the JSON and the bytes that a run stores."""
     blends = {label: stacks[label].blends[k] for label in LABELS}
     values = json.loads(json.dumps({label: blend.values() for label, blend in blends.items()}))
     platts = json.loads(
@@ -32,7 +32,7 @@ def stored(stacks, k, **settings):
 
 
 def of_test(stacks, k):
-    """The test probabilities of stacker k, as the fit returned them."""
+    """Return the test probabilities of stacker k, as the fit returned them."""
     return np.column_stack([stacks[label].test[k] for label in LABELS])
 
 

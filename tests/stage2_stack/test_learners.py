@@ -1,4 +1,4 @@
-"""The learners of trees: they start from given logits, and are stored without pickle."""
+"""The learners of trees: models start from a logit of each row, and are stored without pickle."""
 
 import importlib.util
 import sys
@@ -28,7 +28,7 @@ every_learner = pytest.mark.parametrize(
 
 
 def problem(seed=0, n=900):
-    """Features whose first one matters, a starting logit that explains a part, labels."""
+    """Return features whose first one matters, a starting logit that explains a part, labels."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, len(NAMES))).astype(np.float32)
     X[rng.random(X.shape) < 0.1] = np.nan
@@ -38,7 +38,7 @@ def problem(seed=0, n=900):
 
 
 def fit(name, X, y, base, rounds=60, seed=1, rows=None, valid=None):
-    """The learner, its model of some rows, and its curves on some others."""
+    """Return the learner, its model of some rows, and its curves on some others."""
     component, features = load_component(name), BinnedFeatures(X, NAMES)
     learner = component.learner
     rows = np.arange(len(X)) if rows is None else rows
@@ -70,9 +70,8 @@ def test_it_learns_what_the_starting_logit_does_not_explain(name):
     np.testing.assert_allclose(rest, rest[0], atol=1e-4)  # the rest is the same for all rows
     assert swing.shape == (900, 4) and np.abs(swing).mean(axis=0).argmax() == 0
     known = np.isfinite(X[:, 0])
-    assert (
-        np.corrcoef(X[known, 0], swing[known, 0])[0, 1] > 0.8
-    )  # it raises the logit where it is large
+    # the first feature raises the logit where it is large
+    assert np.corrcoef(X[known, 0], swing[known, 0])[0, 1] > 0.8
 
 
 @every_learner
@@ -106,9 +105,8 @@ def test_a_longer_fit_begins_as_a_shorter_one(name):
     np.testing.assert_array_equal(
         learner.added_logits(long, X[:, READ], 1, 7), learner.added_logits(short, X[:, READ], 1)
     )
-    assert (
-        learner.added_logits(long, X[:, READ], 1) != learner.added_logits(short, X[:, READ], 1)
-    ).any()
+    whole = learner.added_logits(long, X[:, READ], 1)
+    assert (whole != learner.added_logits(short, X[:, READ], 1)).any()
 
 
 @every_learner

@@ -138,8 +138,9 @@ def test_min_data_in_leaf_can_be_lowered_on_a_dataset_that_is_built():
 
 
 def test_a_feature_that_is_rarely_set_is_not_filtered_out():
-    """It can't split at LightGBM's default of 20 rows a leaf, but at what is tuned after the
-    Dataset was built.
+    """It cannot split at LightGBM's default of 20 rows a leaf, but at the tuned number.
+
+    The Dataset is built before min_data_in_leaf is tuned.
     """
     X, y = np.zeros((400, 4), np.float32), np.tile([0.0, 1.0], 200)
     X[:8, 1], y[:8] = 1, 1

@@ -44,7 +44,7 @@ def test_what_lightgbm_writes_passes(params):
 
 
 def line(key, change, tree=0):
-    """A function that changes the values of a line of a tree, and the tree's size in the header."""
+    """Return a function that changes a line of a tree, and the tree's size in the header."""
 
     def edit(text):
         start = text.index(f"Tree={tree}\n")

@@ -135,7 +135,7 @@ def test_labels_of_a_fold_reach_nothing_that_is_decided_for_it(rounds, k):
     assert (a.oof[fold == other] != b.oof[fold == other]).mean() > 0.9  # a leak would show here
     apart = a.nested[other] != b.nested[other]
     assert apart[(fold != k) & (fold != other)].mean() > 0.9
-    if rounds:  # a row's own fold's labels don't reach it, but by the number of rounds
+    if rounds:  # a row's own fold's labels reach it only through the number of rounds
         assert not apart[fold == k].any()
 
 

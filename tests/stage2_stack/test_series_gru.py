@@ -66,10 +66,8 @@ def fitted():
 
 def test_it_learns_from_the_neighbours(fitted):
     source, _, rest, platts, model, curves = fitted
-    before, after = (
-        loss(source, rest, source.starting_logits(platts, rest)),
-        loss(source, rest, source.predict([model], platts, rest)),
-    )
+    before = loss(source, rest, source.starting_logits(platts, rest))
+    after = loss(source, rest, source.predict([model], platts, rest))
     assert after < before - 0.025 and curves.shape == (1, 5) and curves[0, -1] < curves[0, 0]
 
 
@@ -178,7 +176,7 @@ def test_no_rows_to_predict(fitted):
 
 
 def test_labels_differ_only_by_their_inputs_and_their_one_hot_code():
-    """Without the one-hot code, exchanging the logits of two subtypes exchanges what is added."""
+    """Without the one-hot code, exchanging two subtypes' logits exchanges their added logits."""
     net = SeriesNetwork(1, 2, 8)
     with torch.no_grad():
         net.leave.weight.normal_(generator=torch.Generator().manual_seed(0))
@@ -191,21 +189,15 @@ def test_labels_differ_only_by_their_inputs_and_their_one_hot_code():
     torch.testing.assert_close(after, before[:, :, [0, 1, 5, 3, 4, 2]])
 
 
-def test_what_a_label_reads_of_a_slice():
+def test_the_inputs_of_a_label_at_a_slice():
     x = torch.tensor([[[-1.0, 4, 2, 0, 3, 1, 5, torch.nan]]])
     net = SeriesNetwork(1, 2, 8)
     inputs = net.inputs(x)[0, 0]
     assert inputs.shape == (6, 2 + 4 + 1 + 4 + 6)
     # own, any, the others, ...
     assert inputs[3].tolist() == [0, -1, 4, 3, 2, 1, 0, 5, 0, 0, 1, 0, 0, 0, 1, 0, 0]
-    assert inputs[0, :6].tolist() == [
-        -1,
-        -1,
-        4,
-        3,
-        2,
-        1,
-    ]  # `any` reads the largest four of the five
+    # `any` reads the largest four of the five
+    assert inputs[0, :6].tolist() == [-1, -1, 4, 3, 2, 1]
     x[0, 0, 3] = torch.nan
     assert net.inputs(x)[0, 0, 3, [0, 6]].tolist() == [0, 1]
 

@@ -108,9 +108,8 @@ def test_it_beats_the_calibrated_stage_one(case, whole):
 def test_noisy_or_is_the_logit_of_at_least_one_of_several_events():
     p = np.array([[0.5, 0.1, 1e-9], [0.5, 0.2, 1e-9]])
     np.testing.assert_allclose(expit(union_logit(logit(p))), [0.75, 0.28, 2e-9], rtol=1e-6)
-    np.testing.assert_allclose(
-        union_logit(np.array([[800.0], [-800.0]])), [800.0]
-    )  # nothing overflows
+    # nothing overflows
+    np.testing.assert_allclose(union_logit(np.array([[800.0], [-800.0]])), [800.0])
     assert np.isnan(union_logit(np.array([[np.nan], [0.0]]))).all()
 
 
@@ -286,7 +285,7 @@ every_other = pytest.mark.parametrize(
 
 @pytest.fixture
 def alone(case, monkeypatch):
-    """A function that stacks the CNNs and one component; the rows are series of four."""
+    """Return a function that stacks the CNNs and one component; the rows are series of four."""
     monkeypatch.setattr("stage2_stack.components.series_gru.EPOCHS", 8)
 
     def stacked(name, rows=case[0], test_X=case[1], y=None, **config):

@@ -394,8 +394,9 @@ def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
 
 
 def make_run(root, change=None):
-    """A run folder with what tune_one reads: three folds; `change` may alter labels and X of fold
-    1.
+    """Write the files of a run that tune_one reads, with three folds.
+
+    change: a function that may alter X and the labels of fold 1
     """
     X, y, fold, patients, names = scrolling(7, studies=36, slices=12, k=3)
     labels = np.zeros((len(y), 6))
@@ -414,7 +415,7 @@ def make_run(root, change=None):
 
 
 def spoil(X, labels, rows):
-    # not X: the edges of the bins see the features of all rows
+    # not X: the edges of the bins depend on the features of all rows
     labels[rows, 0] = 1 - labels[rows, 0]
 
 
@@ -449,9 +450,7 @@ def test_a_label_without_positives_is_not_tuned(tmp_path):
 
 
 class Scripted:
-    """Stands for InnerFolds: each configuration's gain over the calibrated stage one is given
-    beforehand.
-    """
+    """Stands for InnerFolds: the test sets each configuration's gain over calibrated stage one."""
 
     def __init__(self, gains, patients):
         self.gains, self.patients = gains, patients
