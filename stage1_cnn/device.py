@@ -97,7 +97,7 @@ def _set_settings(settings: _Settings, tf32: tuple[bool, bool]) -> None:
 
     Determinism would also fill all memory that torch allocates, to expose code that reads it before
     writing; no code here does. TF32 rounds float32 to 10 bits of mantissa. It is set by its older
-    names, which set the newer ones, too. The newer ones alone would leave a mixture that
+    names, which also set the newer ones. The newer ones alone would leave a mixture that
     torch.compile refuses (pytorch#189955).
     """
     threads, deterministic, benchmark, fill = settings

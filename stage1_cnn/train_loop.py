@@ -40,10 +40,10 @@ class Hooks:
     progress: Callable[[int, int, int, float], None] | None = None
     # (an entry of the curve) after each epoch; an exception that it raises ends the training
     epoch: Callable[[dict[str, Any]], None] | None = None
-    # (Checkpoint) after each epoch, and every `pause` seconds
+    # (Checkpoint) after each epoch, and every `save_seconds` within it
     save: Callable[[Checkpoint], None] | None = None
     log: Callable[[str], None] = print  # (one line) for what the user should read
-    pause: float = 600.0  # seconds between two checkpoints
+    save_seconds: float = 600.0  # between two checkpoints of an epoch
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class TrainLoop:
             if previous:
                 self._record(*previous, state, len(order))
             previous = share, loss
-            if time.monotonic() - self.saved_at > self.hooks.pause:
+            if time.monotonic() - self.saved_at > self.hooks.save_seconds:
                 self._record(*previous, state, len(order))
                 previous = None
                 self.save(state)

@@ -27,9 +27,9 @@ def ablation(
     stacks: label -> LabelStack; y: (n, 6); labelled, patients: (n,)
 
     Returns one step for each, from the calibrated mean of the CNNs to the blend: {"component",
-    "name", "tuned_on", "loss": {label or "weighted": loss}, "gain": {likewise: {"gain", "low",
-    "high"}}}. The gain is over the first step, with its 95 % interval. Where a component does not
-    predict a label, the calibrated mean of the CNNs counts.
+    "name", "tuned_on", "loss": {name: loss}, "gain": {name: {"gain", "low", "high"}}}, where name
+    is "weighted" or a label. The gain is over the first step, with its 95 % interval. Where a
+    component does not predict a label, the calibrated mean of the CNNs counts.
     """
     y, patients = y[labelled], patients[labelled]
 

@@ -8,8 +8,8 @@ get slopes in the hundreds.
 An overconfident CNN predicts exactly 0 for half its slices, and clipping puts all of these on one
 logit, the floor. Where a share of the rows lies on the floor, calibration moves them down by a
 step, which is fitted with the slope. Beta calibration (Kull et al., AISTATS 2017) has two slopes
-instead of the step; for such a CNN it is no better than Platt's, and the step is:
-benchmarks/stacking/calibration.py.
+instead of the step. For such a CNN it is no better than Platt's calibration, and the step is
+better: benchmarks/stacking/calibration.py.
 """
 
 from typing import Any, NamedTuple

@@ -87,7 +87,7 @@ class FittedComponent(NamedTuple):
     rounds: dict[int, int] = {}  # k -> rounds of boosting, or epochs
     # k -> (columns,) each column's share of the gain; no entry where it is unknown
     gain: dict[int, NDArray[np.float64]] = {}
-    # k -> (columns,) mean absolute SHAP values on held-out rows, logits; likewise
+    # k -> (columns,) mean absolute SHAP values on held-out rows, logits; no entry without trees
     contributions: dict[int, NDArray[np.float64]] = {}
 
 

@@ -28,7 +28,7 @@ class StackData:
     names: list[str]  # f names of the columns of X
     # (s,) first row of each series, whose rows are adjacent, from bottom to top; for `gru`
     starts: NDArray[np.int_] | None = None
-    test_starts: NDArray[np.int_] | None = None  # likewise of the test slices
+    test_starts: NDArray[np.int_] | None = None  # (t,) the same for the test slices
 
     @property
     def labelled(self) -> NDArray[np.bool_]:

@@ -39,7 +39,7 @@ class LabelStack:
     models: dict[str, bytes]  # name of a file -> its bytes, of the components that have a weight
     # (f,) each feature's share of the gain, mean over folds, of the boosters in the blend
     gain: NDArray[np.float64]
-    # (f,) likewise its mean absolute contribution to held-out rows, logits
+    # (f,) mean absolute contribution of each feature to held-out rows, logits, of the same boosters
     contributions: NDArray[np.float64]
     # (K, m) test slices by stacker k: calibrated stage one, and stage two
     calibrated_test: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))

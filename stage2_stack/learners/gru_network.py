@@ -35,7 +35,7 @@ class Series(NamedTuple):
     at: Ints  # (s, t) the rows of each series from bottom to top; -1 past its end
     use: NDArray[np.bool_]  # (s, t) rows that are fitted or predicted
     y: Floats | None  # (m, 6) of these rows, in their order; None to predict only
-    base: Floats | None  # (m, 6) likewise, starting logits
+    base: Floats | None  # (m, 6) starting logits of these rows; None for added logits only
 
 
 class SeriesNetwork(nn.Module):

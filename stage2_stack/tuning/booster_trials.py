@@ -64,7 +64,7 @@ def _evaluate_trial(trial: Trial, folds: InnerFolds, space: Space) -> float:
 
 
 def _add_first_trial(study: optuna.Study, folds: InnerFolds, space: Space) -> None:
-    """Evaluate FIRST and add it as finished: a process that is killed meanwhile leaves nothing."""
+    """Evaluate FIRST, then add it as finished: a process killed before that leaves no trial."""
     steps: dict[int, float] = {}
     loss, rounds = folds.evaluate(FIRST, steps.__setitem__)
     trial = create_trial(

@@ -56,7 +56,7 @@ def cut_after(monkeypatch, steps):
                 raise Cut
             hooks.progress(*step)
 
-        often = cnn_jobs.Hooks(progress, hooks.epoch, hooks.save, hooks.log, pause=0.0)
+        often = cnn_jobs.Hooks(progress, hooks.epoch, hooks.save, hooks.log, save_seconds=0.0)
         return real(slices, split, read_hu, config, seed, often, checkpoint)
 
     monkeypatch.setattr(cnn_jobs, "train_cnn", train)

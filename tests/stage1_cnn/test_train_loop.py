@@ -227,7 +227,7 @@ def test_a_training_gives_the_same_bits_after_other_work_and_in_a_new_process():
 def test_a_training_continued_from_any_step_ends_with_the_same_bits(changes):
     slices, hu, fold = data()
     changed, saved = config(**{"batch": 6, "epochs": 2} | changes), []
-    whole = train(slices, hu, fold, 0, changed, hooks=Hooks(save=saved.append, pause=0.0))
+    whole = train(slices, hu, fold, 0, changed, hooks=Hooks(save=saved.append, save_seconds=0.0))
     assert len(saved) >= 6  # after every step and every epoch
     assert {(c.state["epoch"], c.state["step"]) for c in saved} >= {(1, 1), (2, 0), (2, 1), (3, 0)}
     for checkpoint in saved:
@@ -260,7 +260,12 @@ def test_the_moving_average_is_kept():
     slices, hu, fold = data()
     plain, saved = train(slices, hu, fold, 0, config(batch=4)).state(), []
     averaged = train(
-        slices, hu, fold, 0, config(batch=4, ema=0.5), hooks=Hooks(save=saved.append, pause=0.0)
+        slices,
+        hu,
+        fold,
+        0,
+        config(batch=4, ema=0.5),
+        hooks=Hooks(save=saved.append, save_seconds=0.0),
     ).state()
     assert digest(plain) != digest(averaged)
     name = (
