@@ -100,7 +100,7 @@ def patient_bootstrap(
 
 def _mean_intervals(
     values: NDArray[np.float64], name: str, patients: ArrayLike, seed: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, float]]:
     """Return {"weighted" or label: {`name`: mean, "low", "high"}} of values (n, 6).
 
     low, high: the 95 % interval over patients
@@ -123,7 +123,7 @@ def score_table(
     Returns {"weighted": {"loss", "low", "high"}, label: {the same, "auc", "positives"}, ...}. low
     and high are the 95 % interval of the loss over patients.
     """
-    table = _mean_intervals(log_loss(y, p), "loss", patients, seed)
+    table: dict[str, dict[str, Any]] = _mean_intervals(log_loss(y, p), "loss", patients, seed)
     for j, label in enumerate(LABELS):
         table[label] |= {"auc": auc(y[:, j], p[:, j]), "positives": int(y[:, j].sum())}
     return table
@@ -131,7 +131,7 @@ def score_table(
 
 def gain_table(
     y: ArrayLike, before: ArrayLike, after: ArrayLike, patients: ArrayLike, seed: int = 0
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, float]]:
     """Return the gain in log loss of `after` over `before`, weighted and per label.
 
     y, before, after: (n, 6); patients: (n,)

@@ -149,7 +149,9 @@ def _normals(rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np
     return _towards_head(_unit(np.cross(rows, cols)))
 
 
-def _gaps(position: NDArray[np.float64], starts: NDArray[np.intp]) -> dict[str, Any]:
+def _gaps(
+    position: NDArray[np.float64], starts: NDArray[np.intp]
+) -> dict[str, NDArray[np.float32]]:
     """Return the distances in mm, (n,), to the slice before and the slice after in the series.
 
     position: (n,), sorted; starts: the first row of each series

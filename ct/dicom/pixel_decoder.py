@@ -72,11 +72,6 @@ def decode_pixels(
     return np.frombuffer(values, reply["dtype"]).reshape(reply["shape"])
 
 
-def close_decoder() -> None:
-    """End this process's decoder; the next compressed slice starts a new one."""
-    _CHILD.close()
-
-
 def _request(message: bytes) -> bytearray:
     """Return the decoder's answer; where the decoder ends, the answer of a fresh one.
 

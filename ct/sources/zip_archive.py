@@ -12,7 +12,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -229,7 +229,7 @@ def open_zip(path: str | Path) -> ZipArchive:
     return ZipArchive(path, "", names, entries)
 
 
-def _entry(info: zipfile.ZipInfo, end: int) -> tuple[Any, ...]:
+def _entry(info: zipfile.ZipInfo, end: int) -> tuple[int, ...]:
     """Return the row of ENTRY of a member of an archive of `end` bytes.
 
     The fields of zip64 can hold numbers that int64 cannot.

@@ -7,7 +7,6 @@ of the posterior fossa, 0.95 the inside of the vertex, 1 its outside.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +108,7 @@ class HeadGeometry:
         """
         return self.outline * profile(self.heights[k], 0.95) - self.radius
 
-    def soft_edge(self, distance: Any) -> Any:
+    def soft_edge(self, distance: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the weight of pixels `distance` mm inside an edge: 0 to 1 over one pixel."""
         return np.clip(distance / self.pixel_mm + 0.5, 0, 1)
 
@@ -131,10 +130,12 @@ class HeadGeometry:
         inside = np.sqrt(left) - np.sqrt((u / reach_u) ** 2 + (v / reach_v) ** 2)
         return np.clip(inside * min(reach_u, reach_v) / self.pixel_mm + 0.5, 0, 1)
 
-    def line(self, points: Sequence[tuple[float, float]], half_mm: Any) -> NDArray[np.floating]:
+    def line(
+        self, points: Sequence[tuple[float, float]], half_mm: float | NDArray[np.floating]
+    ) -> NDArray[np.floating]:
         """Return the weight of a mirrored line, `half_mm` wide on each side: (size, size).
 
-        points: x and y of its corners, as fractions of the half axes
+        points: x and y of its corners, as fractions of the half axes; half_mm: one, or (size, size)
         """
         ends = np.array(points, np.float32) * (self.head.half_width, self.head.half_length)
         nearest = np.full_like(self.x, np.inf)

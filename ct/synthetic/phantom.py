@@ -4,7 +4,6 @@ No image of a patient is used. ct/synthetic/head_geometry.py describes the coord
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,10 +142,10 @@ class Anatomy(HeadGeometry):
             tentorium = ((0.12, 0.42 + height / 2), (0.75, 1.7 * height))
             paint(tissue, self.line(tentorium, 0.8), MENINX - 3)
 
-    def _at_midline(self, height: float) -> Any:
-        """Return where falx and interhemispheric fissure are at a height: weights.
+    def _at_midline(self, height: float) -> float | NDArray[np.float32]:
+        """Return where falx and interhemispheric fissure are at a height: weights, (size, size).
 
-        In front and behind; above the ventricles everywhere.
+        They are in front and behind; above the ventricles they are everywhere: 1.0.
         """
         if height > 0.69:
             return 1.0
@@ -172,7 +171,11 @@ class Anatomy(HeadGeometry):
                 paint(hu, weight * walls * low, value)
 
 
-def paint(hu: NDArray[np.floating], weight: NDArray[np.floating] | None, value: Any) -> None:
+def paint(
+    hu: NDArray[np.floating],
+    weight: NDArray[np.floating] | None,
+    value: float | NDArray[np.floating],
+) -> None:
     """Blend `value` HU into `hu` (size, size) in place, by weights in [0, 1]; None: nothing."""
     if weight is not None:
         hu += weight * (value - hu)

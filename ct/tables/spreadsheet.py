@@ -10,7 +10,7 @@ import csv
 import os
 import re
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import pandas as pd
 
@@ -66,5 +66,5 @@ def _has_carriage_return(table: pd.DataFrame) -> bool:
     return any(isinstance(cell, str) and "\r" in cell for column in texts for cell in column)
 
 
-def _original(cell: Any) -> Any:
+def _original(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
