@@ -44,7 +44,7 @@ def gradcam_maps(
     with torch_settings(config):
         _, layer, shape = find_layer(model, config, read_hu(np.empty(0, np.int64)).shape[-1])
         maps = np.zeros((len(table_rows), len(LABELS), *shape), np.float32)
-        grad_cam = _captum()(lambda images: model(images)[0], layer)
+        grad_cam = _import_layer_gradcam()(lambda images: model(images)[0], layer)
 
         def explain_batch(rows: NDArray[np.int64], hu: Tensor) -> None:
             images = to_channels(hu, config)
@@ -128,7 +128,7 @@ def to_bytes(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(255 * scaled(maps)).astype(np.uint8)
 
 
-def _captum() -> Any:
+def _import_layer_gradcam() -> Any:
     """Return captum's class LayerGradCam. Raises InputError where captum is not installed."""
     try:
         from captum.attr import LayerGradCam

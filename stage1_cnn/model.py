@@ -182,11 +182,12 @@ def _pretrained(config: CnnConfig, seed: int) -> Any:
 
     The last layer stays random. Raises InputError where the weights cannot be had or do not fit.
     """
-    if isinstance(config.pretrained, str):
-        source = f"the weights {config.pretrained}"
+    path = config.pretrained if isinstance(config.pretrained, str) else None
+    if path is not None:
+        source = f"the weights {path}"
         advice = f"it should be a .safetensors or .pth file of timm's {config.backbone}"
-        if not Path(config.pretrained).is_file():
-            raise InputError(f"pretrained: {config.pretrained} is not a file; {advice}")
+        if not Path(path).is_file():
+            raise InputError(f"pretrained: {path} is not a file; {advice}")
     else:
         source = "timm's own weights"
         advice = (
@@ -194,8 +195,7 @@ def _pretrained(config: CnnConfig, seed: int) -> Any:
             "or train from scratch (pretrained: false)"
         )
     try:
-        local = isinstance(config.pretrained, str)
-        overlay = _weights_of_file(str(config.pretrained)) if local else None
+        overlay = None if path is None else _weights_of_file(path)
         backbone = _create(config, seed, pretrained=True, pretrained_cfg_overlay=overlay)
     except InputError:
         raise
