@@ -11,7 +11,7 @@ from ct.errors import InputError, printable
 from ct.labels import LABELS, read_id_csv, split_row_id, unknown_label
 from ct.sources.zip_archive import ZipMember
 
-# smallest distance of a probability from 0 and 1, so that the printed digits lie inside, too
+# smallest distance of a probability from 0 and 1, so that its printed digits are inside (0, 1)
 SMALLEST = 1e-6
 COMPETITION = "rsna-intracranial-hemorrhage-detection"
 

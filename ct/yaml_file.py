@@ -118,7 +118,7 @@ def _check_size(text: str, path: Path) -> None:
 
     Only YAML events are read: they need no memory for values or depth.
     """
-    sizes: dict[str | None, int] = {}  # anchor -> number of values that an alias of it stands for
+    sizes: dict[str | None, int] = {}  # anchor -> number of values that its alias is replaced by
     open_nodes: list[tuple[str | None, int]] = []  # (anchor, total before it), outermost first
     total = 0
     for event in yaml.parse(text, _PlainLoader):

@@ -55,7 +55,7 @@ def scope_columns(names: Sequence[str], label: str, scope: str) -> NDArray[np.in
 def slice_columns(names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the columns that describe a slice without its neighbours.
 
-    Returns (logits, place). logits: int (6, g), one row a label; the mean over CNNs first, then
+    Returns (logits, place). logits: int (6, g), one row per label; the mean over CNNs first, then
     each CNN and the mean of the probes, in the same order for all labels. place: int (h,), the
     columns of POSITION_FEATURES.
     """

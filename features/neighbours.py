@@ -59,7 +59,7 @@ def neighbour_features(
     """Return the logits of the slices within `reach` places of each slice, in the same series.
 
     slices: (n rows) the slice table, sorted by series and `place`, which rises along the normal
-    logits: (n, c) float32, one column a label
+    logits: (n, c) float32, one column per label
     suffix: ends the names, such as "_by_vgg"
 
     Returns (n, 2 * c * reach) float32 and names: "any_z-1" is the slice below, "any_z+2" the one

@@ -22,7 +22,7 @@ CHANGES_PER_LAG, CHANGES_PER_SLICE = 2, 0.1
 MAX_CHANGES = 2 / 3  # share of the steps of a short series; two slices have no steps to compare
 MAX_POSITION_MM = 1e5  # no scanner has coordinates as large
 HOLE_FACTOR = 1.5  # a step longer than the usual one by this factor: slices are missing
-# One patient in so many may be irregular (one in 50 real series is) or lie apart.
+# One patient in this number may be irregular (one in 50 real series is) or lie apart.
 OUTLIER_ONE_IN = 8
 
 SliceRun = tuple[int, NDArray[np.intp]]  # a patient's number, and rows without a hole between them

@@ -132,9 +132,9 @@ class _BoundedStream(io.BytesIO):
 
 
 class _StopAtPixels:
-    """pydicom's callback that ends the parsing at the pixel data.
+    """Callback of pydicom that ends the parsing at the pixel data.
 
-    pixels: whether it goes on instead; reached: whether there were pixel data
+    pixels: parse the pixel data, too; reached: whether the parser has reached pixel data
     """
 
     def __init__(self, pixels: bool) -> None:

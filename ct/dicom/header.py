@@ -23,7 +23,7 @@ from ct.privacy.pseudonyms import pseudonym
 from ct.slices import spans_plane
 from ct.sources.source import SourceFile, Unreadable
 
-MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 1e3  # a PixelSpacing outside of them is wrong
+MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 1e3  # a PixelSpacing outside counts as missing
 
 
 def read_header(file: SourceFile, key: bytes, patient_id_optional: bool = False) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class PixelCache:
     def close(self) -> None:
         """End the threads and close the shards; a later read opens them again.
 
-        A cache that is no longer referenced does so by itself.
+        They also end when the cache is no longer referenced.
         """
         (_, pool), self._pool = self._pool, (None, None)
         if pool:
@@ -128,7 +128,7 @@ class PixelCache:
                 if blosc2.get_cbuffer_sizes(compressed)[:2] != (target.nbytes, length):
                     # blosc2 would write as many bytes as the compressed slice claims to hold
                     raise ValueError("not a slice")
-                # isal's crc32 is quicker alone, and slows the decoding in other threads
+                # zlib's crc32: isal's is faster, but slows down the decoding in other threads
                 if checksum >= 0 and zlib.crc32(compressed) != checksum:
                     raise ValueError("its checksum is another")
                 blosc2.decompress2(compressed, dst=target, nthreads=1)

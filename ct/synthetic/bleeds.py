@@ -1,8 +1,8 @@
 """Bleeds in a synthetic head, and mimics: findings of one slice that resemble a bleed.
 
 A bleed covers neighbouring slices and tapers towards both ends of its run; a mimic has the same
-shape in one slice alone. So a single slice is ambiguous, and its neighbours decide, as they do for
-a radiologist who scrolls.
+shape in a single slice. So one slice is ambiguous, and its neighbours decide, as they do for a
+radiologist who scrolls.
 """
 
 from collections.abc import Callable, Iterator

@@ -34,7 +34,7 @@ def require_text(column: pd.Series, name: str, where: str) -> None:
 def fold_numbers(column: pd.Series, where: str) -> NDArray[np.float64]:
     """Return a column of fold numbers as float64 (n,), NaN where the cell is empty.
 
-    Raises InputError unless the numbers are 0 ... K-1, each of them there and K at least 2.
+    Raises InputError unless the numbers are 0 ... K-1, without a gap, and K is at least 2.
     """
     text = column.astype(str).str.strip()
     fold = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
