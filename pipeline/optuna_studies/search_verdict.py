@@ -35,7 +35,6 @@ def verdict(study: optuna.Study, context: SearchContext, k: int, trials: int) ->
     )
     if not best:
         return [f"no trial was better than the recipe's {recipe_loss:.4f} in {count}", caveat]
-    values = yaml_lines(finished[best].user_attrs["values"])
     held_out = context.split[1]
     patients = fold_groups(context.slices)[held_out]
     gain = gain_table(
@@ -46,24 +45,31 @@ def verdict(study: optuna.Study, context: SearchContext, k: int, trials: int) ->
         context.seed,
     )["weighted"]
     patient_count = len(set(patients))
-    lines = [
+    settings = yaml_lines(finished[best].user_attrs["values"])
+    return [
         f"best of {count}: trial {best} with {loss_of(finished[best]):.4f}; "
         f"the recipe's own {recipe_loss:.4f}",
         f"gain {gain['gain']:+.4f} "
         f"({gain['low']:+.4f} to {gain['high']:+.4f} over {patient_count} patients, 95 %); "
         "too high in part: the best of many trials is also the luckiest",
+        *_conclusion(context.config.name, best, settings, gain["low"], patient_count),
+        caveat,
     ]
-    if patient_count >= MIN_PATIENTS and gain["low"] > 0:
-        lines.append(f"to adopt, in the entry of {context.config.name} under stage1.models:")
-        lines += [f"  {line}" for line in values]
-    else:
-        why = "the interval holds 0"
-        if patient_count < MIN_PATIENTS:
-            why = f"{patient_count} held-out patients, {MIN_PATIENTS} are needed"
-        lines.append(
-            f"no significant gain over the recipe ({why}); trial {best} had {', '.join(values)}"
-        )
-    return [*lines, caveat]
+
+
+def _conclusion(name: str, best: int, settings: list[str], low: float, patients: int) -> list[str]:
+    """Return the settings to adopt, or why there are none.
+
+    name: of the CNN; settings: lines of YAML of trial `best`; low: lower end of the gain's
+    interval; patients: number of held-out patients
+    """
+    if patients >= MIN_PATIENTS and low > 0:
+        lines = [f"  {line}" for line in settings]
+        return [f"to adopt, in the entry of {name} under stage1.models:", *lines]
+    why = "the interval holds 0"
+    if patients < MIN_PATIENTS:
+        why = f"{patients} held-out patients, {MIN_PATIENTS} are needed"
+    return [f"no significant gain over the recipe ({why}); trial {best} had {', '.join(settings)}"]
 
 
 def _predictions(context: SearchContext, number: int) -> NDArray[np.float32]:

@@ -113,8 +113,7 @@ def tune_one(
     """
     # optuna would log the traceback of an interrupt
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    run, settings = RunDir(root), StackConfig(**config)
-    path = run.stage2 / "tune" / f"{label}-fold{k}"
+    run, settings, path = RunDir(root), StackConfig(**config), _study_path(root, label, k)
     part = {"stage2": settings.model_dump(), "seed": seed, "label": label, "fold": k}
     result_file, job = path.with_suffix(".json"), path.with_suffix(".receipt.json")
     if not why_stale(run.root, job, part, read, verify=True):
@@ -122,23 +121,42 @@ def tune_one(
         return finished
     notes: list[str] = []
     with Receipt(run.root, job, "tune", part, read) as receipt:
-        features, y, fold, patients = _rows(root, json.dumps(read), settings.threads)
-        rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
-        y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
-        why = why_not_stacked(y, patients, settings.positive_patients)
-        if not {*TUNED} & {*settings.components}:
-            why = f"{' and '.join(TUNED)} is not among stage2.components"
-        if why:
-            result = _not_tuned(why)
-        else:
-            seed = derive_seed(seed, "tune", label, k)
-            inner = inner_folds(y, fold, patients, seed)
-            features.keep_only(scope_columns(features.names, label, scope) for scope in SCOPES)
-            folds = InnerFolds(features, rows, y, inner, label, settings, seed)
-            result = _search(path, folds, patients, {**part, "read": read}, notes.append, share)
+        result = _tune(root, settings, {**part, "read": read}, notes.append, share)
         write_json(result_file, result)
         receipt.made = [result_file]
     return result | {"notes": notes}
+
+
+def _study_path(root: str, label: str, k: int) -> Path:
+    """Return the path of the files of one label and fold, without a suffix."""
+    return RunDir(root).stage2 / "tune" / f"{label}-fold{k}"
+
+
+def _tune(
+    root: str,
+    config: StackConfig,
+    inputs: dict[str, Any],
+    note: Callable[[str], None],
+    share: TimeShare | None,
+) -> dict[str, Any]:
+    """Search the settings of one label and fold, unless it is not stacked. Returns the result.
+
+    inputs: all that the result depends on; note: called with lines for the log
+    """
+    label, k = inputs["label"], inputs["fold"]
+    features, y, fold, patients = _rows(root, json.dumps(inputs["read"]), config.threads)
+    rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
+    y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
+    why = why_not_stacked(y, patients, config.positive_patients)
+    if not {*TUNED} & {*config.components}:
+        why = f"{' and '.join(TUNED)} is not among stage2.components"
+    if why:
+        return _not_tuned(why)
+    seed = derive_seed(inputs["seed"], "tune", label, k)
+    inner = inner_folds(y, fold, patients, seed)
+    features.keep_only(scope_columns(features.names, label, scope) for scope in SCOPES)
+    folds = InnerFolds(features, rows, y, inner, label, config, seed)
+    return _search(_study_path(root, label, k), folds, patients, inputs, note, share)
 
 
 def _not_tuned(why: str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ None (`worker_loop`). Every rank reads the same run folder: several machines nee
 share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,14 +157,10 @@ def predict_fold(
         [rows[start : start + PART_SLICES] for start in range(0, max(1, len(rows)), PART_SLICES)],
     )
     if process.rank == 0:
-        for other in folder.glob(f"{which}-*.part"):
-            if other != parts.folder:
-                discard(other)
-        parts.folder.mkdir(exist_ok=True)
-        if damaged := parts.discard_damaged():
+        damaged = _discard_unusable(parts, folder.glob(f"{which}-*.part"))
+        if damaged:
             run.log(
-                f"  {name} fold {k}: {len(damaged)} parts of {title} are damaged "
-                "and are predicted anew"
+                f"  {name} fold {k}: {damaged} parts of {title} are damaged and are predicted anew"
             )
     barrier()
     model, table_rows = load_model(config, load_file(weights)), inputs.neighbours(config.neighbours)
@@ -182,6 +179,18 @@ def predict_fold(
     if process.rank == 0:
         parts.join(folder / which)
         discard(parts.folder)
+
+
+def _discard_unusable(parts: PredictionParts, folders: Iterable[Path]) -> int:
+    """Make the folder of the parts, remove damaged parts and other folders; count the damaged.
+
+    folders: those with parts of this prediction, also by other weights or of other inputs
+    """
+    for folder in folders:
+        if folder != parts.folder:
+            discard(folder)
+    parts.folder.mkdir(exist_ok=True)
+    return len(parts.discard_damaged())
 
 
 JOBS: dict[str, Callable[..., Any]] = {"train": train_fold, "predict": predict_fold}
