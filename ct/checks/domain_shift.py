@@ -1,6 +1,6 @@
 """Domain shift: how a new series differs from the training data, and what that means for its score.
 
-Each difference is a Finding. Some Findings refuse a series: it is not an axial CT series of a head.
+Each difference is a Finding. A series that is not of a head (ct/checks/head_ct.py) is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,23 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ct.checks.head_ct import Remark, head_area_remarks, head_tag_remarks
 from ct.checks.series_geometry import wide_gaps
 from ct.checks.training_ranges import AREAS, FACTS, series_facts
-from ct.privacy.defined_terms import HEADS, UNKNOWN
 
 TOLERANCE = 0.01  # relative, at the ends of a range: tags are rounded
-MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal
 NO_LOWER_BOUND = ("tilt_deg",)  # less tilt than in training does no harm
-# an area outside its training range by this factor is of another part of the body
-AREA_FACTOR = 2.0
-
-
-class Remark(NamedTuple):
-    """A difference from the training data, and its consequence."""
-
-    refuses: bool  # the series must not be scored
-    what: str
-    means: str
 
 
 class Finding(NamedTuple):
@@ -55,7 +44,7 @@ def header_findings(
     for (study, series), row in facts.iterrows():
         key = (study, series)
         remarks = [
-            *_image_remarks(acquisitions[key], row),
+            *head_tag_remarks(acquisitions[key], row),
             *_tag_remarks(tables[key], acquisitions[key]),
             *_gap_remarks(tables[key]),
         ]
@@ -87,36 +76,11 @@ def pixel_findings(slices: pd.DataFrame, ranges: Mapping[str, Any]) -> list[Find
             )
             remarks.append(Remark(decoded == 0, what, means))
         if decoded:
-            remarks += _body_part_remarks(row, ranges)
+            remarks += head_area_remarks(row, ranges)
         if not any(remark.refuses for remark in remarks):
             remarks += _range_remarks(row, ranges, AREAS)
         findings += [Finding(study, series, *remark) for remark in remarks]
     return findings
-
-
-def _image_remarks(acquisition: pd.DataFrame, row: pd.Series) -> list[Remark]:
-    """Return the Remarks where one series is not an axial CT series of a head.
-
-    acquisition: the series' rows as returned by read_acquisition; row: its row of series_facts
-    """
-    remarks = []
-    modality, part = acquisition["modality"].iloc[0], acquisition["body_part"].iloc[0]
-    if modality != "CT":
-        texts = {"": "the modality is missing", UNKNOWN: "the modality is not a known one"}
-        what = texts.get(modality, f"the modality is {modality}, not CT")
-        means = "the CNNs need Hounsfield units, which only CT has"
-        remarks.append(Remark(bool(modality), what, means))
-    if acquisition["image_type"].str.upper().str.contains("LOCALIZER").any():
-        remarks.append(Remark(True, "a localizer", "a projection through the body, not a slice"))
-    if part and not any(head in part for head in HEADS):
-        what = "not a known body part" if part == UNKNOWN else part
-        means = "the CNNs were trained on heads only"
-        remarks.append(Remark(True, f"BodyPartExamined is {what}", means))
-    if row["tilt_deg"] > MAX_AXIAL_DEG:
-        what = f"the slices lie {row['tilt_deg']:.0f} degrees from axial"
-        means = "the CNNs were trained on axial slices, not on coronal or sagittal ones"
-        remarks.append(Remark(True, what, means))
-    return remarks
 
 
 def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark]:
@@ -165,17 +129,6 @@ def _gap_remarks(slices: pd.DataFrame) -> list[Remark]:
     if (gaps == 0).any():
         what = f"at least {(gaps == 0).sum() + 1} slices share a position"
         remarks.append(Remark(False, what, "perhaps two scans in one series"))
-    return remarks
-
-
-def _body_part_remarks(row: pd.Series, ranges: Mapping[str, Any]) -> list[Remark]:
-    """Return the Remarks on areas so far outside training that the series is not of a head."""
-    remarks = []
-    for name in AREAS:
-        low, high = ranges.get(name, (-np.inf, np.inf))
-        if row[name] < low / AREA_FACTOR or row[name] > high * AREA_FACTOR:
-            what = FACTS[name].outside(row[name], low, high)
-            remarks.append(Remark(True, what, "probably not a head"))
     return remarks
 
 
