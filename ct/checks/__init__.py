@@ -1,1 +1,1 @@
-"""Checks of data: leakage, domain shift, series geometry, shared UIDs."""
+"""Checks of data: head CT, domain shift, leakage, series geometry, shared UIDs."""

@@ -32,7 +32,7 @@ FORMAT = {
 @pytest.fixture
 def odd(monkeypatch):
     """`odd(letter)`: what the decoder of odd_decoder.py does; it has 0.3 s of processor time."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
     child = ChildProcess("odd_decoder")
     monkeypatch.setattr(pixel_decoder, "_CHILD", child)
     monkeypatch.setattr(pixel_decoder, "SECONDS", 0.3)
@@ -106,7 +106,7 @@ def test_memory_below_the_limit_of_the_parent_is_the_machines_fault(odd):
     )
     done = subprocess.run(
         ["bash", "-c", f'ulimit -v 8000000; exec {os.sys.executable} -c "$0"', code],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,
