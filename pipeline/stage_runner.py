@@ -19,17 +19,17 @@ def stage_states(run: Run) -> dict[str, StageState]:
     states: dict[str, StageState] = {}
     for name, stage in STAGES.items():
         why = why_stage_is_stale(run, stage)
-        waits_for = next((read for read in stage.reads if _is_old(states, read)), None)
+        not_fresh = next((read for read in stage.reads if _is_not_fresh(states, read)), None)
         if why == "not made yet":
             states[name] = ("missing", why)
-        elif why or waits_for:
-            states[name] = ("stale", why or f"{waits_for} is to be made again")
+        elif why or not_fresh:
+            states[name] = ("stale", why or f"{not_fresh} is to be made again")
         else:
             states[name] = ("fresh", "")
     return states
 
 
-def _is_old(states: dict[str, StageState], name: str) -> bool:
+def _is_not_fresh(states: dict[str, StageState], name: str) -> bool:
     return name in states and states[name][0] != "fresh"
 
 

@@ -92,8 +92,8 @@ def take_predictions(run: Run, options: ImportOptions) -> None:
         notes.append(
             "without a fold column: the run's own folds are used as if they were the model's"
         )
-    tables, more = _test_tables(run, model, fold, compare=not adopts)
-    _write_import(run, options.name, model, tables, notes + more)
+    tables, test_notes = _test_tables(run, model, fold, compare=not adopts)
+    _write_import(run, options.name, model, tables, notes + test_notes)
 
 
 def _read_model(run: Run, options: ImportOptions) -> ImportedModel:
@@ -179,10 +179,10 @@ def _test_tables(
             "slices as on train slices"
         )
         return [], notes
-    tables, more = tables_by_fold(
+    tables, fold_notes = tables_by_fold(
         model.per_fold, model.test, fold, run.recipe.folds.k, renumbering or {}
     )
-    return tables, notes + more
+    return tables, notes + fold_notes
 
 
 def _write_import(
