@@ -18,13 +18,13 @@ from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
 from stage1_cnn.batches.batch_reader import ReadHu, read_ahead
 from stage1_cnn.batches.dataset import check_enough_slices, epoch_steps, neighbour_rows
-from stage1_cnn.checkpoint import Checkpoint, on_cpu
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import pick_device, torch_settings
 from stage1_cnn.distributed import this_process
 from stage1_cnn.gpu_memory import is_out_of_memory, weights_must_fit
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
+from stage1_cnn.training_state import TrainingState, on_cpu
 from stage1_cnn.training_step import Trainer
 
 CURVE_SLICES = 10_000  # most held-out slices that the learning curve is computed on
@@ -40,8 +40,8 @@ class Hooks:
     progress: Callable[[int, int, int, float], None] | None = None
     # (an entry of the curve) after each epoch; an exception that it raises ends the training
     epoch: Callable[[dict[str, Any]], None] | None = None
-    # (Checkpoint) after each epoch, and every `save_seconds` within it
-    save: Callable[[Checkpoint], None] | None = None
+    # (TrainingState) after each epoch, and every `save_seconds` within it
+    save: Callable[[TrainingState], None] | None = None
     log: Callable[[str], None] = print  # (one line) for what the user should read
     save_seconds: float = 600.0  # between two checkpoints of an epoch
 
@@ -78,7 +78,7 @@ def train_cnn(
     config: CnnConfig,
     seed: int,
     hooks: Hooks | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: TrainingState | None = None,
 ) -> TrainedCnn:
     """Train the CNN of `config`. Returns it with its learning curve.
 
@@ -224,10 +224,12 @@ class TrainLoop:
     def save(self, state: dict[str, Any]) -> None:
         """Pass a checkpoint to the hook."""
         if self.hooks.save and this_process().rank == 0:
-            self.hooks.save(Checkpoint(self.trainer.tensors(), {**state, **self.trainer.state()}))
+            self.hooks.save(
+                TrainingState(self.trainer.tensors(), {**state, **self.trainer.state()})
+            )
         self.saved_at = time.monotonic()
 
-    def resume(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def resume(self, checkpoint: TrainingState) -> dict[str, Any]:
         """Restore the Trainer from a checkpoint. Returns the checkpoint's `state`."""
         self.trainer.load(checkpoint.tensors, checkpoint.state)
         return {name: checkpoint.state[name] for name in ("epoch", "step", "loss_sum", "curve")}

@@ -15,19 +15,19 @@ from ct.errors import InputError
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
 from stage1_cnn.batches.augment import augment, mix, resize, to_channels
-from stage1_cnn.checkpoint import (
-    load_optimizer,
-    model_tensors,
-    on_cpu,
-    optimizer_tensors,
-    with_prefix,
-)
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import autocast_type, mixed_precision
 from stage1_cnn.distributed import this_process
 from stage1_cnn.gpu_memory import free_memory, is_out_of_memory, weights_must_fit
 from stage1_cnn.model import Cnn
 from stage1_cnn.optimizer import learning_rate, new_optimizer
+from stage1_cnn.training_state import (
+    load_optimizer,
+    model_tensors,
+    on_cpu,
+    optimizer_tensors,
+    with_prefix,
+)
 
 
 class Trainer:

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from ct.storage.atomic_write import replacing
 from ct.storage.digests import new_digest
-from stage1_cnn.checkpoint import Checkpoint, with_prefix
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import untrained_model
+from stage1_cnn.training_state import TrainingState, with_prefix
 
 OLDER_HEADER = {"same", "state"}  # of an older version
 HEADER = OLDER_HEADER | {"environment", "reasons", "digest"}
@@ -25,7 +25,7 @@ Environment = dict[str, int | str]  # as returned by stage1_cnn.device.environme
 
 def write_checkpoint(
     path: Path,
-    checkpoint: Checkpoint,
+    checkpoint: TrainingState,
     training_digest: str,
     environment: Environment,
     reasons: list[str],
@@ -45,8 +45,8 @@ def write_checkpoint(
 
 def read_checkpoint(
     path: Path, training_digest: str, config: CnnConfig, log: Callable[[str], None]
-) -> tuple[Checkpoint | None, Environment, list[str]]:
-    """Return (Checkpoint, environment, reasons) as written.
+) -> tuple[TrainingState | None, Environment, list[str]]:
+    """Return (TrainingState, environment, reasons) as written.
 
     Returns (None, {}, []) where there is none, or it is of another training, or it is damaged; then
     `log` is called with one line. A checkpoint of an older version, without digest and environment,
@@ -59,7 +59,7 @@ def read_checkpoint(
         _check_content(header, tensors)
         if header["same"] != training_digest:
             return None, {}, []
-        checkpoint = Checkpoint(tensors, json.loads(header["state"]))
+        checkpoint = TrainingState(tensors, json.loads(header["state"]))
         _check_fit(checkpoint, config)
         environment = json.loads(header.get("environment", "{}"))
         return checkpoint, environment, json.loads(header.get("reasons", "[]"))
@@ -123,7 +123,7 @@ def _check_content(header: Mapping[str, str], tensors: Tensors) -> None:
         raise ValueError("it holds other bytes than were written")
 
 
-def _check_fit(checkpoint: Checkpoint, config: CnnConfig) -> None:
+def _check_fit(checkpoint: TrainingState, config: CnnConfig) -> None:
     """Raise ValueError where a checkpoint does not fit the CNN of `config`.
 
     That is possible for an older one, or for one of another version of timm.

@@ -26,13 +26,13 @@ from pipeline.training.prediction_parts import PredictionParts
 from pipeline.training.stage_one_inputs import PredictedSlices, StageOneInputs
 from pipeline.training.tensorboard import open_scalars
 from stage1_cnn.batches.dataset import fold_rows
-from stage1_cnn.checkpoint import Checkpoint
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import environment, pick_device
 from stage1_cnn.distributed import barrier, broadcast, this_process
 from stage1_cnn.inference import predict
 from stage1_cnn.model import load_model
 from stage1_cnn.train_loop import Hooks, NotANumber, TrainedCnn, train_cnn
+from stage1_cnn.training_state import TrainingState
 
 PART_SLICES = 4096  # slices of one part of a prediction, which memory holds at once
 
@@ -58,7 +58,7 @@ def train_fold(inputs: StageOneInputs, name: str, k: int, digest: str) -> list[s
             )
             reasons = [*reasons, *changed]
 
-    def save(current: Checkpoint) -> None:
+    def save(current: TrainingState) -> None:
         write_checkpoint(path, current, digest, now, reasons)
 
     trained = _train(inputs, config, k, checkpoint, save)
@@ -72,8 +72,8 @@ def _train(
     inputs: StageOneInputs,
     config: CnnConfig,
     k: int,
-    checkpoint: Checkpoint | None,
-    save: Callable[[Checkpoint], None],
+    checkpoint: TrainingState | None,
+    save: Callable[[TrainingState], None],
 ) -> TrainedCnn:
     """Train with a progress bar and, where the recipe asks for it, TensorBoard's scalars.
 

@@ -23,7 +23,7 @@ from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from pipeline.training.checkpoint_file import write_checkpoint
-from stage1_cnn.checkpoint import Checkpoint
+from stage1_cnn.training_state import TrainingState
 
 RUN = kept_runs.names("run")
 # files that no stage makes, and the stages' receipts
@@ -230,7 +230,7 @@ def test_unfinished_work_is_verified_too(kept, half, capsys):
     assert damaged_files(RunDir(half)) == []
     with safe_open(checkpoint, "pt") as file:
         header = file.metadata()
-    state = Checkpoint(load_file(checkpoint), json.loads(header["state"]))
+    state = TrainingState(load_file(checkpoint), json.loads(header["state"]))
     write_checkpoint(checkpoint, state, header["same"], {}, [])
     assert damaged_files(RunDir(half)) == []
     flip(checkpoint)

@@ -1,4 +1,4 @@
-"""The checkpoint of a training: tensors for safetensors, and plain values for its header."""
+"""The state of a training between two steps, as checkpoints keep it: tensors and plain values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingState:
     """The state of one training between two steps.
 
     tensors: name -> CPU tensor: "model.…", "ema.…", "optimizer.<number of the parameter>.…"
