@@ -65,7 +65,7 @@ class Verbs:
         allow_unlabelled: Value = None,
         missing: Value = None,
     ) -> Plan:
-        """Make a run folder. Needs --recipe, --data or --slices, and, like most verbs, --run.
+        """Make a run folder. Needs --run, --recipe, and one of --data and --slices.
 
         Args:
             run: the folder to make

@@ -109,6 +109,11 @@ def test_without_words_every_verb_is_printed(capsys):
     assert max(map(len, out.splitlines())) <= 110
 
 
+def test_help_of_new_says_that_data_and_slices_exclude_each_other(capsys):
+    assert run.main(["new", "--help"]) == 0
+    assert "Needs --run, --recipe, and one of --data and --slices." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("verb", run.VERBS)
 def test_help_describes_every_flag(verb, capsys):
     assert run.main([verb, "--help"]) == 0
