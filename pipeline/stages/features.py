@@ -1,6 +1,10 @@
 """The stage `features`: the feature matrix of stage two, from the predictions of stage one."""
 
-from ct.storage.file_formats import read_table, write_json
+from contextlib import suppress
+from pathlib import Path
+
+from ct.errors import InputError
+from ct.storage.file_formats import read_json, read_table, write_json
 from features.build import build_features, feature_names
 from features.columns import describe
 from pipeline.receipt import Receipt
@@ -26,9 +30,21 @@ def features(run: Run, receipt: Receipt) -> None:
                 test_predictions = load_predictions(run, test.index, k)
                 build_features(test, test_predictions, config, **for_test[k], out=X[k])
                 bar.update()
-    write_json(folder / "names.json", {name: describe(name) for name in names})
+    _write_names(folder / "names.json", names)
     receipt.made = [folder]
     run.log(
         f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices "
         f"x {k_folds} folds"
     )
+
+
+def _write_names(path: Path, names: list[str]) -> None:
+    """Write {name: description} of the features, unless a file of the same names is there.
+
+    The digest of the file is an input of `tune` and `stack`: new words in the descriptions would
+    make hours of work on a run of an older version stale.
+    """
+    with suppress(OSError, TypeError, ValueError, InputError):  # missing or damaged
+        if list(read_json(path)) == names:
+            return
+    write_json(path, {name: describe(name) for name in names})

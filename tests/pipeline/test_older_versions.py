@@ -70,6 +70,19 @@ def test_a_half_trained_run_of_an_older_version_continues_from_its_checkpoint(
         np.testing.assert_allclose(ours[name].numpy(), weight.numpy(), atol=1e-4, err_msg=name)
 
 
+def test_features_made_again_keep_the_descriptions_that_tune_depends_on(kept):
+    names = kept / "stage2" / "features" / "names.json"
+    before = names.read_bytes()
+    (kept / "receipts" / "features.json").unlink()
+    assert run.main(["features", f"--run={kept}"]) == 0
+    assert names.read_bytes() == before
+    for damaged in (b"{", b"5", b"[1, 2]", b"{}"):
+        names.write_bytes(damaged)
+        (kept / "receipts" / "features.json").unlink()
+        assert run.main(["features", f"--run={kept}"]) == 0
+        assert list(json.loads(names.read_text())) == list(json.loads(before))
+
+
 @pytest.mark.parametrize("kind", ["run", "model"])
 def test_score_gives_the_older_versions_probabilities(older_version, tmp_path, kind):
     words = [
