@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import run
 from pipeline.freshness import file_digest, inputs_digest
+from pipeline.input_digests import input_digests
 from pipeline.older_versions import reads_of_cnn
 from pipeline.receipt import Receipt
 from pipeline.registry import STAGES
@@ -60,7 +61,7 @@ def job_of(kept, model, k=0):
         r.dir.fold(model, k) / "train.json",
         "train",
         part,
-        reads_of_cnn(r.input_digests(STAGES["train"]), model),
+        reads_of_cnn(input_digests(r, STAGES["train"]), model),
     )[0]
 
 
@@ -85,7 +86,7 @@ def test_two_local_weights_with_one_file_name_are_distinguished(kept, tmp_path):
         r.dir.receipt("train"),
         "train",
         r.recipe_part(STAGES["train"].keys),
-        r.input_digests(STAGES["train"]),
+        input_digests(r, STAGES["train"]),
     ):
         pass
     assert stage_states(Run(kept))["train"] == ("fresh", "")
@@ -129,7 +130,7 @@ def test_an_older_checkpoint_with_local_weights_is_continued(half, tmp_path, cap
     with_local_weights(half, ["stage1/cnn/fold0/train.json"], tmp_path / "w", ("first", "second"))
     r = Run(half)
     part = {"model": r.recipe.stage1.models[0].model_dump(mode="json"), "seed": 0, "fold": 1}
-    read = r.input_digests(STAGES["train"])
+    read = input_digests(r, STAGES["train"])
     of_before = {n: d for n, d in read.items() if not n.startswith("pretrained")}
     of_before["weights model.safetensors"] = read["pretrained weights of cnn1"]
     path = half / "stage1/cnn/fold1/checkpoint.safetensors"
