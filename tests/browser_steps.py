@@ -125,10 +125,15 @@ def show_gradcam(browser):
 
 def follow_slice_link(browser):
     """Follow the first link to a slice with a great loss. Returns (study, slice)."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     link = browser.find_elements("css selector", ".losses a[href*='slice=']")[0]
     study, slice_id = link.get_attribute("href").partition("#study=")[2].split("&slice=")
     link.click()
-    assert element(browser, "study").get_property("value") == study
+    # the page opens the slice after the event `hashchange`, which comes after the click
+    WebDriverWait(browser, 10).until(
+        lambda _: element(browser, "study").get_property("value") == study
+    )
     assert element(browser, "link").get_attribute("href").endswith(f"slice={slice_id}")
     assert browser.switch_to.active_element.get_attribute("id") == "b-screen"
     return study, slice_id
