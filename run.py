@@ -19,9 +19,9 @@ import fire  # noqa: E402
 
 from ct.errors import InputError, printable  # noqa: E402
 from ct.system.interrupts import INTERRUPTED, LINE, InterruptWatch  # noqa: E402
+from pipeline.checked_options import Plan, unpack  # noqa: E402
 from pipeline.command_line.flag_check import QUIET, UsageError, check_words, flags_of  # noqa: E402
 from pipeline.command_line.help_text import overview, verb_help  # noqa: E402
-from pipeline.options import Plan, unpack  # noqa: E402
 
 Value = str | int | bool | None  # of a flag: text as typed, or the default
 MAX_ERROR_LENGTH = 2000  # characters of an error's line

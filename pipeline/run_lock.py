@@ -9,8 +9,8 @@ from filelock import FileLock, Timeout
 from ct.errors import InputError
 from ct.kaggle_layout import hidden_folders
 from ct.storage.atomic_write import refuse_links, restore_all
+from pipeline.checked_options import IN_RECIPE, RunOptions, ScoreOptions
 from pipeline.integrity import check_content
-from pipeline.options import IN_RECIPE, RunOptions, ScoreOptions
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from stage2_stack.config import check_installed

@@ -24,7 +24,7 @@ from stage1_cnn.distributed import this_process
 from stage1_cnn.gpu_memory import is_out_of_memory, weights_must_fit
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
-from stage1_cnn.training_state import TrainingState, on_cpu
+from stage1_cnn.state_tensors import TrainingState, on_cpu
 from stage1_cnn.training_step import Trainer
 
 CURVE_SLICES = 10_000  # most held-out slices that the learning curve is computed on

@@ -21,7 +21,7 @@ from stage1_cnn.distributed import this_process
 from stage1_cnn.gpu_memory import free_memory, is_out_of_memory, weights_must_fit
 from stage1_cnn.model import Cnn
 from stage1_cnn.optimizer import learning_rate, new_optimizer
-from stage1_cnn.training_state import (
+from stage1_cnn.state_tensors import (
     load_optimizer,
     model_tensors,
     on_cpu,

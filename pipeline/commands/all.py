@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.checked_options import OPTIONS, RunOptions
 from pipeline.commands.new import check_trial_store
-from pipeline.options import OPTIONS, RunOptions
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.run_lock import opened

@@ -5,10 +5,10 @@ from pathlib import Path
 from ct.errors import InputError
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_json
+from pipeline.checked_options import DemoOptions, NewOptions, SynthOptions
 from pipeline.commands.all import run_all_stages
 from pipeline.commands.new import new
 from pipeline.commands.synth import synth
-from pipeline.options import DemoOptions, NewOptions, SynthOptions
 
 
 def demo(options: DemoOptions) -> None:

@@ -5,7 +5,7 @@ import os
 
 from ct.config import Config
 from ct.errors import InputError
-from pipeline.options import RunOptions
+from pipeline.checked_options import RunOptions
 from pipeline.progress import no_bar
 from pipeline.run_context import Run
 from pipeline.run_lock import opened

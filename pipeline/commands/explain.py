@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ct.errors import InputError
 from ct.storage.file_formats import write_array, write_json
 from ct.storage.sealed_files import is_whole, seal
-from pipeline.options import ExplainOptions, RunOptions
+from pipeline.checked_options import ExplainOptions, RunOptions
 from pipeline.run_context import Run
 from pipeline.run_lock import check_fresh, opened
 from pipeline.training.stage_one_inputs import StageOneInputs

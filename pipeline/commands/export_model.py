@@ -7,9 +7,9 @@ from typing import Any
 from ct.errors import InputError
 from ct.storage.atomic_write import replacing
 from ct.storage.file_formats import read_arrays, write_arrays, write_json, write_text
+from pipeline.checked_options import ExportOptions
 from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import file_digest
-from pipeline.options import ExportOptions
 from pipeline.recipe import Recipe, save_recipe, with_changes
 from pipeline.run_context import Run
 from pipeline.run_lock import check_fresh, opened

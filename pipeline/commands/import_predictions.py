@@ -16,7 +16,7 @@ from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_table, write_json, write_table
 from ct.storage.sealed_files import seal
 from ct.tables.prediction_table import read_predictions
-from pipeline.options import ImportOptions
+from pipeline.checked_options import ImportOptions
 from pipeline.run_context import Run
 from pipeline.run_lock import check_fresh, opened
 from pipeline.stage_data.imported_predictions import (

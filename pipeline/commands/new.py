@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ct.errors import InputError
 from ct.run_dir import RunDir
+from pipeline.checked_options import NewOptions
 from pipeline.command_line.printed_commands import run_command
-from pipeline.options import NewOptions
 from pipeline.recipe import Recipe, find_recipe, load_recipe, save_recipe, with_changes
 from pipeline.run_context import KEY_BYTES
 from stage2_stack.config import check_installed

@@ -12,7 +12,7 @@ import torch
 from ct.errors import InputError
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import write_json
-from pipeline.options import ScoreOptions
+from pipeline.checked_options import ScoreOptions
 from pipeline.progress import Bar, log, progress_bar
 from pipeline.receipt import versions
 from pipeline.run_lock import check_fresh, opened

@@ -12,9 +12,9 @@ from ct.config import suggestion
 from ct.errors import InputError
 from ct.patient_folds import fold_groups
 from ct.seeds import derive_seed
+from pipeline.checked_options import RunOptions, SearchOptions, TuneOptions
 from pipeline.freshness import file_digest
 from pipeline.input_digests import input_digests
-from pipeline.options import RunOptions, SearchOptions, TuneOptions
 from pipeline.optuna_studies.cnn_trials import SearchContext, run_trials
 from pipeline.optuna_studies.inner_split import inner_split
 from pipeline.optuna_studies.search_verdict import verdict

@@ -3,7 +3,7 @@
 import time
 
 from ct.storage.file_formats import read_json
-from pipeline.options import ReportOptions, RunOptions, SubmitOptions
+from pipeline.checked_options import ReportOptions, RunOptions, SubmitOptions
 from pipeline.registry import STAGES
 from pipeline.run_lock import check_fresh, opened
 from pipeline.stage_runner import run_stage

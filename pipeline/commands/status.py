@@ -10,10 +10,10 @@ from filelock import Timeout
 from ct.errors import InputError
 from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt, version_differences
+from pipeline.checked_options import StatusOptions
 from pipeline.command_line.printed_commands import run_command
 from pipeline.freshness import changed_file
 from pipeline.integrity import damaged_files, receipt_paths
-from pipeline.options import StatusOptions
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.run_lock import lock_of

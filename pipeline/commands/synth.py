@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.options import SynthOptions
+from pipeline.checked_options import SynthOptions
 from pipeline.progress import progress_bar
 
 

@@ -20,7 +20,7 @@ from ct.privacy.pseudonyms import competition_id_pattern
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.sources.folder import Folder
 from ct.sources.zip_archive import ZipArchive, open_zip
-from pipeline.options import ScoreOptions
+from pipeline.checked_options import ScoreOptions
 from pipeline.progress import Bar
 from pipeline.scoring.scoring_model import ScoringModel
 from pipeline.scoring.study_findings import shared_uid_findings, study_findings, without_refused

@@ -13,7 +13,7 @@ from ct.storage.atomic_write import replacing
 from ct.storage.digests import new_digest
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.model import untrained_model
-from stage1_cnn.training_state import TrainingState, with_prefix
+from stage1_cnn.state_tensors import TrainingState, with_prefix
 
 OLDER_HEADER = {"same", "state"}  # of an older version
 HEADER = OLDER_HEADER | {"environment", "reasons", "digest"}

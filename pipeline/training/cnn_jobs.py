@@ -31,8 +31,8 @@ from stage1_cnn.device import environment, pick_device
 from stage1_cnn.distributed import barrier, broadcast, this_process
 from stage1_cnn.inference import predict
 from stage1_cnn.model import load_model
+from stage1_cnn.state_tensors import TrainingState
 from stage1_cnn.train_loop import Hooks, NotANumber, TrainedCnn, train_cnn
-from stage1_cnn.training_state import TrainingState
 
 PART_SLICES = 4096  # slices of one part of a prediction, which memory holds at once
 

@@ -153,8 +153,8 @@ def test_where_they_crash_together_every_stage_runs_in_its_own_process(
 
 
 def test_a_stage_in_its_own_process_gets_its_options():
+    from pipeline.checked_options import AllOptions
     from pipeline.commands.all import stage_command
-    from pipeline.options import AllOptions
 
     options = AllOptions(run="r", workers=3, trials=5)
     assert stage_command("tune", options)[2:] == ["tune", "--run=r", "--workers=3"]

@@ -23,7 +23,7 @@ from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from pipeline.training.checkpoint_file import write_checkpoint
-from stage1_cnn.training_state import TrainingState
+from stage1_cnn.state_tensors import TrainingState
 
 RUN = kept_runs.names("run")
 # files that no stage makes, and the stages' receipts

@@ -179,9 +179,9 @@ def test_the_checks_find_what_they_look_for():
     parse = ast.parse
     assert forbidden_imports("ct/a.py", parse("from stage1_cnn.model import x")) == ["stage1_cnn"]
     assert forbidden_imports("ct/a.py", parse("def f():\n    import torch.nn")) == ["torch"]
-    assert forbidden_imports("features/a.py", parse("import pipeline.options, ct.labels")) == [
-        "pipeline"
-    ]
+    assert forbidden_imports(
+        "features/a.py", parse("import pipeline.checked_options, ct.labels")
+    ) == ["pipeline"]
     assert forbidden_imports("stage2_stack/a.py", parse("from run import main")) == ["run"]
     assert forbidden_imports("stage2_stack/stacker.py", parse("import torch")) == ["torch"]
     assert forbidden_imports(TORCH_USER, parse("import torch, timm")) == ["timm"]
@@ -222,7 +222,7 @@ SLOW = ("torch", "timm", "lightgbm", "optuna", "matplotlib")
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("run, pipeline.options", SLOW),
+        ("run, pipeline.checked_options", SLOW),
         ("pipeline.recipe, pipeline.freshness", SLOW),
         ("ct.run_dir, ct.labels, ct.dicom.hounsfield", SLOW),
         ("run, pipeline.commands.dispatch", ("pydicom", "scipy", "torch", "lightgbm")),

@@ -15,8 +15,8 @@ from tiny_zip import pack
 import run
 from ct.kaggle_layout import ARCHIVE
 from ct.submission import kaggle_command
+from pipeline.checked_options import OPTIONS
 from pipeline.command_line.flag_check import check_words
-from pipeline.options import OPTIONS
 from pipeline.recipe import RECIPES, find_recipe, load_recipe
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
