@@ -48,7 +48,7 @@ class Cnn(nn.Module):
     `.backbone` is timm's own module; the names in its `state_dict()` are timm's.
     """
 
-    def __init__(self, backbone: Any):
+    def __init__(self, backbone: Any) -> None:
         super().__init__()
         self.backbone = backbone
         self.width: int = backbone.get_classifier().in_features  # d

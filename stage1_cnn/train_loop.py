@@ -66,7 +66,7 @@ class TrainedCnn:
 class NotANumber(InputError):
     """The loss of a batch is NaN or infinite. batch: {"epoch", "step", "loss", "slice_ids"}."""
 
-    def __init__(self, message: str, batch: dict[str, Any]):
+    def __init__(self, message: str, batch: dict[str, Any]) -> None:
         super().__init__(message)
         self.batch = batch
 
@@ -134,7 +134,7 @@ class TrainLoop:
         read_hu: ReadHu,
         trainer: Trainer,
         hooks: Hooks,
-    ):
+    ) -> None:
         self.slices, self.labels, self.read_hu = slices, labels, read_hu
         self.table_rows = neighbour_rows(slices, trainer.config.neighbours)
         self.readable = slices["readable"].to_numpy(bool)

@@ -39,7 +39,7 @@ class Trainer:
 
     def __init__(
         self, model: Cnn, config: CnnConfig, steps: int, seed: int, log: Callable[[str], None]
-    ):
+    ) -> None:
         self.model: Cnn = model.to(memory_format=torch.channels_last)
         self.config, self.seed, self.log = config, seed, log
         self.device = next(model.parameters()).device

@@ -10,8 +10,6 @@ from ct.checks.training_ranges import AREAS, FACTS
 from ct.privacy.defined_terms import HEADS, UNKNOWN
 
 MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal
-
-
 # an area outside its training range by this factor is of another part of the body
 AREA_FACTOR = 2.0
 

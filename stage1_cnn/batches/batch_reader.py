@@ -70,7 +70,7 @@ def _next_batch(waiting: "deque[_Pending]") -> tuple[NDArray[np.int64], Tensor]:
 class _CpuBatch:
     """Reusable CPU memory for a batch. A thread calls `read`, the consumer `hand_over`."""
 
-    def __init__(self, read_hu: ReadHu, size: int, device: torch.device):
+    def __init__(self, read_hu: ReadHu, size: int, device: torch.device) -> None:
         self.read_hu = read_hu
         self.slices, self.batch = _Buffer(size), _Buffer(size)
         self.hu = torch.empty(0, dtype=torch.int16)
@@ -98,7 +98,7 @@ class _CpuBatch:
 class _CudaBatch:
     """Page-locked memory for a batch, copied to a GPU on a stream of its own."""
 
-    def __init__(self, read_hu: ReadHu, size: int, device: torch.device):
+    def __init__(self, read_hu: ReadHu, size: int, device: torch.device) -> None:
         self.read_hu, self.slices = read_hu, _Buffer(size, pinned=True)
         self.hu: Tensor | None = None
         self.stream, self.copied = torch.cuda.Stream(device), torch.cuda.Event()
@@ -137,7 +137,7 @@ class _CudaBatch:
 class _Buffer:
     """Reusable memory for slices of `size` px; it grows as needed."""
 
-    def __init__(self, size: int, pinned: bool = False):
+    def __init__(self, size: int, pinned: bool = False) -> None:
         self.size, self.pinned = size, pinned
         self.memory: Tensor | None = None
 

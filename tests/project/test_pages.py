@@ -184,5 +184,5 @@ def test_the_commands_in_their_order(clone, real_data):
         if line.startswith((PYTHON, "make ")):
             done = subprocess.run(
                 line, shell=True, cwd=clone, capture_output=True, text=True, check=False
-            )  # noqa: S602
+            )
             assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
