@@ -26,6 +26,9 @@ from report.path_removal import recipe_without_paths, without_folders
 STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
 # kind of prediction -> its name on the page
 KINDS = {"raw": "mean of the CNNs", "calibrated": "stage one, calibrated", "final": "stage two"}
+# receipt of a fold's job -> the slices that the job predicts
+PREDICTING_JOBS = {"train.json": "held out", "predict.json": "test"}
+Environments = dict[str, tuple[str, str]]
 QUARANTINE_COLUMNS = ["path", "slice_id", "split", "kind", "reason"]
 
 
@@ -38,6 +41,7 @@ class Artifacts:
     quarantine:    quarantine.csv without people's file names
     ingest:        counts and lists of ingest.json
     curves:        CNN -> fold -> list of epochs
+    environments:  CNN -> fold -> "held out" and "test" -> (device, precision) of the predictions
     imports:       imported model -> notes
     raw:           out-of-fold mean of the CNNs and imported models, NaN where a slice is unreadable
     calibrated:    out-of-fold probabilities of calibrated stage one
@@ -58,6 +62,7 @@ class Artifacts:
     quarantine: pd.DataFrame
     ingest: dict[str, Any]
     curves: dict[str, dict[int, list[dict[str, Any]]]]
+    environments: dict[str, dict[int, Environments]]
     imports: dict[str, list[str]]
     raw: pd.DataFrame | None
     raw_test: pd.DataFrame | None
@@ -133,6 +138,9 @@ def read_run(run: RunDir) -> Artifacts:
         quarantine=_quarantine(run.quarantine),
         ingest=read_json(run.ingest),
         curves={name: _curves(run, name, fold_numbers) for name in cnns},
+        environments={
+            name: {k: _environments(run, name, k) for k in fold_numbers} for name in cnns
+        },
         imports={
             name: (_json(run.imported_notes(name)) or {}).get("notes", []) for name in imports
         },
@@ -202,6 +210,19 @@ def _curves(run: RunDir, cnn: str, fold_numbers: Iterable[int]) -> dict[int, lis
     """Return {fold: list of epochs} of the folds in which the CNN has been trained."""
     curves = {k: _json(run.fold(cnn, k) / "curve.json") for k in fold_numbers}
     return {k: curve for k, curve in curves.items() if curve}
+
+
+def _environments(run: RunDir, cnn: str, k: int) -> Environments:
+    """Return {"held out" or "test": (device, precision)} of a fold's predictions.
+
+    A job that is not finished, or whose receipt is of an older version, has no entry.
+    """
+    environments = {}
+    for name, predicted in PREDICTING_JOBS.items():
+        receipt = read_receipt(run.fold(cnn, k) / name) or {}
+        if "device" in receipt and "precision" in receipt:
+            environments[predicted] = (receipt["device"], receipt["precision"])
+    return environments
 
 
 def _mean_of_models(tables: dict[str, pd.DataFrame | None], clip: float) -> pd.DataFrame | None:

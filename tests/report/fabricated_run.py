@@ -24,6 +24,15 @@ CHOSEN = {
     "lambda_l2": 10.0,
 }
 SHARES = dict(zip(CHOSEN, (0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01), strict=True))
+ENVIRONMENTS = {  # of the receipts of some stages; those of an older version lack the values
+    "train": {
+        "engine": "ray",
+        "units_at_once": 4,
+        "device": ["cuda, RTX", "cpu"],
+        "precision": "bf16",
+    },
+    "tune": {"engine": "local", "units_at_once": 1, "device": "cpu"},
+}
 SECRET = "/home/somebody/secret place"
 
 
@@ -60,7 +69,7 @@ def make_run(root, studies=15, slices=8, seed=0):
             },
             "finished": "2026-01-02T03:04:05+00:00",
         }
-        write_json(run.receipt(stage), facts)
+        write_json(run.receipt(stage), facts | ENVIRONMENTS.get(stage, {}))
     return run
 
 

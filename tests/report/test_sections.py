@@ -8,6 +8,7 @@ from ct import metrics
 from ct.labels import LABELS, SUBTYPES
 from ct.storage.file_formats import read_json, read_table, write_json, write_table
 from report.run_artifacts import read_run
+from report.sections.cost_and_provenance import different_environments
 from report.sections.example_studies import example_series
 from report.sections.learning_and_tuning import best_so_far
 from report.sections.reliability_roc_confusion import confusion
@@ -258,8 +259,42 @@ def test_patients_in_both_sets_are_listed_and_quarantined_files_counted(whole):
 
 
 def test_the_cost_of_each_stage(whole):
-    """Time, memory, disk and their total; digests of the data and no others."""
+    """Time, memory, disk and their total; engine and device; digests of the data and no others."""
     text, page, _ = whole
-    assert page.row("train")[1:] == ["13 min 20 s", "512 MB", "1.5 GB", "2026-01-02 03:04 UTC"]
+    finished = "2026-01-02 03:04 UTC"
+    assert page.row("folds")[1:] == ["0.2 s", "512 MB", "1.5 GB", "", "", finished]
+    device = "cuda, RTX or cpu, bf16"
+    train = ["13 min 20 s", "512 MB", "1.5 GB", "ray, 4 at once", device, finished]
+    assert page.row("train")[1:] == train
+    assert page.row("tune")[4:6] == ["local", ""]
     assert page.row("total")[1:4] == ["17 min 26 s", "512 MB", "12.0 GB"]
     assert "<code>ingest0123</code>" in text and "train0123" not in text
+
+
+def test_predictions_of_a_fold_on_different_devices_are_remarked(report_run):
+    """Those of other folds and CNNs, and of jobs without a receipt, are not."""
+    remark = "different devices or in different precision"
+    gpu, cpu = job_receipt("cuda, RTX", "bf16"), job_receipt("cpu", "fp32")
+    pairs = {0: (gpu, cpu), 1: (gpu, gpu), 2: (gpu, cpu)}
+    for k, (train, predict) in pairs.items():
+        write_json(report_run.fold("resnet", k) / "train.json", train)
+        write_json(report_run.fold("resnet", k) / "predict.json", predict)
+    write_json(report_run.fold("vgg", 0) / "train.json", gpu)
+    write_json(report_run.fold("vgg", 1) / "train.json", gpu)
+    write_json(report_run.fold("vgg", 1) / "predict.json", job_receipt("cuda, RTX", "fp16"))
+    assert different_environments(read_run(report_run)) == [
+        "resnet folds 0, 2: cuda, RTX in bf16, then cpu in fp32",
+        "vgg fold 1: cuda, RTX in bf16, then cuda, RTX in fp16",
+    ]
+    text, _ = page_of(report_run)
+    assert f"{remark}: resnet folds 0, 2: cuda, RTX in bf16" in text
+    for cnn, k in (("resnet", 0), ("resnet", 2), ("vgg", 1)):
+        write_json(report_run.fold(cnn, k) / "predict.json", gpu)
+    text, _ = page_of(report_run)
+    assert remark not in text
+
+
+def job_receipt(device, precision):
+    """The receipt of a job of one CNN and fold."""
+    values = {"recipe": {}, "read": {}, "made": {}}
+    return values | {"device": device, "precision": precision}
