@@ -1,29 +1,36 @@
-"""Open a run folder for a verb: one process at a time, with the verb's changes to the recipe."""
+"""Open a run folder for a verb: alone, with the verb's changes to the recipe, or for a shard."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from ct.errors import InputError
 from ct.kaggle_layout import hidden_folders
 from ct.storage.atomic_write import refuse_links, restore_all
+from ct.storage.file_lock import discard_unused, file_lock
 from pipeline.checked_options import IN_RECIPE, RunOptions, ScoreOptions
 from pipeline.integrity import check_content
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
 from stage2_stack.config import check_installed
 
+LOCKS = "locks"  # folder of the run: locks of units and joins, progress of units
 
-def lock_of(root: Path) -> FileLock:
-    """Return the lock of a run folder, not acquired yet. Raises InputError where it is a link."""
-    path = root / ".lock"
-    if path.is_symlink():
-        raise InputError(
-            f"{path} is a link; nothing is written or removed beyond it: remove the link"
-        )
-    return FileLock(path, timeout=0)
+
+@contextlib.contextmanager
+def run_lock(root: Path) -> Iterator[None]:
+    """Hold a run folder alone. Raises InputError where other processes work on it."""
+    with _run_lock(root, shared=False):
+        yield
+
+
+@contextlib.contextmanager
+def _run_lock(root: Path, shared: bool) -> Iterator[None]:
+    with file_lock(root / ".lock", shared) as held:
+        if not held:
+            raise InputError(f"--run={root}: another process works on this run; wait for it")
+        yield
 
 
 @contextlib.contextmanager
@@ -35,25 +42,35 @@ def opened(options: RunOptions | ScoreOptions) -> Iterator[Run]:
     if options.run is None:
         raise ValueError("the options name no run folder")
     root = Path(options.run)
-    run = Run(root)
-    try:
-        with lock_of(root):
-            refuse_links(root)
-            restore_all(root)
-            changes = {
-                IN_RECIPE[name]: value
-                for name, value in options
-                if name in IN_RECIPE and value is not None
-            }
-            run.change_recipe(changes)
-            check_installed(run.recipe.stage2.components)
-            run.workers = getattr(options, "workers", None)
-            run.timeout = getattr(options, "timeout", None)
-            run.quarantine_unreadable = getattr(options, "quarantine_unreadable", False)
-            with hidden_folders(run.recipe.data.source):
+    Run(root)  # raises InputError where there is no run, without making a lock file
+    with run_lock(root):
+        refuse_links(root)
+        restore_all(root)
+        run = Run(root)  # the recipe as it is now that no other process can change it
+        run.change_recipe(_recipe_changes(options))
+        try:
+            with _prepared(run, options):
                 yield run
-    except Timeout:
-        raise InputError(f"--run={root}: another process works on this run; wait for it") from None
+        finally:
+            discard_unused(root / LOCKS)
+
+
+def _recipe_changes(options: RunOptions | ScoreOptions) -> dict[str, Any]:
+    """Return {dotted key: value} of the options that are fields of the recipe."""
+    return {
+        IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None
+    }
+
+
+@contextlib.contextmanager
+def _prepared(run: Run, options: RunOptions | ScoreOptions) -> Iterator[None]:
+    """Apply the options that are not of the recipe."""
+    check_installed(run.recipe.stage2.components)
+    run.workers = getattr(options, "workers", None)
+    run.timeout = getattr(options, "timeout", None)
+    run.quarantine_unreadable = getattr(options, "quarantine_unreadable", False)
+    with hidden_folders(run.recipe.data.source):
+        yield
 
 
 def check_fresh(run: Run, verb: str, stages: Sequence[str]) -> None:

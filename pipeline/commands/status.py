@@ -5,8 +5,6 @@ import json
 import os
 from typing import Any
 
-from filelock import Timeout
-
 from ct.errors import InputError
 from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt, version_differences
@@ -16,7 +14,7 @@ from pipeline.freshness import changed_file
 from pipeline.integrity import damaged_files, receipt_paths
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
-from pipeline.run_lock import lock_of
+from pipeline.run_lock import run_lock
 from pipeline.stage_runner import StageState, stage_states
 
 States = dict[str, StageState]
@@ -49,14 +47,9 @@ def _verify(run: Run) -> Damaged:
     Raises InputError where another process works on the run.
     """
     writable = os.access(run.dir.root, os.W_OK)
-    try:
-        lock = lock_of(run.dir.root) if writable else contextlib.nullcontext()
-        with lock, run.bar(None, "verifying", "file") as bar:
-            damaged = damaged_files(run.dir, lambda name: bar.update(), marks=writable)
-    except Timeout:
-        raise InputError(
-            f"--run={run.dir.root}: another process works on this run; wait for it"
-        ) from None
+    lock = run_lock(run.dir.root) if writable else contextlib.nullcontext()
+    with lock, run.bar(None, "verifying", "file") as bar:
+        damaged = damaged_files(run.dir, lambda name: bar.update(), marks=writable)
     try:
         run.pseudonym_key()
     except InputError as error:

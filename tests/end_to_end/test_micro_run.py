@@ -22,6 +22,7 @@ from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_array, read_json, read_table
+from ct.storage.file_lock import file_lock
 from pipeline.recipe import find_recipe
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
@@ -638,9 +639,7 @@ def test_a_damaged_copy_of_a_slice_does_not_replace_it(data, tmp_path):
 
 
 def test_one_process_at_a_time(copy, capsys):
-    from filelock import FileLock
-
-    with FileLock(copy / ".lock"):
+    with file_lock(copy / ".lock"):
         assert run.main(["all", f"--run={copy}"]) == 1
     assert "another process works on this run" in error_line(capsys)
 
