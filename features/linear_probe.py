@@ -5,6 +5,9 @@ ever become features; only the logits of a probe that is fitted inside one CNN f
 a regularised linear discriminant (Friedman, JASA 84(405), 1989) in closed form. It needs only means
 and covariances, which are summed in one pass over the rows, so the embeddings may be a memory map
 that is larger than memory. Its weights have the direction of a ridge regression on the labels.
+
+All sums run on one thread: the last bits of a product of matrices depend on how many threads share
+it, and a probe must not depend on the cores of a machine. Several probes run side by side instead.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logit
+from threadpoolctl import threadpool_limits
 
 from ct.seeds import derive_seed
 
@@ -96,25 +100,26 @@ def cross_fit_probe(
     probe: fitted on all rows, for slices of other patients. part_probes: fitted without each part;
     empty for a single patient. Rows are read twice, BATCH_ROWS at a time.
     """
-    part, (n, d), c = part_of_patient(patients), embeddings.shape, y.shape[1]
-    parts = part.max(initial=0) + 1
-    centre = _first_rows_mean(embeddings)
-    moments = [Moments.zeros(d, c) for _ in range(parts)]
-    for rows in _batches(n):
-        x, labels = np.asarray(embeddings[rows], np.float32) - centre, y[rows]
-        usable = ~(np.isnan(x).any(axis=1) | np.isnan(labels).any(axis=1))
-        for j in range(parts):
-            own = usable & (part[rows] == j)
-            moments[j].add(x[own], labels[own].astype(np.float32))
-    whole = sum(moments, Moments.zeros(d, c))
-    part_probes = [fit_probe(whole - own, centre) for own in moments] if parts > 1 else []
-    logits = np.full((n, c), np.nan, np.float32)
-    for rows in _batches(n) if part_probes else ():
-        x = np.asarray(embeddings[rows], np.float32)
-        for j, probe in enumerate(part_probes):
-            own = part[rows] == j
-            logits[rows][own] = probe.logits(x[own])
-    return logits, fit_probe(whole, centre), part_probes
+    with threadpool_limits(1, "blas"):
+        part, (n, d), c = part_of_patient(patients), embeddings.shape, y.shape[1]
+        parts = part.max(initial=0) + 1
+        centre = _first_rows_mean(embeddings)
+        moments = [Moments.zeros(d, c) for _ in range(parts)]
+        for rows in _batches(n):
+            x, labels = np.asarray(embeddings[rows], np.float32) - centre, y[rows]
+            usable = ~(np.isnan(x).any(axis=1) | np.isnan(labels).any(axis=1))
+            for j in range(parts):
+                own = usable & (part[rows] == j)
+                moments[j].add(x[own], labels[own].astype(np.float32))
+        whole = sum(moments, Moments.zeros(d, c))
+        part_probes = [fit_probe(whole - own, centre) for own in moments] if parts > 1 else []
+        logits = np.full((n, c), np.nan, np.float32)
+        for rows in _batches(n) if part_probes else ():
+            x = np.asarray(embeddings[rows], np.float32)
+            for j, probe in enumerate(part_probes):
+                own = part[rows] == j
+                logits[rows][own] = probe.logits(x[own])
+        return logits, fit_probe(whole, centre), part_probes
 
 
 def held_out_probe_logits(
@@ -131,11 +136,12 @@ def held_out_probe_logits(
 
     NaN where the embedding is NaN, or where the probe was fitted on this patient alone.
     """
-    logits = probe.logits(embeddings)
-    for j in np.unique(part[part >= 0]):
-        own = np.flatnonzero(part == j)
-        logits[own] = part_probes[j].logits(embeddings[own]) if j < len(part_probes) else np.nan
-    return logits
+    with threadpool_limits(1, "blas"):
+        logits = probe.logits(embeddings)
+        for j in np.unique(part[part >= 0]):
+            own = np.flatnonzero(part == j)
+            logits[own] = part_probes[j].logits(embeddings[own]) if j < len(part_probes) else np.nan
+        return logits
 
 
 def fit_probe(moments: Moments, centre: NDArray[np.float32]) -> LinearProbe:

@@ -5,6 +5,7 @@ import pytest
 from scipy.special import logit
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from features import linear_probe as module
 from features.linear_probe import (
@@ -142,6 +143,23 @@ def test_reading_in_batches_gives_the_same_logits(case, tmp_path, monkeypatch):
     batched, other, _ = cross_fit_probe(np.load(tmp_path / "x.npy", mmap_mode="r"), y, patients)
     np.testing.assert_allclose(batched, whole, rtol=1e-3, atol=2e-3)
     np.testing.assert_allclose(other.logits(x), probe.logits(x), rtol=1e-3, atol=2e-3)
+
+
+def test_the_number_of_threads_makes_no_difference():
+    """On two threads, the sums of a matrix product have other last bits."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 300)).astype(np.float16)
+    y = (rng.random((3000, 6)) < 0.1).astype(np.float64)
+    patients = np.repeat([f"P{i}" for i in range(100)], 30)
+
+    def fit(threads):
+        with threadpool_limits(threads, "blas"):
+            logits, probe, parts = cross_fit_probe(x, y, patients)
+            test_logits = held_out_probe_logits(probe, parts, x, np.full(len(x), -1))
+        return logits, probe.weights, probe.intercept, test_logits
+
+    for one, two in zip(fit(1), fit(2), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_more_dimensions_than_rows():
