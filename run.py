@@ -98,11 +98,11 @@ class Verbs:
         """Assign patient-grouped, label-balanced folds."""
         return _plan("folds", locals())
 
-    def train(self, *, run: Value) -> Plan:
-        """Train each CNN on each fold; finished folds are kept."""
+    def train(self, *, run: Value, gpus: Value = None, workers: Value = None) -> Plan:
+        """Train each CNN on each fold, one on each GPU; finished folds are kept."""
         return _plan("train", locals())
 
-    def predict(self, *, run: Value) -> Plan:
+    def predict(self, *, run: Value, gpus: Value = None, workers: Value = None) -> Plan:
         """Predict the test slices with the CNNs of each fold."""
         return _plan("predict", locals())
 
@@ -167,7 +167,7 @@ class Verbs:
         """
         return _plan("search", locals())
 
-    def stack(self, *, run: Value) -> Plan:
+    def stack(self, *, run: Value, workers: Value = None) -> Plan:
         """Fit the stackers and score both stages out of fold."""
         return _plan("stack", locals())
 
@@ -205,6 +205,7 @@ class Verbs:
         missing: Value = None,
         workers: Value = None,
         quarantine_unreadable: Value = False,
+        gpus: Value = None,
     ) -> Plan:
         """Run every stage that is stale or missing, in order.
 

@@ -19,6 +19,10 @@ Folder = Annotated[str, Field(min_length=1), AfterValidator(_normalized)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's range
 
 
+# numbers of GPUs; "cpu" is a place for one CNN on the CPU
+Gpus = Annotated[str, Field(pattern=r"^(\d+|cpu)(,(\d+|cpu))*$")]
+
+
 class SynthOptions(Config):
     """Options of `synth`."""
 
@@ -75,21 +79,31 @@ class NewOptions(RunOptions):
         return slices
 
 
-class IngestOptions(RunOptions):
+class UnitOptions(RunOptions):
+    """Options of every verb that runs units of work. None: as many as cores and memory allow."""
+
+    workers: int | None = Field(None, ge=1)
+
+
+class CnnOptions(UnitOptions):
+    """Options of `train` and `predict`. None: all visible GPUs."""
+
+    gpus: Gpus | None = None
+
+
+class IngestOptions(UnitOptions):
     """Options of `ingest`. None leaves the recipe as it is."""
 
     allow_unlabelled: bool | None = None
     missing: Literal["refuse", "prior"] | None = None
-    workers: int | None = Field(None, ge=1)
     quarantine_unreadable: bool = False
 
 
-class TuneOptions(RunOptions):
+class TuneOptions(UnitOptions):
     """Options of `tune`. None: as in the recipe, and no time limit."""
 
     trials: int | None = Field(None, ge=1)
     timeout: int | None = Field(None, ge=1)
-    workers: int | None = Field(None, ge=1)
 
 
 class SearchOptions(RunOptions):
@@ -158,7 +172,7 @@ class ImportOptions(RunOptions):
         return oof
 
 
-class AllOptions(IngestOptions):
+class AllOptions(IngestOptions, CnnOptions):
     """Options of `all`."""
 
     trials: int | None = Field(None, ge=1)
@@ -199,6 +213,9 @@ OPTIONS: dict[str, type[Config]] = {  # verb -> its options; any other verb: Run
     "synth": SynthOptions,
     "new": NewOptions,
     "ingest": IngestOptions,
+    "train": CnnOptions,
+    "predict": CnnOptions,
+    "stack": UnitOptions,
     "tune": TuneOptions,
     "search": SearchOptions,
     "submit": SubmitOptions,

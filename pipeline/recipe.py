@@ -63,6 +63,10 @@ class StageOneConfig(Config):
     # write scalars to stage1/<model>/fold<k>/tensorboard; needs the extra `track`
     tensorboard: bool = False
 
+    def model(self, name: str) -> CnnConfig:
+        """Return the CNN of this name."""
+        return next(model for model in self.models if model.name == name)
+
     @field_validator("models")
     @classmethod
     def _unique_names(cls, models: tuple[CnnConfig, ...]) -> tuple[CnnConfig, ...]:

@@ -12,6 +12,9 @@ class Stage:
     keys: tuple[str, ...]  # dotted keys of the recipe that its result depends on
     function: str  # "module:function", imported when it runs: torch and lightgbm take seconds
     makes: str  # its files, for messages
+    # "module:function" that returns its units of work, (run, digests of what it reads) -> units;
+    # then `function` only joins what they leave
+    units: str = ""
 
 
 USER_INPUTS = {  # what no stage makes -> its description; pipeline.input_digests digests each
@@ -53,6 +56,7 @@ _TABLE = (
         keys=("seed", "folds", *_CNN_KEYS),
         function="pipeline.stages.train:train",
         makes="stage1/<model>/fold<k>/, stage1/<model>/oof.parquet",
+        units="pipeline.stages.train:training_units",
     ),
     Stage(
         name="predict",
@@ -60,6 +64,7 @@ _TABLE = (
         keys=("folds", *_CNN_KEYS),
         function="pipeline.stages.predict:predict",
         makes="stage1/<model>/fold<k>/test.parquet",
+        units="pipeline.stages.predict:prediction_units",
     ),
     Stage(
         name="features",

@@ -1,6 +1,6 @@
 """A run as the function of a stage gets it: folder, recipe, log, progress bars, receipts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from ct.sources.zip_archive import ZipMember
 from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt
 from pipeline.command_line.printed_commands import with_flags
+from pipeline.engines.local_engine import LocalEngine
 from pipeline.freshness import file_digest, first_difference, why_stale
 from pipeline.older_versions import older_recipe, shared_names, weight_files
-from pipeline.progress import Bar, log, progress_bar
-from pipeline.receipt import Receipt
+from pipeline.progress import log, progress_bar
 from pipeline.recipe import Recipe, load_recipe, save_recipe, with_changes
+from pipeline.units.unit import Engine, Log, MakeBar
 
 KEY_BYTES = 32  # length of the key of the pseudonyms
 
@@ -32,8 +33,8 @@ class Run:
     def __init__(
         self,
         root: str | Path,
-        log: Callable[[str], None] = log,
-        bar: Callable[[int | None, str, str], Bar] = progress_bar,
+        log: Log = log,
+        bar: MakeBar = progress_bar,
     ) -> None:
         self.dir = RunDir(root)
         if not self.dir.root.is_dir():
@@ -41,6 +42,7 @@ class Run:
             raise InputError(f"--run={root}: no such run; make one with `{command}`")
         self.log = log
         self.bar = bar
+        self.engine: Engine = LocalEngine()  # runs the units of the stages
         self.workers: int | None = None  # processes; None: one per core
         self.quarantine_unreadable = False  # files that the system cannot read
         self.timeout: int | None = None  # seconds of tuning; None: no limit
@@ -70,18 +72,16 @@ class Run:
             part[dotted] = value
         return part
 
-    def job(
-        self, path: Path, stage: str, part: dict[str, Any], read: dict[str, str]
-    ) -> tuple[str, Receipt]:
-        """Return (why it must run, receipt) of one job of a stage; the reason is "" if it is fresh.
+    def why_unit_is_stale(
+        self, path: Path, part: dict[str, Any], read: dict[str, str], verify: bool
+    ) -> str:
+        """Return why a unit of a stage must run; "" where it is done.
 
-        path: the job's receipt; part: its part of the recipe; read: {name: digest} of its inputs.
-        A job is one CNN and fold, for example. Its files are read and compared with its receipt:
-        the stage's receipt takes them over.
+        path: the unit's receipt; part: its part of the recipe; read: {name: digest} of its inputs;
+        verify: read its files and compare them with the receipt, whatever their sizes and times
         """
         files = weight_files(self.recipe_part(("stage1.models",))["stage1.models"])
-        why = why_stale(self.dir.root, path, part, read, verify=True, shared=shared_names(files))
-        return why, Receipt(self.dir.root, path, stage, part, read)
+        return why_stale(self.dir.root, path, part, read, verify, shared_names(files))
 
     def pseudonym_key(self) -> bytes:
         """Return the key of the pseudonyms; a LegacyKey where the run keeps the earlier rule.

@@ -1,15 +1,19 @@
 """Run one stage or all in order; list which stages are fresh, stale or missing."""
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 from ct.errors import InputError
 from ct.system.parallel_jobs import cores
 from pipeline.freshness import why_stale
-from pipeline.input_digests import input_digests
+from pipeline.input_digests import Digests, input_digests
 from pipeline.integrity import check_content
 from pipeline.receipt import Receipt
 from pipeline.registry import PARALLEL, STAGES, USER_INPUTS, Stage
 from pipeline.run_context import Run
+from pipeline.units.unit import Unit
+from pipeline.units.unit_runner import log_done
 
 StageState = tuple[str, str]  # "fresh", "stale" or "missing", and why
 
@@ -74,15 +78,59 @@ def run_stage(run: Run, name: str) -> bool:
         if name in ("train", "predict") and not run.recipe.stage1.models:
             run.log("  the recipe has no CNNs")  # torch need not be imported
         else:
-            module, function = stage.function.split(":")
-            getattr(importlib.import_module(module), function)(run, receipt)
+            if stage.units:
+                run_units(run, stage, receipt.values["read"])
+                receipt.values |= {
+                    "engine": run.engine.name,
+                    "units_at_once": run.engine.at_once(),
+                }
+            _load(stage.function)(run, receipt)
     run.log(f"  made {stage.makes if receipt.made else 'nothing'} in {receipt.seconds:.1f} s")
     return True
+
+
+def run_units(run: Run, stage: Stage, read: Digests) -> None:
+    """Run the units of a stage that are not done, until none is missing.
+
+    read: digests of what the stage reads. They are planned again after each call of the engine: the
+    units of pixels are known after those of headers. Raises what `Engine.run` raises.
+    """
+    done: set[str] = set()
+    while True:
+        missing = []
+        for unit in units_of(run, stage, read):
+            if unit.name in done:
+                continue
+            if unit.why_not_done(verify=True):
+                missing.append(unit)
+            else:
+                done.add(unit.name)
+                log_done(unit, run.log, kept=True)
+        if not missing:
+            return
+        run.engine.run(missing, run.log, run.bar)
+        done |= {unit.name for unit in missing}
+
+
+def units_of(run: Run, stage: Stage, read: Digests) -> list[Unit]:
+    """Return the units of a stage that are known so far; [] for a stage without units.
+
+    read: digests of what the stage reads
+    """
+    planned: list[Unit] = _load(stage.units)(run, read) if stage.units else []
+    return planned
 
 
 def run_all(run: Run) -> list[str]:
     """Bring every stage up to date, in order. Returns the names of those that ran."""
     return [name for name in STAGES if run_stage(run, name)]
+
+
+def _load(location: str) -> Callable[..., Any]:
+    """Import "module:function"."""
+    module, function = location.split(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded
 
 
 def _check_inputs_fresh(run: Run, stage: Stage) -> None:

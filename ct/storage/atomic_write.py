@@ -162,7 +162,7 @@ def _flush(path: Path | str) -> None:
 
 def discard(path: Path) -> None:
     """Remove the file, link or folder `path` if it exists; the target of a link stays."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    while path.is_dir() and not path.is_symlink():
+        with suppress(FileNotFoundError):  # another process removes it, too
+            shutil.rmtree(path)
+    path.unlink(missing_ok=True)

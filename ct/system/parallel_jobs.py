@@ -10,7 +10,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -79,6 +79,39 @@ def run_jobs(
         stop.close()
 
 
+class Worker:
+    """A spawned process that runs one job after the other, in their order.
+
+    environment: variables that it sets before it imports the module of a job
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._stop, self._stop_sender = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(
+            1,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(self._stop, dict(environment)),
+        )
+
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Run `function`, which must be importable by name.
+
+        The future raises BrokenProcessPool where the process is killed or cannot start.
+        """
+        with interrupts_blocked():
+            return self._pool.submit(function, *arguments)
+
+    def close(self, at_once: bool = False) -> None:
+        """End the process after its jobs, or in the middle of them."""
+        if at_once:
+            self._stop_sender.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._stop_sender.close()
+        self._stop.close()
+
+
 def run_missing_jobs(
     function: Callable[..., Rows],
     results: Sequence[Rows | None],
@@ -121,13 +154,14 @@ def run_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(stop: Connection) -> None:
+def _start_worker(stop: Connection, environment: Mapping[str, str] | None = None) -> None:
     """Make this worker end with its parent, and ignore Ctrl-C.
 
     After a SIGKILL of the parent, a worker would otherwise write while a resumed run writes, too.
 
     stop: a pipe; the parent closes its other end to stop the workers in the middle of their jobs
     """
+    os.environ.update(environment or {})
     parent = multiprocessing.parent_process()
     assert parent
     # Ctrl-C reaches the whole process group; only the parent reports it

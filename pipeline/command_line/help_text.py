@@ -11,7 +11,9 @@ COMMON_FLAGS = {  # parameter of several verbs -> its description, if a verb's A
     "(saved in the run's recipe)",
     "missing": 'for sample rows without a file: "refuse", or "prior" for the training prior '
     "(saved in the run's recipe)",
-    "workers": "number of processes; the number of cores if not given",
+    "workers": "number of processes on the CPU; as cores and memory allow if not given",
+    "gpus": "numbers of GPUs, separated by commas, each for one CNN at a time; all GPUs if not "
+    'given; "cpu,cpu" trains two at a time without',
     "quarantine_unreadable": "quarantine files that the system cannot read while it reads others, "
     "instead of stopping",
 }

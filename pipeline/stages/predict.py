@@ -1,36 +1,83 @@
-"""The stage `predict`: run the CNNs of each fold on the test slices."""
+"""The stage `predict`: run the CNNs of each fold on the test slices, a unit for each."""
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ct.storage.file_formats import read_table
 from pipeline.freshness import inputs_digest
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
-from pipeline.stages.train import environments_of_jobs
+from pipeline.stages.train import environments_of_units
 from pipeline.training.cnn_jobs import dispatch
 from pipeline.training.stage_one_inputs import StageOneInputs
+from pipeline.training.unit_resources import cnn_resources
+from pipeline.units.unit import Log, MakeBar, Resources, Unit
 from stage1_cnn.device import environment
+
+MADE = ("test.parquet", "test_embeddings.npy")  # in the folder of the fold
+
+
+@dataclass(frozen=True)
+class PredictFold(Unit):
+    """Predict the test slices with one CNN of one fold: a table and an array of embeddings."""
+
+    model: str
+    fold: int
+    read: dict[str, str]  # digests of the fold's weights, the slice table and the pixels
+
+    @property
+    def name(self) -> str:
+        """Return "predict/<model>/fold<k>"."""
+        return f"predict/{self.model}/fold{self.fold}"
+
+    def takes(self) -> Resources:
+        """Return a GPU, and on the CPU the threads that the recipe gives the CNN."""
+        recipe = Run(self.root).recipe
+        return cnn_resources(recipe.stage1.model(self.model), recipe.pixels.size)
+
+    def why_not_done(self, verify: bool = False) -> str:
+        """Return why the slices must be predicted, or ""."""
+        run = Run(self.root)
+        return run.why_unit_is_stale(self._receipt(run), self._part(run), self.read, verify)
+
+    def run(self, log: Log, bar: MakeBar) -> None:
+        """Predict the test slices."""
+        run, part = Run(self.root, log, bar), self._part(Run(self.root))
+        run.dir.stage_one_submission.unlink(missing_ok=True)  # it was made from other predictions
+        receipt = Receipt(run.dir.root, self._receipt(run), "predict", part, self.read)
+        receipt.made = [run.dir.fold(self.model, self.fold) / name for name in MADE]
+        with receipt:
+            receipt.values |= environment(run.recipe.stage1.model(self.model))
+            digest = inputs_digest(part, self.read)
+            dispatch(StageOneInputs(run), "predict", self.model, self.fold, "test", digest)
+
+    def _receipt(self, run: Run) -> Path:
+        return run.dir.fold(self.model, self.fold) / "predict.json"
+
+    def _part(self, run: Run) -> dict[str, Any]:
+        """Return the unit's part of the recipe."""
+        config = run.recipe.stage1.model(self.model)
+        return {"model": config.model_dump(mode="json"), "fold": self.fold}
+
+
+def prediction_units(run: Run, read: dict[str, str]) -> list[Unit]:
+    """Return a PredictFold for each CNN and fold."""
+    units: list[Unit] = []
+    for config in run.recipe.stage1.models:
+        for k in range(run.recipe.folds.k):
+            own = {name: digest for name, digest in read.items() if _is_read(name, config.name, k)}
+            units.append(PredictFold(str(run.dir.root), config.name, k, own))
+    return units
 
 
 def predict(run: Run, receipt: Receipt) -> None:
-    """Predict the test slices with every fold's CNN, in a table and an array of embeddings each."""
-    inputs = StageOneInputs(run)
-    run.dir.stage_one_submission.unlink(missing_ok=True)  # it was made from other predictions
+    """List the tables and embeddings of all units."""
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
-            folder = run.dir.fold(config.name, k)
-            part = {"model": config.model_dump(mode="json"), "fold": k}
-            read = {}
-            for name, digest in receipt.values["read"].items():
-                if _is_read(name, config.name, k):
-                    read[name] = digest
-            why, job = run.job(folder / "predict.json", "predict", part, read)
-            job.made = [folder / "test.parquet", folder / "test_embeddings.npy"]
-            if why:
-                with job:
-                    job.values |= environment(config)
-                    digest = inputs_digest(part, read)
-                    dispatch(inputs, "predict", config.name, k, "test", digest)
-            receipt.made += job.made
-    receipt.values |= environments_of_jobs(run, "predict.json")
-    count = len(inputs.rows("test", 0))
+            receipt.made += [run.dir.fold(config.name, k) / name for name in MADE]
+    receipt.values |= environments_of_units(run, "predict.json")
+    count = int((read_table(run.dir.slices)["split"] == "test").sum())
     run.log(
         f"  {count} test slices, {len(run.recipe.stage1.models)} CNNs x {run.recipe.folds.k} folds"
     )

@@ -1,5 +1,7 @@
-"""The stage `train`: one job for each CNN and fold, continued where it was interrupted."""
+"""The stage `train`: a unit for each CNN and fold, continued where it was interrupted."""
 
+import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +19,118 @@ from pipeline.run_context import Run
 from pipeline.training.checkpoint_file import checkpoint_digest
 from pipeline.training.cnn_jobs import dispatch
 from pipeline.training.stage_one_inputs import StageOneInputs
+from pipeline.training.unit_resources import cnn_resources
+from pipeline.units.unit import Log, MakeBar, Resources, Unit
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import ENVIRONMENT_FIELDS, environment, pick_device
 from stage1_cnn.model import check_trainable
 
-# what a job leaves in the folder of its fold
+# what a unit leaves in the folder of its fold
 MADE = ("weights.safetensors", "curve.json", "held_out.parquet", "held_out_embeddings.npy")
 
 
-def train(run: Run, receipt: Receipt) -> None:
-    """Train every CNN on all folds but one, and predict the held-out fold with it.
+@dataclass(frozen=True)
+class TrainFold(Unit):
+    """Train one CNN on all folds but one, and predict the held-out fold with it.
 
-    Writes weights, learning curve, predictions and embeddings of each fold, and the out-of-fold
-    table of each CNN. A finished job is not repeated.
+    Writes weights, learning curve, predictions and embeddings.
     """
-    inputs, not_repeatable = StageOneInputs(run), []
-    _check_trainable_on_gpu(run)
+
+    model: str
+    fold: int
+    read: dict[str, str]  # digests of what the stage reads
+
+    @property
+    def name(self) -> str:
+        """Return "train/<model>/fold<k>"."""
+        return f"train/{self.model}/fold{self.fold}"
+
+    def takes(self) -> Resources:
+        """Return a GPU, and on the CPU the threads that the recipe gives the CNN."""
+        recipe = Run(self.root).recipe
+        return cnn_resources(recipe.stage1.model(self.model), recipe.pixels.size)
+
+    def why_not_done(self, verify: bool = False) -> str:
+        """Return why the fold must be trained, or ""."""
+        run = Run(self.root)
+        read = reads_of_cnn(self.read, self.model)
+        return run.why_unit_is_stale(self._receipt(run), self._part(run), read, verify)
+
+    def run(self, log: Log, bar: MakeBar) -> None:
+        """Train, or continue a training, and predict the held-out slices."""
+        run, name, k = Run(self.root, log, bar), self.model, self.fold
+        _check_trainable_on_gpu(run)
+        inputs, part, read = StageOneInputs(run), self._part(run), reads_of_cnn(self.read, name)
+        receipt = Receipt(run.dir.root, self._receipt(run), "train", part, read)
+        receipt.made = [run.dir.fold(name, k) / file for file in MADE]
+        with receipt:
+            discard(run.dir.gradcam_folder(name))  # its maps are of other weights
+            digest = self._training_digest(inputs, part)
+            receipt.values |= environment(inputs.config(name))
+            if reasons := dispatch(inputs, "train", name, k, digest):
+                receipt.values["not_repeatable"] = reasons
+            dispatch(inputs, "predict", name, k, "held_out", digest)
+            inputs.discard_checkpoint(name, k)
+
+    def summary(self) -> str:
+        """Return the losses of the last epoch and the time."""
+        folder = Run(self.root).dir.fold(self.model, self.fold)
+        last, loss = read_json(folder / "curve.json")[-1], "no labels"
+        if last["held_out_loss"] is not None:
+            loss = f"{last['held_out_loss']:.4f}"
+        seconds = read_json(folder / "train.json")["seconds"]
+        return (
+            f"{self.model} fold {self.fold}: {last['epoch']} epochs, "
+            f"train loss {last['train_loss']:.4f}, held-out weighted log loss {loss}, "
+            f"{seconds:.0f} s"
+        )
+
+    def _receipt(self, run: Run) -> Path:
+        return run.dir.fold(self.model, self.fold) / "train.json"
+
+    def _part(self, run: Run) -> dict[str, Any]:
+        """Return the unit's part of the recipe."""
+        config = run.recipe.stage1.model(self.model)
+        return {
+            "model": config.model_dump(mode="json"),
+            "seed": run.recipe.seed,
+            "fold": self.fold,
+        }
+
+    def _training_digest(self, inputs: StageOneInputs, part: dict[str, Any]) -> str:
+        """Return the digest of everything that the training depends on.
+
+        Where the checkpoint has the digest that an older version computed, return that.
+        """
+        models = inputs.run.recipe_part(("stage1.models",))["stage1.models"]
+        older = inputs_digest(part, under_older_names(self.read, models))
+        if checkpoint_digest(inputs.checkpoint(self.model, self.fold)) == older:
+            return older
+        return inputs_digest(part, reads_of_cnn(self.read, self.model))
+
+
+def training_units(run: Run, read: dict[str, str]) -> list[Unit]:
+    """Return a TrainFold for each CNN and fold."""
+    root, folds = str(run.dir.root), range(run.recipe.folds.k)
+    return [
+        TrainFold(root, config.name, k, read) for config in run.recipe.stage1.models for k in folds
+    ]
+
+
+def train(run: Run, receipt: Receipt) -> None:
+    """Write the out-of-fold table of each CNN from the predictions of all folds."""
+    slices, not_repeatable = read_table(run.dir.slices), []
     for config in run.recipe.stage1.models:
         for k in range(run.recipe.folds.k):
             folder = run.dir.fold(config.name, k)
-            reasons = _train_fold(inputs, config, k, receipt)
             receipt.made += [folder / name for name in MADE]
-            not_repeatable += [f"{config.name} fold {k}: {reason}" for reason in reasons]
-        write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, inputs.slices))
+            for reason in read_json(folder / "train.json").get("not_repeatable", []):
+                not_repeatable.append(f"{config.name} fold {k}: {reason}")
+        write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, slices))
         receipt.made.append(run.dir.oof(config.name))
-    receipt.values |= environments_of_jobs(run, "train.json")
+    receipt.values |= environments_of_units(run, "train.json")
     if not_repeatable:
         receipt.values["not_repeatable"] = not_repeatable
-
-
-def _train_fold(inputs: StageOneInputs, config: CnnConfig, k: int, receipt: Receipt) -> list[str]:
-    """Run the job of one CNN and fold, unless it is fresh. Returns why it is not repeatable."""
-    run, name, folder = inputs.run, config.name, inputs.run.dir.fold(config.name, k)
-    part = {"model": config.model_dump(mode="json"), "seed": run.recipe.seed, "fold": k}
-    read = reads_of_cnn(receipt.values["read"], name)
-    why, job = run.job(folder / "train.json", "train", part, read)
-    job.made = [folder / file for file in MADE]
-    if why:
-        with job:
-            discard(run.dir.gradcam_folder(name))  # its maps are of other weights
-            digest = _training_digest(inputs, name, k, part, receipt.values["read"])
-            job.values |= environment(config)
-            if reasons := dispatch(inputs, "train", name, k, digest):
-                job.values["not_repeatable"] = reasons
-            dispatch(inputs, "predict", name, k, "held_out", digest)
-            inputs.discard_checkpoint(name, k)
-    run.log(f"  {name} fold {k}: {_summary(folder)}{'' if why else ', kept'}")
-    return read_json(folder / "train.json").get("not_repeatable", [])
 
 
 def _check_trainable_on_gpu(run: Run) -> None:
@@ -74,14 +141,19 @@ def _check_trainable_on_gpu(run: Run) -> None:
     """
     if pick_device().type == "cuda":
         for config in run.recipe.stage1.models:
-            check_trainable(config, run.recipe.pixels.size)
+            _check_trainable_once(config, run.recipe.pixels.size)
 
 
-def environments_of_jobs(run: Run, name: str) -> dict[str, Any]:
-    """Return {field: value} of ENVIRONMENT_FIELDS in the receipts of a stage's jobs.
+@functools.cache
+def _check_trainable_once(config: CnnConfig, size: int) -> None:
+    check_trainable(config, size)
 
-    name: of the receipts. A value is a list where the jobs differ. The receipts of an older version
-    lack the fields.
+
+def environments_of_units(run: Run, name: str) -> dict[str, Any]:
+    """Return {field: value} of ENVIRONMENT_FIELDS in the receipts of a stage's units.
+
+    name: of the receipts. A value is a list where the units differ. The receipts of an older
+    version lack the fields.
     """
     receipts = []
     for config in run.recipe.stage1.models:
@@ -93,32 +165,6 @@ def environments_of_jobs(run: Run, name: str) -> dict[str, Any]:
         if values:
             environments[field] = values[0] if len(values) == 1 else values
     return environments
-
-
-def _training_digest(
-    inputs: StageOneInputs, name: str, k: int, part: dict[str, Any], read: dict[str, str]
-) -> str:
-    """Return the digest of everything that a training depends on.
-
-    Where the checkpoint has the digest that an older version computed, return that.
-    """
-    models = inputs.run.recipe_part(("stage1.models",))["stage1.models"]
-    older = inputs_digest(part, under_older_names(read, models))
-    if checkpoint_digest(inputs.checkpoint(name, k)) == older:
-        return older
-    return inputs_digest(part, reads_of_cnn(read, name))
-
-
-def _summary(folder: Path) -> str:
-    """Return the losses of the last epoch and the time of a job, for the log."""
-    last, loss = read_json(folder / "curve.json")[-1], "no labels"
-    if last["held_out_loss"] is not None:
-        loss = f"{last['held_out_loss']:.4f}"
-    seconds = read_json(folder / "train.json")["seconds"]
-    return (
-        f"{last['epoch']} epochs, train loss {last['train_loss']:.4f}, "
-        f"held-out weighted log loss {loss}, {seconds:.0f} s"
-    )
 
 
 def _out_of_fold(run: Run, name: str, slices: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,7 @@ class StageOneInputs:
 
     def config(self, name: str) -> CnnConfig:
         """Return the CnnConfig of this name."""
-        return next(config for config in self.run.recipe.stage1.models if config.name == name)
+        return self.run.recipe.stage1.model(name)
 
     def neighbours(self, reach: int) -> NDArray[np.int64]:
         """Return `neighbour_rows` of all slices, (n, 2 * reach + 1)."""

@@ -1,0 +1,1 @@
+"""Units of work: the pieces of a stage, each with its own receipt and its own lock."""
