@@ -11,4 +11,5 @@ PIXEL_BYTES = 800
 def cnn_resources(config: CnnConfig, size: int) -> Resources:
     """Return what one training or prediction of a CNN takes. size: of the pixel cache"""
     pixels = config.batch * (config.image_size or size) ** 2
-    return Resources(config.threads, 1, BASE_MB + pixels * PIXEL_BYTES // 2**20)
+    cores = max(config.threads, 2)  # on the second one batches are read
+    return Resources(cores, 1, BASE_MB + pixels * PIXEL_BYTES // 2**20)
