@@ -14,9 +14,8 @@ from pipeline.engines.choice import choose_engine
 from pipeline.integrity import check_content
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
+from pipeline.units.unit_lock import LOCKS
 from stage2_stack.config import check_installed
-
-LOCKS = "locks"  # folder of the run: locks of units and joins, progress of units
 
 
 @contextlib.contextmanager
