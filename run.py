@@ -248,14 +248,18 @@ class Verbs:
         """
         return _plan("score", locals())
 
-    def status(self, *, run: Value, json: Value = False, verify: Value = False) -> Plan:
+    def status(
+        self, *, run: Value, json: Value = False, verify: Value = False, units: Value = False
+    ) -> Plan:
         """Show which stages are fresh, stale or missing, and why.
 
         Args:
             json: print one JSON object for scripts, with the scores
             verify: read every file, list the damaged ones, and exit with status 1 if there are any
+            units: list the units of work of each stage: done, running or missing, what each takes
         """
-        return _plan("status", {"run": run, "as_json": json, "verify": verify})
+        options = {"run": run, "as_json": json, "verify": verify, "units": units}
+        return _plan("status", options)
 
     def completion(self) -> Plan:
         """Print a script that completes verbs and flags in bash: eval "$(ich-stack completion)"."""

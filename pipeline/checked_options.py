@@ -42,6 +42,7 @@ class StatusOptions(RunOptions):
 
     as_json: bool = False
     verify: bool = False  # read every file
+    units: bool = False  # list the units of work
 
 
 class DemoOptions(RunOptions):

@@ -14,6 +14,7 @@ SWITCHES = (  # flags that need no value
     "--quarantine-unreadable",
     "--remove",
     "--trust-oof",
+    "--units",
     "--verify",
     QUIET,
 )

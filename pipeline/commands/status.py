@@ -10,6 +10,7 @@ from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt, version_differences
 from pipeline.checked_options import StatusOptions
 from pipeline.command_line.printed_commands import run_command
+from pipeline.commands.unit_list import unit_lines, unit_rows
 from pipeline.freshness import changed_file
 from pipeline.integrity import damaged_files, receipt_paths
 from pipeline.registry import STAGES
@@ -34,6 +35,8 @@ def status(options: StatusOptions) -> None:
         print(json.dumps(_as_json(run, options, states, differences, damaged), indent=1))
     else:
         _print(run, options, states, differences, damaged)
+        if options.units:
+            print("\n".join(unit_lines(unit_rows(run))))
     if damaged:
         raise InputError(
             f"--run={options.run}: {len(damaged)} files are damaged or gone, the first: "
@@ -89,6 +92,8 @@ def _as_json(
         "scores": _scores(run) if states["stack"][0] == "fresh" else {},
         "different_versions": differences,
     }
+    if options.units:
+        values["units"] = unit_rows(run)
     if options.verify:
         values["damaged"] = [why for why, _ in damaged]
     return values
