@@ -90,6 +90,7 @@ class Verbs:
         missing: Value = None,
         workers: Value = None,
         quarantine_unreadable: Value = False,
+        shard: Value = None,
     ) -> Plan:
         """Read DICOM headers and pixels into the slice table and the pixel cache."""
         return _plan("ingest", locals())
@@ -98,11 +99,15 @@ class Verbs:
         """Assign patient-grouped, label-balanced folds."""
         return _plan("folds", locals())
 
-    def train(self, *, run: Value, gpus: Value = None, workers: Value = None) -> Plan:
+    def train(
+        self, *, run: Value, gpus: Value = None, workers: Value = None, shard: Value = None
+    ) -> Plan:
         """Train each CNN on each fold, one on each GPU; finished folds are kept."""
         return _plan("train", locals())
 
-    def predict(self, *, run: Value, gpus: Value = None, workers: Value = None) -> Plan:
+    def predict(
+        self, *, run: Value, gpus: Value = None, workers: Value = None, shard: Value = None
+    ) -> Plan:
         """Predict the test slices with the CNNs of each fold."""
         return _plan("predict", locals())
 
@@ -129,12 +134,18 @@ class Verbs:
         """
         return _plan("import-predictions", locals())
 
-    def features(self, *, run: Value) -> Plan:
+    def features(self, *, run: Value, workers: Value = None, shard: Value = None) -> Plan:
         """Build neighbour, study and geometry features, and list them."""
         return _plan("features", locals())
 
     def tune(
-        self, *, run: Value, trials: Value = None, timeout: Value = None, workers: Value = None
+        self,
+        *,
+        run: Value,
+        trials: Value = None,
+        timeout: Value = None,
+        workers: Value = None,
+        shard: Value = None,
     ) -> Plan:
         """Search LightGBM's settings with optuna. Run again to continue.
 
@@ -167,7 +178,7 @@ class Verbs:
         """
         return _plan("search", locals())
 
-    def stack(self, *, run: Value, workers: Value = None) -> Plan:
+    def stack(self, *, run: Value, workers: Value = None, shard: Value = None) -> Plan:
         """Fit the stackers and score both stages out of fold."""
         return _plan("stack", locals())
 

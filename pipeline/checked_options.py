@@ -23,6 +23,16 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's r
 Gpus = Annotated[str, Field(pattern=r"^(\d+|cpu)(,(\d+|cpu))*$")]
 
 
+def _numbered_from_1(shard: str) -> str:
+    number, slash, count = shard.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError("the shards of eight are 1/8 to 8/8")
+    return shard
+
+
+Shard = Annotated[str, AfterValidator(_numbered_from_1)]  # number and count, such as 2/8
+
+
 class SynthOptions(Config):
     """Options of `synth`."""
 
@@ -81,9 +91,13 @@ class NewOptions(RunOptions):
 
 
 class UnitOptions(RunOptions):
-    """Options of every verb that runs units of work. None: as many as cores and memory allow."""
+    """Options of every verb that runs units of work.
+
+    None: as many at once as cores and memory allow, and all of them.
+    """
 
     workers: int | None = Field(None, ge=1)
+    shard: Shard | None = None
 
 
 class CnnOptions(UnitOptions):
@@ -178,6 +192,15 @@ class AllOptions(IngestOptions, CnnOptions):
 
     trials: int | None = Field(None, ge=1)
 
+    @field_validator("shard")
+    @classmethod
+    def _of_one_stage(cls, shard: str | None) -> str | None:
+        if shard is not None:
+            raise ValueError(
+                "shards are of one stage: ingest, train, predict, features, tune, stack"
+            )
+        return shard
+
 
 class ExportOptions(RunOptions):
     """Options of `export-model`."""
@@ -216,6 +239,7 @@ OPTIONS: dict[str, type[Config]] = {  # verb -> its options; any other verb: Run
     "ingest": IngestOptions,
     "train": CnnOptions,
     "predict": CnnOptions,
+    "features": UnitOptions,
     "stack": UnitOptions,
     "tune": TuneOptions,
     "search": SearchOptions,

@@ -37,10 +37,10 @@ class Receipt:
             "read": read,
         }
         self.made: list[Path] = []  # files and folders
-        self.seconds = 0.0
+        self.seconds = 0.0  # from now until it is written
+        self._start = time.perf_counter()
 
     def __enter__(self) -> "Receipt":
-        self._start = time.perf_counter()
         self._before = read_receipt(self.path)
         # a job that is killed must leave no receipt: its files may be half written
         self.path.unlink(missing_ok=True)

@@ -11,10 +11,12 @@ from ct.storage.atomic_write import refuse_links, restore_all
 from ct.storage.file_lock import discard_unused, file_lock
 from pipeline.checked_options import IN_RECIPE, RunOptions, ScoreOptions
 from pipeline.engines.choice import choose_engine
+from pipeline.freshness import first_difference
 from pipeline.integrity import check_content
+from pipeline.recipe import with_changes
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
-from pipeline.units.unit_lock import LOCKS
+from pipeline.units.unit_lock import LOCKS, join_lock, stage_of_shards
 from stage2_stack.config import check_installed
 
 
@@ -53,6 +55,51 @@ def opened(options: RunOptions | ScoreOptions) -> Iterator[Run]:
                 yield run
         finally:
             discard_unused(root / LOCKS)
+
+
+@contextlib.contextmanager
+def opened_for_stage(options: RunOptions, stage: str) -> Iterator[Run]:
+    """Open a run folder for one stage: as `opened` does, or, for a shard, beside other shards."""
+    if getattr(options, "shard", None) is None:
+        with opened(options) as run:
+            yield run
+    else:
+        with _opened_for_shard(options, stage) as run:
+            yield run
+
+
+@contextlib.contextmanager
+def _opened_for_shard(options: RunOptions, stage: str) -> Iterator[Run]:
+    """Open a run folder beside other shards of `stage`, which read the recipe as it is.
+
+    Raises InputError where another verb works on the run, or shards of another stage do, and where
+    the options change the recipe.
+    """
+    root = Path(options.run)
+    Run(root)
+    with _run_lock(root, shared=True):
+        refuse_links(root)
+        with stage_of_shards(root, stage) as other:
+            if other:
+                raise InputError(f"--run={root}: shards of {other} work on this run; wait for them")
+            with join_lock(root, stage, wait=False) as held:
+                if held:  # else a shard replaces folders at this moment
+                    restore_all(root)
+            run = Run(root)
+            _refuse_changes(run, options)
+            with _prepared(run, options):
+                yield run
+
+
+def _refuse_changes(run: Run, options: RunOptions) -> None:
+    """Raise InputError where the options of a shard change the recipe."""
+    before = run.recipe.model_dump(mode="json")
+    changed = with_changes(run.recipe, _recipe_changes(options)).model_dump(mode="json")
+    if difference := first_difference(before, changed):
+        raise InputError(
+            f"a shard does not change the recipe, which other shards read ({difference}); change "
+            f"it in {run.dir.recipe} before they start"
+        )
 
 
 def _recipe_changes(options: RunOptions | ScoreOptions) -> dict[str, Any]:

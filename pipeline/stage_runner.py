@@ -6,13 +6,15 @@ from typing import Any
 
 from ct.errors import InputError
 from ct.system.parallel_jobs import cores
+from pipeline.engines.shard_engine import ShardEngine
 from pipeline.freshness import why_stale
 from pipeline.input_digests import Digests, input_digests
 from pipeline.integrity import check_content
 from pipeline.receipt import Receipt
 from pipeline.registry import PARALLEL, STAGES, USER_INPUTS, Stage
 from pipeline.run_context import Run
-from pipeline.units.unit import Unit
+from pipeline.units.unit import Unit, UnitsLeft
+from pipeline.units.unit_lock import join_lock
 from pipeline.units.unit_runner import log_done
 
 StageState = tuple[str, str]  # "fresh", "stale" or "missing", and why
@@ -74,19 +76,51 @@ def run_stage(run: Run, name: str) -> bool:
         "processes": (run.workers or cores()) if name in PARALLEL else 1,
         "device": "cpu",
     }
-    with receipt:
-        if name in ("train", "predict") and not run.recipe.stage1.models:
-            run.log("  the recipe has no CNNs")  # torch need not be imported
-        else:
-            if stage.units:
-                run_units(run, stage, receipt.values["read"])
-                receipt.values |= {
-                    "engine": run.engine.name,
-                    "units_at_once": run.engine.at_once(),
-                }
-            _load(stage.function)(run, receipt)
+    if not _run_units(run, stage, receipt) or not _join_once(run, stage, receipt):
+        return False
     run.log(f"  made {stage.makes if receipt.made else 'nothing'} in {receipt.seconds:.1f} s")
     return True
+
+
+def _run_units(run: Run, stage: Stage, receipt: Receipt) -> bool:
+    """Run the units of a stage. Returns False where other shards have not finished theirs."""
+    if not stage.units or _lacks_cnns(run, stage):
+        return True
+    try:
+        run_units(run, stage, receipt.values["read"])
+    except UnitsLeft as error:
+        run.log(
+            f"{stage.name}: {error.left} of {error.total} units are left to other shards; "
+            "the one that ends last finishes the stage"
+        )
+        return False
+    receipt.values |= {"engine": run.engine.name, "units_at_once": run.engine.at_once()}
+    return True
+
+
+def _join_once(run: Run, stage: Stage, receipt: Receipt) -> bool:
+    """Make the files of a stage and its receipt. Returns False where another shard has done so."""
+    if not isinstance(run.engine, ShardEngine):
+        _join(run, stage, receipt)
+        return True
+    with join_lock(run.dir.root, stage.name):
+        if not why_stage_is_stale(run, stage):
+            run.log("  another shard has finished the stage")
+            return False
+        _join(run, stage, receipt)
+    return True
+
+
+def _join(run: Run, stage: Stage, receipt: Receipt) -> None:
+    with receipt:
+        if _lacks_cnns(run, stage):
+            run.log("  the recipe has no CNNs")  # torch need not be imported
+        else:
+            _load(stage.function)(run, receipt)
+
+
+def _lacks_cnns(run: Run, stage: Stage) -> bool:
+    return stage.name in ("train", "predict") and not run.recipe.stage1.models
 
 
 def run_units(run: Run, stage: Stage, read: Digests) -> None:
@@ -97,8 +131,8 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
     """
     done: set[str] = set()
     while True:
-        missing = []
-        for unit in units_of(run, stage, read):
+        missing, plan = [], units_of(run, stage, read)
+        for unit in plan:
             if unit.name in done:
                 continue
             if unit.why_not_done(verify=True):
@@ -108,6 +142,8 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
                 log_done(unit, run.log, kept=True)
         if not missing:
             return
+        if isinstance(run.engine, ShardEngine):
+            run.engine.plan(plan)
         run.engine.run(missing, run.log, run.bar)
         done |= {unit.name for unit in missing}
 

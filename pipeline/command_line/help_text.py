@@ -14,6 +14,8 @@ COMMON_FLAGS = {  # parameter of several verbs -> its description, if a verb's A
     "workers": "number of processes on the CPU; as cores and memory allow if not given",
     "gpus": "numbers of GPUs, separated by commas, each for one CNN at a time; all GPUs if not "
     'given; "cpu,cpu" trains two at a time without',
+    "shard": "2/8 does the second of every eight units of work, beside seven other processes that "
+    "do the others; the one that ends last finishes the stage",
     "quarantine_unreadable": "quarantine files that the system cannot read while it reads others, "
     "instead of stopping",
 }

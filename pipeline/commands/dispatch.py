@@ -8,7 +8,7 @@ from ct.errors import InputError
 from pipeline.checked_options import RunOptions
 from pipeline.progress import no_bar
 from pipeline.run_context import Run
-from pipeline.run_lock import opened
+from pipeline.run_lock import opened_for_stage
 from pipeline.stage_runner import run_stage
 
 # verb -> "module:function" that takes its options, imported when it runs: torch takes seconds.
@@ -57,5 +57,5 @@ def _execute(verb: str, options: Config) -> None:
         getattr(importlib.import_module(module), function)(options)
     else:
         assert isinstance(options, RunOptions)
-        with opened(options) as run:
+        with opened_for_stage(options, verb) as run:
             run_stage(run, verb)

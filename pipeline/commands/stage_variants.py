@@ -5,14 +5,16 @@ import time
 from ct.storage.file_formats import read_json
 from pipeline.checked_options import ReportOptions, RunOptions, SubmitOptions
 from pipeline.registry import STAGES
-from pipeline.run_lock import check_fresh, opened
-from pipeline.stage_runner import run_stage
+from pipeline.run_lock import check_fresh, opened, opened_for_stage
+from pipeline.stage_runner import run_stage, stage_states
 
 
 def features(options: RunOptions) -> None:
     """Build the features, and list them."""
-    with opened(options) as run:
+    with opened_for_stage(options, "features") as run:
         run_stage(run, "features")
+        if stage_states(run)["features"][0] != "fresh":
+            return  # units are left to other shards
         names = read_json(run.dir.stage2 / "features" / "names.json")
         for name, description in names.items():
             print(f"  {name:32} {description}")

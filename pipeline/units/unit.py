@@ -40,6 +40,11 @@ class Unit(ABC):
         """Return the names of the units of the same stage that must be done before."""
         return ()
 
+    @property
+    def extends_plan(self) -> bool:
+        """Return whether the stage can plan more units once this one is done."""
+        return False
+
     def takes(self) -> Resources:
         """Return what it takes while it runs."""
         return Resources()

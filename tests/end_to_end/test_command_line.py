@@ -139,6 +139,8 @@ def test_flags_reach_the_plan_checked_and_typed(flag, monkeypatch):
         "run": "0,1",
         "trials": 7,
         "workers": None,
+        "gpus": None,
+        "shard": None,
         "missing": None,
         "allow_unlabelled": True,
         "quarantine_unreadable": False,
