@@ -1,5 +1,11 @@
-"""LightGBM boosters that start from a calibrated logit: without any round they equal stage one."""
+"""LightGBM boosters that start from a calibrated logit: without any round they equal stage one.
 
+Models, predictions and recorded losses are the same, byte for byte, with any number of threads:
+with `deterministic` and `force_col_wise` LightGBM's trees are. Its own log loss is not, since each
+thread sums up its part of the rows. Therefore `fit_booster` computes the losses itself.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,9 +13,13 @@ import lightgbm as lgb
 import numpy as np
 
 from ct.errors import printable
+from ct.metrics import KAGGLE_CLIP
 from stage2_stack.learners.binned_features import FIXED, BinnedFeatures
 from stage2_stack.learners.learner import Floats, Ints, Values
 from stage2_stack.learners.lightgbm_text import check_booster_text
+
+LOSS = "log_loss"
+THREADS = re.compile(r"\[num_threads: \d+\]")  # in the parameters at the end of a model's text
 
 
 def fit_booster(
@@ -27,16 +37,26 @@ def fit_booster(
     """
     record: dict[str, Any] = {}
     names = [f"valid{number}" for number in range(len(valid))]
+    settings = {**FIXED, **params, "seed": seed, "num_threads": threads}
+    if names:
+        settings["metric"] = "None"  # do not compute LightGBM's own, too
     booster = lgb.train(
-        {**FIXED, **params, "seed": seed, "num_threads": threads},
+        settings,
         data,
         num_boost_round=rounds,
         valid_sets=list(valid),
         valid_names=names,
+        feval=_mean_log_loss if names else None,
         callbacks=[lgb.record_evaluation(record)] if names else [],
     )
-    curves = np.array([record[name]["binary_logloss"] for name in names])
+    curves = np.array([record[name][LOSS] for name in names])
     return booster, curves.reshape(len(names), rounds)
+
+
+def _mean_log_loss(probabilities: Floats, data: lgb.Dataset) -> tuple[str, float, bool]:
+    """Return (name, mean log loss, whether more is better), as `lightgbm.train` needs them."""
+    of_label = np.where(data.get_label() > 0, probabilities, 1 - probabilities)
+    return LOSS, -float(np.log(np.maximum(of_label, KAGGLE_CLIP)).mean()), False
 
 
 def boosted_logit(
@@ -88,8 +108,8 @@ class LightGBM:
         return int(model.num_feature())
 
     def save(self, model: lgb.Booster) -> bytes:
-        """Return LightGBM's text."""
-        return bytes(model.model_to_string().encode())
+        """Return LightGBM's text, with 1 as its number of threads, whatever the fit had."""
+        return bytes(THREADS.sub("[num_threads: 1]", model.model_to_string()).encode())
 
     def load(self, raw: bytes) -> lgb.Booster:
         """Read LightGBM's text."""
