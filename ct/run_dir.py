@@ -14,7 +14,8 @@
     imports/folds.parquet                    import-predictions: the folds of the first import
     stage2/features/                         features
     stage2/configs.json, trials.parquet,
-    stage2/tuning.json                       tune
+    stage2/tuning.json, stage2/tune/         tune
+    stage2/binned/                           tune, stack: bins of the features, until stack is done
     stage2/boosters/, oof.parquet,
     stage2/test.parquet, scores.json         stack
     submission.csv                           submit
@@ -49,6 +50,7 @@ class RunDir:
         self.imported_folds = self.imports / "folds.parquet"
         self.stage1 = self.root / "stage1"
         self.stage2 = self.root / "stage2"
+        self.binned = self.stage2 / "binned"
         self.probes = self.stage2 / "features" / "probes.safetensors"
         self.markov_chains = self.stage2 / "features" / "chain.json"
         # (fold, part) of each training patient; older runs lack the file

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ct.labels import LABELS
 from ct.seeds import derive_seed
 from stage2_stack.config import StackConfig
-from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.binned_features import BinnedFeatures, BinStore
 from stage2_stack.nested_cv import NestedFolds, NestedPredictions, why_not_stacked
 
 # label -> the configurations of the K folds, as returned by tuning.best_trial.best_config
@@ -78,11 +78,12 @@ def make_context(
     tuned: Tuned,
     config: StackConfig,
     seed: int,
+    store: BinStore | None = None,
 ) -> StackContext:
-    """Return the StackContext of a run with this seed."""
+    """Return the StackContext of a run with this seed. store: of the bins of data.X."""
     strata = np.nan_to_num(data.y[:, 0])
     folds = NestedFolds(
         data.fold, data.labelled, data.patients, strata, k_folds, derive_seed(seed, "stack")
     )
-    features = BinnedFeatures(data.X, data.names, config.threads)
+    features = BinnedFeatures(data.X, data.names, config.threads, store)
     return StackContext(data, folds, features, tuned, config, seed)

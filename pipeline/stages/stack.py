@@ -12,7 +12,7 @@ from ct.averaging import combine_folds
 from ct.labels import LABELS
 from ct.metrics import gain_table, score_table
 from ct.run_dir import RunDir
-from ct.storage.atomic_write import replacing
+from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_array, read_json, read_table, write_json, write_table
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
@@ -45,6 +45,7 @@ def stack(run: Run, receipt: Receipt) -> None:
     }
     write_json(run.dir.stage2 / "scores.json", scores)
     receipt.made.append(run.dir.stage2 / "scores.json")
+    discard(run.dir.binned)  # of the features: nothing reads them any more
 
 
 def _write_tables(run: RunDir, stacks: Stacks) -> list[Path]:

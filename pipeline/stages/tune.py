@@ -27,6 +27,7 @@ from pipeline.optuna_studies.trial_database import check_store, open_shared, sto
 from pipeline.optuna_studies.trial_journal import open_study
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
+from pipeline.stage_data.binned_files import BinnedFiles
 from pipeline.stage_data.run_tables import load_rows
 from stage2_stack.components import TUNED
 from stage2_stack.config import StackConfig
@@ -222,13 +223,15 @@ def _rows(
 ) -> tuple[BinnedFeatures, NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return (features, y, fold, patients) of the train slices.
 
-    Cached: a process bins a label's columns once for all its folds, which are consecutive jobs.
+    Cached: a process reads the bins of a label's columns once for consecutive jobs of that label.
 
     read: the digests of what the stage reads, as text: other features in the same folder are binned
     again
     """
-    X, y, fold, patients, names = load_rows(RunDir(root))
-    return BinnedFeatures(X, names, threads), y, fold, patients
+    run = RunDir(root)
+    X, y, fold, patients, names = load_rows(run)
+    store = BinnedFiles(run, json.loads(read), threads)
+    return BinnedFeatures(X, names, threads, store), y, fold, patients
 
 
 def _deadline(share: TimeShare | None) -> float:

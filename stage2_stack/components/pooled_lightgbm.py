@@ -9,13 +9,14 @@ mark the subtype.
 from collections.abc import Sequence
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 
 from ct.labels import SUBTYPES
 from ct.seeds import derive_seed
 from features.columns import scope_columns
 from stage2_stack.components.component import Component, InferenceContext
-from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.binned_features import BLOCK, BinnedFeatures, BinStore
 from stage2_stack.learners.learner import Floats, Ints, Values
 from stage2_stack.learners.lightgbm_booster import LightGBM, check_lightgbm_file
 from stage2_stack.learners.model_input import TabularInput
@@ -48,7 +49,8 @@ class PooledLightGBM(Component):
         if not any(usable):
             return {}
         data = context.data
-        features = PooledFeatures(data.X, data.names, context.config.threads)
+        store = context.features.store
+        features = PooledFeatures(data.X, data.names, context.config.threads, store)
         y = np.stack([context.targets(label) for label in labels])
         source = self._input(features, context.cnn_logits(labels), y)
         fitted = fit_nested(
@@ -90,9 +92,13 @@ class PooledLightGBM(Component):
 class PooledFeatures(BinnedFeatures):
     """The pooled features; their values, five rows for each of X, are computed when needed."""
 
-    def __init__(self, X: Values, names: Sequence[str], threads: int = 1) -> None:
-        """X: (n, f) float32, columns `names`; it may be a memory map."""
-        super().__init__(X, pooled_names(names), threads)
+    kind = "pooled"
+
+    def __init__(
+        self, X: Values, names: Sequence[str], threads: int = 1, store: BinStore | None = None
+    ) -> None:
+        """X: (n, f) float32, columns `names`; it may be a memory map. store: of X's bins."""
+        super().__init__(X, pooled_names(names), threads, store)
         self.own_names = list(names)
 
     def values(self, columns: Ints, rows: Ints) -> Values:
@@ -105,9 +111,36 @@ class PooledFeatures(BinnedFeatures):
             values[at] = pooled if len(columns) == len(self.names) else pooled[:, columns]
         return values
 
-    def _matrix(self, columns: Ints) -> Values:
-        pooled = pooled_matrix(self.X, self.own_names)
-        return pooled if len(columns) == len(self.names) else pooled[:, columns]
+    def _matrix(self, columns: Ints) -> "PooledRows":
+        return PooledRows(self, columns)
+
+
+class PooledRows(lgb.Sequence):
+    """All rows of PooledFeatures, for LightGBM to bin: it reads them block by block.
+
+    It takes the same sample of rows for the edges of the bins as from an array.
+    """
+
+    batch_size = BLOCK  # rows that LightGBM reads at once
+
+    def __init__(self, features: PooledFeatures, columns: Ints) -> None:
+        self.features, self.columns = features, columns
+        self._start, self._block = 0, np.empty((0, len(columns)), np.float32)
+
+    def __len__(self) -> int:
+        return len(SUBTYPES) * len(self.features.X)
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Return the values (c,) float64 of a sampled row, or (m, c) float32 of a slice of rows.
+
+        LightGBM asks for sampled rows one by one, in rising order, and for float64.
+        """
+        if isinstance(rows, slice):
+            return self.features.values(self.columns, np.arange(rows.start, rows.stop))
+        if not self._start <= rows < self._start + len(self._block):
+            self._start = rows - rows % BLOCK
+            self._block = self[self._start : min(self._start + BLOCK, len(self))]
+        return self._block[rows - self._start].astype(np.float64)
 
 
 def own_kinds(names: Sequence[str]) -> list[str]:
@@ -127,14 +160,6 @@ def pooled_names(names: Sequence[str]) -> list[str]:
         *shared,
         *(f"is_{label}" for label in SUBTYPES),
     ]
-
-
-def pooled_matrix(X: Values, names: Sequence[str]) -> Values:
-    """Return the pooled features (5 * n, p) of X (n, f), one subtype below the other."""
-    pooled = np.empty((len(SUBTYPES), len(X), len(pooled_names(names))), np.float32)
-    for number in range(len(SUBTYPES)):
-        pooled[number] = pooled_rows(X, names, number)
-    return pooled.reshape(-1, pooled.shape[2])
 
 
 def pooled_rows(X: Values, names: Sequence[str], number: int, rows: Ints | None = None) -> Values:

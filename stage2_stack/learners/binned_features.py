@@ -1,7 +1,7 @@
 """A matrix of features that LightGBM bins once for all labels, folds, seeds and trials."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,35 @@ FIXED = {  # parameters of every LightGBM Dataset and booster here
     "verbosity": -1,
 }
 
+BLOCK = 20_000  # rows whose values are in memory at once for predictions
+
+# returns the Dataset that is stored under plain values; or it makes one by the function, stores it
+# and returns it
+BinStore = Callable[[Mapping[str, Any], Callable[[], Any]], Any]
+
 
 class BinnedFeatures:
     """A feature matrix; each set of its columns is binned once and reused until `keep_only`.
 
     The bin edges depend on the values of all rows, those of the held-out fold too, but never on a
     label. A Dataset whose labels are set afterwards gives the same model, byte for byte, as one
-    that is built with them.
+    that is built with them, and so does one that is read from LightGBM's binary file.
     """
 
-    def __init__(self, X: NDArray[np.float32], names: Sequence[str], threads: int = 1) -> None:
-        """X: (n, f) float32, columns `names`; it may be a memory map."""
-        self.X, self.names, self.threads = X, list(names), threads
+    kind = "features"  # of rows, in the key of the store
+
+    def __init__(
+        self,
+        X: NDArray[np.float32],
+        names: Sequence[str],
+        threads: int = 1,
+        store: BinStore | None = None,
+    ) -> None:
+        """X: (n, f) float32, columns `names`; it may be a memory map.
+
+        store: of the bins of X; None: they are made in memory
+        """
+        self.X, self.names, self.threads, self.store = X, list(names), threads, store
         self._binned_columns: dict[bytes, Any] = {}
         self._lock = threading.Lock()
 
@@ -50,6 +67,20 @@ class BinnedFeatures:
         """Return the values (m, c) of some rows and columns."""
         return self.X[rows] if len(columns) == len(self.names) else self.X[np.ix_(rows, columns)]
 
+    def apply_by_block(
+        self,
+        function: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+        columns: NDArray[np.int_],
+        rows: NDArray[np.int_],
+    ) -> NDArray[np.float64]:
+        """Return what `function` returns for the values (m, c) of some rows, each row by itself.
+
+        It is called with BLOCK rows at most: their values take more memory than their bins.
+        """
+        starts = range(0, max(len(rows), 1), BLOCK)
+        blocks = (self.values(columns, rows[start : start + BLOCK]) for start in starts)
+        return np.concatenate([function(block) for block in blocks])
+
     def keep_only(self, column_sets: Iterable[NDArray[np.int_]] = ()) -> None:
         """Free the bins of all other sets of columns: a byte or two for each row and column.
 
@@ -61,22 +92,29 @@ class BinnedFeatures:
                 key: binned for key, binned in self._binned_columns.items() if key in keep
             }
 
-    def _matrix(self, columns: NDArray[np.int_]) -> NDArray[np.float32]:
-        """Return the values (n, c) of all rows."""
+    def _matrix(self, columns: NDArray[np.int_]) -> Any:
+        """Return the values (n, c) of all rows, as an array or a lightgbm.Sequence."""
         return self.X if len(columns) == len(self.names) else self.X[:, columns]
 
     def _binned(self, columns: NDArray[np.int_]) -> Any:
-        from lightgbm import Dataset  # takes seconds to import; other boosters do without it
-
         key = np.asarray(columns).tobytes()
         with self._lock:  # fits that run side by side need the same columns at once
             if key not in self._binned_columns:
-                names, data = [self.names[i] for i in columns], self._matrix(columns)
-                no_labels = np.zeros(len(data), np.float32)
-                self._binned_columns[key] = Dataset(
-                    data, no_labels, feature_name=names, params=self._params()
-                ).construct()
-        return self._binned_columns[key]
+                names = [self.names[i] for i in columns]
+                self._binned_columns[key] = self._stored_or_made(names, columns)
+            return self._binned_columns[key]
+
+    def _stored_or_made(self, names: list[str], columns: NDArray[np.int_]) -> Any:
+        from lightgbm import Dataset  # takes seconds to import; other boosters do without it
+
+        def make() -> Any:
+            data = self._matrix(columns)
+            no_labels = np.zeros(len(data), np.float32)
+            return Dataset(data, no_labels, feature_name=names, params=self._params()).construct()
+
+        if self.store is None:
+            return make()
+        return self.store({"rows": self.kind, "columns": names, "parameters": FIXED}, make)
 
     def _params(self) -> dict[str, Any]:
         return {**FIXED, "num_threads": self.threads}

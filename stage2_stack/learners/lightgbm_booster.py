@@ -55,7 +55,7 @@ def fit_booster(
 
 def _mean_log_loss(probabilities: Floats, data: lgb.Dataset) -> tuple[str, float, bool]:
     """Return (name, mean log loss, whether more is better), as `lightgbm.train` needs them."""
-    of_label = np.where(data.get_label() > 0, probabilities, 1 - probabilities)
+    of_label = np.where(np.asarray(data.get_label()) > 0, probabilities, 1 - probabilities)
     return LOSS, -float(np.log(np.maximum(of_label, KAGGLE_CLIP)).mean()), False
 
 

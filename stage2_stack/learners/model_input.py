@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stage2_stack.calibration import Platt, fit_platt
 from stage2_stack.learners.binned_features import BinnedFeatures
-from stage2_stack.learners.learner import Floats, Ints, Learner, TreeLearner
+from stage2_stack.learners.learner import Floats, Ints, Learner, TreeLearner, Values
 
 
 class ModelInput(ABC):
@@ -88,13 +88,15 @@ class TabularInput(ModelInput):
         self, models: Sequence[Any], platts: Sequence[Platt], rows: Ints, rounds: int | None = None
     ) -> Floats:
         """Return the logits (c, m): the starting logits plus the models' mean added logits."""
-        values = self.features.values(self.columns, self._of_all_labels(rows))
-        base = self.starting_logits(platts, rows)
-        added = [
-            self.learner.added_logits(model, values, self.features.threads, rounds)
-            for model in models
-        ]
-        return base + np.mean(added, axis=0).reshape(base.shape)
+        base, threads = self.starting_logits(platts, rows), self.features.threads
+
+        def mean_of_models(values: Values) -> Floats:
+            added = [self.learner.added_logits(each, values, threads, rounds) for each in models]
+            return np.asarray(np.mean(added, axis=0))
+
+        every = self._of_all_labels(rows)
+        added = self.features.apply_by_block(mean_of_models, self.columns, every)
+        return base + added.reshape(base.shape)
 
     def contributions(self, models: Sequence[Any], rows: Ints) -> Floats | None:
         """Return the mean absolute SHAP values (c, columns); None where a model has no tree."""

@@ -1,6 +1,7 @@
 """One label's inner cross-validation on one outer training set."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightgbm as lgb
@@ -16,7 +17,7 @@ from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.learners.lightgbm_booster import boosted_logit, fit_booster
 from stage2_stack.tuning.search_space import split_scope
 
-# most bytes of binned rows that one search holds, except where one scope alone has more
+# most bytes of binned rows that one search holds, except where one split alone has more
 MAX_BINNED_BYTES = 500_000_000
 Datasets = dict[int, tuple[lgb.Dataset, lgb.Dataset]]  # number of a split -> (train, valid)
 
@@ -79,8 +80,11 @@ class InnerFolds:
         for number, (_, held_out, base) in enumerate(self.splits):
             train, _ = self._datasets_of_split(number, columns, datasets)
             booster, _ = fit_booster(train, params, rounds, self.seed, self.config.threads)
-            values = self.features.values(columns, self.rows[held_out])
-            boosted[held_out] = boosted_logit(booster, values, base[held_out], self.config.threads)
+            boosted[held_out] = base[held_out] + self.features.apply_by_block(
+                partial(boosted_logit, booster, base=0.0, threads=self.config.threads),
+                columns,
+                self.rows[held_out],
+            )
         before, after = log_loss(self.y, expit(self.base)), log_loss(self.y, expit(boosted))
         return np.asarray(before - after)
 
@@ -90,24 +94,35 @@ class InnerFolds:
         """Return LightGBM's parameters, the columns in scope, and the Datasets made of them so far.
 
         Each split's Datasets are a copy of all binned rows. Those of other scopes are dropped where
-        all together would exceed MAX_BINNED_BYTES: with so many rows, making them again is quick
-        compared with a fit.
+        all together would exceed MAX_BINNED_BYTES, and with them the bins that they were copied
+        from, where these are in files. With so many rows, making them again is quick compared with
+        a fit.
         """
         params, scope = split_scope(params)
         columns = {
             each: scope_columns(self.features.names, self.label, each)
             for each in {*self.datasets, scope}
         }
-        binned_bytes = len(self.splits) * len(self.rows) * sum(map(len, columns.values()))
-        if binned_bytes > MAX_BINNED_BYTES:
+        if self._bytes(*columns.values()) > MAX_BINNED_BYTES:
             self.datasets = {scope: self.datasets.get(scope, {})}
+            if self.features.store:
+                self.features.keep_only([columns[scope]])
         return params, columns[scope], self.datasets.setdefault(scope, {})
+
+    def _bytes(self, *columns: NDArray[np.int_]) -> int:
+        """Return the bytes of the Datasets of all splits, for some scopes' columns."""
+        return len(self.splits) * len(self.rows) * sum(map(len, columns))
 
     def _datasets_of_split(
         self, number: int, columns: NDArray[np.int_], datasets: Datasets
     ) -> tuple[lgb.Dataset, lgb.Dataset]:
-        """Return (train, valid) of one split, made where `datasets` has none yet."""
+        """Return (train, valid) of one split, made where `datasets` has none yet.
+
+        Those of other splits are dropped where one scope alone exceeds MAX_BINNED_BYTES.
+        """
         if number not in datasets:
+            if self._bytes(columns) > MAX_BINNED_BYTES:
+                datasets.clear()
             fit, held_out, base = self.splits[number]
             train, valid = (
                 self.features.dataset(columns, self.rows[part], self.y[part], base[part])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,9 @@ import run
 from ct.storage.atomic_write import as_full_disk, replacing
 from ct.storage.file_formats import join_arrays, write_array, write_arrays, write_table, write_text
 from pipeline.optuna_studies.trial_journal import Journal
+from pipeline.stage_data.binned_files import write_bins
 from pipeline.stage_data.cross_fitting import new_array
+from stage2_stack.learners.binned_features import FIXED
 
 ROWS = 40_000
 
@@ -49,7 +52,13 @@ def write_journal(path):
     Journal(path).append_logs([{"op_code": 1, "text": "x" * 4 * ROWS}])
 
 
+def write_binned(path):
+    X = np.random.default_rng(0).normal(size=(ROWS, 2)).astype(np.float32)
+    write_bins(path, lgb.Dataset(X, np.zeros(ROWS), params=FIXED).construct())
+
+
 WRITERS = {
+    "bins": write_binned,
     "weights": write_weights,
     "mapped": write_mapped,
     "csv": write_csv,

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from ct.labels import LABELS, SUBTYPES
+from stage2_stack.components import pooled_lightgbm
 from stage2_stack.components.pooled_lightgbm import (
     OTHERS,
     PooledFeatures,
+    PooledRows,
     own_kinds,
-    pooled_matrix,
     pooled_names,
+    pooled_rows,
     to_features,
 )
-from stage2_stack.learners.binned_features import BinnedFeatures
+from stage2_stack.learners.binned_features import FIXED, BinnedFeatures
 from stage2_stack.learners.lightgbm_booster import fit_booster
 
 KINDS = ("", "_z-1", "_z+1", "_study_max")
@@ -23,6 +25,11 @@ def matrix(n=7, seed=0):
     X = np.random.default_rng(seed).normal(size=(n, len(NAMES))).astype(np.float32)
     X[2] = np.nan
     return X
+
+
+def pooled_matrix(X, names):
+    """All pooled rows, one subtype below the other."""
+    return np.vstack([pooled_rows(X, names, number) for number in range(len(SUBTYPES))])
 
 
 def block(X, label):
@@ -45,7 +52,11 @@ def test_values_are_computed_when_they_are_needed():
     ]
 
 
-def test_it_is_binned_like_its_whole_matrix():
+@pytest.mark.parametrize("sample", [200_000, 50])  # rows that the edges of the bins are made from
+def test_it_is_binned_like_its_whole_matrix(sample, monkeypatch):
+    monkeypatch.setitem(FIXED, "bin_construct_sample_cnt", sample)
+    monkeypatch.setattr(pooled_lightgbm, "BLOCK", 7)
+    monkeypatch.setattr(PooledRows, "batch_size", 7)
     X, rows = matrix(60), np.arange(0, 300, 2)
     y, base, every = (
         (rows % 3 == 0).astype(float),

@@ -341,26 +341,28 @@ def test_best_config_leaves_out_a_label_without_a_significant_gain(tmp_path):
     )
 
 
-@pytest.mark.parametrize("few", [True, False])
-def test_with_many_rows_the_datasets_of_one_scope_are_held_at_once(few, monkeypatch):
-    if not few:
-        monkeypatch.setattr("stage2_stack.tuning.inner_cv.MAX_BINNED_BYTES", 10_000)
+@pytest.mark.parametrize(
+    ("limit", "held"),  # a scope has 24,000 bytes: 4 splits of 1,200 rows, 5 columns
+    [(10**6, {"context": 4, "all": 4}), (30_000, {"context": 4}), (10_000, {"context": 1})],
+)
+def test_with_many_rows_the_datasets_of_a_scope_or_a_split_are_held_at_once(
+    limit, held, monkeypatch
+):
+    monkeypatch.setattr("stage2_stack.tuning.inner_cv.MAX_BINNED_BYTES", limit)
     folds, _ = make_folds(max_rounds=4)
     settings = {scope: FIRST | {"scope": scope} for scope in ("context", "all")}
     losses = [folds.evaluate(settings[scope]) for scope in ("context", "all", "context")]
-    assert losses[0] == losses[2] and {
-        scope: len(sets) for scope, sets in folds.datasets.items()
-    } == ({"context": 4, "all": 4} if few else {"context": 4})
-    held = [weakref.ref(data) for pair in folds.datasets["context"].values() for data in pair]
+    assert losses[0] == losses[2]
+    assert {scope: len(sets) for scope, sets in folds.datasets.items()} == held
+    pairs = [weakref.ref(data) for pair in folds.datasets["context"].values() for data in pair]
 
     def stop(*args):
         raise KeyError
 
     with pytest.raises(KeyError):  # as a trial that is pruned after the first fold
         folds.evaluate(settings["all"], stop)
-    assert len(folds.datasets["all"]) == (4 if few else 1) and all(
-        (data() is not None) == few for data in held
-    )
+    assert len(folds.datasets["all"]) == (4 if "all" in held else 1)
+    assert all((data() is not None) == ("all" in held) for data in pairs)
 
 
 def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
