@@ -77,15 +77,22 @@ def _is_whole(path: Path, size: int, mtime_ns: int) -> bool:
 
 
 def write_bins(path: Path, data: lgb.Dataset) -> None:
-    """Write a Dataset and its seal. Raises OSError where the disk is full.
-
-    LightGBM does not report when the last bytes could not be written: the file is read back.
-    """
+    """Write a Dataset and its seal. Raises OSError where the disk is full."""
     discard(seal_path(path))
     with replacing(path, lasting=False) as part:
+        _require_room(part, data.num_data() * (data.num_feature() + 4))
         try:
             data.save_binary(part)
+            # LightGBM does not report when the last bytes could not be written: read it back
             lgb.Dataset(part, params={"verbosity": -1}).construct()
         except lgb.basic.LightGBMError:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
     seal(path)
+
+
+def _require_room(part: Path, size: int) -> None:
+    """Raise OSError where a file of `size` bytes has no room: LightGBM would print its own line."""
+    if hasattr(os, "posix_fallocate"):
+        with open(part, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        part.unlink()
