@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 READY := .venv/ready
 BENCHMARKS := demo ingest loader train_step memory stacking.stack_memory features submission \
-  stacking.boosting stacking.calibration stacking.stack_gain score report faults fuzz
+  stacking.boosting stacking.calibration stacking.stack_gain score report faults fuzz scale_out
 
 .PHONY: demo test test-slow bench lint audit clean
 

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from pipeline.units.unit import Resources
 
+# threads of one LightGBM fit at most: on hundreds of thousands of rows, more gain little
+MOST_THREADS = 8
+
 
 class Machine(NamedTuple):
     """What units may use of a machine."""
@@ -68,3 +71,11 @@ def at_once(machine: Machine, units: Sequence[Resources]) -> int:
     """Return how many of the first units start at the same time on a free machine."""
     placement = Placement(machine)
     return sum(placement.start(takes) is not None for takes in units)
+
+
+def threads_each(cores: int, units: int) -> int:
+    """Return the threads that each of so many units gets whose result does not depend on them.
+
+    cores: that the units may use altogether. Where there are more units than cores, one each.
+    """
+    return max(1, min(MOST_THREADS, cores // max(1, units)))
