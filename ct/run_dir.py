@@ -12,6 +12,7 @@
     stage1/<model>/explain/<study>.npy       explain
     imports/<name>/                          import-predictions
     imports/folds.parquet                    import-predictions: the folds of the first import
+    stage2/probes/<model>-fold<k>.safetensors
     stage2/features/                         features
     stage2/configs.json, trials.parquet,
     stage2/tuning.json, stage2/tune/         tune
@@ -70,6 +71,10 @@ class RunDir:
     def oof(self, model: str) -> Path:
         """Return the path of a CNN's out-of-fold probabilities, (n, 6) indexed by slice id."""
         return self.stage1 / model / "oof.parquet"
+
+    def probe(self, model: str, k: int) -> Path:
+        """Return the path of the linear probes of one CNN and fold, and of their logits."""
+        return self.stage2 / "probes" / f"{model}-fold{k}.safetensors"
 
     def gradcam_folder(self, model: str) -> Path:
         """Return the folder of a CNN's Grad-CAM maps."""

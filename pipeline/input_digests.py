@@ -14,7 +14,7 @@ from ct.privacy.escaped_names import escaped_name
 from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import file_digest, tree_digest
 from pipeline.older_versions import WEIGHTS, under_current_names
-from pipeline.registry import CHECKSUM_FILES, COUNT_FILES, Stage
+from pipeline.registry import CHECKSUM_FILES, COUNT_FILES, PROBES, Stage
 from pipeline.run_context import Run
 
 Digests = dict[str, str]  # {name of an input: digest}
@@ -177,4 +177,8 @@ def _ignored_files(stage: Stage) -> tuple[str, ...]:
 def _made_digests(receipt: dict[str, Any], ignored: Collection[str]) -> dict[str, str]:
     """Return {path: digest} of the files that a receipt names, but for the ignored ones."""
     made = receipt["made"]
-    return {path: stamp["digest"] for path, stamp in made.items() if path not in ignored}
+    return {
+        path: stamp["digest"]
+        for path, stamp in made.items()
+        if path not in ignored and not path.startswith(PROBES)
+    }

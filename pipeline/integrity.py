@@ -19,6 +19,7 @@ from pipeline.freshness import Stamp, why_changed
 JOB_RECEIPTS = (
     "stage1/*/*/train.json",
     "stage1/*/*/predict.json",
+    "stage2/probes/*.receipt.json",
     "stage2/tune/*.receipt.json",
 )
 REPORTS = ("report", "report --study")
@@ -31,6 +32,7 @@ LARGE = {
     "stage1/*/weights.safetensors": ("predict", "explain", "score", "export-model"),
     "stage1/*embeddings.npy": ("features",),
     "stage2/features/t*.npy": ("tune", "stack"),
+    "stage2/probes/*": (),
 }
 # files that no stage makes, each with a seal -> (the verbs that read them, the remedy)
 SEALED = {

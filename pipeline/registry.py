@@ -72,6 +72,7 @@ _TABLE = (
         keys=("folds.k", *_CNN_KEYS, "stage1.imports", "features"),
         function="pipeline.stages.features:features",
         makes="stage2/features/",
+        units="pipeline.stage_data.probe_unit:probe_units",
     ),
     Stage(
         name="tune",
@@ -108,3 +109,5 @@ PARALLEL = ("ingest", "tune")  # stages that work in several processes
 # digested itself, and, for all but submit and report, the counts and the quarantine
 CHECKSUM_FILES = ("pixels/checksums.parquet",)
 COUNT_FILES = ("ingest.json", "quarantine.csv")
+# what the units of `features` leave: later stages read what it joins of them
+PROBES = "stage2/probes/"

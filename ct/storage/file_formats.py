@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from numpy.typing import DTypeLike, NDArray
+from pyarrow.parquet import read_metadata
 from safetensors.numpy import load_file, save_file
 
 from ct.errors import InputError
@@ -25,9 +26,14 @@ def write_table(path: Path | str, table: pd.DataFrame, lasting: bool = True) -> 
         table.to_parquet(part, compression="zstd")
 
 
-def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a parquet table."""
-    return pd.read_parquet(require(path))
+def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a parquet table, or some of its columns, with its index."""
+    return pd.read_parquet(require(path), columns=columns)
+
+
+def table_rows(path: Path | str) -> int:
+    """Return the number of rows of a parquet table."""
+    return int(read_metadata(require(path)).num_rows)
 
 
 def write_array(path: Path | str, array: NDArray[Any]) -> None:

@@ -1,4 +1,7 @@
-"""The stage `features`: the feature matrix of stage two, from the predictions of stage one."""
+"""The stage `features`: the feature matrix of stage two, from the predictions of stage one.
+
+The linear probes are units of their own (pipeline/stage_data/probe_unit.py); this joins them.
+"""
 
 from contextlib import suppress
 from pathlib import Path
@@ -31,11 +34,17 @@ def features(run: Run, receipt: Receipt) -> None:
                 build_features(test, test_predictions, config, **for_test[k], out=X[k])
                 bar.update()
     _write_names(folder / "names.json", names)
-    receipt.made = [folder]
+    receipt.made = [folder, *_probe_files(run)]
     run.log(
         f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices "
         f"x {k_folds} folds"
     )
+
+
+def _probe_files(run: Run) -> list[Path]:
+    """Return the files of the units of the probes."""
+    models = run.recipe.stage1.models if run.recipe.features.probe else ()
+    return [run.dir.probe(model.name, k) for model in models for k in range(run.recipe.folds.k)]
 
 
 def _write_names(path: Path, names: list[str]) -> None:

@@ -21,7 +21,7 @@ from pipeline.optuna_studies.inner_split import inner_split
 from pipeline.run_context import Run
 from pipeline.scoring.study_findings import shared_uid_findings
 from pipeline.scoring.study_reader import NO_PART, training_folds
-from pipeline.stage_data.cross_fitting import parts_by_patient, patient_parts
+from pipeline.stage_data.patient_parts import parts_by_patient, patient_parts
 from pipeline.stage_data.run_tables import patients_of_folds
 from pipeline.stage_data.slice_selection import take_patients
 from stage1_cnn.batches.dataset import neighbour_rows

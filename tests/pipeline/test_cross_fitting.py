@@ -16,6 +16,7 @@ from features.markov import MarkovChain, posterior_logits
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.stage_data.cross_fitting import new_array
+from pipeline.stage_data.probe_unit import probe_units
 from pipeline.stage_runner import stage_states
 from pipeline.stages.features import features
 
@@ -156,8 +157,11 @@ def test_the_probe_of_a_fold_is_of_its_own_cnn(rich):
 
 def build(folder):
     """Build the features of a run again; return those of the test slices and their names."""
+    run_folder = Run(folder, log=lambda text: None)
+    for unit in probe_units(run_folder, {}):
+        unit.run(run_folder.log, run_folder.bar)
     with Receipt(folder, folder / "receipts/features.json", "features", {}, {}) as receipt:
-        features(Run(folder, log=lambda text: None), receipt)
+        features(run_folder, receipt)
     return np.array(read_array(folder / "stage2/features/test.npy")), list(
         read_json(folder / "stage2/features/names.json")
     )
