@@ -91,6 +91,8 @@ class Verbs:
         workers: Value = None,
         quarantine_unreadable: Value = False,
         shard: Value = None,
+        engine: Value = "local",
+        address: Value = None,
     ) -> Plan:
         """Read DICOM headers and pixels into the slice table and the pixel cache."""
         return _plan("ingest", locals())
@@ -100,13 +102,27 @@ class Verbs:
         return _plan("folds", locals())
 
     def train(
-        self, *, run: Value, gpus: Value = None, workers: Value = None, shard: Value = None
+        self,
+        *,
+        run: Value,
+        gpus: Value = None,
+        workers: Value = None,
+        shard: Value = None,
+        engine: Value = "local",
+        address: Value = None,
     ) -> Plan:
         """Train each CNN on each fold, one on each GPU; finished folds are kept."""
         return _plan("train", locals())
 
     def predict(
-        self, *, run: Value, gpus: Value = None, workers: Value = None, shard: Value = None
+        self,
+        *,
+        run: Value,
+        gpus: Value = None,
+        workers: Value = None,
+        shard: Value = None,
+        engine: Value = "local",
+        address: Value = None,
     ) -> Plan:
         """Predict the test slices with the CNNs of each fold."""
         return _plan("predict", locals())
@@ -134,7 +150,15 @@ class Verbs:
         """
         return _plan("import-predictions", locals())
 
-    def features(self, *, run: Value, workers: Value = None, shard: Value = None) -> Plan:
+    def features(
+        self,
+        *,
+        run: Value,
+        workers: Value = None,
+        shard: Value = None,
+        engine: Value = "local",
+        address: Value = None,
+    ) -> Plan:
         """Build neighbour, study and geometry features, and list them."""
         return _plan("features", locals())
 
@@ -146,6 +170,8 @@ class Verbs:
         timeout: Value = None,
         workers: Value = None,
         shard: Value = None,
+        engine: Value = "local",
+        address: Value = None,
     ) -> Plan:
         """Search LightGBM's settings with optuna. Run again to continue.
 
@@ -178,7 +204,15 @@ class Verbs:
         """
         return _plan("search", locals())
 
-    def stack(self, *, run: Value, workers: Value = None, shard: Value = None) -> Plan:
+    def stack(
+        self,
+        *,
+        run: Value,
+        workers: Value = None,
+        shard: Value = None,
+        engine: Value = "local",
+        address: Value = None,
+    ) -> Plan:
         """Fit the stackers and score both stages out of fold."""
         return _plan("stack", locals())
 
@@ -217,6 +251,8 @@ class Verbs:
         workers: Value = None,
         quarantine_unreadable: Value = False,
         gpus: Value = None,
+        engine: Value = "local",
+        address: Value = None,
     ) -> Plan:
         """Run every stage that is stale or missing, in order.
 

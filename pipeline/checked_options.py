@@ -33,6 +33,16 @@ def _numbered_from_1(shard: str) -> str:
 Shard = Annotated[str, AfterValidator(_numbered_from_1)]  # number and count, such as 2/8
 
 
+def _host_and_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16) or "/" in host:
+        raise ValueError("the host and port that `ray start` printed, such as 10.0.0.1:6379")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_host_and_port)]  # of a Ray cluster
+
+
 class SynthOptions(Config):
     """Options of `synth`."""
 
@@ -98,12 +108,37 @@ class UnitOptions(RunOptions):
 
     workers: int | None = Field(None, ge=1)
     shard: Shard | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: Address | None = None  # None: a Ray of its own on this machine
+
+    @field_validator("engine")
+    @classmethod
+    def _ray_without_shards(cls, engine: str, info: ValidationInfo) -> str:
+        if engine == "ray" and info.data.get("shard"):
+            raise ValueError("give one of --engine=ray and --shard: Ray divides the units itself")
+        return engine
+
+    @field_validator("address")
+    @classmethod
+    def _of_ray(cls, address: str | None, info: ValidationInfo) -> str | None:
+        if address is not None and info.data.get("engine") != "ray":
+            raise ValueError("--address is for --engine=ray")
+        return address
 
 
 class CnnOptions(UnitOptions):
     """Options of `train` and `predict`. None: all visible GPUs."""
 
     gpus: Gpus | None = None
+
+    @field_validator("gpus")
+    @classmethod
+    def _of_this_machine(cls, gpus: str | None, info: ValidationInfo) -> str | None:
+        if gpus is not None and info.data.get("address") is not None:
+            raise ValueError("--gpus is for this machine; a cluster uses what `ray start` gave it")
+        if gpus is not None and "cpu" in gpus and info.data.get("engine") == "ray":
+            raise ValueError("with --engine=ray a CNN without a GPU takes cores; leave out cpu")
+        return gpus
 
 
 class IngestOptions(UnitOptions):

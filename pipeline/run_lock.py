@@ -10,7 +10,7 @@ from ct.kaggle_layout import hidden_folders
 from ct.storage.atomic_write import refuse_links, restore_all
 from ct.storage.file_lock import discard_unused, file_lock
 from pipeline.checked_options import IN_RECIPE, RunOptions, ScoreOptions
-from pipeline.engines.choice import choose_engine
+from pipeline.engines.choice import chosen_engine
 from pipeline.freshness import first_difference
 from pipeline.integrity import check_content
 from pipeline.recipe import with_changes
@@ -113,11 +113,10 @@ def _recipe_changes(options: RunOptions | ScoreOptions) -> dict[str, Any]:
 def _prepared(run: Run, options: RunOptions | ScoreOptions) -> Iterator[None]:
     """Apply the options that are not of the recipe."""
     check_installed(run.recipe.stage2.components)
-    run.engine = choose_engine(options)
     run.workers = getattr(options, "workers", None)
     run.timeout = getattr(options, "timeout", None)
     run.quarantine_unreadable = getattr(options, "quarantine_unreadable", False)
-    with hidden_folders(run.recipe.data.source):
+    with hidden_folders(run.recipe.data.source), chosen_engine(options) as run.engine:
         yield
 
 

@@ -16,6 +16,10 @@ COMMON_FLAGS = {  # parameter of several verbs -> its description, if a verb's A
     'given; "cpu,cpu" trains two at a time without',
     "shard": "2/8 does the second of every eight units of work, beside seven other processes that "
     "do the others; the one that ends last finishes the stage",
+    "engine": '"local" for this machine, "ray" for Ray, which is installed by `pip install -e '
+    "'.[cluster]'`",
+    "address": "host:port of a Ray cluster that this machine is part of; if not given, "
+    "--engine=ray starts a Ray of its own on this machine",
     "quarantine_unreadable": "quarantine files that the system cannot read while it reads others, "
     "instead of stopping",
 }

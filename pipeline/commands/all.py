@@ -60,7 +60,7 @@ def stage_command(stage: str, options: RunOptions) -> list[str]:
     """Return the words that run a stage with those of the options that it takes."""
     fields = OPTIONS[stage].model_fields if stage in OPTIONS else {}
     flags = []
-    for name in ("workers", "quarantine_unreadable", "gpus"):
+    for name in ("workers", "quarantine_unreadable", "gpus", "engine", "address"):
         value = getattr(options, name, None)
         if name in fields and value not in (None, False):
             flags.append(f"--{name.replace('_', '-')}={value}")

@@ -1,6 +1,8 @@
 """The engine that a verb's options choose."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from ct.errors import InputError
 from pipeline.checked_options import RunOptions, ScoreOptions
@@ -9,19 +11,31 @@ from pipeline.engines.shard_engine import ShardEngine
 from pipeline.units.unit import Engine
 
 
-def choose_engine(options: RunOptions | ScoreOptions) -> Engine:
-    """Return the engine of a verb's options.
+@contextlib.contextmanager
+def chosen_engine(options: RunOptions | ScoreOptions) -> Iterator[Engine]:
+    """Yield the engine of a verb's options; what it has started ends with the block.
 
-    Raises InputError where they name a GPU that is not there, and for a shard under torchrun.
+    Raises InputError where they name a GPU that is not there, and for a shard or Ray under
+    torchrun.
     """
     workers, gpus = getattr(options, "workers", None), getattr(options, "gpus", None)
-    shard = getattr(options, "shard", None)
+    shard, is_ray = getattr(options, "shard", None), getattr(options, "engine", "") == "ray"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if shard:
-            raise InputError(f"--shard={shard}: not under torchrun, whose processes do all units")
-        return LocalEngine(workers=1, devices=())  # all processes of torchrun do one unit together
-    local = LocalEngine(workers, chosen_devices(gpus) if gpus else None, wait_for_locks=not shard)
+        if shard or is_ray:
+            flag = f"--shard={shard}" if shard else "--engine=ray"
+            raise InputError(f"{flag}: not under torchrun, whose processes do all units")
+        yield LocalEngine(workers=1, devices=())  # all processes of torchrun do one unit together
+        return
+    devices = chosen_devices(gpus) if gpus else None
+    if is_ray:
+        from pipeline.engines.ray_engine import RayEngine
+
+        with RayEngine(getattr(options, "address", None), workers, devices) as engine:
+            yield engine
+        return
+    local = LocalEngine(workers, devices, wait_for_locks=not shard)
     if shard:
         number, count = map(int, shard.split("/"))
-        return ShardEngine(number, count, local)
-    return local
+        yield ShardEngine(number, count, local)
+    else:
+        yield local

@@ -138,6 +138,8 @@ def test_flags_reach_the_plan_checked_and_typed(flag, monkeypatch):
     assert options.model_dump() == {
         "run": "0,1",
         "trials": 7,
+        "engine": "local",
+        "address": None,
         "workers": None,
         "gpus": None,
         "shard": None,

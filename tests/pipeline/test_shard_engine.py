@@ -12,7 +12,7 @@ from ct.errors import InputError
 from ct.storage.file_lock import file_lock
 from pipeline.checked_options import AllOptions, UnitOptions
 from pipeline.engines import shard_engine
-from pipeline.engines.choice import choose_engine
+from pipeline.engines.choice import chosen_engine
 from pipeline.engines.local_engine import LocalEngine
 from pipeline.engines.shard_engine import ShardEngine
 from pipeline.progress import no_bar
@@ -160,11 +160,14 @@ def test_shards_are_of_one_stage():
 
 
 def test_a_shard_is_not_for_torchrun(monkeypatch):
-    engine = choose_engine(UnitOptions(run="r", shard="2/8"))
-    assert (engine.number, engine.count, engine.local.wait_for_locks) == (2, 8, False)
+    with chosen_engine(UnitOptions(run="r", shard="2/8")) as engine:
+        assert (engine.number, engine.count, engine.local.wait_for_locks) == (2, 8, False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="--shard=2/8: not under torchrun"):
-        choose_engine(UnitOptions(run="r", shard="2/8"))
+    with (
+        pytest.raises(InputError, match="--shard=2/8: not under torchrun"),
+        chosen_engine(UnitOptions(run="r", shard="2/8")),
+    ):
+        pass
 
 
 def test_shards_of_one_stage_are_together_and_those_of_two_stages_are_not(tmp_path):

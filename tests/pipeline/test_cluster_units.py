@@ -1,0 +1,235 @@
+"""Units on a cluster, with a cluster that runs tasks in this process and loses some of them."""
+
+import os
+
+import pytest
+from conftest import error_line
+from tiny_units import Note
+
+import pipeline.engines.cluster_units
+import run
+from ct.config import validate
+from ct.errors import InputError
+from pipeline.checked_options import AllOptions, CnnOptions, UnitOptions
+from pipeline.commands.all import stage_command
+from pipeline.engines.choice import chosen_engine
+from pipeline.engines.cluster_resources import Node, ask, at_once
+from pipeline.engines.cluster_task import Caller, differences, marked, parcel, perform, portable
+from pipeline.engines.cluster_units import ClusterUnits, TaskLost, environment
+from pipeline.progress import no_bar
+from pipeline.units.unit import Resources
+from stage1_cnn.train_loop import NotANumber
+
+LAPTOP, WORKSTATION = Node("laptop", 4, 0, 16_000), Node("workstation", 16, 4, 128_000)
+
+
+class Cluster:
+    """Runs a task when its end is awaited; loses the tasks of a unit as often as `losses` says."""
+
+    def __init__(self, losses=None, nodes=(LAPTOP,), hidden=()):
+        self.losses, self.machines, self.hidden = losses or {}, list(nodes), hidden
+        self.tasks, self.names, self.cancelled, self.most = {}, [], [], 0
+
+    def nodes(self):
+        return list(self.machines)
+
+    def submit(self, function, arguments, name, asks, environment):
+        self.names.append(name)
+        self.tasks[len(self.names)] = name, function, arguments
+        self.most = max(self.most, len(self.tasks))
+        return len(self.names)
+
+    def ended(self, tasks, seconds):
+        assert set(tasks) == set(self.tasks)
+        return [task for task in tasks[:1] if self.tasks[task][0] not in self.hidden]
+
+    def result(self, task):
+        name, function, arguments = self.tasks.pop(task)
+        if self.losses.get(name):
+            raise self.losses[name].pop()
+        return function(*arguments)
+
+    def cancel(self, tasks):
+        self.cancelled += [self.tasks[task][0] for task in tasks]
+
+
+@pytest.fixture
+def caller(tmp_path):
+    with marked(tmp_path / "locks", "ab" * 8) as marker:
+        yield Caller(marker, "ab" * 8, {}, os.environ.get("OMP_NUM_THREADS"))
+
+
+def run_on(cluster, caller, units, most=100):
+    lines = []
+    ClusterUnits(cluster, caller, most, lines.append, no_bar(None, "", "")).run(units)
+    return [line for line in lines if "other versions" not in line]
+
+
+def test_units_run_after_those_that_they_need_and_no_more_than_allowed_at_once(caller, tmp_path):
+    units = [Note(str(tmp_path), 0, after=(1, 2)), *(Note(str(tmp_path), n) for n in range(1, 5))]
+    cluster = Cluster()
+    lines = run_on(cluster, caller, units, most=2)
+    assert [unit.why_not_done() for unit in units] == [""] * 5
+    assert cluster.most == 2
+    assert cluster.names == ["notes/1", "notes/2", "notes/3", "notes/0", "notes/4"]
+    assert lines[:2] == ["  line of 1", "  note 1"]
+
+
+def test_a_lost_task_is_tried_again_and_its_machine_is_not_its_fault(caller, tmp_path):
+    unit = Note(str(tmp_path), 7)
+    killed, lost = TaskLost("its process was killed"), TaskLost("its machine was lost", True)
+    cluster = Cluster({"notes/7": [killed, lost, lost, lost, killed]})
+    lines = run_on(cluster, caller, [unit])
+    assert unit.why_not_done() == "" and len(cluster.names) == 6
+    assert lines.count("  notes/7: its machine was lost; it is tried again") == 3
+
+
+def test_a_unit_whose_process_is_killed_three_times_stops_the_rest(caller, tmp_path):
+    units = [Note(str(tmp_path), n) for n in (7, 8)]
+    cluster = Cluster({"notes/7": [TaskLost("its process was killed")] * 3})
+    cluster.ended = lambda tasks, seconds: [
+        task for task in tasks if cluster.tasks[task][0] == "notes/7"
+    ]
+    with pytest.raises(InputError, match="^notes/7: its process was killed, 3 times, .*ulimit"):
+        run_on(cluster, caller, units)
+    assert cluster.cancelled == ["notes/8"]
+
+
+def test_an_error_of_the_program_is_raised_as_itself_and_not_tried_again(caller, tmp_path):
+    units = [Note(str(tmp_path), 1, error="a bad file"), Note(str(tmp_path), 2)]
+    cluster = Cluster()
+    with pytest.raises(InputError, match="^a bad file") as raised:
+        run_on(cluster, caller, units)
+    assert str(raised.value) == "a bad file"
+    assert "tiny_units.py" in raised.value.__notes__[0]
+    assert cluster.names.count("notes/1") == 1 and cluster.cancelled == ["notes/2"]
+
+
+def test_errors_survive_the_way_to_another_process():
+    class Nameless(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one}{two}")
+
+    assert type(portable(KeyError("x"))) is KeyError
+    assert type(portable(NotANumber("loss", {"slice_ids": []}))) in (NotANumber, InputError)
+    assert portable(OSError(28, "No space left on device", "a")).errno == 28
+    assert str(portable(Nameless("a", "b"))) == "ab"
+
+
+def test_a_machine_that_does_not_see_the_run_folder_is_named(caller, tmp_path):
+    unit = Note(str(tmp_path), 1)
+    for other in (caller._replace(marker=str(tmp_path / "gone")), caller._replace(token="cd")):
+        reply = perform(parcel(unit), other)
+        assert isinstance(reply.error, InputError)
+        assert f"{reply.node}, a machine of the cluster, does not see" in str(reply.error)
+        assert str(tmp_path) in str(reply.error) and unit.why_not_done()
+
+
+def test_what_a_finished_unit_wrote_must_be_seen_here(caller, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.engines.cluster_units, "VISIBLE_SECONDS", 0)
+    unit = Note(str(tmp_path), 1)
+    cluster = Cluster()
+    cluster.result = lambda task: perform(parcel(unit), caller)._replace(node="b")
+    monkeypatch.setattr(Note, "why_not_done", lambda self, verify=False: "not made yet")
+    with pytest.raises(InputError, match="notes/1 is done on b, but not in"):
+        run_on(cluster, caller, [unit])
+
+
+def test_other_versions_are_remarked_once(caller, tmp_path):
+    here = {"ich-stack": "1", "torch": "2.9"}
+    assert differences("b", here, here) == []
+    assert differences("b", {"ich-stack": "2", "torch": "2.9"}, here) == [
+        "b has other versions than this machine, numbers may differ: ich-stack 2 (1)"
+    ]
+    lines, units = [], [Note(str(tmp_path), n) for n in range(3)]
+    ClusterUnits(Cluster(), caller, 9, lines.append, no_bar(None, "", "")).run(units)
+    assert sum("other versions" in line for line in lines) == 1
+
+
+def test_a_unit_asks_for_what_some_machine_has():
+    nodes = [LAPTOP, WORKSTATION]
+    assert ask(Resources(2, 1, 8000), nodes) == (2, 1, 8000)
+    assert ask(Resources(8, 1, 8000), nodes) == (4, 1, 8000)  # every GPU shall have a unit
+    assert ask(Resources(8, 1, 8000), [LAPTOP]) == (4, 0, 8000)  # without a GPU: on its cores
+    assert ask(Resources(1, 0, 900_000), nodes) == (1, 0, 128_000)  # it runs alone
+    assert ask(Resources(64, 0, 1000), nodes) == (16, 0, 1000)
+    assert ask(Resources(1, 0, 64_000), nodes) == (1, 0, 64_000)
+
+
+def test_units_at_once_are_those_that_fit_on_free_machines():
+    assert at_once([Resources(4, 1, 8000)] * 9, [LAPTOP, WORKSTATION]) == 4
+    assert at_once([Resources(4, 0, 8000)] * 9, [LAPTOP, WORKSTATION]) == 5
+    assert at_once([Resources(1, 0, 50_000)] * 9, [LAPTOP, WORKSTATION]) == 2
+    assert at_once([Resources(1, 0, 0)] * 3, [LAPTOP]) == 3
+
+
+def test_a_machine_that_is_gone_for_good_stops_the_run(caller, tmp_path, monkeypatch):
+    cluster = Cluster(nodes=[WORKSTATION], hidden=["notes/1"])
+    monkeypatch.setattr(pipeline.engines.cluster_units, "PATIENCE", 0)
+    units = ClusterUnits(cluster, caller, 9, (lines := []).append, no_bar(None, "", ""))
+    cluster.machines = [LAPTOP]
+    with pytest.raises(InputError, match="notes/1: no machine of the cluster has 1 GPU, 1 cores"):
+        units.run([Note(str(tmp_path), 1, gpus=1)])
+    assert len(lines) == 1 and lines[0].endswith("; waiting for one")
+
+
+def test_a_task_without_gpu_sees_none_and_gets_what_decides_numbers(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    assert environment(Resources(1, 0, 0)) == {
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    assert "CUDA_VISIBLE_DEVICES" not in environment(Resources(1, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"engine": "slurm"}, "engine"),
+        ({"address": "h:1"}, "--address is for --engine=ray"),
+        ({"engine": "ray", "address": "auto"}, "such as 10.0.0.1:6379"),
+        ({"engine": "ray", "address": "ray://h:10001"}, "such as 10.0.0.1:6379"),
+        ({"engine": "ray", "shard": "1/2"}, "one of --engine=ray and --shard"),
+        ({"engine": "ray", "address": "h:1", "gpus": "0"}, "--gpus is for this machine"),
+        ({"engine": "ray", "gpus": "cpu,cpu"}, "leave out cpu"),
+    ],
+)
+def test_flags_that_do_not_go_together(options, text):
+    with pytest.raises(InputError, match=text):
+        validate(CnnOptions, {"run": "r", **options}, "train")
+
+
+def test_ray_is_not_for_torchrun(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(InputError, match="--engine=ray: not under torchrun"),
+        chosen_engine(UnitOptions(run="r", engine="ray")),
+    ):
+        pass
+
+
+def test_a_stage_in_its_own_process_gets_the_engine():
+    options = AllOptions(run="r", engine="ray", address="h:6379")
+    assert stage_command("tune", options)[-2:] == ["--engine=ray", "--address=h:6379"]
+    assert "--engine=ray" not in stage_command("folds", options)
+
+
+def test_without_ray_one_line_says_how_to_install_it(kept, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    (kept / "receipts/predict.json").unlink()
+    for path in kept.glob("stage1/*/fold*/predict.json"):
+        path.unlink()
+    assert run.main(["predict", f"--run={kept}", "--engine=ray"]) == 1
+    assert "pip install -e '.[cluster]'" in error_line(capsys)
+
+
+def test_an_address_where_nothing_listens_is_one_line(kept, capsys):
+    pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[cluster]'")
+    for path in kept.glob("stage1/*/fold*/predict.json"):
+        path.unlink()
+    (kept / "receipts/predict.json").unlink()
+    words = ["predict", f"--run={kept}", "--engine=ray", "--address=127.0.0.1:1"]
+    assert run.main(words) == 1
+    assert "--address=127.0.0.1:1: no Ray listens there" in error_line(capsys)
