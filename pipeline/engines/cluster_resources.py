@@ -26,12 +26,12 @@ def ask(takes: Resources, nodes: Sequence[Node]) -> Resources:
     cores = takes.cores
     if gpus:
         cores = min(cores, *(max(1, node.cores // node.gpus) for node in with_gpus))
-    asks = Resources(cores, gpus, takes.memory_mb)
+    asks = Resources(cores, gpus, takes.memory_with_gpu_mb if gpus else takes.memory_mb)
     candidates = with_gpus if gpus else list(nodes)
     if not candidates or any(fits(asks, node) for node in candidates):
         return asks
     best = max(candidates, key=lambda node: (node.memory_mb, node.cores))
-    return Resources(min(cores, best.cores), gpus, min(takes.memory_mb, best.memory_mb))
+    return Resources(min(cores, best.cores), gpus, min(asks.memory_mb, best.memory_mb))
 
 
 def fits(asks: Resources, node: Node) -> bool:

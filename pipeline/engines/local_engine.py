@@ -13,14 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from ct.errors import InputError
 from ct.system.machine_memory import free_memory_mb
 from ct.system.parallel_jobs import Worker, cores
-from pipeline.engines.placement import Machine, Placement, at_once
+from pipeline.engines.placement import CPU, Machine, Placement, at_once
 from pipeline.progress import Bar
 from pipeline.units.progress_files import shown_progress
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 from pipeline.units.unit_lock import lock_path
 from pipeline.units.unit_runner import Outcome, run_unit
 
-CPU = "cpu"  # a place for a unit on the CPU, in place of a GPU
 TRIES = 3  # of a unit whose process is killed
 # otherwise threads that wait for work keep the cores busy that other workers need
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}

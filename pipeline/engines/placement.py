@@ -8,14 +8,15 @@ from pipeline.units.unit import Resources
 # threads of one LightGBM fit at most: on hundreds of thousands of rows, more gain little
 MOST_THREADS = 8
 
+CPU = "cpu"  # among devices: a place for one unit on the CPU, in place of a GPU
+
 
 class Machine(NamedTuple):
     """What units may use of a machine."""
 
     cores: int
     memory_mb: int
-    # numbers of GPUs; "cpu" is a place for one unit on the CPU, in place of a GPU
-    devices: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()  # names of GPUs, or CPU
     most: int | None = None  # units at the same time that take no device; None: as cores allow
 
 
@@ -60,11 +61,13 @@ class Placement:
 
     def _counted(self, takes: Resources) -> tuple[int, int]:
         """Return the (cores, memory in MB) that count for a unit."""
-        cores = min(takes.cores, self.machine.cores)
+        cores, memory_mb = min(takes.cores, self.machine.cores), takes.memory_mb
         if takes.gpus and self.machine.devices:
             # every device has a unit, also where there are fewer cores than their threads
             cores = min(cores, self.machine.cores // len(self.machine.devices))
-        return cores, min(takes.memory_mb, self.machine.memory_mb)
+            if CPU not in self.machine.devices:
+                memory_mb = takes.memory_with_gpu_mb
+        return cores, min(memory_mb, self.machine.memory_mb)
 
 
 def at_once(machine: Machine, units: Sequence[Resources]) -> int:

@@ -22,6 +22,7 @@ class Resources(NamedTuple):
     cores: int = 1
     gpus: int = 0  # where the machine has none, the unit runs on its cores
     memory_mb: int = 0  # at its peak, without memory maps that processes share
+    memory_with_gpu_mb: int = 0  # of the machine's memory where it runs on a GPU
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,12 @@ def test_each_gpu_has_one_unit_also_where_there_are_fewer_cores():
     assert placement.start(takes) == "2"
 
 
+def test_on_a_gpu_a_unit_takes_less_of_the_machines_memory():
+    takes = Resources(1, 1, 8000, 2000)
+    for devices, started in (((), 1), (("cpu", "cpu"), 1), (("0", "1", "2"), 3)):
+        assert at_once(Machine(4, 9000, devices), [takes] * 4) == started
+
+
 def test_without_a_gpu_its_units_take_their_cores():
     placement = Placement(Machine(4, 10_000))
     assert [placement.start(Resources(2, 1, 0)) for _ in range(3)] == ["", "", None]
