@@ -148,12 +148,22 @@ def test_other_versions_are_remarked_once(caller, tmp_path):
 
 def test_a_unit_asks_for_what_some_machine_has():
     nodes = [LAPTOP, WORKSTATION]
-    assert ask(Resources(2, 1, 8000), nodes) == (2, 1, 8000)
-    assert ask(Resources(8, 1, 8000), nodes) == (4, 1, 8000)  # every GPU shall have a unit
-    assert ask(Resources(8, 1, 8000), [LAPTOP]) == (4, 0, 8000)  # without a GPU: on its cores
-    assert ask(Resources(1, 0, 900_000), nodes) == (1, 0, 128_000)  # it runs alone
-    assert ask(Resources(64, 0, 1000), nodes) == (16, 0, 1000)
-    assert ask(Resources(1, 0, 64_000), nodes) == (1, 0, 64_000)
+    assert ask(Resources(2, 1, 50_000, 8000), nodes) == (2, 1, 8000, 0)
+    assert ask(Resources(8, 1, 50_000, 8000), nodes) == (
+        4,
+        1,
+        8000,
+        0,
+    )  # every GPU shall have a unit
+    assert ask(Resources(8, 1, 8000, 4000), [LAPTOP]) == (
+        4,
+        0,
+        8000,
+        0,
+    )  # without a GPU: on its cores
+    assert ask(Resources(1, 0, 900_000), nodes) == (1, 0, 128_000, 0)  # it runs alone
+    assert ask(Resources(64, 0, 1000), nodes) == (16, 0, 1000, 0)
+    assert ask(Resources(1, 0, 64_000), nodes) == (1, 0, 64_000, 0)
 
 
 def test_units_at_once_are_those_that_fit_on_free_machines():
