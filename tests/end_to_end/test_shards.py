@@ -1,8 +1,9 @@
 """Shards of a micro run: the same bytes as one process, at once, in turn, and after kills."""
 
+import os
+import re
 import subprocess
 import sys
-import threading
 
 import pytest
 from conftest import ROOT
@@ -41,52 +42,43 @@ def assert_same(folder, finished):
     assert not (folder / "locks").exists()
 
 
-def start(folder, verb, shard):
-    """Start a shard as a process of its own."""
-    words = [sys.executable, "-u", str(ROOT / "run.py"), verb]
-    return subprocess.Popen(
-        [*words, f"--run={folder}", f"--shard={shard}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+def slurm_files(folder, place):
+    """Write the files of docs/scaling.md for this run: step.sbatch, gold.sh, and an sbatch."""
+    page = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    step, gold = re.findall(r"^```bash\n(.*?)^```", page, re.S | re.M)
+    step = step.replace("/shared/runs/gold", str(folder)).replace("/shared/ich-stack", str(ROOT))
+    step = step.replace(".venv/bin/python", sys.executable)
+    (place / "step.sbatch").write_text(step)
+    gold, arrays = re.subn(r"--array=1-(\d+) (.*) \1$", r"--array=1-2 \2 2", gold, flags=re.M)
+    assert arrays == 5
+    (place / "gold.sh").write_text(gold)
+    sbatch = place / "bin/sbatch"
+    sbatch.parent.mkdir()
+    program = ROOT / "tests/end_to_end/simulated_sbatch.py"
+    sbatch.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')
+    sbatch.chmod(0o700)
 
 
-def output(process):
-    """Wait for a shard. Returns what it printed."""
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    return text
-
-
-def kill_at_work(process):
-    """Kill a shard a moment after it has begun, unless it ends before. Returns what it printed."""
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("  reads"):
-            threading.Timer(0.5, process.kill).start()
-    process.wait(60)
-    return "".join(lines)
-
-
-def test_at_once_with_one_killed_and_one_started_twice(folder, finished):
-    """The last one of those that live makes the stage's files, or the killed one called again."""
-    killed = []
+def test_the_slurm_files_with_a_task_of_each_array_killed(folder, finished, tmp_path):
+    """Two tasks of each array at once. Whoever ends last makes the stage's files, once."""
+    place = tmp_path / "slurm"
+    place.mkdir()
+    slurm_files(folder, place)
+    environment = {
+        **os.environ,
+        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+        "SIMULATED_SLURM": str(place),
+        "SETTLE": "0",
+    }
+    subprocess.run(["bash", "gold.sh"], cwd=place, env=environment, check=True)
+    logs = [
+        path.read_text() for path in sorted(place.glob("*.log"), key=lambda path: int(path.stem))
+    ]
+    assert len(logs) == len(list(place.glob("*.ok"))) == 10, logs
+    assert len(list(place.glob("*.killed"))) >= 3  # others had ended before
     for verb in STAGES:
-        if verb not in SHARDED:
-            assert run.main([verb, f"--run={folder}"]) == 0
-            continue
-        shards = ["1/2", "2/2"] + ["2/2"] * (verb == "train")
-        first, *others = (start(folder, verb, shard) for shard in shards)
-        texts = [kill_at_work(first), *map(output, others)]
-        if first.returncode:
-            killed.append(verb)
-        texts.append(output(start(folder, verb, "1/2")))
-        assert sum("  made " in text for text in texts) == 1, (verb, texts)
-        assert (folder / "receipts" / f"{verb}.json").exists()
-    assert {"train", "tune"} <= set(killed)
+        makes = STAGES[verb].makes
+        assert sum(text.count(f"  made {makes} in") for text in logs) == 1, (verb, logs)
     assert_same(folder, finished)
 
 
