@@ -62,6 +62,6 @@ def stage_command(stage: str, options: RunOptions) -> list[str]:
     flags = []
     for name in ("workers", "quarantine_unreadable", "gpus", "engine", "address"):
         value = getattr(options, name, None)
-        if name in fields and value not in (None, False):
+        if name in fields and value != fields[name].default:
             flags.append(f"--{name.replace('_', '-')}={value}")
     return [sys.executable, str(PROGRAM), stage, f"--run={options.run}", *flags]

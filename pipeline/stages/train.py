@@ -65,7 +65,7 @@ class TrainFold(Unit):
         receipt.made = [run.dir.fold(name, k) / file for file in MADE]
         with receipt:
             discard(run.dir.gradcam_folder(name))  # its maps are of other weights
-            digest = self._training_digest(inputs, part)
+            digest = self.training_digest(inputs, part)
             receipt.values |= environment(inputs.config(name))
             if reasons := dispatch(inputs, "train", name, k, digest):
                 receipt.values["not_repeatable"] = reasons
@@ -97,10 +97,11 @@ class TrainFold(Unit):
             "fold": self.fold,
         }
 
-    def _training_digest(self, inputs: StageOneInputs, part: dict[str, Any]) -> str:
+    def training_digest(self, inputs: StageOneInputs, part: dict[str, Any]) -> str:
         """Return the digest of everything that the training depends on.
 
-        Where the checkpoint has the digest that an older version computed, return that.
+        Where the checkpoint has the digest that an older version computed, return that. part: the
+        unit's part of the recipe
         """
         models = inputs.run.recipe_part(("stage1.models",))["stage1.models"]
         older = inputs_digest(part, under_older_names(self.read, models))

@@ -156,6 +156,7 @@ def test_a_stage_in_its_own_process_gets_its_options():
     from pipeline.checked_options import AllOptions
     from pipeline.commands.all import stage_command
 
-    options = AllOptions(run="r", workers=3, trials=5)
+    options = AllOptions(run="r", workers=3, trials=5, gpus="0,2")
     assert stage_command("tune", options)[2:] == ["tune", "--run=r", "--workers=3"]
-    assert stage_command("train", options)[2:] == ["train", "--run=r"]
+    assert stage_command("train", options)[2:] == ["train", "--run=r", "--workers=3", "--gpus=0,2"]
+    assert stage_command("folds", options)[2:] == ["folds", "--run=r"]

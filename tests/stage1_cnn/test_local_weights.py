@@ -15,7 +15,7 @@ from pipeline.receipt import Receipt
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
-from pipeline.stages import train
+from pipeline.stages.train import TrainFold
 from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.device import pick_device
 
@@ -52,34 +52,27 @@ def with_local_weights(kept, receipts, folder, digests=("d1",)):
 OF_WEIGHTS = ("receipts/train.json", "stage1/cnn/fold0/train.json", "stage1/cnn/fold1/train.json")
 
 
-def job_of(kept, model, k=0):
-    """Return why the job of one CNN and fold must run, as `train` computes it."""
-    r = Run(kept)
-    config = next(config for config in r.recipe.stage1.models if config.name == model)
-    part = {"model": config.model_dump(mode="json"), "seed": r.recipe.seed, "fold": k}
-    return r.job(
-        r.dir.fold(model, k) / "train.json",
-        "train",
-        part,
-        reads_of_cnn(input_digests(r, STAGES["train"]), model),
-    )[0]
+def why_trained(kept, model, k=0):
+    """Return why one CNN and fold must be trained, as `train` computes it."""
+    read = input_digests(Run(kept), STAGES["train"])
+    return TrainFold(str(kept), model, k, read).why_not_done(verify=True)
 
 
 def test_local_weights_in_older_receipts_are_matched_by_file_name(kept, tmp_path):
     (path,) = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w")
-    assert stage_states(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
+    assert stage_states(Run(kept))["train"] == ("fresh", "") and why_trained(kept, "cnn") == ""
     path.write_bytes(b"others")
     assert stage_states(Run(kept))["train"] == ("stale", "pretrained weights of cnn changed")
-    assert job_of(kept, "cnn") == "pretrained weights of cnn changed"
+    assert why_trained(kept, "cnn") == "pretrained weights of cnn changed"
     path.unlink()  # gone, as a source may be
-    assert stage_states(Run(kept))["train"] == ("fresh", "") and job_of(kept, "cnn") == ""
+    assert stage_states(Run(kept))["train"] == ("fresh", "") and why_trained(kept, "cnn") == ""
 
 
 def test_two_local_weights_with_one_file_name_are_distinguished(kept, tmp_path):
     paths = with_local_weights(kept, OF_WEIGHTS, tmp_path / "w", ("first", "second"))
     # an older receipt had one digest for both files: nothing is known to have changed
     assert stage_states(Run(kept))["train"] == ("fresh", "")
-    assert job_of(kept, "cnn") == job_of(kept, "cnn", 1) == ""
+    assert why_trained(kept, "cnn") == why_trained(kept, "cnn", 1) == ""
     r = Run(kept)
     with Receipt(
         kept,
@@ -137,10 +130,9 @@ def test_an_older_checkpoint_with_local_weights_is_continued(half, tmp_path, cap
     with safe_open(path, "pt") as file:
         header = file.metadata()
     save_file(load_file(path), path, header | {"same": inputs_digest(part, of_before)})
-    assert train._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
-        part, of_before
-    )
+    unit = TrainFold(str(half), "cnn", 1, read)
+    assert unit.training_digest(StageOneInputs(r), part) == inputs_digest(part, of_before)
     path.unlink()
-    assert train._training_digest(StageOneInputs(r), "cnn", 1, part, read) == inputs_digest(
+    assert unit.training_digest(StageOneInputs(r), part) == inputs_digest(
         part, reads_of_cnn(read, "cnn")
     )
