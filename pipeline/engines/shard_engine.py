@@ -19,10 +19,9 @@ TRIES = 10  # calls for one unit: others may do it first, again and again, but n
 class ShardEngine:
     """Runs the units of shard `number` of `count`, numbered from 1."""
 
-    name = "shards"
-
     def __init__(self, number: int, count: int, local: Engine) -> None:
         """local: runs units on this machine, and leaves those that another process does."""
+        self.name = f"{count} shard{'s' * (count > 1)}"
         self.number, self.count, self.local = number, count, local
         self._planned: list[str] = []
 
@@ -48,13 +47,18 @@ class ShardEngine:
         # damage that sizes and times do not show: it counts until this process has seen to it
         unseen = {unit.name for unit in units if not unit.why_not_done()}
         missing, tries = {unit.name: unit for unit in units}, Counter[str]()
+        waits = False
         while wanted := self._wanted(missing, own | unseen):
             batch = _free(wanted, own | unseen, missing)
             if batch:
                 self.local.run(batch, log, bar)
                 unseen -= {unit.name for unit in batch}
                 tries.update(unit.name for unit in batch)
+                waits = False
             else:
+                if not waits:
+                    log(f"  waits for {wanted[0].name}, which another process does")
+                    waits = True
                 time.sleep(PAUSE)
             for unit in wanted:
                 why = "not seen to yet" if unit.name in unseen else unit.why_not_done()

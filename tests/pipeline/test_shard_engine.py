@@ -25,12 +25,12 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(shard_engine, "PAUSE", 0.01)
 
 
-def run_shard(units, number, count):
+def run_shard(units, number, count, log=lambda line: None):
     """Run one shard of a plan, in this process. Returns how many units are left, as it says."""
     engine = ShardEngine(number, count, LocalEngine(workers=1, wait_for_locks=False))
     engine.plan(units)
     try:
-        engine.run([unit for unit in units if unit.why_not_done(True)], lambda line: None, no_bar)
+        engine.run([unit for unit in units if unit.why_not_done(True)], log, no_bar)
     except UnitsLeft as error:
         assert error.total == len(units)
         return error.left
@@ -113,9 +113,11 @@ def test_a_unit_that_another_process_does_is_waited_for(tmp_path, finishes, labe
     with ThreadPoolExecutor(1) as pool:
         with unit_lock(busy, wait=False) as held:
             assert held
-            shard = pool.submit(run_shard, units, 2, 2)
+            lines = []
+            shard = pool.submit(run_shard, units, 2, 2, lines.append)
             time.sleep(0.1)
             assert not shard.done() and busy.runs() == 0
+            assert lines == [f"  waits for work/{label}, which another process does"]
             if finishes:
                 busy.path("receipt").touch()
         assert shard.result(timeout=10) == 0
