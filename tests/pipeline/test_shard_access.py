@@ -8,7 +8,9 @@ import yaml
 from conftest import error_line
 
 import run
+from ct.errors import InputError
 from ct.storage.file_lock import file_lock
+from pipeline.units.unit import UnitsLeft
 from pipeline.units.unit_lock import join_lock, stage_of_shards
 
 SHARD = ["train", "--shard=1/2"]
@@ -107,3 +109,30 @@ def test_no_lock_file_is_made_where_there_is_no_run(tmp_path, capsys):
     assert call(tmp_path / "r", *SHARD) == 1
     assert not list((tmp_path / "r").iterdir())
     shutil.rmtree(tmp_path / "r")
+
+
+@pytest.mark.parametrize("error", [UnitsLeft(1, 2), InputError("the work folder is gone")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_units_that_vanish_with_a_finished_stage_are_no_error(
+    kept, error, finished, monkeypatch, capsys
+):
+    """The shard that ends last may remove what the units left, before another one has looked."""
+    receipt = kept / "receipts/train.json"
+    content = receipt.read_bytes()
+    receipt.unlink()
+
+    def run_units(run, stage, read):
+        if finished:
+            receipt.write_bytes(content)
+        raise error
+
+    monkeypatch.setattr("pipeline.stage_runner.run_units", run_units)
+    status = call(kept, *SHARD)
+    out = capsys.readouterr().out
+    if finished:
+        assert status == 0 and "another shard has finished the stage" in out
+    elif isinstance(error, UnitsLeft):
+        assert status == 0 and "train: 1 of 2 units are left to other shards" in out
+    else:
+        assert status == 1
+    assert receipt.exists() == finished

@@ -1,8 +1,9 @@
 """Shards divide the units of a stage: each unit once, and no shard hangs without the others."""
 
+import multiprocessing
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 from fake_units import FakeUnit, fake_units
@@ -18,6 +19,7 @@ from pipeline.engines.shard_engine import ShardEngine
 from pipeline.progress import no_bar
 from pipeline.units.unit import UnitsLeft
 from pipeline.units.unit_lock import join_lock, lock_path, stage_of_shards, unit_lock
+from pipeline.units.unit_runner import run_unit
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +124,14 @@ def test_a_unit_that_another_process_does_is_waited_for(tmp_path, finishes, labe
                 busy.path("receipt").touch()
         assert shard.result(timeout=10) == 0
     assert busy.runs() == (0 if finishes else 1)
+
+
+def test_two_processes_never_do_one_unit_at_the_same_time(tmp_path):
+    """The second one waits, or leaves it, and does not do it again."""
+    unit = FakeUnit(str(tmp_path), "a", seconds=0.5)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        outcomes = list(pool.map(run_unit, [unit, unit, unit], [True, True, False]))
+    assert unit.runs() == 1 and [outcome.busy for outcome in outcomes[:2]] == [False, False]
 
 
 def test_damage_that_only_the_content_shows_is_repaired_by_whoever_finds_it(tmp_path):
