@@ -1,17 +1,19 @@
-"""Scaling out: the same bytes on every engine, kills, and a simulated schedule.
+"""Scaling out: the same bytes on every engine, kills, overheads, and a simulated schedule.
 
     python -m benchmarks.scale_out [--quick] [--only=PART] [--folder=DIR]
 
-Prints one table; exits with 1 where a bar is missed. --quick: five minutes at most, on micro data;
---only: one of the parts below; --folder: where the runs are written; the system's temporary folder
-if not given.
+Prints one table; exits with 1 where a bar is missed. --quick: five minutes at most, on micro data
+and without the part `bytes`, whose engines `kills` uses, too; --only: one of the parts below;
+--folder: where the runs are written; the system's temporary folder if not given.
 
-    bytes     the same files by one unit after the other and in two places at once
-    kills     the same files where workers are killed
+    bytes     the same files by one unit after the other, in two places, by four shards, on Ray
+    kills     the same files on each of them where workers, shards and a node are killed
+    ray       what Ray adds to ten tasks
     gold      the schedule of gold, simulated on 1, 4, 10 and 20 machines
     tune      30 searches by one process and two, and simulated for sixteen (needs a quiet machine)
 """
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -21,7 +23,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.command_line import flag_parser
-from benchmarks.scaling import gold_schedule, killed_runs, same_bytes, tune_processes
+from benchmarks.scaling import (
+    fit_threads,
+    gold_schedule,
+    gold_units,
+    killed_runs,
+    ray_overhead,
+    same_bytes,
+    tune_processes,
+)
+from benchmarks.scaling.ray_nodes import two_nodes
+from ct.system.parallel_jobs import Worker
+from pipeline.engines.local_engine import PASSIVE
+
+LEAST_SPEEDUP = 1.75  # of a fit with two threads; the simulation states 1.85
 
 
 class Row(NamedTuple):
@@ -42,7 +57,8 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     missed = 0
     print(f"{'what':58}  {'figure':34}  bar")
-    for name in [options.only] if options.only else PARTS:
+    parts = [name for name in PARTS if not options.quick or name != "bytes"]
+    for name in [options.only] if options.only else parts:
         start = time.perf_counter()
         for row in PARTS[name](folder, options.quick):
             missed += not row.met
@@ -58,36 +74,68 @@ def main() -> int:
 def bytes_of_engines(folder: Path, quick: bool) -> Iterator[Row]:
     """Compare the files of a run on each engine with those of one unit after the other."""
     for competition in same_bytes.competitions(folder, quick):
-        expected = same_bytes.new_run(competition, folder / f"{competition.name}-whole")
-        same_bytes.one_at_a_time(expected)
-        run = same_bytes.new_run(competition, folder / "run")
-        same_bytes.two_slots(run)
-        yield compared(f"{competition.name}, two places on the CPU", run, expected)
+        expected, name = whole_run(competition, folder), competition.name
+        with ray_folder() as short, two_nodes(short, 2) as nodes:
+            engines: dict[str, Callable[[Path], None]] = {
+                "two places on the CPU": same_bytes.two_slots,
+                "four shards at once": same_bytes.shards_at_once,
+                "Ray, two nodes": same_bytes.on_ray(nodes),
+            }
+            for engine, run_all in engines.items():
+                run = same_bytes.new_run(competition, folder / "run")
+                yield compared(f"{name}, {engine}", run_all, run, expected)
 
 
 def kills_of_engines(folder: Path, quick: bool) -> Iterator[Row]:
-    """Kill workers while they do units; compare the files afterwards."""
+    """Kill workers, shards and a node while they do units; compare the files afterwards."""
     delay = 0.0 if quick else 1.0
     for competition in same_bytes.competitions(folder, quick):
-        expected = folder / f"{competition.name}-whole"
-        if not (expected / "submission.csv").is_file():
-            same_bytes.one_at_a_time(same_bytes.new_run(competition, expected))
-        run = same_bytes.new_run(competition, folder / "run")
-        hits = killed_runs.with_workers_killed(run, delay)
-        yield compared(f"{competition.name}, workers killed", run, expected, hits)
+        expected, name = whole_run(competition, folder), competition.name
+        with ray_folder() as short, two_nodes(short, 2) as nodes:
+            engines: dict[str, Callable[[Path], killed_runs.Hits]] = {
+                "two places, workers killed": killed_runs.with_workers_killed(delay),
+                "four shards, some killed": killed_runs.with_shards_killed(delay),
+                "Ray, workers killed, a node removed": killed_runs.with_ray_killed(nodes, delay),
+            }
+            for engine, run_all in engines.items():
+                run = same_bytes.new_run(competition, folder / "run")
+                yield compared(f"{name}, {engine}", run_all, run, expected)
 
 
-def compared(what: str, run: Path, expected: Path, hits: killed_runs.Hits | None = None) -> Row:
-    """Return the row of a run that must have the files of another.
+def whole_run(competition: same_bytes.Competition, folder: Path) -> Path:
+    """Return the run of one unit after the other, made once."""
+    run = folder / f"{competition.name}-whole"
+    if not (run / "submission.csv").is_file():
+        same_bytes.one_at_a_time(same_bytes.new_run(competition, run))
+    return run
 
-    hits: where they are given, at least a unit of `train` must have been hit.
+
+def compared(
+    what: str, run_all: Callable[[Path], killed_runs.Hits | None], run: Path, expected: Path
+) -> Row:
+    """Run all stages, and return the row of a run that must have the files of another.
+
+    run_all: returns the units whose processes it killed, one of `train` at least; None: kills none
     """
+    try:
+        hits = run_all(run)
+    except RuntimeError as error:
+        return Row(what, str(error), "the same bytes", False)
     different = same_bytes.different_files(run, expected)
     figure = f"different: {', '.join(different)}" if different else "the same bytes"
-    if hits is None:
-        return Row(what, figure, "the same bytes", not different)
-    what = f"{what} ({', '.join(hits) or 'no unit was hit'})"
-    return Row(what, figure, "the same bytes", not different and "train" in hits)
+    if hits is not None:
+        figure += f"; killed in {', '.join(hits) or 'no stage'}"
+    return Row(what, figure, "the same bytes", not different and (hits is None or "train" in hits))
+
+
+def overhead_of_ray(folder: Path, quick: bool) -> Iterator[Row]:
+    """Compare the time of ten tasks on Ray with the time that they take by themselves."""
+    start, seconds, by_themselves = ray_overhead.measure(folder)
+    share = seconds / by_themselves - 1
+    what = f"Ray, {ray_overhead.TASKS} tasks of {ray_overhead.TASK_SECONDS:.0f} s: more time"
+    figure = f"{100 * share:.1f} % ({by_themselves:.0f} -> {seconds:.1f} s)"
+    yield Row(what, figure, f"<= {100 * ray_overhead.MOST:.0f} %", share <= ray_overhead.MOST)
+    yield Row("Ray, its start and end, once a command", f"{start:.1f} s", "")
 
 
 def schedule_of_gold(folder: Path, quick: bool) -> Iterator[Row]:
@@ -114,6 +162,9 @@ def schedule_of_gold(folder: Path, quick: bool) -> Iterator[Row]:
 def processes_of_tune(folder: Path, quick: bool) -> Iterator[Row]:
     """Compare `tune` by several processes with one."""
     seconds, shares = tune_processes.measure(folder, quick)
+    speedup = Worker(PASSIVE).submit(fit_threads.speedup_of_two).result()
+    what = f"two threads of one fit, stated {gold_units.SPEEDUP_OF_TWO:g} times as fast"
+    yield Row(what, f"{speedup:.2f}", f">= {LEAST_SPEEDUP:g}", speedup >= LEAST_SPEEDUP)
     for processes, share in shares.items():
         kind = "simulated" if processes > 2 else "measured"
         figure = f"{share:.2f} ({seconds[1]:.0f} -> {seconds[processes]:.1f} s)"
@@ -122,10 +173,18 @@ def processes_of_tune(folder: Path, quick: bool) -> Iterator[Row]:
         yield Row(what, figure, f">= {least:g}", share >= least)
 
 
+@contextlib.contextmanager
+def ray_folder() -> Iterator[Path]:
+    """Yield a folder with a short path: that of a socket has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 PARTS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     "gold": schedule_of_gold,
     "bytes": bytes_of_engines,
     "kills": kills_of_engines,
+    "ray": overhead_of_ray,
     "tune": processes_of_tune,
 }
 

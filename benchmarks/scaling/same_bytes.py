@@ -7,15 +7,18 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.command_line import REAL_SLICES, ROOT, RUN
 from benchmarks.fault_injection.faulted_runs import MICRO
+from benchmarks.scaling.ray_nodes import Nodes
 from ct.synthetic.example_competition import write_competition
+from pipeline.registry import STAGES
 
 SAME = ("submission.csv", "stage2/scores.json", "stage2/oof.parquet")
+SHARDS = 4
 PATIENCE = 3600  # seconds until a command counts as hung
 # otherwise threads that wait keep the cores busy that other processes need
 CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -30,15 +33,21 @@ class Competition(NamedTuple):
 
 
 def competitions(folder: Path, quick: bool) -> list[Competition]:
-    """Write the data: a micro competition, or the demo's and real slices where they are there."""
+    """Return a micro competition, or the demo's and real slices where they are there.
+
+    Writes the data that an earlier call has not written.
+    """
     if quick:
-        write_competition(folder / "micro", **MICRO)
+        if not (folder / "micro").is_dir():
+            write_competition(folder / "micro", **MICRO)
         return [Competition("micro", folder / "micro", "micro")]
-    command("synth", f"--out={folder / 'demo'}")
+    if not (folder / "demo").is_dir():
+        command("synth", f"--out={folder / 'demo'}")
     chosen = [Competition("demo", folder / "demo", "demo")]
     if REAL_SLICES.is_file():
-        with tarfile.open(REAL_SLICES) as archive:
-            archive.extractall(folder / "mini", filter="data")
+        if not (folder / "mini").is_dir():
+            with tarfile.open(REAL_SLICES) as archive:
+                archive.extractall(folder / "mini", filter="data")
         chosen.append(Competition("rsna_mini", folder / "mini", "small"))
     return chosen
 
@@ -88,6 +97,25 @@ def one_at_a_time(run: Path) -> None:
 def two_slots(run: Path) -> None:
     """Run units side by side, those of CNNs in two places on the CPU that stand for GPUs."""
     command("all", f"--run={run}", "--workers=2", "--gpus=cpu,cpu")
+
+
+def shards_at_once(run: Path) -> None:
+    """Run each stage that has units by four shards that start together."""
+    for name, stage in STAGES.items():
+        parts = [f"--shard={number}/{SHARDS}" for number in range(1, SHARDS + 1)]
+        processes = [start(name, f"--run={run}", part) for part in (parts if stage.units else [])]
+        for process in processes or [start(name, f"--run={run}")]:
+            finish(process)
+
+
+def on_ray(nodes: Nodes) -> Callable[[Path], None]:
+    """Return a function that runs all stages on a Ray cluster."""
+
+    def run_all(run: Path) -> None:
+        words = ("all", f"--run={run}", "--engine=ray", f"--address={nodes.address}")
+        command(*words, env=CPU | nodes.env)
+
+    return run_all
 
 
 def different_files(run: Path, expected: Path, names: Iterable[str] = SAME) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+import run as command_line
 from benchmarks.large_tables.repeated_studies import (
     FOLDS,
     make_predictions,
@@ -51,22 +52,27 @@ def make_run(folder: Path, quick: bool) -> Path:
     table = pd.DataFrame({name: list(values) for name, values in names.items()})
     table[list(LABELS)] = slices[list(LABELS)].to_numpy(int)
     table.to_csv(folder / "slices.csv", index=False)
-    trials, rounds = (4, 60) if quick else (6, 100)
+    trials, rounds = (3, 60) if quick else (6, 100)
     recipe = RECIPE.format(folds=FOLDS, trials=trials, rounds=rounds)
     (folder / "tune.yaml").write_text(recipe, encoding="utf-8")
     run, recipe = folder / "run", f"--recipe={folder / 'tune.yaml'}"
-    command("new", f"--run={run}", recipe, f"--slices={folder / 'slices.csv'}")
-    command("ingest", f"--run={run}")
+    _here("new", f"--run={run}", recipe, f"--slices={folder / 'slices.csv'}")
+    _here("ingest", f"--run={run}")
     for name, values in list(predictions.items())[:2]:
         oof = pd.DataFrame(values, columns=list(LABELS)).fillna(0.1)
         oof.insert(0, "SOPInstanceUID", list(slices.index))
-        oof.assign(fold=fold).to_csv(folder / f"{name}.csv", index=False)
-        command(
-            "import-predictions", f"--run={run}", f"--name={name}", f"--oof={folder / name}.csv"
-        )
+        path = folder / f"{name}.csv"
+        oof.assign(fold=fold).to_csv(path, index=False)
+        _here("import-predictions", f"--run={run}", f"--name={name}", f"--oof={path}")
     for stage in ("folds", "train", "predict", "features"):
-        command(stage, f"--run={run}")
+        _here(stage, f"--run={run}")
     return run
+
+
+def _here(*words: str) -> None:
+    """Run a verb in this process, which has imported what it needs."""
+    if command_line.main([*words, "--quiet"]):
+        raise RuntimeError(f"{' '.join(words)} did not end well")
 
 
 def measure(folder: Path, quick: bool) -> tuple[dict[int, float], dict[int, float]]:
