@@ -23,6 +23,7 @@
     report.html  studies/<study>.html        report, report --study
     search/<model>-fold<k>.journal           search
     receipts/<stage>.json                    what a stage read and wrote, and its part of the recipe
+    locks/                                   locks and progress of units while they run
     ingest.part/                             unfinished work of an interrupted ingest
 
 File formats are in ct/storage/file_formats.py; writes are atomic (ct/storage/atomic_write.py).

@@ -5,17 +5,16 @@ OMP_NUM_THREADS before a task, which `perform` undoes.
 """
 
 import contextlib
-import copy
 import dataclasses
 import importlib
 import os
 import socket
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ct.errors import InputError
+from pipeline.units.portable_errors import portable
 
 if TYPE_CHECKING:
     from pipeline.units.unit import Unit
@@ -113,17 +112,6 @@ def differences(node: str, there: dict[str, str], here: dict[str, str]) -> list[
         f"{name} {there.get(name, 'none')} ({here.get(name, 'none')})" for name in names
     )
     return [f"{node} has other versions than this machine, numbers may differ: {listed}"]
-
-
-def portable(error: Exception) -> Exception:
-    """Return an error that can be sent to another process, with its traceback as a note."""
-    text = "".join(traceback.format_exception(error))
-    try:
-        sent = copy.copy(error)  # made from its arguments, as a process that receives it does
-    except Exception:
-        sent = (InputError if isinstance(error, InputError) else RuntimeError)(str(error))
-    sent.add_note(f"in a process of the cluster:\n{text}")
-    return sent
 
 
 def _check_shared(caller: Caller, parcel: Parcel, node: str) -> None:

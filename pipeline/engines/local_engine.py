@@ -18,7 +18,7 @@ from pipeline.progress import Bar
 from pipeline.units.progress_files import shown_progress
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 from pipeline.units.unit_lock import lock_path
-from pipeline.units.unit_runner import Outcome, run_unit
+from pipeline.units.unit_runner import Outcome, run_in_worker, run_unit
 
 TRIES = 3  # of a unit whose process is killed
 # otherwise threads that wait for work keep the cores busy that other workers need
@@ -164,7 +164,7 @@ class _Workers:
         """Start a unit in an idle worker of this device, or in a new one."""
         idle = self.idle.setdefault(device, [])
         worker = idle.pop() if idle else Worker(device_environment(device))
-        self.running[worker.submit(run_unit, unit, self.wait_for_locks)] = unit, worker, device
+        self.running[worker.submit(run_in_worker, unit, self.wait_for_locks)] = unit, worker, device
 
     def _end(self, future: "Future[Outcome]") -> Unit:
         """Log the lines of a unit that has ended, and free what it took. Returns the unit.
@@ -179,10 +179,9 @@ class _Workers:
             worker.close(at_once=True)
             self._count_kill(unit)
             return unit
-        except BaseException:
-            worker.close(at_once=True)
-            raise
         self.idle[device].append(worker)
+        if outcome.error is not None:
+            raise outcome.error
         for line in outcome.lines:
             self.log(line)
         self.bar.update()

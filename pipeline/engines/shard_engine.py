@@ -26,8 +26,8 @@ class ShardEngine:
         self._planned: list[str] = []
 
     def cores(self) -> int:
-        """Return the processor cores that units may use altogether."""
-        return self.local.cores()
+        """Return the processor cores of all shards, as if each had as many as this one."""
+        return self.count * self.local.cores()
 
     def at_once(self) -> int:
         """Return how many units ran at the same time in the last call of `run`, at most."""

@@ -3,6 +3,7 @@
 import contextlib
 from typing import NamedTuple
 
+from pipeline.units.portable_errors import portable
 from pipeline.units.progress_files import SUFFIX, file_bars
 from pipeline.units.unit import Log, MakeBar, Unit
 from pipeline.units.unit_lock import lock_path, unit_lock
@@ -13,6 +14,7 @@ class Outcome(NamedTuple):
 
     busy: bool  # another process holds the unit's lock
     lines: list[str]  # for the log, of a worker process
+    error: Exception | None = None  # of a worker process
 
 
 def run_unit(
@@ -34,6 +36,14 @@ def run_unit(
             unit.run(log, bar or stack.enter_context(file_bars(progress_file)))
     log_done(unit, log, kept)
     return Outcome(False, lines)
+
+
+def run_in_worker(unit: Unit, wait: bool) -> Outcome:
+    """Run a unit in a worker process; an error is returned, in a form that can be sent."""
+    try:
+        return run_unit(unit, wait)
+    except Exception as error:
+        return Outcome(False, [], portable(error))
 
 
 def log_done(unit: Unit, log: Log, kept: bool) -> None:

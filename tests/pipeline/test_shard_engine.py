@@ -70,6 +70,12 @@ def test_four_shards_at_once_do_each_unit_once_and_one_of_them_ends_the_stage(tm
     assert runs(units) == "1" * 20 and 0 in left
 
 
+def test_units_may_use_the_cores_of_all_shards():
+    engine = ShardEngine(2, 8, LocalEngine(workers=1))
+    assert (engine.name, engine.cores(), engine.at_once()) == ("8 shards", 8, 1)
+    assert ShardEngine(1, 1, LocalEngine(workers=1)).name == "1 shard"
+
+
 def test_more_shards_than_units(tmp_path):
     units = fake_units(tmp_path, "ab")
     assert run_shard(units, 7, 8) == 2

@@ -10,6 +10,14 @@ from ct.errors import InputError
 from pipeline.units.unit import Resources, Unit
 
 
+class NotANumber(InputError):
+    """Like stage1_cnn.train_loop's: pickle cannot make it from its text."""
+
+    def __init__(self, message, batch):
+        super().__init__(message)
+        self.batch = batch
+
+
 @dataclass(frozen=True)
 class Note(Unit):
     """Writes one file: the process, its devices, and when it began and ended."""
@@ -48,6 +56,8 @@ class Note(Unit):
             file.write("x")
         if attempts.stat().st_size <= self.killed:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.error == "not a number":
+            raise NotANumber(self.error, {"slice_ids": []})
         if self.error:
             raise InputError(self.error)
         for number in self.after:
