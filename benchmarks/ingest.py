@@ -25,12 +25,13 @@ import numpy as np
 import pydicom
 
 from benchmarks.command_line import REAL_SLICES, flag_parser, module_command
-from ct.dicom.header_table import CHUNK_FILES, read_headers
+from ct.dicom.header_table import CHUNK_FILES, join_header_chunks, read_headers
 from ct.kaggle_layout import find_competition
 from ct.labels import LABELS
 from ct.pixel_cache.writer import write_cache
 from ct.slices import PIXEL_COLUMNS, order_slices
-from ct.storage.file_formats import write_table
+from ct.sources.folder import Folder
+from ct.storage.file_formats import read_table, write_table
 
 FOLDER, ZIP, MEMORY_GB = 1.4, 3.0, 2.0  # the bars
 TRAIN, TEST = 752_803, 121_232  # slices of the competition
@@ -189,7 +190,7 @@ def memory(folder):
 
 
 def simulate(folder):
-    """Write the headers of a competition of made slices as `read_headers` keeps its chunks."""
+    """Write the headers of a competition of made slices as the units of ingest keep them."""
     from ct.dicom.header_table import build_header_table
 
     rng = np.random.default_rng(0)
@@ -234,8 +235,9 @@ def index(chunks):
 
     start, tables = time.perf_counter(), []
     for split, count in (("train", TRAIN), ("test", TEST)):
-        names = [file_name(split, row) for row in range(count)]
-        table, refused = read_headers(chunks, names, b"key", workers=1, chunk_folder=chunks / split)
+        source = Folder(chunks, [file_name(split, row) for row in range(count)])
+        headers = [read_table(path) for path in sorted((chunks / split).glob("*.parquet"))]
+        table, refused = join_header_chunks(headers, source, b"key", workers=1)
         assert len(table) == count and refused.empty
         tables.append(table.assign(split=split))
     table = pd.concat(tables)

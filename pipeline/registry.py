@@ -42,6 +42,7 @@ _TABLE = (
         ),
         function="pipeline.stages.ingest:ingest",
         makes="slices.parquet, quarantine.csv, pixels/",
+        units="pipeline.stages.ingest:ingest_units",
     ),
     Stage(
         name="folds",

@@ -1,5 +1,6 @@
 """A run as the function of a stage gets it: folder, recipe, log, progress bars, receipts."""
 
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ class Run:
         self.engine: Engine = LocalEngine()  # runs the units of the stages
         self.workers: int | None = None  # processes; None: one per core
         self.quarantine_unreadable = False  # files that the system cannot read
+        self.started = time.time()  # what could not be read before may be readable now
         self.timeout: int | None = None  # seconds of tuning; None: no limit
         self.recipe: Recipe = load_recipe(self.dir.recipe, older_recipe)
         self.source_digests: dict[str, str] | None = None  # once the source is digested

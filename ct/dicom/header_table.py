@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,8 @@ from ct.slices import ORIENTATION, POSITION
 from ct.sources.file_reader import read_each, with_probes
 from ct.sources.folder import Folder
 from ct.sources.source import Source
-from ct.storage.file_formats import read_table, write_table
-from ct.storage.sealed_files import seal
-from ct.system.parallel_jobs import run_jobs, run_missing_jobs
+from ct.storage.file_formats import read_table
+from ct.system.parallel_jobs import run_jobs
 
 CHUNK_FILES = 1024  # headers of one job
 COPIED_SLICES = 128  # slices with several files, of one job
@@ -57,17 +56,38 @@ def read_headers(
     key: bytes,
     workers: int | None = None,
     progress: Callable[..., None] | None = None,
-    chunk_folder: str | Path | None = None,
     patient_id_optional: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the headers of many files.
 
     source: a source or a folder's path; files: names in it; key: of the pseudonyms; progress:
-    called with the number of files done, and `kept=True` for those that an earlier call read;
-    chunk_folder: keeps each chunk's headers, so that a second call does not read them again (the
-    caller checks that source and key are the same); patient_id_optional: see `read_header`
+    called with the number of files done; patient_id_optional: see `read_header`
 
-    Returns (table, quarantine), both in the order of the sorted names.
+    Returns (table, quarantine), as `join_header_chunks` does, in the order of the sorted names.
+    Raises MachineFault.
+    """
+    files = sorted(files)
+    source = with_probes(Folder(source) if isinstance(source, str | Path) else source, files)
+    chunks = [files[i : i + CHUNK_FILES] for i in range(0, len(files), CHUNK_FILES)]
+    jobs = ((source.select(names), names, key, patient_id_optional) for names in chunks)
+    tables, done = [], 0
+    for chunk in run_jobs(read_header_chunk, jobs, workers):
+        tables.append(chunk.table)
+        done += len(chunk.table)
+        if progress:
+            progress(done)
+    return join_header_chunks(tables, source, key, workers)
+
+
+def join_header_chunks(
+    tables: list[pd.DataFrame], source: Source, key: bytes, workers: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Join the headers of chunks, and decide between the files of one SOPInstanceUID.
+
+    tables: of chunks, in their order; the list is emptied: a million rows twice take a third of a
+    gigabyte. source: of the files; key: of the pseudonyms
+
+    Returns (table, quarantine), in the order of the rows and of the paths.
     table: indexed by slice_id, HEADER_COLUMNS without split, and POSITION (mm) and ORIENTATION.
     quarantine: path, slice_id (the pseudonym of the file's name without suffix), kind ("header"),
     reason.
@@ -78,21 +98,8 @@ def read_headers(
 
     Raises MachineFault.
     """
-    files = sorted(files)
-    source = with_probes(Folder(source) if isinstance(source, str | Path) else source, files)
-    chunks = [files[i : i + CHUNK_FILES] for i in range(0, len(files), CHUNK_FILES)]
-    paths: list[Path | None] = [None] * len(chunks)
-    if chunk_folder:
-        paths = [Path(chunk_folder) / f"{number:05d}.parquet" for number in range(len(chunks))]
-    tables = [_kept_chunk(path, names) for path, names in zip(paths, chunks, strict=True)]
-
-    def job(number: int) -> tuple[Any, ...]:
-        names = chunks[number]
-        return source.select(names), names, key, paths[number], patient_id_optional
-
-    tables = run_missing_jobs(_read_chunk, tables, job, workers, progress)
     table = pd.concat(tables) if tables else build_header_table([], [])
-    tables.clear()  # a million rows twice take a third of a gigabyte
+    tables.clear()
     return _split_quarantine(table, _used_rows(table, source, workers), key)
 
 
@@ -149,24 +156,21 @@ def _split_quarantine(
     return table, pd.DataFrame(rows, columns=["path", "slice_id", "kind", "reason"], dtype=str)
 
 
-def _kept_chunk(path: Path | None, names: list[str]) -> pd.DataFrame | None:
-    """Return the table of a chunk that an earlier call read, or None."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        table = read_table(path)
-    except (OSError, ValueError):  # damaged
-        return None
-    whole = list(table.columns) == list(CHUNK_COLUMNS) and table["path"].tolist() == names
-    return table if whole else None
+class HeaderChunk(NamedTuple):
+    """The headers of some files."""
+
+    table: pd.DataFrame  # as returned by `build_header_table`
+    lasting: bool  # no file was unreadable for a transient reason
 
 
-def _read_chunk(
-    files: Source, names: Sequence[str], key: bytes, path: Path | None, patient_id_optional: bool
-) -> pd.DataFrame:
-    """Read the headers of some files. Returns their table, and writes it to `path`.
+def read_header_chunk(
+    files: Source, names: Sequence[str], key: bytes, patient_id_optional: bool = False
+) -> HeaderChunk:
+    """Read the headers of some files.
 
-    It is not written where a file was unreadable for a transient reason.
+    names: of the selected `files`; key, patient_id_optional: as in `read_headers`
+
+    Raises MachineFault.
     """
     headers, reasons, lasting = [], [], True
     with quiet_pydicom():
@@ -175,11 +179,16 @@ def _read_chunk(
             headers.append((header or UNREADABLE_HEADER) | {"path": name})
             reasons.append(reason)
             lasting &= not transient
-    table = build_header_table(headers, reasons)
-    if path and lasting:
-        write_table(path, table, lasting=False)
-        seal(path)
-    return table
+    return HeaderChunk(build_header_table(headers, reasons), lasting)
+
+
+def is_header_chunk(path: Path, names: list[str]) -> bool:
+    """Return whether a table of headers is of these files, and has the columns of this version."""
+    try:
+        table = read_table(path)
+    except (OSError, ValueError):  # damaged
+        return False
+    return list(table.columns) == list(CHUNK_COLUMNS) and table["path"].tolist() == names
 
 
 def build_header_table(headers: list[dict[str, Any]], reasons: list[str]) -> pd.DataFrame:

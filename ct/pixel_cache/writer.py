@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,10 @@ from ct.slices import PIXEL_COLUMNS
 from ct.sources.file_reader import read_each, with_probes
 from ct.sources.folder import Folder
 from ct.sources.source import Source
-from ct.storage.atomic_write import discard, replacing
+from ct.storage.atomic_write import replacing
 from ct.storage.digests import bytes_digest, new_digest, text_digest
 from ct.storage.file_formats import read_table, write_json, write_table
-from ct.storage.sealed_files import seal
-from ct.system.parallel_jobs import run_jobs, run_missing_jobs
+from ct.system.parallel_jobs import run_jobs
 
 # of blosc2; its default depends on the processor's cache, so the bytes would, too
 BLOCK_BYTES = 32768
@@ -35,91 +34,86 @@ def write_cache(
     size: int,
     workers: int | None = None,
     progress: Callable[..., None] | None = None,
-    record_folder: str | Path | None = None,
-    log: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Decode all slices once; write them at `size` x `size`, and measure them at full resolution.
 
-    folder: of the cache, created if needed; source: a source or a folder's path; slices: slice
-    table, with path (a name in the source) and pixel_spacing_mm; progress: called with the number
-    of slices done, and `kept=True` for those of an earlier call; record_folder: for a record of
-    each shard, so that a second call keeps the whole shards (the caller checks that the source is
-    the same); log: called with a line about a damaged shard
+    folder: of the cache, new; source: a source or a folder's path; slices: slice table, with path
+    (a name in the source) and pixel_spacing_mm; progress: called with the number of slices done
 
     Returns a DataFrame indexed like `slices`: PIXEL_COLUMNS, and `reason`, "" where the slice is
     readable. Raises MachineFault.
     """
     folder, source = Path(folder), Folder(source) if isinstance(source, str | Path) else source
     source = with_probes(source, slices["path"].tolist())
-    parts = [
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = (
+        (shard_path(folder, number), source.select(part["path"].tolist()), part, size)
+        for number, part in enumerate(shard_parts(slices))
+    )
+    records, done = [], 0
+    for shard in run_jobs(write_shard, jobs, workers):
+        records.append(shard.record)
+        done += len(shard.record)
+        if progress:
+            progress(done)
+    return finish_cache(folder, slices.index, records, size)
+
+
+def shard_parts(slices: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of each shard: path and pixel_spacing_mm of its slices."""
+    return [
         slices[["path", "pixel_spacing_mm"]].iloc[first : first + SHARD_SLICES]
         for first in range(0, len(slices), SHARD_SLICES)
     ]
-    paths = [shard_path(folder, number) for number in range(len(parts))]
-    record_paths: list[Path | None] = [None] * len(parts)
-    if record_folder:
-        record_paths = [Path(record_folder) / f"{path.stem}.parquet" for path in paths]
-    _remove_other_files(folder, paths)
 
-    def job(number: int) -> tuple[Any, ...]:
-        part = parts[number]
-        files = source.select(part["path"].tolist())
-        return paths[number], files, part, size, record_paths[number]
 
-    kept_records = _kept_shards(paths, parts, size, record_paths, workers, log)
-    records = run_missing_jobs(_write_shard, kept_records, job, workers, progress)
-    record = pd.concat(records) if records else _record([], slices.index[:0], "", "")
-    write_table(folder / "index.parquet", _index(slices.index, record["length"]))
-    checksums = pd.DataFrame({"crc32": record["crc32"].to_numpy(np.uint32)}, index=slices.index)
+def shard_count(slices: int) -> int:
+    """Return the number of shards of so many slices."""
+    return -(-slices // SHARD_SLICES)
+
+
+def finish_cache(
+    folder: Path, slice_ids: pd.Index, records: Sequence[pd.DataFrame], size: int
+) -> pd.DataFrame:
+    """Write the tables of a cache whose shards are complete.
+
+    folder: of the cache; slice_ids: of all slices, in order; records: of the shards, in order
+
+    Returns what `write_cache` returns.
+    """
+    record = pd.concat(records) if records else _record([], slice_ids[:0], "", "")
+    write_table(folder / "index.parquet", _index(slice_ids, record["length"]))
+    checksums = pd.DataFrame({"crc32": record["crc32"].to_numpy(np.uint32)}, index=slice_ids)
     write_table(folder / "checksums.parquet", checksums)
     digests = [record["blake2b"].iloc[0] for record in records]
-    write_json(folder / "pixels.json", {"size": size, "slices": len(slices), "blake2b": digests})
-    return record[[*PIXEL_COLUMNS, "reason"]].set_axis(slices.index)
+    write_json(folder / "pixels.json", {"size": size, "slices": len(slice_ids), "blake2b": digests})
+    return record[[*PIXEL_COLUMNS, "reason"]].set_axis(slice_ids)
 
 
-def _remove_other_files(folder: Path, paths: list[Path]) -> None:
-    """Create `folder`, and remove all files but the shards `paths` from it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in set(folder.iterdir()) - set(paths):
-        discard(path)
+def matching_record(path: Path, part: pd.DataFrame, size: int) -> pd.DataFrame | None:
+    """Read the record of a shard. Returns None where it is gone, damaged or of other slices.
 
-
-def _kept_shards(
-    paths: list[Path],
-    parts: list[pd.DataFrame],
-    size: int,
-    record_paths: list[Path | None],
-    workers: int | None,
-    log: Callable[[str], None],
-) -> list[pd.DataFrame | None]:
-    """Return the record of each shard that is there and whole, None for the others."""
-    records: list[pd.DataFrame | None] = [None] * len(paths)
-    there, jobs = [], []
-    for number, (path, record_path) in enumerate(zip(paths, record_paths, strict=True)):
-        if record_path and record_path.is_file() and path.is_file():
-            there.append(number)
-            jobs.append((path, _job_digest(parts[number], size), record_path))
-    for number, record in zip(there, run_jobs(_kept_shard, jobs, workers), strict=True):
-        if record is not None and record.empty:
-            log(f"  {paths[number].name} is damaged; it is made anew")
-        else:
-            records[number] = record
-    return records
-
-
-def _kept_shard(path: Path, job: str, record_path: Path) -> pd.DataFrame | None:
-    """Return the record of a shard, without rows where the shard is damaged.
-
-    Returns None where the record is damaged or of another job.
+    path: of the record; part: the shard's rows, as `shard_parts` returns them
     """
+    if not path.is_file():
+        return None
     try:
-        record = read_table(record_path)
+        record = read_table(path)
     except (OSError, ValueError):  # damaged
         return None
-    if record["job"].iloc[0] != job:
-        return None
-    if bytes_digest(path) != record["blake2b"].iloc[0]:
-        return record.iloc[:0]
+    return record if record["job"].iloc[0] == _job_digest(part, size) else None
+
+
+def is_whole_shard(path: Path, record: pd.DataFrame) -> bool:
+    """Return whether a shard has the bytes that its record tells of."""
+    return path.is_file() and bytes_digest(path) == record["blake2b"].iloc[0]
+
+
+def with_checksums(record: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return a shard's record with the column crc32, which records of older versions lack.
+
+    path: of the shard
+    """
     return record if "crc32" in record else record.assign(crc32=_checksums(path, record["length"]))
 
 
@@ -170,12 +164,19 @@ def _record(
     return table.astype(dtypes)
 
 
-def _write_shard(
-    path: Path, files: Source, part: pd.DataFrame, size: int, record_path: Path | None
-) -> pd.DataFrame:
-    """Write one shard. Returns its record, and writes it to `record_path`.
+class Shard(NamedTuple):
+    """What is known of a shard that was written."""
 
-    It is not written where a file was unreadable for a transient reason.
+    record: pd.DataFrame  # as returned by `_record`
+    lasting: bool  # no file was unreadable for a transient reason
+
+
+def write_shard(path: Path, files: Source, part: pd.DataFrame, size: int) -> Shard:
+    """Write one shard of `size` x `size`.
+
+    files: the selected files; part: their rows, as `shard_parts` returns them
+
+    Raises MachineFault.
     """
     import blosc2
 
@@ -206,7 +207,4 @@ def _write_shard(
             crc32 = isal_zlib.crc32(compressed)
             rows.append((len(compressed), crc32, True, repaired, *measures, ""))
     record = _record(rows, part.index, _job_digest(part, size), digest.hexdigest())
-    if record_path and lasting:
-        write_table(record_path, record, lasting=False)
-        seal(record_path)
-    return record
+    return Shard(record, lasting)

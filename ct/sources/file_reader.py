@@ -61,9 +61,13 @@ def with_probes(source: S, names: Sequence[str]) -> S:
     names: all files that are read of the source, sorted
     """
     probed = copy.copy(source)
-    probe_names = sorted({names[0], names[len(names) // 2], names[-1]}) if names else []
-    probed.probes = tuple(source.select(probe_names))
+    probed.probes = tuple(source.select(probe_names(names)))
     return probed
+
+
+def probe_names(names: Sequence[str]) -> list[str]:
+    """Return the first, the middle and the last name, sorted; [] for no names."""
+    return sorted({names[0], names[len(names) // 2], names[-1]}) if names else []
 
 
 def read_each(

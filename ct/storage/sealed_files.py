@@ -7,7 +7,7 @@ seal, counts as whole.
 
 from pathlib import Path
 
-from ct.storage.atomic_write import discard, replacing
+from ct.storage.atomic_write import replacing
 from ct.storage.digests import bytes_digest
 
 SEAL = ".seal"
@@ -32,18 +32,3 @@ def is_whole(path: Path) -> bool:
         return path.is_file()
     except (UnicodeDecodeError, IsADirectoryError):
         return False
-
-
-def drop_damaged(folder: Path) -> list[str]:
-    """Remove the sealed files below `folder` that are damaged, with their seals.
-
-    Returns their names, relative to the folder.
-    """
-    damaged = []
-    for sealed in sorted(folder.rglob(f"*{SEAL}")):
-        file = sealed.with_name(sealed.name.removesuffix(SEAL))
-        if not is_whole(file):
-            discard(file)
-            discard(sealed)
-            damaged.append(file.relative_to(folder).as_posix())
-    return damaged

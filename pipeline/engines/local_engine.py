@@ -14,7 +14,7 @@ from ct.errors import InputError
 from ct.system.machine_memory import free_memory_mb
 from ct.system.parallel_jobs import Worker, cores
 from pipeline.engines.placement import CPU, Machine, Placement, at_once
-from pipeline.progress import Bar
+from pipeline.progress import Bar, no_bar
 from pipeline.units.progress_files import shown_progress
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 from pipeline.units.unit_lock import lock_path
@@ -57,21 +57,29 @@ class LocalEngine:
         if not units:
             return
         machine = self.machine(units)
-        self._at_once = at_once(machine, [unit.takes() for unit in units])
+        takes = [[unit.takes() for unit in level] for level in levels(units)]
+        self._at_once = max(at_once(machine, level) for level in takes)
         if self._at_once == 1:
             if self.devices:  # torch has not used a GPU yet
                 os.environ["CUDA_VISIBLE_DEVICES"] = device_environment(self.devices[0])[
                     "CUDA_VISIBLE_DEVICES"
                 ]
-            for unit in in_order(units):
-                run_unit(unit, self.wait_for_locks, log, bar)
+            self._run_here(units, log, bar)
             return
-        stage = units[0].name.partition("/")[0]
         with (
-            bar(len(units), stage, "unit") as stage_bar,
+            _stage_bar(units, bar) as stage_bar,
             shown_progress(lock_path(units[0]).parent, stage_bar),
         ):
             _Workers(machine, self.wait_for_locks, log, stage_bar).run(units)
+
+    def _run_here(self, units: Sequence[Unit], log: Log, bar: MakeBar) -> None:
+        """Run units in this process, one after the other."""
+        brief = all(unit.is_brief for unit in units)
+        with _stage_bar(units, bar if brief else no_bar) as stage_bar:
+            for level in levels(units):
+                for unit in level:
+                    run_unit(unit, self.wait_for_locks, log, no_bar if brief else bar)
+                    stage_bar.update()
 
     def machine(self, units: Sequence[Unit]) -> Machine:
         """Return what units may use of this machine."""
@@ -81,14 +89,20 @@ class LocalEngine:
         return Machine(cores(), free_memory_mb(), tuple(devices), self.workers)
 
 
-def in_order(units: Sequence[Unit]) -> list[Unit]:
-    """Return units in their order, each after those that it needs."""
-    names, ordered = {unit.name for unit in units}, dict[str, Unit]()
-    while len(ordered) < len(units):
-        for unit in units:
-            if unit.name not in ordered and names.intersection(unit.needs) <= ordered.keys():
-                ordered[unit.name] = unit
-    return list(ordered.values())
+def levels(units: Sequence[Unit]) -> list[list[Unit]]:
+    """Return units in groups, each after the groups with the units that its units need."""
+    groups, waiting = list[list[Unit]](), list(units)
+    while waiting:
+        names = {unit.name for unit in waiting}
+        groups.append([unit for unit in waiting if not names.intersection(unit.needs)])
+        ready = {unit.name for unit in groups[-1]}
+        waiting = [unit for unit in waiting if unit.name not in ready]
+    return groups
+
+
+def _stage_bar(units: Sequence[Unit], bar: MakeBar) -> Bar:
+    """Return a bar that counts the units of a stage."""
+    return bar(len(units), units[0].name.partition("/")[0], "unit")
 
 
 def visible_gpus() -> list[str]:

@@ -6,34 +6,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ct.dicom.header_table import read_headers
 from ct.errors import InputError
-from ct.kaggle_layout import Competition
-from ct.labels import LABELS, read_labels
+from ct.labels import LABELS
 from ct.patient_folds import check_folds
-from ct.pixel_cache.writer import write_cache
-from ct.privacy.pseudonyms import EXACT_LENGTHS, LegacyKey, public_paths
+from ct.pixel_cache.shards import shard_path
+from ct.pixel_cache.writer import finish_cache, matching_record, shard_parts, with_checksums
+from ct.privacy.pseudonyms import public_paths
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.storage.atomic_write import discard, flush, move_into_place, replacing
-from ct.storage.file_formats import write_json, write_table
-from ct.storage.ingest_work import check_key_digest, prepare_ingest_work, resumable_folder
+from ct.storage.file_formats import read_json, read_table, write_json, write_table
 from ct.tables.slice_list import read_slice_list
 from ct.tables.spreadsheet import write_sheet
 from pipeline.freshness import stamp_files
-from pipeline.receipt import Receipt, versions
+from pipeline.ingestion.file_listing import ListFiles, chunks_of_units, identifier_rule
+from pipeline.ingestion.header_units import ReadHeaders
+from pipeline.ingestion.ingest_work import IngestWork
+from pipeline.ingestion.pixel_units import WriteShards, shards_of_units
+from pipeline.ingestion.slice_table_unit import SelectSlices
+from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.stage_data.ingest_counts import describe, summary
 from pipeline.stage_data.sample_rows import match_sample
 from pipeline.stage_data.slice_selection import (
     QUARANTINE_COLUMNS,
-    check_sets_disjoint,
-    join_labels,
     separate_studies,
     take_patients,
-    train_ids,
 )
+from pipeline.units.unit import Unit
 
-Tables = tuple[pd.DataFrame, pd.DataFrame]  # slices, quarantine
+MOST_PROCESSES = 8  # that decode copies of slices
+
 Counts = dict[str, Any]
 
 
@@ -47,58 +49,77 @@ def ingest(run: Run, receipt: Receipt) -> None:
         run.log(f"  {line}")
 
 
-def ingest_dicom(run: Run, receipt: Receipt) -> Counts:
-    """Read headers, labels and pixels of the source. Returns the counts.
+def ingest_units(run: Run, read: dict[str, str]) -> list[Unit]:
+    """Return the units of an ingest of DICOM files that are known so far.
 
-    What is read stays in a work folder until everything is written, so that an interrupted ingest
-    continues.
+    First the file list, then the headers and the slice table, then the pixels. Returns [] for a
+    slice list.
     """
-    competition, key = run.find_source(), run.pseudonym_key()
-    competition.source.quarantine_unreadable = run.quarantine_unreadable
-    labels, duplicates = read_labels(competition.labels_csv)  # first: its faults show in seconds
-    read = receipt.values["read"]
-    files = {name: digest for name, digest in read.items() if name not in ("label csv", "key")}
-    inputs = {"source": run.recipe.data.source, "files": files, "versions": versions()}
-    rule = identifier_rule(key)
-    with resumable_folder(run.dir.ingest_work, inputs | rule, run.log) as work:
-        check_key_digest(work / "key.txt", read["key"])
-        prepare_ingest_work(work, run.dir.pixels, run.log)
-        slices, quarantine, label_counts, selection_counts = select_slices(
-            run, competition, labels, key, work
-        )
-        slices, quarantine = read_pixels(run, competition, slices, quarantine, work)
-        counts: Counts = label_counts | summary(slices, quarantine)
-        counts |= {"duplicate_label_rows": duplicates} | selection_counts | rule
+    if run.recipe.data.slices:
+        return []
+    root, work = str(run.dir.root), IngestWork(run.dir.root)
+    units: list[Unit] = [ListFiles(root, read)]
+    if units[0].why_not_done() or not work.listing.is_file():
+        return units
+    inputs, flag = work.inputs_digest(), run.quarantine_unreadable
+    counts = read_json(work.source)["files"]
+    chunks = chunks_of_units(counts)
+    for number, some in enumerate(chunks):
+        units.append(ReadHeaders(root, inputs, number, tuple(some), flag, run.started))
+    files, processes = sum(counts.values()), min(run.engine.cores(), MOST_PROCESSES)
+    select = SelectSlices(root, inputs, read, len(chunks), files, processes, flag)
+    units.append(select)
+    if not select.why_not_done():
+        size = run.recipe.pixels.size
+        for number in range(len(shards_of_units(read_json(work.counts)["slices"]))):
+            units.append(WriteShards(root, inputs, number, size, flag, run.started))
+    return units
+
+
+def ingest_dicom(run: Run, receipt: Receipt) -> Counts:
+    """Join what the units left in the work folder, and remove the folder. Returns the counts."""
+    work = IngestWork(run.dir.root)
+    with work.held_alone(wait=True):
+        work.take_back_pixels()
+        slices, pixels = _finish_pixels(run, work)
+        slices = slices.join(pixels[list(PIXEL_COLUMNS)])
+        unreadable = slices[~slices["readable"]]
+        reasons = pixels.loc[unreadable.index, "reason"].array
+        rows = unreadable[["path", "split"]].reset_index().assign(kind="pixels", reason=reasons)
+        quarantine = pd.concat([read_table(work.header_quarantine), rows])[QUARANTINE_COLUMNS]
+        noted = read_json(work.counts)
+        counts: Counts = noted["labels"] | summary(slices, quarantine)
+        counts |= {"duplicate_label_rows": noted["duplicate_label_rows"]} | noted["selection"]
+        counts |= identifier_rule(run.pseudonym_key())
         public = slices.assign(path=public_paths(slices["path"], slices.index))
         receipt.made += _write_tables(run, public, quarantine.sort_values("path"), counts)
-        flush(work / "pixels")
+        flush(work.pixels)
         # `replacing` would remove on an error what took hours to decode
-        move_into_place(work / "pixels", run.dir.pixels)
+        move_into_place(work.pixels, run.dir.pixels)
         receipt.made.append(run.dir.pixels)
         # before the work folder is removed: this takes minutes, and may be interrupted
         stamp_files(run.dir.root, receipt.made)
+        discard(work.folder)
     return counts
 
 
-def select_slices(
-    run: Run, competition: Competition, labels: pd.DataFrame, key: bytes, work: Path
-) -> tuple[pd.DataFrame, pd.DataFrame, Counts, Counts]:
-    """Read all headers, select the slices of the run and join their labels.
+def _finish_pixels(run: Run, work: IngestWork) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the tables of the pixel cache. Returns (slice table, what `finish_cache` returns).
 
-    Returns (slices in order, quarantine, counts of labels, counts of studies and patients).
+    Raises InputError where a shard is missing.
     """
-    data = run.recipe.data
-    slices, quarantine = read_sets(run, competition, key, work)
-    check_sets_disjoint(slices)
-    on_disk = train_ids(slices, quarantine)
-    slices, study_counts = separate_studies(slices, key, work / "quarantine.csv")
-    slices, patient_counts = take_patients(slices, data.train_slices)
-    slices, label_counts = join_labels(
-        slices, labels, on_disk, competition.labels_csv, key, data.allow_unlabelled
-    )
-    test = slices.index[slices["split"] == "test"]
-    match_sample(competition.sample_csv, key, test, quarantine, data.missing)
-    return order_slices(slices), quarantine, label_counts, patient_counts | study_counts
+    slices, size = read_table(work.slices), run.recipe.pixels.size
+    records, paths = [], []
+    for number, part in enumerate(shard_parts(slices)):
+        path = shard_path(work.pixels, number)
+        record = matching_record(work.shard_record(number), part, size)
+        if record is None or not path.is_file():
+            raise InputError(f"{path.name} of the ingest is gone; run `ingest` again")
+        records.append(with_checksums(record, path))
+        paths.append(path)
+    for other in set(work.pixels.glob("*")) - set(paths):
+        discard(other)  # of an interrupted ingest of more slices
+    return slices, finish_cache(work.pixels, slices.index, records, size)
 
 
 def ingest_slice_list(run: Run, receipt: Receipt) -> Counts:
@@ -157,50 +178,3 @@ def _write_tables(
         write_sheet(part, quarantine, index=False, private=True)
     write_json(run.dir.ingest, counts)
     return [run.dir.slices, run.dir.quarantine, run.dir.ingest]
-
-
-def read_sets(run: Run, competition: Competition, key: bytes, work: Path) -> Tables:
-    """Read the headers of train and test. Returns (header table, quarantine), both with `split`.
-
-    Paths are relative to the source.
-    """
-    tables, quarantines = [], []
-    for split, folder in (("train", competition.train_dir), ("test", competition.test_dir)):
-        files = competition.source.files(folder.name)
-        with run.bar(len(files), f"{split} headers", "file") as bar:
-            table, quarantine = read_headers(
-                competition.source, files, key, run.workers, bar.reach, work / f"{split}-headers"
-            )
-        tables.append(table.assign(split=split))
-        quarantines.append(quarantine.assign(split=split))
-    return pd.concat(tables), pd.concat(quarantines, ignore_index=True)
-
-
-def read_pixels(
-    run: Run, competition: Competition, slices: pd.DataFrame, quarantine: pd.DataFrame, work: Path
-) -> Tables:
-    """Write the pixel cache to the work folder.
-
-    Returns (slices with PIXEL_COLUMNS, quarantine with the slices that do not decode).
-    """
-    with run.bar(len(slices), "pixels", "slice") as bar:
-        pixels = write_cache(
-            work / "pixels",
-            competition.source,
-            slices,
-            run.recipe.pixels.size,
-            run.workers,
-            bar.reach,
-            work / "shards",
-            run.log,
-        )
-    slices = slices.join(pixels[list(PIXEL_COLUMNS)])
-    unreadable = slices[~slices["readable"]]
-    reasons = pixels.loc[unreadable.index, "reason"].array
-    rows = unreadable[["path", "split"]].reset_index().assign(kind="pixels", reason=reasons)
-    return slices, pd.concat([quarantine, rows])[QUARANTINE_COLUMNS]
-
-
-def identifier_rule(key: bytes) -> dict[str, str]:
-    """Return what ingest.json notes of the rule for identifiers; {} for the earlier rule."""
-    return {} if isinstance(key, LegacyKey) else {"identifiers": EXACT_LENGTHS}

@@ -46,6 +46,11 @@ class Unit(ABC):
         """Return whether the stage can plan more units once this one is done."""
         return False
 
+    @property
+    def is_brief(self) -> bool:
+        """Return whether it takes seconds: a bar counts such units, and they show none."""
+        return False
+
     def takes(self) -> Resources:
         """Return what it takes while it runs."""
         return Resources()

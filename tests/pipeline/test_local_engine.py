@@ -1,6 +1,7 @@
 """The engine of one machine: which units run side by side, and what a killed worker costs."""
 
 import os
+from dataclasses import dataclass
 
 import pytest
 from tiny_units import Note, overlap, read
@@ -8,7 +9,7 @@ from tiny_units import Note, overlap, read
 from ct.errors import InputError
 from ct.system.machine_memory import free_memory_mb
 from pipeline.engines import local_engine
-from pipeline.engines.local_engine import LocalEngine, chosen_devices, in_order
+from pipeline.engines.local_engine import LocalEngine, chosen_devices, levels
 from pipeline.engines.placement import Machine, Placement, at_once
 from pipeline.progress import no_bar
 from pipeline.units.unit import Resources
@@ -69,7 +70,38 @@ def test_free_memory_is_that_of_this_machine():
 def test_units_come_after_those_that_they_need(tmp_path):
     units = [Note(str(tmp_path), 0, after=(1, 2)), Note(str(tmp_path), 1, after=(2,))]
     units += [Note(str(tmp_path), 2, after=(9,))]  # 9 is no unit of this call: it is done
-    assert [unit.number for unit in in_order(units)] == [2, 1, 0]
+    assert [[unit.number for unit in level] for level in levels(units)] == [[2], [1], [0]]
+
+
+def test_units_in_a_row_run_in_this_process_however_many_cores_there_are(tmp_path, four_cores):
+    """A worker process for each would take longer to start than it saves."""
+    units = [Note(str(tmp_path), n, after=tuple(range(n))) for n in range(3)]
+    engine = LocalEngine()
+    run_all(engine, units)
+    assert {read(unit)[0] for unit in units} == {os.getpid()} and engine.at_once() == 1
+
+
+@dataclass(frozen=True)
+class BriefNote(Note):
+    """A note that takes a moment."""
+
+    @property
+    def is_brief(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "bars"), [(Note, ["note 0", "note 1"]), (BriefNote, ["notes"])], ids=["long", "brief"]
+)
+def test_brief_units_share_one_bar(tmp_path, kind, bars):
+    shown = []
+
+    def bar(total, text, unit):
+        shown.append(text)
+        return no_bar(total, text, unit)
+
+    LocalEngine(workers=1).run([kind(str(tmp_path), n) for n in range(2)], list().append, bar)
+    assert shown == bars
 
 
 def test_one_at_a_time_runs_in_this_process(tmp_path):

@@ -18,13 +18,13 @@ from ct.storage.receipt_reader import version_differences
 from features.config import FeatureConfig
 from pipeline import older_versions as updates
 from pipeline.freshness import inputs_digest
+from pipeline.ingestion import header_units
 from pipeline.receipt import versions
 from pipeline.recipe import PixelConfig, Recipe, StageOneConfig, load_recipe
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.scoring.packed_model import model_of_folder
 from pipeline.stage_runner import stage_states
-from pipeline.stages import ingest as images
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import pick_device
 from stage2_stack.config import StackConfig
@@ -227,7 +227,7 @@ def test_an_interrupted_ingest_of_an_older_version_continues_and_keeps_its_key(
     def stop(*words):
         raise InputError(f"stopped; the piece is there: {(r / 'ingest.part/piece').exists()}")
 
-    monkeypatch.setattr(images, "read_sets", stop)
+    monkeypatch.setattr(header_units, "read_header_chunk", stop)
     assert run.main(["ingest", f"--run={r}"]) == 1
     assert "the piece is there: True" in capsys.readouterr().err
     key = bytearray((r / "key").read_bytes())

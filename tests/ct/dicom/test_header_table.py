@@ -1,7 +1,5 @@
 """The headers of many files: order, chunks, pseudonyms, the quarantine."""
 
-import os
-
 import pandas as pd
 import pytest
 from tiny_dicom import (
@@ -13,10 +11,11 @@ from tiny_dicom import (
 )
 
 from ct.dicom import header_table
-from ct.dicom.header_table import read_headers
+from ct.dicom.header_table import is_header_chunk, read_header_chunk, read_headers
 from ct.privacy.pseudonyms import pseudonym
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION
-from ct.sources.folder import list_files
+from ct.sources.folder import Folder, list_files
+from ct.storage.file_formats import write_table
 
 KEY = b"key"
 
@@ -87,41 +86,22 @@ def test_read_headers_does_not_depend_on_chunks_and_workers(folder, monkeypatch)
     whole = read_headers(folder, list_files(folder), KEY, workers=1)
     monkeypatch.setattr(header_table, "CHUNK_FILES", 3)
     done = []
-    chunk_folder = read_headers(folder, list_files(folder), KEY, workers=2, progress=done.append)
-    for a, b in zip(whole, chunk_folder, strict=True):
+    in_chunks = read_headers(folder, list_files(folder), KEY, workers=2, progress=done.append)
+    for a, b in zip(whole, in_chunks, strict=True):
         pd.testing.assert_frame_equal(a, b)
     assert done == [3, 6, 8]
 
 
-def test_kept_chunks_are_not_read_again(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(header_table, "CHUNK_FILES", 3)
-    names = list_files(folder)
-    expected = read_headers(folder, names, KEY, workers=1)
-    read, done = [], []
-    facts = header_table.read_header
-    monkeypatch.setattr(
-        header_table,
-        "read_header",
-        lambda file, *rest: read.append(os.path.basename(file.path)) or facts(file, *rest),
-    )
-
-    def again(files=names):
-        read.clear()
-        done.clear()
-        return read_headers(
-            folder, files, KEY, 1, lambda n, kept=False: done.append((n, kept)), tmp_path / "parts"
-        )
-
-    for unread, calls in ((names, [(3, False), (6, False), (8, False)]), ([], [(8, True)])):
-        for a, b in zip(again(), expected, strict=True):
-            pd.testing.assert_frame_equal(a, b)
-        assert read == [os.path.basename(name) for name in unread] and done == calls
-    (tmp_path / "parts" / "00001.parquet").write_bytes(b"half a chunk")
-    (tmp_path / "parts" / "00002.parquet").unlink()
-    for a, b in zip(again(), expected, strict=True):
-        pd.testing.assert_frame_equal(a, b)
-    assert len(read) == 5 and done == [(3, True), (6, False), (8, False)]
-    assert len(again(names[1:])[0]) == 5 and len(read) == 7  # other files, other chunks
+def test_a_chunk_of_other_files_or_columns_is_not_taken(folder, tmp_path):
+    names = list_files(folder)[:3]
+    table = read_header_chunk(Folder(folder).select(names), names, KEY).table
+    path = tmp_path / "chunk.parquet"
+    write_table(path, table)
+    assert is_header_chunk(path, names) and not is_header_chunk(path, names[:2])
+    write_table(path, table.drop(columns="slope"))
+    assert not is_header_chunk(path, names)
+    path.write_bytes(b"half a chunk")
+    assert not is_header_chunk(path, names)
 
 
 def test_read_headers_of_nothing(tmp_path):

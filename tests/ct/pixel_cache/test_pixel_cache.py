@@ -21,8 +21,17 @@ from ct.pixel_cache.reader import PixelCache
 from ct.pixel_cache.resampling import pad_to_square, resample_to_square
 from ct.pixel_cache.shards import AIR_HU
 from ct.pixel_cache.slice_measures import measure_slice
-from ct.pixel_cache.writer import write_cache
+from ct.pixel_cache.writer import (
+    is_whole_shard,
+    matching_record,
+    shard_parts,
+    with_checksums,
+    write_cache,
+    write_shard,
+)
 from ct.slices import PIXEL_COLUMNS
+from ct.sources.folder import Folder
+from ct.storage.file_formats import write_table
 
 
 def test_a_whole_factor_takes_the_mean_of_blocks():
@@ -200,53 +209,6 @@ def test_the_same_bytes_with_one_worker_and_two(cache, source, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_a_second_call_makes_only_what_is_missing_or_damaged(cache, source, tmp_path, monkeypatch):
-    whole, facts, _ = cache
-    decoded, done = [], []
-    monkeypatch.setattr(
-        writer, "read_hu", lambda file: decoded.append(os.path.basename(file.path)) or read_hu(file)
-    )
-
-    def again(size=16, table=source[1]):
-        decoded.clear()
-        done.clear()
-        return write_cache(
-            tmp_path / "c",
-            source[0],
-            table,
-            size,
-            1,
-            lambda n, kept=False: done.append((n, kept)),
-            tmp_path / "records",
-        )
-
-    def assert_like_unbroken(result):
-        pd.testing.assert_frame_equal(result, facts)
-        assert {p.name: p.read_bytes() for p in (tmp_path / "c").iterdir()} == {
-            p.name: p.read_bytes() for p in whole.folder.iterdir()
-        }
-
-    assert_like_unbroken(again())
-    assert len(decoded) == 7 and done == [(3, False), (6, False), (7, False)]
-    assert_like_unbroken(again())
-    assert decoded == [] and done == [(7, True)]
-    shard = tmp_path / "c" / "shard-00001.blosc2"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    (tmp_path / "c" / "shard-00007.blosc2.part").write_text("of a killed worker")
-    assert_like_unbroken(again())
-    assert decoded == ["3.dcm", "4.dcm", "5.dcm"] and done == [(4, True), (7, False)]
-    (tmp_path / "records" / "shard-00002.parquet").write_bytes(b"half a rec")
-    assert_like_unbroken(again())
-    assert decoded == ["6.dcm"]
-    again(size=8)
-    assert len(decoded) == 7
-    again(size=8, table=source[1][:4])  # the second shard is another, the third goes
-    assert decoded == ["3.dcm"] and not (tmp_path / "c" / "shard-00002.blosc2").exists()
-    # another spacing, other measures
-    again(size=8, table=source[1][:4].assign(pixel_spacing_mm=np.float32(0.4)))
-    assert len(decoded) == 4
-
-
 def test_a_shard_that_ends_too_early_is_named(cache):
     cache_reader = cache[0]
     shard = cache_reader.folder / "shard-00001.blosc2"
@@ -292,21 +254,30 @@ def test_a_cache_of_an_earlier_version_has_no_checksums_and_is_read(cache):
     np.testing.assert_array_equal(PixelCache(folder).read(np.arange(7)), expected)
 
 
-def test_records_of_an_earlier_version_get_checksums(cache, source, tmp_path, monkeypatch):
+def test_a_record_tells_which_shard_it_is_of_and_whether_that_is_whole(source, tmp_path):
+    root, table = source
+    shard, record_path, part = tmp_path / "s" / "shard", tmp_path / "r.parquet", table.iloc[:3]
+    files = Folder(root).select(part["path"].tolist())
+    record = write_shard(shard, files, shard_parts(part)[0], 16).record
+    write_table(record_path, record)
+    pd.testing.assert_frame_equal(matching_record(record_path, part, 16), record)
+    assert is_whole_shard(shard, record) and not is_whole_shard(tmp_path / "none", record)
+    other_spacing = part.assign(pixel_spacing_mm=np.float32(0.6))
+    for other, size in ((part, 17), (part.iloc[::-1], 16), (other_spacing, 16)):
+        assert matching_record(record_path, other, size) is None
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert not is_whole_shard(shard, record)
+    record_path.write_bytes(b"half a record")
+    assert matching_record(record_path, part, 16) is None
 
-    def again():
-        records = tmp_path / "records"
-        return write_cache(tmp_path / "c", *source, 16, 1, record_folder=records)
 
-    again()
-    for record_path in (tmp_path / "records").glob("*.parquet"):
-        pd.read_parquet(record_path).drop(columns="crc32").to_parquet(record_path)
-    monkeypatch.setattr(writer, "read_hu", lambda file: pytest.fail("a shard was written anew"))
-    again()
-    upgraded, original = (
-        (folder / "checksums.parquet").read_bytes() for folder in (tmp_path / "c", cache[0].folder)
-    )
-    assert upgraded == original
+def test_records_of_an_earlier_version_get_checksums(source, tmp_path):
+    root, table = source
+    files = Folder(root).select(table["path"].tolist())
+    record = write_shard(tmp_path / "shard", files, shard_parts(table)[0], 16).record
+    older = with_checksums(record.drop(columns="crc32"), tmp_path / "shard")
+    pd.testing.assert_frame_equal(older[record.columns.tolist()], record)
+    assert with_checksums(record, tmp_path / "none") is record
 
 
 def test_a_missing_shard_is_named(cache):

@@ -12,7 +12,7 @@ import run
 from ct.storage import atomic_write
 from ct.storage.atomic_write import discard, replacing, restore, restore_all
 from ct.storage.file_formats import write_text
-from ct.storage.ingest_work import prepare_ingest_work
+from pipeline.ingestion.ingest_work import IngestWork
 
 KILLED = """
 import os, sys
@@ -68,7 +68,7 @@ def test_a_folder_is_complete_whenever_the_process_is_killed(tmp_path):
 PUT = (
     KILLED[: KILLED.index("with replacing")].replace("import replacing", "import move_into_place")
     + """
-move_into_place(Path(sys.argv[2]) / "work" / "pixels", Path(sys.argv[2]) / "pixels")
+move_into_place(Path(sys.argv[2]) / "ingest.part" / "pixels", Path(sys.argv[2]) / "pixels")
 """
 )
 
@@ -81,16 +81,16 @@ def test_pixels_are_complete_whenever_the_process_is_killed_while_they_are_moved
     (tmp_path / "script.py").write_text(PUT)
     for moment in range(10):
         folder = tmp_path / str(moment)
-        (folder / "work" / "shards").mkdir(parents=True)
-        for name in ("pixels", "work/pixels"):
+        (folder / "ingest.part" / "shards").mkdir(parents=True)
+        for name in ("pixels", "ingest.part/pixels"):
             (folder / name).mkdir()
-            (folder / name / ("new" if "work" in name else "old")).touch()
+            (folder / name / ("new" if "part" in name else "old")).touch()
         words = [sys.executable, tmp_path / "script.py", ROOT, folder, str(moment)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode in (0, 9), done.stderr
         restore_all(folder)
-        prepare_ingest_work(folder / "work", folder / "pixels", print)
-        assert names(folder / "work" / "pixels") == ["new"], moment
+        IngestWork(folder).take_back_pixels()
+        assert names(folder / "ingest.part" / "pixels") == ["new"], moment
         if done.returncode == 0:
             break
     assert 4 <= moment < 9

@@ -14,15 +14,16 @@ from tiny_zip import pack
 import run
 from ct.dicom import header_table
 from ct.dicom.acquisition import read_acquisition
-from ct.dicom.header_table import read_headers
+from ct.dicom.header_table import read_header_chunk, read_headers
 from ct.dicom.hounsfield import read_hu
 from ct.errors import MachineFault
 from ct.pixel_cache import writer
-from ct.pixel_cache.writer import write_cache
+from ct.pixel_cache.writer import shard_parts, write_cache, write_shard
 from ct.sources.folder import DiskFile, Folder, list_files
 from ct.sources.source import Unreadable
 from ct.sources.zip_archive import ZipMember, open_zip
 from pipeline.freshness import tree_digest
+from pipeline.ingestion import file_listing
 
 KEY = b"key"
 NAMES = [f"{number}.dcm" for number in range(6)]
@@ -57,8 +58,8 @@ def failing(monkeypatch):
     return lambda code, names=NAMES, times=10**9: left.update(dict.fromkeys(names, (code, times)))
 
 
-def headers(source, chunk_folder=None):
-    return read_headers(source, NAMES, KEY, workers=1, chunk_folder=chunk_folder)
+def headers(source):
+    return read_headers(source, NAMES, KEY, workers=1)
 
 
 @pytest.mark.parametrize(
@@ -77,18 +78,17 @@ def headers(source, chunk_folder=None):
     ],
 )
 @pytest.mark.parametrize("quarantine", [False, True])
-def test_a_fault_of_all_files_stops_and_nothing_is_kept_of_it(
+def test_a_fault_of_all_files_stops_and_is_no_files(
     source, failing, tmp_path, code, message, quarantine
 ):
     failing(code)
     source.quarantine_unreadable = quarantine
     with pytest.raises(MachineFault, match=message) as error:
-        headers(source, tmp_path / "parts")
+        headers(source)
     assert "\n" not in str(error.value)
     assert str(tmp_path) not in str(error.value)
     assert "dcm" not in str(error.value)
     assert "the same command continues" in str(error.value)
-    assert not list((tmp_path).glob("parts/*"))
 
 
 def test_a_fault_that_passes_leaves_no_trace(source, failing):
@@ -99,21 +99,21 @@ def test_a_fault_that_passes_leaves_no_trace(source, failing):
     assert expected[1]["reason"].tolist() == ["not a DICOM file"]
 
 
-def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, failing, tmp_path):
+def test_one_file_that_fails_again_names_the_flag_that_leaves_it_out(source, failing):
     failing(errno.EACCES, ["3.dcm"])
     with pytest.raises(
         MachineFault, match=f"^a file of the data cannot be read, permission denied, .*{FLAG}"
     ):
-        headers(source, tmp_path / "parts")
+        headers(source)
     source.quarantine_unreadable = True
-    table, refused = headers(source, tmp_path / "parts")
+    table, refused = headers(source)
     assert refused["reason"].tolist() == ["not a DICOM file", "cannot be read: permission denied"]
-    # not kept: the next run tries it again
-    assert len(table) == 4 and not list((tmp_path / "parts").glob("*"))
+    chunk = read_header_chunk(source.select(NAMES), NAMES, KEY)
+    assert len(table) == 4 and not chunk.lasting  # so the next run tries it again
     failing(0, times=0)
     source.quarantine_unreadable = False
-    assert len(headers(source, tmp_path / "parts")[0]) == 5
-    assert list((tmp_path / "parts").glob("*.parquet"))
+    assert len(headers(source)[0]) == 5
+    assert read_header_chunk(source.select(NAMES), NAMES, KEY).lasting
 
 
 @pytest.mark.parametrize("bad", [range(2, 11), range(9), range(3, 12)])
@@ -166,8 +166,11 @@ def test_the_pixel_cache_and_acquisition_follow_the_same_rule(source, failing, t
     table, _ = headers(source)
 
     def cache():
-        records = tmp_path / "records"
-        return write_cache(tmp_path / "c", source, table, 16, 1, record_folder=records)
+        return write_cache(tmp_path / "c", source, table, 16, 1)
+
+    def shard():
+        files = source.select(table["path"].tolist())
+        return write_shard(tmp_path / "s" / "shard", files, shard_parts(table)[0], 16)
 
     for code in (errno.EMFILE, errno.EIO, None):
         failing(code)
@@ -181,10 +184,12 @@ def test_the_pixel_cache_and_acquisition_follow_the_same_rule(source, failing, t
         cache()
     with pytest.raises(MachineFault, match=FLAG):
         read_acquisition(source, table["path"].tolist())
-    assert not list(tmp_path.glob("records/*")) and not list(tmp_path.glob("c/*.blosc2"))
+    with pytest.raises(MachineFault, match=FLAG):
+        shard()
+    assert not list(tmp_path.glob("s/*")) and not list(tmp_path.glob("c/*.blosc2"))
     source.quarantine_unreadable = True
     assert cache()["reason"].tolist() == ["", "", "cannot be read: input/output error", "", ""]
-    assert not list(tmp_path.glob("records/*"))  # so the next call tries it again
+    assert not shard().lasting  # so the next call tries it again
     assert read_acquisition(source, table["path"].tolist())["sop_uid"].tolist() == [
         "ID_0",
         "ID_1",
@@ -193,7 +198,7 @@ def test_the_pixel_cache_and_acquisition_follow_the_same_rule(source, failing, t
         "ID_5",
     ]
     failing(0, times=0)
-    assert cache()["readable"].all() and list(tmp_path.glob("records/*"))
+    assert cache()["readable"].all() and shard().lasting
 
 
 def test_a_zip_whose_disk_goes_is_the_machines_fault(source, tmp_path):
@@ -258,7 +263,7 @@ def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeyp
         return facts(*arguments)
 
     monkeypatch.setattr(header_table, "read_header", unmounting)
-    monkeypatch.setattr(header_table, "CHUNK_FILES", 8)
+    monkeypatch.setattr(file_listing, "CHUNK_FILES", 8)
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 1
     errors = capsys.readouterr().err.splitlines()

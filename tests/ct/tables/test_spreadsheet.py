@@ -117,7 +117,7 @@ def test_an_unfinished_ingest_is_its_owners_alone(competition, tmp_path, monkeyp
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.stages.ingest.read_pixels", stop)
+    monkeypatch.setattr("pipeline.ingestion.pixel_units.write_shard", stop)
     before = os.umask(0)
     try:
         assert (
