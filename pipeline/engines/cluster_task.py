@@ -19,14 +19,16 @@ from pipeline.units.portable_errors import portable
 if TYPE_CHECKING:
     from pipeline.units.unit import Unit
 
-THREADS = "OMP_NUM_THREADS"
 # variables that decide numbers: those of the process that called have to hold in all
 FORWARDED = (
-    THREADS,
+    "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "CUBLAS_WORKSPACE_CONFIG",
 )
+# otherwise threads that wait for work keep the cores busy that other units need
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 class Parcel(NamedTuple):
@@ -34,6 +36,7 @@ class Parcel(NamedTuple):
 
     location: str  # "module:class"
     fields: dict[str, Any]
+    with_gpu: bool
 
 
 class Caller(NamedTuple):
@@ -42,7 +45,7 @@ class Caller(NamedTuple):
     marker: str  # path of a file in the run folder
     token: str  # what is in it
     program: dict[str, str]  # as `program` returns it
-    threads: str | None  # OMP_NUM_THREADS
+    environment: dict[str, str | None]  # as `environment` returns it
 
 
 class Reply(NamedTuple):
@@ -54,11 +57,16 @@ class Reply(NamedTuple):
     error: Exception | None = None
 
 
-def parcel(unit: "Unit") -> Parcel:
+def parcel(unit: "Unit", with_gpu: bool) -> Parcel:
     """Return a unit as a message; its run folder has an absolute path there."""
     fields = {field.name: getattr(unit, field.name) for field in dataclasses.fields(unit)}
     fields["root"] = os.path.abspath(unit.root)
-    return Parcel(f"{type(unit).__module__}:{type(unit).__qualname__}", fields)
+    return Parcel(f"{type(unit).__module__}:{type(unit).__qualname__}", fields, with_gpu)
+
+
+def environment() -> dict[str, str | None]:
+    """Return {variable: value} that units get: None for one that is not set here."""
+    return {**{name: os.environ.get(name) for name in FORWARDED}, **PASSIVE}
 
 
 def program() -> dict[str, str]:
@@ -82,8 +90,7 @@ def marked(folder: Path, token: str) -> Iterator[str]:
 
 def perform(parcel: Parcel, caller: Caller) -> Reply:
     """Run a unit, unless it is done. An error is returned, not raised: Ray would log its text."""
-    if caller.threads is None:
-        os.environ.pop(THREADS, None)
+    _set_environment({**caller.environment, **({} if parcel.with_gpu else NO_GPU)})
     node = socket.gethostname()
     with (
         open(os.devnull, "w", encoding="utf-8") as devnull,
@@ -112,6 +119,15 @@ def differences(node: str, there: dict[str, str], here: dict[str, str]) -> list[
         f"{name} {there.get(name, 'none')} ({here.get(name, 'none')})" for name in names
     )
     return [f"{node} has other versions than this machine, numbers may differ: {listed}"]
+
+
+def _set_environment(values: dict[str, str | None]) -> None:
+    """Set variables, and remove those that are None, before a library that reads them is loaded."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _check_shared(caller: Caller, parcel: Parcel, node: str) -> None:

@@ -1,14 +1,13 @@
 """Units as tasks of a cluster: what is submitted, what is tried again, when to give up."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ct.errors import InputError
 from pipeline.engines.cluster_resources import Node, ask, fits, shown
-from pipeline.engines.cluster_task import FORWARDED, Caller, Reply, parcel, perform
-from pipeline.engines.local_engine import PASSIVE, TRIES
+from pipeline.engines.cluster_task import NO_GPU, Caller, Reply, parcel, perform
+from pipeline.engines.local_engine import TRIES
 from pipeline.progress import Bar
 from pipeline.units.unit import Log, Resources, Unit
 
@@ -44,7 +43,10 @@ class Cluster(Protocol):
         asks: Resources,
         environment: Mapping[str, str],
     ) -> Any:
-        """Start a task as soon as a machine has what it asks for. Returns its handle."""
+        """Start a task as soon as a machine has what it asks for. Returns its handle.
+
+        Tasks with different `environment` run in different processes.
+        """
 
     def ended(self, tasks: Sequence[Any], seconds: float) -> list[Any]:
         """Wait until a task has ended, or for `seconds`; return those that have."""
@@ -105,9 +107,8 @@ class ClusterUnits:
                 left.append(unit)
                 continue
             asks = ask(unit.takes(), self.nodes)
-            task = self.cluster.submit(
-                perform, (parcel(unit), self.caller), unit.name, asks, environment(asks)
-            )
+            message = parcel(unit, with_gpu=asks.gpus > 0), self.caller
+            task = self.cluster.submit(perform, message, unit.name, asks, self._apart(asks))
             self.submitted[task] = Submitted(unit, asks)
         return left
 
@@ -162,6 +163,14 @@ class ClusterUnits:
         elif time.monotonic() - self.unfit_since > PATIENCE:
             raise InputError(f"{lacks}; what is finished is kept, the same command continues")
 
+    def _apart(self, asks: Resources) -> Mapping[str, str]:
+        """Return the environment that a unit's process has from its start, {} for any process.
+
+        Where there are GPUs, units without one get processes of their own: no process can use a
+        GPU after libraries have found that it sees none. Ray itself hides no GPU from them.
+        """
+        return NO_GPU if not asks.gpus and any(node.gpus for node in self.nodes) else {}
+
     def _fits(self, asks: Resources) -> bool:
         return any(fits(asks, node) for node in self.nodes)
 
@@ -175,13 +184,3 @@ class ClusterUnits:
                     f"it ({why}): the run folder has to be on a disk that all machines share"
                 )
             time.sleep(1)
-
-
-def environment(asks: Resources) -> dict[str, str]:
-    """Return the environment of a task: without a GPU it sees none.
-
-    Tasks of another environment are in other processes. Ray itself sets CUDA_VISIBLE_DEVICES of a
-    task that asks for a GPU, but hides none from the others.
-    """
-    passed = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-    return passed | PASSIVE | ({} if asks.gpus else {"CUDA_VISIBLE_DEVICES": ""})

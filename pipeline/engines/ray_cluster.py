@@ -4,6 +4,8 @@ The only module that imports ray, and only when an engine calls it.
 """
 
 import contextlib
+import functools
+import importlib.util
 import os
 import secrets
 import socket
@@ -64,14 +66,15 @@ class RayCluster:
 
         Ray never tries it again: its own counts are apart for kills, for memory and for machines.
         """
-        options = {
+        options: dict[str, Any] = {
             "num_cpus": asks.cores,
             "num_gpus": asks.gpus,
             "memory": asks.memory_mb * 2**20,
             "max_retries": 0,
-            "runtime_env": {"env_vars": dict(environment)},
             "name": name,
         }
+        if environment:  # without it, processes that Ray has started in advance are used
+            options["runtime_env"] = {"env_vars": dict(environment)}
         key = function, asks.gpus > 0
         if key not in self.functions:
             # a process that has used a GPU keeps memory of it, and ends after one task
@@ -90,7 +93,7 @@ class RayCluster:
     def result(self, task: Any) -> Any:
         """Return the result of a task that has ended.
 
-        Raises TaskLost; InputError where a machine cannot run the program.
+        Raises TaskLost; InputError where Ray has ended, or a machine cannot run the program.
         """
         errors = self.ray.exceptions
         try:
@@ -101,6 +104,11 @@ class RayCluster:
             raise TaskLost("Ray ended its process for lack of memory") from None
         except (errors.WorkerCrashedError, errors.ObjectLostError):
             raise TaskLost("its process was killed") from None
+        except errors.LocalRayletDiedError:
+            raise InputError(
+                "Ray has ended on this machine; what is finished is kept, "
+                "the same command continues"
+            ) from None
         except errors.RayError as error:
             raise InputError(
                 f"Ray cannot run the program ({_last_line(error)}); on each machine Ray must be "
@@ -119,7 +127,8 @@ def own_ray(cores: int, gpus: Sequence[str], memory_mb: int) -> Iterator[RayClus
 
     gpus: names as in CUDA_VISIBLE_DEVICES
     """
-    environment = SETTINGS | LOOPBACK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    _check_installed()
+    environment = SETTINGS | LOOPBACK | {"RAY_AUTH_TOKEN": _token()}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     place = None if len(tempfile.gettempdir()) <= LONGEST_FOLDER else "/tmp"
@@ -133,7 +142,7 @@ def own_ray(cores: int, gpus: Sequence[str], memory_mb: int) -> Iterator[RayClus
             _memory=memory_mb * 2**20,
             object_store_memory=OBJECT_STORE,
             include_dashboard=False,
-            _temp_dir=folder,
+            _temp_dir=os.path.join(folder, "ray"),  # Ray opens it to everybody; `folder` is not
         ) as cluster,
     ):
         yield cluster
@@ -142,6 +151,7 @@ def own_ray(cores: int, gpus: Sequence[str], memory_mb: int) -> Iterator[RayClus
 @contextlib.contextmanager
 def joined_ray(address: str) -> Iterator[RayCluster]:
     """Connect to the cluster at "host:port", which this machine is part of, for the block."""
+    _check_installed()
     _check_reachable(address)
     environment = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
     with _environment(environment), _started(address=address) as cluster:
@@ -156,25 +166,28 @@ def _started(**options: Any) -> Iterator[RayCluster]:
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", **options)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            address = options["address"]
-            where = "" if address == "local" else f" --address={address}"
+            if options["address"] == "local":
+                raise InputError(f"--engine=ray: Ray did not start: {reason_of(error)}") from None
             raise InputError(
-                f"--engine=ray{where}: Ray did not start: {reason_of(error)}"
+                f"--address={options['address']}: {reason_of(error)}; this machine has to be part "
+                "of the cluster, with the same token and version of Ray (docs/scaling.md)"
             ) from None
         yield RayCluster(ray)
     finally:
         ray.shutdown()
 
 
+def _check_installed() -> None:
+    """Raise InputError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(f"--engine=ray: Ray is not installed: {INSTALL}")
+
+
 def _import_ray() -> Any:
-    """Import ray. Raises InputError where it is missing or too old."""
-    try:
-        import ray
-        import ray._private.worker as driver
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "ray":
-            raise
-        raise InputError(f"--engine=ray: Ray is not installed: {INSTALL}") from None
+    """Import ray, after its settings are in the environment. Raises InputError if it is too old."""
+    import ray
+    import ray._private.worker as driver
+
     if tuple(map(int, ray.__version__.split(".")[:2])) < OLDEST:
         raise InputError(
             f"--engine=ray: Ray {ray.__version__} has no token authentication: {INSTALL}"
@@ -182,6 +195,12 @@ def _import_ray() -> Any:
     # whatever log_to_driver says, Ray prints paragraphs about each process that was killed
     driver.print_to_stdstream = lambda *_, **__: None
     return ray
+
+
+@functools.cache
+def _token() -> str:
+    """Return the secret of the Rays of this process: Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def _check_reachable(address: str) -> None:

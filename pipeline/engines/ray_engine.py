@@ -6,7 +6,6 @@ disk that all machines share.
 """
 
 import contextlib
-import os
 import secrets
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,7 +13,7 @@ from types import TracebackType
 from ct.system.machine_memory import free_memory_mb
 from ct.system.parallel_jobs import cores
 from pipeline.engines.cluster_resources import ask, at_once
-from pipeline.engines.cluster_task import THREADS, Caller, marked, program
+from pipeline.engines.cluster_task import Caller, environment, marked, program
 from pipeline.engines.cluster_units import AHEAD, ClusterUnits
 from pipeline.engines.local_engine import visible_gpus
 from pipeline.engines.ray_cluster import RayCluster, joined_ray, own_ray
@@ -79,7 +78,7 @@ class RayEngine:
             bar(len(units), units[0].name.partition("/")[0], "unit") as stage_bar,
             shown_progress(folder, stage_bar),
         ):
-            caller = Caller(marker, token, program(), os.environ.get(THREADS))
+            caller = Caller(marker, token, program(), environment())
             most = min(self.workers or AHEAD, AHEAD)
             ClusterUnits(cluster, caller, most, log, stage_bar).run(units)
 

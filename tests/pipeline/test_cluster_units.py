@@ -1,10 +1,13 @@
 """Units on a cluster, with a cluster that runs tasks in this process and loses some of them."""
 
 import os
+import subprocess
+import sys
+from unittest import mock
 
 import pytest
-from conftest import error_line
-from tiny_units import Note
+from conftest import ROOT, error_line
+from tiny_units import Note, read
 
 import pipeline.engines.cluster_units
 import run
@@ -12,10 +15,11 @@ from ct.config import validate
 from ct.errors import InputError
 from pipeline.checked_options import AllOptions, CnnOptions, UnitOptions
 from pipeline.commands.all import stage_command
+from pipeline.engines import cluster_task
 from pipeline.engines.choice import chosen_engine
 from pipeline.engines.cluster_resources import Node, ask, at_once
 from pipeline.engines.cluster_task import Caller, differences, marked, parcel, perform, portable
-from pipeline.engines.cluster_units import ClusterUnits, TaskLost, environment
+from pipeline.engines.cluster_units import ClusterUnits, TaskLost
 from pipeline.progress import no_bar
 from pipeline.units.unit import Resources
 from stage1_cnn.train_loop import NotANumber
@@ -55,8 +59,11 @@ class Cluster:
 
 @pytest.fixture
 def caller(tmp_path):
-    with marked(tmp_path / "locks", "ab" * 8) as marker:
-        yield Caller(marker, "ab" * 8, {}, os.environ.get("OMP_NUM_THREADS"))
+    with (
+        marked(tmp_path / "locks", "ab" * 8) as marker,
+        mock.patch.dict(os.environ),  # `perform` sets variables of its process
+    ):
+        yield Caller(marker, "ab" * 8, {}, cluster_task.environment())
 
 
 def run_on(cluster, caller, units, most=100):
@@ -119,7 +126,7 @@ def test_errors_survive_the_way_to_another_process():
 def test_a_machine_that_does_not_see_the_run_folder_is_named(caller, tmp_path):
     unit = Note(str(tmp_path), 1)
     for other in (caller._replace(marker=str(tmp_path / "gone")), caller._replace(token="cd")):
-        reply = perform(parcel(unit), other)
+        reply = perform(parcel(unit, False), other)
         assert isinstance(reply.error, InputError)
         assert f"{reply.node}, a machine of the cluster, does not see" in str(reply.error)
         assert str(tmp_path) in str(reply.error) and unit.why_not_done()
@@ -129,7 +136,7 @@ def test_what_a_finished_unit_wrote_must_be_seen_here(caller, tmp_path, monkeypa
     monkeypatch.setattr(pipeline.engines.cluster_units, "VISIBLE_SECONDS", 0)
     unit = Note(str(tmp_path), 1)
     cluster = Cluster()
-    cluster.result = lambda task: perform(parcel(unit), caller)._replace(node="b")
+    cluster.result = lambda task: perform(parcel(unit, False), caller)._replace(node="b")
     monkeypatch.setattr(Note, "why_not_done", lambda self, verify=False: "not made yet")
     with pytest.raises(InputError, match="notes/1 is done on b, but not in"):
         run_on(cluster, caller, [unit])
@@ -183,15 +190,49 @@ def test_a_machine_that_is_gone_for_good_stops_the_run(caller, tmp_path, monkeyp
     assert len(lines) == 1 and lines[0].endswith("; waiting for one")
 
 
-def test_a_task_without_gpu_sees_none_and_gets_what_decides_numbers(monkeypatch):
+def test_a_unit_gets_the_variables_that_decide_numbers_and_no_gpu(caller, tmp_path, monkeypatch):
+    for name in cluster_task.FORWARDED:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    assert environment(Resources(1, 0, 0)) == {
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": "1",
+    here = cluster_task.environment()
+    assert here == dict.fromkeys(cluster_task.FORWARDED) | {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
-    assert "CUDA_VISIBLE_DEVICES" not in environment(Resources(1, 1, 0))
+    for name, value, seen in (
+        ("OMP_NUM_THREADS", "7", "unset"),  # as Ray sets it
+        ("CUBLAS_WORKSPACE_CONFIG", ":16:8", ":4096:8"),
+        ("CUDA_VISIBLE_DEVICES", "0", "none"),
+        ("CUDA_VISIBLE_DEVICES", "3", "3"),
+    ):
+        monkeypatch.setenv(name, value)
+        unit = Note(str(tmp_path), 1, environment=name)
+        unit.path.unlink(missing_ok=True)
+        reply = perform(parcel(unit, with_gpu=seen == "3"), caller._replace(environment=here))
+        assert reply.error is None and read(unit)[1] == seen
+
+
+def test_units_without_gpu_have_their_own_processes_where_there_are_gpus(caller, tmp_path):
+    seen = {}
+
+    class Watched(Cluster):
+        def submit(self, function, arguments, name, asks, environment):
+            seen[name] = dict(environment)
+            return super().submit(function, arguments, name, asks, environment)
+
+    units = [Note(str(tmp_path), 0), Note(str(tmp_path), 1, gpus=1)]
+    run_on(Watched(nodes=[LAPTOP, WORKSTATION]), caller, units)
+    assert seen == {"notes/0": {"CUDA_VISIBLE_DEVICES": ""}, "notes/1": {}}
+    run_on(Watched(), caller, [Note(str(tmp_path), 2)])
+    assert seen["notes/2"] == {}
+
+
+def test_a_process_of_a_cluster_loads_no_library_before_its_variables_are_set():
+    code = (
+        "import sys, pipeline.engines.cluster_task\n"
+        "assert not {'numpy', 'pandas', 'torch', 'lightgbm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +268,7 @@ def test_a_stage_in_its_own_process_gets_the_engine():
 
 
 def test_without_ray_one_line_says_how_to_install_it(kept, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     (kept / "receipts/predict.json").unlink()
     for path in kept.glob("stage1/*/fold*/predict.json"):
         path.unlink()

@@ -31,6 +31,7 @@ class Note(Unit):
     memory_mb: int = 0
     killed: int = 0  # times that its process is killed
     error: str = ""
+    environment: str = "CUDA_VISIBLE_DEVICES"  # variable that it writes in place of the devices
 
     @property
     def name(self):
@@ -69,7 +70,7 @@ class Note(Unit):
             for number in self.together:
                 _wait_for(Path(self.root) / f"{number}.attempts")
         log(f"  line of {self.number}")
-        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
+        devices = os.environ.get(self.environment, "unset")
         text = f"{os.getpid()} {devices or 'none'} {start} {time.time()}"
         part = self.path.with_suffix(".part")
         part.write_text(text)
