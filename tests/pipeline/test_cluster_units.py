@@ -190,10 +190,10 @@ def test_a_machine_that_is_gone_for_good_stops_the_run(caller, tmp_path, monkeyp
     assert len(lines) == 1 and lines[0].endswith("; waiting for one")
 
 
-def test_a_unit_gets_the_variables_that_decide_numbers_and_no_gpu(caller, tmp_path, monkeypatch):
-    for name in cluster_task.FORWARDED:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def test_a_unit_gets_the_variables_that_decide_numbers_and_no_gpu(caller, tmp_path):
+    for name in cluster_task.FORWARDED:  # the fixture restores them
+        os.environ.pop(name, None)
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     here = cluster_task.environment()
     assert here == dict.fromkeys(cluster_task.FORWARDED) | {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -205,7 +205,7 @@ def test_a_unit_gets_the_variables_that_decide_numbers_and_no_gpu(caller, tmp_pa
         ("CUDA_VISIBLE_DEVICES", "0", "none"),
         ("CUDA_VISIBLE_DEVICES", "3", "3"),
     ):
-        monkeypatch.setenv(name, value)
+        os.environ[name] = value
         unit = Note(str(tmp_path), 1, environment=name)
         unit.path.unlink(missing_ok=True)
         reply = perform(parcel(unit, with_gpu=seen == "3"), caller._replace(environment=here))
