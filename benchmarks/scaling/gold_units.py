@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ct.labels import LABELS
 from pipeline.recipe import find_recipe, load_recipe
+from pipeline.training.unit_resources import cnn_resources
 from pipeline.units.unit import Resources
 
 GOLD = load_recipe(find_recipe("gold"))
@@ -153,8 +154,9 @@ def _cnn_units(stage: str) -> Iterator[StatedUnit]:
     """Yield the units of `train` or `predict`: the CNNs in the order of the recipe, then folds."""
     for name, (fit, held_out, test) in cnn_hours().items():
         hours = fit + held_out if stage == "train" else test
+        takes = cnn_resources(GOLD.stage1.model(name), GOLD.pixels.size)
         for k in range(FOLDS):
-            yield StatedUnit(f"{stage}/{name}/fold{k}", Resources(2, 1), START + 3600 * hours)
+            yield StatedUnit(f"{stage}/{name}/fold{k}", takes, START + 3600 * hours)
 
 
 def _stack_units(cores: int) -> Iterator[StatedUnit]:
