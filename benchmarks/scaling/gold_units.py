@@ -41,6 +41,8 @@ PUBLISHED = {
 }
 START = 20.0  # s to start a process, import torch and load weights
 CORE_MINUTES = {"ingest/headers": 3, "ingest/pixels": 47}  # docs/kaggle.md
+INGEST_UNITS = 200  # of headers, and of pixels: more than there are cores
+LIST_FILES, SLICE_TABLE = 30.0, 30.0  # s: the directory of the zip takes 9
 DISK_GB = {"zip read": 190, "pixel cache written": 102}
 DISK_GB_A_SECOND = 1.0  # of the shared disk, an assumption: ten-gigabit network or one NVMe disk
 PROBE = 75.0  # s of a core: 10 s for 20,000 embeddings, here 150,561
@@ -140,14 +142,16 @@ def search_units(threads_each: Callable[[int], int]) -> Iterator[StatedUnit]:
 
 
 def _ingest_units() -> Iterator[StatedUnit]:
-    """Yield header chunks, the slice table, and pixel shards, 64 units of each kind."""
-    for kind, needs in (("headers", ()), ("pixels", ("ingest/slices",))):
-        for number in range(64):
-            seconds = 60 * CORE_MINUTES[f"ingest/{kind}"] / 64
-            yield StatedUnit(f"ingest/{kind}/{number}", Resources(1), seconds, needs)
-        if kind == "headers":
-            headers = tuple(f"ingest/headers/{number}" for number in range(64))
-            yield StatedUnit("ingest/slices", Resources(1), 30.0, headers)
+    """Yield the list of files, header chunks, the slice table, and pixel shards."""
+    names = [f"ingest/headers/{number}" for number in range(INGEST_UNITS)]
+    yield StatedUnit("ingest/files", Resources(1), LIST_FILES)
+    seconds = 60 * CORE_MINUTES["ingest/headers"] / INGEST_UNITS
+    for name in names:
+        yield StatedUnit(name, Resources(1), seconds, ("ingest/files",))
+    yield StatedUnit("ingest/slices", Resources(1), SLICE_TABLE, tuple(names))
+    seconds = 60 * CORE_MINUTES["ingest/pixels"] / INGEST_UNITS
+    for number in range(INGEST_UNITS):
+        yield StatedUnit(f"ingest/pixels/{number}", Resources(1), seconds, ("ingest/slices",))
 
 
 def _cnn_units(stage: str) -> Iterator[StatedUnit]:
