@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.command_line import flag_parser, module_command
+from benchmarks.large_tables.pandas_features import BY_PANDAS, by_pandas
 from benchmarks.large_tables.repeated_studies import (
     FOLDS,
     MODELS,
@@ -30,7 +31,6 @@ from benchmarks.large_tables.repeated_studies import (
     real_studies,
     repeat,
 )
-from benchmarks.pandas_features import BY_PANDAS, by_pandas
 from ct.averaging import mean_logits
 from ct.system.parallel_jobs import cores
 from features.build import build_features

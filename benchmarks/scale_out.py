@@ -10,6 +10,7 @@ and without the part `bytes`, whose engines `kills` uses, too; --only: one of th
     kills     the same files on each of them where workers, shards and a node are killed
     ray       what Ray adds to ten tasks
     gold      the schedule of gold, simulated on 1, 4, 10 and 20 machines
+    growth    memory, disk and processor seconds a slice of what holds all slices at once
     tune      30 searches by one process and two, and simulated for sixteen (needs a quiet machine)
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import growth
 from benchmarks.command_line import flag_parser
 from benchmarks.scaling import (
     fit_threads,
@@ -159,6 +161,16 @@ def schedule_of_gold(folder: Path, quick: bool) -> Iterator[Row]:
         yield Row("gold", line, "", False)
 
 
+def growth_a_slice(folder: Path, quick: bool) -> Iterator[Row]:
+    """Compare what a slice costs at several sizes; show 1, 10 and 100 competitions."""
+    found = growth.measure_sizes(folder / "growth", quick)
+    print("\n".join([*growth.size_table(found), *growth.times_table(found)]))
+    for stage, sizes in found.items():
+        for name, times in growth.grown(sizes).items():
+            what = f"{stage}, {name} a slice: in times of a smaller size"
+            yield Row(what, f"{times:.2f}", f"<= {growth.GROWTH:g}", times <= growth.GROWTH)
+
+
 def processes_of_tune(folder: Path, quick: bool) -> Iterator[Row]:
     """Compare `tune` by several processes with one."""
     seconds, shares = tune_processes.measure(folder, quick)
@@ -185,6 +197,7 @@ PARTS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     "bytes": bytes_of_engines,
     "kills": kills_of_engines,
     "ray": overhead_of_ray,
+    "growth": growth_a_slice,
     "tune": processes_of_tune,
 }
 

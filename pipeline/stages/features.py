@@ -6,6 +6,8 @@ The linear probes are units of their own (pipeline/stage_data/probe_unit.py); th
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
+
 from ct.errors import InputError
 from ct.storage.file_formats import read_json, read_table, write_json
 from features.build import build_features, feature_names
@@ -18,9 +20,8 @@ from pipeline.stage_data.run_tables import load_predictions
 
 def features(run: Run, receipt: Receipt) -> None:
     """Build X of the train slices (n, f), and of the test slices for each fold's CNNs (K, m, f)."""
-    slices, config, k_folds = read_table(run.dir.slices), run.recipe.features, run.recipe.folds.k
-    folder = run.dir.stage2 / "features"
-    train, test = (slices[slices["split"] == split] for split in ("train", "test"))
+    config, k_folds, folder = run.recipe.features, run.recipe.folds.k, run.dir.stage2 / "features"
+    train, test = _train_and_test(run)
     predictions = load_predictions(run, train.index)
     names = feature_names(list(predictions), config)
     with run.bar(1 + k_folds, "features", "table") as bar:
@@ -39,6 +40,13 @@ def features(run: Run, receipt: Receipt) -> None:
         f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices "
         f"x {k_folds} folds"
     )
+
+
+def _train_and_test(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the slice table of train and that of test; the whole one is not kept in memory."""
+    slices = read_table(run.dir.slices)
+    is_test = slices["split"] == "test"
+    return slices[~is_test], slices[is_test]
 
 
 def _probe_files(run: Run) -> list[Path]:
