@@ -20,8 +20,9 @@ UnitRow = dict[str, Any]
 def unit_rows(run: Run) -> dict[str, list[UnitRow]]:
     """Return {stage: its units that are known so far}, for the stages with units.
 
-    A unit is {"name", "state", "why", "needs", "cores", "gpus", "memory_mb", "progress"}. Its state
-    is "done", "running" or "missing"; progress: the line that it wrote last, while it runs.
+    A unit is {"name", "state", "why", "needs", "extends_plan", "progress"} and its Resources. Its
+    state is "done", "running" or "missing"; extends_plan: whether more units are known once it is
+    done; progress: the line that it wrote last, while it runs.
     """
     rows = {}
     for name, stage in STAGES.items():
@@ -43,6 +44,7 @@ def _row(unit: Unit) -> UnitRow:
         "state": state,
         "why": why,
         "needs": list(unit.needs),
+        "extends_plan": unit.extends_plan,
         **takes._asdict(),
         "progress": progress,
     }
@@ -60,12 +62,18 @@ def _is_locked(unit: Unit) -> bool:
 def unit_lines(rows: dict[str, list[UnitRow]]) -> Iterator[str]:
     """Yield what `status --units` prints. rows: as returned by `unit_rows`"""
     for stage, units in rows.items():
+        if not units:
+            continue
         counts = []
         for state in ("done", "running", "missing"):
             if number := sum(row["state"] == state for row in units):
                 counts.append(f"{number} {state}")
-        yield f"{stage}: {len(units)} units{': ' if counts else ''}{', '.join(counts)}"
-        width = max((len(row["name"]) for row in units), default=0)
+        more = any(row["extends_plan"] and row["state"] != "done" for row in units)
+        yield (
+            f"{stage}: {len(units)} unit{'s' * (len(units) != 1)}: {', '.join(counts)}"
+            f"{'; more are known later' * more}"
+        )
+        width = max(len(row["name"]) for row in units)
         for row in units:
             takes = _takes_text(Resources(row["cores"], row["gpus"], row["memory_mb"]))
             about = row["progress"] or row["why"]
