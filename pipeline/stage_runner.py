@@ -136,28 +136,28 @@ def _lacks_cnns(run: Run, stage: Stage) -> bool:
 
 
 def run_units(run: Run, stage: Stage, read: Digests) -> None:
-    """Run the units of a stage that are not done, until none is missing.
+    """Run the units of a stage that are not done, until no plan has new ones.
 
-    read: digests of what the stage reads. They are planned again after each call of the engine: the
-    units of pixels are known after those of headers. Raises what `Engine.run` raises.
+    read: digests of what the stage reads. They are planned again once all are done: the units of
+    pixels are known after those of headers, which another process may do between the plan and the
+    check. Raises what `Engine.run` raises.
     """
     done: set[str] = set()
     while True:
-        missing, plan = [], units_of(run, stage, read)
-        for unit in plan:
-            if unit.name in done:
-                continue
+        plan = units_of(run, stage, read)
+        new, missing = [unit for unit in plan if unit.name not in done], []
+        if not new:
+            return
+        for unit in new:
             if unit.why_not_done(verify=True):
                 missing.append(unit)
             else:
-                done.add(unit.name)
                 log_done(unit, run.log, kept=True)
-        if not missing:
-            return
         if isinstance(run.engine, ShardEngine):
             run.engine.plan(plan)
-        run.engine.run(missing, run.log, run.bar)
-        done |= {unit.name for unit in missing}
+        if missing:
+            run.engine.run(missing, run.log, run.bar)
+        done |= {unit.name for unit in new}
 
 
 def units_of(run: Run, stage: Stage, read: Digests) -> list[Unit]:

@@ -6,10 +6,14 @@ import shutil
 import pytest
 import yaml
 from conftest import error_line
+from fake_units import fake_units
 
 import run
 from ct.errors import InputError
 from ct.storage.file_lock import file_lock
+from pipeline.registry import STAGES
+from pipeline.run_context import Run
+from pipeline.stage_runner import run_units
 from pipeline.units.unit import UnitsLeft
 from pipeline.units.unit_lock import join_lock, stage_of_shards
 
@@ -121,12 +125,12 @@ def test_units_that_vanish_with_a_finished_stage_are_no_error(
     content = receipt.read_bytes()
     receipt.unlink()
 
-    def run_units(run, stage, read):
+    def vanish(run, stage, read):
         if finished:
             receipt.write_bytes(content)
         raise error
 
-    monkeypatch.setattr("pipeline.stage_runner.run_units", run_units)
+    monkeypatch.setattr("pipeline.stage_runner.run_units", vanish)
     status = call(kept, *SHARD)
     out = capsys.readouterr().out
     if finished:
@@ -136,3 +140,20 @@ def test_units_that_vanish_with_a_finished_stage_are_no_error(
     else:
         assert status == 1
     assert receipt.exists() == finished
+
+
+def test_units_that_another_process_makes_known_while_a_stage_is_planned_are_run(
+    kept, tmp_path, monkeypatch
+):
+    """The first one is not done when the plan is made, and done when it is checked."""
+    first, second = fake_units(tmp_path, ["first", "second"])
+    plans = [[first], [first, second], [first, second]]
+
+    def units_of(run, stage, read):
+        plan = plans.pop(0)
+        first.path("receipt").touch()
+        return plan
+
+    monkeypatch.setattr("pipeline.stage_runner.units_of", units_of)
+    run_units(Run(kept), STAGES["train"], {})
+    assert (first.runs(), second.runs(), plans) == (0, 1, [])
