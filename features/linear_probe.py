@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logit
-from threadpoolctl import threadpool_limits
 
 from ct.seeds import derive_seed
+from ct.system.blas_threads import one_blas_thread
 
 # Parts of the patients of one CNN fold (inner folds): a patient gets the logits of the probe that
 # was fitted on the other parts.
@@ -100,7 +100,7 @@ def cross_fit_probe(
     probe: fitted on all rows, for slices of other patients. part_probes: fitted without each part;
     empty for a single patient. Rows are read twice, BATCH_ROWS at a time.
     """
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         part, (n, d), c = part_of_patient(patients), embeddings.shape, y.shape[1]
         parts = part.max(initial=0) + 1
         centre = _first_rows_mean(embeddings)
@@ -136,7 +136,7 @@ def held_out_probe_logits(
 
     NaN where the embedding is NaN, or where the probe was fitted on this patient alone.
     """
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         logits = probe.logits(embeddings)
         for j in np.unique(part[part >= 0]):
             own = np.flatnonzero(part == j)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ct.errors import InputError
+from ct.system.blas_threads import one_blas_thread
 from ct.system.parallel_jobs import cores
 from pipeline.engines.shard_engine import ShardEngine
 from pipeline.freshness import why_stale
@@ -128,7 +129,9 @@ def _join(run: Run, stage: Stage, receipt: Receipt) -> None:
         if _lacks_cnns(run, stage):
             run.log("  the recipe has no CNNs")  # torch need not be imported
         else:
-            _load(stage.function)(run, receipt)
+            function = _load(stage.function)
+            with one_blas_thread():  # another engine must give the same bytes
+                function(run, receipt)
 
 
 def _lacks_cnns(run: Run, stage: Stage) -> bool:

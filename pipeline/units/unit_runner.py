@@ -3,6 +3,7 @@
 import contextlib
 from typing import NamedTuple
 
+from ct.system.blas_threads import one_blas_thread
 from pipeline.units.portable_errors import portable
 from pipeline.units.progress_files import SUFFIX, file_bars
 from pipeline.units.unit import Log, MakeBar, Unit
@@ -32,6 +33,8 @@ def run_unit(
             return Outcome(True, lines)
         kept = not unit.why_not_done(verify=True)
         if not kept:
+            if not unit.takes().gpus:  # a CNN has the threads of its recipe
+                stack.enter_context(one_blas_thread())
             progress_file = lock_path(unit).with_suffix(SUFFIX)
             unit.run(log, bar or stack.enter_context(file_bars(progress_file)))
     log_done(unit, log, kept)
