@@ -27,7 +27,7 @@ def ask(takes: Resources, nodes: Sequence[Node]) -> Resources:
     if gpus:
         cores = min(cores, *(max(1, node.cores // node.gpus) for node in with_gpus))
     asks = Resources(cores, gpus, takes.memory_with_gpu_mb if gpus else takes.memory_mb)
-    candidates = with_gpus if gpus else list(nodes)
+    candidates = [node for node in (with_gpus if gpus else nodes) if node.cores]
     if not candidates or any(fits(asks, node) for node in candidates):
         return asks
     best = max(candidates, key=lambda node: (node.memory_mb, node.cores))
@@ -39,14 +39,18 @@ def fits(asks: Resources, node: Node) -> bool:
     return asks.cores <= node.cores and asks.gpus <= node.gpus and asks.memory_mb <= node.memory_mb
 
 
-def at_once(asks: Sequence[Resources], nodes: Sequence[Node]) -> int:
-    """Return how many of the first units start at the same time on free machines."""
-    free, started = list(nodes), 0
+def at_once(asks: Sequence[Resources], nodes: Sequence[Node], workers: int | None = None) -> int:
+    """Return how many of the first units start at the same time on free machines.
+
+    workers: limit of those that ask for no GPU
+    """
+    free, started, without_gpu = list(nodes), 0, 0
     for wanted in asks:
         number = next((n for n, node in enumerate(free) if fits(wanted, node)), None)
-        if number is None:
+        if number is None or (not wanted.gpus and without_gpu == workers):
             continue
         node, started = free[number], started + 1
+        without_gpu += not wanted.gpus
         free[number] = node._replace(
             cores=node.cores - wanted.cores,
             gpus=node.gpus - wanted.gpus,

@@ -68,13 +68,16 @@ class Submitted(NamedTuple):
 class ClusterUnits:
     """Runs the units of one call on a cluster.
 
-    most: units that the cluster has at the same time
+    workers: units at the same time that take no GPU; None: as many as fit
     """
 
-    def __init__(self, cluster: Cluster, caller: Caller, most: int, log: Log, bar: Bar) -> None:
-        self.cluster, self.caller, self.most = cluster, caller, most
+    def __init__(
+        self, cluster: Cluster, caller: Caller, workers: int | None, log: Log, bar: Bar
+    ) -> None:
+        self.cluster, self.caller, self.workers = cluster, caller, workers
         self.log, self.bar = log, bar
         self.nodes = cluster.nodes()
+        self.takes: dict[str, Resources] = {}
         self.submitted: dict[Any, Submitted] = {}  # by the handle of the task
         self.losses: dict[tuple[str, bool], int] = {}  # by unit, and whether the machine was lost
         self.remarked: set[str] = set()
@@ -83,6 +86,7 @@ class ClusterUnits:
     def run(self, units: Sequence[Unit]) -> None:
         """Run units, each after those that it needs."""
         waiting, not_done = list(units), {unit.name for unit in units}
+        self.takes = {unit.name: unit.takes() for unit in units}  # some read the recipe for it
         try:
             while waiting or self.submitted:
                 waiting = self._submit_ready(waiting, not_done)
@@ -103,10 +107,13 @@ class ClusterUnits:
         """Submit the units whose needs are done, in their order. Returns the others."""
         left = []
         for unit in waiting:
-            if len(self.submitted) >= self.most or not_done.intersection(unit.needs):
+            if len(self.submitted) >= AHEAD or not_done.intersection(unit.needs):
                 left.append(unit)
                 continue
-            asks = ask(unit.takes(), self.nodes)
+            asks = ask(self.takes[unit.name], self.nodes)
+            if self.workers and not asks.gpus and self._without_gpu() == self.workers:
+                left.append(unit)
+                continue
             message = parcel(unit, with_gpu=asks.gpus > 0), self.caller
             task = self.cluster.submit(perform, message, unit.name, asks, self._apart(asks))
             self.submitted[task] = Submitted(unit, asks)
@@ -162,6 +169,9 @@ class ClusterUnits:
             self.log(f"  {lacks}; waiting for one")
         elif time.monotonic() - self.unfit_since > PATIENCE:
             raise InputError(f"{lacks}; what is finished is kept, the same command continues")
+
+    def _without_gpu(self) -> int:
+        return sum(not submitted.asks.gpus for submitted in self.submitted.values())
 
     def _apart(self, asks: Resources) -> Mapping[str, str]:
         """Return the environment that a unit's process has from its start, {} for any process.

@@ -14,7 +14,7 @@ from ct.system.machine_memory import free_memory_mb
 from ct.system.parallel_jobs import cores
 from pipeline.engines.cluster_resources import ask, at_once
 from pipeline.engines.cluster_task import Caller, environment, marked, program
-from pipeline.engines.cluster_units import AHEAD, ClusterUnits
+from pipeline.engines.cluster_units import ClusterUnits
 from pipeline.engines.local_engine import visible_gpus
 from pipeline.engines.ray_cluster import RayCluster, joined_ray, own_ray
 from pipeline.units.progress_files import shown_progress
@@ -33,7 +33,7 @@ class RayEngine:
     def __init__(
         self, address: str | None, workers: int | None, devices: Sequence[str] | None
     ) -> None:
-        """address: "host:port"; workers: units at the same time; None: as many as fit.
+        """address: "host:port"; workers: units at the same time that take no GPU; None: as fit.
 
         devices: GPUs of a Ray of its own, as in CUDA_VISIBLE_DEVICES; None: all visible GPUs
         """
@@ -70,8 +70,8 @@ class RayEngine:
         if not units:
             return
         cluster = self._connected(any(unit.takes().gpus for unit in units))
-        asks = [ask(unit.takes(), cluster.nodes()) for unit in units]
-        self._at_once = min(at_once(asks, cluster.nodes()), self.workers or len(units))
+        nodes = cluster.nodes()
+        self._at_once = at_once([ask(unit.takes(), nodes) for unit in units], nodes, self.workers)
         folder, token = lock_path(units[0]).parent, secrets.token_hex(16)
         with (
             marked(folder, token) as marker,
@@ -79,8 +79,7 @@ class RayEngine:
             shown_progress(folder, stage_bar),
         ):
             caller = Caller(marker, token, program(), environment())
-            most = min(self.workers or AHEAD, AHEAD)
-            ClusterUnits(cluster, caller, most, log, stage_bar).run(units)
+            ClusterUnits(cluster, caller, self.workers, log, stage_bar).run(units)
 
     def _connected(self, with_gpus: bool) -> RayCluster:
         """Return the cluster; start or join it at the first call."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from unittest import mock
 
 import pytest
@@ -66,16 +67,16 @@ def caller(tmp_path):
         yield Caller(marker, "ab" * 8, {}, cluster_task.environment())
 
 
-def run_on(cluster, caller, units, most=100):
+def run_on(cluster, caller, units, workers=None):
     lines = []
-    ClusterUnits(cluster, caller, most, lines.append, no_bar(None, "", "")).run(units)
+    ClusterUnits(cluster, caller, workers, lines.append, no_bar(None, "", "")).run(units)
     return [line for line in lines if "other versions" not in line]
 
 
 def test_units_run_after_those_that_they_need_and_no_more_than_allowed_at_once(caller, tmp_path):
     units = [Note(str(tmp_path), 0, after=(1, 2)), *(Note(str(tmp_path), n) for n in range(1, 5))]
     cluster = Cluster()
-    lines = run_on(cluster, caller, units, most=2)
+    lines = run_on(cluster, caller, units, workers=2)
     assert [unit.why_not_done() for unit in units] == [""] * 5
     assert cluster.most == 2
     assert cluster.names == ["notes/1", "notes/2", "notes/3", "notes/0", "notes/4"]
@@ -149,7 +150,7 @@ def test_other_versions_are_remarked_once(caller, tmp_path):
         "b has other versions than this machine, numbers may differ: ich-stack 2 (1)"
     ]
     lines, units = [], [Note(str(tmp_path), n) for n in range(3)]
-    ClusterUnits(Cluster(), caller, 9, lines.append, no_bar(None, "", "")).run(units)
+    ClusterUnits(Cluster(), caller, None, lines.append, no_bar(None, "", "")).run(units)
     assert sum("other versions" in line for line in lines) == 1
 
 
@@ -178,12 +179,26 @@ def test_units_at_once_are_those_that_fit_on_free_machines():
     assert at_once([Resources(4, 0, 8000)] * 9, [LAPTOP, WORKSTATION]) == 5
     assert at_once([Resources(1, 0, 50_000)] * 9, [LAPTOP, WORKSTATION]) == 2
     assert at_once([Resources(1, 0, 0)] * 3, [LAPTOP]) == 3
+    assert at_once([Resources(1, 0, 0), Resources(1, 1, 0)] * 9, [WORKSTATION], workers=2) == 6
+
+
+def test_workers_limit_the_units_that_take_no_gpu(caller, tmp_path):
+    units = [Note(str(tmp_path), n, gpus=n % 2) for n in range(8)]
+    cluster = Cluster(nodes=[WORKSTATION])
+    run_on(cluster, caller, units, workers=1)
+    assert cluster.names[:5] == ["notes/0", "notes/1", "notes/3", "notes/5", "notes/7"]
+
+
+def test_a_head_without_cores_runs_no_unit():
+    head = Node("head", 0, 0, 900_000)
+    assert ask(Resources(8, 0, 1000), [head, LAPTOP]) == (4, 0, 1000, 0)
+    assert ask(Resources(8, 0, 1000), [head]) == (8, 0, 1000, 0)  # until a machine joins
 
 
 def test_a_machine_that_is_gone_for_good_stops_the_run(caller, tmp_path, monkeypatch):
     cluster = Cluster(nodes=[WORKSTATION], hidden=["notes/1"])
     monkeypatch.setattr(pipeline.engines.cluster_units, "PATIENCE", 0)
-    units = ClusterUnits(cluster, caller, 9, (lines := []).append, no_bar(None, "", ""))
+    units = ClusterUnits(cluster, caller, None, (lines := []).append, no_bar(None, "", ""))
     cluster.machines = [LAPTOP]
     with pytest.raises(InputError, match="notes/1: no machine of the cluster has 1 GPU, 1 cores"):
         units.run([Note(str(tmp_path), 1, gpus=1)])
@@ -276,8 +291,8 @@ def test_without_ray_one_line_says_how_to_install_it(kept, monkeypatch, capsys):
     assert "pip install -e '.[cluster]'" in error_line(capsys)
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="pip install -e '.[cluster]'")
 def test_an_address_where_nothing_listens_is_one_line(kept, capsys):
-    pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[cluster]'")
     for path in kept.glob("stage1/*/fold*/predict.json"):
         path.unlink()
     (kept / "receipts/predict.json").unlink()
