@@ -17,6 +17,7 @@
     stage2/configs.json, trials.parquet,
     stage2/tuning.json, stage2/tune/         tune
     stage2/binned/                           tune, stack: bins of the features, until stack is done
+    stage2/fits/                             stack: components that are fitted, one or all labels
     stage2/boosters/, oof.parquet,
     stage2/test.parquet, scores.json         stack
     submission.csv                           submit
@@ -53,6 +54,7 @@ class RunDir:
         self.stage1 = self.root / "stage1"
         self.stage2 = self.root / "stage2"
         self.binned = self.stage2 / "binned"
+        self.fits = self.stage2 / "fits"
         self.probes = self.stage2 / "features" / "probes.safetensors"
         self.markov_chains = self.stage2 / "features" / "chain.json"
         # (fold, part) of each training patient; older runs lack the file

@@ -21,6 +21,7 @@ JOB_RECEIPTS = (
     "stage1/*/*/predict.json",
     "stage2/probes/*.receipt.json",
     "stage2/tune/*.receipt.json",
+    "stage2/fits/*.receipt.json",
 )
 REPORTS = ("report", "report --study")
 # with this file, each slice of the pixel cache is verified whenever it is decoded

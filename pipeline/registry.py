@@ -81,6 +81,7 @@ _TABLE = (
         keys=("seed", "folds.k", "stage2"),
         function="pipeline.stages.tune:tune",
         makes="stage2/configs.json, stage2/trials.parquet, stage2/tuning.json",
+        units="pipeline.stages.tune:tuning_units",
     ),
     Stage(
         name="stack",
@@ -88,6 +89,7 @@ _TABLE = (
         keys=("seed", "folds.k", "stage2"),
         function="pipeline.stages.stack:stack",
         makes="stage2/boosters/, stage2/oof.parquet, stage2/test.parquet, stage2/scores.json",
+        units="pipeline.stages.stack:stacking_units",
     ),
     Stage(
         name="submit",

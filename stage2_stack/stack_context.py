@@ -11,6 +11,7 @@ from ct.labels import LABELS
 from ct.seeds import derive_seed
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures, BinStore
+from stage2_stack.learners.nested_fit import ALL_CORES, SideBySide
 from stage2_stack.nested_cv import NestedFolds, NestedPredictions, why_not_stacked
 
 # label -> the configurations of the K folds, as returned by tuning.best_trial.best_config
@@ -48,6 +49,7 @@ class StackContext:
     seed: int
     # label that is already blended -> its predictions of stage two
     finished: dict[str, NestedPredictions] = field(default_factory=dict)
+    side_by_side: SideBySide = ALL_CORES  # how many fits run at the same time
 
     def targets(self, label: str) -> NDArray[np.float64]:
         """Return the labels (n,) of the rows that models are fitted on, NaN elsewhere."""

@@ -63,11 +63,26 @@ def fit_stack(
     """
     progress = progress or (lambda: None)
     context = make_context(data, len(test_X), tuned, config, seed)
-    components = chosen_components(config)
-    fitted = fit_components(context, components, progress)
-    stacks = {}
+    fitted = fit_components(context, chosen_components(config), progress)
+    return blend_all(context, fitted, test_X, progress)
+
+
+def blend_all(
+    context: StackContext,
+    fitted: dict[str, Fitted],
+    test_X: NDArray[np.float32],
+    progress: Callable[[], object],
+) -> dict[str, LabelStack]:
+    """Blend the fitted components label by label, and predict the test slices.
+
+    fitted: {label: {component: its fit}}, without components of the finished subtypes, which are
+    fitted here; test_X: as in `fit_stack`; progress: called twice
+
+    Returns {label: LabelStack}.
+    """
+    stacks, config = {}, context.config
     for label in (*SUBTYPES, "any"):  # components of `any` may read the finished subtypes
-        for component in components:
+        for component in chosen_components(config):
             if component.from_subtypes and label in component.labels:
                 fit_component(context, component, [label], fitted)
         stacks[label] = blend_label(context, label, fitted[label])
@@ -75,7 +90,7 @@ def fit_stack(
     progress()
     if config.any_at_least_largest:
         stacks["any"].oof = np.max([stacks[label].oof for label in ("any", *SUBTYPES)], axis=0)
-    predict_test(stacks, data, test_X, config)
+    predict_test(stacks, context.data, test_X, config)
     progress()
     return {label: stacks[label] for label in LABELS}
 

@@ -1,16 +1,20 @@
-"""Memory of one process of `tune` and of `stack` on features of the recipe `gold`.
+"""Memory and time of stage two's units on features of the recipe `gold`: 945 columns.
 
-    python -m benchmarks.stacking.stack_memory [--quick]      --quick: a third of the slices
+    python -m benchmarks.stacking.stack_memory [--quick]      --quick: a quarter of the slices
 
-Prints one table, with an estimate for 752,803 train and 121,232 test slices: a straight line
-through two sizes. The features are noise around the labels, under the names that the recipe gives
-them. Each measurement is a process of its own; its peak counts only memory of its own (RssAnon),
-since the features are a memory map that all processes share. `tune` is every label on one fold, the
-three scopes one after the other; `stack` is the components of the recipe, one fit at a time, then
-three.
+Prints one table, with an estimate for 752,803 train slices, of which a search and a fit read four
+fifths, 602,242: a straight line through an eighth and a quarter of them. The features are noise
+around the labels, under the names that the recipe gives them. Each measurement is a process of its
+own with one fit at a time; its peak counts only memory of its own (RssAnon), since the features are
+a memory map that all processes share. Boosters have few rounds here: memory does not depend on
+them, and the time of a round is that of a longer fit less that of a shorter one.
 
-Both make the bin edges from few rows here. LightGBM makes them from 200,000 at most, with twelve
-bytes per value while it bins. That is measured alone: a process needs it only before it fits.
+    bins          all columns are binned, and the bins are written into their file
+    label bins    the columns of a label's narrower scopes are
+    search        a search reads the bins and tries each scope
+    fit           nested and final fits of one label's booster on all columns, one at a time
+    pooled bins   the five rows a slice of the booster of all subtypes are binned
+    pooled fit    its nested and final fits, one at a time
 """
 
 import argparse
@@ -21,58 +25,46 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.command_line import flag_parser, module_command
 from ct.labels import LABELS
+from ct.run_dir import RunDir
+from ct.storage.file_formats import write_json, write_table
 from features.build import feature_names
 from features.columns import SCOPES, scope_columns
-from pipeline.recipe import find_recipe, load_recipe
+from pipeline.progress import no_bar
+from pipeline.recipe import find_recipe, load_recipe, save_recipe, with_changes
+from pipeline.stage_data.binned_files import FEATURES, BinnedFiles
+from pipeline.stage_data.run_tables import load_rows
+from pipeline.stage_data.stage_two_resources import (
+    SAMPLE,
+    bins_memory_mb,
+    fit_memory_mb,
+    search_memory_mb,
+)
+from pipeline.stages.stack import FitComponent
+from pipeline.stages.tune import BinFeatures
+from stage2_stack.components.pooled_lightgbm import PooledFeatures
 from stage2_stack.config import StackConfig
-from stage2_stack.learners import binned_features, nested_fit
 from stage2_stack.learners.binned_features import BinnedFeatures
-from stage2_stack.stack_context import StackData
-from stage2_stack.stacker import fit_stack
 from stage2_stack.tuning import inner_cv
 from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.search_space import FIRST
 
-SIZES = 12_000, 24_000  # train slices; a sixth as many test slices, as in the competition
-GOLD, SAMPLE = 752_803, 200_000  # rows that bins are drawn from at most
-FOLDS, ROUNDS, SERIES = 5, 3, 32
-MEASURED = (  # title, function, fits at once, rows that the line is drawn to
-    ("tune, a worker", "tune", 1, GOLD),
-    ("stack, 1 fit at once", "stack", 1, GOLD),
-    ("stack, 3 at once", "stack", 3, GOLD),
-    ("edges of the bins", "edges", 1, SAMPLE),
-)
-STEP = 0.005  # seconds between two samples
-
-
-def main():
-    options = flag_parser(__doc__)
-    options.add_argument(
-        "--measure", nargs=3, help=argparse.SUPPRESS, metavar=("WHAT", "FOLDER", "AT_ONCE")
-    )
-    options = options.parse_args()
-    if options.measure:
-        return measure(*options.measure)
-    sizes = [size // 3 for size in SIZES] if options.quick else SIZES
-    names = gold_names()
-    print(
-        f"{len(names)} columns          {sizes[0]:,} slices  {sizes[1]:,} slices   {GOLD:,} "
-        "slices   seconds"
-    )
-    for title, what, at_once, target in MEASURED:
-        start, peaks = time.perf_counter(), [peak_of(what, rows, names, at_once) for rows in sizes]
-        slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
-        print(
-            f"{title:22} {peaks[0] / 1e6:10.0f} MB {peaks[1] / 1e6:11.0f} MB "
-            f"{(peaks[1] + slope * (target - sizes[1])) / 1e9:12.1f} GB "
-            f"{time.perf_counter() - start:9.0f}"
-        )
-    return 0
+GOLD = 752_803  # train slices
+SHARES = 8, 4  # an eighth and a quarter of them
+FOLDS, SERIES = 5, 32
+ROUNDS = 3, 13  # of a shorter and of a longer fit
+KINDS = ("bins", "label bins", "search", "fit", "pooled bins", "pooled fit")
+LABEL = "subdural"  # like any other, but for `any`, it has 325 columns in the scope "study"
+READ = {FEATURES: "benchmark"}  # in place of digests
+# the settings that take the most memory
+WIDEST = FIRST | {"scope": "all", "num_leaves": 31}
+STEP = 0.005  # seconds between two samples of the memory
 
 
 def gold_names():
@@ -81,54 +73,138 @@ def gold_names():
     return feature_names([model.name for model in recipe.stage1.models], recipe.features)
 
 
-def peak_of(what, rows, names, at_once):
-    """Return the peak memory in bytes of one measurement, in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="ich-stack-memory-") as folder:
-        make_features(Path(folder), rows, names)
-        words = module_command(__spec__.name, "--measure", what, folder, str(at_once))
-        return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+# bytes a row beyond SAMPLE: bins as they are made and read back, and a copy of some columns
+PER_ROW = {
+    "bins": lambda: 2 * len(gold_names()),
+    "label bins": lambda: 6 * len(scope_columns(gold_names(), LABEL, "study")),
+}
 
 
-def make_features(folder, rows, names):
-    """Write X of train and test, the labels and the names."""
-    rng, k = np.random.default_rng(0), FOLDS
-    y = np.repeat((rng.random((rows // SERIES + 1, len(LABELS))) < 0.2), SERIES, axis=0)[
-        :rows
-    ].astype(np.float64)
+class Measured(NamedTuple):
+    """What one process took."""
+
+    mb: float
+    seconds: float
+
+
+class Growth(NamedTuple):
+    """One kind of unit: what it took with each number of slices."""
+
+    kind: str
+    rows: tuple[int, ...]
+    measured: tuple[Measured, ...]
+
+    def at(self, rows):
+        """Return what it takes with more slices: on a straight line through both measurements.
+
+        The edges of bins are made from SAMPLE rows at most, so that the memory of binning grows
+        more slowly from there on, as PER_ROW says.
+        """
+        small, large = self.measured
+        share = (rows - self.rows[1]) / (self.rows[1] - self.rows[0])
+        mb, seconds = (b + share * (b - a) for a, b in zip(small, large, strict=True))
+        if self.kind in PER_ROW and rows > SAMPLE:
+            mb = self.at(SAMPLE).mb + (rows - SAMPLE) * PER_ROW[self.kind]() / 1e6
+        return Measured(mb, seconds)
+
+
+def main():
+    options = flag_parser(__doc__)
+    options.add_argument("--measure", nargs=2, help=argparse.SUPPRESS, metavar=("KIND", "FOLDER"))
+    options = options.parse_args()
+    if options.measure:
+        return measure(*options.measure)
+    print(f"{len(gold_names())} columns; MB: measured, as the scheduler plans")
+    missed = []
+    for growth in measure_growth(quick=options.quick):
+        for rows, each in zip(growth.rows, growth.measured, strict=True):
+            print_row(growth.kind, rows, each)
+            if each.mb > planned_mb(growth.kind, rows):
+                missed.append(f"{growth.kind}: {each.mb:.0f} MB with {rows:,} slices")
+        if not options.quick:  # so few slices do not lie on the line
+            print_row(growth.kind, GOLD, growth.at(GOLD))
+    for line in missed:
+        print(f"more than planned: {line}")
+    return 1 if missed else 0
+
+
+def print_row(kind, rows, each):
+    planned = planned_mb(kind, rows)
+    print(f"{kind:11} {rows:8,} slices {each.mb:8.0f} {planned:8.0f} MB {each.seconds:8.1f} s")
+
+
+def measure_growth(quick=False, kinds=KINDS):
+    """Return a Growth for each kind. The seconds are those of ROUNDS[0] rounds a fit."""
+    rows = tuple(GOLD // share // (4 if quick else 1) for share in SHARES)
+    measured = {kind: [] for kind in kinds}
+    for count in rows:
+        with tempfile.TemporaryDirectory(prefix="ich-stack-memory-") as folder:
+            make_run(Path(folder), count)
+            for kind in kinds:
+                measured[kind].append(in_process(kind, folder))
+    return [Growth(kind, rows, tuple(measured[kind])) for kind in kinds]
+
+
+def planned_mb(kind, rows):
+    """Return the memory that the scheduler plans for a unit, MB."""
+    names = gold_names()
+    return {
+        "bins": lambda: bins_memory_mb(rows, names),
+        "label bins": lambda: bins_memory_mb(rows, names, LABEL),
+        "search": lambda: search_memory_mb(rows, names, FOLDS, LABEL),
+        "fit": lambda: fit_memory_mb("lightgbm", rows, names, FOLDS, 1),
+        "pooled bins": lambda: fit_memory_mb("pooled", rows, names, FOLDS, 1),
+        "pooled fit": lambda: fit_memory_mb("pooled", rows, names, FOLDS, 1),
+    }[kind]()
+
+
+def in_process(kind, folder):
+    """Measure one kind in a process of its own."""
+    words = module_command(__spec__.name, "--measure", kind, folder)
+    output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return Measured(*json.loads(output.splitlines()[-1]))
+
+
+def make_run(folder, rows):
+    """Write the files of a run that the units read: slices, folds, features, tuned settings."""
+    rng, names, run = np.random.default_rng(0), gold_names(), RunDir(folder)
+    y = np.repeat(rng.random((rows // SERIES + 1, len(LABELS))) < 0.2, SERIES, axis=0)[:rows]
+    index = pd.Index([f"ID_{n:07x}" for n in range(rows)], name="slice_id")
+    table = pd.DataFrame(y.astype(np.float32), index=index, columns=list(LABELS))
+    series = np.arange(rows) // SERIES
+    write_table(
+        run.slices,
+        table.assign(split="train", patient_id=series.astype(str), place=np.arange(rows) % SERIES),
+    )
+    write_table(run.folds, pd.DataFrame({"fold": (series % FOLDS).astype(np.int8)}, index=index))
+    features = run.stage2 / "features"
+    features.mkdir(parents=True)
+    write_json(features / "names.json", dict.fromkeys(names, ""))
     X = np.lib.format.open_memmap(
-        folder / "train.npy", "w+", np.float32, (rows, len(names)), fortran_order=True
+        features / "train.npy", "w+", np.float32, (rows, len(names)), fortran_order=True
     )
     for column in range(len(names)):
         X[:, column] = rng.normal(size=rows) + y[:, column % len(LABELS)]
-    test = np.lib.format.open_memmap(
-        folder / "test.npy", "w+", np.float32, (k, rows // 6, len(names))
-    )
-    test[:] = rng.normal(size=(k, 1, len(names)))
-    np.save(folder / "y.npy", y)
-    (folder / "names.json").write_text(json.dumps(names))
+    changes = {"stage2.max_rounds": ROUNDS[0], "folds.k": FOLDS}
+    save_recipe(run.recipe, with_changes(load_recipe(find_recipe("gold")), changes))
+    tuned = {"stacked": True, "rounds": ROUNDS[0], "params": WIDEST}
+    write_json(run.stage2 / "configs.json", dict.fromkeys(LABELS, [tuned] * FOLDS))
 
 
-def measure(what, folder, at_once):
-    """Do what a stage does; print the peak of memory in bytes beyond what the imports take."""
-    folder = Path(folder)
-    X, test_X = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("train", "test"))
-    y, names = np.load(folder / "y.npy"), json.loads((folder / "names.json").read_text())
-    patients = np.arange(len(X)) // SERIES
-    nested_fit.cores = lambda: int(at_once)
-    binned_features.FIXED["bin_construct_sample_cnt"] = SAMPLE if what == "edges" else 2000
-    inner_cv.MAX_BINNED_BYTES = 0  # one scope at a time, as where there are many rows
+def measure(kind, folder):
+    """Do what a unit does; print its peak of memory in MB and its seconds."""
     over, peak = threading.Event(), [0]
 
     def look():
         while not over.wait(STEP):
             peak[0] = max(peak[0], own_memory())
 
-    thread, start = threading.Thread(target=look, daemon=True), own_memory()
+    thread, start = threading.Thread(target=look, daemon=True), time.perf_counter()
     thread.start()
-    {"tune": tune, "stack": stack, "edges": edges}[what](X, test_X, y, names, patients)
+    FUNCTIONS[kind](folder)
     over.set()
     thread.join()
-    print(peak[0] - start)
+    print(json.dumps([peak[0] / 1e6, time.perf_counter() - start]))
     return 0
 
 
@@ -142,41 +218,47 @@ def own_memory():
     return int(line.split()[1]) * 1024
 
 
-def tune(X, test_X, y, names, patients):
-    """Try every scope for each label on the rows outside fold 0, as a worker of `tune` does.
-
-    Its jobs come label by label.
-    """
-    features, fold, config = (
-        BinnedFeatures(X, names, 1),
-        patients % FOLDS,
-        StackConfig(threads=1, max_rounds=ROUNDS),
-    )
-    rows = np.flatnonzero(fold != 0)
-    for j, label in enumerate(LABELS):
-        features.keep_only(scope_columns(names, label, scope) for scope in SCOPES)
-        folds = InnerFolds(features, rows, y[rows, j], fold[rows], label, config, 0)
-        for scope in SCOPES:
-            folds.evaluate(FIRST | {"scope": scope})
-
-
-def edges(X, test_X, y, names, patients):
+def bins(folder):
     """Bin all columns."""
-    BinnedFeatures(X, names, 1).dataset(np.arange(len(names)), np.arange(2), y[:2, 0], y[:2, 0])
+    BinFeatures(folder, "", READ).run(print, no_bar)
 
 
-def stack(X, test_X, y, names, patients):
-    """Fit all components of the recipe; each label's boosters have columns of their own."""
-    tuned = {"stacked": True, "rounds": ROUNDS, "params": FIRST | {"scope": "study"}}
-    rows = StackData(X, y, patients % FOLDS, patients, names)
-    fit_stack(
-        rows,
-        test_X,
-        dict.fromkeys(LABELS, [tuned] * FOLDS),
-        StackConfig(threads=1, max_rounds=ROUNDS),
-        0,
-    )
+def label_bins(folder):
+    """Bin the columns of a label's narrower scopes."""
+    BinFeatures(folder, LABEL, READ).run(print, no_bar)
 
+
+def search(folder):
+    """Try every scope on the rows outside fold 0."""
+    inner_cv.MAX_BINNED_BYTES = 0  # one split at a time, as where there are many rows
+    X, y, fold, _, names = load_rows(RunDir(folder))
+    features = BinnedFeatures(X, names, 1, BinnedFiles(RunDir(folder), READ, 1))
+    rows = np.flatnonzero(fold != 0)
+    config = StackConfig(max_rounds=ROUNDS[0])
+    folds = InnerFolds(features, rows, y[rows, LABELS.index(LABEL)], fold[rows], LABEL, config, 0)
+    for scope in SCOPES:
+        folds.evaluate(WIDEST | {"scope": scope})
+    folds.gain(WIDEST, ROUNDS[0])
+
+
+def fit(folder):
+    """Fit all models of one label's booster."""
+    FitComponent(folder, "lightgbm", LABEL, READ).run(print, no_bar)
+
+
+def pooled_bins(folder):
+    """Bin the rows of all subtypes."""
+    X, *_, names = load_rows(RunDir(folder))
+    features = PooledFeatures(X, names, 1, BinnedFiles(RunDir(folder), READ, 1))
+    features.bin_columns(np.arange(len(features.names)))
+
+
+def pooled_fit(folder):
+    """Fit all models of the booster of all subtypes."""
+    FitComponent(folder, "pooled", "", READ).run(print, no_bar)
+
+
+FUNCTIONS = dict(zip(KINDS, (bins, label_bins, search, fit, pooled_bins, pooled_fit), strict=True))
 
 if __name__ == "__main__":
     sys.exit(main())

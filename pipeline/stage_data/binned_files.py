@@ -43,14 +43,22 @@ class BinnedFiles:
         Others that need the same file wait until it is there. Raises OSError where the disk is
         full.
         """
-        depends_on = [key, lgb.__version__, platform.machine()]
-        path = self.folder / f"{text_digest(json.dumps(depends_on, sort_keys=True))}.bin"
+        path = self._path(key)
         self.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(path.with_suffix(".lock"), wait=True):
             if not _is_sealed(path):
                 self._discard_others()
                 write_bins(path, make())
         return self._read(path, key)
+
+    def has(self, key: Mapping[str, Any], verify: bool) -> bool:
+        """Return whether there is a file with these bins. verify: read it, once a process"""
+        path = self._path(key)
+        return _is_sealed(path) if verify else path.is_file() and seal_path(path).is_file()
+
+    def _path(self, key: Mapping[str, Any]) -> Path:
+        depends_on = [key, lgb.__version__, platform.machine()]
+        return self.folder / f"{text_digest(json.dumps(depends_on, sort_keys=True))}.bin"
 
     def _discard_others(self) -> None:
         """Remove bins of other features: those of an earlier state of the run."""

@@ -1,10 +1,9 @@
-"""The stage `tune`: one optuna study per label and outer fold, each in a process of its own."""
+"""The stage `tune`: a unit for each label and outer fold, an optuna study on the other folds."""
 
 import functools
-import json
 import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,67 +11,206 @@ import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
 
 from ct.labels import LABELS
 from ct.run_dir import RunDir
-from ct.seeds import derive_seed
-from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json, write_json, write_table
-from ct.system.parallel_jobs import cores, run_jobs
+from ct.storage.file_lock import file_lock
 from features.columns import SCOPES, scope_columns
-from pipeline.freshness import why_stale
-from pipeline.optuna_studies.live_progress import progress_file, progress_writer, shown_progress
-from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
-from pipeline.optuna_studies.trial_journal import open_study
+from pipeline.engines.placement import threads_each
+from pipeline.optuna_studies.booster_search import Search, search_booster, search_path
+from pipeline.optuna_studies.trial_database import check_store
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.stage_data.binned_files import BinnedFiles
 from pipeline.stage_data.run_tables import load_rows
-from stage2_stack.components import TUNED
-from stage2_stack.config import StackConfig
-from stage2_stack.learners.binned_features import BinnedFeatures
-from stage2_stack.nested_cv import inner_folds, why_not_stacked
-from stage2_stack.tuning.best_trial import best_config
-from stage2_stack.tuning.booster_trials import run_trials
-from stage2_stack.tuning.inner_cv import InnerFolds
-from stage2_stack.tuning.optuna_history import COLUMNS, importances, mean_importances, trial_rows
-from stage2_stack.tuning.search_space import SPACE, space_of
+from pipeline.stage_data.stage_two_resources import (
+    bins_memory_mb,
+    search_memory_mb,
+    table_size,
+)
+from pipeline.units.unit import Log, MakeBar, Resources, Unit
+from pipeline.units.unit_lock import LOCKS
+from stage2_stack.learners.binned_features import BinnedFeatures, bins_key
+from stage2_stack.tuning.optuna_history import COLUMNS, mean_importances
 
-# (time.time() at which all jobs must end, a job's share of the time that is left when it begins)
+# (time.time() at which all units must end, a unit's share of the time that is left when it begins)
 TimeShare = tuple[float, float]
+BINNED = ("", *LABELS)  # of the BinFeatures
+
+
+@dataclass(frozen=True)
+class BinFeatures(Unit):
+    """Bin all columns, or those of a label's narrower scopes, for the searches that read them.
+
+    A search would bin them itself, with more memory than it takes.
+    """
+
+    label: str  # "" for all columns
+    read: dict[str, str]  # digests of what the stage reads
+    memory_mb: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return "tune/bins/<label>", or "tune/bins/all"."""
+        return f"tune/bins/{self.label or 'all'}"
+
+    def takes(self) -> Resources:
+        """Return one core."""
+        return Resources(memory_mb=self.memory_mb)
+
+    def why_not_done(self, verify: bool = False) -> str:
+        """Return "not made yet", or "" where the files are there."""
+        run = RunDir(self.root)
+        names = list(read_json(run.stage2 / "features" / "names.json"))
+        store = BinnedFiles(run, self.read, 1)
+        keys = [bins_key([names[i] for i in columns]) for columns in self._columns(names)]
+        return "" if all(store.has(key, verify) for key in keys) else "not made yet"
+
+    def run(self, log: Log, bar: MakeBar) -> None:
+        """Bin the columns."""
+        run = RunDir(self.root)
+        X, *_, names = load_rows(run)
+        features = BinnedFeatures(X, names, 1, BinnedFiles(run, self.read, 1))
+        for columns in self._columns(names):
+            features.bin_columns(columns)
+            features.keep_only()
+
+    def _columns(self, names: list[str]) -> list[NDArray[np.int_]]:
+        """Return the sets of columns."""
+        scopes = [scope for scope in SCOPES if scope != "all"] if self.label else ["all"]
+        return [scope_columns(names, self.label, scope) for scope in scopes]
+
+
+@dataclass(frozen=True)
+class TuneLabel(Unit):
+    """Search the settings of one label's booster on the rows outside one fold."""
+
+    label: str
+    fold: int
+    read: dict[str, str]  # digests of what the stage reads
+    threads: int = 1  # of a fit; the result does not depend on it
+    memory_mb: int = 0
+    share: TimeShare | None = None  # None without a limit of time
+
+    @property
+    def name(self) -> str:
+        """Return "tune/<label>/fold<k>"."""
+        return f"tune/{self.label}/fold{self.fold}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the bins that it reads."""
+        return "tune/bins/all", f"tune/bins/{self.label}"
+
+    def takes(self) -> Resources:
+        """Return a core for each thread of a fit."""
+        return Resources(self.threads, memory_mb=self.memory_mb)
+
+    def why_not_done(self, verify: bool = False) -> str:
+        """Return why the settings must be searched, or ""."""
+        run = Run(self.root)
+        return run.why_unit_is_stale(
+            self._file(".receipt.json"), self._part(run), self.read, verify
+        )
+
+    def run(self, log: Log, bar: MakeBar) -> None:
+        """Run the trials of the study, or continue them."""
+        # optuna would log the traceback of an interrupt
+        optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+        run, result_file = Run(self.root, log, bar), self._file(".json")
+        part, config = self._part(run), run.recipe.stage2
+        if config.storage:
+            _check_store_once(self.root, config.storage)
+        receipt = Receipt(run.dir.root, self._file(".receipt.json"), "tune", part, self.read)
+        with receipt, bar(config.trials, f"{self.label}-fold{self.fold}", "trial") as trials:
+
+            def show(number: int, best: float) -> None:
+                trials.set_postfix_str(f"{best:.4f} at best", refresh=False)
+                trials.reach(number)
+
+            search = Search(
+                self.root,
+                config.model_copy(update={"threads": self.threads}),
+                {**part, "read": self.read},
+                log,
+                show,
+                _deadline(self.share),
+            )
+            write_json(result_file, search_booster(search))
+            receipt.made = [result_file]
+
+    def summary(self) -> str:
+        """Return the number of trials, and the loss before and after."""
+        result, start = self.result(), f"{self.label} fold {self.fold}: "
+        if not result["stacked"]:
+            return f"{start}not stacked: {result['why']}"
+        before, after = result["inner_calibrated"], result["inner_loss"]
+        return f"{start}{result['trials']} trials, inner loss {before:.4f} -> {after:.4f}"
+
+    def result(self) -> dict[str, Any]:
+        """Return the result, as `search_booster` does."""
+        values: dict[str, Any] = read_json(self._file(".json"))
+        return values
+
+    def _file(self, suffix: str) -> Path:
+        return search_path(self.root, self.label, self.fold).with_suffix(suffix)
+
+    def _part(self, run: Run) -> dict[str, Any]:
+        """Return the unit's part of the recipe."""
+        return {
+            "stage2": run.recipe.stage2.model_dump(),
+            "seed": run.recipe.seed,
+            "label": self.label,
+            "fold": self.fold,
+        }
+
+
+def tuning_units(run: Run, read: dict[str, str]) -> list[Unit]:
+    """Return a TuneLabel for each label and fold, and the BinFeatures that the missing ones need.
+
+    The latter come last: a shard counts the searches alike whether bins are missing or not.
+    """
+    pairs = [(label, k) for label in LABELS for k in range(run.recipe.folds.k)]
+    cores, total, root = run.engine.cores(), len(pairs), str(run.dir.root)
+    end = time.time() + run.timeout if run.timeout else None
+    rows, names = table_size(run.dir)
+    searches: list[Unit] = []
+    for label, k in pairs:
+        share = (end, min(1, min(cores, total) / (total - len(searches)))) if end else None
+        threads = max(run.recipe.stage2.threads, threads_each(cores, total))
+        memory = search_memory_mb(rows, names, run.recipe.folds.k, label)
+        searches.append(TuneLabel(root, label, k, read, threads, memory, share))
+    needed = {name for each in searches if each.why_not_done() for name in each.needs}
+    bins = [BinFeatures(root, each, read, bins_memory_mb(rows, names, each)) for each in BINNED]
+    if not rows:
+        return searches  # `features` is not done
+    return [*searches, *(each for each in bins if each.name in needed)]
 
 
 def tune(run: Run, receipt: Receipt) -> None:
-    """Search one configuration per label and outer fold, each on the other folds only."""
+    """Join the results of all labels and folds: configurations, trials, importances."""
     config, folder = run.recipe.stage2, run.dir.stage2
-    if config.storage:
-        check_store(config.storage)  # makes its tables, which workers would make all at once
-    jobs = _jobs(run, receipt.values["read"])
     configs: dict[str, list[dict[str, Any]]] = {label: [] for label in LABELS}
     shares: dict[str, dict[int, Any]] = {label: {} for label in LABELS}
     history = []
-    with run.bar(len(jobs), "tuning", "study") as bar, shown_progress(folder / "tune", bar):
-        results = run_jobs(tune_one, jobs, run.workers)
-        for (_, label, k, *_), result in zip(jobs, results, strict=True):
-            for note in result.pop("notes", []):
-                run.log(note)
+    for label in LABELS:
+        for k in range(run.recipe.folds.k):
+            result = TuneLabel(str(run.dir.root), label, k, receipt.values["read"]).result()
             history += [{"label": label, "fold": k, **row} for row in result.pop("history")]
             shares[label][k] = result.pop("importances")
             configs[label].append({"fold": k, **result})
-            bar.update()
     write_json(folder / "configs.json", configs)
     write_table(folder / "trials.parquet", pd.DataFrame(history, columns=COLUMNS))
     write_json(
         folder / "tuning.json", {label: mean_importances(folds) for label, folds in shares.items()}
     )
     receipt.made = [folder / name for name in ("configs.json", "trials.parquet", "tuning.json")]
-    chosen = [(label, result) for label in LABELS for result in configs[label]]
-    for label, result in chosen:
-        run.log(f"  {label} fold {result['fold']}: {_summary(result)}")
-    cut = [result["trials"] for _, result in chosen if 0 < result["trials"] < config.trials]
+    chosen = [result for label in LABELS for result in configs[label]]
+    cut = [result["trials"] for result in chosen if 0 < result["trials"] < config.trials]
     if cut:
-        receipt.values["not_repeatable"] = [f"tune --timeout={run.timeout}"]
+        limit = f"={run.timeout}" if run.timeout else ""  # it may be that of an earlier call
+        receipt.values["not_repeatable"] = [f"tune --timeout{limit}"]
         run.log(
             f"  the time was up in {len(cut)} studies, "
             f"the shortest after {min(cut)} of {config.trials} trials; "
@@ -80,178 +218,18 @@ def tune(run: Run, receipt: Receipt) -> None:
         )
 
 
-def _jobs(run: Run, read: dict[str, str]) -> list[tuple[Any, ...]]:
-    """Return the arguments of `tune_one` for each label and fold."""
-    config, k_folds = run.recipe.stage2, run.recipe.folds.k
-    end, total = time.time() + run.timeout if run.timeout else None, len(LABELS) * k_folds
-    at_once = min(run.workers or cores(), total)
-    jobs: list[tuple[Any, ...]] = []
-    for label in LABELS:
-        for k in range(k_folds):
-            share = (end, min(1, at_once / (total - len(jobs)))) if end else None
-            root, values = str(run.dir.root), config.model_dump()
-            jobs.append((root, label, k, values, run.recipe.seed, read, share))
-    return jobs
-
-
-def tune_one(
-    root: str,
-    label: str,
-    k: int,
-    config: dict[str, Any],
-    seed: int,
-    read: dict[str, str],
-    share: TimeShare | None = None,
-) -> dict[str, Any]:
-    """Tune one label on the rows outside fold `k`, in a process of its own.
-
-    config: plain values of a StackConfig; seed: of the recipe; read: digests of what the stage
-    reads; share: None without a limit of time
-
-    Returns best_config's dict, with "history" and "importances" of the study as in
-    stage2_stack/tuning/optuna_history.py, and "notes", lines for the log, unless it was tuned
-    before.
-    """
-    # optuna would log the traceback of an interrupt
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    run, settings, path = RunDir(root), StackConfig(**config), _study_path(root, label, k)
-    part = {"stage2": settings.model_dump(), "seed": seed, "label": label, "fold": k}
-    result_file, job = path.with_suffix(".json"), path.with_suffix(".receipt.json")
-    if not why_stale(run.root, job, part, read, verify=True):
-        finished: dict[str, Any] = read_json(result_file)
-        return finished
-    notes: list[str] = []
-    with Receipt(run.root, job, "tune", part, read) as receipt:
-        result = _tune(root, settings, {**part, "read": read}, notes.append, share)
-        write_json(result_file, result)
-        receipt.made = [result_file]
-    return result | {"notes": notes}
-
-
-def _study_path(root: str, label: str, k: int) -> Path:
-    """Return the path of the files of one label and fold, without a suffix."""
-    return RunDir(root).stage2 / "tune" / f"{label}-fold{k}"
-
-
-def _tune(
-    root: str,
-    config: StackConfig,
-    inputs: dict[str, Any],
-    note: Callable[[str], None],
-    share: TimeShare | None,
-) -> dict[str, Any]:
-    """Search the settings of one label and fold, unless it is not stacked. Returns the result.
-
-    inputs: all that the result depends on; note: called with lines for the log
-    """
-    label, k = inputs["label"], inputs["fold"]
-    features, y, fold, patients = _rows(root, json.dumps(inputs["read"]), config.threads)
-    rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
-    y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
-    why = why_not_stacked(y, patients, config.positive_patients)
-    if not {*TUNED} & {*config.components}:
-        why = f"{' and '.join(TUNED)} is not among stage2.components"
-    if why:
-        return _not_tuned(why)
-    seed = derive_seed(inputs["seed"], "tune", label, k)
-    inner = inner_folds(y, fold, patients, seed)
-    features.keep_only(scope_columns(features.names, label, scope) for scope in SCOPES)
-    folds = InnerFolds(features, rows, y, inner, label, config, seed)
-    return _search(_study_path(root, label, k), folds, patients, inputs, note, share)
-
-
-def _not_tuned(why: str) -> dict[str, Any]:
-    """Return the result of a label that is not stacked in this fold."""
-    return {
-        "stacked": False,
-        "why": why,
-        "rounds": 0,
-        "trials": 0,
-        "inner_loss": None,
-        "inner_calibrated": None,
-        "params": {},
-        "history": [],
-        "importances": ({}, why),
-    }
-
-
-def _search(
-    path: Path,
-    folds: InnerFolds,
-    patients: NDArray[Any],
-    inputs: dict[str, Any],
-    note: Callable[[str], None],
-    share: TimeShare | None,
-) -> dict[str, Any]:
-    """Run the trials of one study, or continue them; return its result.
-
-    path: of the study's files, without a suffix; inputs: all that the trials depend on; note:
-    called with lines for the log
-    """
-    config, space = folds.config, space_of(folds.label)
-    # the trials depend on no other setting of stage2
-    inputs = {
-        **inputs,
-        "stage2": {"max_rounds": config.max_rounds},
-        "space": {name: repr(where) for name, where in space.items()},
-    }
-    with store_faults(config.storage):
-        if config.storage:
-            study = open_shared(config.storage, path.name, inputs)
-        else:
-            study = open_study(path.with_suffix(".journal"), inputs, note, is_usable)
-        run_trials(
-            study,
-            folds,
-            config.trials,
-            folds.seed,
-            space,
-            progress_writer(path, config.trials),
-            _deadline(share),
-            bool(config.storage),
-        )
-        result = best_config(study, folds, patients, config.trials)
-        result["history"] = trial_rows(study, config.trials)
-        result["importances"] = importances(study, config.trials, folds.seed)
-    discard(progress_file(path))
-    return result
-
-
-@functools.lru_cache(maxsize=1)
-def _rows(
-    root: str, read: str, threads: int
-) -> tuple[BinnedFeatures, NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return (features, y, fold, patients) of the train slices.
-
-    Cached: a process reads the bins of a label's columns once for consecutive jobs of that label.
-
-    read: the digests of what the stage reads, as text: other features in the same folder are binned
-    again
-    """
-    run = RunDir(root)
-    X, y, fold, patients, names = load_rows(run)
-    store = BinnedFiles(run, json.loads(read), threads)
-    return BinnedFeatures(X, names, threads, store), y, fold, patients
-
-
 def _deadline(share: TimeShare | None) -> float:
-    """Return the time.time() after which a job that begins now begins no trial."""
+    """Return the time.time() after which a unit that begins now begins no trial."""
     if share is None:
         return math.inf
     now = time.time()
     return now + (share[0] - now) * share[1]
 
 
-def is_usable(trial: FrozenTrial) -> bool:
-    """Return whether a finished trial of `tune` has what the choice among trials reads."""
-    rounds = trial.user_attrs.get("rounds")
-    return trial.state == TrialState.PRUNED or (
-        type(rounds) is int and rounds > 0 and set(trial.params) == set(SPACE)
-    )
-
-
-def _summary(result: dict[str, Any]) -> str:
-    if result["stacked"]:
-        before, after = result["inner_calibrated"], result["inner_loss"]
-        return f"{result['trials']} trials, inner loss {before:.4f} -> {after:.4f}"
-    return f"not stacked: {result['why']}"
+@functools.cache
+def _check_store_once(root: str, storage: str) -> None:
+    """Check a database, which makes its tables: processes would make them all at once."""
+    path = Path(root) / LOCKS / "store.lock"
+    path.parent.mkdir(exist_ok=True)
+    with file_lock(path, wait=True):
+        check_store(storage)

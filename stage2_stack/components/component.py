@@ -48,6 +48,8 @@ class Component(ABC):
     joint = False  # whether one model predicts all its labels, not one each
     from_subtypes = False  # whether it reads the finished probabilities of the subtypes
     learner: Learner | None = None  # None for a component without models
+    # fields of StackConfig that its fit depends on, beside the settings that `tune` chose
+    reads: tuple[str, ...] = ("seeds", "max_rounds", "positive_patients", "threads")
     # whether its files have no check of their own: a child process tries them (foreign_boosters.py)
     foreign = False
 

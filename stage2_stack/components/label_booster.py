@@ -53,6 +53,7 @@ class LabelBooster(Component):
             settings,
             context.config,
             derive_seed(context.seed, self.name, label),
+            context.side_by_side,
         )
 
         def by_feature(values: dict[int, Floats]) -> dict[int, Floats]:

@@ -42,6 +42,7 @@ class PooledLightGBM(Component):
     tuned_on = "rounds on the other folds' nested predictions"
     labels, joint = SUBTYPES, True
     learner = LightGBM()
+    reads = ("seeds", "max_rounds", "positive_patients")
 
     def fit(self, context: StackContext, labels: Sequence[str]) -> dict[str, FittedComponent]:
         """Fit the boosters of all subtypes together."""
@@ -59,6 +60,7 @@ class PooledLightGBM(Component):
             [FitSettings(PARAMS) if use else None for use in usable],
             context.config,
             derive_seed(context.seed, self.name),
+            context.side_by_side,
         )
         return {
             label: of_label._replace(

@@ -117,6 +117,7 @@ class SeriesGRU(Component):
             [settings if use else None for use in usable],
             context.config,
             derive_seed(context.seed, self.name),
+            context.side_by_side,
         )
         return dict(zip(labels, fitted, strict=True))
 

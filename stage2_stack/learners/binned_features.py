@@ -17,7 +17,7 @@ FIXED = {  # parameters of every LightGBM Dataset and booster here
     "verbosity": -1,
 }
 
-BLOCK = 20_000  # rows whose values are in memory at once for predictions
+BLOCK = 4096  # rows whose values are in memory at once for predictions
 
 # returns the Dataset that is stored under plain values; or it makes one by the function, stores it
 # and returns it
@@ -81,6 +81,10 @@ class BinnedFeatures:
         blocks = (self.values(columns, rows[start : start + BLOCK]) for start in starts)
         return np.concatenate([function(block) for block in blocks])
 
+    def bin_columns(self, columns: NDArray[np.int_]) -> None:
+        """Bin columns, or read their bins from the store, before they are needed."""
+        self._binned(columns)
+
     def keep_only(self, column_sets: Iterable[NDArray[np.int_]] = ()) -> None:
         """Free the bins of all other sets of columns: a byte or two for each row and column.
 
@@ -112,12 +116,18 @@ class BinnedFeatures:
             no_labels = np.zeros(len(data), np.float32)
             return Dataset(data, no_labels, feature_name=names, params=self._params()).construct()
 
-        if self.store is None:
-            return make()
-        return self.store({"rows": self.kind, "columns": names, "parameters": FIXED}, make)
+        return make() if self.store is None else self.store(bins_key(names, self.kind), make)
 
     def _params(self) -> dict[str, Any]:
         return {**FIXED, "num_threads": self.threads}
+
+
+def bins_key(names: Sequence[str], kind: str = BinnedFeatures.kind) -> dict[str, Any]:
+    """Return plain values that bins depend on beside X, as a BinStore takes them.
+
+    names: of the columns; kind: of the rows
+    """
+    return {"rows": kind, "columns": list(names), "parameters": FIXED}
 
 
 def relabel(data: Any, y: NDArray[np.float64], base: NDArray[np.float64]) -> Any:

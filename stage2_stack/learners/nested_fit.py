@@ -1,7 +1,7 @@
 """Fit the models of a component: nested ones for decisions, one final model per outer fold."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,20 @@ class FitSettings(NamedTuple):
         return json.dumps(self._asdict(), sort_keys=True)
 
 
+class SideBySide(NamedTuple):
+    """How many fits run at the same time, which changes no result."""
+
+    cores: int | None = None  # that they use together; None: all of the machine
+    fit_done: Callable[[], object] = lambda: None  # is called after each fit
+
+    def at_once(self, learner: Learner, threads: int) -> int:
+        """Return the number of fits at the same time. threads: of one fit"""
+        return max((self.cores or cores()) // threads, 1) if learner.thread_safe else 1
+
+
+ALL_CORES = SideBySide()
+
+
 class SplitFit(NamedTuple):
     """The models of one split."""
 
@@ -46,6 +60,7 @@ def fit_nested(
     settings: Sequence[FitSettings | None],
     config: StackConfig,
     seed: int,
+    side_by_side: SideBySide = ALL_CORES,
 ) -> list[FittedComponent]:
     """Fit the nested and the final models of c labels, and predict the training slices.
 
@@ -58,10 +73,11 @@ def fit_nested(
     """
 
     def fit(job: tuple[NestedSplit, Mapping[int, FitSettings]]) -> SplitFit:
-        return _fit_split(folds, *job, inputs, config, seed)
+        fitted = _fit_split(folds, *job, inputs, config, seed)
+        side_by_side.fit_done()
+        return fitted
 
-    learner = inputs[0].learner
-    at_once = max(cores() // config.threads, 1) if learner.thread_safe else 1
+    at_once = side_by_side.at_once(inputs[0].learner, config.threads)
     of_fold = {k: chosen for k, chosen in enumerate(settings) if chosen is not None}
     splits = folds.inner_splits([chosen and chosen.key() for chosen in settings])
     nested_fits = run_threads(fit, [(split, of_fold) for split in splits], at_once)

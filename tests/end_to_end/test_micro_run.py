@@ -101,7 +101,8 @@ def test_a_run_leaves_exactly_these_files(finished):
         f"stage2/{name}.json" for name in ("blend", "calibration", "configs", "scores", "tuning")
     }
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
-    more = {name for name in files if name.startswith(("stage2/tune/", "stage2/boosters/"))}
+    folders = ("stage2/tune/", "stage2/fits/", "stage2/boosters/")
+    more = {name for name in files if name.startswith(folders)}
     assert {name for name in files - more if not name.startswith("pixels/")} == {
         name for name in expected if not name.startswith("pixels/")
     }

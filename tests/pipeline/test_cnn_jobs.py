@@ -298,7 +298,7 @@ def test_on_a_gpu_every_cnn_is_checked_before_the_first_is_trained(untrained, mo
     monkeypatch.setattr("pipeline.stages.train.pick_device", lambda: torch.device("cuda"))
     assert run.main(["train", f"--run={untrained}"]) == 1
     assert "has no backward pass" in capsys.readouterr().err and not list(
-        untrained.rglob("*.safetensors")
+        (untrained / "stage1").rglob("*.safetensors")
     )
 
 

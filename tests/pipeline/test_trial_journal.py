@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 import pipeline.optuna_studies.trial_journal
 from ct.storage.file_formats import write_text
+from pipeline.optuna_studies.booster_search import is_usable
 from pipeline.optuna_studies.trial_journal import Journal, open_study
-from pipeline.stages.tune import is_usable
 from stage2_stack.tuning.booster_trials import run_trials
 from stage2_stack.tuning.search_space import SPACE
 

@@ -1,5 +1,6 @@
 """Tuning: on the other folds only, the same when interrupted, and it finds planted signals."""
 
+import math
 import weakref
 
 import numpy as np
@@ -18,7 +19,7 @@ from ct.metrics import patient_bootstrap
 from ct.run_dir import RunDir
 from ct.storage.file_formats import write_array, write_json, write_table
 from features.neighbours import neighbour_features
-from pipeline.stages.tune import open_shared, tune_one
+from pipeline.optuna_studies.booster_search import Search, open_shared, search_booster
 from stage2_stack.calibration import fit_platt
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures
@@ -376,7 +377,7 @@ def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
         folder / "names.json",
         dict.fromkeys([*names, *(name.replace("any", LABELS[1]) for name in names)], ""),
     )
-    config = StackConfig(trials=1, max_rounds=4, threads=1).model_dump()
+    config = StackConfig(trials=1, max_rounds=4, threads=1)
     noted, keep_only = [], BinnedFeatures.keep_only
 
     def note(features, column_sets):
@@ -386,7 +387,7 @@ def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(BinnedFeatures, "keep_only", note)
     for label in LABELS[:2]:
         for k in (0, 1):
-            tune_one(str(tmp_path), label, k, config, 0, {})
+            tune_label(tmp_path, label, k, config)
     # a label's second fold finds the bins of its first
     assert [count for _, count in noted] == [0, 1, 0, 1]
     assert len({id(features) for features, _ in noted}) == 1
@@ -396,7 +397,7 @@ def test_a_process_keeps_the_bins_of_one_label_alone(tmp_path, monkeypatch):
 
 
 def make_run(root, change=None):
-    """Write the files of a run that tune_one reads, with three folds.
+    """Write the files of a run that a search reads, with three folds.
 
     change: a function that may alter X and the labels of fold 1
     """
@@ -416,6 +417,11 @@ def make_run(root, change=None):
     write_json(run.stage2 / "features" / "names.json", dict.fromkeys(names, ""))
 
 
+def tune_label(root, label, k, config):
+    inputs = {"stage2": config.model_dump(), "seed": 0, "label": label, "fold": k, "read": {}}
+    return search_booster(Search(str(root), config, inputs, print, lambda *_: None, math.inf))
+
+
 def spoil(X, labels, rows):
     # not X: the edges of the bins depend on the features of all rows
     labels[rows, 0] = 1 - labels[rows, 0]
@@ -426,11 +432,11 @@ def unlabel(X, labels, rows):
 
 
 def test_the_outer_fold_never_reaches_its_configuration(tmp_path):
-    config = StackConfig(trials=2, max_rounds=8, threads=1).model_dump()
+    config = StackConfig(trials=2, max_rounds=8, threads=1)
     result = {}
     for name, change in {"as it is": None, "spoiled": spoil, "unlabelled": unlabel}.items():
         make_run(tmp_path / name, change)
-        result[name] = [tune_one(str(tmp_path / name), "any", k, config, 0, {}) for k in (1, 0)]
+        result[name] = [tune_label(tmp_path / name, "any", k, config) for k in (1, 0)]
     assert result["as it is"][0]["stacked"]
     first, second = result["as it is"][0]["history"]
     assert first["loss"] == pytest.approx(
@@ -444,7 +450,7 @@ def test_the_outer_fold_never_reaches_its_configuration(tmp_path):
 
 def test_a_label_without_positives_is_not_tuned(tmp_path):
     make_run(tmp_path)
-    result = tune_one(str(tmp_path), "epidural", 0, StackConfig(trials=2).model_dump(), 0, {})
+    result = tune_label(tmp_path, "epidural", 0, StackConfig(trials=2))
     assert (
         not result["stacked"] and result["why"].startswith("no positives") and result["trials"] == 0
     )
