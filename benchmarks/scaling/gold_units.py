@@ -158,7 +158,7 @@ def _cnn_units(stage: str) -> Iterator[StatedUnit]:
     """Yield the units of `train` or `predict`: the CNNs in the order of the recipe, then folds."""
     for name, (fit, held_out, test) in cnn_hours().items():
         hours = fit + held_out if stage == "train" else test
-        takes = cnn_resources(GOLD.stage1.model(name), GOLD.pixels.size)
+        takes = cnn_resources(GOLD.stage1.model(name), GOLD.pixels.size, TRAIN_SLICES + TEST_SLICES)
         for k in range(FOLDS):
             yield StatedUnit(f"{stage}/{name}/fold{k}", takes, START + 3600 * hours)
 

@@ -11,7 +11,7 @@ from pipeline.run_context import Run
 from pipeline.stages.train import environments_of_units
 from pipeline.training.cnn_jobs import dispatch
 from pipeline.training.stage_one_inputs import StageOneInputs
-from pipeline.training.unit_resources import cnn_resources
+from pipeline.training.unit_resources import cnn_resources, count_slices
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 from stage1_cnn.device import environment
 
@@ -33,8 +33,9 @@ class PredictFold(Unit):
 
     def takes(self) -> Resources:
         """Return a GPU, and on the CPU the threads that the recipe gives the CNN."""
-        recipe = Run(self.root).recipe
-        return cnn_resources(recipe.stage1.model(self.model), recipe.pixels.size)
+        run = Run(self.root)
+        config, size = run.recipe.stage1.model(self.model), run.recipe.pixels.size
+        return cnn_resources(config, size, count_slices(run.dir))
 
     def why_not_done(self, verify: bool = False) -> str:
         """Return why the slices must be predicted, or ""."""
