@@ -50,8 +50,8 @@ FEATURE_TABLES = 150.0  # s: one train table and five test tables, after the pro
 # s of one LightGBM fit of 31,000 rows, 234 columns, 200 rounds on one core, and the factors of
 # more columns and of memory bandwidth that 16 fits share
 BASE_FIT, BASE_ROWS, BASE_ROUNDS, MORE_COLUMNS, BANDWIDTH = 3.0, 31_000, 200, 1.2, 1.5
-SEARCH_MB = 5_500  # of one search (benchmarks/stacking/stack_memory.py)
-STACK_MB, FURTHER_FIT_MB = 8_200, 2_300  # of a component's fits: the first, each further one
+SEARCH_MB = 2_200  # of one search (benchmarks/stacking/stack_memory.py)
+STACK_MB, FURTHER_FIT_MB = 5_000, 2_800  # of the pooled fits: the first, each further one
 JOINS = {"folds": 10.0, "train": 10.0, "tune": 5.0, "stack": 180.0, "submit": 15.0, "report": 60.0}
 SPEEDUP_OF_TWO = 1.85  # of one fit with two threads (benchmarks.scale_out measures it)
 
