@@ -20,7 +20,7 @@ from pipeline.engines.cluster_units import TaskLost
 from pipeline.engines.ray_cluster import LOOPBACK, SETTINGS, RayCluster
 from pipeline.engines.ray_engine import RayEngine
 from pipeline.progress import no_bar
-from pipeline.units.unit_lock import LOCKS
+from pipeline.units.unit_lock import LOCKS, is_busy
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,12 +107,20 @@ def test_a_killed_process_costs_its_unit_alone(engine, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")  # nothing of Ray's own
 
 
-def test_an_error_of_the_program_is_raised_once_and_as_itself(engine, tmp_path):
+def test_an_error_of_the_program_is_raised_once_and_as_itself(cluster, engine, tmp_path):
     long = Note(str(tmp_path), 1, seconds=60)
-    with pytest.raises(InputError, match="a bad file"):
-        run_on(engine, [long, Note(str(tmp_path), 0, error="a bad file")])
+    with pytest.raises(InputError, match="a bad file of Smith"):
+        run_on(engine, [long, Note(str(tmp_path), 0, error="a bad file of Smith")])
     assert (tmp_path / "0.attempts").stat().st_size == 1
     assert long.why_not_done()
+    wait_for(lambda: not is_busy(long), seconds=20)  # its process was ended
+    logs = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in Path(cluster.head_node.get_session_dir_path()).rglob("logs/*")
+        if path.is_file()
+    ]
+    assert any("notes/0" in text or "perform" in text for text in logs)  # Ray's own words
+    assert not any("Smith" in text for text in logs)
 
 
 def test_the_machines_share_the_threads_and_settings_of_the_caller(engine, tmp_path, monkeypatch):
