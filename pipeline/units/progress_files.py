@@ -59,3 +59,4 @@ def shown_progress(folder: Path, bar: Bar) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        bar.set_postfix_str("", refresh=False)  # the last line counts all units
