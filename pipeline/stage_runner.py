@@ -6,7 +6,7 @@ from typing import Any
 
 from ct.errors import InputError
 from ct.system.blas_threads import one_blas_thread
-from ct.system.parallel_jobs import cores
+from ct.system.parallel_jobs import cores, run_threads
 from pipeline.engines.shard_engine import ShardEngine
 from pipeline.freshness import why_stale
 from pipeline.input_digests import Digests, input_digests
@@ -151,8 +151,10 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
         new, missing = [unit for unit in plan if unit.name not in done], []
         if not new:
             return
-        for unit in new:
-            if unit.why_not_done(verify=True):
+        # on all cores: to continue an ingest, all of its shards are read
+        reasons = run_threads(lambda unit: unit.why_not_done(verify=True), new)
+        for unit, why in zip(new, reasons, strict=True):
+            if why:
                 missing.append(unit)
             else:
                 log_done(unit, run.log, kept=True)

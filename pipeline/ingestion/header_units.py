@@ -14,7 +14,7 @@ from pipeline.ingestion.ingest_work import IngestWork
 from pipeline.run_context import Run
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 
-MEMORY_MB = 300  # of the process
+MEMORY_MB = 250  # of a process, which takes 189
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline.ingestion.ingest_work import IngestWork, pieces_of_units
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 
 UNIT_SHARDS = 4  # shards of one unit; of the competition's files they take a few seconds
-MEMORY_MB = 400  # of the process
+MEMORY_MB = 400  # of a process: 194 with slices of 512 x 512, more with larger ones
 
 
 def shards_of_units(slices: int) -> list[range]:
