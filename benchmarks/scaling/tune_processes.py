@@ -25,7 +25,7 @@ from pipeline.engines.placement import Machine
 from pipeline.units.unit import Resources
 
 LEAST = {2: 0.9, 16: 0.8}  # bars: processes -> share of a linear gain
-SLICES, QUICK_SLICES = 20_000, 8_000
+SLICES, QUICK_SLICES = 20_000, 6_000
 RECIPE = """name: tune
 data: {{slices: ""}}
 folds: {{k: {folds}}}
@@ -52,7 +52,7 @@ def make_run(folder: Path, quick: bool) -> Path:
     table = pd.DataFrame({name: list(values) for name, values in names.items()})
     table[list(LABELS)] = slices[list(LABELS)].to_numpy(int)
     table.to_csv(folder / "slices.csv", index=False)
-    trials, rounds = (3, 60) if quick else (6, 100)
+    trials, rounds = (4, 60) if quick else (5, 100)
     recipe = RECIPE.format(folds=FOLDS, trials=trials, rounds=rounds)
     (folder / "tune.yaml").write_text(recipe, encoding="utf-8")
     run, recipe = folder / "run", f"--recipe={folder / 'tune.yaml'}"
