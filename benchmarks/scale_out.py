@@ -10,6 +10,7 @@ the system's temporary folder if not given.
     kills     the same files on each of them where workers, shards and a node are killed
     ray       what Ray adds to ten tasks
     gold      the schedule of gold, simulated on 1, 4, 10 and 20 machines
+    memory    stage two's units with 945 columns: measured, and what the scheduler plans
     growth    memory, disk and processor seconds a slice of what holds all slices at once
     tune      30 searches by one process and two, and simulated for sixteen (needs a quiet machine)
     threads   one LightGBM fit with one thread and with two (needs a quiet machine)
@@ -36,8 +37,11 @@ from benchmarks.scaling import (
     tune_processes,
 )
 from benchmarks.scaling.ray_nodes import two_nodes
+from benchmarks.stacking import stack_memory
 from ct.system.parallel_jobs import Worker
 from pipeline.engines.local_engine import PASSIVE
+from pipeline.engines.placement import Machine, at_once
+from pipeline.units.unit import Resources
 
 LEAST_SPEEDUP = 1.75  # of a fit with two threads; the simulation states 1.85
 # left out by --quick: `kills` runs the engines of `bytes`; the others take minutes each
@@ -164,6 +168,25 @@ def schedule_of_gold(folder: Path, quick: bool) -> Iterator[Row]:
         yield Row("gold", line, "", False)
 
 
+def memory_of_stage_two(folder: Path, quick: bool) -> Iterator[Row]:
+    """Compare the memory of stage two's units with what the scheduler plans for them."""
+    for unit in stack_memory.measure_growth(quick):
+        sizes = list(zip(unit.rows, unit.measured, strict=True))
+        if not quick:  # so few slices do not lie on the line
+            sizes.append((stack_memory.GOLD, unit.at(stack_memory.GOLD)))
+        for slices, measured in sizes:
+            planned = stack_memory.planned_mb(unit.kind, slices)
+            what = f"{unit.kind}, {len(stack_memory.gold_names())} columns, {slices:,} slices"
+            figure = f"{measured.mb / 1e3:.1f} GB"
+            yield Row(what, figure, f"<= {planned / 1e3:.1f} GB", measured.mb <= planned)
+    takes = Resources(1, 0, stack_memory.planned_mb("search", stack_memory.GOLD))
+    for memory_mb in (64_000, 128_000):
+        count = at_once(Machine(gold_schedule.CORES, memory_mb), [takes] * 30)
+        figure = f"{count}, {count * takes.memory_mb / 1e3:.0f} GB"
+        what = f"searches at once on {gold_schedule.CORES} cores, {memory_mb // 1000} GB"
+        yield Row(what, figure, f"<= {memory_mb // 1000} GB", count * takes.memory_mb <= memory_mb)
+
+
 def threads_of_a_fit(folder: Path, quick: bool) -> Iterator[Row]:
     """Compare one LightGBM fit with two threads and with one."""
     worker = Worker(PASSIVE)
@@ -206,6 +229,7 @@ PARTS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     "bytes": bytes_of_engines,
     "kills": kills_of_engines,
     "ray": overhead_of_ray,
+    "memory": memory_of_stage_two,
     "growth": growth_a_slice,
     "tune": processes_of_tune,
     "threads": threads_of_a_fit,

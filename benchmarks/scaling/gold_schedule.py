@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from benchmarks.scaling.gold_units import fit_units, gold_stages
 from benchmarks.scaling.simulation import Simulated, simulate, simulate_stages
-from pipeline.engines.placement import Machine, threads_each
+from pipeline.engines.placement import Machine
 
 MACHINES = (1, 4, 10, 20)
 CORES, MEMORY_MB = 16, 128_000
@@ -35,8 +35,7 @@ def gold_schedules() -> list[Schedule]:
     schedules: list[Schedule] = []
     for count in MACHINES:
         machines = [Machine(CORES, MEMORY_MB, ("0",))] * count
-        stages = gold_stages(lambda units, count=count: threads_each(count * CORES, units), CORES)
-        simulated = simulate_stages(machines, stages)
+        simulated = simulate_stages(machines, gold_stages(count, CORES))
         fits = simulate(machines, fit_units()) / 3600
         first = schedules[0] if schedules else Schedule(1, simulated, fits, 0, 0)
         linear, linear_fits = first.hours / count, first.fits / count

@@ -9,16 +9,27 @@ recipes/gold.yaml. How a fit gains from threads is measured here for two threads
 Amdahl's law with the serial share that follows from it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ct.labels import LABELS
+from features.build import feature_names
+from pipeline.engines.placement import threads_each
 from pipeline.recipe import find_recipe, load_recipe
+from pipeline.stage_data.stage_two_resources import (
+    ComponentFits,
+    bins_memory_mb,
+    fit_memory_mb,
+    fits_at_once,
+    search_memory_mb,
+)
 from pipeline.training.unit_resources import cnn_resources
 from pipeline.units.unit import Resources
+from stage2_stack.components.component import load_component
 
 GOLD = load_recipe(find_recipe("gold"))
 TRAIN_SLICES, TEST_SLICES = 752_803, 121_232
+NAMES = feature_names([model.name for model in GOLD.stage1.models], GOLD.features)
 FOLDS, TRIALS, ROUNDS = GOLD.folds.k, GOLD.stage2.trials, GOLD.stage2.max_rounds
 FIT_ROWS = TRAIN_SLICES * (FOLDS - 1) // FOLDS  # a final model; 602,242
 NESTED_ROWS = TRAIN_SLICES * (FOLDS - 2) // FOLDS  # a nested model or a trial's fit; 451,681
@@ -50,8 +61,8 @@ FEATURE_TABLES = 150.0  # s: one train table and five test tables, after the pro
 # s of one LightGBM fit of 31,000 rows, 234 columns, 200 rounds on one core, and the factors of
 # more columns and of memory bandwidth that 16 fits share
 BASE_FIT, BASE_ROWS, BASE_ROUNDS, MORE_COLUMNS, BANDWIDTH = 3.0, 31_000, 200, 1.2, 1.5
-SEARCH_MB = 2_200  # of one search (benchmarks/stacking/stack_memory.py)
-STACK_MB, FURTHER_FIT_MB = 5_000, 2_800  # of the pooled fits: the first, each further one
+# s to bin all columns, and those of a label's narrower scopes: a minute for 1000 columns
+ALL_BINS, BINS = 60.0, 20.0
 JOINS = {"folds": 10.0, "train": 10.0, "tune": 5.0, "stack": 180.0, "submit": 15.0, "report": 60.0}
 SPEEDUP_OF_TWO = 1.85  # of one fit with two threads (benchmarks.scale_out measures it)
 
@@ -86,12 +97,8 @@ def fit_seconds(rows: int, threads: int = 1) -> float:
     return one_core / thread_speedup(threads)
 
 
-def gold_stages(threads_each: Callable[[int], int], cores: int) -> Iterator[StatedStage]:
-    """Yield the stages of a `gold` run in their order.
-
-    threads_each: returns the threads that each of so many units gets; cores: of one machine, which
-    the fits of one component share
-    """
+def gold_stages(machines: int, cores: int) -> Iterator[StatedStage]:
+    """Yield the stages of a `gold` run in their order. cores: of each machine"""
     disk = sum(DISK_GB.values()) / DISK_GB_A_SECOND
     yield StatedStage("ingest", list(_ingest_units()), disk=disk)
     yield StatedStage("folds", [], JOINS["folds"])
@@ -102,8 +109,9 @@ def gold_stages(threads_each: Callable[[int], int], cores: int) -> Iterator[Stat
         for unit in _cnn_units("predict")
     ]
     yield StatedStage("features", probes, FEATURE_TABLES)
-    yield StatedStage("tune", list(search_units(threads_each)), JOINS["tune"])
-    yield StatedStage("stack", list(_stack_units(cores)), JOINS["stack"])
+    threads = threads_each(machines * cores, len(LABELS) * FOLDS)
+    yield StatedStage("tune", list(search_units(threads)), JOINS["tune"])
+    yield StatedStage("stack", list(_stack_units(cores, machines * cores)), JOINS["stack"])
     yield StatedStage("submit", [], JOINS["submit"])
     yield StatedStage("report", [], JOINS["report"])
 
@@ -132,13 +140,20 @@ def fit_units() -> list[StatedUnit]:
     ]
 
 
-def search_units(threads_each: Callable[[int], int]) -> Iterator[StatedUnit]:
-    """Yield the searches of `tune`: every trial runs all its fits, none is pruned."""
-    threads = threads_each(len(LABELS) * FOLDS)
+def search_units(threads: int) -> Iterator[StatedUnit]:
+    """Yield the searches of `tune`, and the bins that they need.
+
+    Every trial of a search runs all its fits: none is pruned.
+    """
     seconds = TRIALS * (FOLDS - 1) * fit_seconds(NESTED_ROWS, threads)
     for label in LABELS:
+        memory_mb = search_memory_mb(TRAIN_SLICES, NAMES, FOLDS, label)
+        takes, needs = Resources(threads, 0, memory_mb), ("tune/bins/all", f"tune/bins/{label}")
         for k in range(FOLDS):
-            yield StatedUnit(f"tune/{label}/fold{k}", Resources(threads, 0, SEARCH_MB), seconds)
+            yield StatedUnit(f"tune/{label}/fold{k}", takes, seconds, needs)
+    for label in ("", *LABELS):
+        takes = Resources(1, 0, bins_memory_mb(TRAIN_SLICES, NAMES, label))
+        yield StatedUnit(f"tune/bins/{label or 'all'}", takes, BINS if label else ALL_BINS)
 
 
 def _ingest_units() -> Iterator[StatedUnit]:
@@ -163,19 +178,19 @@ def _cnn_units(stage: str) -> Iterator[StatedUnit]:
             yield StatedUnit(f"{stage}/{name}/fold{k}", takes, START + 3600 * hours)
 
 
-def _stack_units(cores: int) -> Iterator[StatedUnit]:
+def _stack_units(cores: int, all_cores: int) -> Iterator[StatedUnit]:
     """Yield the fits of the boosters: one unit a label, and one of the pooled component.
 
-    All other components take seconds. A label's settings differ between the folds: 20 nested and 5
-    final models. The pooled booster has one set: 10 and 5, on the rows of five labels. Fits of one
-    unit run side by side, one core each; the final ones wait for the numbers of rounds.
+    All other components take seconds. Fits of one unit run side by side, one core each; the final
+    ones wait for the numbers of rounds that the nested ones give.
     """
-    for name, nested, rows in (
-        *((label, FOLDS * (FOLDS - 1), 1) for label in LABELS),
-        ("pooled", FOLDS * (FOLDS - 1) // 2, 5),
-    ):
-        at_once = min(cores, nested)
-        seconds = -(-nested // at_once) * fit_seconds(rows * NESTED_ROWS)
-        seconds += -(-FOLDS // at_once) * fit_seconds(rows * FIT_ROWS)
-        takes = Resources(at_once, 0, STACK_MB + FURTHER_FIT_MB * (at_once - 1))
-        yield StatedUnit(f"stack/{name}", takes, seconds)
+    pooled, booster = load_component("pooled"), load_component("lightgbm")
+    units = [ComponentFits.of(pooled, "", FOLDS)]
+    units += [ComponentFits.of(booster, label, FOLDS) for label in LABELS]
+    for unit, side_by_side in zip(units, fits_at_once(units, all_cores, cores), strict=True):
+        labels = 1 if unit.label else len(pooled.labels)  # the pooled booster has the rows of all
+        seconds = -(-unit.most // side_by_side) * fit_seconds(labels * NESTED_ROWS)
+        seconds += -(-FOLDS // side_by_side) * fit_seconds(labels * FIT_ROWS)
+        memory_mb = fit_memory_mb(unit.component, TRAIN_SLICES, NAMES, FOLDS, side_by_side)
+        takes = Resources(side_by_side, 0, memory_mb)
+        yield StatedUnit(f"stack/{unit.label or unit.component}", takes, seconds)

@@ -10,7 +10,6 @@ from ct.labels import SUBTYPES
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_array, read_json
 from ct.system.machine_memory import free_memory_mb
-from ct.system.parallel_jobs import cores
 from features.columns import SCOPES, scope_columns
 from stage2_stack.components import TUNED
 from stage2_stack.components.component import Component
@@ -46,16 +45,16 @@ class ComponentFits(NamedTuple):
         return cls(component.name, label, max(nested, 1) if thread_safe else 1, work)
 
 
-def fits_at_once(units: Sequence[ComponentFits], places: int) -> list[int]:
+def fits_at_once(units: Sequence[ComponentFits], places: int, most: int) -> list[int]:
     """Return how many fits each unit runs at the same time: one, or more where there are places.
 
-    places: for fits, on all machines together; the units of one machine have no more than it has
+    places: for fits, on all machines together; most: places of one machine, which runs a unit
 
     The units that would take longest get the places that are left.
     """
     counts, free = [1] * len(units), places - len(units)
     while free > 0:
-        slow = [i for i, unit in enumerate(units) if counts[i] < min(unit.most, cores())]
+        slow = [i for i, unit in enumerate(units) if counts[i] < min(unit.most, most)]
         if not slow:
             break
         counts[max(slow, key=lambda i: units[i].work / counts[i])] += 1

@@ -15,6 +15,7 @@ from ct.run_dir import RunDir
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_array, read_json, read_table, write_json, write_table
 from ct.storage.receipt_reader import read_receipt
+from ct.system.parallel_jobs import cores
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.stage_data.binned_files import FEATURES, BinnedFiles
@@ -128,13 +129,15 @@ def stacking_units(run: Run, read: dict[str, str]) -> list[Unit]:
     rows, names = table_size(run.dir)
     units: list[Unit] = []
     for each, most in zip(
-        fits, fits_at_once(fits, run.engine.cores() // config.threads), strict=True
+        fits,
+        fits_at_once(fits, run.engine.cores() // config.threads, cores() // config.threads),
+        strict=True,
     ):
         at_once, memory = within_memory(
             most, partial(fit_memory_mb, each.component, rows, names, k_folds)
         )
-        cores = at_once * config.threads
-        units.append(FitComponent(root, each.component, each.label, own, cores, memory))
+        taken = at_once * config.threads
+        units.append(FitComponent(root, each.component, each.label, own, taken, memory))
     return units
 
 

@@ -176,16 +176,15 @@ def test_fits_are_read_as_they_were_written(labels, tmp_path):
 # --- cores and memory
 
 
-def test_fits_that_take_longest_get_the_cores_that_are_left(monkeypatch):
+def test_fits_that_take_longest_get_the_cores_that_are_left():
     pooled = ComponentFits.of(load_component("pooled"), "", 5)
     label = ComponentFits.of(load_component("lightgbm"), "any", 5)
     gru = ComponentFits("gru", "", 1, 90)
     # 10 nested and 5 final models on the rows of 5 labels; 20 and 5 on those of one
     assert (pooled.most, pooled.work, label.most, label.work) == (10, 75, 20, 25)
-    monkeypatch.setattr(stage_two_resources, "cores", lambda: 16)
-    assert fits_at_once([pooled, label, label], 2) == [1, 1, 1]
-    assert fits_at_once([pooled, label, label], 5) == [3, 1, 1]
-    assert fits_at_once([gru, pooled, label], 40) == [1, 10, 16]  # 16: the cores of a machine
+    assert fits_at_once([pooled, label, label], 2, 16) == [1, 1, 1]
+    assert fits_at_once([pooled, label, label], 5, 16) == [3, 1, 1]
+    assert fits_at_once([gru, pooled, label], 40, 16) == [1, 10, 16]  # 16: the cores of a machine
 
 
 def test_fewer_fits_at_once_where_memory_is_short(monkeypatch):
