@@ -110,7 +110,7 @@ def test_a_killed_process_costs_its_unit_alone(engine, tmp_path, capfd):
 def test_an_error_of_the_program_is_raised_once_and_as_itself(cluster, engine, tmp_path):
     long = Note(str(tmp_path), 1, seconds=60)
     with pytest.raises(InputError, match="a bad file of Smith"):
-        run_on(engine, [long, Note(str(tmp_path), 0, error="a bad file of Smith")])
+        run_on(engine, [long, Note(str(tmp_path), 0, together=(1,), error="a bad file of Smith")])
     assert (tmp_path / "0.attempts").stat().st_size == 1
     assert long.why_not_done()
     wait_for(lambda: not is_busy(long), seconds=20)  # its process was ended

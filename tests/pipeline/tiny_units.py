@@ -59,8 +59,6 @@ class Note(Unit):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.error == "not a number":
             raise NotANumber(self.error, {"slice_ids": []})
-        if self.error:
-            raise InputError(self.error)
         for number in self.after:
             assert (Path(self.root) / f"{number}.txt").exists()
         start = time.time()
@@ -69,6 +67,8 @@ class Note(Unit):
             time.sleep(self.seconds)
             for number in self.together:
                 _wait_for(Path(self.root) / f"{number}.attempts")
+        if self.error:
+            raise InputError(self.error)
         log(f"  line of {self.number}")
         devices = os.environ.get(self.environment, "unset")
         text = f"{os.getpid()} {devices or 'none'} {start} {time.time()}"
