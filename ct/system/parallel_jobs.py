@@ -10,7 +10,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -23,7 +23,6 @@ AHEAD = 4  # jobs per worker that are submitted and not yet yielded
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Rows = TypeVar("Rows", bound=Sized)
 
 
 def cores() -> int:
@@ -110,34 +109,6 @@ class Worker:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._stop_sender.close()
         self._stop.close()
-
-
-def run_missing_jobs(
-    function: Callable[..., Rows],
-    results: Sequence[Rows | None],
-    job: Callable[[int], tuple[Any, ...]],
-    workers: int | None = None,
-    progress: Callable[..., None] | None = None,
-) -> list[Rows]:
-    """Return the results of all jobs, computing those that are None by `function(*job(number))`.
-
-    results: tables of earlier calls, or None; job: returns the arguments of a job; progress: called
-    with the number of rows done, and `kept=True` for those of earlier calls
-
-    Raises what `run_jobs` raises.
-    """
-    complete = dict(enumerate(results))
-    missing = [number for number, result in enumerate(results) if result is None]
-    done = sum(len(result) for result in results if result is not None)
-    if progress and done:
-        progress(done, kept=True)
-    new_results = run_jobs(function, map(job, missing), workers)
-    for number, result in zip(missing, new_results, strict=True):
-        complete[number] = result
-        done += len(result)
-        if progress:
-            progress(done)
-    return [result for result in complete.values() if result is not None]
 
 
 def run_threads(

@@ -7,16 +7,12 @@ import time
 import pytest
 
 from ct.errors import InputError
-from ct.system.parallel_jobs import AHEAD, cores, run_jobs, run_missing_jobs, run_threads
+from ct.system.parallel_jobs import AHEAD, cores, run_jobs, run_threads
 
 
 def work(number, seconds=0.0):
     time.sleep(seconds)
     return number * number, os.getpid()
-
-
-def rows(first, count):
-    return list(range(first, first + count))
 
 
 def fail(number):
@@ -40,20 +36,6 @@ def test_an_error_of_a_job_is_raised_and_ends_the_rest():
         with pytest.raises(KeyError, match="job 1"):
             next(results)
         assert list(results) == []
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_only_missing_jobs_run_and_progress_counts_their_rows(workers):
-    steps = []
-    results = run_missing_jobs(
-        rows,
-        [None, ["kept", "rows"], None, []],
-        lambda number: (10 * number, number + 3),
-        workers,
-        lambda done, kept=False: steps.append((done, kept)),
-    )
-    assert results == [[0, 1, 2], ["kept", "rows"], [20, 21, 22, 23, 24], []]
-    assert steps == [(2, True), (5, False), (10, False)]
 
 
 def test_one_worker_takes_jobs_lazily():
