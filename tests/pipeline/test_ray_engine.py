@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,15 +32,19 @@ LISTEN = "0A"  # state in /proc/net/tcp
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """Two machines with two cores each, and a head that runs no units."""
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory("", "ich-", "/tmp", ignore_cleanup_errors=True) as folder,
+    ):
         for name, value in (SETTINGS | LOOPBACK | {"RAY_AUTH_TOKEN": "ab" * 32}).items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(ROOT / "tests" / "pipeline"))
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(True, head_node_args=machine(0) | {"include_dashboard": False})
+        head = machine(0) | {"include_dashboard": False, "temp_dir": folder}
+        cluster = Cluster(True, head_node_args=head)
         cluster.machines = [cluster.add_node(**machine(2)) for _ in range(2)]
         yield cluster
         cluster.shutdown()
@@ -192,8 +197,6 @@ def test_ray_of_its_own_listens_on_this_machine_alone_and_ends_with_ctrl_c(
 
 def tmp_path_for_sockets():
     """A short folder: paths of sockets are limited to 107 bytes."""
-    import tempfile
-
     return Path(tempfile.mkdtemp(prefix="ich-", dir="/tmp"))
 
 
