@@ -3,10 +3,13 @@
 The run is one of gold_run.py. Each function does its imports first.
 """
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.large_tables.gold_run import KEY
 from benchmarks.large_tables.own_memory import measured
+from ct.labels import LABELS
+from ct.storage.file_formats import write_json
 
 
 def index(folder):
@@ -74,6 +77,40 @@ def columns(folder):
     return cost, [run.dir.stage2 / "features"]
 
 
+def blend(folder):
+    """Blend random fits of every component, predict the test slices and score, as `stack` does."""
+    from pipeline.stages import stack as stage
+
+    run, receipt = opened(folder, "stack")
+    write_fits_of_all(run)
+    with measured() as cost:
+        stage.stack(run, receipt)
+    return cost, receipt.made
+
+
+def write_fits_of_all(run):
+    """Write random predictions of every component with models; none is better than the CNNs."""
+    from pipeline.stage_data.component_fits import write_fits
+    from pipeline.stage_data.run_tables import load_rows
+    from pipeline.stages.stack import stacking_units
+    from stage2_stack.components.component import load_component
+    from stage2_stack.nested_cv import FittedComponent, NestedPredictions
+
+    rng, k_folds, made_up = np.random.default_rng(0), run.recipe.folds.k, {"stacked": True}
+    made_up |= {"rounds": 1, "params": {}, "why": ""}
+    write_json(run.dir.stage2 / "configs.json", {label: [made_up] * k_folds for label in LABELS})
+    _, _, fold, _, _ = load_rows(run.dir)
+    outside = fold[None] != np.arange(k_folds)[:, None]
+    for unit in stacking_units(run, {}):
+        labels = [unit.label] if unit.label else load_component(unit.component).labels
+        fits = {}
+        for label in labels:
+            logits = rng.normal(-2, 1, len(fold))
+            nested = np.where(outside, logits, np.nan)
+            fits[label] = FittedComponent(NestedPredictions(nested, logits))
+        write_fits(unit.path, fits)
+
+
 def report(folder):
     """Write the report, without pictures of slices: their number does not grow."""
     from pipeline.stages import report as stage
@@ -97,4 +134,6 @@ def opened(folder, stage):
     return run, Receipt(run.dir.root, run.dir.receipt(stage), stage, {}, {})
 
 
-STAGES = {function.__name__: function for function in (index, folds, probes, columns, report)}
+STAGES = {
+    function.__name__: function for function in (index, folds, probes, columns, blend, report)
+}
