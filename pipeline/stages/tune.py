@@ -127,6 +127,8 @@ class TuneLabel(Unit):
 
             def show(number: int, best: float) -> None:
                 trials.set_postfix_str(f"{best:.4f} at best", refresh=False)
+                if trials.n == 0:
+                    trials.reach(number - 1, kept=True)  # trials of an interrupted search
                 trials.reach(number)
 
             search = Search(
