@@ -1,7 +1,7 @@
 """The page that `score` writes: probabilities of the studies, remarks, and curves along z."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ class ScoredStudies:
     stage_one: mean of the CNNs, a table indexed like `slices`
     remarks:   table with study_id, series_id, refuses, what, means
     read_hu:   function from rows of `slices` to HU (n, S, S)
+    reached:   {study: {label: the operating points that it reaches, in words}}; {} where the model
+               has no thresholds
+    points:    the operating points of studies: label, name, threshold, sensitivity, specificity
     """
 
     studies: pd.DataFrame
@@ -35,6 +38,8 @@ class ScoredStudies:
     stage_one: pd.DataFrame
     remarks: pd.DataFrame
     read_hu: Callable[..., NDArray[np.int16]]
+    reached: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    points: Sequence[Mapping[str, Any]] = ()
 
 
 def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
@@ -56,6 +61,8 @@ def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
         "labels": LABELS,
         "rows": rows,
         "scored": len(slices),
+        "reached": scored.reached,
+        "points": scored.points,
         "shown": shown,
         "browser": browser_data(
             ["raw", "final"],

@@ -17,6 +17,11 @@ from pipeline.progress import Bar, log, progress_bar
 from pipeline.receipt import versions
 from pipeline.run_lock import check_fresh, opened
 from pipeline.scoring.packed_model import model_of_folder
+from pipeline.scoring.reached_points import (
+    points_in_words,
+    reached_of_studies,
+    write_reached_tables,
+)
 from pipeline.scoring.score_tables import remark_table, study_table, write_score_tables
 from pipeline.scoring.scoring_model import STAGES, ScoringModel, model_of_run, other_versions
 from pipeline.scoring.slice_scores import score_slices
@@ -65,13 +70,15 @@ def score_studies(
         final, stage_one = score_slices(model, new.slices, new.read_hu, device, bar)
         studies, remarks = study_table(new, final, model), remark_table(new.findings)
         write_score_tables(part, new, final, studies, remarks)
+        write_reached_tables(part, model, final, studies)
         counts = {
             "studies": studies["status"].value_counts().to_dict(),
             "slices": len(final),
             "quarantined": len(new.quarantine),
         }
         write_json(part / "score.json", _provenance(model, device, counts))
-        scored = ScoredStudies(studies, final, stage_one, remarks, new.read_hu)
+        reached = reached_of_studies(model, studies), points_in_words(model)
+        scored = ScoredStudies(studies, final, stage_one, remarks, new.read_hu, *reached)
         write_scored_page(part / "page.html", model.recipe.name, scored)
         discard(pixels)
     _log_summary(log, studies, len(final), remarks, len(new.quarantine))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ct.evaluation.operating_points import POINTS
 from ct.labels import LABELS
 from ct.metrics import score_table
 from ct.storage.file_formats import read_table
@@ -49,6 +50,15 @@ interval over patients. Lower loss is better.
 The scores of a label with few positives are uncertain: see its interval. Without positives,
 neither loss nor AUC means much.
 
+## Operating points
+
+Thresholds chosen on the out-of-fold probabilities; a probability reaches one where it is equal or
+larger. Brackets: 95 % interval for as many new patients as one fold holds. All in `stage2.json`.
+
+| | wanted | slices: threshold | sensitivity | specificity | studies: threshold | sens. | spec. |
+|---|---|---|---|---|---|---|---|
+{points}
+
 ## Limits
 
 - It was not tested on other data: scanners, sites, ages, diseases and reconstructions that the
@@ -91,6 +101,7 @@ def training_card(run: Run, model: ScoringModel) -> dict[str, Any]:
         "patients": train["patient_id"][labelled].nunique(),
         "prior": model.stage2["prior"],
         "training": model.stage2["training"],
+        "operating_points": model.stage2["operating_points"],
         "of_slices": score_table(y, oof, patients[labelled].to_numpy(object), seed),
         "of_studies": score_table(study_y, study_p, by_study.to_numpy(object), seed),
     }
@@ -113,8 +124,33 @@ def card_text(card: dict[str, Any]) -> str:
         "prior": ", ".join(f"{label} {share:.1%}" for label, share in card["prior"].items()),
         "training": ", ".join(ranges),
         "scores": "\n".join(rows),
+        "points": "\n".join(_point_rows(card["operating_points"])),
     }
     return CARD.format(**{**card, **values})
+
+
+def _point_rows(points: dict[str, Any]) -> list[str]:
+    """Return the rows of the operating points, one for each label and wanted rate."""
+    rows = []
+    for label in LABELS:
+        for name in POINTS:
+            wanted = "{} {} %".format(*name.rsplit("_", 1))
+            cells = [
+                cell
+                for level in ("slices", "studies")
+                for cell in _point(points[level][label][name])
+            ]
+            rows.append(f"| {label} | {wanted} | {' | '.join(cells)} |")
+    return rows
+
+
+def _point(point: dict[str, Any]) -> list[str]:
+    """Return the cells of one operating point: threshold, sensitivity, specificity."""
+    if "threshold" not in point:
+        return [f"none: {point['why']}", "", ""]
+    rates = [point["sensitivity"], point["specificity"]]
+    intervals = [f"{r['value']:.1%} [{r['low']:.1%}, {r['high']:.1%}]" for r in rates]
+    return [f"{point['threshold']:.4g}", *intervals]
 
 
 def _cells(score: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import Field, field_validator, model_validator
 
 from ct.config import Config
+from ct.evaluation.operating_points import POINTS
 from ct.labels import LABELS
 from pipeline.recipe import Recipe
 from stage2_stack.components import COMPONENTS
@@ -16,14 +17,17 @@ FORMAT: str = get_args(Format)[0]
 if TYPE_CHECKING:  # type checkers accept only a Literal whose values are written out
     Label: TypeAlias = str
     Component: TypeAlias = str
+    PointName: TypeAlias = str
 else:
     Label = Literal[LABELS]
     Component = Literal[COMPONENTS]
+    PointName = Literal[POINTS]
 Text = Annotated[str, Field(max_length=80, pattern=r"^[ -~]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Logit = Annotated[float, Field(ge=-1e4, le=1e4)]
 Slope = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelFile(Config):
@@ -89,6 +93,30 @@ class ChainValues(Config):
     rate: float = Field(gt=0, le=1e6)
 
 
+class RateValues(Config):
+    """A sensitivity or specificity with its 95 % interval."""
+
+    value: Rate
+    low: Rate
+    high: Rate
+
+
+class PointValues(Config):
+    """The values of an operating point, or `why` there is none."""
+
+    threshold: Rate | None = None
+    sensitivity: RateValues | None = None
+    specificity: RateValues | None = None
+    why: Text = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PointValues":
+        missing = [v is None for v in (self.threshold, self.sensitivity, self.specificity)]
+        if missing != [bool(self.why)] * 3:
+            raise ValueError("a point has a threshold and both rates, or why it has none")
+        return self
+
+
 class StageTwo(Config):
     """The values of stage2.json."""
 
@@ -99,6 +127,9 @@ class StageTwo(Config):
     studies: dict[Label, PlattValues]
     prior: dict[Label, Share]
     training: dict[Text, Annotated[int, Field(ge=1)] | tuple[float, float]]
+    operating_points: (
+        dict[Literal["slices", "studies"], dict[Label, dict[PointName, PointValues]]] | None
+    ) = None  # older models have none
 
     @field_validator("blend", "calibration", "chain", "studies", "prior")
     @classmethod
@@ -107,6 +138,15 @@ class StageTwo(Config):
         if missing:
             raise ValueError(f"the label {missing[0]} is missing")
         return values
+
+    @field_validator("operating_points")
+    @classmethod
+    def _all_points(cls, points: dict[str, Any] | None) -> dict[str, Any] | None:
+        for level in ("slices", "studies") if points is not None else ():
+            for label in LABELS:
+                if set((points or {}).get(level, {}).get(label, {})) != set(POINTS):
+                    raise ValueError(f"{level}: an operating point of {label} is missing")
+        return points
 
     @field_validator("training")
     @classmethod

@@ -30,6 +30,7 @@ from features.markov import MarkovChain
 from pipeline.receipt import versions
 from pipeline.recipe import Recipe
 from pipeline.run_context import Run
+from pipeline.scoring.run_operating_points import points_of_run
 from pipeline.stage_data.run_tables import training_prior
 from stage2_stack.blending import read_blend
 from stage2_stack.calibration import Platt
@@ -190,13 +191,14 @@ def stage_two_values(run: Run, train: pd.DataFrame, fold: NDArray[np.integer]) -
             label: chains["of all folds"]
             for label, chains in read_json(run.dir.markov_chains).items()
         }
-    calibrations, _ = study_calibration_of_run(run, train, fold)
+    calibrations, studies = study_calibration_of_run(run, train, fold)
     return {
         "names": list(read_json(folder / "features" / "names.json")),
         **fitted,
         "studies": {label: platt._asdict() for label, platt in calibrations.items()},
         "prior": training_prior(run.dir),
         "training": training_ranges(train),
+        "operating_points": points_of_run(run, train, studies),
     }
 
 

@@ -1,0 +1,1 @@
+"""How good predictions are: patient bootstrap, operating points, calibration, figures by group."""
