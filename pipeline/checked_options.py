@@ -1,6 +1,7 @@
 """The options of each verb, checked before any work."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -14,13 +15,19 @@ def _normalized(path: str) -> str:
     return os.path.normpath(os.path.expanduser(path))
 
 
+def _devices(text: str) -> str:
+    if not re.fullmatch(r"(\d+|cpu)(,(\d+|cpu))*", text):
+        raise ValueError("numbers of GPUs, or cpu, separated by commas: --gpus=0,2")
+    return text
+
+
 # normalized: without ~ and a trailing "/"
 Folder = Annotated[str, Field(min_length=1), AfterValidator(_normalized)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's range
 
 
 # numbers of GPUs; "cpu" is a place for one CNN on the CPU
-Gpus = Annotated[str, Field(pattern=r"^(\d+|cpu)(,(\d+|cpu))*$")]
+Gpus = Annotated[str, AfterValidator(_devices)]
 
 
 def _numbered_from_1(shard: str) -> str:

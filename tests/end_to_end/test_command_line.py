@@ -68,6 +68,7 @@ from pipeline.command_line.flag_check import flags_of
         ),
         (["tune", "--run=r", "--trials=1.5"], 1, "trials = '1.5'"),
         (["tune", "--run=r", "--trials=0"], 1, "greater than or equal to 1"),
+        (["train", "--run=r", "--gpus=0,x"], 1, "separated by commas: --gpus=0,2"),
         (["report", "--run=r", "--studies=a"], 2, "no flag --studies, did you mean '--study'?"),
         (["explain", "--run=r", "--study=a"], 2, "no flag --study, did you mean '--studies'?"),
         (["submit", "--run=r", "--stage=three"], 1, "stage = 'three'"),
