@@ -24,13 +24,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "slow" not in item.keywords or item.path.name not in LONGEST_FILES)
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch):
-    """Units run in the test's process, where it can replace functions, unless --workers is given.
+@pytest.fixture(autouse=True, scope="session")
+def one_core():
+    """Units run in the test's process, where it can replace functions.
 
     Without this, that would depend on the cores of the machine.
     """
-    monkeypatch.setattr("pipeline.engines.local_engine.cores", lambda: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.engines.local_engine.cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -496,10 +496,9 @@ def test_the_quarantine_is_read_as_it_was_written(tmp_path, monkeypatch):
 
 
 def test_damaged_folds_of_an_import_are_refused(fresh, capsys):
-    assert (
-        take(fresh, "one", guesses(TRAIN, 1).assign(fold=NUMBER.to_numpy() % 3), guesses(TEST, 2))
-        == 0
-    )
+    oof = guesses(TRAIN, 1).assign(fold=NUMBER.to_numpy() % 3)
+    # whether so few patients raise the alarm of a fold depends on the run's random key
+    assert take(fresh, "one", oof, guesses(TEST, 2), "--trust-oof") == 0
     path = fresh / "imports/folds.parquet"
     path.write_bytes(path.read_bytes().replace(b"P", b"Q", 1))
     capsys.readouterr()
