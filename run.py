@@ -295,6 +295,38 @@ class Verbs:
         """
         return _plan("score", locals())
 
+    def evaluate(
+        self,
+        *,
+        labels: Value,
+        to: Value,
+        data: Value = None,
+        run: Value = None,
+        model: Value = None,
+        predictions: Value = None,
+        device: Value = "auto",
+        workers: Value = None,
+        anyway: Value = False,
+        known_patients: Value = False,
+        quarantine_unreadable: Value = False,
+    ) -> Plan:
+        """Measure a model on labelled studies that it never saw: AUC, calibration, sensitivity.
+
+        Args:
+            labels: csv or parquet of labels, per slice or per study
+            to: a new folder for the figures (json, csv) and a page
+            data: a folder or zip archive with the DICOM files of the labelled studies
+            run: a finished run whose models predict
+            model: a folder that export-model wrote, instead of --run
+            predictions: csv or parquet of predictions, instead of a model and --data
+            device: "cpu", "cuda", or "auto" for the GPU if there is one
+            workers: number of processes that decode; the number of cores if not given
+            anyway: also evaluate what is refused otherwise (not CT, not a head, ...)
+            known_patients: also evaluate patients of the run's training data, by the models of the
+                fold that never saw them
+        """
+        return _plan("evaluate", locals())
+
     def status(
         self, *, run: Value, json: Value = False, verify: Value = False, units: Value = False
     ) -> Plan:
@@ -379,7 +411,7 @@ def _execute(argv: list[str]) -> None:
     plan = fire.Fire(Verbs(), command=[verb, *words], name="run.py", serialize=lambda plan: None)
     verb, options = unpack(plan)
     if verb == "completion":
-        from pipeline.commands.completion import completion
+        from pipeline.command_line.completion import completion
 
         flags = {name: [*flags_of(verb), QUIET, "--help"] for name, verb in VERBS.items()}
         print(completion(flags))

@@ -272,6 +272,37 @@ class ScoreOptions(Config):
         return run
 
 
+class EvaluateOptions(Config):
+    """Options of `evaluate`: a run or a model on studies, or a table of predictions."""
+
+    labels: Folder
+    to: Folder
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = Field(None, ge=1)
+    anyway: bool = False
+    known_patients: bool = False
+    quarantine_unreadable: bool = False
+    data: Folder | None = None
+    predictions: Folder | None = None
+    model: Folder | None = None
+    run: Folder | None = Field(None, validate_default=True)
+
+    @field_validator("run")
+    @classmethod
+    def _one_source(cls, run: str | None, info: ValidationInfo) -> str | None:
+        data, predictions, model = (info.data.get(n) for n in ("data", "predictions", "model"))
+        if sum(value is not None for value in (run, model, predictions)) != 1:
+            raise ValueError(
+                "give one of --run (a finished run), --model (a folder of `export-model`) and "
+                "--predictions (a table)"
+            )
+        if (data is None) == (predictions is None):
+            raise ValueError(
+                "--run and --model need --data, the labelled studies; --predictions goes without"
+            )
+        return run
+
+
 OPTIONS: dict[str, type[Config]] = {  # verb -> its options; any other verb: RunOptions
     "completion": Config,
     "status": StatusOptions,
@@ -292,6 +323,7 @@ OPTIONS: dict[str, type[Config]] = {  # verb -> its options; any other verb: Run
     "all": AllOptions,
     "export-model": ExportOptions,
     "score": ScoreOptions,
+    "evaluate": EvaluateOptions,
 }
 # options that are fields of the recipe: given to a verb, they are saved in the run's recipe
 IN_RECIPE = {

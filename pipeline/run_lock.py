@@ -9,7 +9,7 @@ from ct.errors import InputError
 from ct.kaggle_layout import hidden_folders
 from ct.storage.atomic_write import refuse_links, restore_all
 from ct.storage.file_lock import discard_unused, file_lock
-from pipeline.checked_options import IN_RECIPE, RunOptions, ScoreOptions
+from pipeline.checked_options import IN_RECIPE, EvaluateOptions, RunOptions, ScoreOptions
 from pipeline.engines.choice import chosen_engine
 from pipeline.freshness import first_difference
 from pipeline.integrity import check_content
@@ -36,7 +36,7 @@ def _run_lock(root: Path, shared: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(options: RunOptions | ScoreOptions) -> Iterator[Run]:
+def opened(options: RunOptions | ScoreOptions | EvaluateOptions) -> Iterator[Run]:
     """Open a run folder for work and apply the options to it and its recipe.
 
     Raises InputError where another process works on the run.
@@ -102,7 +102,7 @@ def _refuse_changes(run: Run, options: RunOptions) -> None:
         )
 
 
-def _recipe_changes(options: RunOptions | ScoreOptions) -> dict[str, Any]:
+def _recipe_changes(options: RunOptions | ScoreOptions | EvaluateOptions) -> dict[str, Any]:
     """Return {dotted key: value} of the options that are fields of the recipe."""
     return {
         IN_RECIPE[name]: value for name, value in options if name in IN_RECIPE and value is not None
@@ -110,7 +110,7 @@ def _recipe_changes(options: RunOptions | ScoreOptions) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _prepared(run: Run, options: RunOptions | ScoreOptions) -> Iterator[None]:
+def _prepared(run: Run, options: RunOptions | ScoreOptions | EvaluateOptions) -> Iterator[None]:
     """Apply the options that are not of the recipe."""
     check_installed(run.recipe.stage2.components)
     run.workers = getattr(options, "workers", None)

@@ -11,6 +11,7 @@ SWITCHES = (  # flags that need no value
     "--allow-unlabelled",
     "--anyway",
     "--json",
+    "--known-patients",
     "--quarantine-unreadable",
     "--remove",
     "--trust-oof",

@@ -26,6 +26,7 @@ COMMANDS = {
     "all": "pipeline.commands.all:run_all_stages",
     "export-model": "pipeline.commands.export_model:export_model",
     "score": "pipeline.commands.score:score",
+    "evaluate": "pipeline.commands.evaluate:evaluate",
     "status": "pipeline.commands.status:status",
 }
 DISTRIBUTED = ("train", "predict")  # verbs that run in several processes under torchrun

@@ -4,15 +4,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from ct.config import Config
 from ct.errors import InputError
-from pipeline.checked_options import RunOptions, ScoreOptions
 from pipeline.engines.local_engine import LocalEngine, chosen_devices
 from pipeline.engines.shard_engine import ShardEngine
 from pipeline.units.unit import Engine
 
 
 @contextlib.contextmanager
-def chosen_engine(options: RunOptions | ScoreOptions) -> Iterator[Engine]:
+def chosen_engine(options: Config) -> Iterator[Engine]:
     """Yield the engine of a verb's options; what it has started ends with the block.
 
     Raises InputError where they name a GPU that is not there, and for a shard or Ray under

@@ -144,12 +144,13 @@ def read_study_headers(
 
 
 def training_folds(table: pd.DataFrame, patients: pd.DataFrame | None) -> dict[str, pd.Series]:
-    """Return the columns `fold` and `part` (int8) and `two_folds` (bool) of a header table.
+    """Return the columns `fold`, `part`, `two_folds` and `training_patient` of a header table.
 
     `fold` and `part` are those of the training patient, the same for all of a group
     (ct.patient_folds.fold_groups), and -1 where no patient of the group is in the training data.
-    `two_folds` is True where a group's patients are in several folds. Where they are in several
-    parts, `part` is NO_PART, because the probe without one part was fitted on the others.
+    `two_folds` is True where a group's patients are in several folds. `training_patient` is the
+    pseudonym of one of the group's training patients, "" where there is none. Where they are in
+    several parts, `part` is NO_PART, because the probe without one part was fitted on the others.
 
     patients: as in `read_study_headers`
     """
@@ -161,7 +162,13 @@ def training_folds(table: pd.DataFrame, patients: pd.DataFrame | None) -> dict[s
         largest[name] = column.groupby(groups).transform("max")
         several[name] = column.where(column >= 0).groupby(groups).transform("nunique") > 1
     part = largest["part"].mask(several["part"], NO_PART).astype(np.int8)
-    return {"fold": largest["fold"], "part": part, "two_folds": several["fold"]}
+    patient = table["patient_id"].where(table["patient_id"].isin(known.index), "")
+    return {
+        "fold": largest["fold"],
+        "part": part,
+        "two_folds": several["fold"],
+        "training_patient": patient.groupby(groups).transform("max"),
+    }
 
 
 def public_names(table: pd.DataFrame, key: bytes) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""What `evaluate` needs: labels joined to scored studies or predictions, and the figures."""

@@ -1,0 +1,179 @@
+"""What `evaluate` measures of DICOM studies: score them, and join their labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ct.errors import InputError
+from ct.evaluation.label_figures import Evaluated
+from ct.evaluation.series_groups import range_table, series_groups
+from ct.labels import LABELS
+from ct.tables.labelled_table import LabelledTable
+from pipeline.checked_options import EvaluateOptions, ScoreOptions
+from pipeline.evaluation.label_matching import (
+    complete_rows,
+    labelled_studies,
+    match_labels,
+    study_truth,
+)
+from pipeline.progress import Bar
+from pipeline.scoring.score_tables import remark_table, study_table
+from pipeline.scoring.scoring_model import ScoringModel
+from pipeline.scoring.slice_scores import score_slices
+from pipeline.scoring.study_reader import NewStudies, open_source, read_new_studies
+
+COLUMNS = list(LABELS)
+MOST_NAMED = 3  # training patients in the message
+
+
+@dataclass(frozen=True)
+class EvaluatedData:
+    """What is measured.
+
+    levels:   {"slices" or "studies": Evaluated}; labels of studies give no slices
+    ranges:   the data beside the training ranges, empty for a table of predictions
+    remarks:  as in score's remarks.csv
+    counts:   what was left out, {what: number}
+    notes:    sentences for the page and the command line
+    """
+
+    levels: dict[str, Evaluated]
+    ranges: pd.DataFrame
+    remarks: pd.DataFrame
+    counts: dict[str, int]
+    notes: list[str]
+
+
+def evaluate_studies(
+    model: ScoringModel,
+    labels: LabelledTable,
+    key: bytes,
+    work: Path,
+    options: EvaluateOptions,
+    device: torch.device,
+    bar: Callable[..., Bar],
+) -> EvaluatedData:
+    """Score the labelled studies of a folder or zip, and join their labels.
+
+    key, work, bar: as in read_new_studies
+
+    Raises InputError for studies of training patients without options.known_patients, and where no
+    labelled study is left.
+    """
+    assert options.data is not None
+    fields = {n: v for n, v in options.model_dump().items() if n in ScoreOptions.model_fields}
+    new = read_new_studies(open_source(options.data), model, key, work, ScoreOptions(**fields), bar)
+    names = new.headers[["study_id", "patient_id", "training_patient"]].join(
+        new.acquisition[["path", "sop_uid", "study_uid"]]
+    )
+    truth = match_labels(labels, names, f"--labels={options.labels}")
+    labelled = labelled_studies(truth, labels.per_slice, names["study_id"])
+    _check_patients(names[names["study_id"].isin(labelled)], options)
+    new = _only(new, labelled)
+    if new.slices.empty:
+        raise InputError(
+            f"--data={options.data}: none of the {len(labelled)} labelled studies can be scored; "
+            "`score` lists the reasons, --anyway scores them all the same"
+        )
+    final, _ = score_slices(model, new.slices, new.read_hu, device, bar)
+    levels, counts = _levels(new, final, truth, labels.per_slice, model)
+    return EvaluatedData(
+        levels,
+        range_table(new.slices, new.acquisition["thickness_mm"], model.stage2["training"]),
+        remark_table([f for f in new.findings if f.study_id in labelled]),
+        {"unlabelled_studies": names["study_id"].nunique() - len(labelled)} | counts,
+        [_patients_note(model, names[names["study_id"].isin(labelled)])],
+    )
+
+
+def _check_patients(names: pd.DataFrame, options: EvaluateOptions) -> None:
+    """Raise InputError where studies are of patients of the training data, by their pseudonyms."""
+    known = names.loc[names["training_patient"] != "", ["study_id", "training_patient"]]
+    if known.empty or options.known_patients:
+        return
+    patients = list(dict.fromkeys(known["training_patient"]))
+    shown = ", ".join(patients[:MOST_NAMED]) + (", ..." if len(patients) > MOST_NAMED else "")
+    raise InputError(
+        f"--data={options.data}: {known['study_id'].nunique()} labelled studies are of "
+        f"{len(patients)} patients of the run's training data ({shown}); leave them out of "
+        "--labels, or add --known-patients: the fold that never saw a patient then predicts them"
+    )
+
+
+def _patients_note(model: ScoringModel, names: pd.DataFrame) -> str:
+    """Return what is known of training patients among the evaluated ones."""
+    if model.patients is None:
+        return (
+            "A packed model lists no patients: whether these studies are of patients of its "
+            "training data cannot be checked. For such studies the figures are too good."
+        )
+    known = names.loc[names["training_patient"] != "", "study_id"].nunique()
+    if not known:
+        return "No evaluated study is of a patient of the run's training data."
+    return (
+        f"{known} evaluated studies are of patients of the run's training data; the models of the "
+        "fold that never saw them predict them (--known-patients)."
+    )
+
+
+def _only(new: NewStudies, studies: set[str]) -> NewStudies:
+    """Return the scored slices of some studies alone."""
+    chosen = new.slices["study_id"].isin(studies).to_numpy()
+    rows, read = chosen.nonzero()[0], new.read_hu
+    return replace(
+        new,
+        headers=new.headers[new.headers["study_id"].isin(studies)],
+        slices=new.slices[chosen],
+        read_hu=lambda numbers, out=None: read(rows[numbers], out),
+    )
+
+
+def _levels(
+    new: NewStudies,
+    final: pd.DataFrame,
+    labels: pd.DataFrame,
+    per_slice: bool,
+    model: ScoringModel,
+) -> tuple[dict[str, Evaluated], dict[str, int]]:
+    """Return the evaluated slices and studies, and counts of what was left out."""
+    groups = series_groups(new.slices, new.acquisition)
+    truth, levels = complete_rows(labels), {}
+    patients = new.headers["patient_id"]
+    of_study = study_table(new, final, model)
+    of_study = of_study[of_study["status"] == "scored"]
+    counts = {"incomplete_labels": len(labels) - len(truth)}
+    if per_slice:
+        rows = truth.index.intersection(final.index, sort=False)
+        levels["slices"] = _evaluated(
+            truth.loc[rows], final, patients.reindex(rows), groups.reindex(rows)
+        )
+        counts["labels_without_a_scored_slice"] = len(truth) - len(rows)
+        truth = study_truth(truth.loc[rows], final["study_id"])
+        counts["partly_labelled_studies"] = len(of_study) - len(truth)
+    studies = truth.index.intersection(of_study.index, sort=False)
+    by_study = new.slices["study_id"]
+    levels["studies"] = _evaluated(
+        truth.loc[studies],
+        of_study,
+        of_study["patient_id"].reindex(studies),
+        groups.groupby(by_study.to_numpy()).first().reindex(studies),
+    )
+    return {name: level for name, level in levels.items() if len(level.truth)}, counts
+
+
+def _evaluated(
+    truth: pd.DataFrame, probs: pd.DataFrame, patients: pd.Series, groups: pd.DataFrame
+) -> Evaluated:
+    return Evaluated(
+        truth[COLUMNS], probs.loc[truth.index, COLUMNS], patients.to_numpy(object), groups
+    )
+
+
+def table_values(data: EvaluatedData) -> dict[str, Any]:
+    """Return the plain values of the ranges, the notes and the counts, for evaluation.json."""
+    ranges: list[Any] = data.ranges.to_dict("records")
+    return {"left_out": data.counts, "training_ranges": ranges, "notes": data.notes}
