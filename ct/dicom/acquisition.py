@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from ct.dicom.dataset_parser import open_dataset, quiet_pydicom
 from ct.dicom.tag_values import optional_number, tag_value
 from ct.privacy.defined_terms import body_part_terms, image_type_terms, modality_term
+from ct.privacy.manufacturers import manufacturer_term
 from ct.sources.file_reader import read_each
 from ct.sources.source import Source, SourceFile, Unreadable
 
@@ -33,7 +34,8 @@ def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
 
     Returns a DataFrame indexed by `path`: modality, body_part and image_type (words of
     ct/privacy/defined_terms.py alone, "" where missing), contrast and lossy (bool), thickness_mm
-    (NaN where missing); and sop_uid and study_uid, which are identifiers and stay on this machine.
+    (NaN where missing), manufacturer (a word of ct/privacy/manufacturers.py); and sop_uid and
+    study_uid, which are identifiers and stay on this machine.
     Raises MachineFault.
     """
     with quiet_pydicom():
@@ -62,6 +64,7 @@ def _acquisition(dataset: Dataset) -> dict[str, Any]:
         "contrast": _text(dataset, "ContrastBolusAgent").strip().upper() not in NO_CONTRAST,
         "lossy": lossy,
         "thickness_mm": optional_number(dataset, "SliceThickness"),
+        "manufacturer": manufacturer_term(_text(dataset, "Manufacturer")),
         "sop_uid": _text(dataset, "SOPInstanceUID"),
         "study_uid": _text(dataset, "StudyInstanceUID"),
     }

@@ -10,10 +10,11 @@ import browser_steps
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics
 from test_resume import kill_in
 
 import run
-from ct.labels import LABELS
+from ct.labels import LABELS, read_labels
 from ct.storage.file_formats import read_array, read_table
 
 pytestmark = pytest.mark.slow
@@ -155,3 +156,42 @@ def test_a_second_all_is_quick(mini, command):
     done = command("all", f"--run={mini}")
     assert done.returncode == 0 and "everything is fresh" in done.stdout
     assert time.perf_counter() - start < 10
+
+
+def test_evaluate_on_held_out_studies_gives_scikit_learns_figures(mini, tmp_path, capsys):
+    """A run of some patients alone, evaluated on the others; one of its own patients is refused."""
+    data = next(mini.parent.rglob("stage_2_train")).parent
+    folder, labels = tmp_path / "r", data / "stage_2_train.csv"
+    words = [f"--run={folder}", "--recipe=micro", f"--data={data}", "--train-slices=150"]
+    assert run.main(["new", *words]) == 0
+    assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
+    train = read_table(folder / "slices.parquet").query("split == 'train'")
+    words = [f"--data={data / 'stage_2_train'}", f"--run={folder}", f"--to={tmp_path / 'out'}"]
+    capsys.readouterr()
+    assert run.main(["evaluate", *words, f"--labels={labels}"]) == 1
+    assert train["patient_id"].iloc[0] in capsys.readouterr().err
+    rows = pd.read_csv(labels)
+    held_out = rows[~rows["ID"].str.rpartition("_")[0].isin(train.index)]
+    held_out.to_csv(tmp_path / "labels.csv", index=False)
+    assert run.main(["evaluate", *words, f"--labels={tmp_path / 'labels.csv'}"]) == 0
+    scored = [f"--data={data / 'stage_2_train'}", f"--run={folder}", f"--to={tmp_path / 'scores'}"]
+    assert run.main(["score", *scored]) == 0
+    truth = read_labels(tmp_path / "labels.csv")[0]
+    p = read_table(tmp_path / "scores" / "slices.parquet").loc[truth.index]
+    levels = {
+        "slices": (truth, p),
+        "studies": (
+            truth.groupby(p["study_id"]).max(),
+            read_table(tmp_path / "scores" / "studies.parquet").loc[sorted(set(p["study_id"]))],
+        ),
+    }
+    values = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    for level, (y, p) in levels.items():
+        assert values[level]["rows"] == len(y) > 1
+        for label in LABELS:
+            figures = values[level]["labels"][label]
+            loss = metrics.log_loss(y[label], p[label], labels=[0, 1])
+            assert figures["log_loss"]["value"] == pytest.approx(loss, abs=1e-5)
+            if 0 < y[label].sum() < len(y):
+                area = metrics.roc_auc_score(y[label], p[label])
+                assert figures["auc"]["value"] == pytest.approx(area, abs=1e-3)

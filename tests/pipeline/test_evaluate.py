@@ -44,6 +44,7 @@ def new_studies(competition, tmp_path_factory):
             dataset = pydicom.dcmread(path)
             number = patients.setdefault(dataset.PatientID, len(patients))
             dataset.PatientID = f"DOE {number}"
+            dataset.Manufacturer = "SIEMENS" if number % 2 else "Dr DOE"
             dataset.save_as(folder / path.name)
     from ct.labels import read_labels
 
@@ -102,10 +103,9 @@ def test_the_files_and_the_page(by_model):
     assert "lists no patients" in page and "cannot be checked" in page
     assert "Per slice" in page and "Per study" in page and "Not a medical device" in page
     groups = pd.read_csv(out / "groups.csv")
-    assert {"spacing", "slices"} <= set(groups["by"]) and set(groups["level"]) == {
-        "slices",
-        "studies",
-    }
+    assert {"spacing", "slices"} <= set(groups["by"])
+    assert set(groups["level"]) == {"slices", "studies"}
+    assert set(groups.loc[groups["by"] == "manufacturer", "group"]) == {"SIEMENS", "?"}
     ranges = pd.read_csv(out / "training_ranges.csv").set_index("fact")
     assert (ranges["series_outside"] <= ranges["series"]).all() and "step_mm" in ranges.index
     for path in out.iterdir():
