@@ -280,6 +280,7 @@ class Verbs:
         device: Value = "auto",
         workers: Value = None,
         anyway: Value = False,
+        series: Value = None,
         quarantine_unreadable: Value = False,
     ) -> Plan:
         """Predict your own studies: a folder or zip of DICOM files. Needs --run or --model.
@@ -292,6 +293,8 @@ class Verbs:
             device: "cpu", "cuda", or "auto" for the GPU if there is one
             workers: number of processes that decode; the number of cores if not given
             anyway: also predict what is refused otherwise (not CT, not a head, ...)
+            series: "all" predicts each series as a study of its own, a SeriesInstanceUID that one;
+                else one series of each study is chosen
         """
         return _plan("score", locals())
 

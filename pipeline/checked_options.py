@@ -258,6 +258,8 @@ class ScoreOptions(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(None, ge=1)
     anyway: bool = False
+    # one series of each study is chosen (None), each is a study ("all"), or a UID or name of one
+    series: str | None = Field(None, min_length=1, max_length=64)
     quarantine_unreadable: bool = False
     model: Folder | None = None
     run: Folder | None = Field(None, validate_default=True)

@@ -31,6 +31,7 @@ class ScoredStudies:
     reached:   {study: {label: the operating points that it reaches, in words}}; {} where the model
                has no thresholds
     points:    the operating points of studies: label, name, threshold, sensitivity, specificity
+    series:    table with study_id, series_id, status and reason; shown of studies of several
     """
 
     studies: pd.DataFrame
@@ -40,6 +41,7 @@ class ScoredStudies:
     read_hu: Callable[..., NDArray[np.int16]]
     reached: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     points: Sequence[Mapping[str, Any]] = ()
+    series: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["study_id"]))
 
 
 def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
@@ -48,9 +50,18 @@ def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
         study: rows.to_dict("records")
         for study, rows in scored.remarks.groupby("study_id", sort=False)
     }
+    series = {
+        study: rows.to_dict("records")
+        for study, rows in scored.series.groupby("study_id", sort=False)
+    }
     order = scored.studies.sort_values(["any", "slices"], ascending=False, kind="stable")
     rows = [
-        {"study": study, **row, "remarks": remarks.get(study, [])}
+        {
+            "study": study,
+            **row,
+            "remarks": remarks.get(study, []),
+            "choice": of_study if len(of_study := series.get(study, [])) > 1 else [],
+        }
         for study, row in order.to_dict("index").items()
     ]
     slices = dict(iter(scored.slices.groupby("study_id", sort=False)))

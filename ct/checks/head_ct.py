@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ct.checks.training_ranges import AREAS, FACTS
-from ct.privacy.defined_terms import HEADS, UNKNOWN
+from ct.privacy.defined_terms import UNKNOWN, is_head
 
 MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal
 # an area outside its training range by this factor is of another part of the body
@@ -25,26 +25,46 @@ class Remark(NamedTuple):
 def head_tag_remarks(acquisition: pd.DataFrame, row: pd.Series) -> list[Remark]:
     """Return the Remarks where one series is not an axial CT series of a head.
 
-    acquisition: the series' rows as returned by read_acquisition; row: its row of series_facts
+    acquisition: the series' rows as returned by read_acquisition, each of which is judged; row: its
+    row of series_facts
     """
-    remarks = []
-    modality, part = acquisition["modality"].iloc[0], acquisition["body_part"].iloc[0]
-    if modality != "CT":
-        texts = {"": "the modality is missing", UNKNOWN: "the modality is not a known one"}
-        what = texts.get(modality, f"the modality is {modality}, not CT")
-        means = "the CNNs need Hounsfield units, which only CT has"
-        remarks.append(Remark(bool(modality), what, means))
-    if acquisition["image_type"].str.upper().str.contains("LOCALIZER").any():
-        remarks.append(Remark(True, "a localizer", "a projection through the body, not a slice"))
-    if part and not any(head in part for head in HEADS):
-        what = "not a known body part" if part == UNKNOWN else part
-        means = "the CNNs were trained on heads only"
-        remarks.append(Remark(True, f"BodyPartExamined is {what}", means))
+    remarks = _modality_remarks(acquisition["modality"].value_counts(sort=True))
+    localizer = acquisition["image_type"].str.contains("LOCALIZER")
+    if localizer.any():
+        remarks.append(_refused("a localizer", "a projection through the body, not a slice"))
+    remarks += _body_part_remarks(acquisition["body_part"].value_counts(sort=True))
     if row["tilt_deg"] > MAX_AXIAL_DEG:
         what = f"the slices lie {row['tilt_deg']:.0f} degrees from axial"
         means = "the CNNs were trained on axial slices, not on coronal or sagittal ones"
-        remarks.append(Remark(True, what, means))
+        remarks.append(_refused(what, means))
     return remarks
+
+
+def _modality_remarks(slices: pd.Series) -> list[Remark]:
+    """Return the Remark on the most frequent modality that is not CT. slices: of each modality."""
+    other = [modality for modality in slices.index if modality != "CT"]
+    if not other:
+        return []
+    texts = {"": "the modality is missing", UNKNOWN: "the modality is not a known one"}
+    what = texts.get(other[0], f"the modality is {other[0]}, not CT")
+    means = "the CNNs need Hounsfield units, which only CT has"
+    return [_refused(what, means) if other[0] else Remark(False, what, means)]
+
+
+def _body_part_remarks(slices: pd.Series) -> list[Remark]:
+    """Return the Remark on the most frequent body part that is no head.
+
+    slices: of each body part; none where a head is among them. A text that is no known body part
+    does not refuse: it may be a head in another language.
+    """
+    parts = [part for part in slices.index if part]
+    if not parts or any(map(is_head, parts)):
+        return []
+    if parts[0] == UNKNOWN:
+        means = "the areas of brain and bone decide whether it is a head"
+        return [Remark(False, "BodyPartExamined is not a known body part", means)]
+    means = "the CNNs were trained on heads only"
+    return [_refused(f"BodyPartExamined is {parts[0]}", means)]
 
 
 def head_area_remarks(row: pd.Series, ranges: Mapping[str, Any]) -> list[Remark]:
@@ -54,5 +74,9 @@ def head_area_remarks(row: pd.Series, ranges: Mapping[str, Any]) -> list[Remark]
         low, high = ranges.get(name, (-np.inf, np.inf))
         if row[name] < low / AREA_FACTOR or row[name] > high * AREA_FACTOR:
             what = FACTS[name].outside(row[name], low, high)
-            remarks.append(Remark(True, what, "probably not a head"))
+            remarks.append(_refused(what, "probably not a head"))
     return remarks
+
+
+def _refused(what: str, means: str) -> Remark:
+    return Remark(True, what, f"{means}; --anyway reads it all the same")

@@ -7,6 +7,7 @@ import pandas as pd
 
 TAIL = 0.005  # share of the training series outside a range, at each end
 AREAS = ("brain_cm2", "skull_cm2")
+TYPICAL_STEP = "typical_step_mm"  # the median distance of the slices, as both ends of a range
 
 
 class Fact(NamedTuple):
@@ -83,7 +84,8 @@ def training_ranges(slices: pd.DataFrame) -> dict[str, Any]:
     """Return the ranges of the training series: {fact: [low, high]}, without unknown facts.
 
     slices: slice table of the training data. Both ends of a range are values of a series; a share
-    of TAIL of the series lies beyond each end. "series" is the largest number of series in a study.
+    of TAIL of the series lies beyond each end. TYPICAL_STEP is no range. "series" is the largest
+    number of series in a study.
     """
     facts, ranges = series_facts(slices), {}
     for name, column in facts.items():
@@ -94,4 +96,5 @@ def training_ranges(slices: pd.DataFrame) -> dict[str, Any]:
             ranges[name] = [float(low), float(high)]
     if "step_mm" in ranges:  # the competition's files have no thickness; its slices are contiguous
         ranges["thickness_mm"] = ranges["step_mm"]
+        ranges[TYPICAL_STEP] = [float(facts["step_mm"].median())] * 2
     return ranges | {"series": int(facts.groupby(level=0).size().max())}

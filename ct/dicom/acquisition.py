@@ -11,6 +11,13 @@ from ct.dicom.dataset_parser import open_dataset, quiet_pydicom
 from ct.dicom.tag_values import optional_number, tag_value
 from ct.privacy.defined_terms import body_part_terms, image_type_terms, modality_term
 from ct.privacy.manufacturers import manufacturer_term
+from ct.privacy.series_words import (
+    agent_given,
+    contrast_named,
+    kernel_class,
+    kernel_of_text,
+    kind_of_series,
+)
 from ct.sources.file_reader import read_each
 from ct.sources.source import Source, SourceFile, Unreadable
 
@@ -23,8 +30,6 @@ LOSSY_SYNTAXES = {
     uid.JPEG2000,
     uid.HTJ2K,
 }
-# values of ContrastBolusAgent that sites write for a scan without contrast
-NO_CONTRAST = {"", "NONE", "NO", "N", "C-", "WITHOUT", "0"}
 
 
 def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
@@ -33,7 +38,8 @@ def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
     files: names in the source
 
     Returns a DataFrame indexed by `path`: modality, body_part and image_type (words of
-    ct/privacy/defined_terms.py alone, "" where missing), contrast and lossy (bool), thickness_mm
+    ct/privacy/defined_terms.py alone, "" where missing), kernel and kind (words of
+    ct/privacy/series_words.py alone, "" where unknown), contrast and lossy (bool), thickness_mm
     (NaN where missing), manufacturer (a word of ct/privacy/manufacturers.py); and sop_uid and
     study_uid, which are identifiers and stay on this machine.
     Raises MachineFault.
@@ -56,12 +62,15 @@ def _read(file: SourceFile) -> dict[str, Any]:
 def _acquisition(dataset: Dataset) -> dict[str, Any]:
     """Return the row of a data set; in that of an empty one every value is missing."""
     syntax = str(dataset.file_meta.TransferSyntaxUID) if dataset else ""
+    description, agent = _text(dataset, "SeriesDescription"), _text(dataset, "ContrastBolusAgent")
     lossy = _text(dataset, "LossyImageCompression").strip() == "01" or syntax in LOSSY_SYNTAXES
     return {
         "modality": modality_term(_text(dataset, "Modality")),
         "body_part": body_part_terms(_text(dataset, "BodyPartExamined")),
         "image_type": image_type_terms(_text(dataset, "ImageType").split("\\")),
-        "contrast": _text(dataset, "ContrastBolusAgent").strip().upper() not in NO_CONTRAST,
+        "kernel": kernel_class(_text(dataset, "ConvolutionKernel")) or kernel_of_text(description),
+        "kind": kind_of_series(description),
+        "contrast": agent_given(agent) or contrast_named(description) is True,
         "lossy": lossy,
         "thickness_mm": optional_number(dataset, "SliceThickness"),
         "manufacturer": manufacturer_term(_text(dataset, "Manufacturer")),

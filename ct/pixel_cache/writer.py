@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ct.dicom.hounsfield import read_hu
 from ct.pixel_cache.resampling import resample_to_square
 from ct.pixel_cache.shards import SHARD_SLICES, shard_path
+from ct.pixel_cache.slab_pixels import member_paths, read_slabs
 from ct.pixel_cache.slice_measures import measure_slice
 from ct.slices import PIXEL_COLUMNS
 from ct.sources.file_reader import read_each, with_probes
@@ -25,6 +26,7 @@ from ct.system.parallel_jobs import run_jobs
 
 # of blosc2; its default depends on the processor's cache, so the bytes would, too
 BLOCK_BYTES = 32768
+PART_COLUMNS = ("path", "pixel_spacing_mm", "members")  # of the slice table, for one shard
 
 
 def write_cache(
@@ -38,16 +40,17 @@ def write_cache(
     """Decode all slices once; write them at `size` x `size`, and measure them at full resolution.
 
     folder: of the cache, new; source: a source or a folder's path; slices: slice table, with path
-    (a name in the source) and pixel_spacing_mm; progress: called with the number of slices done
+    (a name in the source) and pixel_spacing_mm, and where slabs are among the rows with `members`,
+    a tuple of ct.pixel_cache.slab_plan.Member; progress: called with the number of slices done
 
     Returns a DataFrame indexed like `slices`: PIXEL_COLUMNS, and `reason`, "" where the slice is
-    readable. Raises MachineFault.
+    readable; that of a slab is of a member that is not. Raises MachineFault.
     """
     folder, source = Path(folder), Folder(source) if isinstance(source, str | Path) else source
     source = with_probes(source, slices["path"].tolist())
     folder.mkdir(parents=True, exist_ok=True)
     jobs = (
-        (shard_path(folder, number), source.select(part["path"].tolist()), part, size)
+        (shard_path(folder, number), source.select(_files(part)), part, size)
         for number, part in enumerate(shard_parts(slices))
     )
     records, done = [], 0
@@ -60,11 +63,17 @@ def write_cache(
 
 
 def shard_parts(slices: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the rows of each shard: path and pixel_spacing_mm of its slices."""
+    """Return the rows of each shard: path and pixel_spacing_mm of its slices, `members` if any."""
+    columns = [name for name in PART_COLUMNS if name in slices]
     return [
-        slices[["path", "pixel_spacing_mm"]].iloc[first : first + SHARD_SLICES]
+        slices[columns].iloc[first : first + SHARD_SLICES]
         for first in range(0, len(slices), SHARD_SLICES)
     ]
+
+
+def _files(part: pd.DataFrame) -> list[str]:
+    """Return the files of the rows of a shard, in the order in which they are read."""
+    return member_paths(part["members"]) if "members" in part else part["path"].tolist()
 
 
 def shard_count(slices: int) -> int:
@@ -134,6 +143,7 @@ def _job_digest(part: pd.DataFrame, size: int) -> str:
         part.index.tolist(),
         part["path"].tolist(),
         part["pixel_spacing_mm"].tolist(),
+        *([part["members"].tolist()] if "members" in part else []),
     ]
     return text_digest(json.dumps(settings))
 
@@ -192,7 +202,8 @@ def write_shard(path: Path, files: Source, part: pd.DataFrame, size: int) -> Sha
     rows: list[tuple[Any, ...]] = []
     digest, lasting = new_digest(), True
     with replacing(path, lasting=False) as unfinished, open(unfinished, "wb") as shard:
-        slices = read_each(read_hu, files)
+        slabs = part["members"].tolist() if "members" in part else None
+        slices = read_slabs(files, slabs) if slabs else read_each(read_hu, files)
         spacings = part["pixel_spacing_mm"].tolist()
         for (decoded, reason, transient), spacing in zip(slices, spacings, strict=True):
             lasting &= not transient
@@ -205,6 +216,6 @@ def write_shard(path: Path, files: Source, part: pd.DataFrame, size: int) -> Sha
             digest.update(compressed)
             measures = measure_slice(hu, spacing)
             crc32 = isal_zlib.crc32(compressed)
-            rows.append((len(compressed), crc32, True, repaired, *measures, ""))
+            rows.append((len(compressed), crc32, True, repaired, *measures, reason))
     record = _record(rows, part.index, _job_digest(part, size), digest.hexdigest())
     return Shard(record, lasting)

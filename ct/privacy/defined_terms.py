@@ -5,6 +5,7 @@ a name. So only the words listed here reach tables, pages and the terminal.
 """
 
 import re
+import unicodedata
 
 from pydicom import uid
 
@@ -21,10 +22,16 @@ MODALITIES = _words(  # PS3.3 section C.7.3.1.1.1, retired ones included
     "RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF "
     "ST STAIN TEXTUREMAP TG US VA VF XA XAPROTOCOL XC"
 )
-# the body part is a head where its text contains one of these (PS3.16 annex L)
+# the body part is a head where its text contains one of these (PS3.16 annex L) ...
 HEADS = ("HEAD", "BRAIN", "SKULL", "CRAN")
+# ... or one of these words
+HEAD_WORDS = _words(
+    "CABEZA CABECA CEREBRAL CEREBRO CEREBRUM CERVEAU CERVELLO CRANE CRANEO CRANIO ENCEFALO "
+    "ENCEPHALE GEHIRN GLOWA HERSENEN HIRN HJERNE HLAVA HODE HOOFD HOVED HUVUD KAFA KOPF MOZG NEURO "
+    "NEUROCRANE NEUROCRANIUM SCHADEL SCHAEDEL SCHEDEL TESTA TETE"
+)
 # PS3.16 annex L; usual abbreviations; the head and its parts in other languages
-BODY_PARTS = _words(
+BODY_PARTS = HEAD_WORDS | _words(
     "ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BILEDUCT BLADDER BRAIN BREAST "
     "BRONCHUS BUTTOCK CALCANEUS CALF CAROTID CEREBELLUM CERVIX CHEEK CHEST CHESTABDOMEN "
     "CHESTABDPELVIS CIRCLEOFWILLIS CLAVICLE COCCYX COLON CORNEA CORONARYARTERY CSPINE CTSPINE "
@@ -35,16 +42,14 @@ BODY_PARTS = _words(
     "RECTUM RIB SCALP SCAPULA SCLERA SCROTUM SHOULDER SKULL SPINE SPLEEN SSPINE STERNUM STOMACH "
     "SUBMANDIBULAR TESTIS THIGH THUMB THYMUS THYROID TLSPINE TMJOINT TOE TONGUE TRACHEA TSPINE "
     "UMBILICUS URETER URETHRA UTERUS VAGINA VULVA WHOLEBODY WRIST ZYGOMA ABD ANGIO BODY BONE "
-    "CARDIAC CEREBRAL CEREBRUM CERVICAL CRANIAL CRANIUM FACIAL HEADANGIO HEADBRAIN JOINT LUMBAR "
-    "LUMBARSPINE MANDIBLE NEURO ORBITS PARANASAL PETROUS SINUS SINUSES TEMPORAL TEMPORALBONE "
-    "THORACIC THORAX TRUNK VESSELS WHOLE CABEZA CABECA CEREBRO CERVEAU CERVELLO CRANE CRANEO "
-    "CRANIO ENCEFALO ENCEPHALE GEHIRN HERSENEN HJERNE HOOFD HODE HUVUD KOPF MOZG GLOWA SCHADEL "
-    "SCHAEDEL SCHEDEL TESTA TETE"
+    "CARDIAC CERVICAL CRANIAL CRANIUM FACIAL HEADANGIO HEADBRAIN JOINT LUMBAR "
+    "LUMBARSPINE MANDIBLE ORBITS PARANASAL PETROUS SINUS SINUSES TEMPORAL TEMPORALBONE "
+    "THORACIC THORAX TRUNK VESSELS WHOLE"
 )
 # words that may stand between body parts, before or after them
 CONNECTING_WORDS = _words("AND WITH WITHOUT UPPER LOWER LEFT RIGHT")
 # PS3.3 section C.8.2.1.1.1
-IMAGE_TYPES = _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER")
+IMAGE_TYPES = _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER MPR REFORMATTED")
 TRANSFER_SYNTAXES = frozenset(
     number
     for number, entry in uid.UID_dictionary.items()  # type: ignore[attr-defined]  # not in __all__
@@ -61,16 +66,24 @@ def modality_term(text: str) -> str:
 def body_part_terms(text: str) -> str:
     """Return the value of BodyPartExamined in capitals where all its words are known.
 
-    Otherwise returns the word of HEADS that it contains, "?" where it contains none, "" where it is
-    empty.
+    Otherwise returns the word of HEADS or HEAD_WORDS that it contains, "?" where it contains none,
+    "" where it is empty.
     """
-    code = text.strip(" \0").upper()
+    code = _without_accents(text.strip(" \0").upper())
     if not CODE_STRING.fullmatch(code):
         return UNKNOWN if code else ""
     words = re.findall("[A-Z0-9]+", code)
     if "".join(words) in BODY_PARTS or {*words} <= BODY_PARTS | CONNECTING_WORDS:
         return code
-    return next((head for head in HEADS if head in code), UNKNOWN)
+    named = [head for head in HEADS if head in code] + [w for w in words if w in HEAD_WORDS]
+    return named[0] if named else UNKNOWN
+
+
+def is_head(part: str) -> bool:
+    """Return whether a body part, as `body_part_terms` returns it, is a head or contains one."""
+    return any(head in part for head in HEADS) or bool(
+        HEAD_WORDS & {*re.findall("[A-Z0-9]+", part)}
+    )
 
 
 def image_type_terms(values: list[str]) -> str:
@@ -87,6 +100,12 @@ def image_type_terms(values: list[str]) -> str:
 def known_transfer_syntax(syntax: str) -> str:
     """Return the UID of a transfer syntax; "?" where PS3.6 annex A does not list it."""
     return str(syntax) if str(syntax) in TRANSFER_SYNTAXES else UNKNOWN
+
+
+def _without_accents(text: str) -> str:
+    """Return a text without accents: the head is SCHÄDEL, TÊTE or CABEÇA in some archives."""
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def _known(text: str, words: frozenset[str]) -> str:

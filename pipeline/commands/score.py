@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ct.checks.series_choice import PASSED_OVER, READ
 from ct.errors import InputError
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import write_json
@@ -22,7 +23,12 @@ from pipeline.scoring.reached_points import (
     reached_of_studies,
     write_reached_tables,
 )
-from pipeline.scoring.score_tables import remark_table, study_table, write_score_tables
+from pipeline.scoring.score_tables import (
+    remark_table,
+    series_sheet,
+    study_table,
+    write_score_tables,
+)
 from pipeline.scoring.scoring_model import STAGES, ScoringModel, model_of_run, other_versions
 from pipeline.scoring.slice_scores import score_slices
 from pipeline.scoring.study_reader import open_source, read_new_studies
@@ -73,15 +79,19 @@ def score_studies(
         write_reached_tables(part, model, final, studies)
         counts = {
             "studies": studies["status"].value_counts().to_dict(),
-            "slices": len(final),
+            "slices": int(studies["scored_slices"].sum()),
             "quarantined": len(new.quarantine),
         }
         write_json(part / "score.json", _provenance(model, device, counts))
         reached = reached_of_studies(model, studies), points_in_words(model)
-        scored = ScoredStudies(studies, final, stage_one, remarks, new.read_hu, *reached)
+        series = series_sheet(new).reset_index()
+        scored = ScoredStudies(
+            studies, final, stage_one, remarks, new.read_hu, *reached, series
+        )
         write_scored_page(part / "page.html", model.recipe.name, scored)
         discard(pixels)
-    _log_summary(log, studies, len(final), remarks, len(new.quarantine))
+    _log_summary(log, studies, remarks, len(new.quarantine))
+    _log_choice(log, series)
     log(
         f"  wrote {to} in {time.perf_counter() - start:.1f} s; "
         "its names.csv links studies to your files: keep it private"
@@ -119,14 +129,13 @@ def _check_target(to: Path, data: str) -> None:
 def _log_summary(
     log: Callable[[str], None],
     studies: pd.DataFrame,
-    slices: int,
     remarks: pd.DataFrame,
     quarantined: int,
 ) -> None:
     """Log the number of scored and refused studies, and the first remarks, one a line."""
     status = studies["status"].value_counts()
     log(
-        f"  {status.get('scored', 0)} studies scored, {slices} slices; "
+        f"  {status.get('scored', 0)} studies scored, {studies['scored_slices'].sum()} slices; "
         f"{status.get('refused', 0)} studies refused"
     )
     if quarantined:
@@ -137,3 +146,14 @@ def _log_summary(
         log(f"  {where}: {refused}{remark['what']}: {remark['means']}")
     if len(remarks) > SHOWN_REMARKS:
         log(f"  and {len(remarks) - SHOWN_REMARKS} more remarks in remarks.csv")
+
+
+def _log_choice(log: Callable[[str], None], series: pd.DataFrame) -> None:
+    """Log how many series were passed over, and of the first studies which one is read, and why."""
+    passed_over = series[series["status"] == PASSED_OVER]
+    if passed_over.empty:
+        return
+    log(f"  {len(passed_over)} series passed over; series.csv has the reasons")
+    chosen = series[(series["status"] == READ) & series["study_id"].isin(passed_over["study_id"])]
+    for row in chosen.to_dict("records")[:SHOWN_REMARKS]:
+        log(f"  {row['study_id']}: read {row['series_id']}: {row['reason']}")

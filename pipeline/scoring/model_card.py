@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ct.checks.training_ranges import TYPICAL_STEP
 from ct.evaluation.operating_points import POINTS
 from ct.labels import LABELS
 from ct.metrics import score_table
@@ -115,7 +116,7 @@ def card_text(card: dict[str, Any]) -> str:
         rows.append(f"| {name} | {' | '.join(cells)} |")
     ranges = []
     for name, value in card["training"].items():
-        if name != "series":
+        if name not in ("series", TYPICAL_STEP):
             low, high = value
             ranges.append(f"{name} {low:.3g} to {high:.3g}")
     values = {

@@ -1,4 +1,4 @@
-"""The tables that `score` writes: slices, studies, remarks, names and quarantine."""
+"""The tables that `score` writes: slices, slabs, studies, series, remarks, names, quarantine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from stage2_stack.study_level import study_probabilities
 def study_table(new: NewStudies, probabilities: pd.DataFrame, model: ScoringModel) -> pd.DataFrame:
     """Return a row a study: counts, status, LABELS (NaN where it is refused), and remarks.
 
-    probabilities: of the slices, as returned by score_slices
+    probabilities: of the slices and slabs, as returned by score_slices
     """
     groups = new.headers.groupby("study_id", sort=True)
     table = pd.DataFrame(
@@ -26,7 +26,7 @@ def study_table(new: NewStudies, probabilities: pd.DataFrame, model: ScoringMode
             "patient_id": groups["patient_id"].first(),
             "series": groups["series_id"].nunique(),
             "slices": groups.size(),
-            "scored_slices": probabilities.groupby("study_id").size(),
+            "scored_slices": slice_table(new, probabilities).groupby("study_id").size(),
         }
     )
     table["scored_slices"] = table["scored_slices"].fillna(0).astype(int)
@@ -45,6 +45,43 @@ def study_table(new: NewStudies, probabilities: pd.DataFrame, model: ScoringMode
     return table.assign(remarks=texts.reindex(table.index).fillna(""))
 
 
+def slice_table(new: NewStudies, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a slice: a slice of a thin series has the probabilities of its slab.
+
+    probabilities: of the slices and slabs, as returned by score_slices
+    """
+    if new.slab_of.empty:
+        return probabilities
+    thin = new.headers.loc[new.slab_of.index]
+    columns = [name for name in probabilities if name not in LABELS]
+    broken = new.acquisition.loc[thin.index, "path"].isin(new.quarantine["path"])
+    of_slice = thin.assign(readable=~broken)[columns].join(
+        probabilities.loc[new.slab_of, list(LABELS)].set_axis(thin.index)
+    )
+    others = probabilities[~probabilities.index.isin(set(new.slab_of))]
+    table = pd.concat([others, of_slice])
+    return table.reindex(new.headers.index[new.headers.index.isin(table.index)])
+
+
+def slab_table(new: NewStudies, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a slab, with its slices' places: `first_place`, `last_place`.
+
+    probabilities: as in `slice_table`
+    """
+    places = new.headers.loc[new.slab_of.index, "place"].groupby(new.slab_of.to_numpy())
+    slabs = probabilities.loc[probabilities.index.isin(set(new.slab_of))]
+    ends = pd.DataFrame({"first_place": places.min(), "last_place": places.max()})
+    at = list(slabs).index(LABELS[0])
+    columns = [*list(slabs)[:at], *ends, *LABELS]
+    return slabs.join(ends)[columns].rename_axis("middle_slice_id")
+
+
+def series_sheet(new: NewStudies) -> pd.DataFrame:
+    """Return a row a series: what it is, whether it is read, and why."""
+    columns = "status reason slices step_mm thickness_mm kernel kind contrast derived"
+    return new.series[columns.split()].round({"step_mm": 3, "thickness_mm": 3})
+
+
 def remark_table(findings: Sequence[Finding]) -> pd.DataFrame:
     """Return a row a Finding, sorted by study, with those that refuse first."""
     table = pd.DataFrame(findings, columns=list(Finding._fields))
@@ -59,15 +96,21 @@ def write_score_tables(
     studies: pd.DataFrame,
     remarks: pd.DataFrame,
 ) -> None:
-    """Write the tables to `folder`.
+    """Write the tables to `folder`; slabs.csv and slabs.parquet only where there are slabs.
+
+    probabilities: of the slices and slabs, as returned by score_slices
 
     Only names.csv and quarantine.csv hold file names, which may be people's: the files are private.
     """
-    for name, table in (("slices", probabilities), ("studies", studies)):
+    tables = {"slices": slice_table(new, probabilities), "studies": studies}
+    if not new.slab_of.empty:
+        tables["slabs"] = slab_table(new, probabilities)
+    for name, table in tables.items():
         write_table(folder / f"{name}.parquet", table)
         write_sheet(folder / f"{name}.csv", table)
     original_names = new.acquisition[["path", "sop_uid", "study_uid"]]
     names = new.headers[["study_id", "series_id"]].join(original_names)
     write_sheet(folder / "names.csv", names, private=True)
+    write_sheet(folder / "series.csv", series_sheet(new))
     write_sheet(folder / "remarks.csv", remarks, index=False)
     write_sheet(folder / "quarantine.csv", new.quarantine, index=False, private=True)

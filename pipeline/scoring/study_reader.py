@@ -9,23 +9,42 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ct.checks.domain_shift import Finding, header_findings, pixel_findings
+from ct.checks.series_choice import PASSED_OVER
+from ct.checks.series_table import KEYS, training_spacing
 from ct.checks.shared_uids import separate_patients
+from ct.checks.stray_slices import stray_reasons
 from ct.dicom.acquisition import read_acquisition
 from ct.dicom.header_table import read_headers
+from ct.dicom.hounsfield import read_hu
 from ct.errors import InputError
 from ct.patient_folds import fold_groups
 from ct.pixel_cache.reader import PixelCache
+from ct.pixel_cache.slab_plan import in_plane_positions
 from ct.pixel_cache.writer import write_cache
-from ct.privacy.pseudonyms import competition_id_pattern
+from ct.privacy.pseudonyms import competition_id_pattern, pseudonym
 from ct.slices import PIXEL_COLUMNS, order_slices
+from ct.sources.file_reader import read_each
 from ct.sources.folder import Folder
 from ct.sources.zip_archive import ZipArchive, open_zip
 from pipeline.checked_options import ScoreOptions
 from pipeline.progress import Bar
 from pipeline.scoring.scoring_model import ScoringModel
+from pipeline.scoring.series_reading import (
+    EACH,
+    as_own_studies,
+    choose_of_studies,
+    of_competition,
+    slab_findings,
+    with_slabs,
+)
 from pipeline.scoring.study_findings import shared_uid_findings, study_findings, without_refused
 
-KINDS = {"patient_id": "patient", "study_id": "study", "series_id": "series", "slice_id": "slice"}
+ID_KINDS = {
+    "patient_id": "patient",
+    "study_id": "study",
+    "series_id": "series",
+    "slice_id": "slice",
+}
 NO_PART = 127  # no probe was fitted without this part: features.linear_probe returns NaN for it
 
 
@@ -35,18 +54,23 @@ class NewStudies:
 
     headers:     slice table of all files that are slices, without the pixel columns
     acquisition: acquisition facts of the same rows, with the `path`
-    quarantine:  files that do not read: path, kind, reason
-    findings:    differences between the studies and the training data
+    quarantine:  files that do not read or do not belong to their series: path, kind, reason
+    series:      a row a series, whether it is read, and why (series_reading.choose_of_studies)
+    findings:    differences between the studies that are read and the training data
     slices:      slice table with the pixel columns of the slices that are scored, with `fold` (the
-                 patient's fold in the training data, -1 where the patient is new) and `part`
+                 patient's fold in the training data, -1 where the patient is new) and `part`; the
+                 slabs of a thin series stand for its slices
+    slab_of:     of each slice of a thin series the index of its slab in `slices`
     read_hu:     HU of rows of `slices`, as PixelCache.read
     """
 
     headers: pd.DataFrame
     acquisition: pd.DataFrame
     quarantine: pd.DataFrame
+    series: pd.DataFrame
     findings: list[Finding]
     slices: pd.DataFrame
+    slab_of: pd.Series
     read_hu: Callable[..., NDArray[np.int16]]
 
 
@@ -77,7 +101,7 @@ def read_new_studies(
     options: ScoreOptions,
     bar: Callable[..., Bar],
 ) -> NewStudies:
-    """Read the headers of all files, then the pixels of the series that are not refused.
+    """Read the headers of all files, choose a series of each study, and read its pixels.
 
     opened: as returned by `open_source`; key: of the pseudonyms under which `model` stores its
     patients; work: new folder for the pixel cache; bar: as pipeline.progress.progress_bar
@@ -87,20 +111,28 @@ def read_new_studies(
     (source, files), training = opened, model.stage2["training"]
     with bar(len(files), "headers", "file") as shown:
         headers, acquisition, quarantine = read_study_headers(
-            source, files, key, model.patients, options.workers, shown.reach
+            source, files, key, model.patients, options.workers, shown.reach, options.series
         )
+    series = choose_of_studies(
+        headers, acquisition, source, training, options.series, options.anyway
+    )
+    chosen = pd.MultiIndex.from_frame(headers[KEYS]).isin(
+        series.index[series["status"] != PASSED_OVER]
+    )
+    spacing, read = training_spacing(training), headers[chosen]
+    table, table_acquisition, slab_of = with_slabs(read, acquisition[chosen], series, spacing)
     findings = [
-        *shared_uid_findings(headers),
-        *study_findings(headers, training),
-        *header_findings(headers, acquisition, training),
+        *shared_uid_findings(read),
+        *study_findings(read, training),
+        *slab_findings(read, table, slab_of, spacing),
+        *header_findings(table, table_acquisition, training),
     ]
-    slices = headers if options.anyway else without_refused(headers, findings)
+    slices = table if options.anyway else without_refused(table, findings)
     size = model.recipe.pixels.size
     with bar(len(slices), "pixels", "slice") as shown:
         facts = write_cache(work, source, slices, size, options.workers, shown.reach)
     cache, slices = PixelCache(work), slices.join(facts[list(PIXEL_COLUMNS)])
-    faults = pd.DataFrame({"path": slices["path"], "kind": "pixels", "reason": facts["reason"]})
-    faults = faults[faults["reason"] != ""]
+    faults = _undecoded(source, slices, facts["reason"])
     findings += pixel_findings(slices, training)
     if options.anyway:
         findings = [finding._replace(refuses=False) for finding in findings]
@@ -110,10 +142,31 @@ def read_new_studies(
         headers=headers,
         acquisition=acquisition,
         quarantine=pd.concat([quarantine, faults]).sort_values("path"),
+        series=series,
         findings=findings,
         slices=slices,
+        slab_of=slab_of[slab_of.isin(slices.index)],
         read_hu=lambda numbers, out=None: cache.read(rows[numbers], out),
     )
+
+
+def _undecoded(
+    source: Folder | ZipArchive, slices: pd.DataFrame, reasons: pd.Series
+) -> pd.DataFrame:
+    """Return the quarantine of the files that do not decode: path, kind, reason.
+
+    reasons: of each row of `slices`, "" where all of it decodes. The members of a slab are decoded
+    once more, to see which of them do not.
+    """
+    faulty = slices[reasons != ""]
+    if "members" not in slices:
+        return pd.DataFrame(
+            {"path": faulty["path"], "kind": "pixels", "reason": reasons[faulty.index]}
+        )
+    paths = list(dict.fromkeys(member.path for members in faulty["members"] for member in members))
+    decoded = zip(paths, read_each(read_hu, source.select(paths)), strict=True)
+    rows = [(path, "pixels", reason) for path, (_, reason, _) in decoded if reason]
+    return pd.DataFrame(rows, columns=["path", "kind", "reason"])
 
 
 def read_study_headers(
@@ -123,24 +176,38 @@ def read_study_headers(
     patients: pd.DataFrame | None = None,
     workers: int | None = None,
     progress: Callable[..., None] | None = None,
+    series: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Read the headers of all files. Returns (headers, acquisition, quarantine) of NewStudies.
 
     patients: `fold` and `part` of each training patient, indexed by pseudonym, or None where they
-    are unknown; progress: as in read_headers
+    are unknown; progress: as in read_headers; series: the SeriesInstanceUID or the name of a
+    series, EACH to make each a study of its own, or None
 
     headers has the further columns `people` (the verdict of
-    ct.checks.shared_uids.separate_patients) and those of `training_folds`.
+    ct.checks.shared_uids.separate_patients), those of `training_folds` and of
+    ct.pixel_cache.slab_plan.in_plane_positions, and `asked` and `competition` (series_reading.py).
     """
     table, quarantine = read_headers(
         source, files, key, workers, progress, patient_id_optional=True
     )
+    acquisition = read_acquisition(source, table["path"].tolist()).reset_index()
+    acquisition = acquisition.set_index(table.index)
+    stray = stray_reasons(table.assign(split="test"), acquisition)
+    stray = stray.where(~of_competition(table, key), "")
+    strays = pd.DataFrame({"path": table["path"], "kind": "series", "reason": stray})
+    table = table[stray == ""]
+    wanted = table["series_id"] == pseudonym(series or "", key, "series")
     table, people = separate_patients(table, key)
     table = table.assign(split="test", people=people, **training_folds(table, patients))
-    headers = order_slices(public_names(table, key))
-    acquisition = read_acquisition(source, headers["path"].tolist())
-    acquisition = acquisition.reset_index().set_index(headers.index)
-    return headers, acquisition, quarantine[["path", "kind", "reason"]]
+    table = table.assign(**in_plane_positions(table), asked=wanted)
+    named = public_names(table, key).assign(old=table.index.to_numpy())
+    named["asked"] |= named["series_id"] == series
+    named["competition"] = of_competition(named, key)
+    headers = order_slices(as_own_studies(named) if series == EACH else named)
+    acquisition = acquisition.loc[headers.pop("old")].set_index(headers.index)
+    quarantine = pd.concat([quarantine[["path", "kind", "reason"]], strays[stray != ""]])
+    return headers, acquisition, quarantine.reset_index(drop=True)
 
 
 def training_folds(table: pd.DataFrame, patients: pd.DataFrame | None) -> dict[str, pd.Series]:
@@ -179,7 +246,7 @@ def public_names(table: pd.DataFrame, key: bytes) -> pd.DataFrame:
     same order.
     """
     table = table.reset_index()
-    for column, kind in KINDS.items():
+    for column, kind in ID_KINDS.items():
         names = table[column]
         public = names.str.fullmatch(competition_id_pattern(kind, key)).to_numpy(bool)
         number, distinct = pd.factorize(names.where(~public))
