@@ -47,12 +47,14 @@ def in_plane_positions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def slab_table(
-    slices: pd.DataFrame, in_plane: pd.DataFrame, spacing_mm: float
+    slices: pd.DataFrame, in_plane: pd.DataFrame, spacing_mm: float, thickness_mm: float = np.nan
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Return (slabs, slab of each slice) of one series.
 
     slices: (n rows) slice table of one series, in order; in_plane: as returned by
-    `in_plane_positions`, with the same index; spacing_mm: between the slabs, their thickness too
+    `in_plane_positions`, with the same index; spacing_mm: between the slabs, their thickness too;
+    thickness_mm: of a slice, NaN where unknown. Slices thicker than their distance overlap, and
+    fewer of them make a slab as thick.
 
     slabs: slice table indexed by the slice nearest to each slab's middle, whose header columns they
     have; GEOMETRY_COLUMNS are the slabs' own; `members` is a tuple of Member. Series: indexed like
@@ -63,13 +65,12 @@ def slab_table(
     bottom, top = low.min(), high.max()
     count = max(1, round((top - bottom) / spacing_mm))
     centres = (bottom + top) / 2 + spacing_mm * (np.arange(count) - (count - 1) / 2)
-    overlap = np.minimum(high[:, None], centres + spacing_mm / 2) - np.maximum(
-        low[:, None], centres - spacing_mm / 2
-    )
+    reach = _width(position, spacing_mm, thickness_mm) / 2
+    overlap = np.minimum(high[:, None], centres + reach) - np.maximum(low[:, None], centres - reach)
     weights = np.maximum(overlap, 0) * share[:, None]  # mm of each slice in each slab, (n, slabs)
     nearest = np.abs(position[:, None] - centres)
     home = np.lexsort([nearest, -weights], axis=1)[:, 0]
-    covered = (weights.sum(axis=0) >= LEAST_COVER * spacing_mm) & np.isin(range(count), home)
+    covered = (weights.sum(axis=0) >= LEAST_COVER * 2 * reach) & np.isin(range(count), home)
     if not covered.any():
         covered = np.isin(range(count), home)
     weights, nearest, centres = weights[:, covered], nearest[:, covered], centres[covered]
@@ -83,6 +84,14 @@ def slab_table(
     ]
     place = np.searchsorted(kept, home).clip(0, len(kept) - 1)
     return slabs, pd.Series(slabs.index.to_numpy()[place], index=slices.index)
+
+
+def _width(position: NDArray[np.float64], spacing_mm: float, thickness_mm: float) -> float:
+    """Return over how many mm slices are averaged, so that the mean is `spacing_mm` thick."""
+    distances = np.diff(np.unique(position))
+    step = float(np.median(distances)) if len(distances) else spacing_mm
+    overlap = max(thickness_mm - step, 0.0) if thickness_mm > 0 else 0.0
+    return min(max(spacing_mm - overlap, step), spacing_mm)
 
 
 def _extents(

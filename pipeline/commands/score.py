@@ -84,7 +84,7 @@ def score_studies(
         }
         write_json(part / "score.json", _provenance(model, device, counts))
         reached = reached_of_studies(model, studies), points_in_words(model)
-        series = series_sheet(new).reset_index()
+        series = series_sheet(new)
         scored = ScoredStudies(
             studies, final, stage_one, remarks, new.read_hu, *reached, series
         )

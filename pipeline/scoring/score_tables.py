@@ -79,7 +79,8 @@ def slab_table(new: NewStudies, probabilities: pd.DataFrame) -> pd.DataFrame:
 def series_sheet(new: NewStudies) -> pd.DataFrame:
     """Return a row a series: what it is, whether it is read, and why."""
     columns = "status reason slices step_mm thickness_mm kernel kind contrast derived"
-    return new.series[columns.split()].round({"step_mm": 3, "thickness_mm": 3})
+    table = new.series[columns.split()].round({"step_mm": 3, "thickness_mm": 3})
+    return table.reset_index()
 
 
 def remark_table(findings: Sequence[Finding]) -> pd.DataFrame:
@@ -111,6 +112,6 @@ def write_score_tables(
     original_names = new.acquisition[["path", "sop_uid", "study_uid"]]
     names = new.headers[["study_id", "series_id"]].join(original_names)
     write_sheet(folder / "names.csv", names, private=True)
-    write_sheet(folder / "series.csv", series_sheet(new))
+    write_sheet(folder / "series.csv", series_sheet(new), index=False)
     write_sheet(folder / "remarks.csv", remarks, index=False)
     write_sheet(folder / "quarantine.csv", new.quarantine, index=False, private=True)

@@ -125,7 +125,8 @@ def with_slabs(
     for key, rows in headers.groupby(list(SERIES), sort=False):
         thin = is_thin(series.at[key[:2], "step_mm"], training) and not rows["competition"].all()
         if thin and not rows["mixed_orientation"].any():
-            slabs, of_slice = slab_table(rows, rows[list(IN_PLANE)], training.typical)
+            thickness = float(series.at[key[:2], "thickness_mm"])
+            slabs, of_slice = slab_table(rows, rows[list(IN_PLANE)], training.typical, thickness)
             tables.append(slabs)
             slab_of.append(of_slice)
         else:
