@@ -62,6 +62,7 @@ class Verbs:
         sample: Value = None,
         train_slices: Value = None,
         seed: Value = None,
+        series: Value = None,
         allow_unlabelled: Value = None,
         missing: Value = None,
     ) -> Plan:
@@ -79,6 +80,8 @@ class Verbs:
             train_slices: use at most this number of train slices, as whole patients; all if not
                 given
             seed: random seed, instead of the recipe's
+            series: "all" reads all series of a study, else the best one is chosen; the
+                competition's studies have one each
         """
         return _plan("new", locals())
 

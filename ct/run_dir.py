@@ -4,6 +4,7 @@
     key                                      the key of the pseudonyms, never exported
     slices.parquet  quarantine.csv
     ingest.json  pixels/                     ingest
+    series.csv                               ingest: of the user's own data, which series are read
     given_folds.parquet                      ingest: folds of a slice list with a fold column
     folds.parquet                            folds
     stage1/<model>/fold<k>/                  train; predict adds test.parquet
@@ -45,6 +46,7 @@ class RunDir:
         self.slices = self.root / "slices.parquet"
         self.quarantine = self.root / "quarantine.csv"
         self.ingest = self.root / "ingest.json"
+        self.series = self.root / "series.csv"
         self.pixels = self.root / "pixels"
         self.ingest_work = self.root / "ingest.part"
         self.folds = self.root / "folds.parquet"

@@ -90,6 +90,7 @@ class NewOptions(RunOptions):
     slices: str | None = Field(None, min_length=1, validate_default=True)
     train_slices: int | None = Field(None, ge=1)
     seed: Seed | None = None
+    series: Literal["best", "all"] | None = None
     allow_unlabelled: bool | None = None
     missing: Literal["refuse", "prior"] | None = None
 

@@ -29,6 +29,9 @@ class DataConfig(Config):
     slices: str | None = None
     # use at most this number of train slices, as whole patients; None: all
     train_slices: int | None = Field(None, ge=1)
+    # of a study with several series: read the one that the rules choose, or all as one study; the
+    # competition's own studies are read as they are
+    series: Literal["best", "all"] = "best"
     # do not train on train slices without all six labels; they keep their folds
     allow_unlabelled: bool = False
     # sample rows without a file, or most test files unreadable: stop, or use the training prior

@@ -37,6 +37,7 @@ _TABLE = (
             "data.labels",
             "data.slices",
             "data.train_slices",
+            "data.series",
             "data.allow_unlabelled",
             "pixels",
         ),

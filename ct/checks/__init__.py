@@ -1,1 +1,1 @@
-"""Checks of data: head CT, domain shift, leakage, series geometry, shared UIDs."""
+"""Checks of data: head CT, the series that is read, domain shift, leakage, series geometry, shared UIDs."""

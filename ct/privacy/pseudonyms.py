@@ -45,6 +45,19 @@ def pseudonym(identifier: str, key: bytes, kind: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def of_competition(table: pd.DataFrame, key: bytes) -> NDArray[np.bool_]:
+    """Return whether each slice is of a series of the competition by its identifiers, (n,).
+
+    table: with study_id and series_id, as `pseudonym` returns them under `key`. The competition's
+    studies have one series each.
+    """
+    matches = [
+        table[f"{kind}_id"].str.fullmatch(competition_id_pattern(kind, key)).to_numpy(bool)
+        for kind in ("study", "series")
+    ]
+    return np.logical_and(*matches)
+
+
 def public_paths(
     paths: pd.Series, slice_ids: Sequence[str] | NDArray[np.object_] | pd.Index
 ) -> NDArray[np.object_]:

@@ -36,7 +36,7 @@ KINDS = (  # kinds of series that are no plain axial slices -> pattern; the firs
     ("bolus monitoring", r"\b(?:PRE)?MONITORING\b|\bTEST ?BOLUS\b|\bSMART ?PREP\b|\bTRACKER\b"),
     ("perfusion", r"\bPERF\w*|\bCTP\b|\bTTP\b|\bCB[FV]\b|\bMTT\b|\bTMAX\b"),
     ("subtraction", r"\bSUBTRA\w*|\bDSA\b"),
-    ("projection", r"\bMIN?IPS?\b|\bVRT\b|\bVOLUME RENDER\w*|\bSSD\b|\bCURVED\b"),
+    ("projection", r"\bM(?:IN)?IPS?\b|\bVRT\b|\bVOLUME RENDER\w*|\bSSD\b|\bCURVED\b"),
     ("reformat", r"\bMPV?RS?\b|\bREFORMAT\w*|\bCOR(?:ONA\w*)?\b|\bKORONAR\w*|\bSAG(?:IT\w*)?\b"),
 )
 WITHOUT = (  # a contrast agent was not given
@@ -48,6 +48,8 @@ WITH = (  # a contrast agent was given
     r"\bC\+|\+C\b|\b[CK]ONTRA\w*|\bW/? ?CON\b|\bKM\b|\bMDC\b|\bENHANCED\b|\bCECT\b|\bCTA\b"
     r"|\bANGIO\w*|\bPOST[ _-]?(?:CON\w*|KM|IV|INJ\w*)|\bARTERI\w*|\bVENOUS\b|\bINJECTE\w*"
 )
+# before and after a contrast agent
+BOTH = r"\bWITH (?:AND|&|\+) WITHOUT\b|\bW/? ?(?:AND|&|\+|/)? ?W/?O\b"
 # number of a kernel of Siemens (H31s, J40s, Hr64) from which on it is sharp, and from which on bone
 SIEMENS = re.compile(r"[BCHIJQU][A-Z]?(\d{2})[A-Z]?")
 SIEMENS_SHARP, SIEMENS_BONE = 50, 60
@@ -107,6 +109,8 @@ def contrast_named(text: str) -> bool | None:
     A text that says both, as "with and without contrast" does, does not say.
     """
     folded = _folded(text).replace("_", " ")
+    if re.search(BOTH, folded):
+        return None
     rest = re.sub(WITHOUT, " ", folded)
     without, given = rest != folded, bool(re.search(WITH, rest))
     return given if without != given else None

@@ -53,6 +53,7 @@ def _with_options(recipe: Recipe, options: NewOptions) -> Recipe:
         "data.sample": _absolute(options.sample),
         "data.slices": _absolute(options.slices),
         "data.train_slices": options.train_slices,
+        "data.series": options.series,
         "data.allow_unlabelled": options.allow_unlabelled,
         "data.missing": options.missing,
         "seed": options.seed,

@@ -41,6 +41,7 @@ class IngestWork:
         self.labels = folder / "labels.parquet"
         self.header_lists = folder / "files"
         self.selection = folder / "selection.json"  # receipt of the next four
+        self.series = folder / "series.parquet"  # only where series were chosen
         self.slices = folder / "slices.parquet"  # with the paths as they are in the source
         self.header_quarantine = folder / "header-quarantine.parquet"
         self.counts = folder / "counts.json"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ct.dicom.header_table import join_header_chunks
 from ct.pixel_cache.writer import shard_parts
+from ct.privacy.pseudonyms import pseudonym
 from ct.slices import order_slices
 from ct.sources.file_list import PROBE, file_table, noted_file
 from ct.sources.file_reader import probe_names
@@ -16,11 +17,13 @@ from ct.sources.zip_archive import ZipArchive
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json, read_table, write_json, write_table
 from ct.storage.kept_pieces import pieces_digest
+from ct.submission import read_sample
 from pipeline.ingestion.file_listing import Chunk, chunks_of_units
 from pipeline.ingestion.ingest_work import IngestWork
 from pipeline.ingestion.pixel_units import shards_of_units
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
+from pipeline.stage_data.own_series import ChosenSeries, choose_own_series
 from pipeline.stage_data.sample_rows import match_sample
 from pipeline.stage_data.slice_selection import (
     check_sets_disjoint,
@@ -32,7 +35,13 @@ from pipeline.stage_data.slice_selection import (
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 
 FIXED_MB, BYTES_A_FILE = 300, 1500  # of a process: 1,353 MB with 874,035 files of a zip
-KEYS = ("data.source", "data.labels", "data.train_slices", "data.allow_unlabelled")  # of the recipe
+KEYS = (  # of the recipe
+    "data.source",
+    "data.labels",
+    "data.train_slices",
+    "data.series",
+    "data.allow_unlabelled",
+)
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # slices, quarantine
 
@@ -91,7 +100,14 @@ class SelectSlices(Unit):
                 source = work.whole_source()
                 source.quarantine_unreadable = self.quarantine_unreadable
                 slices, quarantine = self._join_headers(work, source, run.pseudonym_key())
-                slices, counts = _select(run, work, slices, quarantine)
+                chosen = self._choose_series(run, work, source, slices)
+                if chosen.table is not None:
+                    write_table(work.series, chosen.table)
+                    receipt.made.append(work.series)
+                quarantine = pd.concat([quarantine, chosen.strays], ignore_index=True)
+                on_disk = train_ids(slices, quarantine)
+                slices, counts = _select(run, work, chosen.slices, quarantine, on_disk)
+                counts["selection"] |= chosen.counts
                 write_table(work.slices, slices)
                 write_table(work.header_quarantine, quarantine)
                 write_json(work.counts, counts)
@@ -116,6 +132,23 @@ class SelectSlices(Unit):
             quarantines.append(quarantine.assign(split=split))
         return pd.concat(tables), pd.concat(quarantines, ignore_index=True)
 
+    def _choose_series(
+        self, run: Run, work: IngestWork, source: Folder | ZipArchive, slices: pd.DataFrame
+    ) -> ChosenSeries:
+        """Choose a series of each study of the user's own data."""
+        check_sets_disjoint(slices)
+        key, note = run.pseudonym_key(), read_json(work.source)
+        discard(work.series)
+
+        def named() -> set[str]:
+            names = read_sample(noted_file(note["sample"]))[1]
+            labelled = [*read_table(work.labels).index, *pd.unique(pd.Series(names))]
+            return {pseudonym(name, key, "slice") for name in labelled}
+
+        if run.recipe.data.series == "all":
+            return ChosenSeries(slices)
+        return choose_own_series(slices, source, key, named, self.processes)
+
 
 def _chunks(work: IngestWork) -> list[Chunk]:
     """Return all chunks of headers."""
@@ -124,13 +157,18 @@ def _chunks(work: IngestWork) -> list[Chunk]:
 
 
 def _select(
-    run: Run, work: IngestWork, slices: pd.DataFrame, quarantine: pd.DataFrame
+    run: Run,
+    work: IngestWork,
+    slices: pd.DataFrame,
+    quarantine: pd.DataFrame,
+    on_disk: set[str],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Select the slices of the run and join their labels. Returns (slices in order, counts)."""
+    """Select the slices of the run and join their labels. Returns (slices in order, counts).
+
+    on_disk: ids of all train slices with a file, those of series that are passed over included
+    """
     key, data, note = run.pseudonym_key(), run.recipe.data, read_json(work.source)
     labels, labels_csv = read_table(work.labels), noted_file(note["labels"])
-    check_sets_disjoint(slices)
-    on_disk = train_ids(slices, quarantine)
     slices, study_counts = separate_studies(slices, key, work.unclear)
     slices, patient_counts = take_patients(slices, data.train_slices)
     slices, label_counts = join_labels(

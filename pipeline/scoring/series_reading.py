@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ct.checks.domain_shift import Finding
 from ct.checks.head_ct import head_area_remarks
@@ -23,7 +22,6 @@ from ct.dicom.hounsfield import read_hu
 from ct.errors import InputError
 from ct.pixel_cache.slab_plan import IN_PLANE, Member, slab_table
 from ct.pixel_cache.slice_measures import measure_slice
-from ct.privacy.pseudonyms import competition_id_pattern
 from ct.slices import SERIES
 from ct.sources.file_reader import read_each
 from ct.sources.source import Source
@@ -40,18 +38,6 @@ def as_own_studies(headers: pd.DataFrame) -> pd.DataFrame:
     return headers.assign(study_id=headers["study_id"].mask(several, names))
 
 
-def of_competition(headers: pd.DataFrame, key: bytes) -> NDArray[np.bool_]:
-    """Return whether each slice is of a series of the competition by its identifiers, (n,).
-
-    Its studies have one series each, and are read as the runs on its data read them.
-    """
-    matches = [
-        headers[f"{kind}_id"].str.fullmatch(competition_id_pattern(kind, key)).to_numpy(bool)
-        for kind in ("study", "series")
-    ]
-    return np.logical_and(*matches)
-
-
 def choose_of_studies(
     headers: pd.DataFrame,
     acquisition: pd.DataFrame,
@@ -63,8 +49,9 @@ def choose_of_studies(
     """Return a row a series with what it is, whether it is read, and why.
 
     headers: slice table without PIXEL_COLUMNS, with `asked` (bool, whether --series names the
-    slice's series) and `competition`, as `of_competition` returns it; acquisition: of the same
-    rows; training: ranges, as returned by training_ranges; asked: --series, or None for the choice
+    slice's series) and `competition` (ct.privacy.pseudonyms.of_competition); acquisition: of the
+    same rows; training: ranges, as returned by training_ranges; asked: --series, or None for the
+    choice
 
     Returns the columns of ct.checks.series_table.series_table, `status` and `reason`, indexed by
     (study_id, series_id). Raises InputError where no series is the one that was asked for.

@@ -21,7 +21,7 @@ from ct.patient_folds import fold_groups
 from ct.pixel_cache.reader import PixelCache
 from ct.pixel_cache.slab_plan import in_plane_positions
 from ct.pixel_cache.writer import write_cache
-from ct.privacy.pseudonyms import competition_id_pattern, pseudonym
+from ct.privacy.pseudonyms import competition_id_pattern, of_competition, pseudonym
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.sources.file_reader import read_each
 from ct.sources.folder import Folder
@@ -33,7 +33,6 @@ from pipeline.scoring.series_reading import (
     EACH,
     as_own_studies,
     choose_of_studies,
-    of_competition,
     slab_findings,
     with_slabs,
 )

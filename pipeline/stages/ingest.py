@@ -93,6 +93,11 @@ def ingest_dicom(run: Run, receipt: Receipt) -> Counts:
         counts |= identifier_rule(run.pseudonym_key())
         public = slices.assign(path=public_paths(slices["path"], slices.index))
         receipt.made += _write_tables(run, public, quarantine.sort_values("path"), counts)
+        discard(run.dir.series)
+        if work.series.is_file():
+            with replacing(run.dir.series) as part:
+                write_sheet(part, read_table(work.series), index=False)
+            receipt.made.append(run.dir.series)
         flush(work.pixels)
         # `replacing` would remove on an error what took hours to decode
         move_into_place(work.pixels, run.dir.pixels)
