@@ -18,6 +18,7 @@ GROUP = ["study_id", "patient_id"]  # one series is chosen of each
 KERNEL_RANKS = {SOFT: 0, "": 1, SHARP: 2, BONE: 3, LUNG: 4}
 # mm; a series that covers less than half of it, where another one covers more, is only a part
 HEAD_MM = 140.0
+THIN_SHARE = 2 / 3  # of the training spacing; slices that are closer become slabs
 READ, PASSED_OVER, REFUSED = "read", "passed over", "refused"
 
 
@@ -46,12 +47,22 @@ def _spacing_rank(series: pd.DataFrame, training: Spacing) -> NDArray[np.int64]:
     Thinner ones become slabs of the training spacing; nothing makes thicker ones thinner.
     """
     step = series["step_mm"]
-    return np.select([is_thin(step, training), step > training.high * 1.01], [1, 2], 0)
+    thick = is_outside(step, training) & (step > training.high)
+    return np.select([is_thin(step, training), thick], [1, 2], 0)
 
 
 def is_thin(step_mm: Any, training: Spacing) -> Any:
-    """Return whether slices are closer to each other than in training; for one or for (n,)."""
-    return step_mm < training.low * 0.99
+    """Return whether slices become slabs of the training spacing; for one distance or for (n,).
+
+    They do where they are closer than in training, and at least three of them make two slabs: a
+    mean of slices at nearly the training spacing would only blur them.
+    """
+    return (step_mm < training.low * 0.99) & (step_mm <= training.typical * THIN_SHARE)
+
+
+def is_outside(step_mm: Any, training: Spacing) -> Any:
+    """Return whether a distance of slices is outside the training range; for one or for (n,)."""
+    return (step_mm < training.low * 0.99) | (step_mm > training.high * 1.01)
 
 
 def _distance(values: pd.Series, typical: float) -> pd.Series:

@@ -26,6 +26,7 @@ from pipeline.scoring.reached_points import (
 from pipeline.scoring.score_tables import (
     remark_table,
     series_sheet,
+    slice_table,
     study_table,
     write_score_tables,
 )
@@ -76,7 +77,7 @@ def score_studies(
         final, stage_one = score_slices(model, new.slices, new.read_hu, device, bar)
         studies, remarks = study_table(new, final, model), remark_table(new.findings)
         write_score_tables(part, new, final, studies, remarks)
-        write_reached_tables(part, model, final, studies)
+        write_reached_tables(part, model, slice_table(new, final), studies)
         counts = {
             "studies": studies["status"].value_counts().to_dict(),
             "slices": int(studies["scored_slices"].sum()),
@@ -85,9 +86,7 @@ def score_studies(
         write_json(part / "score.json", _provenance(model, device, counts))
         reached = reached_of_studies(model, studies), points_in_words(model)
         series = series_sheet(new)
-        scored = ScoredStudies(
-            studies, final, stage_one, remarks, new.read_hu, *reached, series
-        )
+        scored = ScoredStudies(studies, final, stage_one, remarks, new.read_hu, *reached, series)
         write_scored_page(part / "page.html", model.recipe.name, scored)
         discard(pixels)
     _log_summary(log, studies, remarks, len(new.quarantine))

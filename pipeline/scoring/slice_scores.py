@@ -11,14 +11,17 @@ from safetensors.torch import load_file
 from scipy.special import expit
 
 from ct.averaging import combine_folds, mean_logits
+from ct.checks.series_choice import is_outside
+from ct.checks.series_table import training_spacing
 from ct.errors import InputError
 from ct.labels import LABELS
+from ct.slices import SERIES
 from features.build import build_features
 from features.linear_probe import held_out_probe_logits
 from features.markov import held_out_posterior_logits
 from pipeline.progress import Bar
 from pipeline.scoring.scoring_model import ScoringModel
-from stage1_cnn.batches.dataset import neighbour_rows
+from stage1_cnn.batches.dataset import neighbour_rows, neighbour_rows_by_mm
 from stage1_cnn.inference import predict
 from stage1_cnn.model import load_model
 
@@ -38,7 +41,8 @@ def score_slices(
     The first holds the final probabilities, the second the mean of the CNNs: NaN where a slice is
     not readable.
 
-    slices: slice table with pixel columns, `fold` and `part`; read_hu(rows, out=None): HU of its
+    slices: slice table with pixel columns, `fold`, `part` and `competition`, whether a slice is of
+    the competition by its identifiers; read_hu(rows, out=None): HU of its
     rows, as PixelCache.read; bar: as pipeline.progress.progress_bar
 
     Raises InputError where this version builds other features than the model was trained on.
@@ -82,13 +86,28 @@ def predict_per_fold(
     readable = slices["readable"].to_numpy(bool)
     with bar(int(readable.sum()) * len(model.weights), "CNNs", "slice") as shown:
         for config in model.recipe.stage1.models:
-            rows = neighbour_rows(slices, config.neighbours)
+            rows = _neighbours(model, slices, config.neighbours)
             for k, (probabilities, embeddings) in enumerate(per_fold):
                 cnn = load_model(config, load_file(model.weights[config.name, k]))
                 probabilities[config.name], embeddings[config.name] = predict(
                     cnn, rows, readable, read_hu, config, shown.update, device
                 )
     return per_fold
+
+
+def _neighbours(model: ScoringModel, slices: pd.DataFrame, reach: int) -> NDArray[np.int64]:
+    """Return the rows of each slice and its neighbours, (n, 2 * reach + 1).
+
+    In series whose spacing is outside the training range they are found by millimetres.
+    """
+    rows = neighbour_rows(slices, reach)
+    training = training_spacing(model.stage2["training"])
+    step = slices["gap_below_mm"].where(slices["gap_below_mm"] > 0)
+    step = step.groupby([slices[name] for name in SERIES], observed=True).transform("median")
+    other = is_outside(step, training).to_numpy() & ~slices["competition"].to_numpy(bool)
+    if reach and other.any():
+        rows[other] = neighbour_rows_by_mm(slices, reach, training.typical)[other]
+    return rows
 
 
 def _features(

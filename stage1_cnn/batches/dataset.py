@@ -34,6 +34,25 @@ def neighbour_rows(slices: pd.DataFrame, reach: int) -> NDArray[np.int64]:
     return np.where(readable[rows], rows, np.arange(n)[:, None])
 
 
+def neighbour_rows_by_mm(slices: pd.DataFrame, reach: int, spacing_mm: float) -> NDArray[np.int64]:
+    """Return what `neighbour_rows` returns, with neighbours at multiples of `spacing_mm`.
+
+    slices: as there, with position_mm. A neighbour is the slice of the series that is nearest to
+    that distance, the outer one of two; the slice itself where no other is nearer.
+    """
+    rows = np.repeat(np.arange(len(slices))[:, None], 2 * reach + 1, axis=1)
+    readable = slices["readable"].to_numpy(bool)
+    position = slices["position_mm"].to_numpy(np.float64)
+    for own in slices.groupby(list(SERIES), sort=False, observed=True).indices.values():
+        for column, step in enumerate(range(-reach, reach + 1)):
+            if step:
+                targets = position[own] + step * spacing_mm
+                distance = np.abs(position[own][None, :] - targets[:, None])
+                outwards = np.sign(step) * position[own] * 1e-6  # decides between two
+                rows[own, column] = own[np.argmin(distance - outwards, axis=1)]
+    return np.where(readable[rows], rows, np.arange(len(slices))[:, None])
+
+
 def fold_rows(
     slices: pd.DataFrame, fold: ArrayLike, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -10,6 +10,7 @@ import browser_steps
 import numpy as np
 import pandas as pd
 import pytest
+from several_series import Head
 from sklearn import metrics
 from test_resume import kill_in
 
@@ -149,6 +150,26 @@ def test_score_of_a_test_study_alone_gives_the_same_numbers(mini, tmp_path):
     alone = read_table(tmp_path / "one" / "slices.parquet")[list(LABELS)]
     np.testing.assert_allclose(alone, expected.loc[alone.index], atol=1e-6)
     assert len(alone) == len(study)
+
+
+def test_a_head_of_several_series_has_the_probabilities_of_the_thick_soft_one(mini, tmp_path):
+    """Beside thin, bone and contrast series it is read; without it the thin one, as slabs."""
+    head = Head(next(mini.parent.rglob("stage_2_test")), number=1)  # slices 5 mm apart
+    head.write_thick(tmp_path / "alone/thick")
+    for folder, write in (("all", head.write_thick), ("thin", None)):
+        head.write_others(tmp_path / folder)
+        head.write_thin(tmp_path / folder / "thin")
+        if write:
+            write(tmp_path / folder / "thick")
+    studies = {}
+    for name in ("alone", "all", "thin"):
+        words = [f"--run={mini}", f"--data={tmp_path / name}", f"--to={tmp_path / name}-scores"]
+        assert run.main(["score", *words]) == 0
+        studies[name] = read_table(tmp_path / f"{name}-scores/studies.parquet")[list(LABELS)]
+    np.testing.assert_allclose(studies["all"], studies["alone"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(studies["thin"], studies["alone"], rtol=0, atol=0.02)
+    slabs = read_table(tmp_path / "thin-scores/slabs.parquet")
+    assert len(head.hu) - 2 <= len(slabs) <= len(head.hu)
 
 
 def test_a_second_all_is_quick(mini, command):

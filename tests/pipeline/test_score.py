@@ -223,7 +223,7 @@ def test_the_files_that_score_writes(model, new_patient, tmp_path):
     slices, studies = score(new_patient, tmp_path / "out", f"--model={model}")
     names = {"slices", "studies"}
     files = {f"{name}.{kind}" for name in names for kind in ("csv", "parquet")}
-    files |= {"names.csv", "remarks.csv", "quarantine.csv", "score.json", "page.html"}
+    files |= {"names.csv", "remarks.csv", "series.csv", "quarantine.csv", "score.json", "page.html"}
     files |= {"operating_points.csv", "slices_reached.csv", "studies_reached.csv"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == files
     for name, table in (("slices", slices), ("studies", studies)):

@@ -4,12 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from cnn_slices import make_slices
+from tiny_tables import slice_table
 
 from stage1_cnn.batches.dataset import (
     balanced,
     batches,
     fold_rows,
     neighbour_rows,
+    neighbour_rows_by_mm,
     shuffled,
     training_steps,
 )
@@ -136,3 +138,17 @@ def test_a_balanced_draw_from_one_kind_draws_that_kind():
     for kind in (positive, ~positive):
         only = np.full(kind.sum(), positive[kind][0])
         assert len(balanced(rows[kind], only, studies[kind], 0.3, 0)) == kind.sum()
+
+
+def test_neighbours_by_millimetres():
+    """At the usual spacing they are those by place; at another one the nearest to 5 and 10 mm."""
+    usual = slice_table(("test", 0, [0.0, 5, 10, 15]), ("test", 1, [0.0, 5]))
+    usual = usual.assign(readable=[True, True, False, True, True, True])
+    assert (neighbour_rows_by_mm(usual, 2, 5.0) == neighbour_rows(usual, 2)).all()
+    thick = slice_table(("test", 0, [0.0, 7.5, 15]), readable=True)
+    assert neighbour_rows_by_mm(thick, 1, 5.0).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 2]]
+    far = slice_table(("test", 0, [0.0, 12, 24]), readable=True)
+    assert neighbour_rows_by_mm(far, 1, 5.0).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+    assert neighbour_rows_by_mm(far, 2, 5.0)[1].tolist() == [0, 1, 1, 1, 2]
+    near = slice_table(("test", 0, [0.0, 3.75, 7.5, 11.25]), readable=True)
+    assert neighbour_rows_by_mm(near, 2, 5.0)[0].tolist() == [0, 0, 0, 1, 3]
