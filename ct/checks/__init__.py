@@ -1,1 +1,1 @@
-"""Checks of data: head CT, the series that is read, domain shift, leakage, series geometry, shared UIDs."""
+"""Checks of data: head CT, choice of series, domain shift, leakage, geometry, shared UIDs."""
