@@ -63,7 +63,7 @@ def test_the_thick_soft_series_is_scored_and_its_numbers_are_its_own(model, head
     reasons = {name: series.at[names[name], "reason"] for name in names}
     assert reasons.pop("thin").endswith(" mm apart, training 4.5 to 5.5 mm")
     assert reasons == {
-        "thick": "axial, no contrast agent, soft kernel, slices 5 mm apart",
+        "thick": "axial, no contrast agent, soft kernel, slices 5.5 mm apart",
         "bone": "bone kernel",
         "contrast": "a contrast agent was given",
         "localizer": "a localizer",
