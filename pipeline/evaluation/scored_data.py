@@ -21,7 +21,7 @@ from pipeline.evaluation.label_matching import (
     study_truth,
 )
 from pipeline.progress import Bar
-from pipeline.scoring.score_tables import remark_table, study_table
+from pipeline.scoring.score_tables import remark_table, slice_table, study_table
 from pipeline.scoring.scoring_model import ScoringModel
 from pipeline.scoring.slice_scores import score_slices
 from pipeline.scoring.study_reader import NewStudies, open_source, read_new_studies
@@ -123,11 +123,13 @@ def _patients_note(model: ScoringModel, names: pd.DataFrame) -> str:
 def _only(new: NewStudies, studies: set[str]) -> NewStudies:
     """Return the scored slices of some studies alone."""
     chosen = new.slices["study_id"].isin(studies).to_numpy()
+    slices = new.slices[chosen]
     rows, read = chosen.nonzero()[0], new.read_hu
     return replace(
         new,
         headers=new.headers[new.headers["study_id"].isin(studies)],
-        slices=new.slices[chosen],
+        slices=slices,
+        slab_of=new.slab_of[new.slab_of.isin(slices.index)],
         read_hu=lambda numbers, out=None: read(rows[numbers], out),
     )
 
@@ -147,12 +149,17 @@ def _levels(
     of_study = of_study[of_study["status"] == "scored"]
     counts = {"incomplete_labels": len(labels) - len(truth)}
     if per_slice:
-        rows = truth.index.intersection(final.index, sort=False)
+        of_slice = slice_table(new, final)
+        rows = truth.index.intersection(of_slice.index, sort=False)
+        own_rows = new.slab_of.reindex(rows).fillna(rows.to_series())  # of a slab, or the slice
         levels["slices"] = _evaluated(
-            truth.loc[rows], final, patients.reindex(rows), groups.reindex(rows)
+            truth.loc[rows],
+            of_slice,
+            patients.reindex(rows),
+            groups.reindex(own_rows).set_axis(rows),
         )
         counts["labels_without_a_scored_slice"] = len(truth) - len(rows)
-        truth = study_truth(truth.loc[rows], final["study_id"])
+        truth = study_truth(truth.loc[rows], of_slice["study_id"])
         counts["partly_labelled_studies"] = len(of_study) - len(truth)
     studies = truth.index.intersection(of_study.index, sort=False)
     by_study = new.slices["study_id"]
