@@ -314,6 +314,7 @@ class Verbs:
         workers: Value = None,
         anyway: Value = False,
         known_patients: Value = False,
+        series: Value = None,
         quarantine_unreadable: Value = False,
     ) -> Plan:
         """Measure a model on labelled studies that it never saw: AUC, calibration, sensitivity.
@@ -328,6 +329,7 @@ class Verbs:
             device: "cpu", "cuda", or "auto" for the GPU if there is one
             workers: number of processes that decode; the number of cores if not given
             anyway: also evaluate what is refused otherwise (not CT, not a head, ...)
+            series: as for score; else one series of each study is chosen
             known_patients: also evaluate patients of the run's training data, by the models of the
                 fold that never saw them
         """

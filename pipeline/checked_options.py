@@ -284,6 +284,7 @@ class EvaluateOptions(Config):
     workers: int | None = Field(None, ge=1)
     anyway: bool = False
     known_patients: bool = False
+    series: str | None = Field(None, min_length=1, max_length=64)
     quarantine_unreadable: bool = False
     data: Folder | None = None
     predictions: Folder | None = None

@@ -83,11 +83,17 @@ def evaluate_studies(
     levels, counts = _levels(new, final, truth, labels.per_slice, model)
     return EvaluatedData(
         levels,
-        range_table(new.slices, new.acquisition["thickness_mm"], model.stage2["training"]),
+        range_table(new.slices, _read_thickness(new), model.stage2["training"]),
         remark_table([f for f in new.findings if f.study_id in labelled]),
         {"unlabelled_studies": names["study_id"].nunique() - len(labelled)} | counts,
         [_patients_note(model, names[names["study_id"].isin(labelled)])],
     )
+
+
+def _read_thickness(new: NewStudies) -> pd.Series:
+    """Return the thickness, mm, of what the models read; NaN for a slab, whose step is known."""
+    thickness = new.acquisition["thickness_mm"]
+    return thickness.mask(thickness.index.isin(set(new.slab_of)))
 
 
 def _check_patients(names: pd.DataFrame, options: EvaluateOptions) -> None:
@@ -123,13 +129,12 @@ def _patients_note(model: ScoringModel, names: pd.DataFrame) -> str:
 def _only(new: NewStudies, studies: set[str]) -> NewStudies:
     """Return the scored slices of some studies alone."""
     chosen = new.slices["study_id"].isin(studies).to_numpy()
-    slices = new.slices[chosen]
     rows, read = chosen.nonzero()[0], new.read_hu
     return replace(
         new,
         headers=new.headers[new.headers["study_id"].isin(studies)],
-        slices=slices,
-        slab_of=new.slab_of[new.slab_of.isin(slices.index)],
+        slices=new.slices[chosen],
+        slab_of=new.slab_of[new.slab_of.isin(new.slices.index[chosen])],
         read_hu=lambda numbers, out=None: read(rows[numbers], out),
     )
 
@@ -142,27 +147,23 @@ def _levels(
     model: ScoringModel,
 ) -> tuple[dict[str, Evaluated], dict[str, int]]:
     """Return the evaluated slices and studies, and counts of what was left out."""
-    groups = series_groups(new.slices, new.acquisition)
+    of_slice = slice_table(new, final)  # the slices of a slab have its probabilities
+    groups = series_groups(new.headers.loc[of_slice.index], new.acquisition)
     truth, levels = complete_rows(labels), {}
     patients = new.headers["patient_id"]
     of_study = study_table(new, final, model)
     of_study = of_study[of_study["status"] == "scored"]
     counts = {"incomplete_labels": len(labels) - len(truth)}
     if per_slice:
-        of_slice = slice_table(new, final)
         rows = truth.index.intersection(of_slice.index, sort=False)
-        own_rows = new.slab_of.reindex(rows).fillna(rows.to_series())  # of a slab, or the slice
         levels["slices"] = _evaluated(
-            truth.loc[rows],
-            of_slice,
-            patients.reindex(rows),
-            groups.reindex(own_rows).set_axis(rows),
+            truth.loc[rows], of_slice, patients.reindex(rows), groups.reindex(rows)
         )
         counts["labels_without_a_scored_slice"] = len(truth) - len(rows)
         truth = study_truth(truth.loc[rows], of_slice["study_id"])
         counts["partly_labelled_studies"] = len(of_study) - len(truth)
     studies = truth.index.intersection(of_study.index, sort=False)
-    by_study = new.slices["study_id"]
+    by_study = of_slice["study_id"]
     levels["studies"] = _evaluated(
         truth.loc[studies],
         of_study,

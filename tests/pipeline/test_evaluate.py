@@ -219,3 +219,36 @@ def test_wrong_input_is_one_line(older_version, new_studies, tables, capsys):
     assert "is there already" in error_line(capsys)
     assert evaluate(data / "out", labels=labels, model=model, data=data) == 1
     assert "name a folder elsewhere" in error_line(capsys)
+
+
+def test_every_slice_of_a_thin_series_is_measured_with_its_slabs_probability(
+    older_version, new_studies, tmp_path
+):
+    data, labels = new_studies
+    truth, thin = pd.read_csv(labels, index_col=0), tmp_path / "thin"
+    thin.mkdir()
+    paths = sorted(data.glob("*.dcm"))
+    rows = {}
+    with disable_value_validation():
+        datasets = [pydicom.dcmread(path) for path in paths]
+    study = datasets[0].StudyInstanceUID
+    for dataset in datasets:
+        if dataset.StudyInstanceUID != study:
+            continue
+        name, (x, y, z) = dataset.SOPInstanceUID, dataset.ImagePositionPatient
+        for number in range(5):  # 1 mm apart
+            with disable_value_validation():
+                dataset.SOPInstanceUID = f"{name}{number}"
+                dataset.ImagePositionPatient = [x, y, f"{float(z) + number:.3f}"]
+                dataset.save_as(thin / f"{name}{number}.dcm")
+            rows[dataset.SOPInstanceUID] = truth.loc[name]
+    table = pd.DataFrame(rows).T.rename_axis("SOPInstanceUID")
+    table.to_csv(tmp_path / "thin.csv")
+    words = {"model": older_version / "model", "data": thin, "labels": tmp_path / "thin.csv"}
+    assert evaluate(tmp_path / "out", **words) == 0
+    values = read_json(tmp_path / "out" / "evaluation.json")
+    assert values["slices"]["rows"] == len(table) == 25 and values["studies"]["rows"] == 1
+    assert values["slices"]["labels"]["any"]["positives"] == table["any"].sum()
+    assert values["left_out"]["labels_without_a_scored_slice"] == 0
+    groups = pd.read_csv(tmp_path / "out" / "groups.csv")
+    assert set(groups.loc[groups["by"] == "spacing", "group"]) == {"below 2 mm"}
