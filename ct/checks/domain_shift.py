@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ct.checks.head_ct import Remark, head_area_remarks, head_tag_remarks
+from ct.checks.patient_position import position_remarks
 from ct.checks.series_geometry import wide_gaps
 from ct.checks.training_ranges import AREAS, FACTS, series_facts
 
@@ -46,6 +47,7 @@ def header_findings(
         remarks = [
             *head_tag_remarks(acquisitions[key], row),
             *_tag_remarks(tables[key], acquisitions[key]),
+            *position_remarks(acquisitions[key]),
             *_gap_remarks(tables[key]),
         ]
         if not any(remark.refuses for remark in remarks):

@@ -8,8 +8,14 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from ct.dicom.dataset_parser import open_dataset, quiet_pydicom
+from ct.dicom.pixel_attributes import orientation
 from ct.dicom.tag_values import optional_number, tag_value
-from ct.privacy.defined_terms import body_part_terms, image_type_terms, modality_term
+from ct.privacy.defined_terms import (
+    body_part_terms,
+    image_type_terms,
+    modality_term,
+    patient_position_term,
+)
 from ct.privacy.manufacturers import manufacturer_term
 from ct.privacy.series_words import (
     agent_given,
@@ -20,6 +26,7 @@ from ct.privacy.series_words import (
 )
 from ct.sources.file_reader import read_each
 from ct.sources.source import Source, SourceFile, Unreadable
+from ct.volumes.orientation import turn_to_standard
 
 # transfer syntaxes that lose detail, or may (PS3.5 section 8.2); most JPEG2000 files are lossy: the
 # lossless form has a UID of its own
@@ -40,8 +47,11 @@ def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
     Returns a DataFrame indexed by `path`: modality, body_part and image_type (words of
     ct/privacy/defined_terms.py alone, "" where missing), kernel and kind (words of
     ct/privacy/series_words.py alone, "" where unknown), contrast and lossy (bool), thickness_mm
-    (NaN where missing), manufacturer (a word of ct/privacy/manufacturers.py); and sop_uid and
-    study_uid, which are identifiers and stay on this machine.
+    (NaN where missing), position (PatientPosition, "" where missing), stored (how the pixels are
+    stored, in words, "" where they are not turned), manufacturer (a word of
+    ct/privacy/manufacturers.py); and sop_uid and study_uid, which are
+    identifiers and stay on this machine.
+
     Raises MachineFault.
     """
     with quiet_pydicom():
@@ -74,9 +84,19 @@ def _acquisition(dataset: Dataset) -> dict[str, Any]:
         "lossy": lossy,
         "thickness_mm": optional_number(dataset, "SliceThickness"),
         "manufacturer": manufacturer_term(_text(dataset, "Manufacturer")),
+        "position": patient_position_term(_text(dataset, "PatientPosition")),
+        "stored": _stored(dataset),
         "sop_uid": _text(dataset, "SOPInstanceUID"),
         "study_uid": _text(dataset, "StudyInstanceUID"),
     }
+
+
+def _stored(dataset: Dataset) -> str:
+    """Return how the pixels are stored, as in ct.volumes.orientation.Turn; "" where unknown."""
+    try:
+        return turn_to_standard(orientation(dataset)).words
+    except Unreadable:
+        return ""
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

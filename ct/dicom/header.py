@@ -4,11 +4,10 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ct.dicom.dataset_parser import open_dataset
 from ct.dicom.fast_parser import parse_header_fast
-from ct.dicom.pixel_attributes import MAX_SIDE, require_single_grey_frame
+from ct.dicom.pixel_attributes import MAX_SIDE, orientation, require_single_grey_frame
 from ct.dicom.tag_values import (
     Header,
     NeedsPydicom,
@@ -20,8 +19,8 @@ from ct.dicom.tag_values import (
 )
 from ct.privacy.defined_terms import known_transfer_syntax
 from ct.privacy.pseudonyms import pseudonym
-from ct.slices import spans_plane
 from ct.sources.source import SourceFile, Unreadable
+from ct.volumes.orientation import turn_to_standard
 
 MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 1e3  # a PixelSpacing outside counts as missing
 
@@ -33,9 +32,12 @@ def read_header(file: SourceFile, key: bytes, patient_id_optional: bool = False)
     C.7.1.1 allows it); its study then counts as the patient
 
     Returns a dict: HEADER_COLUMNS without split and path, `slice_id`, `ipp` (3,) mm, the centre of
-    the first pixel in patient coordinates, and `iop` (6,), the directions along a row and down a
-    column (PS3.3 section C.7.6.2.1.1). Raises Unreadable where the file is no single grey slice or
-    lacks a tag that identifies or places it, MachineFault.
+    the first stored pixel in patient coordinates, and `iop` (6,), the directions along a row and
+    down a column (PS3.3 section C.7.6.2.1.1). Rows, columns, their spacing and `iop` are those of
+    the pixels that `ct.dicom.hounsfield.read_hu` returns, which it turns to the standard view.
+
+    Raises Unreadable where the file is no single grey slice or lacks a tag that identifies or
+    places it, MachineFault.
     """
     if parsed := parse_header_fast(file):
         with suppress(NeedsPydicom, Unreadable):  # then pydicom's parser decides
@@ -51,7 +53,6 @@ def header_values(
 ) -> dict[str, Any]:
     """Return the dict of `read_header` from a parsed header and its transfer syntax."""
     require_single_grey_frame(header)
-    spacing = optional_number(header, "PixelSpacing")
     patient = "PatientID"
     if patient_id_optional and not tag_value(header, patient):
         patient = "StudyInstanceUID"
@@ -60,11 +61,7 @@ def header_values(
         "patient_id": pseudonym(required_text(header, patient), key, "patient"),
         "study_id": pseudonym(required_text(header, "StudyInstanceUID"), key, "study"),
         "series_id": pseudonym(required_text(header, "SeriesInstanceUID"), key, "series"),
-        "rows": required_positive_int(header, "Rows", MAX_SIDE),
-        "cols": required_positive_int(header, "Columns", MAX_SIDE),
-        "ipp": required_numbers(header, "ImagePositionPatient", 3),
-        "iop": _orientation(header),
-        "pixel_spacing_mm": spacing if MIN_SPACING_MM <= spacing <= MAX_SPACING_MM else np.nan,
+        **_turned_geometry(header),
         "slope": optional_number(header, "RescaleSlope"),
         "intercept": optional_number(header, "RescaleIntercept"),
         "bits_stored": optional_number(header, "BitsStored"),
@@ -75,9 +72,18 @@ def header_values(
     }
 
 
-def _orientation(header: Header) -> NDArray[np.float64]:
-    """Return ImageOrientationPatient (6,). Raises Unreadable where it spans no plane."""
-    iop = required_numbers(header, "ImageOrientationPatient", 6)
-    if not spans_plane(iop.tolist()):
-        raise Unreadable("ImageOrientationPatient holds no two perpendicular directions")
-    return iop
+def _turned_geometry(header: Header) -> dict[str, Any]:
+    """Return size, place and directions of the pixels that `read_hu` returns. Raises Unreadable."""
+    rows = required_positive_int(header, "Rows", MAX_SIDE)
+    columns = required_positive_int(header, "Columns", MAX_SIDE)
+    ipp, iop = required_numbers(header, "ImagePositionPatient", 3), orientation(header)
+    turn = turn_to_standard(iop)
+    # between rows, and between columns (PS3.3 section 10.7.1.3)
+    spacing = optional_number(header, "PixelSpacing", place=int(turn.transposed))
+    return {
+        "rows": columns if turn.transposed else rows,
+        "cols": rows if turn.transposed else columns,
+        "ipp": ipp,
+        "iop": turn.directions(iop),
+        "pixel_spacing_mm": spacing if MIN_SPACING_MM <= spacing <= MAX_SPACING_MM else np.nan,
+    }

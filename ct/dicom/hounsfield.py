@@ -12,15 +12,17 @@ from ct.dicom.dataset_parser import as_source_file, parse_dataset, quiet_pydicom
 from ct.dicom.fast_parser import parse_slice_fast
 from ct.dicom.intercept_repair import may_wrap_at_12_bits, unwrap_at_12_bits, wraps_at_12_bits
 from ct.dicom.pixel_attributes import (
+    orientation,
     photometric_interpretation,
     pixel_format,
     require_single_grey_frame,
     rescale_parameters,
 )
 from ct.dicom.pixel_decoder import decode_pixels
-from ct.dicom.tag_values import NeedsPydicom, pixel_data
+from ct.dicom.tag_values import Header, NeedsPydicom, pixel_data, tag_value
 from ct.sources.file_reader import all_bytes
 from ct.sources.source import SourceFile, Unreadable
+from ct.volumes.orientation import UPRIGHT, Turn, turn_to_standard
 
 UNCOMPRESSED = {
     str(uid.ImplicitVRLittleEndian),
@@ -37,20 +39,23 @@ class StoredSlice(NamedTuple):
     pixel_format: dict[str, int]  # as returned by ct.dicom.pixel_attributes.pixel_format
     slope: float
     intercept: float
+    turn: Turn  # to the standard axial view
 
 
 def read_hu(file: str | Path | SourceFile) -> tuple[NDArray[np.int16], bool]:
     """Return (HU (rows, cols), whether the 12-bit intercept defect was repaired) of one slice.
 
-    The HU are rounded, and clipped to int16. Raises Unreadable for anything that is wrong with the
-    file, MachineFault.
+    The HU are rounded, clipped to int16, and turned to the standard axial view as
+    ImageOrientationPatient says (ct.volumes.orientation). Raises Unreadable for anything that is
+    wrong with the file, MachineFault.
     """
     raw = all_bytes(as_source_file(file))
     with quiet_pydicom():
-        stored, attributes, slope, intercept = _read_usual(raw) or _read_any(raw)
-    if may_wrap_at_12_bits(attributes, slope, intercept) and wraps_at_12_bits(stored):
-        return unwrap_at_12_bits(stored), True
-    return _rescaled(stored, slope, intercept), False
+        stored = _read_usual(raw) or _read_any(raw)
+    values, attributes, slope, intercept, turn = stored
+    if may_wrap_at_12_bits(attributes, slope, intercept) and wraps_at_12_bits(values):
+        return turn.pixels(unwrap_at_12_bits(values)), True
+    return turn.pixels(_rescaled(values, slope, intercept)), False
 
 
 def _rescaled(stored: NDArray[np.integer], slope: float, intercept: float) -> NDArray[np.int16]:
@@ -76,7 +81,7 @@ def _read_usual(raw: bytes) -> StoredSlice | None:
         attributes = pixel_format(elements)
         if attributes["BitsAllocated"] == 16:
             values = _uncompressed(pixels, attributes)
-            return StoredSlice(values, attributes, *rescale_parameters(elements))
+            return _stored_slice(elements, values, attributes)
     return None
 
 
@@ -88,13 +93,26 @@ def _read_any(raw: bytes) -> StoredSlice:
     pixels, vr = pixel_data(dataset)
     if syntax in UNCOMPRESSED and attributes["BitsAllocated"] == 16:
         values = _uncompressed(pixels, attributes)
-        return StoredSlice(values, attributes, *rescale_parameters(dataset))
+        return _stored_slice(dataset, values, attributes)
     photometric = photometric_interpretation(dataset)
     values = decode_pixels(attributes, syntax, vr, photometric, pixels)
     shape = attributes["Rows"], attributes["Columns"]
     if values.shape != shape:
         raise Unreadable(f"the pixel data is an image of {values.shape}, not {shape}")
-    return StoredSlice(values, attributes, *rescale_parameters(dataset))
+    return _stored_slice(dataset, values, attributes)
+
+
+def _stored_slice(
+    header: Header, values: NDArray[np.integer], attributes: dict[str, int]
+) -> StoredSlice:
+    """Return the slice of these stored values. Raises Unreadable; NeedsPydicom for raw elements.
+
+    A file without ImageOrientationPatient, which never enters a slice table, is not turned.
+    """
+    turn = UPRIGHT
+    if tag_value(header, "ImageOrientationPatient") is not None:
+        turn = turn_to_standard(orientation(header))
+    return StoredSlice(values, attributes, *rescale_parameters(header), turn)
 
 
 def _uncompressed(pixels: bytes | memoryview, attributes: dict[str, int]) -> NDArray[np.integer]:

@@ -1,4 +1,7 @@
-"""The attributes that describe a slice's pixels, checked: size, bits, sign, rescale, one frame."""
+"""The attributes that describe a slice's pixels, checked: size, bits, sign, rescale, direction."""
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ct.dicom.tag_values import (
     Header,
@@ -7,6 +10,7 @@ from ct.dicom.tag_values import (
     required_positive_int,
     tag_value,
 )
+from ct.slices import spans_plane
 from ct.sources.source import Unreadable
 
 MAX_SIDE = 4096  # rows and columns; no head CT has more
@@ -81,3 +85,11 @@ def photometric_interpretation(header: Header) -> str:
     if text and text not in PHOTOMETRIC:
         raise Unreadable("PhotometricInterpretation is none of the standard's")
     return text
+
+
+def orientation(header: Header) -> NDArray[np.float64]:
+    """Return ImageOrientationPatient (6,). Raises Unreadable where it spans no plane."""
+    iop = required_numbers(header, "ImageOrientationPatient", 6)
+    if not spans_plane(iop.tolist()):
+        raise Unreadable("ImageOrientationPatient holds no two perpendicular directions")
+    return iop

@@ -142,15 +142,16 @@ def required_positive_int(header: Header, keyword: str, most: int) -> int:
     return int(number)
 
 
-def optional_number(header: Header, keyword: str) -> float:
-    """Return a tag's first value; NaN where it is missing, empty, malformed or beyond MAX_NUMBER.
+def optional_number(header: Header, keyword: str, place: int = 0) -> float:
+    """Return a tag's first value, or the one at `place`.
 
-    For raw elements, may raise NeedsPydicom.
+    NaN where it is missing, empty, malformed or beyond MAX_NUMBER. For raw elements, may raise
+    NeedsPydicom.
     """
     try:
         value = tag_value(header, keyword)
-        first = value if value is None or isinstance(value, SINGLE) else value[0]
-        number = _number("nan" if first is None or first == "" else first)
+        values = [value] if value is None or isinstance(value, SINGLE) else value
+        number = _number("nan" if values[place] is None or values[place] == "" else values[place])
     except (Unreadable, TypeError, ValueError, IndexError, OverflowError):
         return np.nan
     return number if abs(number) <= MAX_NUMBER else np.nan

@@ -50,6 +50,10 @@ BODY_PARTS = HEAD_WORDS | _words(
 CONNECTING_WORDS = _words("AND WITH WITHOUT UPPER LOWER LEFT RIGHT")
 # PS3.3 section C.8.2.1.1.1
 IMAGE_TYPES = _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER MPR REFORMATTED")
+# PS3.3 section C.7.3.1.1.2
+PATIENT_POSITIONS = _words(
+    "HFP HFS HFDR HFDL FFP FFS FFDR FFDL LFP LFS RFP RFS AFDR AFDL PFDR PFDL"
+)
 TRANSFER_SYNTAXES = frozenset(
     number
     for number, entry in uid.UID_dictionary.items()  # type: ignore[attr-defined]  # not in __all__
@@ -95,6 +99,11 @@ def image_type_terms(values: list[str]) -> str:
     for value in values:
         terms.append("LOCALIZER" if "LOCALIZER" in value.upper() else _known(value, IMAGE_TYPES))
     return "\\".join(terms)
+
+
+def patient_position_term(text: str) -> str:
+    """Return the value of PatientPosition; "?" where it is no defined term, "" where empty."""
+    return _known(text, PATIENT_POSITIONS)
 
 
 def known_transfer_syntax(syntax: str) -> str:

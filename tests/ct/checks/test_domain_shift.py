@@ -24,6 +24,8 @@ ACQUISITION = {
     "contrast": False,
     "lossy": False,
     "thickness_mm": 5.0,
+    "position": "HFS",
+    "stored": "",
 }
 
 
@@ -222,3 +224,26 @@ def test_the_facts_of_a_series_by_hand():
         "brain_cm2": 120,
         "skull_cm2": 60,
     }
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"position": "HFP"}, ["the patient lay prone (PatientPosition HFP)"]),
+        ({"position": "FFS"}, ["the patient lay feet first (PatientPosition FFS)"]),
+        (
+            {"position": "FFDL"},
+            [
+                "the patient lay on the left side (PatientPosition FFDL)",
+                "the patient lay feet first (PatientPosition FFDL)",
+            ],
+        ),
+        ({"stored": "mirrored"}, ["the pixels are stored mirrored"]),
+        ({"position": "", "stored": ""}, []),
+        ({"position": "?"}, []),
+    ],
+)
+def test_prone_feet_first_and_turned_pixels_are_remarked_and_refuse_nothing(ranges, tags, said):
+    findings = header(table(), ranges, **tags)
+    assert [finding.what for finding in findings] == said
+    assert not any(finding.refuses for finding in findings)

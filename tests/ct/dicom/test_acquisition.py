@@ -18,6 +18,7 @@ def test_a_file_without_these_tags(tmp_path):
     row = read(tmp_path)
     assert (row["modality"], row["body_part"], row["image_type"]) == ("", "", "")
     assert not row["contrast"] and not row["lossy"] and np.isnan(row["thickness_mm"])
+    assert (row["position"], row["stored"]) == ("", "")
     assert (row["sop_uid"], row["study_uid"]) == ("ID_00000000a", "ID_000000000c")
 
 
@@ -30,6 +31,8 @@ def test_a_file_with_all_of_these_tags(tmp_path):
         ContrastBolusAgent="Iohexol 300",
         LossyImageCompression="01",
         SliceThickness="5.0",
+        PatientPosition="FFP",
+        ImageOrientationPatient=[-1, 0, 0, 0, -1, 0],
     )
     assert (row["modality"], row["body_part"], row["image_type"]) == (
         "CT",
@@ -37,6 +40,7 @@ def test_a_file_with_all_of_these_tags(tmp_path):
         "ORIGINAL\\PRIMARY\\AXIAL",
     )
     assert row["contrast"] and row["lossy"] and row["thickness_mm"] == 5
+    assert (row["position"], row["stored"]) == ("FFP", "turned by 180 degrees")
     assert "Iohexol" not in " ".join(map(str, row))
 
 
@@ -57,6 +61,7 @@ def test_free_text_is_not_shown(tmp_path, part):
 def test_a_name_in_a_code_is_not_shown(tmp_path):
     names = {
         "Modality": "JANE",
+        "PatientPosition": "JANE",
         "BodyPartExamined": "DOE HEAD",
         "ImageType": ["JANE", "PRIMARY", "DOE LOCALIZER"],
     }
