@@ -87,7 +87,8 @@ def pixel_findings(slices: pd.DataFrame, ranges: Mapping[str, Any]) -> list[Find
 
 def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark]:
     """Return the Remarks on tags of one series that can make predictions worse."""
-    no_rescale = slices[["slope", "intercept"]].isna().any(axis=1)
+    dicom = acquisition["dicom"].to_numpy(bool)
+    no_rescale = slices[["slope", "intercept"]].isna().any(axis=1) & dicom
     texts = [  # rows that have it, what, means
         (
             acquisition["contrast"],
@@ -98,6 +99,12 @@ def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark
             acquisition["lossy"],
             "the pixels were compressed with loss",
             "fine differences between tissues may be lost",
+        ),
+        (
+            ~dicom,
+            "NIfTI, which has no DICOM header",
+            "modality, body part, contrast agent and scanner are unknown; "
+            "features of the scanner are missing",
         ),
         (
             no_rescale,

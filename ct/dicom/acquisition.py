@@ -7,7 +7,8 @@ import pandas as pd
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from ct.dicom.dataset_parser import open_dataset, quiet_pydicom
+from ct.dicom.dataset_parser import quiet_pydicom
+from ct.dicom.enhanced_ct import open_slice_header
 from ct.dicom.pixel_attributes import orientation
 from ct.dicom.tag_values import optional_number, tag_value
 from ct.privacy.defined_terms import (
@@ -25,7 +26,9 @@ from ct.privacy.series_words import (
     kind_of_series,
 )
 from ct.sources.file_reader import read_each
+from ct.sources.frames import Frame
 from ct.sources.source import Source, SourceFile, Unreadable
+from ct.volumes.nifti import is_nifti
 from ct.volumes.orientation import turn_to_standard
 
 # transfer syntaxes that lose detail, or may (PS3.5 section 8.2); most JPEG2000 files are lossy: the
@@ -49,7 +52,7 @@ def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
     ct/privacy/series_words.py alone, "" where unknown), contrast and lossy (bool), thickness_mm
     (NaN where missing), position (PatientPosition, "" where missing), stored (how the pixels are
     stored, in words, "" where they are not turned), manufacturer (a word of
-    ct/privacy/manufacturers.py); and sop_uid and study_uid, which are
+    ct/privacy/manufacturers.py), dicom (False for NIfTI); and sop_uid and study_uid, which are
     identifiers and stay on this machine.
 
     Raises MachineFault.
@@ -62,9 +65,11 @@ def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
 
 
 def _read(file: SourceFile) -> dict[str, Any]:
-    """Return one file's row; that of an empty data set for a file that pydicom cannot parse."""
+    """Return one slice's row; that of an empty data set for a file that pydicom cannot parse."""
+    if isinstance(file, Frame) and is_nifti(str(file.file)):
+        return _acquisition(Dataset()) | {"dicom": False}
     try:
-        return _acquisition(open_dataset(file, pixels=False))
+        return _acquisition(open_slice_header(file))
     except Unreadable:
         return _acquisition(Dataset())
 
@@ -86,6 +91,7 @@ def _acquisition(dataset: Dataset) -> dict[str, Any]:
         "manufacturer": manufacturer_term(_text(dataset, "Manufacturer")),
         "position": patient_position_term(_text(dataset, "PatientPosition")),
         "stored": _stored(dataset),
+        "dicom": True,
         "sop_uid": _text(dataset, "SOPInstanceUID"),
         "study_uid": _text(dataset, "StudyInstanceUID"),
     }

@@ -66,7 +66,7 @@ def parse_dataset(raw: bytes, pixels: bool = True, whole: bool = True) -> Datase
     whole: False where `raw` is only the beginning of the file
     """
     require_dicom(raw[:132])
-    with _parsing_errors():
+    with parsing_errors():
         dataset = _inflated_dataset(raw, pixels) if _may_be_deflated(raw) else None
         if dataset is None:
             dataset = _plain_dataset(raw, pixels, whole)
@@ -79,7 +79,7 @@ def parse_dataset(raw: bytes, pixels: bool = True, whole: bool = True) -> Datase
 
 
 @contextmanager
-def _parsing_errors() -> Iterator[None]:
+def parsing_errors() -> Iterator[None]:
     """Turn any error of the parser into Unreadable.
 
     A damaged file makes it raise nearly anything: struct.error, RecursionError, OSError, ...

@@ -10,13 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ct.dicom.dataset_parser import quiet_pydicom
-from ct.dicom.header import read_header
+from ct.dicom.header import SliceHeader, file_identifiers, read_slice_headers
 from ct.dicom.hounsfield import read_hu
 from ct.privacy.pseudonyms import pseudonym
 from ct.privacy.quarantine_reasons import SAME_SLICE
 from ct.slices import ORIENTATION, POSITION
 from ct.sources.file_reader import read_each, with_probes
 from ct.sources.folder import Folder
+from ct.sources.frames import file_of_frame, frame_name
 from ct.sources.source import Source
 from ct.storage.file_formats import read_table
 from ct.system.parallel_jobs import run_jobs
@@ -73,7 +74,7 @@ def read_headers(
     tables, done = [], 0
     for chunk in run_jobs(read_header_chunk, jobs, workers):
         tables.append(chunk.table)
-        done += len(chunk.table)
+        done += len(chunks[len(tables) - 1])
         if progress:
             progress(done)
     return join_header_chunks(tables, source, key, workers)
@@ -174,12 +175,23 @@ def read_header_chunk(
     """
     headers, reasons, lasting = [], [], True
     with quiet_pydicom():
-        read = read_each(lambda file: read_header(file, key, patient_id_optional), files)
-        for name, (header, reason, transient) in zip(names, read, strict=True):
-            headers.append((header or UNREADABLE_HEADER) | {"path": name})
-            reasons.append(reason)
+        read = read_each(lambda file: read_slice_headers(file, key, patient_id_optional), files)
+        for name, (of_file, reason, transient) in zip(names, read, strict=True):
+            for header in of_file or [SliceHeader(0, None, reason)]:
+                headers.append(_row(name, header, key))
+                reasons.append(header.reason)
             lasting &= not transient
     return HeaderChunk(build_header_table(headers, reasons), lasting)
+
+
+def _row(name: str, header: SliceHeader, key: bytes) -> dict[str, Any]:
+    """Return the values of one slice for `build_header_table`. name: of its file"""
+    path = frame_name(name, header.frame) if header.frame else name
+    if header.values is None:
+        return UNREADABLE_HEADER | {"path": path}
+    if "slice_id" in header.values:
+        return header.values | {"path": path}
+    return header.values | file_identifiers(name, header.frame, key) | {"path": path}
 
 
 def is_header_chunk(path: Path, names: list[str]) -> bool:
@@ -188,7 +200,8 @@ def is_header_chunk(path: Path, names: list[str]) -> bool:
         table = read_table(path)
     except (OSError, ValueError):  # damaged
         return False
-    return list(table.columns) == list(CHUNK_COLUMNS) and table["path"].tolist() == names
+    files = dict.fromkeys(map(file_of_frame, table["path"]))
+    return list(table.columns) == list(CHUNK_COLUMNS) and list(files) == names
 
 
 def build_header_table(headers: list[dict[str, Any]], reasons: list[str]) -> pd.DataFrame:

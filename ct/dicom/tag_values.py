@@ -18,7 +18,7 @@ KEYWORDS = (
     "TransferSyntaxUID SOPInstanceUID PatientID StudyInstanceUID SeriesInstanceUID Rows Columns "
     "ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept "
     "BitsAllocated BitsStored PixelRepresentation WindowCenter WindowWidth NumberOfFrames "
-    "SamplesPerPixel"
+    "SamplesPerPixel PixelPaddingValue PixelPaddingRangeLimit"
 )
 TAGS = {keyword: (int(Tag(keyword)), dictionary_VR(keyword)) for keyword in KEYWORDS.split()}
 HEADER_TAGS = {tag for tag, _ in TAGS.values()}
@@ -52,6 +52,8 @@ def tag_value(header: Header, keyword: str) -> Any:
         raw = header.get_item(keyword).value
         if isinstance(raw, bytes | memoryview) and len(raw) > MAX_VALUE_BYTES:
             raise Unreadable(f"{keyword} has {len(raw)} bytes")
+        if isinstance(raw, bytes) and b"," in raw and dictionary_VR(keyword) == "DS":
+            return _raw_value(header.get_item(keyword), "DS")
         value = header.get(keyword)
     except (Unreadable, MemoryError):
         raise
@@ -76,7 +78,7 @@ def _raw_value(element: RawDataElement | DataElement, vr: str) -> Any:
             raise NeedsPydicom
         if vr == "DS" and b"_" not in raw:
             # `float` takes the spaces that may stand around a number
-            values = [float(text) for text in raw.split(b"\\")]
+            values = [float(text) for text in _with_points(raw).split(b"\\")]
             return values if len(values) > 1 else values[0]
         if vr == "US" and len(raw) == 2:
             return int.from_bytes(raw, "little")
@@ -86,6 +88,20 @@ def _raw_value(element: RawDataElement | DataElement, vr: str) -> Any:
     except ValueError:
         raise NeedsPydicom from None
     raise NeedsPydicom
+
+
+def _with_points(raw: bytes) -> bytes:
+    """Return a decimal string with points where a system of another language wrote commas.
+
+    A number with several of them, or with both, stays as it is: there the comma may stand between
+    thousands. PS3.5 section 6.2 allows no commas.
+    """
+    if b"," not in raw:
+        return raw
+    numbers = raw.split(b"\\")
+    if any(number.count(b",") + number.count(b".") > 1 for number in numbers):
+        return raw
+    return raw.replace(b",", b".")
 
 
 def required_text(header: Header, keyword: str) -> str:

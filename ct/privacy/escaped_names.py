@@ -2,7 +2,8 @@ r"""Names of files as tables hold them: bytes that no line of text can hold are 
 
 These are line breaks, other control characters, and bytes that are not UTF-8. All other characters
 stay, even rare spaces, private characters and soft hyphens. Escaping can be undone: a backslash
-that would read like an escape is written \x5c.
+that would read like an escape is written \x5c, and the # of a name that ends like that of a frame,
+in #3, is written \x23.
 """
 
 import os
@@ -13,6 +14,7 @@ import unicodedata
 # separators of lines and paragraphs
 ESCAPED_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-f]{2})")
+LOOKS_LIKE_FRAME = re.compile(r"#([1-9][0-9]*)\Z")  # see ct/sources/frames.py
 ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -20,6 +22,7 @@ def escaped_name(name: str) -> str:
     r"""Return a file's name, or relative path, as tables hold it: "a\nb" becomes "a\\x0ab"."""
     if "\\" in name:
         name = LOOKS_ESCAPED.sub(r"\\x5c", name)
+    name = LOOKS_LIKE_FRAME.sub(r"\\x23\1", name)
     if name.isprintable():
         return name
     characters = []

@@ -16,6 +16,7 @@ from ct.sources.source import NotARegularFile, Source, SourceFile, Unreadable
 from ct.system.machine_faults import GOES_ON, FileFault, data_unreadable, fault_of, out_of_memory
 
 MAX_FILE_BYTES = 160 << 20  # the pixels of 4096 x 4096 with 64 bits, and a header
+MAX_VOLUME_BYTES = 1 << 30  # of a file of many slices: 2,000 of 512 x 512
 NEIGHBOURS = 4  # files on each side that are read where one fails
 
 S = TypeVar("S", bound=Source)
@@ -33,15 +34,13 @@ def first_bytes(file: SourceFile, count: int) -> tuple[bytes, bool]:
         raise _failure(error) from None
 
 
-def all_bytes(file: SourceFile) -> bytes:
-    """Return a file's bytes, MAX_FILE_BYTES at most. Raises Unreadable, MachineFault."""
+def all_bytes(file: SourceFile, most: int = MAX_FILE_BYTES) -> bytes:
+    """Return a file's bytes, `most` at most. Raises Unreadable, MachineFault."""
     try:
         size = file.length()
-        if size > MAX_FILE_BYTES:
-            raise Unreadable(
-                f"{size >> 20} MB, more than a slice of 4096 x 4096 can have "
-                f"({MAX_FILE_BYTES >> 20} MB)"
-            )
+        if size > most:
+            what = "a slice of 4096 x 4096" if most == MAX_FILE_BYTES else "a volume"
+            raise Unreadable(f"{size >> 20} MB, more than {what} can have ({most >> 20} MB)")
         with file.open("rb") as stream:
             return stream.read(size)
     except (OSError, MemoryError) as error:

@@ -4,12 +4,13 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ct.errors import InputError
 from ct.privacy.escaped_names import escaped_name, unescaped_name
+from ct.sources.frames import as_frame, file_of_frame
 from ct.sources.source import NotARegularFile, SourceFile
 from ct.system.machine_faults import listing_faults
 
@@ -43,6 +44,11 @@ class DiskFile(NamedTuple):
         """Open the file for reading bytes. Raises NotARegularFile, OSError."""
         _require_regular_file(self.path)
         return open(self.path, mode)
+
+    def version(self) -> Hashable:
+        """Return size and time of the last change. Raises OSError."""
+        status = os.stat(self.path)
+        return status.st_size, status.st_mtime_ns, status.st_ino
 
     def __str__(self) -> str:
         return self.path
@@ -97,9 +103,11 @@ class Folder:
         selected.quarantine_unreadable, selected.probes = self.quarantine_unreadable, self.probes
         return selected
 
-    def __iter__(self) -> Iterator[DiskFile]:
+    def __iter__(self) -> Iterator[SourceFile]:
         root = str(self.root)
-        return (DiskFile(os.path.join(root, unescaped_name(name))) for name in self.names)
+        for name in self.names:
+            file = unescaped_name(file_of_frame(name))
+            yield as_frame(name, DiskFile(os.path.join(root, file)))
 
 
 def list_files(folder: str | Path) -> list[str]:

@@ -1,12 +1,12 @@
 """The interface of a source of files: a folder (folder.py) or a zip archive (zip_archive.py).
 
 Nothing is ever unpacked to disk. The names of the files are relative to the source, with forward
-slashes, escaped as in ct/privacy/escaped_names.py. A SourceFile can be read in any process, without
-its source.
+slashes, escaped as in ct/privacy/escaped_names.py; `NAME#3` is a frame of a file (frames.py). A
+SourceFile can be read in any process, without its source.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -36,6 +36,11 @@ class SourceFile(Protocol):
 
     def open(self, mode: Literal["rb"] = "rb") -> io.BufferedIOBase:
         """Open the file for reading bytes. Raises Unreadable, OSError."""
+
+    def __hash__(self) -> int: ...
+
+    def version(self) -> Hashable:
+        """Return what changes with the file's bytes. Raises OSError."""
 
 
 class Source(Protocol):

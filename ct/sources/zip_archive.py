@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ct.errors import InputError, printable
 from ct.privacy.escaped_names import escaped_name
 from ct.sources.decompression_limit import max_unpacked_bytes
+from ct.sources.frames import as_frame, file_of_frame
 from ct.sources.source import SourceFile, Unreadable
 from ct.system.machine_faults import raise_fault
 
@@ -89,6 +90,10 @@ class ZipMember(NamedTuple):
         if self.method == zipfile.ZIP_DEFLATED:
             return io.BytesIO(self._checked(self._inflate(packed, self.size + 1)))
         return io.BytesIO(self._checked(packed))
+
+    def version(self) -> Hashable:
+        """Return the checksum, as in the archive's directory."""
+        return self.crc
 
     def _packed_bytes(self, count: int) -> bytes:
         """Return the first `count` bytes as they are stored in the archive."""
@@ -166,9 +171,10 @@ class ZipArchive:
     def file(self, name: str) -> ZipMember | None:
         """Return a file in it, or None where there is none."""
         try:
-            return next(iter(self.select([name])))
+            [entry] = self.select([name]).entries.tolist()
         except KeyError:
             return None
+        return ZipMember(self.path, self.inside + name, *entry)
 
     def files(self, folder: str) -> list[str]:
         """Return the names of all files below `folder`, sorted."""
@@ -186,16 +192,20 @@ class ZipArchive:
         selected.quarantine_unreadable, selected.probes = self.quarantine_unreadable, self.probes
         return selected
 
-    def __iter__(self) -> Iterator[ZipMember]:
+    def __iter__(self) -> Iterator[SourceFile]:
         for name, entry in zip(self.names, self.entries.tolist(), strict=True):
-            yield ZipMember(self.path, self.inside + name, *entry)
+            yield as_frame(name, ZipMember(self.path, self.inside + file_of_frame(name), *entry))
 
     def _row(self, name: str) -> int:
-        """Return the row of a file in `entries`. Raises KeyError where there is none."""
-        row = bisect_left(self.names, name)
-        if row == len(self.names) or self.names[row] != name:
-            raise KeyError(name)
-        return row
+        """Return the row of a file, or of a frame's file, in `entries`.
+
+        Raises KeyError where there is none.
+        """
+        for listed in (name, file_of_frame(name)):
+            row = bisect_left(self.names, listed)
+            if row < len(self.names) and self.names[row] == listed:
+                return row
+        raise KeyError(name)
 
     def _rows_below(self, folder: str) -> tuple[int, int]:
         """Return the range (begin, end) of the files below `folder`, which follow one another."""

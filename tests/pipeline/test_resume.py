@@ -59,7 +59,7 @@ class Watch:
         self.stop = {"header": None, "pixels": None}
         self.read = {"header": 0, "pixels": 0}
         for kind, module, name in (
-            ("header", ct.dicom.header_table, "read_header"),
+            ("header", ct.dicom.header_table, "read_slice_headers"),
             ("pixels", ct.pixel_cache.writer, "read_hu"),
         ):
             monkeypatch.setattr(module, name, self.watched(kind, getattr(module, name)))

@@ -26,6 +26,7 @@ ACQUISITION = {
     "thickness_mm": 5.0,
     "position": "HFS",
     "stored": "",
+    "dicom": True,
 }
 
 

@@ -221,6 +221,28 @@ def test_the_fast_parser_reads_what_pydicom_reads(tmp_path, tags, fast):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.parametrize("preamble", [True, False])  # by the fast parser, and by pydicom
+def test_decimal_commas(tmp_path, preamble):
+    tags = {
+        "PixelSpacing": ["0.9379", "0.9380"],
+        "ImagePositionPatient": ["-125.5", "-100", "30.25"],
+        "RescaleSlope": "1.5 ",
+        "WindowCenter": "102405.5",
+        "WindowWidth": "102401.5",
+    }
+    raw = slice_bytes(**tags)  # pydicom writes no commas
+    for number in ("0.9379", "0.9380", "-125.5", "30.25", "1.5 "):
+        raw = raw.replace(number.encode(), number.replace(".", ",").encode())
+    raw = raw.replace(b"102405.5", b"1,0240.5").replace(b"102401.5", b"1,024,01")
+    (tmp_path / "a").write_bytes(raw if preamble else raw[132:])
+    if preamble:
+        assert both_parsers_agree(tmp_path / "a") is False  # two values are for pydicom to refuse
+    header = header_of(tmp_path / "a", KEY)
+    assert header["pixel_spacing_mm"] == 0.9379 and header["slope"] == 1.5
+    assert header["ipp"].tolist() == [-125.5, -100, 30.25]
+    assert np.isnan(header["window_center"]) and np.isnan(header["window_width"])
+
+
 @needs_zoo
 def test_the_fast_parser_reads_the_zoo_as_pydicom_does():
     assert sum(both_parsers_agree(file) for file in sorted(ZOO.iterdir())) >= 10

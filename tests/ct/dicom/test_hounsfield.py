@@ -239,3 +239,39 @@ def test_the_zoo_reads_from_a_zip_as_from_a_folder(tmp_path):
             np.testing.assert_array_equal(
                 read_hu(source.file(name))[0], read_hu(ZOO / name)[0], err_msg=name
             )
+
+
+def float_slice(path, values, dtype="<f4", **tags):
+    """Write a slice of float pixels (PS3.3 sections C.7.6.24 and C.7.6.25)."""
+    dataset = make_dataset(np.zeros(np.shape(values), int), **tags)
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        del dataset[keyword]
+    wide = dtype == "<f8"
+    dataset.BitsAllocated = 64 if wide else 32
+    keyword = "DoubleFloatPixelData" if wide else "FloatPixelData"
+    setattr(dataset, keyword, np.asarray(values, dtype).tobytes())
+    with quiet_pydicom():
+        dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+def test_float_pixels(tmp_path, dtype):
+    values = [[-1000.4, 0.5, 1.5], [30.6, -0.2, 1e9]]
+    path = float_slice(tmp_path / "a", values, dtype, RescaleIntercept=0)
+    assert read_hu(path)[0].tolist() == [[-1000, 0, 2], [31, 0, 32767]]
+    path = float_slice(tmp_path / "a", [[1.5, 2]], dtype, RescaleSlope=2, RescaleIntercept=-1)
+    assert read_hu(path)[0].tolist() == [[2, 3]]
+    header = header_of(path, KEY)
+    assert (header["rows"], header["cols"]) == (1, 2) and np.isnan(header["bits_stored"])
+
+
+def test_float_pixels_that_are_no_image(tmp_path):
+    path = float_slice(tmp_path / "a", [[1.0, np.nan]])
+    assert refused(path) == "FloatPixelData holds values that are no numbers"
+    path = float_slice(tmp_path / "a", [[1.0, 2.0]])
+    with quiet_pydicom():
+        dataset = pydicom.dcmread(path)
+        dataset.FloatPixelData = dataset.FloatPixelData[:4]
+        dataset.save_as(path)
+    assert refused(path) == "FloatPixelData is cut short"

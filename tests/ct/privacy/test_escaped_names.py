@@ -26,6 +26,10 @@ ESCAPED = {
     "line\nbreak\r\t.dcm": r"line\x0abreak\x0d\x09.dcm",
     "\x7f\x85\u2028": r"\x7f\xc2\x85\xe2\x80\xa8",
     "gr\udcf6sse.dcm": r"gr\xf6sse.dcm",
+    "scan#3": r"scan\x233",
+    "scan#10.dcm": "scan#10.dcm",
+    "CT#03": "CT#03",  # no number of a frame
+    "#3/a": "#3/a",
     r"back\slash\x0aend\x": r"back\slash\x5cx0aend\x",
     "\udcc3\udcc3\x85\n": r"\xc3\xc3\xc2\x85\x0a",
 }

@@ -254,7 +254,7 @@ def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeyp
             run.main(["new", f"--run={tmp_path / name}", "--recipe=micro", f"--data={data}"]) == 0
         )
     assert run.main(["ingest", f"--run={tmp_path / 'b'}", "--workers=1"]) == 0
-    facts, count = header_table.read_header, [0]
+    facts, count = header_table.read_slice_headers, [0]
 
     def unmounting(*arguments):
         count[0] += 1
@@ -262,7 +262,7 @@ def test_a_source_that_is_unmounted_in_mid_ingest(competition, tmp_path, monkeyp
             data.rename(tmp_path / "unmounted")
         return facts(*arguments)
 
-    monkeypatch.setattr(header_table, "read_header", unmounting)
+    monkeypatch.setattr(header_table, "read_slice_headers", unmounting)
     monkeypatch.setattr(file_listing, "CHUNK_FILES", 8)
     capsys.readouterr()
     assert run.main(["ingest", f"--run={tmp_path / 'a'}", "--workers=1"]) == 1
