@@ -134,7 +134,7 @@ def _take_macros(flat: Dataset, group: Dataset) -> None:
 
 
 def _take_contrast(flat: Dataset) -> None:
-    """Set ContrastBolusAgent where an agent is listed, and not said to be absent in this frame.
+    """Set ContrastBolusAgent where an agent is listed, unless this frame was taken without it.
 
     PS3.3 section C.7.6.4b lists the agents, C.7.6.16.2.12 says which frame was taken with them.
     """

@@ -1,15 +1,21 @@
 """`score` predicts the same for one head in any form: turned, enhanced CT, NIfTI."""
 
+import copy
+import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import twins
+from tiny_zip import pack
 
 import run
 from ct.dicom.header_table import read_headers
 from ct.dicom.hounsfield import read_hu
 from ct.labels import LABELS
+from ct.pixel_cache.reader import PixelCache
 from ct.slices import order_slices
 from ct.sources.folder import Folder
 from ct.storage.file_formats import read_table
@@ -101,3 +107,44 @@ def test_real_heads(real_data, finished, tmp_path):
         assert len(slices) >= 10
         write_forms(tmp_path / f"data{number}", slices)
         check_forms(tmp_path / f"data{number}", finished, tmp_path / f"scores{number}")
+
+
+def is_plain(slices):
+    """Return whether all pixels of a study are there, and no two slices at one position."""
+    whole = all(len(one.PixelData) == one.Rows * one.Columns * 2 for one in slices)
+    return whole and len({tuple(one.ImagePositionPatient) for one in slices}) == len(slices)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_ingest_reads_frames_and_their_labels(competition, tmp_path, zipped):
+    """A training study as enhanced CT: the pixels and labels of its classic files."""
+    data = shutil.copytree(competition, tmp_path / "data")
+    files = sorted((data / "stage_2_train").rglob("*.dcm"))
+    studies = {}
+    for one in twins.read_study(files):
+        studies.setdefault(one.StudyInstanceUID, []).append(one)
+    chosen = next(slices for slices in studies.values() if is_plain(slices))
+    labels = (data / "stage_2_train.csv").read_text()
+    for number, one in enumerate([*chosen[::2], *chosen[1::2]], 1):  # as twins.save_enhanced
+        labels = labels.replace(f"{one.SOPInstanceUID}_", f"1.2.3#{number}_")
+        Path(one.filename).unlink()
+    (data / "stage_2_train.csv").write_text(labels)
+    numbered = [copy.deepcopy(one) for one in chosen]
+    with twins.unchecked():
+        for one in numbered:
+            one.SOPInstanceUID = "1.2.3"
+    twins.save_enhanced(data / "stage_2_train/study", numbered)
+    rows, pixels = {}, {}
+    source = pack(data, tmp_path / "data.zip") if zipped else data
+    for name, folder in (("classic", competition), ("frames", source)):
+        made = tmp_path / name
+        assert run.main(["new", f"--run={made}", "--recipe=micro", f"--data={folder}"]) == 0
+        assert run.main(["ingest", f"--run={made}", "--workers=1"]) == 0
+        slices, cache = read_table(made / "slices.parquet"), PixelCache(made / "pixels")
+        rows[name] = slices[slices["study_id"] == chosen[0].StudyInstanceUID]
+        places = pd.Index(cache.slice_ids).get_indexer(rows[name].index)
+        pixels[name] = cache.read(places)
+    assert len(rows["frames"]) == len(chosen) > 1
+    np.testing.assert_array_equal(pixels["frames"], pixels["classic"])
+    for column in ("position_mm", "gap_below_mm", "brain_cm2", "rows", *LABELS):
+        np.testing.assert_array_equal(rows["frames"][column], rows["classic"][column])

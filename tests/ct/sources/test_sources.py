@@ -401,3 +401,14 @@ def test_list_files_is_sorted_recursive_and_skips_dot_files(tmp_path):
     (tmp_path / "c/back").symlink_to(tmp_path)  # a loop
     (tmp_path / "link.dcm").symlink_to(tmp_path / "a.dcm")
     assert list_files(tmp_path) == ["a.dcm", "b/1.dcm", "b/2.dcm", "c/d/e.dcm", "link.dcm"]
+
+
+def test_thousands_of_folders(tmp_path):
+    """A disc of an archive: one file in each folder, without suffix, and nested folders."""
+    names = [f"PA{i // 100:03}/ST{i // 10:04}/SE{i:05}/IM1" for i in range(2000)]
+    deep = "/".join(["D"] * 300) + "/IM"
+    for name in [*names, deep, "DICOMDIR"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_files(tmp_path) == sorted([*names, deep, "DICOMDIR"])
+    assert Folder(tmp_path).files("PA003/ST0030") == names[300:310]
