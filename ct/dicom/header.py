@@ -67,8 +67,8 @@ def read_header(file: SourceFile, key: bytes, patient_id_optional: bool = False)
     C.7.1.1 allows it); its study then counts as the patient
 
     Returns a dict: HEADER_COLUMNS without split and path, `slice_id`, `ipp` (3,) mm, the centre of
-    the first stored pixel in patient coordinates, and `iop` (6,), the directions along a row and
-    down a column (PS3.3 section C.7.6.2.1.1). Rows, columns, their spacing and `iop` are those of
+    the first pixel in patient coordinates, and `iop` (6,), the directions along a row and down a
+    column (PS3.3 section C.7.6.2.1.1). Rows, columns, their spacing, `ipp` and `iop` are those of
     the pixels that `ct.dicom.hounsfield.read_hu` returns, which it turns to the standard view.
 
     Raises Unreadable where the file is no single grey slice or lacks a tag that identifies or
@@ -150,7 +150,13 @@ def _turned_geometry(header: Header) -> dict[str, Any]:
     ipp, iop = required_numbers(header, "ImagePositionPatient", 3), orientation(header)
     turn = turn_to_standard(iop)
     # between rows, and between columns (PS3.3 section 10.7.1.3)
-    spacing = optional_number(header, "PixelSpacing", place=int(turn.transposed))
+    down, along = (optional_number(header, "PixelSpacing", place) for place in (0, 1))
+    spacing = along if turn.transposed else down
+    row, column = turn.first_pixel(rows, columns)
+    if row:
+        ipp = ipp + iop[3:] * row * np.nan_to_num(down)
+    if column:
+        ipp = ipp + iop[:3] * column * np.nan_to_num(along)
     return {
         "rows": columns if turn.transposed else rows,
         "cols": rows if turn.transposed else columns,

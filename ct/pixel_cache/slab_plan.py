@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ct.slices import ORIENTATION, POSITION
 
 LEAST_COVER = 0.25  # share of a slab's thickness that slices cover at least; else it is a gap
+# decimals, mm, of distances that are compared: of slices equally near the lower one counts
+TIE_DIGITS = 2
 IN_PLANE = ("left_mm", "back_mm")  # columns of `in_plane_positions`
 
 
@@ -68,13 +70,13 @@ def slab_table(
     reach = _width(position, spacing_mm, thickness_mm) / 2
     overlap = np.minimum(high[:, None], centres + reach) - np.maximum(low[:, None], centres - reach)
     weights = np.maximum(overlap, 0) * share[:, None]  # mm of each slice in each slab, (n, slabs)
-    nearest = np.abs(position[:, None] - centres)
-    home = np.lexsort([nearest, -weights], axis=1)[:, 0]
+    nearest = np.abs(position[:, None] - centres).round(TIE_DIGITS)
+    home = np.lexsort([nearest, -weights.round(TIE_DIGITS)], axis=1)[:, 0]
     covered = (weights.sum(axis=0) >= LEAST_COVER * 2 * reach) & np.isin(range(count), home)
     if not covered.any():
         covered = np.isin(range(count), home)
     weights, nearest, centres = weights[:, covered], nearest[:, covered], centres[covered]
-    home = np.lexsort([nearest, -weights], axis=1)[:, 0]
+    home = np.lexsort([nearest, -weights.round(TIE_DIGITS)], axis=1)[:, 0]
     middles = [_middle(nearest[:, slab], home == slab) for slab in range(len(centres))]
     kept = [number for number, middle in enumerate(middles) if middle >= 0]
     middle = np.array([middles[number] for number in kept])

@@ -71,7 +71,9 @@ def slice_geometries(file: SourceFile) -> list[dict[str, Any]]:
         "pixel_spacing_mm": np.linalg.norm(volume.steps[0 if turn.transposed else 1]),
         "iop": turn.directions(volume.directions),
     }
-    return [shared | {"ipp": volume.first + place * volume.steps[2]} for place in range(slices)]
+    row, column = turn.first_pixel(rows, columns)
+    first = volume.first + column * volume.steps[0] + row * volume.steps[1]
+    return [shared | {"ipp": first + place * volume.steps[2]} for place in range(slices)]
 
 
 def slice_hu(frame: Frame) -> NDArray[np.int16]:

@@ -38,6 +38,13 @@ class Turn(NamedTuple):
             [-row if self.reversed_columns else row, -column if self.reversed_rows else column]
         )
 
+    def first_pixel(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return the (row, column) in the stored pixels (rows, columns) of the first turned one."""
+        last_row, last_column = self.reversed_rows, self.reversed_columns
+        if self.transposed:
+            last_row, last_column = last_column, last_row
+        return (rows - 1) * last_row, (columns - 1) * last_column
+
     @property
     def words(self) -> str:
         """Return how the pixels are stored, in words; "" where they are not turned."""

@@ -77,8 +77,10 @@ def check_scores(to):
     assert len(studies) == len(FORMS) and studies["status"].eq("scored").all()
     # the order of the studies is that of their pseudonyms under a random key
     by_study = [rows[list(LABELS)].to_numpy() for _, rows in scores.groupby("study_id")]
+    # a micrometre, to which positions are rounded, moves the weights of the slices of a slab
+    atol = 1e-4 if studies["remarks"].str.contains("slabs").any() else 1e-6
     for probabilities in by_study[1:]:
-        np.testing.assert_allclose(probabilities, by_study[0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(probabilities, by_study[0], rtol=0, atol=atol)
     for text in ("stored turned by 180 degrees", "stored mirrored", "NIfTI"):
         assert studies["remarks"].str.contains(text).sum() == 1
 

@@ -44,6 +44,10 @@ def test_patient_left_stays_left_and_the_back_stays_below(tmp_path, way, tilt):
     header = header_of(path, KEY)
     assert (header["rows"], header["cols"], header["pixel_spacing_mm"]) == (ROWS, COLUMNS, 0.5)
     np.testing.assert_allclose(header["iop"], [1, 0, 0, 0, c, s], atol=1e-6)
+    # the first turned pixel: where it lies among the stored ones
+    row, column = np.argwhere(stored == UP[0, 0])[0]
+    first = tilted[:3] * column * spacing[1] + tilted[3:] * row * spacing[0]
+    np.testing.assert_allclose(header["ipp"], np.add([-125, -100.5, 30.25], first), atol=1e-5)
 
 
 def test_the_directions_follow_the_pixels():
