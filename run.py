@@ -329,7 +329,8 @@ class Verbs:
             device: "cpu", "cuda", or "auto" for the GPU if there is one
             workers: number of processes that decode; the number of cores if not given
             anyway: also evaluate what is refused otherwise (not CT, not a head, ...)
-            series: as for score; else one series of each study is chosen
+            series: "all" evaluates each series as a study of its own, a UID one series; if not
+                given, one series of each study is chosen
             known_patients: also evaluate patients of the run's training data, by the models of the
                 fold that never saw them
         """
