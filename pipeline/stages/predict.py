@@ -1,7 +1,6 @@
 """The stage `predict`: run the CNNs of each fold on the test slices, a unit for each."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ct.storage.file_formats import read_table
@@ -10,56 +9,43 @@ from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.stages.train import environments_of_units
 from pipeline.training.cnn_jobs import dispatch
+from pipeline.training.fold_unit import FoldUnit
 from pipeline.training.stage_one_inputs import StageOneInputs
-from pipeline.training.unit_resources import cnn_resources, count_slices
-from pipeline.units.unit import Log, MakeBar, Resources, Unit
+from pipeline.units.unit import Log, MakeBar, Unit
 from stage1_cnn.device import environment
 
 MADE = ("test.parquet", "test_embeddings.npy")  # in the folder of the fold
 
 
 @dataclass(frozen=True)
-class PredictFold(Unit):
-    """Predict the test slices with one CNN of one fold: a table and an array of embeddings."""
+class PredictFold(FoldUnit):
+    """Predict the test slices with one CNN of one fold: a table and an array of embeddings.
 
-    model: str
-    fold: int
-    read: dict[str, str]  # digests of the fold's weights, the slice table and the pixels
+    read: digests of the fold's weights, the slice table and the pixels
+    """
 
-    @property
-    def name(self) -> str:
-        """Return "predict/<model>/fold<k>"."""
-        return f"predict/{self.model}/fold{self.fold}"
-
-    def takes(self) -> Resources:
-        """Return a GPU, and on the CPU the threads that the recipe gives the CNN."""
-        run = Run(self.root)
-        config, size = run.recipe.stage1.model(self.model), run.recipe.pixels.size
-        return cnn_resources(config, size, count_slices(run.dir))
-
-    def why_not_done(self, verify: bool = False) -> str:
-        """Return why the slices must be predicted, or ""."""
-        run = Run(self.root)
-        return run.why_unit_is_stale(self._receipt(run), self._part(run), self.read, verify)
+    stage = "predict"
 
     def run(self, log: Log, bar: MakeBar) -> None:
         """Predict the test slices."""
-        run, part = Run(self.root, log, bar), self._part(Run(self.root))
+        run = Run(self.root, log, bar)
+        part = self.part(run)
         run.dir.stage_one_submission.unlink(missing_ok=True)  # it was made from other predictions
-        receipt = Receipt(run.dir.root, self._receipt(run), "predict", part, self.read)
+        receipt = Receipt(run.dir.root, self.receipt(run), "predict", part, self.read)
         receipt.made = [run.dir.fold(self.model, self.fold) / name for name in MADE]
         with receipt:
             receipt.values |= environment(run.recipe.stage1.model(self.model))
             digest = inputs_digest(part, self.read)
             dispatch(StageOneInputs(run), "predict", self.model, self.fold, "test", digest)
 
-    def _receipt(self, run: Run) -> Path:
-        return run.dir.fold(self.model, self.fold) / "predict.json"
-
-    def _part(self, run: Run) -> dict[str, Any]:
-        """Return the unit's part of the recipe."""
+    def part(self, run: Run) -> dict[str, Any]:
+        """Return the CNN and the fold."""
         config = run.recipe.stage1.model(self.model)
         return {"model": config.model_dump(mode="json"), "fold": self.fold}
+
+    def own_inputs(self) -> dict[str, str]:
+        """Return the digests of what this unit reads."""
+        return self.read
 
 
 def prediction_units(run: Run, read: dict[str, str]) -> list[Unit]:

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,9 +17,9 @@ from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.training.checkpoint_file import checkpoint_digest
 from pipeline.training.cnn_jobs import dispatch
+from pipeline.training.fold_unit import FoldUnit
 from pipeline.training.stage_one_inputs import StageOneInputs
-from pipeline.training.unit_resources import cnn_resources, count_slices
-from pipeline.units.unit import Log, MakeBar, Resources, Unit
+from pipeline.units.unit import Log, MakeBar, Unit
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import ENVIRONMENT_FIELDS, environment, pick_device
 from stage1_cnn.model import check_trainable
@@ -30,39 +29,21 @@ MADE = ("weights.safetensors", "curve.json", "held_out.parquet", "held_out_embed
 
 
 @dataclass(frozen=True)
-class TrainFold(Unit):
+class TrainFold(FoldUnit):
     """Train one CNN on all folds but one, and predict the held-out fold with it.
 
-    Writes weights, learning curve, predictions and embeddings.
+    Writes weights, learning curve, predictions and embeddings. read: digests of what the stage
+    reads
     """
 
-    model: str
-    fold: int
-    read: dict[str, str]  # digests of what the stage reads
-
-    @property
-    def name(self) -> str:
-        """Return "train/<model>/fold<k>"."""
-        return f"train/{self.model}/fold{self.fold}"
-
-    def takes(self) -> Resources:
-        """Return a GPU, and on the CPU the threads that the recipe gives the CNN."""
-        run = Run(self.root)
-        config, size = run.recipe.stage1.model(self.model), run.recipe.pixels.size
-        return cnn_resources(config, size, count_slices(run.dir))
-
-    def why_not_done(self, verify: bool = False) -> str:
-        """Return why the fold must be trained, or ""."""
-        run = Run(self.root)
-        read = reads_of_cnn(self.read, self.model)
-        return run.why_unit_is_stale(self._receipt(run), self._part(run), read, verify)
+    stage = "train"
 
     def run(self, log: Log, bar: MakeBar) -> None:
         """Train, or continue a training, and predict the held-out slices."""
         run, name, k = Run(self.root, log, bar), self.model, self.fold
         _check_trainable_on_gpu(run)
-        inputs, part, read = StageOneInputs(run), self._part(run), reads_of_cnn(self.read, name)
-        receipt = Receipt(run.dir.root, self._receipt(run), "train", part, read)
+        inputs, part, read = StageOneInputs(run), self.part(run), self.own_inputs()
+        receipt = Receipt(run.dir.root, self.receipt(run), "train", part, read)
         receipt.made = [run.dir.fold(name, k) / file for file in MADE]
         with receipt:
             discard(run.dir.gradcam_folder(name))  # its maps are of other weights
@@ -86,17 +67,18 @@ class TrainFold(Unit):
             f"{seconds:.0f} s"
         )
 
-    def _receipt(self, run: Run) -> Path:
-        return run.dir.fold(self.model, self.fold) / "train.json"
-
-    def _part(self, run: Run) -> dict[str, Any]:
-        """Return the unit's part of the recipe."""
+    def part(self, run: Run) -> dict[str, Any]:
+        """Return the CNN, the seed and the fold."""
         config = run.recipe.stage1.model(self.model)
         return {
             "model": config.model_dump(mode="json"),
             "seed": run.recipe.seed,
             "fold": self.fold,
         }
+
+    def own_inputs(self) -> dict[str, str]:
+        """Return the digests of what this unit reads: no weights of other CNNs."""
+        return reads_of_cnn(self.read, self.model)
 
     def training_digest(self, inputs: StageOneInputs, part: dict[str, Any]) -> str:
         """Return the digest of everything that the training depends on.
@@ -108,7 +90,7 @@ class TrainFold(Unit):
         older = inputs_digest(part, under_older_names(self.read, models))
         if checkpoint_digest(inputs.checkpoint(self.model, self.fold)) == older:
             return older
-        return inputs_digest(part, reads_of_cnn(self.read, self.model))
+        return inputs_digest(part, self.own_inputs())
 
 
 def training_units(run: Run, read: dict[str, str]) -> list[Unit]:
