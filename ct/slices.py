@@ -57,6 +57,7 @@ ORIENTATION = ("row_x", "row_y", "row_z", "col_x", "col_y", "col_z")
 # together they name one series, which never mixes train and test
 SERIES = ("study_id", "series_id", "split")
 MIXED_DEG = 1.0
+MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal
 
 
 def order_slices(table: pd.DataFrame) -> pd.DataFrame:

@@ -251,10 +251,9 @@ class ExportOptions(RunOptions):
     to: Folder
 
 
-class ScoreOptions(Config):
-    """Options of `score`, with the models of a run or of a folder that `export-model` wrote."""
+class StudyOptions(Config):
+    """Options of the verbs that predict studies of one's own."""
 
-    data: Folder
     to: Folder
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(None, ge=1)
@@ -262,6 +261,12 @@ class ScoreOptions(Config):
     # one series of each study is chosen (None), each is a study ("all"), or a UID or name of one
     series: str | None = Field(None, min_length=1, max_length=64)
     quarantine_unreadable: bool = False
+
+
+class ScoreOptions(StudyOptions):
+    """Options of `score`, with the models of a run or of a folder that `export-model` wrote."""
+
+    data: Folder
     model: Folder | None = None
     run: Folder | None = Field(None, validate_default=True)
 
@@ -275,17 +280,11 @@ class ScoreOptions(Config):
         return run
 
 
-class EvaluateOptions(Config):
+class EvaluateOptions(StudyOptions):
     """Options of `evaluate`: a run or a model on studies, or a table of predictions."""
 
     labels: Folder
-    to: Folder
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int | None = Field(None, ge=1)
-    anyway: bool = False
     known_patients: bool = False
-    series: str | None = Field(None, min_length=1, max_length=64)
-    quarantine_unreadable: bool = False
     data: Folder | None = None
     predictions: Folder | None = None
     model: Folder | None = None

@@ -8,8 +8,8 @@ import pandas as pd
 
 from ct.checks.training_ranges import AREAS, FACTS
 from ct.privacy.defined_terms import UNKNOWN, is_head
+from ct.slices import MAX_AXIAL_DEG
 
-MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal
 # an area outside its training range by this factor is of another part of the body
 AREA_FACTOR = 2.0
 

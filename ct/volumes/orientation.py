@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MAX_AXIAL_DEG = 45.0  # slices further from axial are coronal or sagittal; they are not turned
+from ct.slices import MAX_AXIAL_DEG
 
 
 class Turn(NamedTuple):
