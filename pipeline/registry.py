@@ -108,7 +108,6 @@ _TABLE = (
     ),
 )
 STAGES = {stage.name: stage for stage in _TABLE}  # in the order in which they run
-PARALLEL = ("ingest", "tune")  # stages that work in several processes
 # files of ingest that no other stage's result depends on: checksums of the pixel cache, which is
 # digested itself, and, for all but submit and report, the counts and the quarantine
 CHECKSUM_FILES = ("pixels/checksums.parquet",)

@@ -6,13 +6,13 @@ from typing import Any
 
 from ct.errors import InputError
 from ct.system.blas_threads import one_blas_thread
-from ct.system.parallel_jobs import cores, run_threads
+from ct.system.parallel_jobs import run_threads
 from pipeline.engines.shard_engine import ShardEngine
 from pipeline.freshness import why_stale
 from pipeline.input_digests import Digests, input_digests
 from pipeline.integrity import check_content
 from pipeline.receipt import Receipt
-from pipeline.registry import PARALLEL, STAGES, USER_INPUTS, Stage
+from pipeline.registry import STAGES, USER_INPUTS, Stage
 from pipeline.run_context import Run
 from pipeline.units.unit import Unit, UnitsLeft
 from pipeline.units.unit_lock import join_lock
@@ -73,10 +73,7 @@ def run_stage(run: Run, name: str) -> bool:
         run.recipe_part(stage.keys),
         input_digests(run, stage),
     )
-    receipt.values |= {
-        "processes": (run.workers or cores()) if name in PARALLEL else 1,
-        "device": "cpu",
-    }
+    receipt.values |= {"processes": 1, "device": "cpu"}  # of a unit; stage one overwrites them
     if not _run_units(run, stage, receipt) or not _join_once(run, stage, receipt):
         return False
     run.log(f"  made {stage.makes if receipt.made else 'nothing'} in {receipt.seconds:.1f} s")
