@@ -26,6 +26,7 @@ from ct.pixel_cache.resampling import resample_to_square
 from ct.pixel_cache.slice_measures import measure_slice
 from ct.slices import ORIENTATION, POSITION, order_slices
 from ct.sources.folder import Folder
+from ct.sources.frames import file_of_frame
 from ct.sources.source import Unreadable
 
 SIDE, KEY = 64, b"key"
@@ -202,19 +203,29 @@ def attempt(folder):
         reasons = dict(zip(refused["path"], refused["reason"], strict=True))
         if "case.dcm" in reasons:
             return reasons["case.dcm"]
-        spacing = float(table.set_index("path").loc["case.dcm", "pixel_spacing_mm"])
-        try:
-            hu, _ = read_hu(source.file("case.dcm"))
-        except Unreadable as error:
-            return str(error)
-        if (
-            hu.dtype != np.int16
-            or hu.ndim != 2
-            or max(hu.shape) > 4096
-            or not np.isfinite(measure_slice(hu, spacing)[1])
-        ):
-            raise AssertionError(f"no slice: {hu.dtype} {hu.shape}")
-        resample_to_square(hu, 48)
+        of_case = table[table["path"].map(file_of_frame) == "case.dcm"]
+        if of_case.empty:
+            raise AssertionError("the file is neither read nor refused")
+        why = ""
+        for path, spacing in zip(of_case["path"], of_case["pixel_spacing_mm"], strict=True):
+            why = measure(source, path, float(spacing)) or why
+    return why
+
+
+def measure(source, path, spacing):
+    """Read and measure one slice as the pixel cache does; returns why it is refused, or ""."""
+    try:
+        hu, _ = read_hu(source.file(path))
+    except Unreadable as error:
+        return str(error)
+    if (
+        hu.dtype != np.int16
+        or hu.ndim != 2
+        or max(hu.shape) > 4096
+        or not np.isfinite(measure_slice(hu, spacing)[1])
+    ):
+        raise AssertionError(f"no slice: {hu.dtype} {hu.shape}")
+    resample_to_square(hu, 48)
     return ""
 
 
