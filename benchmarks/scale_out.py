@@ -39,7 +39,7 @@ from benchmarks.scaling import (
 from benchmarks.scaling.ray_nodes import two_nodes
 from benchmarks.stacking import stack_memory
 from ct.system.parallel_jobs import Worker
-from pipeline.engines.local_engine import PASSIVE
+from pipeline.engines.local_engine import device_environment
 from pipeline.engines.placement import Machine, at_once
 from pipeline.units.unit import Resources
 
@@ -189,7 +189,7 @@ def memory_of_stage_two(folder: Path, quick: bool) -> Iterator[Row]:
 
 def threads_of_a_fit(folder: Path, quick: bool) -> Iterator[Row]:
     """Compare one LightGBM fit with two threads and with one."""
-    worker = Worker(PASSIVE)
+    worker = Worker(device_environment(""))
     speedup = worker.submit(fit_threads.speedup_of_two).result()
     worker.close()
     what = f"two threads of one fit, stated {gold_units.SPEEDUP_OF_TWO:g} times as fast"

@@ -13,6 +13,15 @@ from ct.tables.untrusted_table import read_csv_file
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 SUBTYPES = LABELS[1:]
+# by their positive slices in the competition's training set
+COMMON_FIRST = (
+    "any",
+    "subdural",
+    "subarachnoid",
+    "intraparenchymal",
+    "intraventricular",
+    "epidural",
+)
 KAGGLE_ORDER = (*SUBTYPES, "any")  # the order of a slice's six rows in the competition's files
 # of the competition's metric, in the order of LABELS
 WEIGHTS = np.array([2, 1, 1, 1, 1, 1], dtype=np.float64) / 7

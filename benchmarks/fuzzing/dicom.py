@@ -215,7 +215,8 @@ def attempt(folder):
 def measure(source, path, spacing):
     """Read and measure one slice as the pixel cache does; returns why it is refused, or ""."""
     try:
-        hu, _ = read_hu(source.file(path))
+        [file] = source.select([path])
+        hu, _ = read_hu(file)
     except Unreadable as error:
         return str(error)
     if (

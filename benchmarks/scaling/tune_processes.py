@@ -19,7 +19,7 @@ from benchmarks.large_tables.repeated_studies import (
 from benchmarks.scaling.gold_units import StatedUnit
 from benchmarks.scaling.same_bytes import command
 from benchmarks.scaling.simulation import simulate
-from ct.labels import LABELS
+from ct.labels import COMMON_FIRST, LABELS
 from ct.storage.file_formats import read_json
 from pipeline.engines.placement import Machine
 from pipeline.units.unit import Resources
@@ -89,9 +89,10 @@ def measure(folder: Path, quick: bool) -> tuple[dict[int, float], dict[int, floa
         command("tune", f"--run={copy}", f"--workers={processes}")
         seconds[processes] = read_json(copy / "receipts" / "tune.json")["seconds"]
         if processes == 1:
-            for path in sorted((copy / "stage2" / "tune").glob("*.receipt.json")):
-                took = read_json(path)["seconds"]
-                searches.append(StatedUnit(path.name, Resources(1), took))
+            for label in COMMON_FIRST:  # as `tune` orders its units
+                for path in sorted((copy / "stage2" / "tune").glob(f"{label}-*.receipt.json")):
+                    took = read_json(path)["seconds"]
+                    searches.append(StatedUnit(path.name, Resources(1), took))
     if len(searches) != len(LABELS) * FOLDS:
         raise RuntimeError(f"{len(searches)} searches have a receipt, not {len(LABELS) * FOLDS}")
     together = sum(unit.seconds for unit in searches)

@@ -26,8 +26,6 @@ FORWARDED = (
     "MKL_NUM_THREADS",
     "CUBLAS_WORKSPACE_CONFIG",
 )
-# otherwise threads that wait for work keep the cores busy that other units need
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -66,7 +64,7 @@ def parcel(unit: "Unit", with_gpu: bool) -> Parcel:
 
 def environment() -> dict[str, str | None]:
     """Return {variable: value} that units get: None for one that is not set here."""
-    return {**{name: os.environ.get(name) for name in FORWARDED}, **PASSIVE}
+    return {name: os.environ.get(name) for name in FORWARDED}
 
 
 def program() -> dict[str, str]:

@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.labels import LABELS
+from ct.labels import COMMON_FIRST, LABELS
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_json, write_json, write_table
 from ct.storage.file_lock import file_lock
@@ -171,9 +171,11 @@ class TuneLabel(Unit):
 def tuning_units(run: Run, read: dict[str, str]) -> list[Unit]:
     """Return a TuneLabel for each label and fold, and the BinFeatures that the missing ones need.
 
-    The latter come last: a shard counts the searches alike whether bins are missing or not.
+    The searches of common labels, which tend to take longest, come first: those that end last, side
+    by side, are short. The BinFeatures come last: a shard counts the searches alike whether bins
+    are missing or not.
     """
-    pairs = [(label, k) for label in LABELS for k in range(run.recipe.folds.k)]
+    pairs = [(label, k) for label in COMMON_FIRST for k in range(run.recipe.folds.k)]
     cores, total, root = run.engine.cores(), len(pairs), str(run.dir.root)
     end = time.time() + run.timeout if run.timeout else None
     rows, names = table_size(run.dir)
