@@ -200,13 +200,11 @@ def attempt(folder):
             acquisition
         ) != len(table):
             raise AssertionError("a good file was lost")
-        reasons = dict(zip(refused["path"], refused["reason"], strict=True))
-        if "case.dcm" in reasons:
-            return reasons["case.dcm"]
+        refused_case = refused[refused["path"].map(file_of_frame) == "case.dcm"]
         of_case = table[table["path"].map(file_of_frame) == "case.dcm"]
-        if of_case.empty:
+        if of_case.empty and refused_case.empty:
             raise AssertionError("the file is neither read nor refused")
-        why = ""
+        why = refused_case["reason"].iloc[-1] if len(refused_case) else ""
         for path, spacing in zip(of_case["path"], of_case["pixel_spacing_mm"], strict=True):
             why = measure(source, path, float(spacing)) or why
     return why
