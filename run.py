@@ -60,6 +60,7 @@ class Verbs:
         slices: Value = None,
         labels: Value = None,
         sample: Value = None,
+        format: Value = None,
         train_slices: Value = None,
         seed: Value = None,
         series: Value = None,
@@ -72,10 +73,13 @@ class Verbs:
             run: the folder to make
             recipe: a name from recipes/, or a YAML file
             data: a folder in Kaggle's layout (stage_2_train/, stage_2_test/ and the two csv files),
-                or Kaggle's zip archive, not unpacked
+                or Kaggle's zip archive, not unpacked; or a folder or zip of your own studies, with
+                --labels
             slices: for stage two alone, instead of --data: a csv or parquet table of slices with
                 their geometry and labels
-            labels: the label csv, if it is not in --data
+            labels: the label csv, if it is not in --data; of your own studies a table of labels by
+                slice
+            format: the layout of public data: "bhx", "ct-ich"; "own" for your own studies
             sample: the sample submission, if it is not in --data
             train_slices: use at most this number of train slices, as whole patients; all if not
                 given

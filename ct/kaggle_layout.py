@@ -29,6 +29,15 @@ class Competition:
     labels_csv: Path | ZipMember
     sample_csv: Path | ZipMember
 
+    def files(self) -> dict[str, list[str]]:
+        """Return {split: names of its files in the source, sorted}. Raises MachineFault."""
+        folders = {"train": self.train_dir, "test": self.test_dir}
+        return {split: self.source.files(folder.name) for split, folder in folders.items()}
+
+
+class NoCompetition(InputError):
+    """The data are not in Kaggle's layout, or have no test set."""
+
 
 @contextmanager
 def hidden_folders(data: Path | str) -> Iterator[None]:
@@ -77,7 +86,7 @@ def find_folders(data: Path | str) -> tuple[Folder | ZipArchive, str]:
     folders, remedy = source.folders(), "the DICOM files of that part belong there"
     for folder in (f"{stage}_train", f"{stage}_test"):
         if folder not in folders:
-            raise InputError(f"--data={data} has no folder {folder}; {remedy}")
+            raise NoCompetition(f"--data={data} has no folder {folder}; {remedy}")
         if not source.has_files(folder):
             raise InputError(f"the folder {folder} of --data={data} holds no files; {remedy}")
     return source, stage
@@ -140,10 +149,10 @@ def _descend(data: Path) -> tuple[Folder | ZipArchive, str]:
     if not (any(data.iterdir()) if isinstance(whole, Folder) else whole.names):
         raise InputError(f"{data} is empty; it should hold {STAGES[0]}_train")
     if data.is_dir() and any(data.name.startswith(stage) for stage in STAGES):
-        raise InputError(
+        raise NoCompetition(
             f"{data} holds no {STAGES[0]}_train; name the folder around it, {data.parent}"
         )
-    raise InputError(f"--data={data} holds no folder {STAGES[0]}_train; {_remedy(data)}")
+    raise NoCompetition(f"--data={data} holds no folder {STAGES[0]}_train; {_remedy(data)}")
 
 
 def _remedy(data: Path) -> str:

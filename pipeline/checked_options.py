@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from ct.config import Config, validate
+from ct.label_tables.public_data import DataFormat
 from ct.run_dir import MODEL_NAME
 
 
@@ -87,6 +88,7 @@ class NewOptions(RunOptions):
     data: str | None = Field(None, min_length=1)
     labels: str | None = None
     sample: str | None = None
+    format: DataFormat | None = None
     slices: str | None = Field(None, min_length=1, validate_default=True)
     train_slices: int | None = Field(None, ge=1)
     seed: Seed | None = None

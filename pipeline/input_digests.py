@@ -42,6 +42,8 @@ def _digest_source(run: Run) -> Digests:
     data = run.recipe.data
     if data.slices:
         return {"slice list": file_digest(require_csv(Path(data.slices), "slices"))}
+    if data.format != "kaggle":
+        return _digest_own_studies(run)
     if Path(data.source).is_file():
         digests = {"zip archive": _zip_digest(Path(data.source))}
         if data.labels:
@@ -62,6 +64,19 @@ def _digest_source(run: Run) -> Digests:
     }
 
 
+def _digest_own_studies(run: Run) -> Digests:
+    """Digest the studies of the user's own, and their label table."""
+    data = run.recipe.data
+    find_labels = partial(require_csv, data.labels or "", "labels")
+    digests = _csv_digest(run, "label csv", "ingest", find_labels)
+    if Path(data.source).is_file():
+        return digests | {"zip archive": _zip_digest(Path(data.source))}
+    from ct.sources.own_files import find_own_studies
+
+    found = find_own_studies(data.source, data.labels or "")
+    return digests | {"study files": tree_digest(Path(data.source), found.names())}
+
+
 def _csv_digest(run: Run, name: str, stage: str, find: Callable[[], object]) -> Digests:
     """Return {name: digest} of the csv that `find()` returns; or that of the stage's receipt."""
     try:
@@ -78,7 +93,7 @@ def _csv_digest(run: Run, name: str, stage: str, find: Callable[[], object]) -> 
 def sample_digest(run: Run) -> Digests:
     """Digest the sample submission; a slice list need not have one."""
     data = run.recipe.data
-    if data.slices and not data.sample:
+    if data.format != "kaggle" or (data.slices and not data.sample):
         return {}
     source = Path(data.source)
     if source.is_file() and not data.sample:

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ct.config import Config, suggestion, validate
 from ct.errors import InputError
+from ct.label_tables.public_data import DataFormat
 from ct.run_dir import MODEL_NAME
 from ct.storage.file_formats import write_yaml
 from ct.yaml_file import read_yaml, refuse_strange_values
@@ -22,8 +23,11 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 class DataConfig(Config):
     """Where the slices come from and what may be missing."""
 
-    source: str = ""  # folder in Kaggle's layout, or Kaggle's zip archive
-    labels: str | None = None  # label csv, if not in the source
+    source: str = ""  # folder or zip archive, of Kaggle's or of your own studies
+    # Kaggle's layout, or your own studies and their label table ("own"; `new` sets it), which has
+    # no test set, or a public data set as it is published
+    format: DataFormat = "kaggle"
+    labels: str | None = None  # label csv, if not in the source; the label table of own studies
     sample: str | None = None  # sample submission, if not in the source
     # a table of slices instead of images, for stage two alone; "" before `new --slices` sets it
     slices: str | None = None
@@ -36,6 +40,21 @@ class DataConfig(Config):
     allow_unlabelled: bool = False
     # sample rows without a file, or most test files unreadable: stop, or use the training prior
     missing: Literal["refuse", "prior"] = "refuse"
+
+
+class LabelNames(Config):
+    """The names of the labels in a label table of your own; None: a name in common use."""
+
+    any: str | None = None
+    epidural: str | None = None
+    intraparenchymal: str | None = None
+    intraventricular: str | None = None
+    subarachnoid: str | None = None
+    subdural: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """Return {label: name} of those that are given."""
+        return {label: name for label, name in self.model_dump().items() if name is not None}
 
 
 class FoldConfig(Config):
@@ -97,6 +116,7 @@ class Recipe(Config):
     name: str
     seed: int = Field(0, ge=0, le=2**32 - 1)
     data: DataConfig = DataConfig()
+    labels: LabelNames = LabelNames()
     folds: FoldConfig = FoldConfig()
     pixels: PixelConfig = PixelConfig()
     stage1: StageOneConfig

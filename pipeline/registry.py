@@ -34,7 +34,9 @@ _TABLE = (
         reads=("source", "key"),
         keys=(
             "data.source",
+            "data.format",
             "data.labels",
+            "labels",
             "data.slices",
             "data.train_slices",
             "data.series",

@@ -9,6 +9,7 @@ from typing import Any
 from ct.errors import InputError
 from ct.kaggle_layout import Competition, find_competition, find_csv, find_folders, require_csv
 from ct.run_dir import RunDir
+from ct.sources.own_files import OwnStudies, find_own_studies
 from ct.sources.zip_archive import ZipMember
 from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt
@@ -119,9 +120,12 @@ class Run:
                 return not isinstance(counts, dict) or counts.get("identifiers") == EXACT_LENGTHS
         return True
 
-    def find_source(self) -> Competition:
-        """Return the parts of the recipe's competition."""
+    def find_source(self) -> Competition | OwnStudies:
+        """Return the parts of the recipe's competition, or the user's own studies."""
         data = self.recipe.data
+        if data.format != "kaggle":
+            assert data.labels is not None  # `new` sets it
+            return find_own_studies(data.source, data.labels)
         return find_competition(data.source, data.labels, data.sample)
 
     def find_sample(self) -> Path | ZipMember:

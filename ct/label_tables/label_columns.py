@@ -48,9 +48,7 @@ def label_of_name(name: object) -> str | None:
     return "any" if bare and not short else LABEL_OF.get(short)
 
 
-def label_columns(
-    columns: Iterable[str], names: Mapping[str, str], where: str
-) -> dict[str, str]:
+def label_columns(columns: Iterable[str], names: Mapping[str, str], where: str) -> dict[str, str]:
     """Return {label: column} of a wide table; {} where no column is a label.
 
     names: {label: column} as the recipe's `labels` gives them, which go first; where: the flag, for

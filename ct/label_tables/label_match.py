@@ -73,9 +73,7 @@ def match_labels(table: pd.DataFrame, slices: pd.DataFrame, key: bytes, where: s
     return best._replace(row=_with_whole_series(best, table, slices, key))
 
 
-def slice_labels(
-    match: LabelMatch, table: pd.DataFrame, slices: pd.DataFrame
-) -> pd.DataFrame:
+def slice_labels(match: LabelMatch, table: pd.DataFrame, slices: pd.DataFrame) -> pd.DataFrame:
     """Return the labels of the slices that have some, indexed by slice_id, columns LABELS."""
     known = match.row >= 0
     values = table[list(LABELS)].to_numpy(np.float32)[match.row[known]]

@@ -94,9 +94,7 @@ def _read_cq500(path: Path | str) -> pd.DataFrame:
         labels[label][np.isnan(votes).any(axis=0)] = np.nan
     number = text_column(table["name"]).str.extract(r"(\d+)\s*$")[0]
     if (bad := number.isna()).any():
-        raise InputError(
-            f"{where}: row {int(np.argmax(bad)) + 1} has no name such as CQ500-CT-0"
-        )
+        raise InputError(f"{where}: row {int(np.argmax(bad)) + 1} has no name such as CQ500-CT-0")
     joined, dashed = "CQ500CT" + number, "CQ500-CT-" + number
     keys = {
         "folder": joined + " " + joined,

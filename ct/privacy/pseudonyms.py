@@ -65,10 +65,13 @@ def public_paths(
 
     Paths in the competition's form stay. In any other path the slice's pseudonym replaces
     everything below the train or test folder: those folders and files may be named after people.
+    In studies of the user's own that is the whole path, which becomes own/<pseudonym>.
 
     paths: relative, (n,) of text; slice_ids: (n,)
     """
     competition_paths = paths.str.fullmatch(COMPETITION_PATH).to_numpy(bool)
-    first_folder = paths.str.split("/", n=1).str[0].to_numpy(object)
+    first_folder = paths.str.split("/", n=1).str[0]
+    of_competition = first_folder.str.fullmatch(r"stage_[12]_(?:train|test)")
+    first_folder = first_folder.where(of_competition, "own").to_numpy(object)
     hidden = first_folder + "/" + np.asarray(slice_ids, object)
     return np.where(competition_paths, paths.to_numpy(object), hidden)

@@ -20,7 +20,7 @@ def new(options: NewOptions) -> None:
     recipe = _with_options(load_recipe(find_recipe(options.recipe)), options)
     check_installed(recipe.stage2.components)
     check_trial_store(recipe)
-    recipe = _check_models(_check_source(recipe))
+    recipe = _check_models(_check_source(_with_format(recipe, options.format)))
     run.root.mkdir(parents=True, exist_ok=True)
     run.key.touch(mode=0o600)  # private before the key is in it
     run.key.write_bytes(secrets.token_bytes(KEY_BYTES))
@@ -49,6 +49,7 @@ def _with_options(recipe: Recipe, options: NewOptions) -> Recipe:
     """Return the recipe with the options that the user gave; paths become absolute."""
     changes = {
         "data.source": _absolute(options.data),
+        "data.format": options.format,
         "data.labels": _absolute(options.labels),
         "data.sample": _absolute(options.sample),
         "data.slices": _absolute(options.slices),
@@ -62,6 +63,61 @@ def _with_options(recipe: Recipe, options: NewOptions) -> Recipe:
     return with_changes(recipe, typed)
 
 
+def _with_format(recipe: Recipe, typed: str | None) -> Recipe:
+    """Return the recipe with the format of its data and the path of a public data set's labels.
+
+    typed: the flag --format. Data with labels, but no sample and no test set in Kaggle's layout,
+    are studies of the user's own. Raises InputError where they have no labels.
+    """
+    from ct.kaggle_layout import NoCompetition, find_folders
+    from ct.label_tables.public_data import LABEL_FILES
+
+    data = recipe.data
+    if data.slices:
+        return recipe
+    layout = data.format
+    if layout == "kaggle" and data.labels and not data.sample and typed is None:
+        try:
+            find_folders(data.source)
+        except NoCompetition:
+            layout = "own"
+    if layout == "kaggle":
+        return recipe
+    if data.sample:
+        raise InputError("--sample is for Kaggle's layout; studies of your own have no test set")
+    labels = data.labels
+    if labels is None and layout in LABEL_FILES:
+        labels = os.path.join(data.source, LABEL_FILES[layout])
+    if labels is None:
+        raise InputError("studies of your own need --labels=FILE, a table of labels by slice")
+    return with_changes(recipe, {"data.format": layout, "data.labels": labels})
+
+
+def _check_own_studies(recipe: Recipe) -> None:
+    """Check the label table of studies of the user's own.
+
+    Raises InputError where it is faulty, or has labels of studies alone.
+    """
+    from ct.label_tables.own_labels import names_slices
+    from ct.label_tables.public_data import (
+        STUDY_LABELS,
+        read_label_table,
+        warning_of_competition,
+    )
+    from ct.sources.own_files import find_own_studies
+
+    data = recipe.data
+    found = find_own_studies(data.source, data.labels or "")
+    if warning := warning_of_competition([data.source, data.labels, *found.source.folders()]):
+        print(f"new: {warning}")
+    table = read_label_table(found.labels_csv, data.format, recipe.labels.given())
+    if data.format in STUDY_LABELS or not names_slices(table):
+        raise InputError(
+            f"--labels={data.labels} has labels of studies, not of slices: they serve to "
+            "`evaluate`, not to train"
+        )
+
+
 def _check_source(recipe: Recipe) -> Recipe:
     """Check the recipe's data. Returns the recipe with the number of folds of its slice list."""
     from ct.kaggle_layout import find_competition, hidden_folders, require_csv
@@ -69,6 +125,9 @@ def _check_source(recipe: Recipe) -> Recipe:
     from ct.tables.slice_list import read_slice_list
 
     data = recipe.data
+    if data.format != "kaggle" and not data.slices:
+        _check_own_studies(recipe)
+        return recipe
     if not data.slices:
         with hidden_folders(data.source):
             read_sample(find_competition(data.source, data.labels, data.sample).sample_csv)

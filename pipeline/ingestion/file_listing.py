@@ -12,11 +12,13 @@ import pandas as pd
 from ct.dicom.header_table import CHUNK_FILES
 from ct.errors import InputError
 from ct.kaggle_layout import Competition
+from ct.label_tables.public_data import is_image_of, read_label_table
 from ct.labels import read_labels
 from ct.privacy.pseudonyms import EXACT_LENGTHS, LegacyKey
 from ct.sources.file_list import PROBE, file_note, file_table, source_note
 from ct.sources.file_reader import probe_names
 from ct.sources.folder import Folder
+from ct.sources.own_files import OwnStudies
 from ct.sources.zip_archive import ZipArchive
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import write_json, write_table
@@ -29,7 +31,7 @@ from pipeline.units.unit_lock import join_lock
 
 UNIT_CHUNKS = 16  # chunks of one unit: a few seconds from a local disk
 NOT_FILES = ("label csv", "key")  # inputs of the stage that do not decide the headers and pixels
-KEYS = ("data.source", "data.labels", "data.sample")  # of the recipe
+KEYS = ("data.source", "data.format", "data.labels", "labels", "data.sample")  # of the recipe
 
 Chunk = tuple[str, int]  # split, number
 
@@ -92,8 +94,8 @@ class ListFiles(Unit):
     def run(self, log: Log, bar: MakeBar) -> None:
         """Read the labels, whose faults show in seconds, then list the files."""
         run, work = Run(self.root), IngestWork(self.root)
-        competition = run.find_source()
-        labels, duplicates = read_labels(competition.labels_csv)
+        found = run.find_source()
+        labels, duplicates = _read_labels(run, found)
         with join_lock(run.dir.root, "ingest"):  # another shard may be finishing the stage
             if self._is_stage_fresh(run):
                 return
@@ -103,14 +105,14 @@ class ListFiles(Unit):
         receipt.made = [work.source, work.labels, work.header_lists]
         with receipt:
             write_table(work.labels, labels)
-            names = _names(competition)
-            _write_lists(work, competition.source, names)
+            names = _names(run, found)
+            _write_lists(work, found.source, names)
             note = {
-                "source": source_note(competition.source),
+                "source": source_note(found.source),
                 "files": {split: len(files) for split, files in names.items()},
                 "probes": {split: probe_names(files) for split, files in names.items()},
-                "labels": file_note(competition.labels_csv),
-                "sample": file_note(competition.sample_csv),
+                "labels": file_note(found.labels_csv),
+                "sample": None if isinstance(found, OwnStudies) else file_note(found.sample_csv),
                 "duplicate_label_rows": duplicates,
             }
             write_json(work.source, note)
@@ -145,10 +147,23 @@ class ListFiles(Unit):
             work.begin(inputs)
 
 
-def _names(competition: Competition) -> dict[str, list[str]]:
+def _read_labels(run: Run, found: Competition | OwnStudies) -> tuple[pd.DataFrame, int]:
+    """Return (labels, number of identical rows that were dropped).
+
+    The labels of own studies keep their keys: which slices they are of is known from the headers.
+    """
+    if not isinstance(found, OwnStudies):
+        return read_labels(found.labels_csv)
+    names, layout = run.recipe.labels.given(), run.recipe.data.format
+    return read_label_table(found.labels_csv, layout, names), 0
+
+
+def _names(run: Run, found: Competition | OwnStudies) -> dict[str, list[str]]:
     """Return {split: names of its files in the source, sorted}."""
-    folders = {"train": competition.train_dir, "test": competition.test_dir}
-    return {split: competition.source.files(folder.name) for split, folder in folders.items()}
+    if not isinstance(found, OwnStudies):
+        return found.files()
+    layout = run.recipe.data.format
+    return {"train": [name for name in found.names() if is_image_of(layout, name)], "test": []}
 
 
 def _write_lists(

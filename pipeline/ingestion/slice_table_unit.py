@@ -20,6 +20,7 @@ from ct.storage.kept_pieces import pieces_digest
 from ct.submission import read_sample
 from pipeline.ingestion.file_listing import Chunk, chunks_of_units
 from pipeline.ingestion.ingest_work import IngestWork
+from pipeline.ingestion.label_join import OwnLabels, labelled_slices, matched_labels
 from pipeline.ingestion.pixel_units import shards_of_units
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
@@ -27,7 +28,6 @@ from pipeline.stage_data.own_series import ChosenSeries, choose_own_series
 from pipeline.stage_data.sample_rows import match_sample
 from pipeline.stage_data.slice_selection import (
     check_sets_disjoint,
-    join_labels,
     separate_studies,
     take_patients,
     train_ids,
@@ -37,7 +37,9 @@ from pipeline.units.unit import Log, MakeBar, Resources, Unit
 FIXED_MB, BYTES_A_FILE = 300, 1500  # of a process: 1,353 MB with 874,035 files of a zip
 KEYS = (  # of the recipe
     "data.source",
+    "data.format",
     "data.labels",
+    "labels",
     "data.train_slices",
     "data.series",
     "data.allow_unlabelled",
@@ -100,13 +102,14 @@ class SelectSlices(Unit):
                 source = work.whole_source()
                 source.quarantine_unreadable = self.quarantine_unreadable
                 slices, quarantine = self._join_headers(work, source, run.pseudonym_key())
-                chosen = self._choose_series(run, work, source, slices)
+                own = matched_labels(run, work, slices, log)
+                chosen = self._choose_series(run, work, source, slices, own)
                 if chosen.table is not None:
                     write_table(work.series, chosen.table)
                     receipt.made.append(work.series)
                 quarantine = pd.concat([quarantine, chosen.strays], ignore_index=True)
                 on_disk = train_ids(slices, quarantine)
-                slices, counts = _select(run, work, chosen.slices, quarantine, on_disk)
+                slices, counts = _select(run, work, chosen.slices, quarantine, on_disk, own)
                 counts["selection"] |= chosen.counts
                 write_table(work.slices, slices)
                 write_table(work.header_quarantine, quarantine)
@@ -133,7 +136,12 @@ class SelectSlices(Unit):
         return pd.concat(tables), pd.concat(quarantines, ignore_index=True)
 
     def _choose_series(
-        self, run: Run, work: IngestWork, source: Folder | ZipArchive, slices: pd.DataFrame
+        self,
+        run: Run,
+        work: IngestWork,
+        source: Folder | ZipArchive,
+        slices: pd.DataFrame,
+        own: OwnLabels | None,
     ) -> ChosenSeries:
         """Choose a series of each study of the user's own data."""
         check_sets_disjoint(slices)
@@ -141,6 +149,8 @@ class SelectSlices(Unit):
         discard(work.series)
 
         def named() -> set[str]:
+            if own is not None:
+                return set(own.table.index)
             names = read_sample(noted_file(note["sample"]))[1]
             labelled = [*read_table(work.labels).index, *pd.unique(pd.Series(names))]
             return {pseudonym(name, key, "slice") for name in labelled}
@@ -162,20 +172,20 @@ def _select(
     slices: pd.DataFrame,
     quarantine: pd.DataFrame,
     on_disk: set[str],
+    own: OwnLabels | None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Select the slices of the run and join their labels. Returns (slices in order, counts).
 
-    on_disk: ids of all train slices with a file, those of series that are passed over included
+    on_disk: ids of all train slices with a file, those of series that are passed over included;
+    own: labels of the user's own studies
     """
     key, data, note = run.pseudonym_key(), run.recipe.data, read_json(work.source)
-    labels, labels_csv = read_table(work.labels), noted_file(note["labels"])
     slices, study_counts = separate_studies(slices, key, work.unclear)
     slices, patient_counts = take_patients(slices, data.train_slices)
-    slices, label_counts = join_labels(
-        slices, labels, on_disk, labels_csv, key, data.allow_unlabelled
-    )
-    test = slices.index[slices["split"] == "test"]
-    match_sample(noted_file(note["sample"]), key, test, quarantine, data.missing)
+    slices, label_counts = labelled_slices(run, work, slices, on_disk, own)
+    if note["sample"] is not None:
+        test = slices.index[slices["split"] == "test"]
+        match_sample(noted_file(note["sample"]), key, test, quarantine, data.missing)
     counts = {
         "slices": len(slices),
         "labels": label_counts,

@@ -132,8 +132,19 @@ def join_labels(
     Returns (slices with the columns LABELS, counts). Raises InputError where no label belongs to a
     file, or train slices lack labels and `allow_unlabelled` is false.
     """
-    train = slices.index[slices["split"] == "train"]
     labels = labels.set_axis([pseudonym(name, key, "slice") for name in labels.index])
+    return join_matched_labels(slices, labels, on_disk, labels_csv, allow_unlabelled)
+
+
+def join_matched_labels(
+    slices: pd.DataFrame,
+    labels: pd.DataFrame,
+    on_disk: Collection[str],
+    labels_csv: Path | ZipMember,
+    allow_unlabelled: bool,
+) -> tuple[pd.DataFrame, Counts]:
+    """Join labels to the train slices, as `join_labels` does. labels: indexed by slice_id."""
+    train = slices.index[slices["split"] == "train"]
     has_file = labels.index.isin(on_disk)
     if not has_file.any():
         raise InputError(

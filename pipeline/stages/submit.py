@@ -29,6 +29,11 @@ def submit(run: Run, receipt: Receipt) -> None:
 
 def why_nothing_to_submit(run: Run, probabilities: pd.DataFrame) -> str:
     """Return why there is nothing to submit, or "". probabilities: table of the test slices"""
+    if run.recipe.data.format != "kaggle":
+        return (
+            "there is nothing to submit: these are studies of your own, without a test set "
+            "(Kaggle's layout has one, stage_2_test); `score` predicts further studies"
+        )
     if not run.recipe.data.slices:
         return ""
     if probabilities.empty:
