@@ -74,10 +74,10 @@ def label_columns(columns: Iterable[str], names: Mapping[str, str], where: str) 
             unclear.append(column)
         elif label not in names:
             _add(found, label, column, where)
+    of_ich = "any" if "intraparenchymal" in found else "intraparenchymal"
     for column in unclear:
-        label = "any" if "intraparenchymal" in found else "intraparenchymal"
-        if label not in names:
-            _add(found, label, column, where)
+        if of_ich not in names:
+            _add(found, of_ich, column, where)
     return {label: found[label] for label in LABELS if label in found}
 
 
