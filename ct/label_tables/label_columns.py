@@ -58,10 +58,10 @@ def label_columns(columns: Iterable[str], names: Mapping[str, str], where: str) 
     of `names` that is missing, and for two columns of one label.
     """
     columns = list(columns)
-    for label, column in names.items():
+    for named, column in names.items():
         if column not in columns:
             raise InputError(
-                f"{where} has no column {printable(column)}, which labels.{label} of the recipe "
+                f"{where} has no column {printable(column)}, which labels.{named} of the recipe "
                 f"names; it has {printable(', '.join(columns))}"
             )
     found = dict(names)

@@ -50,14 +50,15 @@ def match_labels(table: pd.DataFrame, slices: pd.DataFrame, key: bytes, where: s
     where rows of one slice contradict each other. Keys may be people's names and are not printed.
     """
     best: LabelMatch | None = None
-    most, ambiguous = 0, 0
+    most, ambiguous, of_best = 0, 0, pd.Series(dtype=str)
     for column, way, keys in _candidates(table):
-        row = _rows_of_slices(keys, way, slices, key, table, where)
+        row = _rows_of_slices(keys, way, slices, key)
         ambiguous = max(ambiguous, int((row == SEVERAL).sum()))
         row = np.where(row == SEVERAL, NONE, row)
         count = len(np.unique(row[row >= 0]))
         if count > most:
             unused = int((keys != "").sum()) - len(set(keys[np.unique(row[row >= 0])]))
+            of_best = keys
             best, most = LabelMatch(LEVELS.get(way, "study"), way, column, row, unused), count
     if best is None and ambiguous:
         raise InputError(
@@ -70,6 +71,7 @@ def match_labels(table: pd.DataFrame, slices: pd.DataFrame, key: bytes, where: s
             f"{where}: none of its {len(table)} rows names a slice, file, series, study or folder "
             f"of the data (columns {', '.join(kinds)}); give the labels that belong to it"
         )
+    _refuse_contradictions(of_best, best, table, where)
     return best._replace(row=_with_whole_series(best, table, slices, key))
 
 
@@ -94,7 +96,7 @@ def _candidates(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
 
 
 def _rows_of_slices(
-    keys: pd.Series, way: str, slices: pd.DataFrame, key: bytes, table: pd.DataFrame, where: str
+    keys: pd.Series, way: str, slices: pd.DataFrame, key: bytes
 ) -> NDArray[np.intp]:
     """Return the row of each slice (n,), NONE or SEVERAL."""
     if way == "file":
@@ -109,17 +111,18 @@ def _rows_of_slices(
         ids = pd.Series(ids.to_numpy(object))
     usable = (names.notna() & (names != "")).to_numpy(bool)
     used = usable & names.isin(set(ids)).to_numpy(bool)
-    _refuse_contradictions(names[used], table[used], where)
     first = names[used][~names[used].duplicated()]
     places = pd.Series(first.index, index=first.to_numpy(object))
     row = ids.map(places).fillna(NONE).to_numpy(np.intp)
     return np.where((ids == SEVERAL).to_numpy(bool), SEVERAL, row)
 
 
-def _refuse_contradictions(names: pd.Series, table: pd.DataFrame, where: str) -> None:
-    """Raise InputError where two rows of one name have different labels."""
-    twice = names.duplicated(keep=False)
-    values = table[twice][list(LABELS)].fillna(-1).groupby(names[twice].to_numpy(object))
+def _refuse_contradictions(
+    keys: pd.Series, match: LabelMatch, table: pd.DataFrame, where: str
+) -> None:
+    """Raise InputError where two rows with the key of a slice have different labels."""
+    rows = (keys != "") & keys.isin(set(keys[np.unique(match.row[match.row >= 0])]))
+    values = table[rows][list(LABELS)].fillna(-1).groupby(keys[rows].to_numpy(object))
     bad = (values.transform("min") != values.transform("max")).any(axis=1)
     if bad.any():
         row = bad.index[bad][0] + 1

@@ -90,7 +90,7 @@ def test_long_tables(tmp_path, ids):
         table = pd.DataFrame(rows, columns=["SOPInstanceUID", "type", "value"])
     pd.testing.assert_frame_equal(labels_of(tmp_path, table)[1], expected())
     contrary = pd.concat([table, table[:1].assign(**{table.columns[-1]: 0})])
-    with pytest.raises(InputError, match="row 16 contradicts another row, epidural is both"):
+    with pytest.raises(InputError, match="row 1 contradicts another row, epidural is both"):
         labels_of(tmp_path, contrary)
 
 
@@ -125,7 +125,7 @@ def test_labels_of_studies_are_told_from_labels_of_slices(tmp_path, column):
 def test_names_that_repeat_need_a_folder(tmp_path):
     paths = ["DOE/1.dcm", "DOE/2.dcm", "ROE/1.dcm"]
     table = wide(file=["1.dcm", "2.dcm", "1.dcm"])
-    with pytest.raises(InputError, match="contradicts|occur in several folders"):
+    with pytest.raises(InputError, match="occur in several folders|row 1 contradicts"):
         labels_of(tmp_path, table, slices=headers(paths))
     _, labels = labels_of(
         tmp_path, table.assign(patient=["DOE", "DOE", "ROE"]), slices=headers(paths)
