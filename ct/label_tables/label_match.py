@@ -53,14 +53,16 @@ def match_labels(table: pd.DataFrame, slices: pd.DataFrame, key: bytes, where: s
     most, ambiguous, of_best = 0, 0, pd.Series(dtype=str)
     for column, way, keys in _candidates(table):
         row = _rows_of_slices(keys, way, slices, key)
-        ambiguous = max(ambiguous, int((row == SEVERAL).sum()))
+        repeated = int((row == SEVERAL).sum())
+        if best is None:
+            ambiguous = max(ambiguous, repeated)
         row = np.where(row == SEVERAL, NONE, row)
         count = len(np.unique(row[row >= 0]))
         if count > most:
             unused = int((keys != "").sum()) - len(set(keys[np.unique(row[row >= 0])]))
-            of_best = keys
+            of_best, ambiguous = keys, repeated
             best, most = LabelMatch(LEVELS.get(way, "study"), way, column, row, unused), count
-    if best is None and ambiguous:
+    if ambiguous:
         raise InputError(
             f"{where}: the names of files in it occur in several folders of the data; give their "
             "paths relative to --data, or a column folder"
