@@ -43,7 +43,11 @@ def matched_labels(run: Run, work: IngestWork, slices: pd.DataFrame, log: Log) -
 
 
 def labelled_slices(
-    run: Run, work: IngestWork, slices: pd.DataFrame, on_disk: Collection[str], own: OwnLabels | None
+    run: Run,
+    work: IngestWork,
+    slices: pd.DataFrame,
+    on_disk: Collection[str],
+    own: OwnLabels | None,
 ) -> tuple[pd.DataFrame, Counts]:
     """Join the labels to the slices of the run; see `join_labels`. own: of `matched_labels`"""
     labels_csv = noted_file(read_json(work.source)["labels"])
