@@ -13,6 +13,7 @@ from ct.label_tables.label_columns import key_kinds
 from ct.labels import LABELS
 from ct.privacy.escaped_names import escaped_name
 from ct.privacy.pseudonyms import pseudonym
+from ct.sources.frames import FRAME_NAME, frame_name
 
 SUFFIX = re.compile(r"\.(?:dcm|dicom|ima|png|jpe?g|nii(?:\.gz)?)(?=#\d+$|$)", re.IGNORECASE)
 # kind of a column of keys -> the ways to match it, finest first
@@ -136,7 +137,13 @@ def _refuse_contradictions(
 def _file_names(keys: pd.Series) -> pd.Series:
     """Return keys as names of files: slashes, escaped, without a suffix of an image."""
     bare = keys.str.replace("\\", "/", regex=False).str.replace(r"^[./]+|/+$", "", regex=True)
-    return bare.map({name: SUFFIX.sub("", escaped_name(name)) for name in pd.unique(bare)})
+    return bare.map({name: SUFFIX.sub("", _slice_name(name)) for name in pd.unique(bare)})
+
+
+def _slice_name(name: str) -> str:
+    """Return a name as the source has it, escaped but for the number of a slice at its end."""
+    frame = FRAME_NAME.fullmatch(name)
+    return frame_name(escaped_name(frame[1]), int(frame[2])) if frame else escaped_name(name)
 
 
 def _ids_of_files(names: pd.Series, paths: pd.Series) -> pd.Series:
