@@ -289,6 +289,7 @@ class Verbs:
         anyway: Value = False,
         series: Value = None,
         quarantine_unreadable: Value = False,
+        dicom_sr: Value = False,
     ) -> Plan:
         """Predict your own studies: a folder or zip of DICOM files. Needs --run or --model.
 
@@ -302,6 +303,7 @@ class Verbs:
             anyway: also predict what is refused otherwise (not CT, not a head, ...)
             series: "all" predicts each series as a study of its own, a SeriesInstanceUID that one;
                 else one series of each study is chosen
+            dicom_sr: also write a DICOM structured report of each study, with the patient's name
         """
         return _plan("score", locals())
 

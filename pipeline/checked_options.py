@@ -269,6 +269,7 @@ class ScoreOptions(StudyOptions):
     """Options of `score`, with the models of a run or of a folder that `export-model` wrote."""
 
     data: Folder
+    dicom_sr: bool = False
     model: Folder | None = None
     run: Folder | None = Field(None, validate_default=True)
 

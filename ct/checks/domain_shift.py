@@ -107,6 +107,16 @@ def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark
             "features of the scanner are missing",
         ),
         (
+            acquisition["burned_in"],
+            "text is burned into the pixels (BurnedInAnnotation is YES)",
+            "page.html shows the pixels, and a name in them, too",
+        ),
+        (
+            acquisition["recognizable"],
+            "the person can be recognized (RecognizableVisualFeatures is YES)",
+            "a face can be rebuilt from the slices, which page.html shows",
+        ),
+        (
             no_rescale,
             "RescaleSlope or RescaleIntercept is missing",
             "stored values are used as Hounsfield units",

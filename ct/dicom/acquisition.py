@@ -87,6 +87,8 @@ def _acquisition(dataset: Dataset) -> dict[str, Any]:
         "kind": kind_of_series(description),
         "contrast": agent_given(agent) or contrast_named(description) is True,
         "lossy": lossy,
+        "burned_in": _text(dataset, "BurnedInAnnotation").strip().upper() == "YES",
+        "recognizable": _text(dataset, "RecognizableVisualFeatures").strip().upper() == "YES",
         "thickness_mm": optional_number(dataset, "SliceThickness"),
         "manufacturer": manufacturer_term(_text(dataset, "Manufacturer")),
         "position": patient_position_term(_text(dataset, "PatientPosition")),

@@ -10,6 +10,7 @@ QUIET = "--quiet"  # of every verb: print only errors, and the output of `status
 SWITCHES = (  # flags that need no value
     "--allow-unlabelled",
     "--anyway",
+    "--dicom-sr",
     "--json",
     "--known-patients",
     "--quarantine-unreadable",

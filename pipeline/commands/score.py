@@ -32,6 +32,12 @@ from pipeline.scoring.score_tables import (
 )
 from pipeline.scoring.scoring_model import STAGES, ScoringModel, model_of_run, other_versions
 from pipeline.scoring.slice_scores import score_slices
+from pipeline.scoring.structured_report import require_highdicom
+from pipeline.scoring.study_export import (
+    REPORTS,
+    write_structured_reports,
+    write_studies_json,
+)
 from pipeline.scoring.study_reader import open_source, read_new_studies
 from report.scored_studies_page import ScoredStudies, write_scored_page
 from stage1_cnn.device import pick_device
@@ -66,6 +72,8 @@ def score_studies(
     """
     start, to, device = time.perf_counter(), Path(options.to), pick_device(options.device)
     _check_target(to, options.data)
+    if options.dicom_sr:
+        require_highdicom()
     source, files = open_source(options.data)
     source.quarantine_unreadable = options.quarantine_unreadable
     if note := other_versions(model):
@@ -77,12 +85,17 @@ def score_studies(
         final, stage_one = score_slices(model, new.slices, new.read_hu, device, bar)
         studies, remarks = study_table(new, final, model), remark_table(new.findings)
         write_score_tables(part, new, final, studies, remarks)
-        write_reached_tables(part, model, slice_table(new, final), studies)
+        slices = slice_table(new, final)
+        write_reached_tables(part, model, slices, studies)
         counts = {
             "studies": studies["status"].value_counts().to_dict(),
             "slices": int(studies["scored_slices"].sum()),
             "quarantined": len(new.quarantine),
         }
+        write_studies_json(part / "studies.json", studies, slices, remarks)
+        if options.dicom_sr:
+            tables = (studies, slices, new.acquisition)
+            write_structured_reports(part / REPORTS, source, tables, model.recipe.name, log)
         write_json(part / "score.json", _provenance(model, device, counts))
         reached = reached_of_studies(model, studies), points_in_words(model)
         series = series_sheet(new)

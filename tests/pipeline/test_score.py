@@ -224,6 +224,7 @@ def test_the_files_that_score_writes(model, new_patient, tmp_path):
     names = {"slices", "studies"}
     files = {f"{name}.{kind}" for name in names for kind in ("csv", "parquet")}
     files |= {"names.csv", "remarks.csv", "series.csv", "quarantine.csv", "score.json", "page.html"}
+    files |= {"studies.json"}
     files |= {"operating_points.csv", "slices_reached.csv", "studies_reached.csv"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == files
     for name, table in (("slices", slices), ("studies", studies)):
@@ -743,3 +744,46 @@ def test_studies_of_another_competition(model, tmp_path):
     slices, studies = score(tmp_path / "data", tmp_path / "out", f"--model={model}")
     assert len(studies) == 6 and slices[COLUMNS].notna().all(axis=None)
     assert pd.read_csv(tmp_path / "out" / "quarantine.csv")["path"].str.endswith(".csv").sum() == 2
+
+
+def test_structured_reports_hold_the_scores_and_no_other_file_the_identifiers(
+    model, new_patient, tmp_path, capsys
+):
+    sr = pytest.importorskip("highdicom.sr", reason="highdicom is not installed")
+    uid = {}
+
+    def foreign(value):
+        return uid.setdefault(str(value), f"1.2.826.77.{len(uid) + 1}")
+
+    tags = dict.fromkeys(["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"], foreign)
+    tags |= {"PatientID": "MRN 4711", "PatientName": "DOE^JANE", "BurnedInAnnotation": "YES"}
+    data = rewritten(
+        new_patient, tmp_path / "data", SOPClassUID="1.2.840.10008.5.1.4.1.1.2", **tags
+    )
+    out = tmp_path / "out"
+    slices, studies = score(data, out, f"--model={model}", "--dicom-sr")
+    assert "names and identifiers" in capsys.readouterr().out
+    (path,) = (out / "dicom-sr").iterdir()
+    report = sr.srread(path)
+    assert path.stem == studies.index[0] and report.PatientName == "DOE^JANE"
+    names = pd.read_csv(out / "names.csv", index_col=0)
+    assert report.StudyInstanceUID == names["study_uid"].iloc[0]
+    groups = {
+        group.tracking_identifier: group.get_measurements()[0]
+        for group in report.content.get_image_measurement_groups()
+    }
+    for label in LABELS:
+        assert groups[f"{label}, study"].value == studies[label].iloc[0]
+        first = groups[f"{label}, slice 1"]
+        (image,) = first.referenced_images
+        assert first.value == slices[label].max()
+        assert image.referenced_sop_instance_uid == names.loc[slices[label].idxmax(), "sop_uid"]
+    for other in (path for path in out.iterdir() if path.is_file()):
+        held = other.read_bytes()
+        assert b"MRN 4711" not in held and b"DOE^JANE" not in held, other.name
+        assert (b"1.2.826.77" in held) == (other.name == "names.csv"), other.name
+    assert read_json(out / "studies.json")["studies"][0]["probabilities"] == {
+        label: studies[label].iloc[0] for label in LABELS
+    }
+    assert "burned into the pixels" in (out / "page.html").read_text()
+    assert "burned into the pixels" in (out / "remarks.csv").read_text()

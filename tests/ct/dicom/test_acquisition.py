@@ -44,6 +44,12 @@ def test_a_file_with_all_of_these_tags(tmp_path):
     assert "Iohexol" not in " ".join(map(str, row))
 
 
+@pytest.mark.parametrize(("value", "held"), [("YES", True), ("NO", False), ("", False)])
+def test_what_the_pixels_may_show_of_a_person(tmp_path, value, held):
+    row = read(tmp_path, BurnedInAnnotation=value, RecognizableVisualFeatures=value)
+    assert (row["burned_in"], row["recognizable"]) == (held, held)
+
+
 @pytest.mark.parametrize("agent", ["", "NONE", "none", "C-", " No "])
 def test_what_sites_write_for_no_contrast(tmp_path, agent):
     assert not read(tmp_path, ContrastBolusAgent=agent)["contrast"]
