@@ -21,7 +21,8 @@ SAMPLE = 200_000  # rows that LightGBM makes the edges of bins from, at most
 SAMPLE_BYTES = 18  # a value of the sample, while the edges are made
 HISTOGRAM_BYTES = 31 * 256 * 16  # a column: leaves x bins x bytes
 BLOCK_BYTES = BLOCK * 4 * 2  # a column: values of a block of rows that is predicted
-ROW_BYTES = 500  # a row: gradients, scores, labels, predictions
+DATASET_BYTES = 2  # a value of the rows that a model is fitted to: bins, and copies of them
+ROW_BYTES = 200  # such a row: gradients, scores, labels, predictions
 FLOAT_BYTES = 12  # a value in XGBoost and CatBoost, which make their own copy of it
 
 
@@ -95,8 +96,9 @@ def search_memory_mb(rows: int, names: Sequence[str], k_folds: int, label: str) 
     """
     widest, fitted = len(names), rows * (k_folds - 1) // k_folds
     scopes = sum(len(scope_columns(names, label, scope)) for scope in SCOPES)
-    held = max(fitted * widest, min(k_folds * fitted * scopes, MAX_BINNED_BYTES))
-    bins = rows * (widest if held == fitted * widest else scopes)
+    one_split = fitted * widest * DATASET_BYTES
+    held = max(one_split, min(k_folds * fitted * scopes, MAX_BINNED_BYTES))
+    bins = rows * (widest if held == one_split else scopes)
     return _mb(bins + held + fitted * ROW_BYTES + widest * (HISTOGRAM_BYTES + BLOCK_BYTES))
 
 
@@ -112,7 +114,9 @@ def fit_memory_mb(
     if component == "pooled":
         columns = len(names) * 2 // 5
         rows, fitted, outputs = (len(SUBTYPES) * each for each in (rows, fitted, outputs))
-    of_fit = fitted * (columns + ROW_BYTES) + columns * (HISTOGRAM_BYTES + BLOCK_BYTES)
+    of_fit = fitted * (columns * DATASET_BYTES + ROW_BYTES) + columns * (
+        HISTOGRAM_BYTES + BLOCK_BYTES
+    )
     fits = rows * columns + outputs + at_once * of_fit
     return _mb(max(fits, _binning(rows, columns)) if component == "pooled" else fits)
 
