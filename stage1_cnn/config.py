@@ -8,6 +8,8 @@ from ct.config import Config
 from ct.errors import InputError
 from ct.windows import window_bounds
 
+GPU_OF_PROCESS = "ICH_GPU"  # variable of a process that was started for one GPU: the GPU's name
+
 
 class CnnConfig(Config):
     """One CNN of stage one: backbone, input and training.

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import torch
 
 from ct.errors import InputError
-from stage1_cnn.config import CnnConfig
+from stage1_cnn.config import GPU_OF_PROCESS, CnnConfig
 from stage1_cnn.distributed import this_process
+from stage1_cnn.gpu_memory import gpu_faults
 
 # cuBLAS refuses determinism without it; it must be set before cuBLAS is first used
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -19,7 +20,8 @@ PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 def pick_device(choice: str = "auto") -> torch.device:
     """Return the device of `choice`: "cpu", "cuda", or "auto", which is CUDA where there is one.
 
-    Raises InputError for "cuda" where there is none.
+    Raises InputError for "cuda" where there is none, and for "auto" in a process that was started
+    for a GPU: a fold that is trained on the CPU instead would take days.
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -28,6 +30,12 @@ def pick_device(choice: str = "auto") -> torch.device:
         )
     if choice == "auto":
         choice = "cuda" if torch.cuda.is_available() else "cpu"
+        gpu = os.environ.get(GPU_OF_PROCESS)
+        if gpu and choice == "cpu":
+            raise InputError(
+                f"GPU {gpu}: torch finds no CUDA device in the process that was started for it; "
+                "see nvidia-smi; --gpus takes others, and --gpus=cpu none"
+            )
     return torch.device(choice)
 
 
@@ -63,7 +71,10 @@ def environment(config: CnnConfig) -> dict[str, int | str]:
 
 @contextmanager
 def torch_settings(config: CnnConfig) -> Iterator[None]:
-    """Context with torch's threads, determinism and TF32 as in `config`; restored at its end."""
+    """Context with torch's threads, determinism and TF32 as in `config`; restored at its end.
+
+    Raises MachineFault where the GPU fails in it.
+    """
     before = _get_settings()
     if config.deterministic:
         os.environ.setdefault(*CUBLAS_WORKSPACE)
@@ -73,7 +84,8 @@ def torch_settings(config: CnnConfig) -> Iterator[None]:
         (False, False) if config.precision == "fp32" else tf32,
     )
     try:
-        yield
+        with gpu_faults():
+            yield
     finally:
         _set_settings(*before)
 

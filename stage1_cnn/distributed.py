@@ -34,16 +34,25 @@ def this_process() -> Process:
 def process_group() -> Iterator[Process]:
     """Context in which the processes of torchrun communicate.
 
-    By NCCL where there is CUDA, with one device for each process; else by gloo.
+    By NCCL where each process has a GPU of its own; else by gloo.
     """
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    dist.init_process_group(_use_gpu_of_rank(), timeout=TIMEOUT)
     yield this_process()
     # not after an error: the others may be waiting in an all-reduce; torchrun ends them
     dist.destroy_process_group()
+
+
+def _use_gpu_of_rank() -> str:
+    """Make one of the visible GPUs the current one of this process. Returns the backend.
+
+    Where a machine has more processes than GPUs, they share them. NCCL refuses two processes on
+    one GPU; gloo copies by way of the CPU.
+    """
+    if not torch.cuda.is_available():
+        return "gloo"
+    gpus, processes = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+    return "cpu:gloo,cuda:nccl" if processes <= gpus else "gloo"
 
 
 def broadcast(value: Any) -> Any:

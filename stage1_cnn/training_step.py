@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
-from ct.errors import InputError
+from ct.errors import InputError, reason_of
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
 from stage1_cnn.batches.augment import augment, mix, resize, to_channels
@@ -54,7 +55,8 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.net: Any = self.model  # with what DDP and torch.compile wrap around it
         if this_process().world_size > 1:
-            self.net = DistributedDataParallel(self.model)
+            with weights_must_fit(config, self.device):  # DDP allocates a copy of the gradients
+                self.net = DistributedDataParallel(self.model)
         if config.compile:
             self.net = torch.compile(self.net)
 
@@ -108,6 +110,8 @@ class Trainer:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 return None
+            if isinstance(error, TorchDynamoException):
+                raise self._not_compiled(error) from error
             raise
         return loss / len(hu)
 
@@ -119,13 +123,15 @@ class Trainer:
         before = [count.clone() for count in self._step_counts()[:1]]
         try:
             self.scaler.step(self.optimizer)
+            return True
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if any(count != before[0] for count in self._step_counts()):
-                raise self._too_large() from None
-            return False
-        return True
+        # not in the handler: there the error still holds tensors, and to compare needs memory, too
+        free_memory(self.device)
+        if any(count != before[0] for count in self._step_counts()):
+            raise self._too_large()
+        return False
 
     def _step_counts(self) -> list[Tensor]:
         """Return the number of steps that the optimizer has counted, a tensor for each weight."""
@@ -172,6 +178,12 @@ class Trainer:
         return InputError(
             f"{self.config.name}: {self.micro_batch} slices do not fit into the memory of "
             f"{self.device}; lower batch in the recipe, or image_size, or choose a smaller backbone"
+        )
+
+    def _not_compiled(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.config.name}: torch.compile failed ({reason_of(error)}): it needs a C compiler "
+            "and, on a GPU, triton; set compile: false in the recipe to train without it"
         )
 
     @property

@@ -1,8 +1,8 @@
 """The engine of one machine: units side by side on its GPUs and cores, within its memory.
 
-Where only one unit can run at a time, it runs in this process. Otherwise worker processes run
-them: one for each GPU, which sees that GPU alone, and as many as cores and memory allow for units
-that take none.
+Where only one unit can run at a time, it runs in this process, unless it shall see other GPUs than
+this process does. Otherwise worker processes run them: one for each GPU, which sees that GPU alone,
+and as many as cores and memory allow for units that take none.
 """
 
 import os
@@ -19,6 +19,7 @@ from pipeline.units.progress_files import shown_progress
 from pipeline.units.unit import Log, MakeBar, Resources, Unit
 from pipeline.units.unit_lock import lock_path
 from pipeline.units.unit_runner import Outcome, run_in_worker, run_unit
+from stage1_cnn.config import GPU_OF_PROCESS
 
 TRIES = 3  # of a unit whose process is killed
 # of units on devices, whose threads may be more than the cores: threads that wait for work would
@@ -61,11 +62,7 @@ class LocalEngine:
         machine = self.machine(units)
         takes = [[unit.takes() for unit in level] for level in levels(units)]
         self._at_once = max(at_once(machine, level) for level in takes)
-        if self._at_once == 1:
-            if self.devices:  # torch has not used a GPU yet
-                os.environ["CUDA_VISIBLE_DEVICES"] = device_environment(self.devices[0])[
-                    "CUDA_VISIBLE_DEVICES"
-                ]
+        if self._at_once == 1 and not self._needs_worker(machine):
             self._run_here(units, log, bar)
             return
         with (
@@ -73,6 +70,15 @@ class LocalEngine:
             shown_progress(lock_path(units[0]).parent, stage_bar),
         ):
             _Workers(machine, self.wait_for_locks, log, stage_bar).run(units)
+
+    def _needs_worker(self, machine: Machine) -> bool:
+        """Return whether the chosen devices are others than the GPUs that this process sees.
+
+        CUDA reads CUDA_VISIBLE_DEVICES once. That may have happened here, when the GPUs were
+        counted: a change would come too late, and a unit would run on the wrong GPU.
+        """
+        chosen = machine.devices and self.devices is not None
+        return bool(chosen) and list(machine.devices) != (visible_gpus() or [CPU])
 
     def _run_here(self, units: Sequence[Unit], log: Log, bar: MakeBar) -> None:
         """Run units in this process, one after the other."""
@@ -111,8 +117,11 @@ def visible_gpus() -> list[str]:
     """Return the names of the GPUs that torch finds, as in CUDA_VISIBLE_DEVICES."""
     import torch
 
-    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    count = torch.cuda.device_count()
+    count, words = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = [word.strip() for word in words if word.strip()]
+    # of several instances of a GPU, CUDA shows a process the first one alone
+    if count and names and all(name.startswith("MIG-") for name in names):
+        return names
     return names[:count] if names else [str(number) for number in range(count)]
 
 
@@ -131,7 +140,8 @@ def chosen_devices(words: str) -> list[str]:
 
 def device_environment(device: str) -> dict[str, str]:
     """Return the environment of a process that sees one GPU; "" and "cpu": none."""
-    visible = {"CUDA_VISIBLE_DEVICES": "" if device == CPU else device}
+    gpu = "" if device == CPU else device
+    visible = {"CUDA_VISIBLE_DEVICES": gpu, GPU_OF_PROCESS: gpu}
     return PASSIVE | visible if device else visible
 
 

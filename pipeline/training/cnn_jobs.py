@@ -29,6 +29,7 @@ from stage1_cnn.batches.dataset import fold_rows
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import environment, pick_device
 from stage1_cnn.distributed import barrier, broadcast, this_process
+from stage1_cnn.gpu_memory import free_memory
 from stage1_cnn.inference import predict
 from stage1_cnn.model import load_model
 from stage1_cnn.state_tensors import TrainingState
@@ -199,7 +200,17 @@ JOBS: dict[str, Callable[..., Any]] = {"train": train_fold, "predict": predict_f
 def dispatch(inputs: StageOneInputs, job: str, *arguments: Any) -> Any:
     """Run a job of JOBS in all ranks. Returns the result of this rank."""
     broadcast((job, arguments))
-    return JOBS[job](inputs, *arguments)
+    return _run_job(inputs, job, arguments)
+
+
+def _run_job(inputs: StageOneInputs, job: str, arguments: Iterable[Any]) -> Any:
+    """Run a job of JOBS; afterwards other processes can use the GPU's memory.
+
+    The stages that follow may keep this process for hours.
+    """
+    result = JOBS[job](inputs, *arguments)
+    free_memory(pick_device())
+    return result
 
 
 def worker_loop(open_run: Callable[[], Run]) -> None:
@@ -211,4 +222,4 @@ def worker_loop(open_run: Callable[[], Run]) -> None:
     while message := broadcast(None):
         job, arguments = message
         inputs = inputs or StageOneInputs(open_run())
-        JOBS[job](inputs, *arguments)
+        _run_job(inputs, job, arguments)

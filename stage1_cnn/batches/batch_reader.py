@@ -108,10 +108,11 @@ class _CudaBatch:
 
         A slice that occurs twice is read and copied once.
         """
-        self.copied.synchronize()  # the previous copy, from the same memory
         distinct, inverse = np.unique(table_rows, return_inverse=True)
-        # the stream also sets the device: a new thread starts on the first one
+        # the stream also sets the device. A new thread starts on the first GPU: any call of CUDA
+        # outside of the block would allocate memory there
         with torch.cuda.stream(self.stream):
+            self.copied.synchronize()  # the previous copy, from the same memory
             slices = self.slices.view(table_rows.size)[: len(distinct)]
             self.read_hu(distinct, slices.numpy())
             index = torch.from_numpy(inverse.ravel()).to(self.stream.device)

@@ -126,14 +126,29 @@ def test_units_run_side_by_side_in_other_processes(tmp_path, four_cores):
     assert not list((tmp_path / "locks").glob("*.now"))
 
 
-def test_each_worker_sees_its_own_gpu_alone(tmp_path, four_cores):
-    units = [Note(str(tmp_path), n, together=(1 - n,) * (n < 2), gpus=1) for n in range(3)]
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "ICH_GPU"])
+def test_each_worker_sees_its_own_gpu_alone(tmp_path, four_cores, variable):
+    more = {"gpus": 1, "environment": variable}
+    units = [Note(str(tmp_path), n, together=(1 - n,) * (n < 2), **more) for n in range(3)]
     run_all(LocalEngine(devices=["7", "GPU-5"]), units)
     by_process = {}
     for unit in units:
         by_process.setdefault(read(unit)[0], set()).add(read(unit)[1])
     assert sorted(by_process.values(), key=str) == [{"7"}, {"GPU-5"}]
     assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
+
+
+def test_one_unit_on_another_gpu_than_the_visible_ones_runs_in_a_worker(tmp_path, monkeypatch):
+    """This process may have counted its GPUs: CUDA then ignores a change of the variable."""
+    monkeypatch.setattr("pipeline.engines.local_engine.visible_gpus", lambda: ["0", "1"])
+    units = [Note(str(tmp_path), n, gpus=1) for n in range(2)]
+    run_all(LocalEngine(devices=["1"]), units[:1])
+    process, device = read(units[0])[:2]
+    assert process != os.getpid() and device == "1"
+    monkeypatch.setattr("pipeline.engines.local_engine.visible_gpus", lambda: ["1"])
+    run_all(LocalEngine(devices=["1"]), units[1:])
+    assert read(units[1])[:2] == (os.getpid(), "unset")
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_places_on_the_cpu_stand_in_for_gpus(tmp_path):
@@ -176,10 +191,12 @@ def test_a_unit_that_another_process_does_is_left_or_waited_for(tmp_path):
     assert not run_unit(unit, wait=False).busy and unit.path.exists()
 
 
-@pytest.mark.parametrize("environment, device", [(None, "1"), ("4,GPU-8", "GPU-8")])
+@pytest.mark.parametrize(
+    "environment, device", [(None, "1"), ("4, GPU-8", "GPU-8"), ("MIG-a,MIG-b", "MIG-b")]
+)
 def test_numbers_of_gpus_count_among_the_visible_ones(monkeypatch, environment, device):
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 if device == "MIG-b" else 2)
     if environment:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment)
     assert chosen_devices("1,cpu") == [device, "cpu"]

@@ -103,6 +103,16 @@ def test_read_ahead_ends_its_threads():
     assert len(calls) <= AHEAD + 1
 
 
+streams = []  # whose blocks are open
+
+
+@contextlib.contextmanager
+def block_of(stream):
+    streams.append(stream)
+    yield
+    streams.pop()
+
+
 class StandIn:
     """Stands for a CUDA stream or event: it records the calls of its methods."""
 
@@ -114,6 +124,10 @@ class StandIn:
     def __getattr__(self, name):
         return lambda *args: self.log.append((name, *args))
 
+    def synchronize(self):
+        assert streams, "outside of the stream's block, a thread uses the first GPU"
+        self.log.append(("synchronize",))
+
 
 def test_a_cuda_batch_synchronises_its_copies(monkeypatch):
     """Memory is written only after its copy; the consumer waits for its batch. Without a GPU."""
@@ -121,7 +135,7 @@ def test_a_cuda_batch_synchronises_its_copies(monkeypatch):
     consumer, empty = StandIn(), torch.empty
     for name in ("Stream", "Event"):
         monkeypatch.setattr(torch.cuda, name, StandIn)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", block_of)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: consumer)
     monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))
     monkeypatch.setattr(

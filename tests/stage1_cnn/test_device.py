@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from cnn_slices import make_slices, reader
+from torch._dynamo.exc import TorchDynamoException
 
 import run
-from ct.errors import InputError
+from ct.errors import InputError, MachineFault
 from stage1_cnn import inference
 from stage1_cnn.batches.dataset import fold_rows, neighbour_rows
-from stage1_cnn.config import CnnConfig
-from stage1_cnn.device import CUBLAS_WORKSPACE, torch_settings
+from stage1_cnn.config import GPU_OF_PROCESS, CnnConfig
+from stage1_cnn.device import CUBLAS_WORKSPACE, pick_device, torch_settings
 from stage1_cnn.gpu_memory import is_out_of_memory
 from stage1_cnn.gradcam import gradcam_maps
 from stage1_cnn.inference import predict
@@ -26,6 +27,7 @@ OUT_OF_MEMORY = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
     torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
@@ -310,6 +312,42 @@ def test_a_backbone_without_deterministic_backward_pass_is_refused(error, remedy
     monkeypatch.setattr(torch.Tensor, "backward", failing_once(torch.Tensor.backward, error))
     with pytest.raises(InputError, match=remedy):
         check_trainable(config(), 32)
+
+
+def test_a_process_that_was_started_for_a_gpu_does_not_fall_back_to_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for gpu in ("", None):
+        if gpu is None:
+            monkeypatch.delenv(GPU_OF_PROCESS)
+        else:
+            monkeypatch.setenv(GPU_OF_PROCESS, gpu)
+        assert pick_device().type == "cpu"
+    monkeypatch.setenv(GPU_OF_PROCESS, "GPU-5")
+    with pytest.raises(InputError, match=r"^GPU GPU-5: torch finds no CUDA device.*--gpus=cpu"):
+        pick_device()
+    assert pick_device("cpu").type == "cpu"  # which the user asked for
+
+
+@pytest.mark.parametrize("where", ["training", "prediction", "move"])
+def test_a_gpu_that_fails_raises_one_line(where, monkeypatch):
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+    owner, name = (Cnn, "to") if where == "move" else (Cnn, "forward")
+    if where == "prediction":
+        owner, name = inference, "_mean_of_views"
+    monkeypatch.setattr(owner, name, failing_once(getattr(owner, name), error))
+    with pytest.raises(MachineFault, match="^the GPU failed .*illegal memory access") as raised:
+        train(config())
+    assert "\n" not in str(raised.value) and raised.value.__cause__ is error
+
+
+def test_a_failing_torch_compile_raises_one_line(monkeypatch):
+    def refuse(images):
+        raise TorchDynamoException("backend='inductor' raised:\nInvalidCxxCompiler")
+
+    monkeypatch.setattr(torch, "compile", lambda net: refuse)
+    with pytest.raises(InputError, match=r"^a: torch.compile failed .*compile: false") as raised:
+        train(config(compile=True))
+    assert "\n" not in str(raised.value)
 
 
 def test_settings_that_timm_refuses_raise_one_line():
