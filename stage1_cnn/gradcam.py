@@ -67,7 +67,7 @@ def find_layer(model: Cnn, config: CnnConfig, size: int) -> tuple[str, nn.Module
     the finest map: the last stage of a small image has too few cells to show anything. Raises
     InputError where the stages are not feature maps (b, channels, h, w).
     """
-    stages = list(getattr(model.backbone, "feature_info", None) or [])
+    stages = _stages(model.backbone)
     shapes = _output_shapes(model, config, size, [stage["module"] for stage in stages])
     for stage in stages:
         shape = shapes[stage["module"]]
@@ -81,6 +81,13 @@ def find_layer(model: Cnn, config: CnnConfig, size: int) -> tuple[str, nn.Module
     return name, model.backbone.get_submodule(name), (height, width)
 
 
+def _stages(backbone: Any) -> list[dict[str, Any]]:
+    """Return timm's feature_info of a backbone, of stages that are modules of it; [] without."""
+    stages = list(getattr(backbone, "feature_info", None) or [])
+    modules = dict(backbone.named_modules())
+    return stages if all(stage.get("module") in modules for stage in stages) else []
+
+
 def _output_shapes(
     model: Cnn, config: CnnConfig, size: int, names: list[str]
 ) -> dict[str, tuple[int, ...]]:
@@ -88,8 +95,9 @@ def _output_shapes(
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, ())
 
     def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            shapes[name] = tuple(output.shape)
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):  # not the list of several branches
+                shapes[name] = tuple(output.shape)
 
         return hook
 

@@ -153,21 +153,22 @@ def _check_models(recipe: Recipe) -> Recipe:
     if not recipe.stage1.models:
         return recipe
     from pipeline.training.tensorboard import check_tensorboard
-    from stage1_cnn.model import check_backbone, check_trainable
+    from stage1_cnn.backbones.timm_models import check_backbone
+    from stage1_cnn.model import check_trainable
 
     check_tensorboard(recipe.stage1.tensorboard)
     models = []
     for config in recipe.stage1.models:
         check_backbone(config.backbone)
-        values = config.model_dump(mode="json")
         if isinstance(config.pretrained, str):
-            values["pretrained"] = _absolute(config.pretrained)
-            if not Path(values["pretrained"]).is_file():
+            path = os.path.abspath(os.path.expanduser(config.pretrained))
+            if not Path(path).is_file():
                 raise InputError(
                     f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file"
                 )
+            config = config.model_copy(update={"pretrained": path})
         check_trainable(config, recipe.pixels.size)
-        models.append(values)
+        models.append(config.model_dump(mode="json"))
     return with_changes(recipe, {"stage1.models": models})
 
 

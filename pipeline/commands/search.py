@@ -25,8 +25,9 @@ from pipeline.run_context import Run
 from pipeline.run_lock import check_fresh, opened
 from pipeline.stage_runner import run_stage
 from pipeline.training.stage_one_inputs import StageOneInputs
+from stage1_cnn.backbones.timm_models import check_backbone
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import check_backbone, check_trainable
+from stage1_cnn.model import check_trainable
 from stage1_cnn.search_space import Choices, Range, searched, with_values
 from stage2_stack.tuning.resumable_trials import finished_trials
 

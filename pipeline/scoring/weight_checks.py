@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 from ct.errors import printable
 from ct.labels import LABELS
 from ct.system.machine_faults import raise_fault
+from stage1_cnn.backbones.timm_models import timm_errors_as_input_errors
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import Cnn, timm_errors_as_input_errors, untrained_model
+from stage1_cnn.model import Cnn, untrained_model
 
 
 def cnn_without_weights(config: CnnConfig) -> Cnn:

@@ -67,7 +67,7 @@ def test_changes_are_checked():
 def test_backbones_of_recipes_exist_in_timm_with_their_weights(path):
     import timm
 
-    from stage1_cnn.model import check_backbone
+    from stage1_cnn.backbones.timm_models import check_backbone
 
     for model in load_recipe(path).stage1.models:
         check_backbone(model.backbone)

@@ -18,7 +18,8 @@ CHANGES = dict(
 CHECKS = {
     "backbone": """
 from pipeline.recipe import find_recipe, load_recipe
-from stage1_cnn.model import check_backbone, check_trainable
+from stage1_cnn.backbones.timm_models import check_backbone
+from stage1_cnn.model import check_trainable
 recipe = load_recipe(find_recipe("small"))
 added = recipe.stage1.models[-1]
 assert added.name == "ghostnet" and len(recipe.stage1.models) == 3

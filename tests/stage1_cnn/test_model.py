@@ -8,11 +8,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import stage1_cnn.model
 from ct.errors import InputError
 from ct.labels import LABELS
+from stage1_cnn.backbones.timm_models import check_backbone
 from stage1_cnn.config import CnnConfig
-from stage1_cnn.model import build_model, check_backbone, load_model
+from stage1_cnn.model import build_model, load_model
 
 
 def config(**values):
@@ -144,7 +144,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, weights):
         "other.safetensors": "could not take",
         "part.safetensors": "lack",
         "empty.pth": "it is empty",
-        "code.pth": "weights_only",
+        "code.pth": "Python objects other than arrays",
     }
     (tmp_path / "text.safetensors").write_text("hello")
     save_file({name: torch.zeros(2) for name in weights}, tmp_path / "other.safetensors")
@@ -184,7 +184,7 @@ def test_a_failed_download_names_the_remedy(monkeypatch, error):
             raise error
         return create(name, **kwargs)
 
-    monkeypatch.setattr(stage1_cnn.model.timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
         InputError, match=r"pretrained: path/to/file\.safetensors.*pretrained: false"
     ) as caught:
@@ -200,7 +200,7 @@ def test_load_model_downloads_nothing_and_is_strict(monkeypatch):
         assert not pretrained
         return create(name, **kwargs)
 
-    monkeypatch.setattr(stage1_cnn.model.timm, "create_model", watched)
+    monkeypatch.setattr(timm, "create_model", watched)
     model = load_model(config(pretrained=True), state)
     assert not model.training
     assert all(
