@@ -1,9 +1,16 @@
-"""Combine predictions: the mean over CNNs as logits, and the mean over the models of the folds."""
+"""Predictions of stage one as logits; their mean over CNNs, and that over the folds' models.
+
+Logits of a CNN are kept as they are. Only probabilities, which may be 0 or 1, are clipped.
+"""
 
 from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+Kind = Literal["logits", "probabilities"]
 
 
 def to_logits(probabilities: ArrayLike, clip: float) -> NDArray[np.float32]:
@@ -12,12 +19,30 @@ def to_logits(probabilities: ArrayLike, clip: float) -> NDArray[np.float32]:
     return np.log(p / (1 - p)).astype(np.float32)
 
 
-def mean_logits(predictions: Mapping[str, ArrayLike], clip: float) -> NDArray[np.float32]:
+class StageOne(NamedTuple):
+    """Predictions of one model, (n, 6), columns LABELS; NaN where unknown."""
+
+    values: NDArray[np.floating]
+    kind: Kind
+
+    def logits(self, clip: float) -> NDArray[np.float32]:
+        """Return the logits (n, 6): probabilities are clipped to [clip, 1 - clip], logits not."""
+        if self.kind == "logits":
+            return np.asarray(self.values, np.float32)
+        return to_logits(self.values, clip)
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return the probabilities (n, 6), not clipped."""
+        values = np.asarray(self.values, np.float64)
+        return np.asarray(expit(values)) if self.kind == "logits" else values
+
+
+def mean_logits(logits: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
     """Return the mean over models of the logits, (n, 6).
 
-    predictions: {model: probabilities (n, 6)}; NaN where unknown
+    logits: {model: (n, 6)}; NaN where unknown
     """
-    return np.mean([to_logits(p, clip) for p in predictions.values()], axis=0, dtype=np.float32)
+    return np.mean(list(logits.values()), axis=0, dtype=np.float32)
 
 
 def combine_folds(per_fold: NDArray[np.floating], test_fold: NDArray[np.integer]) -> NDArray:

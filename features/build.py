@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.averaging import to_logits
+from ct.averaging import mean_logits
 from ct.labels import LABELS
 from ct.slices import check_slice_table
 from features.config import FeatureConfig
@@ -27,22 +27,21 @@ COMMON_COLUMNS = ("study_id", "split", "place", "series_slices", "position_mm")
 # rows that are built at once, about; their columns of one family fit into the processor's cache
 BLOCK_ROWS = 16_384
 
-Predictions = Mapping[str, NDArray[np.floating]]  # model -> probabilities (n, 6)
 Logits = Mapping[str, NDArray[np.float32]]  # model or source -> logits (n, 6)
 
 
 def build_features(
     slices: pd.DataFrame,
-    predictions: Predictions,
+    logits: Logits,
     config: FeatureConfig,
     markov_logits: NDArray[np.float32] | None = None,
     probe_logits: Logits | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Build the feature matrix of stage two from the predictions of stage one and the slice table.
+    """Build the feature matrix of stage two from the logits of stage one and the slice table.
 
     slices:        (n rows) slice table, sorted by study, series and place
-    predictions:   {model: probabilities (n, 6)}, columns LABELS, NaN for unreadable slices
+    logits:        {model: (n, 6)}, columns LABELS, NaN for unreadable slices
     markov_logits: (n, 6), from features/markov.py; required where config.chain, else None
     probe_logits:  {model: (n, 6)}, from features/linear_probe.py; required where config.probe, else
                    None
@@ -55,8 +54,8 @@ def build_features(
     not match the config.
     """
     check_slice_table(slices)
-    sources = logits_by_source(slices, predictions, config, markov_logits, probe_logits)
-    names, table = feature_names(predictions, config), _numeric_table(slices, config)
+    sources = logits_by_source(slices, logits, config, markov_logits, probe_logits)
+    names, table = feature_names(logits, config), _numeric_table(slices, config)
     X = np.empty((len(names), len(slices)), np.float32).T if out is None else out
     if X.shape != (len(slices), len(names)) or X.dtype != np.float32:
         raise ValueError(
@@ -64,7 +63,7 @@ def build_features(
         )
     for rows in _blocks(table):
         block_table = {name: values[rows] for name, values in table.items()}
-        block_sources = {suffix: logits[rows] for suffix, logits in sources.items()}
+        block_sources = {suffix: values[rows] for suffix, values in sources.items()}
         end = 0
         for columns, _ in _families(block_table, block_sources, config):
             start, end = end, end + columns.shape[1]
@@ -89,7 +88,7 @@ def feature_names(models: Iterable[str], config: FeatureConfig) -> list[str]:
 
 def logits_by_source(
     slices: SliceTable,
-    predictions: Predictions,
+    logits: Logits,
     config: FeatureConfig,
     markov_logits: NDArray[np.float32] | None,
     probe_logits: Logits | None,
@@ -104,13 +103,12 @@ def logits_by_source(
             f"the config has chain: {config.chain}, probe: {config.probe}; give markov_logits only "
             "with chain, probe_logits only with probe"
         )
-    if probe_logits is not None and list(probe_logits) != list(predictions):
+    if probe_logits is not None and list(probe_logits) != list(logits):
         raise ValueError(
-            f"probe_logits of {', '.join(probe_logits)}, but predictions of "
-            f"{', '.join(predictions)}; give both for each CNN"
+            f"probe_logits of {', '.join(probe_logits)}, but logits of "
+            f"{', '.join(logits)}; give both for each CNN"
         )
-    logits = {model: to_logits(p, config.clip) for model, p in predictions.items()}
-    mean: NDArray[np.float32] = np.mean(list(logits.values()), axis=0, dtype=np.float32)
+    mean = mean_logits(logits)
     sources = {"": mean}
     if len(logits) > 1:
         for model, model_logits in logits.items():

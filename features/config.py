@@ -48,7 +48,8 @@ class FeatureConfig(Config):
     padding: bool = False
     # header values that differ between scanners and sites
     scanner: bool = False
-    # probabilities are clipped to [clip, 1 - clip] before their logit is taken
+    # imported probabilities, and those of older versions, are clipped to [clip, 1 - clip] before
+    # their logit is taken; logits of a CNN are not clipped
     clip: float = Field(1e-5, gt=0, lt=0.1)
 
     @field_validator("smooth_mm", "rolling")

@@ -16,7 +16,7 @@ from ct.config import Config, config_class_of
 from pipeline.recipe import Recipe, StageOneConfig
 
 # "CnnConfig.field" -> the value that reproduces older versions, if it is not the default
-OLDER_VALUES: dict[str, Any] = {"DataConfig.series": "all"}
+OLDER_VALUES: dict[str, Any] = {"DataConfig.series": "all", "CnnConfig.outputs": "probabilities"}
 FIRST_FIELDS = {  # Configs that enter digests: the fields that they had in the first version
     "CnnConfig": """
         name backbone pretrained windows neighbours image_size epochs batch accumulate lr

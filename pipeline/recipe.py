@@ -85,6 +85,12 @@ class StageOneConfig(Config):
     # write scalars to stage1/<model>/fold<k>/tensorboard; needs the extra `track`
     tensorboard: bool = False
 
+    @property
+    def clipped(self) -> bool:
+        """Whether logits may lie on a floor: those of imports and older versions are clipped."""
+        kept = {model.outputs for model in self.models}
+        return bool(self.imports) or "probabilities" in kept
+
     def model(self, name: str) -> CnnConfig:
         """Return the CNN of this name."""
         return next(model for model in self.models if model.name == name)

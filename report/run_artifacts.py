@@ -10,13 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ct.averaging import combine_folds, mean_logits
+from ct.averaging import StageOne, combine_folds, mean_logits
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths
 from ct.privacy.quarantine_reasons import public_reason
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_json, read_table, require
+from ct.storage.prediction_files import kind_of
 from ct.storage.receipt_reader import read_receipt
 from ct.tables.spreadsheet import read_sheet
 from ct.windows import apply_window, window_bounds
@@ -130,8 +131,8 @@ def read_run(run: RunDir) -> Artifacts:
     cnns, imports = [m["name"] for m in stage1.get("models", [])], stage1.get("imports", [])
     fold_numbers = range(int(recipe.get("folds", {}).get("k", 0)))
     clip = (recipe.get("features") or {}).get("clip", 1e-5)
-    oof = {name: _table(run.oof(name)) for name in cnns}
-    oof |= {name: _table(run.imported_oof(name)) for name in imports}
+    oof = {name: _logits(run.oof(name), clip) for name in cnns}
+    oof |= {name: _logits(run.imported_oof(name), clip) for name in imports}
     return Artifacts(
         recipe=recipe_without_paths(recipe),
         slices=slices,
@@ -144,7 +145,7 @@ def read_run(run: RunDir) -> Artifacts:
         imports={
             name: (_json(run.imported_notes(name)) or {}).get("notes", []) for name in imports
         },
-        raw=_mean_of_models(oof, clip),
+        raw=_mean_of_models(oof),
         raw_test=_combined_test(run, cnns, imports, fold_numbers, clip, slices["fold"]),
         calibrated=_table(run.stage2 / "calibrated.parquet"),
         calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
@@ -225,17 +226,26 @@ def _environments(run: RunDir, cnn: str, k: int) -> Environments:
     return environments
 
 
-def _mean_of_models(tables: dict[str, pd.DataFrame | None], clip: float) -> pd.DataFrame | None:
+def _logits(path: Path, clip: float) -> pd.DataFrame | None:
+    """Return a model's logits (n, 6); None without the file. clip: of probabilities"""
+    if not path.exists():
+        return None
+    table = read_table(path)
+    predictions = StageOne(table[list(LABELS)].to_numpy(), kind_of(table))
+    return pd.DataFrame(predictions.logits(clip), table.index, list(LABELS))
+
+
+def _mean_of_models(tables: dict[str, pd.DataFrame | None]) -> pd.DataFrame | None:
     """Return the mean of the models' logits as probabilities (n, 6); None where a table is missing.
 
-    tables: {model: probabilities}; clip: as in ct.averaging.to_logits
+    tables: {model: logits}
     """
     known = {name: table for name, table in tables.items() if table is not None}
     if not tables or len(known) < len(tables):
         return None
     index = next(iter(known.values())).index
-    predictions = {m: table.reindex(index)[list(LABELS)].to_numpy() for m, table in known.items()}
-    return pd.DataFrame(expit(mean_logits(predictions, clip)), index, list(LABELS))
+    logits = {m: table.reindex(index)[list(LABELS)].to_numpy() for m, table in known.items()}
+    return pd.DataFrame(expit(mean_logits(logits)), index, list(LABELS))
 
 
 def _combined_test(
@@ -252,9 +262,9 @@ def _combined_test(
     """
     per_fold = []
     for k in fold_numbers:
-        tables = {name: _table(run.fold(name, k) / "test.parquet") for name in cnns}
-        tables |= {name: _table(run.imported_test_path(name, k)) for name in imports}
-        mean = _mean_of_models(tables, clip)
+        tables = {name: _logits(run.fold(name, k) / "test.parquet", clip) for name in cnns}
+        tables |= {name: _logits(run.imported_test_path(name, k), clip) for name in imports}
+        mean = _mean_of_models(tables)
         if mean is None:
             return None
         per_fold.append(mean)

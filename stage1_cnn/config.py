@@ -58,6 +58,9 @@ class CnnConfig(Config):
     # views whose logits are averaged with those of the plain slices, held out and test
     tta: tuple[Literal["flip", "reverse"], ...] = ()
 
+    # what is kept of a prediction: float32 logits; or probabilities, as older versions did, which
+    # features.clip clips
+    outputs: Literal["logits", "probabilities"] = "logits"
     # threads of torch on the CPU; not taken from the machine, since results depend on it
     threads: int = Field(2, ge=1, le=1024)
     deterministic: bool = True  # the same bits again on the same device; slower on CUDA

@@ -1,4 +1,4 @@
-"""Run a trained CNN on slices that it was not trained on: probabilities and embeddings."""
+"""Run a trained CNN on slices that it was not trained on: logits and embeddings."""
 
 from collections.abc import Callable
 
@@ -29,33 +29,36 @@ def predict(
     progress: Callable[[int], object] | None = None,
     device: torch.device | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """Return the probabilities and embeddings of some slices, means over the plain and TTA views.
+    """Return the logits and embeddings of some slices, means over the plain and TTA views.
 
     table_rows: int (n, c), row numbers of each slice and its neighbours, as returned by
     `neighbour_rows`; readable: bool (n,); read_hu: reads slices by row number; progress: called
     with the number of slices after each batch; device: `pick_device()` if None.
 
-    Returns probs (n, 6) float32 in [0, 1], columns LABELS, and embeddings (n, d) float16, in the
-    order of `table_rows`; unreadable slices are NaN in both. The results do not depend on the batch
-    size, except in the last bits. Raises InputError where the weights, or the weights and a single
+    Returns outputs (n, 6) float32, columns LABELS, and embeddings (n, d) float16, in the order of
+    `table_rows`; unreadable slices are NaN in both. The outputs are logits, or probabilities where
+    `config.outputs` is so. The results do not depend on the batch size, except in the last bits.
+    Raises InputError where the weights, or the weights and a single
     slice, do not fit into the device's memory.
     """
     device, readable_rows = device or pick_device(), np.flatnonzero(readable)
     with weights_must_fit(config, device):
         model = model.eval().to(device).to(memory_format=torch.channels_last)
-    probs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
+    outputs = np.full((len(table_rows), len(LABELS)), np.nan, np.float32)
     embeddings = np.full((len(table_rows), model.width), np.nan, np.float16)
 
     def predict_batch(rows: NDArray[np.int64], hu: Tensor) -> None:
         logits, embedding = _mean_of_views(model, hu, config)
-        probs[rows] = torch.sigmoid(logits).cpu().numpy()
+        if config.outputs == "probabilities":
+            logits = torch.sigmoid(logits)
+        outputs[rows] = logits.cpu().numpy()
         embeddings[rows] = embedding.clamp(-FLOAT16_MAX, FLOAT16_MAX).cpu().numpy()
         if progress:
             progress(len(rows))
 
     with torch_settings(config), torch.inference_mode():
         for_each_batch(readable_rows, read_hu, table_rows, config, device, predict_batch)
-    return probs, embeddings
+    return outputs, embeddings
 
 
 def for_each_batch(

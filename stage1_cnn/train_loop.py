@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ct.averaging import StageOne
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
@@ -206,12 +207,13 @@ class TrainLoop:
         rows = rows[:: max(1, math.ceil(len(rows) / CURVE_SLICES))]
         if len(rows) and this_process().rank == 0:
             model, config = self.trainer.final_model(), self.trainer.config
-            probs, _ = predict(
+            outputs, _ = predict(
                 model, self.table_rows[rows], self.readable[rows], self.read_hu, config
             )
             # the last step can spoil the weights after its own loss was computed
-            if not np.isfinite(probs).all():
+            if not np.isfinite(outputs).all():
                 raise _spoilt_weights(state, config)
+            probs = StageOne(outputs, config.outputs).probabilities()
             held_out_loss = weighted_log_loss(self.labels[rows], probs)
         return {
             "epoch": state["epoch"],

@@ -56,12 +56,12 @@ def read_blend(values: Mapping[str, Any]) -> Blend:
     return Blend(platts, values["weights"], last, {}, "")
 
 
-def raw_alone(raw: NDArray[Any], y: NDArray[Any], why: str) -> Blend:
+def raw_alone(raw: NDArray[Any], y: NDArray[Any], why: str, clipped: bool = True) -> Blend:
     """Return the Blend that is the calibrated stage one.
 
-    raw: (n,) mean logits of the CNNs; y: (n,) labels of 0 and 1
+    raw: (n,) mean logits of the CNNs; y: (n,) labels of 0 and 1; clipped: as in `fit_platt`
     """
-    return Blend({"raw": fit_platt(raw, y)}, {"raw": 1.0}, None, {}, why)
+    return Blend({"raw": fit_platt(raw, y, clipped)}, {"raw": 1.0}, None, {}, why)
 
 
 def fit_blend(
@@ -70,16 +70,17 @@ def fit_blend(
     patients: NDArray[Any],
     level: float,
     seed: int,
+    clipped: bool = True,
 ) -> Blend:
     """Fit the blend of one label.
 
     logits: {component: nested logits (n,)}, "raw" among them; y: (n,) 0 and 1; patients: (n,);
-    level: of the intervals; seed: of the bootstrap
+    level: of the intervals; seed: of the bootstrap; clipped: as in `fit_platt`
 
     A component takes part where the interval of its own gain over the calibrated stage one lies
     above zero. The blend is used where the interval of its whole gain does.
     """
-    platts = {name: fit_platt(x, y) for name, x in logits.items()}
+    platts = {name: fit_platt(x, y, clipped) for name, x in logits.items()}
     calibrated = {name: platts[name].logit(x) for name, x in logits.items()}
     start = log_loss(y, expit(calibrated["raw"]))
 
@@ -94,7 +95,7 @@ def fit_blend(
         name: float(weight) for name, weight in zip(chosen, fitted, strict=True) if weight > 0
     }
     mixed: Any = sum(weight * calibrated[name] for name, weight in weights.items())
-    last = fit_platt(mixed, y)
+    last = fit_platt(mixed, y, clipped)
     blend_gain, low = gain_of(last.logit(mixed))
     if len(chosen) > 1 and low > 0:
         return Blend(platts, weights, last, gains, "")

@@ -5,11 +5,11 @@ slope is 0 or above, so that calibration never reverses the order, and a prior t
 as a row or two pulls it to 1. Without the prior, the nearly constant logits of a hardly trained CNN
 get slopes in the hundreds.
 
-An overconfident CNN predicts exactly 0 for half its slices, and clipping puts all of these on one
-logit, the floor. Where a share of the rows lies on the floor, calibration moves them down by a
-step, which is fitted with the slope. Beta calibration (Kull et al., AISTATS 2017) has two slopes
-instead of the step. For such a CNN it is no better than Platt's calibration, and the step is
-better: benchmarks/stacking/calibration.py.
+An overconfident CNN predicts exactly 0 for half its slices. Where such probabilities are imported,
+clipping puts all of these on one logit, the floor. Where a share of the rows lies on the floor,
+calibration moves them down by a step, which is fitted with the slope. Logits have no floor. Beta
+calibration (Kull et al., AISTATS 2017) has two slopes instead of the step. For such a CNN it is no
+better than Platt's calibration, and the step is better: benchmarks/stacking/calibration.py.
 """
 
 from typing import Any, NamedTuple
@@ -49,8 +49,10 @@ def smoothed_prior(y: NDArray[Any]) -> float:
     return float((np.sum(y) + 1) / (len(y) + 2))
 
 
-def fit_platt(raw: NDArray[Any], y: NDArray[Any]) -> Platt:
+def fit_platt(raw: NDArray[Any], y: NDArray[Any], clipped: bool = True) -> Platt:
     """Fit Platt's calibration of raw logits (n,) to labels y (n,) of 0 and 1.
+
+    clipped: whether the logits may lie on a floor; those that a CNN gives do not
 
     Rows without a prediction (NaN) are left out. Where all labels are the same, the slope is 0:
     every row gets the smoothed prior.
@@ -62,7 +64,7 @@ def fit_platt(raw: NDArray[Any], y: NDArray[Any]) -> Platt:
     if positives == 0 or negatives == 0:
         return Platt(0.0, prior, prior)
     target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    floor = _floor(x)
+    floor = _floor(x) if clipped else None
     terms = x[:, None] if floor is None else np.column_stack([x, -1.0 * (x <= floor)])
     slope, *step, intercept = _fit(terms, target, np.array([1.0, 0.0])[: terms.shape[1]])
     return Platt(slope, intercept, prior, floor, *step)
@@ -96,17 +98,18 @@ def _fit(
 
 
 def cross_fit(
-    raw: NDArray[Any], y: NDArray[Any], fold: NDArray[Any], folds: int
+    raw: NDArray[Any], y: NDArray[Any], fold: NDArray[Any], folds: int, clipped: bool = True
 ) -> tuple[NDArray[np.float64], list[Platt]]:
     """Calibrate every row by the Platt that is fitted on the labelled rows of the other folds.
 
-    raw: (n,) logits; y: (n,) 0, 1 or NaN where unlabelled; fold: (n,) 0 ... folds-1
+    raw: (n,) logits; y: (n,) 0, 1 or NaN where unlabelled; fold: (n,) 0 ... folds-1; clipped: as
+    in `fit_platt`
 
     Returns (calibrated logits (n,), platts): one Platt per fold, fitted without it.
     """
     calibrated, platts = np.full(len(raw), np.nan), []
     for k in range(folds):
         fit = (fold != k) & ~np.isnan(y)
-        platts.append(fit_platt(raw[fit], y[fit]))
+        platts.append(fit_platt(raw[fit], y[fit], clipped))
         calibrated[fold == k] = platts[k].logit(raw[fold == k])
     return calibrated, platts

@@ -36,12 +36,15 @@ class NestedFolds:
         strata: NDArray[Any],
         k_folds: int,
         seed: int,
+        clipped: bool = True,
     ) -> None:
         """fold, labelled, patients, strata: (n,).
 
-        fold: 0 ... K-1; strata: 0 or 1, spread evenly over the inner folds where K is 2
+        fold: 0 ... K-1; strata: 0 or 1, spread evenly over the inner folds where K is 2; clipped:
+        whether the rows' logits may lie on a floor, as in `fit_platt`
         """
         self.fold, self.labelled, self.k_folds = fold, labelled, k_folds
+        self.clipped = clipped
         self.inner = np.full((k_folds, len(fold)), -1)  # -1: a row of the outer fold itself
         for k in range(k_folds):
             rows = np.flatnonzero(fold != k)

@@ -30,6 +30,7 @@ class StackData:
     # (s,) first row of each series, whose rows are adjacent, from bottom to top; for `gru`
     starts: NDArray[np.int_] | None = None
     test_starts: NDArray[np.int_] | None = None  # (t,) the same for the test slices
+    clipped: bool = True  # whether the logits of the models may lie on a floor, as in `fit_platt`
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
@@ -85,7 +86,13 @@ def make_context(
     """Return the StackContext of a run with this seed. store: of the bins of data.X."""
     strata = np.nan_to_num(data.y[:, 0])
     folds = NestedFolds(
-        data.fold, data.labelled, data.patients, strata, k_folds, derive_seed(seed, "stack")
+        data.fold,
+        data.labelled,
+        data.patients,
+        strata,
+        k_folds,
+        derive_seed(seed, "stack"),
+        data.clipped,
     )
     features = BinnedFeatures(data.X, data.names, config.threads, store)
     return StackContext(data, folds, features, tuned, config, seed)

@@ -172,18 +172,19 @@ def choose_blend(
     fit, y = context.folds.outer_split(k).fit, context.targets(label)
     raw = logits["raw"].nested[k, fit]
     if reason := context.why_not_stacked(label, k):
-        return raw_alone(raw, y[fit], reason)
+        return raw_alone(raw, y[fit], reason, context.data.clipped)
     nested = {name: x.nested[k, fit] for name, x in logits.items()}
     nested = {name: x for name, x in nested.items() if name == "raw" or not np.isnan(x).all()}
     # without another component, the reason is the one that tuning gave
     if len(nested) == 1 and (why := context.tuned[label][k].get("why")):
-        return raw_alone(raw, y[fit], why)
+        return raw_alone(raw, y[fit], why, context.data.clipped)
     blend = fit_blend(
         nested,
         y[fit],
         context.data.patients[fit],
         context.config.confidence,
         derive_seed(context.seed, "blend", label, k),
+        context.data.clipped,
     )
     return blend._replace(why=f"{blend.why}; {INSTEAD}") if blend.why else blend
 

@@ -39,11 +39,13 @@ def fit_studies(
     y: NDArray[Any],
     fold: NDArray[Any],
     clip: float,
+    clipped: bool = True,
 ) -> tuple[dict[str, Platt], pd.DataFrame]:
     """Calibrate whole studies on slices whose probabilities are out of fold.
 
     study: (n,); probs: (n, 6) out of fold, in [0, 1]; y: (n, 6) 0, 1, or NaN in slices that are
-    left out; fold: (n,) 0 ... K-1, which splits no patient and so no study
+    left out; fold: (n,) 0 ... K-1, which splits no patient and so no study; clipped: as in
+    `fit_platt`
 
     Returns (platts, table). platts: {label: Platt}, fitted on all studies, as the slices'
     probabilities are out of fold. table: one row for each study with labelled slices: LABELS, 1
@@ -58,10 +60,10 @@ def fit_studies(
     platts, table = {}, truth.assign(fold=of_study)
     for label in LABELS:
         x, positive = raw[label].to_numpy(), truth[label].to_numpy()
-        platts[label] = fit_platt(x, positive)
-        table[f"p_{label}"] = expit(
-            cross_fit(x, positive, of_study.to_numpy(), int(of_study.max()) + 1)[0]
-        )
+        platts[label] = fit_platt(x, positive, clipped)
+        folds = int(of_study.max()) + 1
+        crossed, _ = cross_fit(x, positive, of_study.to_numpy(), folds, clipped)
+        table[f"p_{label}"] = expit(crossed)
     return platts, table
 
 

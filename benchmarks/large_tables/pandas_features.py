@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pandas as pd
 
-from ct.averaging import to_logits
 from ct.labels import LABELS
 from ct.slices import SERIES
 from features.config import FeatureConfig
@@ -21,12 +20,11 @@ BY_PANDAS = FeatureConfig(  # the families that a groupby can compute
 )
 
 
-def by_pandas(slices, predictions, kinds):
+def by_pandas(slices, each, kinds):
     """Return the columns of BY_PANDAS as one table, six per groupby call.
 
-    The seconds of each kind go to `kinds`.
+    each: {model: logits (n, 6)}. The seconds of each kind go to `kinds`.
     """
-    each = {model: to_logits(p, BY_PANDAS.clip) for model, p in predictions.items()}
     own = {
         f"{label}_by_{model}": p[:, j]
         for model, p in each.items()

@@ -27,11 +27,13 @@ from benchmarks.command_line import REAL_DATA, flag_parser
 from benchmarks.stacking import stack_baselines as baselines
 from benchmarks.stacking.lesion_runs import draw_q, find_runs, paint_runs, place_phantoms
 from benchmarks.stacking.simulated_head import fit_head
+from ct.averaging import to_logits
 from ct.labels import LABELS
 from ct.metrics import auc, log_loss, weighted_log_loss
 from ct.patient_folds import assign_folds
 from ct.seeds import derive_seed
 from ct.slices import COLUMNS, ORIENTATION, POSITION, order_slices
+from features.config import FeatureConfig
 from features.neighbours import shift
 
 FOLDS, FOLD_SEED, CNNS = 5, 0, ("cnn_a", "cnn_b", "cnn_c")
@@ -56,6 +58,7 @@ U_SHAPE = dict(
 )
 # spread of the slice noise
 RUN_NOISE = dict(zip(LABELS, (0.171, 0.09, 0.206, 0.106, 0.249, 0.203), strict=True))
+CLIP = FeatureConfig().clip
 FLATTEN = 4.0  # logits of q beyond this look alike; evidence runs from 0 (surely nothing) to 1
 
 # share of heights where none shows
@@ -74,6 +77,10 @@ class Simulated(NamedTuple):
     y: np.ndarray  # (n, 6) labels, float64 of 0 and 1
     fold: np.ndarray  # (n,) 0 ... 4, by patient
     probs: dict  # {CNN: (n, 6) probabilities in (0, 1), cross-fitted over the folds}
+
+    def logits(self):
+        """Return {CNN: logits (n, 6)}, clipped as those of imported probabilities are."""
+        return {name: to_logits(p, CLIP) for name, p in self.probs.items()}
 
 
 def labelled_studies():

@@ -11,13 +11,12 @@ import lightgbm as lgb
 import numpy as np
 from scipy.special import expit
 
-from ct.averaging import mean_logits, to_logits
+from ct.averaging import mean_logits
 from ct.labels import LABELS
 from features.neighbours import neighbour_features, shift
 from stage2_stack.calibration import cross_fit, fit_platt
 from stage2_stack.learners.binned_features import FIXED
 
-CLIP = 1e-5
 PUBLISHED_WIDTHS = {  # Gaussian smoothing by public solvers, standard deviation in slices
     "any": 0.7,
     "epidural": 2.9,
@@ -40,7 +39,7 @@ MAX_ROUNDS = 150
 
 def raw_mean(simulated):
     """Return the mean of the CNNs' logits, calibrated."""
-    return calibrated(mean_logits(simulated.probs, CLIP), simulated)
+    return calibrated(mean_logits(simulated.logits()), simulated)
 
 
 def smoothed(simulated, widths=None):
@@ -49,7 +48,7 @@ def smoothed(simulated, widths=None):
     widths: {label: slices}
     """
     widths = PUBLISHED_WIDTHS if widths is None else widths
-    logits = mean_logits(simulated.probs, CLIP).astype(np.float64)
+    logits = mean_logits(simulated.logits()).astype(np.float64)
     total, weight = np.zeros(logits.shape), np.zeros(logits.shape)
     spread = np.array([widths[label] for label in LABELS])
     for step in range(-12, 13):
@@ -62,7 +61,7 @@ def smoothed(simulated, widths=None):
 def without_context(simulated, params=PLAIN, seed=0):
     """Return a stacker on all six logits of all CNNs of the slice itself, and nothing else."""
     return boosted(
-        np.concatenate([to_logits(p, CLIP) for p in simulated.probs.values()], axis=1),
+        np.concatenate(list(simulated.logits().values()), axis=1),
         simulated,
         params,
         seed,
@@ -74,7 +73,7 @@ def plain_neighbours(simulated, params=PLAIN, seed=0):
 
     It reads the mean logits of the slice and of its neighbours.
     """
-    logits = mean_logits(simulated.probs, CLIP)
+    logits = mean_logits(simulated.logits())
     around, _ = neighbour_features(simulated.slices, logits, LABELS, PLAIN_REACH)
     return boosted(np.concatenate([logits, around], axis=1), simulated, params, seed)
 

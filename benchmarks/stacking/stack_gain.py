@@ -86,7 +86,7 @@ def plain(simulated, trials, reach=baselines.PLAIN_REACH):
 
     It reads their mean logits.
     """
-    logits = mean_logits(simulated.probs, baselines.CLIP)
+    logits = mean_logits(simulated.logits())
     around, names = neighbour_features(simulated.slices, logits, LABELS, reach)
     X, names = np.concatenate([logits, around], axis=1).astype(np.float32), [*LABELS, *names]
     config = stack_only().stage2.model_copy(
@@ -100,11 +100,11 @@ def ours(simulated, trials):
     """Return the probabilities of the recipe stack_only."""
     recipe = stack_only()
     features, config = recipe.features, recipe.stage2.model_copy(update={"trials": trials})
-    logits = mean_logits(simulated.probs, features.clip)
+    logits = mean_logits(simulated.logits())
     chain, _ = cross_fit_chains(simulated.slices, logits, simulated.y, simulated.fold, sim.FOLDS)
     made = fit(
         simulated,
-        *build_features(simulated.slices, simulated.probs, features, markov_logits=chain),
+        *build_features(simulated.slices, simulated.logits(), features, markov_logits=chain),
         config,
     )
     return np.column_stack([made[label].oof for label in LABELS])

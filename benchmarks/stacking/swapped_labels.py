@@ -97,7 +97,7 @@ def contend(simulated, name):
     """
     recipe = stack_only()
     features = recipe.features.model_copy(update={"chain": False, **CONTENDERS[name]})
-    X, names = build_features(simulated.slices, simulated.probs, features)
+    X, names = build_features(simulated.slices, simulated.logits(), features)
     if name == "no missing either":
         X = np.where(np.isnan(X), X[:, [names.index("any")]], X)
     config = recipe.stage2.model_copy(

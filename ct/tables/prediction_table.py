@@ -42,7 +42,7 @@ def read_predictions(path: Path | str, flag: str) -> pd.DataFrame:
         slice_id, value = table["slice_id"].iloc[row], table[LABELS[j]].iloc[row]
         raise InputError(
             f"{where}: {LABELS[j]} of slice {printable(slice_id)} is {printable(repr(value))}; "
-            "it should lie in [0, 1]"
+            "it should lie in [0, 1]; give probabilities, 1 / (1 + exp(-x)) of a logit x"
         )
     table = table.assign(**dict(zip(LABELS, p.T, strict=True)))
     if "fold" in table:

@@ -14,6 +14,7 @@ from ct.patient_folds import fold_by_group, fold_groups
 from ct.seeds import derive_seed
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_table, write_json, write_table
+from ct.storage.prediction_files import write_predictions
 from ct.storage.sealed_files import seal
 from ct.tables.prediction_table import read_predictions
 from pipeline.checked_options import ImportOptions
@@ -194,11 +195,11 @@ def _write_import(
     count = int(oof["any"].notna().sum())
     with replacing(run.dir.imported(name)) as part:
         part.mkdir()
-        write_table(part / run.dir.imported_oof(name).name, oof)
+        write_predictions(part / run.dir.imported_oof(name).name, oof, "probabilities")
         paths = run.dir.imported_test_paths(name, len(tables))
         for path, probabilities in zip(paths, tables, strict=True):
             table = pd.DataFrame(probabilities, index=model.test.index, columns=COLUMNS)
-            write_table(part / path.name, table)
+            write_predictions(part / path.name, table, "probabilities")
         write_json(part / run.dir.imported_notes(name).name, {"slices": count, "notes": notes})
         for path in sorted(part.iterdir()):
             seal(path)

@@ -38,6 +38,7 @@ class Search(NamedTuple):
     log: Callable[[str], None]  # is called with a line
     progress: Callable[[int, float], None]  # is called with (finished trials, smallest loss)
     deadline: float  # time.time() after which no trial begins but the first
+    clipped: bool = True  # as in stage2_stack.calibration.fit_platt
 
     @property
     def path(self) -> Path:
@@ -69,7 +70,7 @@ def search_booster(search: Search) -> dict[str, Any]:
     seed = derive_seed(search.inputs["seed"], "tune", label, k)
     inner = inner_folds(y, fold, patients, seed)
     features.keep_only(scope_columns(features.names, label, scope) for scope in SCOPES)
-    folds = InnerFolds(features, rows, y, inner, label, config, seed)
+    folds = InnerFolds(features, rows, y, inner, label, config, seed, search.clipped)
     return _run_study(search, folds, patients)
 
 

@@ -20,6 +20,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from ct.averaging import StageOne
 from ct.errors import InputError, MachineFault
 from ct.labels import LABELS
 from ct.storage.file_formats import write_table
@@ -202,8 +203,9 @@ def _train(
     if keep(loss):
         rows = neighbour_rows(context.slices, config.neighbours)[held_out]
         readable = np.ones(len(held_out), bool)
-        probs, _ = predict(trained.model, rows, readable, context.read_hu, config)
+        outputs, _ = predict(trained.model, rows, readable, context.read_hu, config)
         index, path = context.slices.index[held_out], context.predictions(number)
+        probs = StageOne(outputs, config.outputs).probabilities().astype(np.float32)
         write_table(path, pd.DataFrame(probs, index=index, columns=list(LABELS)))
         seal(path)
     return loss, losses

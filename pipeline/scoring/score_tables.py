@@ -10,7 +10,7 @@ from ct.checks.domain_shift import Finding
 from ct.labels import LABELS
 from ct.storage.file_formats import write_table
 from ct.tables.spreadsheet import write_sheet
-from pipeline.scoring.scoring_model import ScoringModel
+from pipeline.scoring.scoring_model import ScoringModel, final_clip
 from pipeline.scoring.study_reader import NewStudies
 from stage2_stack.study_level import study_probabilities
 
@@ -36,7 +36,7 @@ def study_table(new: NewStudies, probabilities: pd.DataFrame, model: ScoringMode
         probabilities["study_id"].to_numpy(object),
         of_slice,
         model.study_calibrations(),
-        model.recipe.features.clip,
+        final_clip(model.recipe),
     )
     remarks = remark_table(new.findings)
     texts = remarks["what"] + " (" + remarks["means"] + ")"

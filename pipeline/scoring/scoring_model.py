@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ct.checks.training_ranges import training_ranges
 from ct.errors import InputError
 from ct.labels import LABELS
+from ct.metrics import KAGGLE_CLIP
 from ct.patient_folds import fold_by_id
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_arrays, read_json, read_table
@@ -202,6 +203,11 @@ def stage_two_values(run: Run, train: pd.DataFrame, fold: NDArray[np.integer]) -
     }
 
 
+def final_clip(recipe: Recipe) -> float:
+    """Return how far final probabilities are clipped from 0 and 1 before their logit is taken."""
+    return recipe.features.clip if recipe.stage1.clipped else KAGGLE_CLIP
+
+
 def study_calibration_of_run(
     run: Run, train: pd.DataFrame, fold: NDArray[np.integer]
 ) -> tuple[dict[str, Platt], pd.DataFrame]:
@@ -211,7 +217,8 @@ def study_calibration_of_run(
     """
     oof = read_table(run.dir.stage2 / "oof.parquet").reindex(train.index)[list(LABELS)].to_numpy()
     y = train[list(LABELS)].to_numpy(np.float64)
-    return fit_studies(train["study_id"].to_numpy(object), oof, y, fold, run.recipe.features.clip)
+    studies = train["study_id"].to_numpy(object)
+    return fit_studies(studies, oof, y, fold, final_clip(run.recipe), run.recipe.stage1.clipped)
 
 
 def other_versions(model: ScoringModel) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import expit
 
-from ct.averaging import combine_folds, mean_logits
+from ct.averaging import StageOne, combine_folds, mean_logits
 from ct.checks.series_choice import is_outside
 from ct.checks.series_table import training_spacing
 from ct.errors import InputError
@@ -53,11 +53,9 @@ def score_slices(
         return empty, empty
     starts = np.flatnonzero(slices["place"] == 0)
     final, stage_one = [], []
-    for k, (predictions, embeddings) in enumerate(
-        predict_per_fold(model, slices, read_hu, device, bar)
-    ):
-        stage_one.append(expit(mean_logits(predictions, model.recipe.features.clip)))
-        X, names = _features(model, slices, k, predictions, embeddings)
+    for k, (logits, embeddings) in enumerate(predict_per_fold(model, slices, read_hu, device, bar)):
+        stage_one.append(expit(mean_logits(logits)))
+        X, names = _features(model, slices, k, logits, embeddings)
         if names != model.stage2["names"]:
             raise InputError(
                 "this version builds other features than the model was trained on; "
@@ -78,20 +76,21 @@ def predict_per_fold(
     device: torch.device,
     bar: Callable[..., Bar],
 ) -> list[tuple[Arrays, Arrays]]:
-    """Return for each fold ({CNN: probabilities (n, 6)}, {CNN: embeddings (n, d)}).
+    """Return for each fold ({CNN: logits (n, 6)}, {CNN: embeddings (n, d)}).
 
     NaN where a slice is not readable. Arguments as in `score_slices`.
     """
     per_fold: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(model.recipe.folds.k)]
-    readable = slices["readable"].to_numpy(bool)
+    readable, clip = slices["readable"].to_numpy(bool), model.recipe.features.clip
     with bar(int(readable.sum()) * len(model.weights), "CNNs", "slice") as shown:
         for config in model.recipe.stage1.models:
             rows = _neighbours(model, slices, config.neighbours)
-            for k, (probabilities, embeddings) in enumerate(per_fold):
+            for k, (logits, embeddings) in enumerate(per_fold):
                 cnn = load_model(config, load_file(model.weights[config.name, k]))
-                probabilities[config.name], embeddings[config.name] = predict(
+                outputs, embeddings[config.name] = predict(
                     cnn, rows, readable, read_hu, config, shown.update, device
                 )
+                logits[config.name] = StageOne(outputs, config.outputs).logits(clip)
     return per_fold
 
 
@@ -111,14 +110,14 @@ def _neighbours(model: ScoringModel, slices: pd.DataFrame, reach: int) -> NDArra
 
 
 def _features(
-    model: ScoringModel, slices: pd.DataFrame, k: int, predictions: Arrays, embeddings: Arrays
+    model: ScoringModel, slices: pd.DataFrame, k: int, logits: Arrays, embeddings: Arrays
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Return the features (n, f) and their names, from the predictions of the CNNs of fold k."""
+    """Return the features (n, f) and their names, from the logits of the CNNs of fold k."""
     config, fold = model.recipe.features, slices["fold"].to_numpy()
     fitted: dict[str, Any] = {}
     if config.chain:
         fitted["markov_logits"] = held_out_posterior_logits(
-            slices, mean_logits(predictions, config.clip), fold, model.chains()
+            slices, mean_logits(logits), fold, model.chains()
         )
     if config.probe:
         # the probes of fold k were fitted on its patients alone
@@ -127,4 +126,4 @@ def _features(
             name: held_out_probe_logits(*model.probe(name, k), own, part)
             for name, own in embeddings.items()
         }
-    return build_features(slices, predictions, config, **fitted)
+    return build_features(slices, logits, config, **fitted)

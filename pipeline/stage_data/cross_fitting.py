@@ -27,7 +27,8 @@ from features.markov_fitting import cross_fit_chains
 from pipeline.run_context import Run
 from pipeline.stage_data.patient_parts import PatientSplit, parts_by_patient, patient_split
 from pipeline.stage_data.probe_unit import HELD_OUT, TEST
-from pipeline.stage_data.run_tables import Predictions, load_predictions
+from pipeline.stage_data.run_tables import Logits as LogitsByModel
+from pipeline.stage_data.run_tables import load_logits
 
 Logits = NDArray[np.float32]
 
@@ -50,11 +51,11 @@ def new_array(path: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32
 
 
 def cross_fitted(
-    run: Run, train: pd.DataFrame, test: pd.DataFrame, predictions: Predictions
+    run: Run, train: pd.DataFrame, test: pd.DataFrame, logits: LogitsByModel
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Fit the Markov chains and join the probes, if the recipe has them; save their parameters.
 
-    train, test: slice tables of n and m rows; predictions: out-of-fold, of the train slices
+    train, test: slice tables of n and m rows; logits: out-of-fold, of the train slices
 
     Returns build_features' keywords `markov_logits` and `probe_logits` for the train slices, and
     those for the test slices by each fold's CNNs. A test patient gets the chains of all folds and
@@ -70,7 +71,7 @@ def cross_fitted(
         parts = parts_by_patient(split.parts, train["patient_id"], split.groups[train.index])
         write_table(run.dir.patient_parts, parts)
     if config.chain:
-        for_train["markov_logits"], per_fold = _markov_logits(run, train, test, predictions, split)
+        for_train["markov_logits"], per_fold = _markov_logits(run, train, test, logits, split)
         for keywords, markov_logits in zip(for_test, per_fold, strict=True):
             keywords["markov_logits"] = markov_logits
     if config.probe:
@@ -84,20 +85,18 @@ def _markov_logits(
     run: Run,
     train: pd.DataFrame,
     test: pd.DataFrame,
-    predictions: Predictions,
+    logits: LogitsByModel,
     split: PatientSplit,
 ) -> tuple[Logits, list[Logits]]:
     """Fit and save the chains; return posterior logits (n, 6) of train, (m, 6) of test per fold."""
-    clip, k_folds = run.recipe.features.clip, run.recipe.folds.k
+    k_folds = run.recipe.folds.k
     y = train[list(LABELS)].to_numpy(np.float64)
-    train_logits, chains = cross_fit_chains(
-        train, mean_logits(predictions, clip), y, split.fold, k_folds
-    )
+    train_logits, chains = cross_fit_chains(train, mean_logits(logits), y, split.fold, k_folds)
     test_logits = []
     for k in range(k_folds):
-        logits = mean_logits(load_predictions(run, test.index, k), clip)
+        of_fold = mean_logits(load_logits(run, test.index, k))
         by_label = [list(each.values()) for each in chains]
-        test_logits.append(held_out_posterior_logits(test, logits, split.test_fold, by_label))
+        test_logits.append(held_out_posterior_logits(test, of_fold, split.test_fold, by_label))
     fits = [*(f"without fold {k}" for k in range(k_folds)), "of all folds"]
     parameters = {
         label: {fit: chain[label].to_json() for fit, chain in zip(fits, chains, strict=True)}

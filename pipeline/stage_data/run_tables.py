@@ -7,16 +7,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ct.averaging import combine_folds, mean_logits
+from ct.averaging import StageOne, combine_folds, mean_logits
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import fold_groups
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_array, read_json, read_table
+from ct.storage.prediction_files import read_predictions_of
 from pipeline.run_context import Run
 from stage2_stack.calibration import fit_platt, smoothed_prior
 
-Predictions = dict[str, NDArray[np.float32]]  # {model: probabilities (n, 6)}
+Logits = dict[str, NDArray[np.float32]]  # {model: (n, 6)}
 Rows = tuple[
     NDArray[np.float32], NDArray[np.float64], NDArray[np.int8], NDArray[np.object_], list[str]
 ]
@@ -71,8 +72,14 @@ def load_test_fold(run: RunDir) -> NDArray[np.int8]:
     return fold[(slices["split"] == "test").to_numpy()]
 
 
-def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> Predictions:
-    """Return {model: probabilities (n, 6)} of CNNs and imported models, NaN where unknown.
+def load_logits(run: Run, index: pd.Index, k: int | None = None) -> Logits:
+    """Return {model: logits (n, 6)} as `load_predictions` does; probabilities are clipped."""
+    clip = run.recipe.features.clip
+    return {name: each.logits(clip) for name, each in load_predictions(run, index, k).items()}
+
+
+def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> dict[str, StageOne]:
+    """Return {model: predictions (n, 6)} of CNNs and imported models, NaN where unknown.
 
     index: ids of the n slices; k: None for the out-of-fold predictions of train slices, else the
     fold whose models predict test slices
@@ -97,11 +104,8 @@ def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> Predict
             f"the imported model {name} has no {lacking}; import it again, with {flag}"
         )
     if index.empty:  # a run without test slices has no tables of them
-        return {name: np.empty((0, len(LABELS)), np.float32) for name in paths}
-    return {
-        name: read_table(path).reindex(index)[list(LABELS)].to_numpy()
-        for name, path in paths.items()
-    }
+        return {name: StageOne(np.empty((0, len(LABELS)), np.float32), "logits") for name in paths}
+    return {name: read_predictions_of(path, index) for name, path in paths.items()}
 
 
 def _prediction_paths(run: Run, k: int | None) -> dict[str, Path]:
@@ -122,18 +126,18 @@ def calibrated_stage_one(run: Run) -> pd.DataFrame:
 
     Fold k's calibration is fitted on the train slices outside fold k, for that fold's models.
     """
-    k_folds, clip = run.recipe.folds.k, run.recipe.features.clip
+    k_folds, has_floor = run.recipe.folds.k, run.recipe.stage1.clipped
     slices, folds = read_table(run.dir.slices), read_table(run.dir.folds)["fold"]
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
     y, fold = train[list(LABELS)].to_numpy(np.float64), folds.reindex(train.index).to_numpy()
     labelled = ~np.isnan(y).any(axis=1)
-    oof_logits = mean_logits(load_predictions(run, train.index), clip)  # (n, 6)
+    oof_logits = mean_logits(load_logits(run, train.index))  # (n, 6)
     per_fold = np.empty((k_folds, len(test), len(LABELS)))
     for k in range(k_folds):
         fit = labelled & (fold != k)
-        test_logits = mean_logits(load_predictions(run, test.index, k), clip)  # (m, 6)
+        test_logits = mean_logits(load_logits(run, test.index, k))  # (m, 6)
         for j in range(len(LABELS)):
-            platt = fit_platt(oof_logits[fit, j], y[fit, j])
+            platt = fit_platt(oof_logits[fit, j], y[fit, j], has_floor)
             per_fold[k, :, j] = expit(platt.logit(test_logits[:, j]))
     probabilities = combine_folds(per_fold, load_test_fold(run.dir))
     return pd.DataFrame(probabilities, index=test.index, columns=list(LABELS))

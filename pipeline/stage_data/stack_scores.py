@@ -45,7 +45,8 @@ def _score(run: Run, data: StackData, stacks: Stacks) -> dict[str, Any]:
     train = read_table(run.dir.slices).query("split == 'train'").index[labelled]
     models = {}
     for name, raw in load_predictions(run, train).items():
-        predictions = np.where(np.isnan(raw), calibrated, raw.astype(np.float64))
+        probabilities = raw.probabilities()
+        predictions = np.where(np.isnan(probabilities), calibrated, probabilities)
         models[name] = score_table(y, predictions, patients, seed)
     scores = {
         "rows": int(labelled.sum()),

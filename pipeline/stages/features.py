@@ -15,24 +15,24 @@ from features.columns import describe
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
 from pipeline.stage_data.cross_fitting import cross_fitted, new_array
-from pipeline.stage_data.run_tables import load_predictions
+from pipeline.stage_data.run_tables import load_logits
 
 
 def features(run: Run, receipt: Receipt) -> None:
     """Build X of the train slices (n, f), and of the test slices for each fold's CNNs (K, m, f)."""
     config, k_folds, folder = run.recipe.features, run.recipe.folds.k, run.dir.stage2 / "features"
     train, test = _train_and_test(run)
-    predictions = load_predictions(run, train.index)
-    names = feature_names(list(predictions), config)
+    logits = load_logits(run, train.index)
+    names = feature_names(list(logits), config)
     with run.bar(1 + k_folds, "features", "table") as bar:
-        for_train, for_test = cross_fitted(run, train, test, predictions)
+        for_train, for_test = cross_fitted(run, train, test, logits)
         with new_array(folder / "train.npy", (len(train), len(names))) as X:
-            build_features(train, predictions, config, **for_train, out=X)
+            build_features(train, logits, config, **for_train, out=X)
         bar.update()
         with new_array(folder / "test.npy", (k_folds, len(test), len(names))) as X:
             for k in range(k_folds):
-                test_predictions = load_predictions(run, test.index, k)
-                build_features(test, test_predictions, config, **for_test[k], out=X[k])
+                test_logits = load_logits(run, test.index, k)
+                build_features(test, test_logits, config, **for_test[k], out=X[k])
                 bar.update()
     _write_names(folder / "names.json", names)
     receipt.made = [folder, *_probe_files(run)]

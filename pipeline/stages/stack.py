@@ -164,7 +164,9 @@ def _context(run: Run, read: dict[str, str]) -> StackContext:
     """Return the training slices, their nested folds and the settings. read: {name: digest}"""
     X, y, fold, patients, names = load_rows(run.dir)
     config, tuned = run.recipe.stage2, read_json(run.dir.stage2 / "configs.json")
-    data = StackData(X, y, fold, patients, names, *load_starts(run.dir))
+    starts, test_starts = load_starts(run.dir)
+    clipped = run.recipe.stage1.clipped
+    data = StackData(X, y, fold, patients, names, starts, test_starts, clipped)
     store = BinnedFiles(run.dir, read, config.threads)
     return make_context(data, run.recipe.folds.k, tuned, config, run.recipe.seed, store)
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from ct.averaging import Kind, StageOne
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.storage.atomic_write import discard
-from ct.storage.file_formats import read_json, read_table, write_table
+from ct.storage.file_formats import read_json, read_table
+from ct.storage.prediction_files import kind_of, write_predictions
 from ct.storage.receipt_reader import read_receipt
 from pipeline.freshness import inputs_digest
 from pipeline.older_versions import reads_of_cnn, under_older_names
@@ -110,7 +112,8 @@ def train(run: Run, receipt: Receipt) -> None:
             receipt.made += [folder / name for name in MADE]
             for reason in read_json(folder / "train.json").get("not_repeatable", []):
                 not_repeatable.append(f"{config.name} fold {k}: {reason}")
-        write_table(run.dir.oof(config.name), _out_of_fold(run, config.name, slices))
+        oof, kind = _out_of_fold(run, config.name, slices)
+        write_predictions(run.dir.oof(config.name), oof, kind)
         receipt.made.append(run.dir.oof(config.name))
     receipt.values |= environments_of_units(run, "train.json")
     if not_repeatable:
@@ -151,10 +154,11 @@ def environments_of_units(run: Run, name: str) -> dict[str, Any]:
     return environments
 
 
-def _out_of_fold(run: Run, name: str, slices: pd.DataFrame) -> pd.DataFrame:
-    """Return the held-out probabilities of all folds, joined by slice id.
+def _out_of_fold(run: Run, name: str, slices: pd.DataFrame) -> tuple[pd.DataFrame, Kind | None]:
+    """Return the held-out predictions of all folds, joined by slice id, and their kind.
 
-    They are NaN where a slice is not readable. Raises ValueError where others are missing.
+    They are NaN where a slice is not readable. The kind is as in `write_predictions`. Raises
+    ValueError where predictions are missing, or the folds' are of several kinds.
     """
     tables = []
     for k in range(run.recipe.folds.k):
@@ -162,9 +166,13 @@ def _out_of_fold(run: Run, name: str, slices: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat(tables).reindex(slices.index[slices["split"] == "train"])
     readable = slices.loc[table.index, "readable"]
     if table.loc[readable].isna().any(axis=None):
-        raise ValueError(f"{name}: out-of-fold probabilities are incomplete")
+        raise ValueError(f"{name}: out-of-fold predictions are incomplete")
+    kind, *others = {kind_of(each) for each in tables}
+    if others:
+        raise ValueError(f"{name}: some folds hold logits, others probabilities")
     labels = slices.loc[table.index, list(LABELS)]
     scored = labels.notna().all(axis=1) & readable
-    loss = weighted_log_loss(labels[scored].to_numpy(), table[scored].to_numpy())
+    probabilities = StageOne(table[scored].to_numpy(), kind).probabilities()
+    loss = weighted_log_loss(labels[scored].to_numpy(), probabilities)
     run.log(f"  {name}: out-of-fold weighted log loss {loss:.4f} before calibration")
-    return table
+    return table, kind if kind == "logits" else None

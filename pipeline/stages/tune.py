@@ -138,6 +138,7 @@ class TuneLabel(Unit):
                 log,
                 show,
                 _deadline(self.share),
+                run.recipe.stage1.clipped,
             )
             write_json(result_file, search_booster(search))
             receipt.made = [result_file]

@@ -156,6 +156,7 @@ def predict_fold(
         folder / f"{which}-{digest[:12]}-{file_digest(weights)[:12]}.part",
         inputs.slices.index,
         [rows[start : start + PART_SLICES] for start in range(0, max(1, len(rows)), PART_SLICES)],
+        "logits" if config.outputs == "logits" else None,
     )
     if process.rank == 0:
         damaged = _discard_unusable(parts, folder.glob(f"{which}-*.part"))

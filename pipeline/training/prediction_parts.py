@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
+from ct.averaging import Kind
 from ct.labels import LABELS
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import (
@@ -15,35 +16,41 @@ from ct.storage.file_formats import (
     read_array,
     read_table,
     write_array,
-    write_table,
 )
+from ct.storage.prediction_files import write_predictions
 from ct.storage.sealed_files import is_whole, seal
 
 
 class PredictionParts:
     """The parts of one prediction in a folder.
 
-    slice_ids: of the slice table; pieces: row numbers of each part
+    slice_ids: of the slice table; pieces: row numbers of each part; kind: of the tables, as in
+    `write_predictions`
     """
 
     def __init__(
-        self, folder: Path, slice_ids: pd.Index, pieces: Sequence[NDArray[np.int64]]
+        self,
+        folder: Path,
+        slice_ids: pd.Index,
+        pieces: Sequence[NDArray[np.int64]],
+        kind: Kind | None,
     ) -> None:
-        self.folder, self.slice_ids, self.pieces = folder, slice_ids, pieces
+        self.folder, self.slice_ids, self.pieces, self.kind = folder, slice_ids, pieces, kind
 
     def exists(self, number: int) -> bool:
         """Return whether a part is complete; its table is written last."""
         return self._table(number).exists()
 
     def write(
-        self, number: int, probs: NDArray[np.float32], embeddings: NDArray[np.float16]
+        self, number: int, outputs: NDArray[np.float32], embeddings: NDArray[np.float16]
     ) -> None:
-        """Write part `number`: probs (m, 6), columns LABELS, and embeddings (m, d)."""
+        """Write part `number`: outputs (m, 6), columns LABELS, and embeddings (m, d)."""
         write_array(self._embeddings(number), embeddings)
         seal(self._embeddings(number))
         index = self.slice_ids[self.pieces[number]]
         # last: a part counts as complete once its table exists
-        write_table(self._table(number), pd.DataFrame(probs, index=index, columns=list(LABELS)))
+        table = pd.DataFrame(outputs, index=index, columns=list(LABELS))
+        write_predictions(self._table(number), table, self.kind)
         seal(self._table(number))
 
     def discard_damaged(self) -> list[int]:
@@ -72,7 +79,7 @@ class PredictionParts:
             path.with_name(f"{path.name}_embeddings.npy"),
             [self._embeddings(number) for number in numbers],
         )
-        write_table(path.with_suffix(".parquet"), table)
+        write_predictions(path.with_suffix(".parquet"), table, self.kind)
 
     def _is_whole(self, number: int) -> bool:
         table, embeddings = self._table(number), self._embeddings(number)

@@ -19,10 +19,13 @@ class ModelInput(ABC):
         """cnn_logits: (c, n) mean logits of the CNNs; y: (c, n) 0, 1, NaN; None to predict only."""
         self.cnn_logits, self.y, self.learner = cnn_logits, y, learner
 
-    def calibrate(self, rows: Ints) -> list[Platt]:
-        """Return the c calibrations of the CNN logits, fitted on some rows."""
+    def calibrate(self, rows: Ints, clipped: bool = True) -> list[Platt]:
+        """Return the c calibrations of the CNN logits, fitted on some rows.
+
+        clipped: as in `fit_platt`
+        """
         return [
-            fit_platt(logits[rows], y[rows])
+            fit_platt(logits[rows], y[rows], clipped)
             for logits, y in zip(self.cnn_logits, self.labels(), strict=True)
         ]
 

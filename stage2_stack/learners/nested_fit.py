@@ -150,7 +150,7 @@ def _fit_split(
     """Fit one model with each seed."""
     first = next(iter(split.predict))
     source, chosen = inputs[first], settings[first]
-    platts = source.calibrate(split.fit)
+    platts = source.calibrate(split.fit, folds.clipped)
     data, valid = source.training_data(platts, split.fit), []
     labelled = {k: rows[folds.labelled[rows]] for k, rows in split.predict.items()}
     if chosen.rounds is None:

@@ -34,10 +34,12 @@ class InnerFolds:
         label: str,
         config: StackConfig,
         seed: int,
+        clipped: bool = True,
     ) -> None:
         """features: of all rows.
 
-        rows: int (n,), rising, the outer training set; y: (n,) 0 and 1; inner: (n,) folds
+        rows: int (n,), rising, the outer training set; y: (n,) 0 and 1; inner: (n,) folds;
+        clipped: as in `fit_platt`
         """
         self.features, self.rows, self.y, self.label = features, rows, y, label
         self.config, self.seed = config, seed
@@ -48,7 +50,8 @@ class InnerFolds:
         raw = features.X[rows, features.names.index(label)]
         for j in np.unique(inner):
             fit, held_out = np.flatnonzero(inner != j), np.flatnonzero(inner == j)
-            base = fit_platt(raw[fit], y[fit]).logit(raw)  # cross-fitted, as the final one is
+            # cross-fitted, as the final one is
+            base = fit_platt(raw[fit], y[fit], clipped).logit(raw)
             self.base[held_out] = base[held_out]
             self.splits.append((fit, held_out, base))
 

@@ -17,9 +17,11 @@ def test_logits_are_clipped_and_keep_nan():
 
 
 def test_mean_is_of_logits_not_of_probabilities():
-    logits = mean_logits({"a": np.full((1, 6), 0.9), "b": np.full((1, 6), 0.5)}, 1e-5)
+    logits = mean_logits({"a": np.full((1, 6), logit(0.9)), "b": np.zeros((1, 6))})
     assert logits.shape == (1, 6) and logits.dtype == np.float32
     np.testing.assert_allclose(expit(logits), 0.75, rtol=1e-5)  # not 0.7
+    far = mean_logits({"a": np.full((1, 6), -40.0), "b": np.full((1, 6), -20.0)})
+    np.testing.assert_array_equal(far, -30)  # a CNN's logits are not clipped
 
 
 def test_folds_are_averaged_and_a_patient_in_train_gets_one_fold_alone():

@@ -23,6 +23,7 @@ from ct.labels import KAGGLE_ORDER, LABELS
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_array, read_json, read_table
 from ct.storage.file_lock import file_lock
+from ct.storage.prediction_files import kind_of
 from pipeline.recipe import find_recipe
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
@@ -124,6 +125,11 @@ def test_tables_are_complete_and_joined_by_slice_id(finished):
     assert read_table(finished / "stage2" / "test.parquet").index.equals(test)
     raw = read_table(finished / "stage1" / "resnet" / "oof.parquet")
     assert raw.index.equals(train)
+    assert kind_of(raw) == "logits" and (raw.dtypes == np.float32).all()
+    X = read_array(finished / "stage2/features/train.npy")
+    np.testing.assert_array_equal(X[:, :6], raw)  # of one CNN: neither clipped nor rounded
+    platts = json.loads((finished / "stage2/calibration.json").read_text()).values()
+    assert all(platt["floor"] is None for of_label in platts for platt in of_label)
     unreadable = slices.index[~slices["readable"]]
     # the truncated file keeps its row, fold and place; its prediction is NaN
     assert len(unreadable) == 1
@@ -161,12 +167,7 @@ def test_a_patient_in_both_sets_gets_the_own_folds_prediction(finished):
         slices.loc[test[0], "patient_id"]
     ]
     k = int(own.iloc[0])
-    logit = (
-        np.log(
-            1 / read_table(finished / f"stage1/resnet/fold{k}/test.parquet").astype(np.float64) - 1
-        )
-        * -1
-    )
+    logit = read_table(finished / f"stage1/resnet/fold{k}/test.parquet").astype(np.float64)
     platt = json.loads((finished / "stage2/calibration.json").read_text())["epidural"][k]
     expected = 1 / (1 + np.exp(-(platt["slope"] * logit["epidural"] + platt["intercept"])))
     np.testing.assert_allclose(

@@ -34,7 +34,7 @@ from features.config import FeatureConfig
 from tiny_tables import slice_table
 studies = ("train", 0, [0, 5, 10, 15]), ("train", 1, [0, 5, 10])
 slices = slice_table(*studies, skull_cm2=50.0, brain_cm2=150.0)
-X, names = build_features(slices, {"cnn": np.full((7, 6), 0.5)}, FeatureConfig())
+X, names = build_features(slices, {"cnn": np.zeros((7, 6))}, FeatureConfig())
 assert describe("bone_share") == "bone area over bone and brain area"
 assert (X[:, names.index("bone_share")] == 0.25).all()
 """,

@@ -7,7 +7,7 @@ from fabricated_run import FOLDS, MODELS
 from parsed_page import page_of
 from scipy.special import expit
 
-from ct.averaging import mean_logits
+from ct.averaging import mean_logits, to_logits
 from ct.labels import LABELS
 from ct.storage.file_formats import read_table
 from report.path_removal import recipe_without_paths, without_folders
@@ -29,8 +29,8 @@ def test_the_mean_of_the_cnns_is_of_logits(report_run):
     folds = []
     for k in range(FOLDS):
         tables = [read_table(report_run.fold(model, k) / "test.parquet") for model in MODELS]
-        predictions = {str(i): table.to_numpy() for i, table in enumerate(tables)}
-        mean = expit(mean_logits(predictions, 1e-5))
+        logits = {str(i): to_logits(table, 1e-5) for i, table in enumerate(tables)}
+        mean = expit(mean_logits(logits))
         folds.append(pd.DataFrame(mean, tables[0].index, list(LABELS)))
     both = art.slices.index[
         (art.slices["split"] == "test") & (art.slices["patient_id"] == "ID_00000000")

@@ -57,10 +57,10 @@ def test_too_large_a_batch_is_halved_in_training_and_prediction(narrow):
     trained, lines = train(kind)
     assert trained.micro_batch < 16 and lines and "out of memory" in lines[0]
     slices, hu = make_slices(4, 4)
-    probs, _ = predict(
+    logits, _ = predict(
         trained.model, neighbour_rows(slices, 0), np.ones(16, bool), reader(hu), kind
     )
-    assert np.isfinite(probs).all()
+    assert np.isfinite(logits).all()
 
 
 def test_weights_that_do_not_fit_raise_one_line(narrow):
@@ -83,14 +83,14 @@ def test_fp32_is_not_tf32():
 
 def test_an_untrained_cnn_distinguishes_slices():
     slices, hu = make_slices(32, 16)
-    probs, _ = predict(
+    logits, _ = predict(
         build_model(config(), 0),
         neighbour_rows(slices, 0),
         np.ones(512, bool),
         reader(hu),
         config(),
     )
-    assert len(np.unique(probs[:, 0])) > 256
+    assert len(np.unique(logits[:, 0])) > 256
 
 
 def test_gradcam_with_and_without_determinism():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cnn_slices import make_slices, reader
+from scipy.special import expit
 
 from ct.errors import InputError
 from stage1_cnn.batches.dataset import neighbour_rows
@@ -41,17 +42,20 @@ def predict_rows(model, slices, rows, read_hu, config, progress=None):
 def test_rows_come_back_in_their_order_whatever_the_batch(model):
     slices, hu = make_slices(3, 6)
     rows = np.array([11, 2, 7, 3, 17])
-    probs, embeddings = predict_rows(model, slices, rows, reader(hu), config(neighbours=1))
-    assert probs.shape == (5, 6)
-    assert probs.dtype == np.float32
+    logits, embeddings = predict_rows(model, slices, rows, reader(hu), config(neighbours=1))
+    assert logits.shape == (5, 6)
+    assert logits.dtype == np.float32
     assert embeddings.shape == (5, model.width)
     assert embeddings.dtype == np.float16
-    assert ((probs >= 0) & (probs <= 1)).all()
+    older = predict_rows(
+        model, slices, rows, reader(hu), config(neighbours=1, outputs="probabilities")
+    )[0]
+    np.testing.assert_allclose(older, expit(logits), atol=1e-6)  # as older versions kept them
     everything, _ = predict_rows(model, slices, np.arange(18), reader(hu), config(neighbours=1))
     singly, _ = predict_rows(model, slices, rows, reader(hu), config(neighbours=1, batch=2))
-    np.testing.assert_allclose(probs, everything[rows], atol=1e-5)
-    np.testing.assert_allclose(probs, singly, atol=1e-5)
-    assert len(np.unique(probs[:, 0])) == 5
+    np.testing.assert_allclose(logits, everything[rows], atol=1e-5)
+    np.testing.assert_allclose(logits, singly, atol=1e-5)
+    assert len(np.unique(logits[:, 0])) == 5
 
 
 def test_neighbours_change_the_prediction_and_stay_in_the_series(model):
@@ -67,22 +71,22 @@ def test_unreadable_slices_are_nan_and_never_read(model):
     slices, hu = make_slices(2, 4)
     slices.iloc[[1, 4], slices.columns.get_loc("readable")] = False
     calls, steps = [], []
-    probs, embeddings = predict_rows(
+    logits, embeddings = predict_rows(
         model, slices, np.arange(8), reader(hu, calls), config(neighbours=1, batch=4), steps.append
     )
-    assert np.flatnonzero(np.isnan(probs).all(axis=1)).tolist() == [1, 4]
+    assert np.flatnonzero(np.isnan(logits).all(axis=1)).tolist() == [1, 4]
     assert np.isnan(embeddings[[1, 4]]).all()
-    assert np.isfinite(probs[[0, 2, 3, 5, 6, 7]]).all()
+    assert np.isfinite(logits[[0, 2, 3, 5, 6, 7]]).all()
     assert not {1, 4} & {number for call in calls for number in call}
     assert steps == [4, 2]
 
 
 def test_nothing_to_predict_gives_empty_arrays(model):
     slices, hu = make_slices(1, 4)
-    probs, embeddings = predict_rows(
+    logits, embeddings = predict_rows(
         model, slices, np.array([], int), reader(hu), config(neighbours=1)
     )
-    assert probs.shape == (0, 6)
+    assert logits.shape == (0, 6)
     assert embeddings.shape == (0, model.width)
 
 
@@ -113,15 +117,15 @@ def test_views_are_averaged_as_logits(model):
     rows = np.arange(8)
 
     def logit(**values):
-        probs, embeddings = predict_rows(
+        logits, embeddings = predict_rows(
             model, slices, rows, reader(values.pop("hu", hu)), config(neighbours=1, **values)
         )
-        return np.log(probs / (1 - probs)), embeddings.astype(np.float32)
+        return logits, embeddings.astype(np.float32)
 
     plain, mirrored = logit(), logit(hu=np.ascontiguousarray(hu[:, :, ::-1]))
     back = slices.assign(place=[3, 2, 1, 0] * 2)  # the same neighbours, in reverse
-    probs, embeddings = predict_rows(model, back, rows, reader(hu), config(neighbours=1))
-    reversed_ = np.log(probs / (1 - probs)), embeddings.astype(np.float32)
+    logits, embeddings = predict_rows(model, back, rows, reader(hu), config(neighbours=1))
+    reversed_ = logits, embeddings.astype(np.float32)
     got = logit(tta=("flip", "reverse"))
     for part in (0, 1):
         np.testing.assert_allclose(
@@ -147,10 +151,10 @@ class Small(torch.nn.Module):
 def test_too_large_a_batch_is_halved_until_it_fits(model):
     slices, hu = make_slices(2, 5)
     small = Small(model, 3)
-    probs, _ = predict_rows(small, slices, np.arange(10), reader(hu), config(neighbours=1))
+    logits, _ = predict_rows(small, slices, np.arange(10), reader(hu), config(neighbours=1))
     assert small.batches == [2] * 5
     np.testing.assert_allclose(
-        probs,
+        logits,
         predict_rows(model, slices, np.arange(10), reader(hu), config(neighbours=1))[0],
         atol=1e-5,
     )

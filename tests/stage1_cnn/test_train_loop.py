@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cnn_slices import make_slices, reader
+from scipy.special import expit
 
 from ct.errors import InputError
 from ct.labels import LABELS, WEIGHTS
@@ -91,7 +92,10 @@ def test_a_planted_blob_is_learned():
     assert losses[-1] < 0.5 * losses[0]
     held = np.flatnonzero(fold == 0)
     labels = slices[list(LABELS)].to_numpy()[held]
-    probs, _ = predict(trained.model, held[:, None], np.ones(len(held), bool), reader(hu), config())
+    logits, _ = predict(
+        trained.model, held[:, None], np.ones(len(held), bool), reader(hu), config()
+    )
+    probs = expit(logits)
     assert trained.curve[-1]["held_out_loss"] == pytest.approx(
         weighted_log_loss(labels, probs), rel=1e-5
     )

@@ -183,6 +183,17 @@ def test_a_floor_is_what_one_row_in_a_hundred_shares():
     assert fit_platt(raw[raw > 0], y[raw > 0]).floor is None
 
 
+def test_logits_that_are_not_clipped_have_no_floor():
+    """Equal smallest logits of a CNN, as of slices of air, are no floor."""
+    raw, y = with_a_floor(np.random.default_rng(13), 400)
+    fold = np.arange(len(raw)) % 3
+    assert fit_platt(raw, y).floor is not None
+    platt = fit_platt(raw, y, clipped=False)
+    assert (platt.floor, platt.step) == (None, 0)
+    np.testing.assert_allclose(platt.logit(raw), platt.slope * raw + platt.intercept)
+    assert {platt.floor for platt in cross_fit(raw, y, fold, 3, clipped=False)[1]} == {None}
+
+
 def test_all_rows_on_the_floor_get_their_share_of_positives():
     platt = fit_platt(np.full(400, -11.5), np.tile([0.0, 0, 0, 1], 100))
     assert platt.floor is None and platt.step == 0 and platt.slope >= 0
