@@ -16,6 +16,7 @@ from ct.storage.digests import bytes_digest, new_digest, text_digest
 from ct.storage.receipt_reader import read_receipt
 from ct.system.machine_faults import listing_faults
 from pipeline.older_versions import (
+    by_single_fields,
     may_lack,
     under_current_names,
     with_older_values,
@@ -155,7 +156,7 @@ def why_stale(
         return "not made yet"
     # plain values as in a receipt: a tuple becomes a list
     part = json.loads(json.dumps(mask_passwords(part)))
-    older = with_older_values(mask_passwords(known["recipe"]), part)
+    older = with_older_values(by_single_fields(mask_passwords(known["recipe"]), part), part)
     if difference := first_difference(older, part):
         return f"recipe changed, {difference}"
     before = under_current_names(known["read"], known["recipe"], shared)

@@ -60,6 +60,24 @@ def with_older_values(
     return filled
 
 
+def by_single_fields(known: KnownValues, part: Mapping[str, Any]) -> KnownValues:
+    """Return an older receipt's part of the recipe by the keys of this version's.
+
+    A job that depended on a whole Config, "stage2", may depend on some of its fields now,
+    "stage2.trials" and others: they are taken from it.
+    """
+    owners = {key: key.rpartition(".")[0] for key in part if key not in known}
+    whole = {owner for owner in owners.values() if owner in known and owner not in part}
+    filled = {key: value for key, value in known.items() if key not in whole}
+    for key, owner in owners.items():
+        kind = _kind_of_part(owner) if owner in whole else None
+        if kind is not None:
+            older = {name: older_value(kind, name) for name in kind.model_fields}
+            config = kind.model_construct(**(older | known[owner]))
+            filled[key] = to_jsonable_python(getattr(config, key.rpartition(".")[2]))
+    return filled
+
+
 def without_later_fields(part: Mapping[str, Any]) -> KnownValues:
     """Return a job's part of the recipe without later fields that have their older value.
 

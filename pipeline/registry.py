@@ -9,7 +9,7 @@ class Stage:
 
     name: str  # also its verb
     reads: tuple[str, ...]  # stages whose files it reads, and keys of USER_INPUTS
-    keys: tuple[str, ...]  # dotted keys of the recipe that its result depends on
+    keys: tuple[str, ...]  # dotted keys of the recipe that its result depends on, or properties
     function: str  # "module:function", imported when it runs: torch and lightgbm take seconds
     makes: str  # its files, for messages
     # "module:function" that returns its units of work, (run, digests of what it reads) -> units;
@@ -26,6 +26,10 @@ USER_INPUTS = {  # what no stage makes -> its description; pipeline.input_digest
     "imports": "imported predictions, if any",
     "explanations": "Grad-CAM maps, if any",
 }
+SEARCH_KEYS = tuple(  # of the settings of stage two, those that the searches depend on
+    f"stage2.{name}"
+    for name in ("trials", "storage", "max_rounds", "positive_patients", "confidence", "has_tuned")
+)
 _CNN_KEYS = ("stage1.models", "stage1.tensorboard")
 
 _TABLE = (
@@ -81,7 +85,7 @@ _TABLE = (
     Stage(
         name="tune",
         reads=("ingest", "folds", "features"),
-        keys=("seed", "folds.k", "stage2"),
+        keys=("seed", "folds.k", *SEARCH_KEYS),
         function="pipeline.stages.tune:tune",
         makes="stage2/configs.json, stage2/trials.parquet, stage2/tuning.json",
         units="pipeline.stages.tune:tuning_units",

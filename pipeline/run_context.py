@@ -1,10 +1,13 @@
 """A run as the function of a stage gets it: folder, recipe, log, progress bars, receipts."""
 
+import functools
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from ct.errors import InputError
 from ct.kaggle_layout import Competition, find_competition, find_csv, find_folders, require_csv
@@ -65,14 +68,11 @@ class Run:
             self.recipe = changed
 
     def recipe_part(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return {dotted key: plain value} of the recipe."""
-        recipe = self.recipe.model_dump(mode="json")
+        """Return {dotted key: plain value} of the recipe. keys: of fields, and of properties"""
         part = {}
         for dotted in keys:
-            value = recipe
-            for key in dotted.split("."):
-                value = value[key]
-            part[dotted] = value
+            value = functools.reduce(getattr, dotted.split("."), self.recipe)
+            part[dotted] = to_jsonable_python(value)
         return part
 
     def why_unit_is_stale(

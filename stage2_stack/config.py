@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from ct.config import Config
 from ct.errors import InputError
-from stage2_stack.components import COMPONENTS, DEFAULT, PACKAGES
+from stage2_stack.components import COMPONENTS, DEFAULT, PACKAGES, TUNED
 
 if TYPE_CHECKING:
     ComponentName = str  # mypy does not accept a computed Literal
@@ -36,6 +36,11 @@ class StackConfig(Config):
     confidence: float = Field(0.95, ge=0, lt=1)
     # of one LightGBM fit; fits run side by side on all cores anyway
     threads: int = Field(1, ge=1, le=1024)
+
+    @property
+    def has_tuned(self) -> bool:
+        """Whether a component is blended whose settings are searched."""
+        return not {*TUNED}.isdisjoint(self.components)
 
     @field_validator("components")
     @classmethod

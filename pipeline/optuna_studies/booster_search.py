@@ -63,7 +63,7 @@ def search_booster(search: Search) -> dict[str, Any]:
     rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
     y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
     why = why_not_stacked(y, patients, config.positive_patients)
-    if not {*TUNED} & {*config.components}:
+    if not config.has_tuned:
         why = f"{' and '.join(TUNED)} is not among stage2.components"
     if why:
         return _not_tuned(why)

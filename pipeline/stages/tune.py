@@ -21,6 +21,7 @@ from pipeline.engines.placement import threads_each
 from pipeline.optuna_studies.booster_search import Search, search_booster, search_path
 from pipeline.optuna_studies.trial_database import check_store
 from pipeline.receipt import Receipt
+from pipeline.registry import SEARCH_KEYS
 from pipeline.run_context import Run
 from pipeline.stage_data.binned_files import BinnedFiles
 from pipeline.stage_data.run_tables import load_rows
@@ -134,7 +135,8 @@ class TuneLabel(Unit):
             search = Search(
                 self.root,
                 config.model_copy(update={"threads": self.threads}),
-                {**part, "read": self.read},
+                {"seed": run.recipe.seed, "label": self.label, "fold": self.fold}
+                | {"read": self.read},
                 log,
                 show,
                 _deadline(self.share),
@@ -161,12 +163,8 @@ class TuneLabel(Unit):
 
     def _part(self, run: Run) -> dict[str, Any]:
         """Return the unit's part of the recipe."""
-        return {
-            "stage2": run.recipe.stage2.model_dump(),
-            "seed": run.recipe.seed,
-            "label": self.label,
-            "fold": self.fold,
-        }
+        settings = run.recipe_part(("seed", *SEARCH_KEYS))
+        return settings | {"label": self.label, "fold": self.fold}
 
 
 def tuning_units(run: Run, read: dict[str, str]) -> list[Unit]:

@@ -17,7 +17,7 @@ from pipeline.run_context import Run
 from pipeline.stage_data import stage_two_resources
 from pipeline.stage_data.component_fits import read_fits, write_fits
 from pipeline.stage_data.stage_two_resources import ComponentFits, fits_at_once, within_memory
-from pipeline.stage_runner import units_of
+from pipeline.stage_runner import stage_states, units_of
 from pipeline.stages.tune import BinFeatures
 from stage2_stack.components.component import load_component
 from stage2_stack.components.label_lightgbm import LabelLightGBM
@@ -97,6 +97,43 @@ def test_a_fit_depends_on_its_own_inputs_alone(again):
     assert missing(again, "stack") == ["stack/pooled", "stack/lightgbm/subdural"]
     change(seeds=2)
     assert missing(again, "stack") == ["stack/pooled", *FITS]
+
+
+def test_a_search_depends_on_its_own_settings_alone(again):
+    def change(**changes):
+        run = Run(again)
+        run.log = lambda line: None
+        run.change_recipe({f"stage2.{name}": value for name, value in changes.items()})
+
+    def state(stage):
+        return stage_states(Run(again))[stage]
+
+    searches = list(units(again, "tune"))
+    change(components=("raw", "lightgbm", "pooled"), seeds=3, any_at_least_largest=True, threads=2)
+    assert missing(again, "tune") == [] and state("tune") == ("fresh", "")
+    assert state("stack")[0] == "stale"
+    change(trials=5)
+    assert state("tune") == ("stale", "recipe changed, stage2.trials: 3 -> 5")
+    assert missing(again, "tune")[: len(searches)] == searches
+    change(trials=3)
+    assert missing(again, "tune") == [] and state("tune") == ("fresh", "")
+    change(components=("raw", "pooled"))
+    assert state("tune") == ("stale", "recipe changed, stage2.has_tuned: True -> False")
+
+
+def test_a_receipt_of_the_whole_settings_is_read_by_single_fields(again):
+    run = Run(again)
+    path, whole = run.dir.receipt("tune"), run.recipe.stage2.model_dump(mode="json")
+    receipt = read_json(path)
+    kept = {key: receipt["recipe"][key] for key in ("seed", "folds.k")}
+    for change, state in (
+        ({}, "fresh"),
+        ({"components": ["raw", "gru", "lightgbm"], "seeds": 9}, "fresh"),
+        ({"max_rounds": 7}, "stale"),
+        ({"components": ["raw", "smooth"]}, "stale"),
+    ):
+        write_json(path, receipt | {"recipe": kept | {"stage2": whole | change}})
+        assert stage_states(Run(again))["tune"][0] == state, change
 
 
 def test_a_search_that_is_missing_needs_the_bins_of_its_label(again, finished):
