@@ -310,9 +310,10 @@ class Verbs:
     def evaluate(
         self,
         *,
-        labels: Value,
         to: Value,
+        labels: Value = None,
         data: Value = None,
+        format: Value = None,
         run: Value = None,
         model: Value = None,
         predictions: Value = None,
@@ -326,9 +327,10 @@ class Verbs:
         """Measure a model on labelled studies that it never saw: AUC, calibration, sensitivity.
 
         Args:
-            labels: csv or parquet of labels, per slice or per study
             to: a new folder for the figures (json, csv) and a page
-            data: a folder or zip archive with the DICOM files of the labelled studies
+            labels: csv or parquet of labels, per slice, series or study
+            data: a folder or zip archive with the DICOM or NIfTI files of the labelled studies
+            format: the layout of public data: "cq500", "bhx", "ct-ich"; else by the columns
             run: a finished run whose models predict
             model: a folder that export-model wrote, instead of --run
             predictions: csv or parquet of predictions, instead of a model and --data

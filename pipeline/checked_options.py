@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from ct.config import Config, validate
-from ct.label_tables.public_data import DataFormat
+from ct.label_tables.public_data import LABEL_FILES, DataFormat
 from ct.run_dir import MODEL_NAME
 
 
@@ -286,12 +286,23 @@ class ScoreOptions(StudyOptions):
 class EvaluateOptions(StudyOptions):
     """Options of `evaluate`: a run or a model on studies, or a table of predictions."""
 
-    labels: Folder
-    known_patients: bool = False
     data: Folder | None = None
+    format: DataFormat | None = None  # of the labels; None: by the columns
+    labels: str = Field("", validate_default=True)  # "": the file of a public data set in --data
+    known_patients: bool = False
     predictions: Folder | None = None
     model: Folder | None = None
     run: Folder | None = Field(None, validate_default=True)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_of_format(cls, labels: str, info: ValidationInfo) -> str:
+        data, layout = info.data.get("data"), info.data.get("format")
+        if not labels and data is not None and layout in LABEL_FILES:
+            labels = os.path.join(data, LABEL_FILES[layout])
+        if not labels:
+            raise ValueError("give --labels, a table of labels by slice, series or study")
+        return _normalized(labels)
 
     @field_validator("run")
     @classmethod

@@ -23,6 +23,8 @@ POINT_NAMES = {
 LEFT_OUT = {  # key of the counts -> in words
     "unlabelled_studies": "studies without labels",
     "incomplete_labels": "rows of the labels without all six",
+    "unmatched_labels": "rows of the labels that name nothing of the data",
+    "unclear_studies": "studies whose labels are unclear: a row names several, or rows differ",
     "labels_without_a_scored_slice": "labelled slices that were not scored",
     "partly_labelled_studies": "studies with unlabelled slices, not in the figures of studies",
     "labels_without_predictions": "labels without predictions",

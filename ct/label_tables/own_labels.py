@@ -2,9 +2,10 @@
 
 A label table has a row for each row of the file, or several of them, with the columns LABELS
 (float32, NaN where unknown) and the columns of keys, text, which name a slice, a series or a study.
+A table of probabilities (float64) has the same forms.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,13 @@ VALUES = {
     **dict.fromkeys(("0", "0.0", "false", "no", "n", "negative"), 0.0),
     **dict.fromkeys(("", "nan", "na", "n/a", "none"), float("nan")),
 }
-VALUE_COLUMNS = ("label", "value", "present", "target", "y", "hemorrhage")  # of a long table
+# of a long table
+VALUE_COLUMNS = (
+    *("label", "value", "present", "target", "y"),
+    *("hemorrhage", "probability", "prediction"),
+)
+# (column, its name, the flag) -> its values (n,); raises InputError for the first wrong one
+Parse = Callable[[pd.Series, str, str], NDArray[np.floating]]
 
 
 def read_own_labels(path: Path | str, names: Mapping[str, str]) -> pd.DataFrame:
@@ -41,29 +48,58 @@ def read_own_labels(path: Path | str, names: Mapping[str, str]) -> pd.DataFrame:
     InputError where labels or keys are missing, a value is not 0 or 1, or rows contradict each
     other.
     """
-    where = f"--labels={path}"
-    table = read_table_file(path, "labels")
+    return _read_values(path, "labels", names, label_values)
+
+
+def read_probabilities(path: Path | str) -> pd.DataFrame:
+    """Read the table of --predictions: six probabilities a row, in the forms of a label table.
+
+    A row whose six cells are empty, such as that of a slice without pixels, is left out. Raises
+    InputError where keys or probabilities are missing or wrong.
+    """
+    where = f"--predictions={path}"
+    table = _read_values(path, "predictions", {}, probability_values)
+    values = table[list(LABELS)]
+    table = table[values.notna().any(axis=1)]
+    if table.empty:
+        raise InputError(f"{where} has no rows with probabilities")
+    if (bad := values.loc[table.index].isna().to_numpy()).any():
+        row, j = np.argwhere(bad)[0]
+        raise InputError(
+            f"{where}: {LABELS[j]} of row {table.index[row] + 1} is missing; give all six"
+        )
+    return table.reset_index(drop=True)
+
+
+def _read_values(
+    path: Path | str, flag: str, names: Mapping[str, str], parse: Parse
+) -> pd.DataFrame:
+    """Read a table of one value for each label. Without a column `any` it is the maximum."""
+    where = f"--{flag}={path}"
+    table = read_table_file(path, flag)
     if table.empty:
         raise InputError(f"{where} has no rows; it should have one for each slice or study")
     table = table.set_axis([str(name) for name in table.columns], axis=1)
     _refuse_semicolons(table, where)
     columns = label_columns(table.columns, names, where)
     if not set(columns) & set(SUBTYPES):
-        table = _wide(table, names, where)
+        table = _wide(table, names, parse, where)
         columns = {label: label for label in LABELS if label in table}
     require_subtypes(columns, table.columns, where)
+    if parse is probability_values and "any" not in columns:
+        raise InputError(f"{where} has no column any; the probability of any bleed is one of six")
     keys = key_kinds([name for name in table.columns if name not in columns.values()])
     if not keys:
         raise InputError(f"{where} has no column that names a slice or a file, such as file")
-    labels = {label: label_values(table[name], name, where) for label, name in columns.items()}
+    labels = {label: parse(table[name], name, where) for label, name in columns.items()}
     return label_table({name: text_column(table[name]).str.strip() for name in keys}, labels)
 
 
 def label_table(
-    keys: Mapping[str, pd.Series], labels: Mapping[str, NDArray[np.float32]]
+    keys: Mapping[str, pd.Series], labels: Mapping[str, NDArray[np.floating]]
 ) -> pd.DataFrame:
     """Return a label table. keys: {column: text (n,)}; labels: {label: (n,)}, `any` may lack."""
-    columns: dict[str, NDArray[np.float32]] = {**labels}
+    columns: dict[str, NDArray[np.floating]] = {**labels}
     if "any" not in columns:
         columns["any"] = np.max([columns[label] for label in SUBTYPES], axis=0)
     text = {name: pd.Series(column.to_numpy(object), dtype=str) for name, column in keys.items()}
@@ -83,21 +119,34 @@ def label_values(column: pd.Series, name: str, where: str) -> NDArray[np.float32
     return values
 
 
+def probability_values(column: pd.Series, name: str, where: str) -> NDArray[np.float64]:
+    """Return a column as probabilities, NaN where it is empty, (n,). Raises as label_values."""
+    text = text_column(column).str.strip()
+    values = pd.to_numeric(column.where(text != ""), errors="coerce").to_numpy(np.float64)
+    if (bad := ~((values >= 0) & (values <= 1)) & (text != "").to_numpy(bool)).any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"{where}: {printable(name)} of row {row + 1} is {printable(repr(text.iloc[row]))}; "
+            "a probability lies in [0, 1]"
+        )
+    return values
+
+
 def names_slices(table: pd.DataFrame) -> bool:
     """Return whether the keys of a label table may name slices, and not studies alone."""
     kinds = key_kinds([name for name in table.columns if name not in LABELS])
     return any(kind in SLICE_KINDS for kind in kinds.values())
 
 
-def _wide(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
+def _wide(table: pd.DataFrame, names: Mapping[str, str], parse: Parse, where: str) -> pd.DataFrame:
     """Return a long table as a wide one: the columns of keys, and those of LABELS it has.
 
     A long table has a row for each label: a column with its name, or ids that end in it, such as
-    ID_0123abcd_any, and a column of 0 and 1.
+    ID_0123abcd_any, and a column of values.
     """
     label, ids, rest = _long_parts(table, names, where)
-    value = _value_column(rest, where)
-    values = label_values(rest[value], value, where)
+    value = _value_column(rest, parse, where)
+    values = parse(rest[value], value, where)
     keys = rest.drop(columns=value)
     if ids is not None:
         keys = keys.assign(**{str(ids.name): ids})
@@ -106,12 +155,12 @@ def _wide(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataF
     wide = keys[first].reset_index(drop=True)
     for each in pd.unique(label):
         rows = label == each
-        column = np.full(len(wide), np.nan, np.float32)
+        column = np.full(len(wide), np.nan, values.dtype)
         column[codes[rows]] = values[rows]
         if (bad := (column[codes[rows]] != values[rows]) & ~np.isnan(values[rows])).any():
             row = int(np.flatnonzero(rows)[bad][0]) + 1
             raise InputError(
-                f"{where}: row {row} contradicts another row, {each} is both 0 and 1; "
+                f"{where}: row {row} contradicts another row, {each} has two values; "
                 "remove the wrong row"
             )
         wide[each] = column
@@ -145,22 +194,26 @@ def _long_parts(
     )
 
 
-def _value_column(table: pd.DataFrame, where: str) -> str:
+def _value_column(table: pd.DataFrame, parse: Parse, where: str) -> str:
     """Return the column with the values of a long table."""
     by_name = {name.lower(): name for name in table.columns}
     if known := [by_name[name] for name in VALUE_COLUMNS if name in by_name]:
         return known[0]
-    binary = [
-        name
-        for name in table.columns
-        if text_column(table[name]).str.strip().str.lower().isin(VALUES).all()
-    ]
-    if len(binary) == 1:
-        return binary[0]
+    fitting = [name for name in table.columns if _parses(table[name], parse)]
+    if len(fitting) == 1:
+        return fitting[0]
     raise InputError(
-        f"{where} has a row for each label, but no column of 0 and 1 called label or value; it has "
+        f"{where} has a row for each label, but no column of values called label or value; it has "
         f"{printable(', '.join(table.columns))}"
     )
+
+
+def _parses(column: pd.Series, parse: Parse) -> bool:
+    try:
+        parse(column, "", "")
+    except InputError:
+        return False
+    return True
 
 
 def _refuse_semicolons(table: pd.DataFrame, where: str) -> None:

@@ -25,7 +25,7 @@ import pandas as pd
 from ct.errors import InputError, printable
 from ct.label_tables.label_columns import label_of_name
 from ct.label_tables.own_labels import label_table, label_values, read_own_labels
-from ct.labels import LABELS, SUBTYPES
+from ct.labels import LABELS, SUBTYPES, read_labels
 from ct.tables.table_columns import require_columns, text_column
 from ct.tables.untrusted_table import read_table_file
 
@@ -54,6 +54,26 @@ def read_label_table(path: Path | str, layout: str, names: Mapping[str, str]) ->
         "ct-ich": _read_ct_ich,
     }
     return readers[layout](path) if layout in readers else read_own_labels(path, names)
+
+
+def read_truth(path: Path | str, layout: str | None, names: Mapping[str, str]) -> pd.DataFrame:
+    """Read the labels of an evaluation: a label table, or Kaggle's csv with the columns ID, Label.
+
+    layout: a DataFormat; None: by the columns; names: as in `read_own_labels`
+
+    Returns a label table. Raises InputError for any fault of it.
+    """
+    if layout is None:
+        table, endings = read_table_file(path, "labels"), tuple(f"_{label}" for label in LABELS)
+        long = {"ID", "Label"} <= set(table) and text_column(table["ID"]).str.endswith(
+            endings
+        ).all()
+        layout = "kaggle" if long else "own"
+    if layout != "kaggle":
+        return read_label_table(path, layout, names)
+    values, _ = read_labels(Path(path))
+    columns = {label: values[label].to_numpy(np.float32) for label in LABELS}
+    return label_table({"ID": values.index.to_series()}, columns)
 
 
 def is_image_of(layout: str, name: str) -> bool:

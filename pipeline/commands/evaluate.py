@@ -9,10 +9,11 @@ import pandas as pd
 
 from ct.errors import InputError
 from ct.evaluation.label_figures import figure_table, figures, group_table
+from ct.label_tables.own_labels import read_probabilities
+from ct.label_tables.public_data import read_truth, warning_of_competition
 from ct.labels import LABELS
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import write_json
-from ct.tables.labelled_table import read_probabilities, read_truth
 from ct.tables.spreadsheet import write_sheet
 from pipeline.checked_options import EvaluateOptions
 from pipeline.evaluation.predicted_data import evaluate_predictions
@@ -33,7 +34,8 @@ def evaluate(options: EvaluateOptions) -> None:
         raise InputError(f"--to={to} is there already; name a new folder")
     if options.predictions:
         print(f"evaluate: the predictions {options.predictions}")
-        labels, predictions = read_truth(options.labels), read_probabilities(options.predictions)
+        labels = read_truth(options.labels, options.format, {})
+        predictions = read_probabilities(options.predictions)
         where = f"--predictions={options.predictions}"
         with replacing(to, among_users=True) as part:
             part.mkdir()
@@ -57,12 +59,14 @@ def _evaluate_model(
     bar: Callable[..., Bar],
 ) -> None:
     """Score the labelled studies, and write the figures."""
-    to, labels = Path(options.to), read_truth(options.labels)
+    to = Path(options.to)
+    labels = read_truth(options.labels, options.format, model.recipe.labels.given())
     if Path(str(options.data)).resolve() in to.resolve().parents:
         raise InputError(f"--to={to} lies in --data={options.data}; name a folder elsewhere")
     device = pick_device(options.device)
-    if note := other_versions(model):
-        log(f"  {note}")
+    for note in (other_versions(model), warning_of_competition([options.data, options.labels])):
+        if note:
+            log(f"  {note}")
     with replacing(to, among_users=True) as part:
         part.mkdir()
         key, work = model.key or secrets.token_bytes(32), part / "pixels"

@@ -1,51 +1,62 @@
 """Join a user's labels to the slices and studies that were scored."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
-from ct.errors import InputError
+from ct.label_tables.label_match import match_labels
 from ct.labels import LABELS
-from ct.tables.labelled_table import LabelledTable
 
 COLUMNS = list(LABELS)
+KINDS = ("slice", "series", "study", "patient")
 
 
-def match_labels(labels: LabelledTable, names: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the labels of the scored slices or studies, indexed by their public ids.
+class Truth(NamedTuple):
+    """The labels of the slices of new studies, or of whole studies.
 
-    labels: per slice by SOPInstanceUID, path or file name; per study by StudyInstanceUID or the
-    name of its folder; names: indexed by slice_id, with study_id, path, sop_uid and study_uid
-
-    Of these keys the one is used that names the most. A file or folder name that several slices or
-    studies have is no key. Raises InputError where none of the rows is of these studies.
+    values: (n, 6), columns LABELS, indexed by slice_id or study_id; unused: rows of the table that
+    name nothing of the data; unclear: studies left out because a row names several of them, or
+    several rows with other labels one of them
     """
-    path = names["path"].astype(str)
-    parts = path.str.split("/")
-    if labels.per_slice:
-        ids = pd.Series(names.index, names.index)
-        file_name = parts.str[-1]
-        keys = [names["sop_uid"], path, file_name, file_name.str.replace(r"\.\w+$", "", regex=True)]
-        kind = "SOPInstanceUID, path or file name"
-    else:
-        ids, folder = names["study_id"], path.str.rpartition("/")[0]
-        keys = [names["study_uid"], names["study_id"], folder, parts.str[-2], parts.str[0]]
-        kind = "StudyInstanceUID or folder"
-    matches = [_matched(ids, key.astype(object).fillna(""), labels.values) for key in keys]
-    best = max(matches, key=len)
-    if best.empty:
-        raise InputError(
-            f"{where}: none of its {len(labels.values)} rows names one of the "
-            f"{names['study_id'].nunique()} studies; name them by {kind}"
-        )
-    return best
+
+    per_slice: bool
+    values: pd.DataFrame
+    unused: int
+    unclear: int
 
 
-def _matched(ids: pd.Series, key: pd.Series, values: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `values` whose key names one id alone, indexed by that id."""
-    pairs = pd.DataFrame({"id": ids.to_numpy(), "key": key.to_numpy()}).drop_duplicates()
-    pairs = pairs[~pairs["key"].duplicated(keep=False) & pairs["key"].isin(values.index)]
-    pairs = pairs.drop_duplicates("id")
-    return values.loc[pairs["key"]].set_axis(pd.Index(pairs["id"]))
+def scored_truth(table: pd.DataFrame, names: pd.DataFrame, key: bytes, where: str) -> Truth:
+    """Return the labels of new studies.
+
+    table: a label table (ct/label_tables/own_labels.py); names: indexed by slice_id, with study_id,
+    `path`, `read` (whether the slice is of the series that is read), and the pseudonyms under `key`
+    of NewStudies.acquisition
+
+    Raises InputError where no row belongs to the data.
+    """
+    slices = names[["path"]].assign(**{f"{kind}_id": names[f"{kind}_key"] for kind in KINDS[1:]})
+    match = match_labels(table, slices.set_index(pd.Index(names["slice_key"])), key, where)
+    row = pd.Series(match.row, names.index)
+    row = row[row >= 0]
+    if match.level == "slice":
+        return Truth(True, table[COLUMNS].iloc[row].set_axis(row.index), match.unused, 0)
+    row = row[_read_ones(names)[row.index]]
+    pairs = pd.DataFrame({"row": row, "study": names["study_id"], "uid": names["study_key"]})
+    pairs = pairs.loc[row.index].drop_duplicates()
+    of_several = pairs.groupby("row")["uid"].transform("nunique") > 1
+    labels = table[COLUMNS].iloc[pairs["row"]].fillna(-1).groupby(pairs["study"].to_numpy(object))
+    differ = (labels.max() != labels.min()).any(axis=1)
+    unclear = set(pairs["study"][of_several]) | set(differ.index[differ])
+    pairs = pairs[~pairs["study"].isin(unclear)].drop_duplicates("study")
+    truth = table[COLUMNS].iloc[pairs["row"]].set_axis(pd.Index(pairs["study"], name="study_id"))
+    return Truth(False, truth, match.unused, len(unclear))
+
+
+def _read_ones(names: pd.DataFrame) -> pd.Series:
+    """Return whether a slice counts for its study: all do where no series of it is read."""
+    any_read = names["read"].groupby(names["study_id"]).transform("any")
+    return names["read"] | ~any_read
 
 
 def complete_rows(truth: pd.DataFrame) -> pd.DataFrame:

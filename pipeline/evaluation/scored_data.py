@@ -11,13 +11,14 @@ import torch
 from ct.errors import InputError
 from ct.evaluation.label_figures import Evaluated
 from ct.evaluation.series_groups import range_table, series_groups
+from ct.label_tables.public_data import is_image_of
 from ct.labels import LABELS
-from ct.tables.labelled_table import LabelledTable
 from pipeline.checked_options import EvaluateOptions, ScoreOptions
 from pipeline.evaluation.label_matching import (
+    Truth,
     complete_rows,
     labelled_studies,
-    match_labels,
+    scored_truth,
     study_truth,
 )
 from pipeline.progress import Bar
@@ -50,7 +51,7 @@ class EvaluatedData:
 
 def evaluate_studies(
     model: ScoringModel,
-    labels: LabelledTable,
+    labels: pd.DataFrame,
     key: bytes,
     work: Path,
     options: EvaluateOptions,
@@ -59,19 +60,22 @@ def evaluate_studies(
 ) -> EvaluatedData:
     """Score the labelled studies of a folder or zip, and join their labels.
 
-    key, work, bar: as in read_new_studies
+    labels: a label table (ct/label_tables/own_labels.py); key, work, bar: as in read_new_studies
 
     Raises InputError for studies of training patients without options.known_patients, and where no
     labelled study is left.
     """
     assert options.data is not None
     fields = {n: v for n, v in options.model_dump().items() if n in ScoreOptions.model_fields}
-    new = read_new_studies(open_source(options.data), model, key, work, ScoreOptions(**fields), bar)
+    source, files = open_source(options.data)
+    files = [name for name in files if is_image_of(options.format or "own", name)]
+    new = read_new_studies((source, files), model, key, work, ScoreOptions(**fields), bar)
     names = new.headers[["study_id", "patient_id", "training_patient"]].join(
-        new.acquisition[["path", "sop_uid", "study_uid"]]
+        new.acquisition[["path", "slice_key", "series_key", "study_key", "patient_key"]]
     )
-    truth = match_labels(labels, names, f"--labels={options.labels}")
-    labelled = labelled_studies(truth, labels.per_slice, names["study_id"])
+    read = names.index.isin(new.slices.index) | names.index.isin(new.slab_of.index)
+    truth = scored_truth(labels, names.assign(read=read), key, f"--labels={options.labels}")
+    labelled = labelled_studies(truth.values, truth.per_slice, names["study_id"])
     _check_patients(names[names["study_id"].isin(labelled)], options)
     new = _only(new, labelled)
     if new.slices.empty:
@@ -80,7 +84,7 @@ def evaluate_studies(
             "`score` lists the reasons, --anyway scores them all the same"
         )
     final, _ = score_slices(model, new.slices, new.read_hu, device, bar)
-    levels, counts = _levels(new, final, truth, labels.per_slice, model)
+    levels, counts = _levels(new, final, truth, model)
     return EvaluatedData(
         levels,
         range_table(new.slices, _read_thickness(new), model.stage2["training"]),
@@ -140,21 +144,21 @@ def _only(new: NewStudies, studies: set[str]) -> NewStudies:
 
 
 def _levels(
-    new: NewStudies,
-    final: pd.DataFrame,
-    labels: pd.DataFrame,
-    per_slice: bool,
-    model: ScoringModel,
+    new: NewStudies, final: pd.DataFrame, labels: Truth, model: ScoringModel
 ) -> tuple[dict[str, Evaluated], dict[str, int]]:
     """Return the evaluated slices and studies, and counts of what was left out."""
     of_slice = slice_table(new, final)  # the slices of a slab have its probabilities
     groups = series_groups(new.headers.loc[of_slice.index], new.acquisition)
-    truth, levels = complete_rows(labels), {}
+    truth, levels = complete_rows(labels.values), {}
     patients = new.headers["patient_id"]
     of_study = study_table(new, final, model)
     of_study = of_study[of_study["status"] == "scored"]
-    counts = {"incomplete_labels": len(labels) - len(truth)}
-    if per_slice:
+    counts = {
+        "incomplete_labels": len(labels.values) - len(truth),
+        "unmatched_labels": labels.unused,
+        "unclear_studies": labels.unclear,
+    }
+    if labels.per_slice:
         rows = truth.index.intersection(of_slice.index, sort=False)
         levels["slices"] = _evaluated(
             truth.loc[rows], of_slice, patients.reindex(rows), groups.reindex(rows)

@@ -52,7 +52,8 @@ class NewStudies:
     """Studies that a model is applied to.
 
     headers:     slice table of all files that are slices, without the pixel columns
-    acquisition: acquisition facts of the same rows, with the `path`
+    acquisition: acquisition facts of the same rows, with the `path`, and the pseudonyms of slice,
+                 series, study and patient (`slice_key` and so on)
     quarantine:  files that do not read or do not belong to their series: path, kind, reason
     series:      a row a series, whether it is read, and why (series_reading.choose_of_studies)
     findings:    differences between the studies that are read and the training data
@@ -192,6 +193,8 @@ def read_study_headers(
     )
     acquisition = read_acquisition(source, table["path"].tolist()).reset_index()
     acquisition = acquisition.set_index(table.index)
+    for kind in ID_KINDS.values():  # before studies are renamed, to join labels
+        acquisition[f"{kind}_key"] = table.index if kind == "slice" else table[f"{kind}_id"]
     stray = stray_reasons(table.assign(split="test"), acquisition)
     stray = stray.where(~of_competition(table, key), "")
     strays = pd.DataFrame({"path": table["path"], "kind": "series", "reason": stray})

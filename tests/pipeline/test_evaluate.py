@@ -205,12 +205,13 @@ def test_wrong_input_is_one_line(older_version, new_studies, tables, capsys):
     (tables / "full" / "a").write_text("")
     foreign = tables / "y.csv"
     for flags, message in (
+        ({"model": model, "data": data}, "give --labels, a table of labels"),
         ({"labels": labels}, "give one of --run (a finished run), --model"),
         ({"labels": labels, "model": model}, "--run and --model need --data"),
-        ({"labels": "none.csv", "model": model, "data": data}, "--labels=none.csv is not there"),
+        ({"labels": "none.csv", "model": model, "data": data}, "--labels=none.csv does not exist"),
         (
             {"labels": foreign, "model": model, "data": data},
-            "none of its 40 rows names one of the 7 studies; name them by SOPInstanceUID",
+            "none of its 40 rows names a slice, file, series, study or folder of the data",
         ),
     ):
         assert evaluate(tables / "out", **flags) == 1

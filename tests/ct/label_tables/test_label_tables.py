@@ -7,8 +7,13 @@ import pytest
 from ct.errors import InputError
 from ct.label_tables.label_columns import key_kinds, label_columns
 from ct.label_tables.label_match import match_labels, slice_labels
-from ct.label_tables.own_labels import names_slices, read_own_labels
-from ct.label_tables.public_data import is_image_of, read_label_table, warning_of_competition
+from ct.label_tables.own_labels import names_slices, read_own_labels, read_probabilities
+from ct.label_tables.public_data import (
+    is_image_of,
+    read_label_table,
+    read_truth,
+    warning_of_competition,
+)
 from ct.labels import LABELS, SUBTYPES
 from ct.privacy.pseudonyms import pseudonym
 
@@ -90,7 +95,7 @@ def test_long_tables(tmp_path, ids):
         table = pd.DataFrame(rows, columns=["SOPInstanceUID", "type", "value"])
     pd.testing.assert_frame_equal(labels_of(tmp_path, table)[1], expected())
     contrary = pd.concat([table, table[:1].assign(**{table.columns[-1]: 0})])
-    with pytest.raises(InputError, match="row 1 contradicts another row, epidural is both"):
+    with pytest.raises(InputError, match="row 1 contradicts another row, epidural has two values"):
         labels_of(tmp_path, contrary)
 
 
@@ -209,3 +214,49 @@ def test_ct_ich_rows_are_slices_of_volumes(tmp_path):
 def test_data_made_of_the_competition_is_warned_of():
     assert "training data" in warning_of_competition(["/data/BHSD/ct"])
     assert warning_of_competition(["/data/ours"]) == ""
+
+
+def test_the_truth_of_an_evaluation_is_kaggles_csv_or_a_table_of_ones_own(tmp_path):
+    rows = [(f"ID_1_{s}", int(s == "any")) for s in LABELS]
+    pd.DataFrame(rows, columns=["ID", "Label"]).to_csv(tmp_path / "k.csv", index=False)
+    assert read_truth(tmp_path / "k.csv", None, {})[list(LABELS)].to_numpy().tolist() == [
+        [1, 0, 0, 0, 0, 0]
+    ]
+    wide(ID=UIDS, Label="x").to_csv(tmp_path / "w.csv", index=False)
+    read = read_truth(tmp_path / "w.csv", None, {})
+    np.testing.assert_array_equal(read[list(LABELS)], expected())
+
+
+def probabilities(folder, **columns):
+    table = pd.DataFrame({"slice_id": ["a", "b"], **dict.fromkeys(LABELS, 0.25)} | columns)
+    table.to_csv(folder / "p.csv", index=False)
+    return folder / "p.csv"
+
+
+def test_probabilities_have_the_forms_of_labels(tmp_path):
+    read = read_probabilities(probabilities(tmp_path, subdural=[0.1, 0.123456789012]))
+    assert read["subdural"].tolist() == [0.1, 0.123456789012] and read["any"].tolist() == [0.25] * 2
+    rows = [(f"{u}_{s}", 0.5) for u in UIDS for s in LABELS]
+    pd.DataFrame(rows, columns=["ID", "Label"]).to_csv(tmp_path / "long.csv", index=False)
+    long = read_probabilities(tmp_path / "long.csv")
+    assert long["ID"].tolist() == UIDS and (long[list(LABELS)] == 0.5).all(axis=None)
+    empty = dict.fromkeys(LABELS, [0.5, ""])
+    assert read_probabilities(probabilities(tmp_path, **empty))["slice_id"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        ({"any": [0.5, 1.2]}, "any of row 2 is '1.2'; a probability lies in"),
+        ({"subdural": ["x", 0]}, "subdural of row 1 is 'x'; a probability lies in"),
+        ({"any": [0.5, ""]}, "any of row 2 is missing; give all six"),
+        (dict.fromkeys(LABELS, ["", ""]), "has no rows with probabilities"),
+    ],
+)
+def test_wrong_probabilities_are_one_line(tmp_path, columns, line):
+    with pytest.raises(InputError, match=line):
+        read_probabilities(probabilities(tmp_path, **columns))
+    without = pd.read_csv(probabilities(tmp_path)).drop(columns="any")
+    without.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(InputError, match="has no column any"):
+        read_probabilities(tmp_path / "p.csv")
