@@ -11,6 +11,8 @@ import torch
 
 from ct.checks.series_choice import PASSED_OVER, READ
 from ct.errors import InputError
+from ct.sources.folder import Folder
+from ct.sources.zip_archive import ZipArchive
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import write_json
 from pipeline.checked_options import ScoreOptions
@@ -38,7 +40,7 @@ from pipeline.scoring.study_export import (
     write_structured_reports,
     write_studies_json,
 )
-from pipeline.scoring.study_reader import open_source, read_new_studies
+from pipeline.scoring.study_reader import NewStudies, open_source, read_new_studies
 from report.scored_studies_page import ScoredStudies, write_scored_page
 from stage1_cnn.device import pick_device
 
@@ -71,36 +73,26 @@ def score_studies(
     scored; the tables then give the reasons.
     """
     start, to, device = time.perf_counter(), Path(options.to), pick_device(options.device)
-    _check_target(to, options.data)
-    if options.dicom_sr:
-        require_highdicom()
-    source, files = open_source(options.data)
-    source.quarantine_unreadable = options.quarantine_unreadable
+    source, files = _checked_source(options)
     if note := other_versions(model):
         log(f"  {note}")
     with replacing(to, among_users=True) as part:
         part.mkdir()
-        pixels, key = part / "pixels", model.key or secrets.token_bytes(32)
+        key, pixels = model.key or secrets.token_bytes(32), part / "pixels"
         new = read_new_studies((source, files), model, key, pixels, options, bar)
         final, stage_one = score_slices(model, new.slices, new.read_hu, device, bar)
         studies, remarks = study_table(new, final, model), remark_table(new.findings)
+        slices, series = slice_table(new, final), series_sheet(new)
         write_score_tables(part, new, final, studies, remarks)
-        slices = slice_table(new, final)
         write_reached_tables(part, model, slices, studies)
-        counts = {
-            "studies": studies["status"].value_counts().to_dict(),
-            "slices": int(studies["scored_slices"].sum()),
-            "quarantined": len(new.quarantine),
-        }
         write_studies_json(part / "studies.json", studies, slices, remarks)
         if options.dicom_sr:
             tables = (studies, slices, new.acquisition)
             write_structured_reports(part / REPORTS, source, tables, model.recipe.name, log)
-        write_json(part / "score.json", _provenance(model, device, counts))
+        write_json(part / "score.json", _provenance(model, device, studies, new))
         reached = reached_of_studies(model, studies), points_in_words(model)
-        series = series_sheet(new)
-        scored = ScoredStudies(studies, final, stage_one, remarks, new.read_hu, *reached, series)
-        write_scored_page(part / "page.html", model.recipe.name, scored)
+        page = ScoredStudies(studies, final, stage_one, remarks, new.read_hu, *reached, series)
+        write_scored_page(part / "page.html", model.recipe.name, page)
         discard(pixels)
     _log_summary(log, studies, remarks, len(new.quarantine))
     _log_choice(log, series)
@@ -115,20 +107,27 @@ def score_studies(
 
 
 def _provenance(
-    model: ScoringModel, device: torch.device, counts: dict[str, Any]
+    model: ScoringModel, device: torch.device, studies: pd.DataFrame, new: NewStudies
 ) -> dict[str, Any]:
     """Return score.json: which model, device and package versions made the counted scores."""
     return {
         "recipe": model.recipe.name,
         "device": device.type,
-        **counts,
+        "studies": studies["status"].value_counts().to_dict(),
+        "slices": int(studies["scored_slices"].sum()),
+        "quarantined": len(new.quarantine),
         "made_with": model.versions,
         "scored_with": versions(),
     }
 
 
-def _check_target(to: Path, data: str) -> None:
-    """Raise InputError where the target folder exists and is not empty, or lies in the data."""
+def _checked_source(options: ScoreOptions) -> tuple[Folder | ZipArchive, list[str]]:
+    """Return the source of the studies and the names of its files.
+
+    Raises InputError where the target folder exists and is not empty, or lies in the data, and
+    where highdicom or the data are missing.
+    """
+    to, data = Path(options.to), options.data
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to={to} is there already; name a new folder")
     if Path(data).resolve() in to.resolve().parents:
@@ -136,6 +135,11 @@ def _check_target(to: Path, data: str) -> None:
             f"--to={to} lies in --data={data}, among the files to be scored; "
             "name a folder elsewhere"
         )
+    if options.dicom_sr:
+        require_highdicom()
+    source, files = open_source(data)
+    source.quarantine_unreadable = options.quarantine_unreadable
+    return source, files
 
 
 def _log_summary(

@@ -65,11 +65,7 @@ def evaluate_studies(
     Raises InputError for studies of training patients without options.known_patients, and where no
     labelled study is left.
     """
-    assert options.data is not None
-    fields = {n: v for n, v in options.model_dump().items() if n in ScoreOptions.model_fields}
-    source, files = open_source(options.data)
-    files = [name for name in files if is_image_of(options.format or "own", name)]
-    new = read_new_studies((source, files), model, key, work, ScoreOptions(**fields), bar)
+    new = _read(model, key, work, options, bar)
     names = new.headers[["study_id", "patient_id", "training_patient"]].join(
         new.acquisition[["path", "slice_key", "series_key", "study_key", "patient_key"]]
     )
@@ -92,6 +88,21 @@ def evaluate_studies(
         {"unlabelled_studies": names["study_id"].nunique() - len(labelled)} | counts,
         [_patients_note(model, names[names["study_id"].isin(labelled)])],
     )
+
+
+def _read(
+    model: ScoringModel,
+    key: bytes,
+    work: Path,
+    options: EvaluateOptions,
+    bar: Callable[..., Bar],
+) -> NewStudies:
+    """Read the studies; of a public data set the images alone."""
+    assert options.data is not None
+    fields = {n: v for n, v in options.model_dump().items() if n in ScoreOptions.model_fields}
+    source, files = open_source(options.data)
+    files = [name for name in files if is_image_of(options.format or "own", name)]
+    return read_new_studies((source, files), model, key, work, ScoreOptions(**fields), bar)
 
 
 def _read_thickness(new: NewStudies) -> pd.Series:

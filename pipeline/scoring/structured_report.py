@@ -3,8 +3,7 @@
 It belongs to the original study and holds the patient's name: it is identified data by intention.
 
 Each label has a measurement group for the study and one for each of its most suspicious slices,
-with a probability from 0 to 1. Codes are SNOMED CT's where DICOM or SNOMED has one that is certain.
-An epidural hemorrhage has a code of this project's own scheme (PS3.16 section 8.2).
+with a probability from 0 to 1. Codes are SNOMED CT's.
 """
 
 import importlib.metadata
@@ -24,11 +23,10 @@ from pipeline.receipt import commit
 NAME = "ICH-Stack"
 NOT_FOR_CLINICAL_USE = "Not for clinical use: for research and teaching only"
 SERIES_NUMBER = 9001  # above the numbers that scanners give
-OWN_SCHEME = "99ICHSTACK"
 # label -> (finding, its site or None)
 FINDINGS: dict[str, tuple[Code, Code | None]] = {
     "any": (Code("1386000", "SCT", "Intracranial hemorrhage"), None),
-    "epidural": (Code("epidural", OWN_SCHEME, "Epidural intracranial hemorrhage"), None),
+    "epidural": (Code("82999001", "SCT", "Epidural intracranial hemorrhage"), None),
     "intraparenchymal": (Code("274100004", "SCT", "Cerebral hemorrhage"), None),
     "intraventricular": (
         Code("50960005", "SCT", "Hemorrhage"),
@@ -95,15 +93,15 @@ class StudyProbabilities(NamedTuple):
     slices: Mapping[str, Sequence[SuspiciousSlice]]
 
 
-def require_highdicom() -> tuple[Any, Any]:
-    """Return highdicom's modules (sr, coding_schemes). Raises InputError where it is missing."""
+def require_highdicom() -> Any:
+    """Return highdicom's module sr. Raises InputError where it is missing."""
     try:
-        from highdicom import coding_schemes, sr
+        from highdicom import sr
     except ModuleNotFoundError as error:
         raise InputError(
             f"--dicom-sr needs {error.name}, which is not installed: pip install -e '.[dicom-sr]'"
         ) from None
-    return sr, coding_schemes
+    return sr
 
 
 def why_no_report(headers: Sequence[Dataset]) -> str:
@@ -135,7 +133,7 @@ def structured_report(
 
     Call it inside `quiet_pydicom`: values of the original study are copied as they are.
     """
-    sr, coding_schemes = require_highdicom()
+    sr = require_highdicom()
     algorithm = sr.AlgorithmIdentification(
         name=NAME,
         version=_version(),
@@ -152,7 +150,6 @@ def structured_report(
         manufacturer=NAME,
         is_complete=True,
         series_description=f"{NAME} probabilities, not for clinical use",
-        coding_schemes=[coding_schemes.CodingSchemeIdentificationItem(OWN_SCHEME, name=NAME)],
     )
     _copy_study(headers[0], report)
     return report
