@@ -27,11 +27,15 @@ class CnnConfig(Config):
     neighbours: int = Field(0, ge=0, le=8)  # slices on each side, as further channels
     # px a side of the CNN's input; None: the size in the pixel cache
     image_size: int | None = Field(None, ge=32, le=1024)
+    # before it is resized, each slice is cropped to the head: a square around skull and brain
+    crop_head: bool = False
 
     epochs: int = Field(5, ge=1)  # passes over the training slices; the last weights are kept
     batch: int = Field(64, ge=2)  # slices in one forward pass
     accumulate: int = Field(1, ge=1)  # batches whose gradients are summed before a step
     lr: float = Field(1e-3, gt=0)  # the highest learning rate, after the warm-up
+    # the rate of a layer is that of the layer behind it times this; the last layer has `lr` itself
+    layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.02, ge=0)  # of AdamW, on weights only, not on biases and norms
     # share of the steps in which the rate rises from 0; then half a cosine to 0
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -39,6 +43,9 @@ class CnnConfig(Config):
     clip: float = Field(1.0, ge=0)
     # decay of a moving average of the weights, which is then kept; 0: no average
     ema: float = Field(0.0, ge=0, lt=1)
+    # the mean of the weights after each of the last so many epochs is kept, that of the moving
+    # averages where `ema` is set; 0 and 1: those of the last epoch
+    average_epochs: int = Field(0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)  # before the last layer
     # each batch is mixed with its reverse, by a share drawn from Beta(mixup, mixup); 0: off
     mixup: float = Field(0.0, ge=0)
@@ -66,6 +73,8 @@ class CnnConfig(Config):
     deterministic: bool = True  # the same bits again on the same device; slower on CUDA
     # auto: on CUDA bf16, or fp16 where it has none; fp32: no TF32
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    # activations are computed again in the backward pass, not kept: less memory, but slower
+    grad_checkpointing: bool = False
     # by torch.compile: slow to start, then faster on CUDA; not the same bits again
     compile: bool = False
 

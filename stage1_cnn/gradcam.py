@@ -12,6 +12,7 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from stage1_cnn.batches.augment import to_channels
 from stage1_cnn.batches.batch_reader import ReadHu
+from stage1_cnn.batches.head_crop import crop_to_head, map_shape, maps_of_slices
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import pick_device, torch_settings
 from stage1_cnn.gpu_memory import weights_must_fit
@@ -34,7 +35,8 @@ def gradcam_maps(
     Arguments as in stage1_cnn.inference.predict; only the plain view is explained, not those of
     `config.tta`.
 
-    Row 0 of a map is the top of the slice and column 0 its left; unreadable slices have 0. Values
+    Row 0 of a map is the top of the slice and column 0 its left, with `config.crop_head`, too;
+    unreadable slices have 0. Values
     of one CNN are comparable. Raises InputError for a backbone without feature maps, such as a
     transformer, and where captum is not installed.
     """
@@ -43,14 +45,15 @@ def gradcam_maps(
         model = model.eval().to(device).to(memory_format=torch.channels_last)
     with torch_settings(config):
         _, layer, shape = find_layer(model, config, read_hu(np.empty(0, np.int64)).shape[-1])
-        maps = np.zeros((len(table_rows), len(LABELS), *shape), np.float32)
+        maps = np.zeros((len(table_rows), len(LABELS), *map_shape(shape, config)), np.float32)
         grad_cam = _import_layer_gradcam()(lambda images: model(images)[0], layer)
 
         def explain_batch(rows: NDArray[np.int64], hu: Tensor) -> None:
-            images = to_channels(hu, config)
+            images = to_channels(crop_to_head(hu, config), config)
             for number in range(len(LABELS)):
                 attribution = grad_cam.attribute(images, target=number, relu_attributions=True)
-                maps[rows, number] = attribution[:, 0].detach().cpu().numpy()
+                whole = maps_of_slices(attribution[:, :1].detach(), hu, config)
+                maps[rows, number] = whole[:, 0].cpu().numpy()
             if progress:
                 progress(len(rows))
 

@@ -12,6 +12,7 @@ from ct.labels import LABELS
 from stage1_cnn.batches.augment import to_channels, views
 from stage1_cnn.batches.batch_reader import ReadHu, read_ahead
 from stage1_cnn.batches.dataset import batches
+from stage1_cnn.batches.head_crop import crop_to_head
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import mixed_precision, pick_device, torch_settings
 from stage1_cnn.gpu_memory import free_memory, is_out_of_memory, weights_must_fit
@@ -99,6 +100,7 @@ def for_each_batch(
 
 def _mean_of_views(model: Cnn, hu: Tensor, config: CnnConfig) -> tuple[Tensor, Tensor]:
     """Return the logits (b, 6) and embeddings (b, d) of a batch in HU, means over the views."""
+    hu = crop_to_head(hu, config)
     with mixed_precision(config, hu.device):
         outputs = [model(to_channels(view, config)) for view in views(hu, config)]
     logits = torch.stack([view_logits for view_logits, _ in outputs]).mean(dim=0)

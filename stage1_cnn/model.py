@@ -27,6 +27,8 @@ from stage1_cnn.backbones.timm_models import (
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import mixed_precision, pick_device, torch_settings
 from stage1_cnn.gpu_memory import is_out_of_memory
+from stage1_cnn.optimizer import weight_groups
+from stage1_cnn.training_methods.gradient_checkpointing import set_checkpointing
 
 
 class Cnn(nn.Module):
@@ -109,15 +111,17 @@ def check_trainable(config: CnnConfig, size: int) -> None:
     """Run the CNN of `config` forward and backward on two black images of `size` pixels a side.
 
     The device, the precision and the determinism are those of a training. Local pretrained weights
-    are loaded; nothing is downloaded. Raises InputError where timm cannot make the CNN, where the
-    weights do not fit, or where the CNN does not take the images: before the slices are read, not
-    hours later.
+    are loaded; nothing is downloaded. Raises InputError where timm cannot make the CNN, where it
+    lacks what a field needs, where the weights do not fit, or where it does not take the images:
+    before the slices are read, not hours later.
     """
     with timm_errors_as_input_errors(config):
         if isinstance(config.pretrained, str):
             model = build_model(config, seed=0)
         else:
             model = untrained_model(config)
+    set_checkpointing(model.backbone, config)
+    weight_groups(model, config)
     device, size = pick_device(), config.image_size or size
     try:
         with torch_settings(config), torch.random.fork_rng(devices=[]):  # dropout draws

@@ -1,11 +1,13 @@
-"""The optimizer of a CNN, and its learning rate at each step."""
+"""The optimizer of a CNN, and its learning rates at each step."""
 
 import math
+from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
+from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
 
 
@@ -14,8 +16,7 @@ def new_optimizer(model: nn.Module, config: CnnConfig) -> torch.optim.Optimizer:
 
     By itself AdamW would allocate them in the middle of the first step.
     """
-    groups = param_groups_weight_decay(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    optimizer = torch.optim.AdamW(weight_groups(model, config), lr=config.lr, fused=True)
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if weight.requires_grad:
@@ -25,6 +26,34 @@ def new_optimizer(model: nn.Module, config: CnnConfig) -> torch.optim.Optimizer:
                     "exp_avg_sq": torch.zeros_like(weight),
                 }
     return optimizer
+
+
+def weight_groups(model: nn.Module, config: CnnConfig) -> list[dict[str, Any]]:
+    """Return the groups of the weights of a timm model, as torch's optimizers take them.
+
+    `lr_scale` of a group, where it has one, is the share of the learning rate that it gets. Raises
+    InputError where the layers that `layer_decay` needs are not known.
+    """
+    if config.layer_decay == 1:
+        return list(param_groups_weight_decay(model, config.weight_decay))
+    backbone = getattr(model, "backbone", model)  # timm knows the layers of its own models
+    groups = list(
+        param_groups_layer_decay(backbone, config.weight_decay, layer_decay=config.layer_decay)
+    )
+    if all(group["lr_scale"] == 1 for group in groups):
+        raise InputError(
+            f"{config.name}: layer_decay = {config.layer_decay:g}, but timm does not know the "
+            f"layers of backbone {config.backbone!r}; leave layer_decay out"
+        )
+    return groups
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, step: int, steps: int, config: CnnConfig
+) -> None:
+    """Give each group of weights its learning rate of `step`: that of the last layer, scaled."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, steps, config) * group.get("lr_scale", 1.0)
 
 
 def learning_rate(step: int, steps: int, config: CnnConfig) -> float:

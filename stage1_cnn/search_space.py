@@ -25,6 +25,7 @@ NOT_SEARCHED = {  # field -> reason
     "threads": _COMPUTATION,
     "deterministic": _COMPUTATION,
     "precision": _COMPUTATION,
+    "grad_checkpointing": _COMPUTATION,
     "compile": _COMPUTATION,
 }
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 class TrainingState:
     """The state of one training between two steps.
 
-    tensors: name -> CPU tensor: "model.…", "ema.…", "optimizer.<number of the parameter>.…"
+    tensors: name -> CPU tensor: "model.…", "ema.…", "average.…",
+    "optimizer.<number of the parameter>.…"
     state: plain values: epoch and step where the training continues, loss_sum, curve, done (steps
-    in all), micro (slices in one forward pass), scaler
+    in all), micro (slices in one forward pass), scaler, and with `average_epochs` averaged (epochs
+    in the mean)
     """
 
     tensors: dict[str, Tensor]

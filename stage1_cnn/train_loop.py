@@ -51,7 +51,8 @@ class Hooks:
 class TrainedCnn:
     """The result of a training."""
 
-    # with the weights of the last epoch, or where `config.ema` is set their moving average
+    # with the weights of the last epoch, their moving average where `config.ema` is set, or the
+    # mean over the last epochs where `config.average_epochs` is
     model: Cnn
     # one dict an epoch: epoch, lr, train_loss, held_out_loss (None without held-out labels),
     # seconds
@@ -108,6 +109,7 @@ def train_cnn(
         while state["epoch"] <= config.epochs:
             order = epoch_steps(slices, train, config, seed, state["epoch"], world_size)
             loop.run_epoch(order, state)
+            trainer.end_epoch(state["epoch"])
             entry = loop.curve_entry(held_out, state, len(order))
             state = _epoch_start(state["epoch"] + 1, [*state["curve"], entry])
             loop.save(state)

@@ -1,4 +1,4 @@
-"""Training steps of one CNN: augmentation, forward, backward, optimizer, moving average."""
+"""Training steps of one CNN: augmentation, forward, backward, optimizer, averaged weights."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,12 +16,13 @@ from ct.errors import InputError, reason_of
 from ct.labels import WEIGHTS
 from ct.seeds import derive_seed
 from stage1_cnn.batches.augment import augment, mix, resize, to_channels
+from stage1_cnn.batches.head_crop import crop_to_head
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import autocast_type, mixed_precision
 from stage1_cnn.distributed import this_process
 from stage1_cnn.gpu_memory import free_memory, is_out_of_memory, weights_must_fit
 from stage1_cnn.model import Cnn
-from stage1_cnn.optimizer import learning_rate, new_optimizer
+from stage1_cnn.optimizer import learning_rate, new_optimizer, set_learning_rates
 from stage1_cnn.state_tensors import (
     load_optimizer,
     model_tensors,
@@ -29,6 +30,8 @@ from stage1_cnn.state_tensors import (
     optimizer_tensors,
     with_prefix,
 )
+from stage1_cnn.training_methods.gradient_checkpointing import buffers_kept, set_checkpointing
+from stage1_cnn.training_methods.weight_average import WeightAverage
 
 
 class Trainer:
@@ -47,9 +50,11 @@ class Trainer:
         self.steps, self.done = steps * config.epochs, 0  # of the whole training; finished
         # slices in one forward pass; halved where they do not fit into memory
         self.micro_batch = config.batch
+        set_checkpointing(model.backbone, config)
         with weights_must_fit(config, self.device):
             self.optimizer = new_optimizer(model, config)
             self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+            self.average = WeightAverage(model) if config.average_epochs > 1 else None
         self.scaler = self._new_scaler()
         self.weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=self.device)
         self.generator = torch.Generator(self.device)
@@ -69,8 +74,7 @@ class Trainer:
         Returns the competition's loss, the mean over the slices of this process: a scalar tensor
         that the device may still be computing.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.done, self.steps, self.config)
+        set_learning_rates(self.optimizer, self.done, self.steps, self.config)
         self.model.train()
         while (loss := self._gradients(hu, labels, total)) is None or not self._apply():
             self.halve_batch()
@@ -102,7 +106,8 @@ class Trainer:
                         logits, _ = self.net(images)
                     piece_loss = weighted_bce(logits, truth, self.weights) * len(piece_hu)
                     # DDP averages the gradients of the processes
-                    self.scaler.scale(piece_loss * (process.world_size / total)).backward()
+                    with buffers_kept(self.model, self.config):
+                        self.scaler.scale(piece_loss * (process.world_size / total)).backward()
                 loss += piece_loss.detach()
             self.scaler.unscale_(self.optimizer)
             if self.config.clip:
@@ -140,7 +145,7 @@ class Trainer:
     @torch.no_grad()
     def _images(self, hu: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Return the CNN's input for piece `number` of a step, and its labels, mixed by mixup."""
-        hu = resize(hu.float(), self.config.image_size)
+        hu = resize(crop_to_head(hu, self.config).float(), self.config.image_size)
         images = to_channels(augment(hu, self.config, self.generator), self.config)
         if self.config.mixup:
             seed = derive_seed(self.seed, "mixup", self.done, number, this_process().rank)
@@ -191,26 +196,40 @@ class Trainer:
         """The learning rate of the last step."""
         return learning_rate(self.done - 1, self.steps, self.config)
 
+    def end_epoch(self, epoch: int) -> None:
+        """Add the weights after `epoch`, from 1, to their mean where it is one of the averaged."""
+        if self.average and epoch > self.config.epochs - self.config.average_epochs:
+            self.average.add(self.ema.module if self.ema else self.model)
+
     def final_model(self) -> Cnn:
-        """Return the Cnn whose weights are saved: the moving average where there is one."""
+        """Return the Cnn whose weights are saved: the mean or the moving average where it is on."""
+        if self.average and self.average.count:
+            return self.average.model
         return self.ema.module if self.ema else self.model
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors of a checkpoint, on the CPU."""
-        average = model_tensors(self.ema.module, "ema") if self.ema else {}
-        return on_cpu(
-            {**model_tensors(self.model, "model"), **average, **optimizer_tensors(self.optimizer)}
-        )
+        tensors = model_tensors(self.model, "model")
+        if self.ema:
+            tensors |= model_tensors(self.ema.module, "ema")
+        if self.average and self.average.count:
+            tensors |= model_tensors(self.average.model, "average")
+        return on_cpu(tensors | optimizer_tensors(self.optimizer))
 
     def state(self) -> dict[str, Any]:
         """Return the plain values of a checkpoint."""
-        return {"done": self.done, "micro": self.micro_batch, "scaler": self.scaler.state_dict()}
+        averaged = {"averaged": self.average.count} if self.average else {}
+        scaler = self.scaler.state_dict()
+        return {"done": self.done, "micro": self.micro_batch, "scaler": scaler, **averaged}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore what `tensors` and `state` returned."""
         self.model.load_state_dict(with_prefix(tensors, "model"))
         if self.ema:
             self.ema.module.load_state_dict(with_prefix(tensors, "ema"))
+        if self.average and (count := state["averaged"]):
+            self.average.model.load_state_dict(with_prefix(tensors, "average"))
+            self.average.count = count
         load_optimizer(self.optimizer, tensors)
         self.done, self.micro_batch = state["done"], state["micro"]
         if state["scaler"]:

@@ -129,13 +129,15 @@ def _check_fit(checkpoint: TrainingState, config: CnnConfig) -> None:
     That is possible for an older one, or for one of another version of timm.
     """
     state = checkpoint.state
-    if missing := {"loss_sum", "curve", "scaler", *MINIMA} - set(state):
+    minima = MINIMA | ({"averaged": 0} if config.average_epochs > 1 else {})
+    if missing := {"loss_sum", "curve", "scaler", *minima} - set(state):
         raise ValueError(f"its state lacks {min(missing)}")
-    for name, minimum in MINIMA.items():
+    for name, minimum in minima.items():
         if type(state[name]) is not int or state[name] < minimum:
             raise ValueError(f"its state has {name} = {state[name]!r}")
     model = untrained_model(config)
-    for name in ("model", "ema") if config.ema else ("model",):
+    kinds = {"model": True, "ema": config.ema, "average": state.get("averaged")}
+    for name in (name for name, holds in kinds.items() if holds):
         tensors = with_prefix(checkpoint.tensors, name)
         if _shapes(tensors) != _shapes(model.state_dict()):
             raise ValueError("its weights are those of another CNN")

@@ -226,7 +226,14 @@ def test_a_training_gives_the_same_bits_after_other_work_and_in_a_new_process():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, EVERYTHING, {"precision": "bf16"}, {"precision": "fp16", "ema": 0.5}], ids=str
+    "changes",
+    [
+        {},
+        EVERYTHING | {"crop_head": True, "layer_decay": 0.7, "grad_checkpointing": True},
+        {"precision": "bf16"},
+        {"precision": "fp16", "ema": 0.5, "average_epochs": 2},
+    ],
+    ids=str,
 )
 def test_a_training_continued_from_any_step_ends_with_the_same_bits(changes):
     slices, hu, fold = data()
