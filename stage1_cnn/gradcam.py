@@ -36,8 +36,8 @@ def gradcam_maps(
     `config.tta`.
 
     Row 0 of a map is the top of the slice and column 0 its left, with `config.crop_head`, too;
-    unreadable slices have 0. Values of one CNN are comparable. Raises InputError for a backbone without feature maps, such as a
-    transformer, and where captum is not installed.
+    unreadable slices have 0. Values of one CNN are comparable. Raises InputError for a backbone
+    without feature maps, such as a transformer, and where captum is not installed.
     """
     device, readable_rows = pick_device(), np.flatnonzero(readable)
     with weights_must_fit(config, device):

@@ -16,6 +16,8 @@ ALL = {  # everything that a batch can go through
     "windows": ("brain", "bone"),
     "neighbours": 1,
     "image_size": 48,
+    "crop_head": True,
+    "layer_decay": 0.7,
     "erase": 0.5,
     "reverse": True,
     "hu_shift": 3,
