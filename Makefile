@@ -6,7 +6,7 @@ READY := .venv/ready
 BENCHMARKS := demo ingest loader train_step memory stacking.stack_memory features submission \
   stacking.boosting stacking.calibration stacking.stack_gain score report faults fuzz scale_out
 
-.PHONY: demo test test-slow bench lint audit clean
+.PHONY: demo test test-slow bench gpu lint audit clean
 
 demo: $(READY)
 	$(BIN)/python run.py demo
@@ -26,6 +26,9 @@ bench: $(READY)
 	@missed=; for name in $(BENCHMARKS); do \
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name || missed="$$missed $$name"; \
 	done; test -z "$$missed" || { echo "missed:$$missed"; exit 1; }
+
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu.gpu_checks
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,10 @@ IMAGES, HU, PATH = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured on one device; bars: {(slower, faster): least ratio of their images/s}."""
+    """What is measured on one device; bars: {(slower, faster): least ratio of their images/s}.
+
+    settings: further fields of the CNN
+    """
 
     device: str
     backbone: str
@@ -58,6 +61,7 @@ class Case:
     steps: int  # a round
     seconds: tuple  # of all rounds, quick and in full
     bars: dict
+    settings: dict = field(default_factory=lambda: AUGMENTED)
 
 
 CPU = Case("cpu", "resnet18", 16, "fp32", 1, (110, 600), {(PATH, IMAGES): 0.95})
@@ -81,17 +85,17 @@ def main():
     return 1 if missed else 0
 
 
-def make_cache(folder):
+def make_cache(folder, size=SIZE, studies=STUDIES):
     """Write example slices and ingest them, by the verbs. Returns the run folder."""
     data, made = folder / "data", folder / "run"
     recipe = folder / "step.yaml"
     recipe.write_text(
-        f"name: step\npixels: {{size: {SIZE}}}\nstage1: "
+        f"name: step\npixels: {{size: {size}}}\nstage1: "
         f"{{models: [{{name: a, backbone: test_resnet}}]}}\n"
     )
     with contextlib.redirect_stdout(io.StringIO()):
         for words in (
-            ["synth", f"--out={data}", f"--studies={STUDIES}"],
+            ["synth", f"--out={data}", f"--studies={studies}"],
             ["new", f"--run={made}", f"--recipe={recipe}", f"--data={data}"],
             ["ingest", f"--run={made}"],
             ["folds", f"--run={made}"],
@@ -114,7 +118,7 @@ class Bench:
             precision=case.precision,
             threads=1,
             deterministic=self.on_cpu,
-            **AUGMENTED,
+            **case.settings,
         )
         train, _ = fold_rows(inputs.slices, inputs.fold, 0)
         rounds = -(-case.batch * case.steps // len(train))
@@ -253,7 +257,10 @@ class Bench:
 
         def read():
             for _ in read_ahead(
-                self.inputs.cache.read, self.inputs.neighbours(0), order, self.case.device
+                self.inputs.cache.read,
+                self.inputs.neighbours(self.config.neighbours),
+                order,
+                self.case.device,
             ):
                 pass
 

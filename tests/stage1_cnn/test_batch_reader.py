@@ -158,6 +158,7 @@ def test_a_cuda_batch_synchronises_its_copies(monkeypatch):
         assert batch.hu is None  # nothing else holds the consumer's tensor
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("reach", [0, 1])
 def test_batches_on_a_gpu(reach):

@@ -17,9 +17,10 @@ from stage1_cnn.inference import predict
 from stage1_cnn.model import build_model, check_trainable
 
 os.environ.setdefault(*CUBLAS_WORKSPACE)  # as run.main does: cuBLAS reads it once
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="torch finds no CUDA device here"
-)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here"),
+]
 MEGABYTES = 1 << 20
 
 

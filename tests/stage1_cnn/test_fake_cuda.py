@@ -26,6 +26,10 @@ ALL = {  # everything that a batch can go through
     "dropout": 0.2,
     "tta": ("flip", "reverse"),
     "ema": 0.9,
+    "crop_head": True,
+    "average_epochs": 2,
+    "layer_decay": 0.8,
+    "grad_checkpointing": True,
 }
 # precision -> type in which the first layer computes
 HALF = {"auto": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -63,9 +67,11 @@ def test_a_training_step_stays_on_its_device(backbone, precision):
     with fake_cuda():
         trainer, loss = train_step(model, kind)
         assert (loss.device, loss.dtype) == (DEVICE, torch.float32)
+        trainer.end_epoch(kind.epochs)
         tensors = [
             *trainer.model.state_dict().values(),
-            *trainer.final_model().state_dict().values(),
+            *trainer.ema.module.state_dict().values(),
+            *trainer.final_model().state_dict().values(),  # the mean of the last epochs
             *(value for state in trainer.optimizer.state.values() for value in state.values()),
         ]
         assert len(tensors) > 50 and {each.device for each in tensors} == {DEVICE}
@@ -73,7 +79,7 @@ def test_a_training_step_stays_on_its_device(backbone, precision):
         kept = trainer.tensors().values()  # as a checkpoint writes them
         assert {each.device.type for each in kept} == {"cpu"} and len(kept) == len(tensors)
         assert all(each.is_contiguous() for each in kept)
-        trainer.load(trainer.tensors(), {"done": 1, "micro": 2, "scaler": {}})
+        trainer.load(trainer.tensors(), {"done": 1, "micro": 2, "scaler": {}, "averaged": 1})
         loaded = [each for state in trainer.optimizer.state.values() for each in state.values()]
         assert {each.device for each in loaded} == {DEVICE}
 

@@ -1,0 +1,1 @@
+"""What `make gpu` runs: checks and speed of stage one on a GPU."""
