@@ -26,9 +26,7 @@ ALL = {  # everything that a batch can go through
     "dropout": 0.2,
     "tta": ("flip", "reverse"),
     "ema": 0.9,
-    "crop_head": True,
     "average_epochs": 2,
-    "layer_decay": 0.8,
     "grad_checkpointing": True,
 }
 # precision -> type in which the first layer computes
