@@ -9,6 +9,7 @@
     folds.parquet                            folds
     stage1/<model>/fold<k>/                  train; predict adds test.parquet
     stage1/<model>/oof.parquet               train
+    stage1/<model>/all/                      train, with stage1.all_data
     stage1/<model>/explain/<study>.json
     stage1/<model>/explain/<study>.npy       explain
     imports/<name>/                          import-predictions
@@ -33,7 +34,18 @@ File formats are in ct/storage/file_formats.py; writes are atomic (ct/storage/at
 
 from pathlib import Path
 
+ALL_DATA = -1  # in place of a fold: the CNN that is trained on the slices of all folds
 MODEL_NAME = r"^[A-Za-z0-9_-]+$"  # a model's name is also the name of a folder
+
+
+def fold_folder(k: int) -> str:
+    """Return the name of a fold's folder, "fold<k>", or "all" for ALL_DATA."""
+    return "all" if k == ALL_DATA else f"fold{k}"
+
+
+def fold_title(k: int) -> str:
+    """Return a fold in words, "fold <k>", or "all data" for ALL_DATA."""
+    return "all data" if k == ALL_DATA else f"fold {k}"
 
 
 class RunDir:
@@ -70,8 +82,8 @@ class RunDir:
         return self.root / "receipts" / f"{stage}.json"
 
     def fold(self, model: str, k: int) -> Path:
-        """Return the folder of one CNN and fold."""
-        return self.stage1 / model / f"fold{k}"
+        """Return the folder of one CNN and fold, or of ALL_DATA."""
+        return self.stage1 / model / fold_folder(k)
 
     def oof(self, model: str) -> Path:
         """Return the path of a CNN's out-of-fold probabilities, (n, 6) indexed by slice id."""

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from ct.config import Config, suggestion, validate
 from ct.errors import InputError
 from ct.label_tables.public_data import DataFormat
-from ct.run_dir import MODEL_NAME
+from ct.run_dir import ALL_DATA, MODEL_NAME
 from ct.storage.file_formats import write_yaml
 from ct.yaml_file import read_yaml, refuse_strange_values
 from features.config import FeatureConfig
@@ -82,6 +82,9 @@ class StageOneConfig(Config):
     models: tuple[CnnConfig, ...] = ()
     # names of models trained elsewhere; `import-predictions` adds them
     imports: tuple[Annotated[str, Field(pattern=MODEL_NAME)], ...] = ()
+    # train each CNN on the slices of all folds, too; for new patients, `score` and `export-model`
+    # use it in place of the folds' CNNs
+    all_data: bool = False
     # write scalars to stage1/<model>/fold<k>/tensorboard; needs the extra `track`
     tensorboard: bool = False
 
@@ -130,6 +133,20 @@ class Recipe(Config):
     stage2: StackConfig = StackConfig()
     search: SearchConfig = SearchConfig()
     report: ReportConfig = ReportConfig()
+
+    def trained_folds(self) -> list[int]:
+        """Return the folds that each CNN is trained without, and ALL_DATA with stage1.all_data."""
+        return [*range(self.folds.k), *([ALL_DATA] if self.stage1.all_data else [])]
+
+    @field_validator("features")
+    @classmethod
+    def _embeddings_of_folds(cls, features: FeatureConfig, info: ValidationInfo) -> FeatureConfig:
+        if features.probe and "stage1" in info.data and info.data["stage1"].all_data:
+            raise ValueError(
+                "features.probe reads embeddings of the folds' CNNs, and those of a CNN that is "
+                "trained on all data are others; set stage1.all_data or features.probe to false"
+            )
+        return features
 
     @field_validator("stage1")
     @classmethod

@@ -15,7 +15,13 @@ from pipeline.run_context import Run
 from pipeline.run_lock import check_fresh, opened
 from pipeline.scoring.model_card import card_text, training_card
 from pipeline.scoring.model_schema import FORMAT
-from pipeline.scoring.scoring_model import STAGES, ScoringModel, model_of_run
+from pipeline.scoring.scoring_model import (
+    STAGES,
+    ScoringModel,
+    model_of_run,
+    packed_folds,
+    weights_name,
+)
 
 
 def export_model(options: ExportOptions) -> None:
@@ -59,7 +65,8 @@ def _write_files(model: ScoringModel, card: dict[str, Any], part: Path) -> None:
     for folder in (part, part / "weights", part / "boosters"):
         folder.mkdir()
     for (name, k), path in model.weights.items():
-        shutil.copyfile(path, part / "weights" / f"{name}-fold{k}.safetensors")
+        if k in packed_folds(model.recipe):
+            shutil.copyfile(path, part / "weights" / weights_name(name, k))
     for name, path in model.boosters.items():
         shutil.copyfile(path, part / "boosters" / name)
     if model.probes:

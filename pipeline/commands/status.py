@@ -68,7 +68,7 @@ def _receipts_of(run: Run) -> dict[str, dict[str, Any]]:
             stage_receipts[name] = receipt
     train = stage_receipts.get("train", {})
     for path in receipt_paths(run.dir):
-        if path.name != "train.json" or not path.parent.name.startswith("fold"):
+        if path.name != "train.json" or not path.parent.name.startswith(("fold", "all")):
             continue
         receipt = read_receipt(path)
         if receipt and any(receipt.get(name) != train.get(name) for name in ("versions", "commit")):

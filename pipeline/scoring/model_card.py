@@ -27,7 +27,7 @@ for triage, or in place of a radiologist.
 
 {cnns}, with {folds} folds each; a blend of {components} for each label and fold; the final
 probability is the mean over the folds. Made on {made} at commit {commit}. The recipe is
-`recipe.yaml`; `model.json` holds the digest of every file.
+`recipe.yaml`; `model.json` holds the digest of every file.{all_data}
 
     python run.py score --data=FOLDER_OR_ZIP --model=THIS_FOLDER --to=OUT
 
@@ -71,6 +71,11 @@ larger. Brackets: 95 % interval for as many new patients as one fold holds. All 
   fitted on out-of-fold probabilities; here it is applied to the mean over the folds, which is a
   little smoother.
 """
+ALL_DATA_NOTE = """
+
+In place of the CNNs of the folds, this folder holds one of each that was trained on the slices of
+all folds, for as many epochs. No labelled patient is left to score it: the scores and thresholds
+below are those of the CNNs of the folds."""
 
 
 def training_card(run: Run, model: ScoringModel) -> dict[str, Any]:
@@ -96,6 +101,7 @@ def training_card(run: Run, model: ScoringModel) -> dict[str, Any]:
         "commit": commit(),
         "cnns": [config.backbone for config in run.recipe.stage1.models],
         "folds": run.recipe.folds.k,
+        "all_data": run.recipe.stage1.all_data,
         "components": list(run.recipe.stage2.components),
         "slices": int(labelled.sum()),
         "studies": len(studies),
@@ -121,6 +127,7 @@ def card_text(card: dict[str, Any]) -> str:
             ranges.append(f"{name} {low:.3g} to {high:.3g}")
     values = {
         "cnns": ", ".join(card["cnns"]),
+        "all_data": ALL_DATA_NOTE if card["all_data"] else "",
         "components": ", ".join(card["components"]),
         "prior": ", ".join(f"{label} {share:.1%}" for label, share in card["prior"].items()),
         "training": ", ".join(ranges),

@@ -16,7 +16,7 @@ from pipeline.freshness import file_digest
 from pipeline.older_versions import older_recipe
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.scoring.model_schema import FORMAT, ModelFile, StageTwo, check_fit
-from pipeline.scoring.scoring_model import ScoringModel
+from pipeline.scoring.scoring_model import ScoringModel, packed_folds, weights_name
 from pipeline.scoring.weight_checks import (
     check_probes,
     check_size,
@@ -50,8 +50,11 @@ def model_of_folder(folder: str | Path) -> ScoringModel:
         raise InputError(f"{where}: recipe.yaml has imported models, or no CNNs; {PACK_AGAIN}")
     check_installed(recipe.stage2.components)
     stage2, values = read_stage_two(folder / "stage2.json", recipe, where)
-    folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
-    weights = {(name, k): folder / "weights" / f"{name}-fold{k}.safetensors" for name, k in folds}
+    weights = {
+        (config.name, k): folder / "weights" / weights_name(config.name, k)
+        for config in recipe.stage1.models
+        for k in packed_folds(recipe)
+    }
     needed = needed_boosters(stage2, recipe)
     boosters = {name: folder / "boosters" / name for name in needed}
     probes = folder / "probes.safetensors" if recipe.features.probe else None
@@ -201,7 +204,7 @@ def _check_weights(
     for config in recipe.stage1.models:
         with _prefixed(where, config):
             cnn = cnn_without_weights(config)
-        for k in range(recipe.folds.k):
+        for k in packed_folds(recipe):
             path = weights[config.name, k]
             try:
                 check_weights(cnn, path)

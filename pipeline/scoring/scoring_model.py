@@ -5,7 +5,8 @@ packed_model.py reads the same from the folder that `export-model` writes:
     model.json     format, versions it was made with, digest of every other file
     recipe.yaml    the recipe without paths
     stage2.json    feature names, blends, calibrations, Markov chains, ranges of the training data
-    weights/<model>-fold<k>.safetensors  boosters/<name>  probes.safetensors
+    weights/<model>-fold<k>.safetensors, or <model>-all.safetensors with stage1.all_data
+    boosters/<name>  probes.safetensors
     README.md  card.json    the model card: training data and scores
 """
 
@@ -24,7 +25,7 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from ct.metrics import KAGGLE_CLIP
 from ct.patient_folds import fold_by_id
-from ct.run_dir import RunDir
+from ct.run_dir import ALL_DATA, RunDir, fold_folder
 from ct.storage.file_formats import read_arrays, read_json, read_table
 from features.linear_probe import PARTS, LinearProbe
 from features.markov import MarkovChain
@@ -47,7 +48,7 @@ class ScoringModel:
 
     recipe:   the recipe of the run
     stage2:   plain values, as returned by `stage_two_values`
-    weights:  (CNN, fold) -> file of its weights
+    weights:  (CNN, fold or ALL_DATA) -> file of its weights
     boosters: file name -> file of a model of stage two
     probes:   file of the linear probes, None where the recipe has none
     versions: package -> version the model was made with
@@ -136,7 +137,7 @@ def model_of_run(run: Run) -> ScoringModel:
         )
     slices, fold = read_table(folder.slices), read_table(folder.folds)["fold"]
     train = slices[slices["split"] == "train"]
-    folds = [(config.name, k) for config in recipe.stage1.models for k in range(recipe.folds.k)]
+    folds = [(config.name, k) for config in recipe.stage1.models for k in recipe.trained_folds()]
     stage2 = stage_two_values(run, train, fold.reindex(train.index).to_numpy())
     return ScoringModel(
         recipe=recipe,
@@ -149,6 +150,19 @@ def model_of_run(run: Run) -> ScoringModel:
         patients=_training_patients(folder, train["patient_id"], fold),
         held_out_chains=_held_out_chains(run),
     )
+
+
+def packed_folds(recipe: Recipe) -> list[int]:
+    """Return the folds whose CNNs a packed model holds: ALL_DATA alone where there is such a CNN.
+
+    A packed model scores new patients only, for whom it replaces those of the folds.
+    """
+    return [ALL_DATA] if recipe.stage1.all_data else recipe.trained_folds()
+
+
+def weights_name(cnn: str, k: int) -> str:
+    """Return the name of a CNN's weights in a packed model."""
+    return f"{cnn}-{fold_folder(k)}.safetensors"
 
 
 def _training_patients(folder: RunDir, patients: pd.Series, fold: pd.Series) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Apply CNNs and stackers to the slices of new studies."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from ct.checks.series_choice import is_outside
 from ct.checks.series_table import training_spacing
 from ct.errors import InputError
 from ct.labels import LABELS
+from ct.run_dir import ALL_DATA
 from ct.slices import SERIES
 from features.build import build_features
 from features.linear_probe import held_out_probe_logits
@@ -22,6 +23,7 @@ from features.markov import held_out_posterior_logits
 from pipeline.progress import Bar
 from pipeline.scoring.scoring_model import ScoringModel
 from stage1_cnn.batches.dataset import neighbour_rows, neighbour_rows_by_mm
+from stage1_cnn.config import CnnConfig
 from stage1_cnn.inference import predict
 from stage1_cnn.model import load_model
 
@@ -78,20 +80,58 @@ def predict_per_fold(
 ) -> list[tuple[Arrays, Arrays]]:
     """Return for each fold ({CNN: logits (n, 6)}, {CNN: embeddings (n, d)}).
 
-    NaN where a slice is not readable. Arguments as in `score_slices`.
+    Where the recipe has CNNs of all data, slices of new patients have theirs in every fold, and no
+    fold but their own has predictions of training patients. NaN where a slice is not readable.
+    Arguments as in `score_slices`.
     """
-    per_fold: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(model.recipe.folds.k)]
-    readable, clip = slices["readable"].to_numpy(bool), model.recipe.features.clip
-    with bar(int(readable.sum()) * len(model.weights), "CNNs", "slice") as shown:
-        for config in model.recipe.stage1.models:
+    stage1, k_folds = model.recipe.stage1, model.recipe.folds.k
+    per_fold: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(k_folds)]
+    readable, fold = slices["readable"].to_numpy(bool), slices["fold"].to_numpy()
+    passes = len(stage1.models) * (1 if stage1.all_data else k_folds)
+    with bar(int(readable.sum()) * passes, "CNNs", "slice") as shown:
+        for config in stage1.models:
             rows = _neighbours(model, slices, config.neighbours)
+            given = CnnInput(rows, read_hu, device, shown.update)
+            if stage1.all_data:
+                of_new = _outputs(model, config, ALL_DATA, given, readable & (fold < 0))
             for k, (logits, embeddings) in enumerate(per_fold):
-                cnn = load_model(config, load_file(model.weights[config.name, k]))
-                outputs, embeddings[config.name] = predict(
-                    cnn, rows, readable, read_hu, config, shown.update, device
-                )
-                logits[config.name] = StageOne(outputs, config.outputs).logits(clip)
+                if not stage1.all_data:
+                    outputs = _outputs(model, config, k, given, readable)
+                elif (own := readable & (fold == k)).any():
+                    own_outputs = _outputs(model, config, k, given, own)
+                    outputs = Outputs(*map(np.where, [own[:, None]] * 2, own_outputs, of_new))
+                else:
+                    outputs = of_new
+                logits[config.name], embeddings[config.name] = outputs
     return per_fold
+
+
+class CnnInput(NamedTuple):
+    """What a CNN reads of n slices, and how it runs; as in stage1_cnn.inference.predict."""
+
+    table_rows: NDArray[np.int64]
+    read_hu: Callable[..., NDArray[np.int16]]
+    device: torch.device
+    progress: Callable[[int], object]
+
+
+class Outputs(NamedTuple):
+    """What a CNN leaves of n slices; NaN where it did not predict."""
+
+    logits: NDArray[np.floating]  # (n, 6)
+    embeddings: NDArray[np.floating]  # (n, d)
+
+
+def _outputs(
+    model: ScoringModel, config: CnnConfig, k: int, given: CnnInput, predicted: NDArray[np.bool_]
+) -> Outputs:
+    """Return the Outputs of a CNN of fold `k`, or of ALL_DATA. predicted: (n,) of which slices."""
+    cnn = load_model(config, load_file(model.weights[config.name, k]))
+    outputs, embeddings = predict(
+        cnn, given.table_rows, predicted, given.read_hu, config, given.progress, given.device
+    )
+    logits = StageOne(outputs, config.outputs).logits(model.recipe.features.clip)
+    return Outputs(logits, embeddings)
 
 
 def _neighbours(model: ScoringModel, slices: pd.DataFrame, reach: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import pandas as pd
 from ct.averaging import Kind, StageOne
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
+from ct.run_dir import ALL_DATA, fold_title
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json, read_table
 from ct.storage.prediction_files import kind_of, write_predictions
@@ -27,15 +28,16 @@ from stage1_cnn.device import ENVIRONMENT_FIELDS, environment, pick_device
 from stage1_cnn.model import check_trainable
 
 # what a unit leaves in the folder of its fold
-MADE = ("weights.safetensors", "curve.json", "held_out.parquet", "held_out_embeddings.npy")
+TRAINED = ("weights.safetensors", "curve.json")
+MADE = (*TRAINED, "held_out.parquet", "held_out_embeddings.npy")
 
 
 @dataclass(frozen=True)
 class TrainFold(FoldUnit):
     """Train one CNN on all folds but one, and predict the held-out fold with it.
 
-    Writes weights, learning curve, predictions and embeddings. read: digests of what the stage
-    reads
+    Writes weights, learning curve, predictions and embeddings. A CNN of ALL_DATA holds no slices
+    out: it leaves weights and curve. read: digests of what the stage reads
     """
 
     stage = "train"
@@ -46,25 +48,27 @@ class TrainFold(FoldUnit):
         _check_trainable_on_gpu(run)
         inputs, part, read = StageOneInputs(run), self.part(run), self.own_inputs()
         receipt = Receipt(run.dir.root, self.receipt(run), "train", part, read)
-        receipt.made = [run.dir.fold(name, k) / file for file in MADE]
+        receipt.made = [run.dir.fold(name, k) / file for file in made_of(k)]
         with receipt:
             discard(run.dir.gradcam_folder(name))  # its maps are of other weights
             digest = self.training_digest(inputs, part)
             receipt.values |= environment(inputs.config(name))
             if reasons := dispatch(inputs, "train", name, k, digest):
                 receipt.values["not_repeatable"] = reasons
-            dispatch(inputs, "predict", name, k, "held_out", digest)
+            if k != ALL_DATA:
+                dispatch(inputs, "predict", name, k, "held_out", digest)
             inputs.discard_checkpoint(name, k)
 
     def summary(self) -> str:
         """Return the losses of the last epoch and the time."""
         folder = Run(self.root).dir.fold(self.model, self.fold)
-        last, loss = read_json(folder / "curve.json")[-1], "no labels"
+        last = read_json(folder / "curve.json")[-1]
+        loss = "of no slices" if self.fold == ALL_DATA else "no labels"
         if last["held_out_loss"] is not None:
             loss = f"{last['held_out_loss']:.4f}"
         seconds = read_json(folder / "train.json")["seconds"]
         return (
-            f"{self.model} fold {self.fold}: {last['epoch']} epochs, "
+            f"{self.model} {fold_title(self.fold)}: {last['epoch']} epochs, "
             f"train loss {last['train_loss']:.4f}, held-out weighted log loss {loss}, "
             f"{seconds:.0f} s"
         )
@@ -97,21 +101,28 @@ class TrainFold(FoldUnit):
 
 def training_units(run: Run, read: dict[str, str]) -> list[Unit]:
     """Return a TrainFold for each CNN and fold."""
-    root, folds = str(run.dir.root), range(run.recipe.folds.k)
+    root = str(run.dir.root)
     return [
-        TrainFold(root, config.name, k, read) for config in run.recipe.stage1.models for k in folds
+        TrainFold(root, config.name, k, read)
+        for config in run.recipe.stage1.models
+        for k in run.recipe.trained_folds()
     ]
+
+
+def made_of(k: int) -> tuple[str, ...]:
+    """Return the names of the files of a unit of fold k."""
+    return TRAINED if k == ALL_DATA else MADE
 
 
 def train(run: Run, receipt: Receipt) -> None:
     """Write the out-of-fold table of each CNN from the predictions of all folds."""
     slices, not_repeatable = read_table(run.dir.slices), []
     for config in run.recipe.stage1.models:
-        for k in range(run.recipe.folds.k):
+        for k in run.recipe.trained_folds():
             folder = run.dir.fold(config.name, k)
-            receipt.made += [folder / name for name in MADE]
+            receipt.made += [folder / name for name in made_of(k)]
             for reason in read_json(folder / "train.json").get("not_repeatable", []):
-                not_repeatable.append(f"{config.name} fold {k}: {reason}")
+                not_repeatable.append(f"{config.name} {fold_title(k)}: {reason}")
         oof, kind = _out_of_fold(run, config.name, slices)
         write_predictions(run.dir.oof(config.name), oof, kind)
         receipt.made.append(run.dir.oof(config.name))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from ct.run_dir import fold_title
 from ct.seeds import derive_seed
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import write_json
@@ -39,7 +40,9 @@ PART_SLICES = 4096  # slices of one part of a prediction, which memory holds at 
 
 
 def train_fold(inputs: StageOneInputs, name: str, k: int, digest: str) -> list[str]:
-    """Train one CNN on all folds but `k`; continue its checkpoint if that has the same `digest`.
+    """Train one CNN on all folds but `k`, or on ALL_DATA; continue its checkpoint.
+
+    A checkpoint of another `digest` is not continued.
 
     digest: of everything that the training depends on. Writes weights.safetensors and curve.json.
     Returns the reasons why a second training may end with other bits. Raises NotANumber where the
@@ -52,10 +55,11 @@ def train_fold(inputs: StageOneInputs, name: str, k: int, digest: str) -> list[s
     if checkpoint:
         done, epoch = checkpoint.state["done"], checkpoint.state["epoch"]
     if done and epoch <= config.epochs:
-        run.log(f"  {name} fold {k}: continues in epoch {epoch}, after {done} steps")
+        run.log(f"  {name} {fold_title(k)}: continues in epoch {epoch}, after {done} steps")
         if changed := environment_changes(before, now):
             run.log(
-                f"  {name} fold {k}: {'; '.join(changed)}: a second training may give other bits"
+                f"  {name} {fold_title(k)}: {'; '.join(changed)}: "
+                "a second training may give other bits"
             )
             reasons = [*reasons, *changed]
 
@@ -83,7 +87,7 @@ def _train(
     run, name, folder = inputs.run, config.name, inputs.run.dir.fold(config.name, k)
     done = checkpoint.state["done"] if checkpoint else 0
     with ExitStack() as stack:
-        bar = stack.enter_context(run.bar(None, f"{name} fold {k}", "step"))
+        bar = stack.enter_context(run.bar(None, f"{name} {fold_title(k)}", "step"))
         scalars = stack.enter_context(
             open_scalars(run.recipe.stage1.tensorboard, folder / "tensorboard", done)
         )
@@ -162,11 +166,12 @@ def predict_fold(
         damaged = _discard_unusable(parts, folder.glob(f"{which}-*.part"))
         if damaged:
             run.log(
-                f"  {name} fold {k}: {damaged} parts of {title} are damaged and are predicted anew"
+                f"  {name} {fold_title(k)}: {damaged} parts of {title} are damaged and are "
+                "predicted anew"
             )
     barrier()
     model, table_rows = load_model(config, load_file(weights)), inputs.neighbours(config.neighbours)
-    with run.bar(len(rows), f"{name} fold {k} {title}", "slice") as bar:
+    with run.bar(len(rows), f"{name} {fold_title(k)} {title}", "slice") as bar:
         for number in range(process.rank, len(parts.pieces), process.world_size):
             piece: NDArray[np.int64] = parts.pieces[number]
             if parts.exists(number):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ct.run_dir import fold_folder
 from pipeline.run_context import Run
 from pipeline.training.unit_resources import cnn_resources, count_slices
 from pipeline.units.unit import Resources, Unit
@@ -22,8 +23,8 @@ class FoldUnit(Unit):
 
     @property
     def name(self) -> str:
-        """Return "<stage>/<model>/fold<k>"."""
-        return f"{self.stage}/{self.model}/fold{self.fold}"
+        """Return "<stage>/<model>/fold<k>", or "<stage>/<model>/all"."""
+        return f"{self.stage}/{self.model}/{fold_folder(self.fold)}"
 
     def takes(self) -> Resources:
         """Return a GPU, and on the CPU the threads that the recipe gives the CNN."""
