@@ -12,6 +12,8 @@ from ct.slices import MAX_AXIAL_DEG
 
 # an area outside its training range by this factor is of another part of the body
 AREA_FACTOR = 2.0
+# RescaleType -> in words, where the pixels may be HU all the same
+UNSURE_UNITS = {"US": "US, unspecified", "HU_MOD": "HU_MOD, modified HU", UNKNOWN: "no known unit"}
 
 
 class Remark(NamedTuple):
@@ -32,6 +34,7 @@ def head_tag_remarks(acquisition: pd.DataFrame, row: pd.Series) -> list[Remark]:
     localizer = acquisition["image_type"].str.contains("LOCALIZER")
     if localizer.any():
         remarks.append(_refused("a localizer", "a projection through the body, not a slice"))
+    remarks += _unit_remarks(acquisition["unit"].value_counts(sort=True))
     remarks += _body_part_remarks(acquisition["body_part"].value_counts(sort=True))
     if row["tilt_deg"] > MAX_AXIAL_DEG:
         what = f"the slices lie {row['tilt_deg']:.0f} degrees from axial"
@@ -49,6 +52,22 @@ def _modality_remarks(slices: pd.Series) -> list[Remark]:
     what = texts.get(other[0], f"the modality is {other[0]}, not CT")
     means = "the CNNs need Hounsfield units, which only CT has"
     return [_refused(what, means) if other[0] else Remark(False, what, means)]
+
+
+def _unit_remarks(slices: pd.Series) -> list[Remark]:
+    """Return the Remark on the most frequent unit that is not HU. slices: of each RescaleType
+
+    Other quantities, such as a dual-energy scan's effective atomic numbers, refuse. An unspecified
+    unit may be HU.
+    """
+    other = [unit for unit in slices.index if unit not in ("", "HU")]
+    if not other:
+        return []
+    if other[0] in UNSURE_UNITS:
+        what = f"RescaleType is {UNSURE_UNITS[other[0]]}"
+        return [Remark(False, what, "the pixels are read as Hounsfield units")]
+    means = "the pixels are not Hounsfield units, which the CNNs need"
+    return [_refused(f"RescaleType is {other[0]}, not HU", means)]
 
 
 def _body_part_remarks(slices: pd.Series) -> list[Remark]:

@@ -16,6 +16,7 @@ from ct.privacy.defined_terms import (
     image_type_terms,
     modality_term,
     patient_position_term,
+    rescale_type_term,
 )
 from ct.privacy.manufacturers import manufacturer_term
 from ct.privacy.series_words import (
@@ -47,13 +48,13 @@ def read_acquisition(source: Source, files: Sequence[str]) -> pd.DataFrame:
 
     files: names in the source
 
-    Returns a DataFrame indexed by `path`: modality, body_part and image_type (words of
-    ct/privacy/defined_terms.py alone, "" where missing), kernel and kind (words of
-    ct/privacy/series_words.py alone, "" where unknown), contrast and lossy (bool), thickness_mm
-    (NaN where missing), position (PatientPosition, "" where missing), stored (how the pixels are
-    stored, in words, "" where they are not turned), manufacturer (a word of
-    ct/privacy/manufacturers.py), dicom (False for NIfTI); and sop_uid and study_uid, which are
-    identifiers and stay on this machine.
+    Returns a DataFrame indexed by `path`: modality, body_part, image_type and unit (RescaleType),
+    words of ct/privacy/defined_terms.py alone, "" where missing; kernel and kind (words of
+    ct/privacy/series_words.py alone, "" where unknown), contrast and lossy (bool), burned_in and
+    recognizable (bool), thickness_mm (NaN where missing), position (PatientPosition, "" where
+    missing), stored (how the pixels are stored, in words, "" where they are not turned),
+    manufacturer (a word of ct/privacy/manufacturers.py), dicom (False for NIfTI); and sop_uid and
+    study_uid, which are identifiers and stay on this machine.
 
     Raises MachineFault.
     """
@@ -83,6 +84,7 @@ def _acquisition(dataset: Dataset) -> dict[str, Any]:
         "modality": modality_term(_text(dataset, "Modality")),
         "body_part": body_part_terms(_text(dataset, "BodyPartExamined")),
         "image_type": image_type_terms(_text(dataset, "ImageType").split("\\")),
+        "unit": rescale_type_term(_text(dataset, "RescaleType")),
         "kernel": kernel_class(_text(dataset, "ConvolutionKernel")) or kernel_of_text(description),
         "kind": kind_of_series(description),
         "contrast": agent_given(agent) or contrast_named(description) is True,

@@ -24,7 +24,7 @@ MACROS = {  # a functional group's sequence -> the attributes in it that are rea
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth"),
     "CTReconstructionSequence": ("ConvolutionKernel",),
     "CTImageFrameTypeSequence": ("FrameType",),

@@ -13,7 +13,7 @@ from ct.dicom.dataset_parser import as_source_file, parse_dataset, quiet_pydicom
 from ct.dicom.enhanced_ct import open_frame
 from ct.dicom.fast_parser import parse_slice_fast
 from ct.dicom.intercept_repair import may_wrap_at_12_bits, unwrap_at_12_bits, wraps_at_12_bits
-from ct.dicom.padding import AIR_HU, padded_pixels, padding_range
+from ct.dicom.padding import AIR_HU, float_padding_range, padded_pixels, padding_range
 from ct.dicom.pixel_attributes import (
     MAX_SIDE,
     orientation,
@@ -52,7 +52,7 @@ class StoredSlice(NamedTuple):
     pixel_format: dict[str, int]  # as returned by ct.dicom.pixel_attributes.pixel_format
     rescale: tuple[float, float]  # slope and intercept
     turn: Turn  # to the standard axial view
-    padding: tuple[int, int] | None  # as returned by ct.dicom.padding.padding_range
+    padding: tuple[float, float] | None  # as returned by ct.dicom.padding.padding_range
 
 
 def read_hu(file: str | Path | SourceFile) -> tuple[NDArray[np.int16], bool]:
@@ -166,7 +166,9 @@ def _read_floats(dataset: Dataset) -> StoredSlice:
     if not np.isfinite(values).all():
         raise Unreadable(f"{keyword} holds values that are no numbers")
     attributes = {"BitsStored": dtype.itemsize * 8, "PixelRepresentation": 1}
-    return _stored_slice(dataset, values.astype(np.float64), attributes)
+    stored = _stored_slice(dataset, values.astype(np.float64), attributes)
+    padding = float_padding_range(dataset, keyword.removesuffix("PixelData"))
+    return stored._replace(padding=padding)
 
 
 def _uncompressed(pixels: bytes | memoryview, attributes: dict[str, int]) -> NDArray[np.integer]:

@@ -2,15 +2,17 @@
 
 PixelPaddingValue, or the range from it to PixelPaddingRangeLimit (PS3.3 section C.7.5.1.1.2), fills
 what reconstruction left of a rectangle. Usually that is far below air. Where it is not, say 4095 or
-0 HU, it would be read as bone or water.
+0 HU, it would be read as bone or water. Float pixels have tags of their own (C.7.6.24, C.7.6.25).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
-from ct.dicom.tag_values import TAGS, Header
+from ct.dicom.tag_values import TAGS, Header, optional_number
 
 AIR_HU = -1000
 
@@ -30,6 +32,20 @@ def padding_range(header: Header, pixel_format: Mapping[str, int]) -> tuple[int,
             ends.append(_as_pixel(number, pixel_format))
     if not ends or _whole_number(header, "PixelPaddingValue") is None:
         return None
+    return min(ends), max(ends)
+
+
+def float_padding_range(dataset: Dataset, prefix: str) -> tuple[float, float] | None:
+    """Return the (lowest, highest) value of float pixels that is padding; None where none is given.
+
+    prefix: of the tags, "Float" or "DoubleFloat"
+    """
+    value, limit = (
+        optional_number(dataset, f"{prefix}PixelPadding{name}") for name in ("Value", "RangeLimit")
+    )
+    if not np.isfinite(value):
+        return None
+    ends = (value, limit if np.isfinite(limit) else value)
     return min(ends), max(ends)
 
 
@@ -55,11 +71,12 @@ def _as_pixel(number: int, pixel_format: Mapping[str, int]) -> int:
 
 
 def padded_pixels(
-    stored: NDArray[np.integer], padding: tuple[int, int], rescale: tuple[float, float]
+    stored: NDArray[Any], padding: tuple[float, float], rescale: tuple[float, float]
 ) -> NDArray[np.bool_] | None:
     """Return which pixels, (rows, cols), are padding that is read as more than air; None for none.
 
-    stored: (rows, cols); padding: as returned by `padding_range`; rescale: slope and intercept
+    stored: (rows, cols); padding: as returned by `padding_range` or `float_padding_range`;
+    rescale: slope and intercept
 
     Only what touches the margin counts, as padding does: inside a head, brain may have the same
     number.

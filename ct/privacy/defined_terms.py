@@ -54,6 +54,8 @@ IMAGE_TYPES = _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER MPR REF
 PATIENT_POSITIONS = _words(
     "HFP HFS HFDR HFDL FFP FFS FFDR FFDL LFP LFS RFP RFS AFDR AFDL PFDR PFDL"
 )
+# PS3.3 section C.11.1.1.2.1
+RESCALE_TYPES = _words("OD HU US MGML Z_EFF ED EDW HU_MOD PCT")
 TRANSFER_SYNTAXES = frozenset(
     number
     for number, entry in uid.UID_dictionary.items()  # type: ignore[attr-defined]  # not in __all__
@@ -104,6 +106,11 @@ def image_type_terms(values: list[str]) -> str:
 def patient_position_term(text: str) -> str:
     """Return the value of PatientPosition; "?" where it is no defined term, "" where empty."""
     return _known(text, PATIENT_POSITIONS)
+
+
+def rescale_type_term(text: str) -> str:
+    """Return the value of RescaleType; "?" where it is no defined term, "" where empty."""
+    return _known(text, RESCALE_TYPES)
 
 
 def known_transfer_syntax(syntax: str) -> str:

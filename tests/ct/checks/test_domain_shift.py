@@ -19,6 +19,7 @@ AREAS = {"brain_cm2": 150.0, "skull_cm2": 60.0}
 STEADY = np.arange(0, 150, 5.0)  # mm, 30 slices
 ACQUISITION = {
     "modality": "CT",
+    "unit": "HU",
     "body_part": "HEAD",
     "image_type": "AXIAL",
     "contrast": False,
@@ -102,6 +103,7 @@ def test_a_study_like_the_training_data_has_no_finding(ranges):
         ({"modality": "MR"}, "the modality is MR, not CT"),
         ({"body_part": "CHEST"}, "BodyPartExamined is CHEST"),
         ({"modality": "?"}, "the modality is not a known one"),
+        ({"unit": "Z_EFF"}, "RescaleType is Z_EFF, not HU"),
         ({"image_type": "ORIGINAL\\PRIMARY\\LOCALIZER"}, "a localizer"),
     ],
 )
@@ -143,6 +145,8 @@ def test_names_of_the_head_are_accepted(ranges, part):
     ("columns", "tags", "what"),
     [
         ({}, {"modality": ""}, "the modality is missing"),
+        ({}, {"unit": "US"}, "RescaleType is US, unspecified"),
+        ({}, {"unit": "?"}, "RescaleType is no known unit"),
         ({}, {"body_part": "?"}, "BodyPartExamined is not a known body part"),
         ({}, {"contrast": True}, "a contrast agent was given"),
         ({}, {"lossy": True}, "compressed with loss"),

@@ -44,6 +44,13 @@ def test_a_file_with_all_of_these_tags(tmp_path):
     assert "Iohexol" not in " ".join(map(str, row))
 
 
+@pytest.mark.parametrize(
+    ("value", "unit"), [("HU", "HU"), (" z_eff", "Z_EFF"), ("DOE", "?"), (None, "")]
+)
+def test_the_unit_of_the_pixels(tmp_path, value, unit):
+    assert read(tmp_path, RescaleType=value)["unit"] == unit
+
+
 @pytest.mark.parametrize(("value", "held"), [("YES", True), ("NO", False), ("", False)])
 def test_what_the_pixels_may_show_of_a_person(tmp_path, value, held):
     row = read(tmp_path, BurnedInAnnotation=value, RecognizableVisualFeatures=value)

@@ -266,6 +266,18 @@ def test_float_pixels(tmp_path, dtype):
     assert (header["rows"], header["cols"]) == (1, 2) and np.isnan(header["bits_stored"])
 
 
+@pytest.mark.parametrize(("dtype", "prefix"), [("<f4", "Float"), ("<f8", "DoubleFloat")])
+@pytest.mark.parametrize(("limit", "air"), [(None, 1), (500, 2)])
+def test_padding_of_float_pixels_is_air(tmp_path, dtype, prefix, limit, air):
+    """At the margin alone: the value inside stays."""
+    values = np.full((5, 5), 40.0)
+    values[0, 0], values[4, 4], values[2, 2] = 3000.5, 1000, 3000.5
+    tags = {f"{prefix}PixelPaddingValue": 3000.5, f"{prefix}PixelPaddingRangeLimit": limit}
+    hu = read_hu(float_slice(tmp_path / "a", values, dtype, RescaleIntercept=0, **tags))[0]
+    assert hu[0, 0] == -1000 and hu[2, 2] == 3000 and (hu == -1000).sum() == air
+    assert hu[4, 4] == (-1000 if limit else 1000)
+
+
 def test_float_pixels_that_are_no_image(tmp_path):
     path = float_slice(tmp_path / "a", [[1.0, np.nan]])
     assert refused(path) == "FloatPixelData holds values that are no numbers"
