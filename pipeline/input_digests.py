@@ -113,9 +113,9 @@ def weight_digests(run: Run) -> Digests:
     """Digest the local weights that CNNs start from, each under its CNN's name."""
     digests: Digests = {}
     for config in run.recipe.stage1.models:
-        if not isinstance(config.pretrained, str):
+        if config.weights_file is None:
             continue
-        path, name = Path(config.pretrained), WEIGHTS + config.name
+        path, name = Path(config.weights_file), WEIGHTS + config.name
         if path.is_file():
             digests[name] = file_digest(path)
         elif digest := _known_weights(run, config.name).get(name):

@@ -14,9 +14,15 @@ from pydantic_core import to_jsonable_python
 
 from ct.config import Config, config_class_of
 from pipeline.recipe import Recipe, StageOneConfig
+from stage1_cnn.config import PACKAGE
 
 # "CnnConfig.field" -> the value that reproduces older versions, if it is not the default
-OLDER_VALUES: dict[str, Any] = {"DataConfig.series": "all", "CnnConfig.outputs": "probabilities"}
+OLDER_VALUES: dict[str, Any] = {
+    "CnnConfig.body_rate": 1.0,
+    "CnnConfig.freeze_norms": False,
+    "CnnConfig.outputs": "probabilities",
+    "DataConfig.series": "all",
+}
 FIRST_FIELDS = {  # Configs that enter digests: the fields that they had in the first version
     "CnnConfig": """
         name backbone pretrained windows neighbours image_size epochs batch accumulate lr
@@ -126,7 +132,7 @@ def weight_files(models: Collection[Any]) -> dict[str, str]:
     for model in models:
         if isinstance(model, dict):
             name, file = model.get("name"), model.get("pretrained")
-            if isinstance(name, str) and isinstance(file, str):
+            if isinstance(name, str) and isinstance(file, str) and file != PACKAGE:
                 files[name] = Path(file).name
     return files
 

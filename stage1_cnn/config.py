@@ -9,6 +9,7 @@ from ct.errors import InputError
 from ct.windows import window_bounds
 
 GPU_OF_PROCESS = "ICH_GPU"  # variable of a process that was started for one GPU: the GPU's name
+PACKAGE = "package"  # the value of `pretrained` for weights of an installed package
 
 
 class CnnConfig(Config):
@@ -20,10 +21,14 @@ class CnnConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # of its folder in the run
     # any classifier of timm.list_models(), with or without a ".tag" of its weights
     backbone: str = Field(min_length=1)
-    # False: from scratch; True: weights that timm downloads; or a .safetensors/.pth file
+    # False: from scratch; True: weights that timm downloads; package: those of an installed package
+    # (stage1_cnn/backbones/weight_packages.py); or a .safetensors/.pth file
     pretrained: StrictBool | str = False
     # names or "centre/width" in HU
     windows: tuple[str, ...] = Field(("brain", "subdural", "bone"), min_length=1)
+    # mean and deviation that are subtracted and divided by: those of ImageNet's images, or those
+    # that timm lists for the backbone
+    normalisation: Literal["imagenet", "backbone"] = "imagenet"
     neighbours: int = Field(0, ge=0, le=8)  # slices on each side, as further channels
     # px a side of the CNN's input; None: the size in the pixel cache
     image_size: int | None = Field(None, ge=32, le=1024)
@@ -36,6 +41,12 @@ class CnnConfig(Config):
     lr: float = Field(1e-3, gt=0)  # the highest learning rate, after the warm-up
     # the rate of a layer is that of the layer behind it times this; the last layer has `lr` itself
     layer_decay: float = Field(1.0, gt=0, le=1)
+    # learning rate of all but the last layers, as a share of `lr`; 0: frozen, and then the plain
+    # slices are trained on; None: by the number of positive patients where `pretrained`
+    # (stage1_cnn/training_methods/held_body.py), else 1
+    body_rate: float | None = Field(None, ge=0, le=1)
+    # batch norms keep their weights and statistics; None: as body_rate
+    freeze_norms: StrictBool | None = None
     weight_decay: float = Field(0.02, ge=0)  # of AdamW, on weights only, not on biases and norms
     # share of the steps in which the rate rises from 0; then half a cosine to 0
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -87,6 +98,12 @@ class CnnConfig(Config):
             except InputError as error:
                 raise ValueError(error) from None  # pydantic adds the place
         return windows
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file of weights that the CNN starts from; None where there is none."""
+        is_file = isinstance(self.pretrained, str) and self.pretrained != PACKAGE
+        return str(self.pretrained) if is_file else None
 
     @property
     def in_channels(self) -> int:

@@ -62,6 +62,30 @@ def predict(
     return outputs, embeddings
 
 
+def plain_embeddings(
+    model: Cnn,
+    table_rows: NDArray[np.int64],
+    read_hu: ReadHu,
+    config: CnnConfig,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Return the embeddings (n, d) of some readable slices, without views, as the head gets them.
+
+    Arguments as in `predict`; the model is on the device.
+    """
+    embeddings = np.empty((len(table_rows), model.width), np.float32)
+    model.eval()
+
+    def embed_batch(rows: NDArray[np.int64], hu: Tensor) -> None:
+        with mixed_precision(config, device):
+            _, embedding = model(to_channels(crop_to_head(hu, config), config))
+        embeddings[rows] = embedding.cpu().numpy()
+
+    with torch.inference_mode():
+        for_each_batch(np.arange(len(table_rows)), read_hu, table_rows, config, device, embed_batch)
+    return embeddings
+
+
 def for_each_batch(
     rows: NDArray[np.int64],
     read_hu: ReadHu,

@@ -9,6 +9,7 @@ from torch import nn
 
 from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
+from stage1_cnn.training_methods.held_body import is_frozen, with_body_rate
 
 
 def new_optimizer(model: nn.Module, config: CnnConfig) -> torch.optim.Optimizer:
@@ -34,8 +35,9 @@ def weight_groups(model: nn.Module, config: CnnConfig) -> list[dict[str, Any]]:
     `lr_scale` of a group, where it has one, is the share of the learning rate that it gets. Raises
     InputError where the layers that `layer_decay` needs are not known.
     """
-    if config.layer_decay == 1:
-        return list(param_groups_weight_decay(model, config.weight_decay))
+    if config.layer_decay == 1 or is_frozen(config):
+        groups = param_groups_weight_decay(model, config.weight_decay)
+        return with_body_rate(groups, model, config)
     backbone = getattr(model, "backbone", model)  # timm knows the layers of its own models
     groups = list(
         param_groups_layer_decay(backbone, config.weight_decay, layer_decay=config.layer_decay)
@@ -45,7 +47,7 @@ def weight_groups(model: nn.Module, config: CnnConfig) -> list[dict[str, Any]]:
             f"{config.name}: layer_decay = {config.layer_decay:g}, but timm does not know the "
             f"layers of backbone {config.backbone!r}; leave layer_decay out"
         )
-    return groups
+    return with_body_rate(groups, model, config)
 
 
 def set_learning_rates(

@@ -23,9 +23,10 @@ from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import pick_device, torch_settings
 from stage1_cnn.distributed import this_process
 from stage1_cnn.gpu_memory import is_out_of_memory, weights_must_fit
-from stage1_cnn.inference import predict
+from stage1_cnn.inference import plain_embeddings, predict
 from stage1_cnn.model import Cnn, build_model
 from stage1_cnn.state_tensors import TrainingState, on_cpu
+from stage1_cnn.training_methods.held_body import is_frozen, positive_patients, settled, start_head
 from stage1_cnn.training_step import Trainer
 
 CURVE_SLICES = 10_000  # most held-out slices that the learning curve is computed on
@@ -98,13 +99,19 @@ def train_cnn(
     world_size = this_process().world_size
     check_enough_slices(train, config, world_size)
     labels, device = slices[list(LABELS)].to_numpy(np.float32), pick_device()
+    config = _settled(config, slices, train, hooks)
     with torch_settings(config):
         model = build_model(config, derive_seed(seed, "weights"), labels[train].mean(axis=0))
+        start_head(model.backbone, config)
         with weights_must_fit(config, device):
             model = model.to(device)
         steps = len(epoch_steps(slices, train, config, seed, 1, world_size))
-        trainer = Trainer(model, config, steps, derive_seed(seed, "change"), hooks.log)
+        on_embeddings = is_frozen(config) and model.ends_linear
+        seed_of_steps = derive_seed(seed, "change")
+        trainer = Trainer(model, config, steps, seed_of_steps, hooks.log, on_embeddings)
         loop = TrainLoop(slices, labels, read_hu, trainer, hooks)
+        if on_embeddings:
+            loop.embed(train)
         state = loop.resume(checkpoint) if checkpoint else _epoch_start(1, [])
         while state["epoch"] <= config.epochs:
             order = epoch_steps(slices, train, config, seed, state["epoch"], world_size)
@@ -116,6 +123,17 @@ def train_cnn(
             if hooks.epoch:
                 hooks.epoch(entry)
     return TrainedCnn(trainer.final_model(), state["curve"], trainer.micro_batch)
+
+
+def _settled(config: CnnConfig, slices: pd.DataFrame, train: Rows, hooks: Hooks) -> CnnConfig:
+    """Return the config as `settled` does, and log what the number of patients decided."""
+    full = settled(config, slices, train)
+    if config.pretrained and full != config:
+        hooks.log(
+            f"  {config.name}: pretrained, {positive_patients(slices, train)} positive patients "
+            f"to train on: body_rate {full.body_rate:g}, freeze_norms {full.freeze_norms}"
+        )
+    return full
 
 
 def _epoch_start(epoch: int, curve: list[dict[str, Any]]) -> dict[str, Any]:
@@ -143,6 +161,18 @@ class TrainLoop:
         self.readable = slices["readable"].to_numpy(bool)
         self.trainer, self.hooks = trainer, hooks
         self.saved_at, self.seconds = time.monotonic(), 0.0  # last checkpoint; time of the epoch
+        # (embeddings (m, d), number of each slice among them) where a frozen body is trained
+        self.embedded: tuple[NDArray[np.float32], Rows] | None = None
+
+    def embed(self, rows: Rows) -> None:
+        """Compute the embeddings of the slices `rows` once, instead of in each step."""
+        trainer = self.trainer
+        place = np.full(len(self.slices), -1)
+        place[rows] = np.arange(len(rows))
+        embeddings = plain_embeddings(
+            trainer.model, self.table_rows[rows], self.read_hu, trainer.config, trainer.device
+        )
+        self.embedded = embeddings, place
 
     def run_epoch(self, order: Sequence[Rows], state: dict[str, Any]) -> None:
         """Train on the steps of `order` (row numbers each) that come after `state`."""
@@ -169,8 +199,13 @@ class TrainLoop:
     def _read(self, shares: Sequence[Rows]) -> Iterator[tuple[Rows, Tensor]]:
         """Yield (rows, HU) of each of `shares`; the batch is halved where reading exhausts memory.
 
-        HU: int16 (b, c, S, S) on the device.
+        HU: int16 (b, c, S, S) on the device; the embeddings (b, d) where they are computed.
         """
+        if self.embedded:
+            embeddings, place = self.embedded
+            for share in shares:
+                yield share, torch.from_numpy(embeddings[place[share]]).to(self.trainer.device)
+            return
         done = 0
         while done < len(shares):
             memory_is_full = False

@@ -31,6 +31,7 @@ from stage1_cnn.state_tensors import (
     with_prefix,
 )
 from stage1_cnn.training_methods.gradient_checkpointing import buffers_kept, set_checkpointing
+from stage1_cnn.training_methods.held_body import Head, freeze, set_training
 from stage1_cnn.training_methods.weight_average import WeightAverage
 
 
@@ -38,11 +39,18 @@ class Trainer:
     """Train `model`, a Cnn that is already on its device, one step after another.
 
     steps: of an epoch; seed: of augmentation, dropout and mixup, from which each step derives its
-    own; log: called with a line for the user
+    own; log: called with a line for the user; on_embeddings: the body is frozen, and the steps get
+    embeddings instead of slices
     """
 
     def __init__(
-        self, model: Cnn, config: CnnConfig, steps: int, seed: int, log: Callable[[str], None]
+        self,
+        model: Cnn,
+        config: CnnConfig,
+        steps: int,
+        seed: int,
+        log: Callable[[str], None],
+        on_embeddings: bool = False,
     ) -> None:
         self.model: Cnn = model.to(memory_format=torch.channels_last)
         self.config, self.seed, self.log = config, seed, log
@@ -51,6 +59,8 @@ class Trainer:
         # slices in one forward pass; halved where they do not fit into memory
         self.micro_batch = config.batch
         set_checkpointing(model.backbone, config)
+        self.on_embeddings = on_embeddings
+        freeze(model.backbone, config)
         with weights_must_fit(config, self.device):
             self.optimizer = new_optimizer(model, config)
             self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
@@ -58,24 +68,26 @@ class Trainer:
         self.scaler = self._new_scaler()
         self.weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=self.device)
         self.generator = torch.Generator(self.device)
-        self.net: Any = self.model  # with what DDP and torch.compile wrap around it
+        # with what DDP and torch.compile wrap around it
+        self.net: Any = Head(model, config.dropout) if on_embeddings else self.model
         if this_process().world_size > 1:
             with weights_must_fit(config, self.device):  # DDP allocates a copy of the gradients
-                self.net = DistributedDataParallel(self.model)
+                self.net = DistributedDataParallel(self.net)
         if config.compile:
             self.net = torch.compile(self.net)
 
     def step(self, hu: Tensor, labels: Tensor, total: int) -> Tensor:
         """Train on the slices of one step.
 
-        hu: int16 (b, c, S, S) in HU; labels: float32 (b, 6); both on the device. total: slices of
-        this step in all processes together; b where there is one.
+        hu: int16 (b, c, S, S) in HU, or embeddings (b, d) where `on_embeddings`; labels: float32
+        (b, 6); both on the device. total: slices of this step in all processes together; b where
+        there is one.
 
         Returns the competition's loss, the mean over the slices of this process: a scalar tensor
         that the device may still be computing.
         """
         set_learning_rates(self.optimizer, self.done, self.steps, self.config)
-        self.model.train()
+        set_training(self.model, self.config)
         while (loss := self._gradients(hu, labels, total)) is None or not self._apply():
             self.halve_batch()
         self.scaler.update()
@@ -145,6 +157,8 @@ class Trainer:
     @torch.no_grad()
     def _images(self, hu: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Return the CNN's input for piece `number` of a step, and its labels, mixed by mixup."""
+        if self.on_embeddings:
+            return hu, labels
         hu = resize(crop_to_head(hu, self.config).float(), self.config.image_size)
         images = to_channels(augment(hu, self.config, self.generator), self.config)
         if self.config.mixup:

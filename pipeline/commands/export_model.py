@@ -87,7 +87,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
     """
     models = recipe.model_dump(mode="json")["stage1"]["models"]
     for model in models:
-        if isinstance(model["pretrained"], str):
+        if isinstance(model["pretrained"], str):  # the word `package` stays as it is
             model["pretrained"] = Path(model["pretrained"]).name
     cleared = {"source": "", "labels": None, "sample": None, "slices": None}
     changes = {

@@ -160,8 +160,8 @@ def _check_models(recipe: Recipe) -> Recipe:
     models = []
     for config in recipe.stage1.models:
         check_backbone(config.backbone)
-        if isinstance(config.pretrained, str):
-            path = os.path.abspath(os.path.expanduser(config.pretrained))
+        if config.weights_file:
+            path = os.path.abspath(os.path.expanduser(config.weights_file))
             if not Path(path).is_file():
                 raise InputError(
                     f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file"

@@ -90,10 +90,10 @@ def check_backbones(config: CnnConfig, space: dict[str, Range | Choices], size: 
     """
     backbones: Any = space.get("backbone", (config.backbone,))
     sizes = space.get("image_size", (config.image_size,))
-    if isinstance(config.pretrained, str) and set(backbones) != {config.backbone}:
+    if config.weights_file and set(backbones) != {config.backbone}:
         raise InputError(
             f"search.space.backbone = {list(backbones)}: {config.name} starts from the weights "
-            f"{config.pretrained} of {config.backbone}; leave backbone out of the space, "
+            f"{config.weights_file} of {config.backbone}; leave backbone out of the space, "
             "or set pretrained: false"
         )
     for backbone in backbones:
@@ -139,8 +139,8 @@ def _study_inputs(
 ) -> dict[str, Any]:
     """Return everything that the result of a trial depends on, as plain values."""
     read = input_digests(run, SEARCH)
-    if isinstance(config.pretrained, str):
-        read = read | {"weights": file_digest(config.pretrained)}
+    if config.weights_file:
+        read = read | {"weights": file_digest(config.weights_file)}
     return {
         "model": config.model_dump(mode="json"),
         "space": {field: repr(domain) for field, domain in space.items()},

@@ -1,4 +1,4 @@
-"""Backbones with pretrained weights: from a local file, or those that timm downloads."""
+"""Backbones with pretrained weights: of a local file or a package, or those timm downloads."""
 
 import contextlib
 import logging
@@ -12,20 +12,23 @@ from ct.errors import InputError, reason_of
 from stage1_cnn.backbones.last_layers import PooledEncoder, last_layers
 from stage1_cnn.backbones.timm_models import create_backbone
 from stage1_cnn.backbones.weight_files import misfit, read_weights, without_prefix
-from stage1_cnn.config import CnnConfig
+from stage1_cnn.backbones.weight_packages import package_weights
+from stage1_cnn.config import PACKAGE, CnnConfig
 
 
 def pretrained_backbone(config: CnnConfig, seed: int) -> Any:
-    """Build the backbone with pretrained weights, from a local file or by download.
+    """Build the backbone with pretrained weights: of a local file, of a package, or by download.
 
     The last layers stay random. Raises InputError where the weights cannot be had or do not fit.
     """
-    path = config.pretrained if isinstance(config.pretrained, str) else None
+    path = config.weights_file
     if path is not None:
         source = f"the weights {path}"
         advice = f"it should be a .safetensors or .pth file of timm's {config.backbone}"
         if not Path(path).is_file():
             raise InputError(f"pretrained: {path} is not a file; {advice}")
+    elif config.pretrained == PACKAGE:
+        source, advice = "the weights of its package", "install another version of timm"
     else:
         source = "timm's own weights"
         advice = (
@@ -51,14 +54,17 @@ def pretrained_backbone(config: CnnConfig, seed: int) -> Any:
 
 
 def _loaded(config: CnnConfig, seed: int, path: Path | None, fresh: Any) -> Any:
-    """Return the backbone with the weights of a file; timm's own where `path` is None.
+    """Return the backbone with the weights of a file, of a package, or timm's own.
 
     timm adapts them to the number of channels, renames those of older versions, and leaves out the
     last layers. fresh: the backbone with random weights. Raises ValueError for a file that does not
     fit, in one line.
     """
     if path is None:
-        return create_backbone(config, seed, pretrained=True, pretrained_cfg_overlay=None)
+        overlay = None
+        if config.pretrained == PACKAGE:
+            overlay = {"state_dict": package_weights(config.backbone), "custom_load": False}
+        return create_backbone(config, seed, pretrained=True, pretrained_cfg_overlay=overlay)
     state = (fresh.encoder if isinstance(fresh, PooledEncoder) else fresh).state_dict(
         keep_vars=True
     )

@@ -1,8 +1,10 @@
 """From slices in HU to the CNN's input, in batches on the device: resize, augment, window."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,7 @@ from ct.windows import apply_window, window_bounds
 from stage1_cnn.config import CnnConfig
 
 AIR_HU = -1000.0  # the value beyond the edge of an augmented slice
-# those of ImageNet, averaged over its three colours: pretrained weights expect them
+# those of ImageNet, averaged over its three colours: most pretrained weights expect them
 MEAN, STD = 0.449, 0.226
 
 Uniform = Callable[[float, float], Tensor]  # (low, high) -> (b,), one number a slice
@@ -110,11 +112,27 @@ def views(hu: Tensor, config: CnnConfig) -> list[Tensor]:
     return [hu, *(hu.flip(dims[name]) for name in config.tta)]
 
 
+def mean_and_std(config: CnnConfig) -> tuple[float, float]:
+    """Return the mean and deviation that normalise images from [0, 1], averaged over colours."""
+    if config.normalisation == "backbone":
+        return _mean_and_std_of(config.backbone)
+    return MEAN, STD
+
+
+@lru_cache
+def _mean_and_std_of(backbone: str) -> tuple[float, float]:
+    """Return those that timm lists for a backbone; those of ImageNet where it lists none."""
+    known = timm.get_pretrained_cfg(backbone)
+    if known is None:
+        return MEAN, STD
+    return round(sum(known.mean) / len(known.mean), 6), round(sum(known.std) / len(known.std), 6)
+
+
 def to_channels(hu: Tensor, config: CnnConfig) -> Tensor:
     """Return the CNN's input for slices in HU.
 
     hu: int16 or float (b, c, S, S). Returns float32 (b, c * w, S', S') in channels-last memory,
-    normalised from [0, 1] by MEAN and STD. Channel i * w + j is slice i through window j. The
+    normalised from [0, 1] by `mean_and_std`. Channel i * w + j is slice i through window j. The
     windows of one slice stand together, because timm repeats the three colours of pretrained
     weights for more channels: the weights of a colour get the same window in every slice.
     """
@@ -123,4 +141,5 @@ def to_channels(hu: Tensor, config: CnnConfig) -> Tensor:
     images = torch.empty((*hu.shape, len(config.windows)), device=hu.device)
     for number, spec in enumerate(config.windows):
         images[..., number] = apply_window(hu, *window_bounds(spec))
-    return images.sub_(MEAN).div_(STD).flatten(3).permute(0, 3, 1, 2)
+    mean, std = mean_and_std(config)
+    return images.sub_(mean).div_(std).flatten(3).permute(0, 3, 1, 2)

@@ -1,1 +1,1 @@
-"""Methods of training that a recipe may switch on: checkpointing of gradients, mean weights."""
+"""Methods of training of a recipe: gradient checkpointing, mean weights, a held body."""

@@ -13,6 +13,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 DISK = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "mkdir", "unlink"}
 READS_FILES = {  # modules of rooms that leave the disk to others
     "stage1_cnn/backbones/weight_files.py": "pretrained weights",
+    "stage1_cnn/backbones/weight_packages.py": "pretrained weights",
     "stage2_stack/foreign_boosters.py": "a booster file, in a child process",
 }
 

@@ -164,3 +164,12 @@ def test_views_are_the_plain_slices_and_those_of_tta():
     assert mirrored[0, 0, 0].tolist() == [3, 2, 1, 0]
     assert torch.equal(back[:, 0], hu[:, 1]) and torch.equal(back[:, 1], hu[:, 0])
     assert len(views(hu, config())) == 1
+
+
+def test_the_backbone_decides_the_normalisation_where_the_recipe_says_so():
+    hu = torch.full((1, 1, 4, 4), 80, dtype=torch.int16)  # 1 in the brain window
+    for backbone, mean, std in (("test_resnet", 0.5, 0.5), ("resnet18", 0.449, 0.226)):
+        own = config(backbone=backbone, windows=("brain",), normalisation="backbone")
+        assert float(to_channels(hu, own)[0, 0, 0, 0]) == pytest.approx((1 - mean) / std, rel=1e-6)
+        plain = own.model_copy(update={"normalisation": "imagenet"})
+        assert float(to_channels(hu, plain)[0, 0, 0, 0]) == pytest.approx((1 - 0.449) / 0.226)
