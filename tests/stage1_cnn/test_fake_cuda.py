@@ -12,6 +12,9 @@ from stage1_cnn.batches import augment
 from stage1_cnn.model import build_model
 from stage1_cnn.training_step import Trainer
 
+# of torch, about memory that a copied module does not have here
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+
 ALL = {  # everything that a batch can go through
     "windows": ("brain", "bone"),
     "neighbours": 1,
@@ -27,6 +30,8 @@ ALL = {  # everything that a batch can go through
     "tta": ("flip", "reverse"),
     "ema": 0.9,
     "average_epochs": 2,
+    "body_rate": 0.1,
+    "freeze_norms": True,
     "grad_checkpointing": True,
 }
 # precision -> type in which the first layer computes
