@@ -31,6 +31,7 @@ from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.batches.augment import augment, to_channels
 from stage1_cnn.batches.batch_reader import read_ahead
 from stage1_cnn.batches.dataset import fold_rows, shuffled, training_steps
+from stage1_cnn.batches.head_crop import crop_to_head
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import mixed_precision, torch_settings
 from stage1_cnn.model import build_model
@@ -140,6 +141,7 @@ class Bench:
         with torch_settings(self.config):
             rounds = self.rounds(seconds)
             reading, parts = self.reading(), self.parts(5 if self.on_cpu else 30)
+            crop = self.cropping(5 if self.on_cpu else 30)
         where = "one thread of one CPU core" if self.on_cpu else torch.cuda.get_device_name()
         print(
             f"{self.case.backbone}, {self.case.precision}, batch {self.case.batch}, {SIZE} px, "
@@ -170,6 +172,9 @@ class Bench:
         whole = sum(parts.values())
         print(
             "of a step: " + ", ".join(f"{name} {took / whole:.1%}" for name, took in parts.items()),
+        )
+        print(
+            f"crop_head: {self.case.batch / crop:.0f} images/s alone, {crop / whole:.1%} of a step",
             flush=True,
         )
         return missed
@@ -266,6 +271,13 @@ class Bench:
 
         return (
             self.case.batch * len(order) / statistics.median(self.timed(read)[0] for _ in range(5))
+        )
+
+    def cropping(self, repeats):
+        """Return the seconds that the crop to the head takes for a batch, which no step has."""
+        config = self.config.model_copy(update={"crop_head": True})
+        return statistics.median(
+            self.timed(lambda: crop_to_head(self.hu, config))[0] for _ in range(repeats)
         )
 
     def parts(self, repeats):
