@@ -3,7 +3,7 @@
 Logits of a CNN are kept as they are. Only probabilities, which may be 0 or 1, are clipped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +35,18 @@ class StageOne(NamedTuple):
         """Return the probabilities (n, 6), not clipped."""
         values = np.asarray(self.values, np.float64)
         return np.asarray(expit(values)) if self.kind == "logits" else values
+
+
+def mean_of_seeds(fits: Sequence[StageOne]) -> StageOne:
+    """Return the mean of the logits of a CNN's fits that differ in their seed; of one, itself.
+
+    Raises ValueError where one of several holds probabilities.
+    """
+    if len(fits) == 1:
+        return fits[0]
+    if any(fit.kind != "logits" for fit in fits):
+        raise ValueError("a mean over seeds is one of logits, but a table holds probabilities")
+    return StageOne(mean_logits({str(i): fit.values for i, fit in enumerate(fits)}), "logits")
 
 
 def mean_logits(logits: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:

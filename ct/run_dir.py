@@ -38,6 +38,11 @@ ALL_DATA = -1  # in place of a fold: the CNN that is trained on the slices of al
 MODEL_NAME = r"^[A-Za-z0-9_-]+$"  # a model's name is also the name of a folder
 
 
+def seed_names(model: str, seeds: int) -> list[str]:
+    """Return the names of a CNN's fits that differ in their seed; the first has the CNN's name."""
+    return [model, *(f"{model}.seed{seed}" for seed in range(1, seeds))]
+
+
 def fold_folder(k: int) -> str:
     """Return the name of a fold's folder, "fold<k>", or "all" for ALL_DATA."""
     return "all" if k == ALL_DATA else f"fold{k}"

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from ct.config import Config, suggestion, validate
 from ct.errors import InputError
 from ct.label_tables.public_data import DataFormat
-from ct.run_dir import ALL_DATA, MODEL_NAME
+from ct.run_dir import ALL_DATA, MODEL_NAME, seed_names
 from ct.storage.file_formats import write_yaml
 from ct.yaml_file import read_yaml, refuse_strange_values
 from features.config import FeatureConfig
@@ -94,9 +94,17 @@ class StageOneConfig(Config):
         kept = {model.outputs for model in self.models}
         return bool(self.imports) or "probabilities" in kept
 
+    def fits(self) -> list[CnnConfig]:
+        """Return the CNNs, each as often as it has seeds, under the names of `seed_names`."""
+        return [
+            model.model_copy(update={"name": name, "seeds": 1})
+            for model in self.models
+            for name in seed_names(model.name, model.seeds)
+        ]
+
     def model(self, name: str) -> CnnConfig:
-        """Return the CNN of this name."""
-        return next(model for model in self.models if model.name == name)
+        """Return the CNN of this name, or its fit with another seed."""
+        return next(model for model in self.fits() if model.name == name)
 
     @field_validator("models")
     @classmethod
@@ -106,6 +114,12 @@ class StageOneConfig(Config):
             raise ValueError(
                 f"two models are called {twice.pop()!r}; a name is a folder, give each its own"
             )
+        for model in models:
+            if model.seeds > 1 and model.outputs != "logits":
+                raise ValueError(
+                    f"{model.name}: the mean over seeds = {model.seeds} is one of logits; set "
+                    "outputs: logits"
+                )
         return models
 
     @field_validator("imports")
@@ -145,6 +159,12 @@ class Recipe(Config):
             raise ValueError(
                 "features.probe reads embeddings of the folds' CNNs, and those of a CNN that is "
                 "trained on all data are others; set stage1.all_data or features.probe to false"
+            )
+        models = info.data["stage1"].models if "stage1" in info.data else ()
+        if features.probe and any(model.seeds > 1 for model in models):
+            raise ValueError(
+                "features.probe reads the embeddings of one fit for each fold; set seeds to 1, or "
+                "features.probe to false"
             )
         return features
 

@@ -1,6 +1,6 @@
 """Read the files that the stages have written to a run folder; missing ones are None or empty."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ct.averaging import StageOne, combine_folds, mean_logits
+from ct.averaging import StageOne, combine_folds, mean_logits, mean_of_seeds
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths
 from ct.privacy.quarantine_reasons import public_reason
-from ct.run_dir import RunDir
+from ct.run_dir import RunDir, seed_names
 from ct.storage.file_formats import read_json, read_table, require
 from ct.storage.prediction_files import kind_of
 from ct.storage.receipt_reader import read_receipt
@@ -131,8 +131,9 @@ def read_run(run: RunDir) -> Artifacts:
     cnns, imports = [m["name"] for m in stage1.get("models", [])], stage1.get("imports", [])
     fold_numbers = range(int(recipe.get("folds", {}).get("k", 0)))
     clip = (recipe.get("features") or {}).get("clip", 1e-5)
-    oof = {name: _logits(run.oof(name), clip) for name in cnns}
-    oof |= {name: _logits(run.imported_oof(name), clip) for name in imports}
+    seeds = {m["name"]: seed_names(m["name"], m.get("seeds", 1)) for m in stage1.get("models", [])}
+    oof = {name: _logits([run.oof(fit) for fit in seeds[name]], clip) for name in cnns}
+    oof |= {name: _logits([run.imported_oof(name)], clip) for name in imports}
     return Artifacts(
         recipe=recipe_without_paths(recipe),
         slices=slices,
@@ -146,7 +147,7 @@ def read_run(run: RunDir) -> Artifacts:
             name: (_json(run.imported_notes(name)) or {}).get("notes", []) for name in imports
         },
         raw=_mean_of_models(oof),
-        raw_test=_combined_test(run, cnns, imports, fold_numbers, clip, slices["fold"]),
+        raw_test=_combined_test(run, seeds, imports, fold_numbers, clip, slices["fold"]),
         calibrated=_table(run.stage2 / "calibrated.parquet"),
         calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
         final=_table(run.stage2 / "oof.parquet"),
@@ -226,13 +227,17 @@ def _environments(run: RunDir, cnn: str, k: int) -> Environments:
     return environments
 
 
-def _logits(path: Path, clip: float) -> pd.DataFrame | None:
-    """Return a model's logits (n, 6); None without the file. clip: of probabilities"""
-    if not path.exists():
+def _logits(paths: Sequence[Path], clip: float) -> pd.DataFrame | None:
+    """Return a model's logits (n, 6), mean over seeds; None where a file is missing.
+
+    paths: one a seed; clip: of probabilities
+    """
+    if not all(path.exists() for path in paths):
         return None
-    table = read_table(path)
-    predictions = StageOne(table[list(LABELS)].to_numpy(), kind_of(table))
-    return pd.DataFrame(predictions.logits(clip), table.index, list(LABELS))
+    tables = [read_table(path) for path in paths]
+    index = tables[0].index
+    fits = [StageOne(t.reindex(index)[list(LABELS)].to_numpy(), kind_of(t)) for t in tables]
+    return pd.DataFrame(mean_of_seeds(fits).logits(clip), index, list(LABELS))
 
 
 def _mean_of_models(tables: dict[str, pd.DataFrame | None]) -> pd.DataFrame | None:
@@ -250,7 +255,7 @@ def _mean_of_models(tables: dict[str, pd.DataFrame | None]) -> pd.DataFrame | No
 
 def _combined_test(
     run: RunDir,
-    cnns: Iterable[str],
+    seeds: Mapping[str, Sequence[str]],
     imports: Iterable[str],
     fold_numbers: Sequence[int],
     clip: float,
@@ -258,12 +263,16 @@ def _combined_test(
 ) -> pd.DataFrame | None:
     """Return the mean of the models on the test slices, combined over the folds.
 
-    None where a table is missing. fold: of each slice, -1 or NaN where the patient is not in train
+    None where a table is missing. seeds: {CNN: names of its fits}; fold: of each slice, -1 or NaN
+    where the patient is not in train
     """
     per_fold = []
     for k in fold_numbers:
-        tables = {name: _logits(run.fold(name, k) / "test.parquet", clip) for name in cnns}
-        tables |= {name: _logits(run.imported_test_path(name, k), clip) for name in imports}
+        tables = {
+            name: _logits([run.fold(fit, k) / "test.parquet" for fit in fits], clip)
+            for name, fits in seeds.items()
+        }
+        tables |= {name: _logits([run.imported_test_path(name, k)], clip) for name in imports}
         mean = _mean_of_models(tables)
         if mean is None:
             return None

@@ -35,6 +35,8 @@ class CnnConfig(Config):
     # before it is resized, each slice is cropped to the head: a square around skull and brain
     crop_head: bool = False
 
+    # fits for each fold that differ in their seed; the mean of their logits is the CNN's prediction
+    seeds: int = Field(1, ge=1, le=20)
     epochs: int = Field(5, ge=1)  # passes over the training slices; the last weights are kept
     batch: int = Field(64, ge=2)  # slices in one forward pass
     accumulate: int = Field(1, ge=1)  # batches whose gradients are summed before a step

@@ -15,6 +15,7 @@ from pipeline.receipt import commit
 from pipeline.run_context import Run
 from pipeline.scoring.scoring_model import ScoringModel, study_calibration_of_run
 from pipeline.stage_data.run_tables import patients_of_folds
+from stage1_cnn.config import CnnConfig
 
 CARD = """# {name}: a model of ICH-Stack
 
@@ -99,7 +100,7 @@ def training_card(run: Run, model: ScoringModel) -> dict[str, Any]:
         "name": run.recipe.name,
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit(),
-        "cnns": [config.backbone for config in run.recipe.stage1.models],
+        "cnns": [_cnn(config) for config in run.recipe.stage1.models],
         "folds": run.recipe.folds.k,
         "all_data": run.recipe.stage1.all_data,
         "components": list(run.recipe.stage2.components),
@@ -135,6 +136,11 @@ def card_text(card: dict[str, Any]) -> str:
         "points": "\n".join(_point_rows(card["operating_points"])),
     }
     return CARD.format(**{**card, **values})
+
+
+def _cnn(config: CnnConfig) -> str:
+    """Return a CNN as the card names it."""
+    return config.backbone + (f" ({config.seeds} seeds)" if config.seeds > 1 else "")
 
 
 def _point_rows(points: dict[str, Any]) -> list[str]:

@@ -52,7 +52,7 @@ def model_of_folder(folder: str | Path) -> ScoringModel:
     stage2, values = read_stage_two(folder / "stage2.json", recipe, where)
     weights = {
         (config.name, k): folder / "weights" / weights_name(config.name, k)
-        for config in recipe.stage1.models
+        for config in recipe.stage1.fits()
         for k in packed_folds(recipe)
     }
     needed = needed_boosters(stage2, recipe)
@@ -201,7 +201,7 @@ def _check_weights(
     recipe: Recipe, weights: Mapping[tuple[str, int], Path], probes: Path | None, where: str
 ) -> None:
     """Raise InputError for weights or probes that do not fit the CNNs of the recipe."""
-    for config in recipe.stage1.models:
+    for config in recipe.stage1.fits():
         with _prefixed(where, config):
             cnn = cnn_without_weights(config)
         for k in packed_folds(recipe):

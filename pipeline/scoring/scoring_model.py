@@ -137,7 +137,7 @@ def model_of_run(run: Run) -> ScoringModel:
         )
     slices, fold = read_table(folder.slices), read_table(folder.folds)["fold"]
     train = slices[slices["split"] == "train"]
-    folds = [(config.name, k) for config in recipe.stage1.models for k in recipe.trained_folds()]
+    folds = [(config.name, k) for config in recipe.stage1.fits() for k in recipe.trained_folds()]
     stage2 = stage_two_values(run, train, fold.reindex(train.index).to_numpy())
     return ScoringModel(
         recipe=recipe,

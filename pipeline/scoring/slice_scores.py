@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import expit
 
-from ct.averaging import StageOne, combine_folds, mean_logits
+from ct.averaging import StageOne, combine_folds, mean_logits, mean_of_seeds
 from ct.checks.series_choice import is_outside
 from ct.checks.series_table import training_spacing
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.run_dir import ALL_DATA
+from ct.run_dir import ALL_DATA, seed_names
 from ct.slices import SERIES
 from features.build import build_features
 from features.linear_probe import held_out_probe_logits
@@ -87,7 +87,7 @@ def predict_per_fold(
     stage1, k_folds = model.recipe.stage1, model.recipe.folds.k
     per_fold: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(k_folds)]
     readable, fold = slices["readable"].to_numpy(bool), slices["fold"].to_numpy()
-    passes = len(stage1.models) * (1 if stage1.all_data else k_folds)
+    passes = len(stage1.fits()) * (1 if stage1.all_data else k_folds)
     with bar(int(readable.sum()) * passes, "CNNs", "slice") as shown:
         for config in stage1.models:
             rows = _neighbours(model, slices, config.neighbours)
@@ -125,13 +125,17 @@ class Outputs(NamedTuple):
 def _outputs(
     model: ScoringModel, config: CnnConfig, k: int, given: CnnInput, predicted: NDArray[np.bool_]
 ) -> Outputs:
-    """Return the Outputs of a CNN of fold `k`, or of ALL_DATA. predicted: (n,) of which slices."""
-    cnn = load_model(config, load_file(model.weights[config.name, k]))
-    outputs, embeddings = predict(
-        cnn, given.table_rows, predicted, given.read_hu, config, given.progress, given.device
-    )
-    logits = StageOne(outputs, config.outputs).logits(model.recipe.features.clip)
-    return Outputs(logits, embeddings)
+    """Return the Outputs of a CNN of fold `k`, or of ALL_DATA: the mean logits of its seeds.
+
+    The embeddings are those of the first seed. predicted: (n,) of which slices
+    """
+    rows, read_hu, device, progress = given
+    fits = []
+    for name in seed_names(config.name, config.seeds):
+        cnn = load_model(config, load_file(model.weights[name, k]))
+        fits.append(predict(cnn, rows, predicted, read_hu, config, progress, device))
+    mean = mean_of_seeds([StageOne(outputs, config.outputs) for outputs, _ in fits])
+    return Outputs(mean.logits(model.recipe.features.clip), fits[0][1])
 
 
 def _neighbours(model: ScoringModel, slices: pd.DataFrame, reach: int) -> NDArray[np.int64]:

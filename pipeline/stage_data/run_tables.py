@@ -7,11 +7,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ct.averaging import StageOne, combine_folds, mean_logits
+from ct.averaging import StageOne, combine_folds, mean_logits, mean_of_seeds
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.patient_folds import fold_groups
-from ct.run_dir import RunDir
+from ct.run_dir import RunDir, seed_names
 from ct.storage.file_formats import read_array, read_json, read_table
 from ct.storage.prediction_files import read_predictions_of
 from pipeline.run_context import Run
@@ -82,7 +82,7 @@ def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> dict[st
     """Return {model: predictions (n, 6)} of CNNs and imported models, NaN where unknown.
 
     index: ids of the n slices; k: None for the out-of-fold predictions of train slices, else the
-    fold whose models predict test slices
+    fold whose models predict test slices. A CNN with several seeds has the mean of their logits.
 
     Raises InputError where the run has no model, or an imported one has no such predictions.
     """
@@ -93,7 +93,7 @@ def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> dict[st
             "`import-predictions --name=NAME --oof=FILE`"
         )
     for name in run.recipe.stage1.imports:
-        if paths[name].exists() or (k is not None and index.empty):
+        if paths[name][0].exists() or (k is not None and index.empty):
             continue
         if k is None:
             lacking, flag = "out-of-fold predictions", "--oof"
@@ -105,19 +105,24 @@ def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> dict[st
         )
     if index.empty:  # a run without test slices has no tables of them
         return {name: StageOne(np.empty((0, len(LABELS)), np.float32), "logits") for name in paths}
-    return {name: read_predictions_of(path, index) for name, path in paths.items()}
+    return {
+        name: mean_of_seeds([read_predictions_of(path, index) for path in of_model])
+        for name, of_model in paths.items()
+    }
 
 
-def _prediction_paths(run: Run, k: int | None) -> dict[str, Path]:
-    """Return {model: path of its predictions}: CNNs first, then imported models."""
+def _prediction_paths(run: Run, k: int | None) -> dict[str, list[Path]]:
+    """Return {model: paths of its predictions, one a seed}: CNNs first, then imported models."""
     paths = {}
     for config in run.recipe.stage1.models:
-        test_path = run.dir.fold(config.name, k or 0) / "test.parquet"
-        paths[config.name] = run.dir.oof(config.name) if k is None else test_path
+        paths[config.name] = [
+            run.dir.oof(name) if k is None else run.dir.fold(name, k) / "test.parquet"
+            for name in seed_names(config.name, config.seeds)
+        ]
     for name in run.recipe.stage1.imports:
-        paths[name] = (
+        paths[name] = [
             run.dir.imported_oof(name) if k is None else run.dir.imported_test_path(name, k)
-        )
+        ]
     return paths
 
 

@@ -49,9 +49,9 @@ class PredictFold(FoldUnit):
 
 
 def prediction_units(run: Run, read: dict[str, str]) -> list[Unit]:
-    """Return a PredictFold for each CNN and fold."""
+    """Return a PredictFold for each CNN, seed and fold."""
     units: list[Unit] = []
-    for config in run.recipe.stage1.models:
+    for config in run.recipe.stage1.fits():
         for k in range(run.recipe.folds.k):
             own = {name: digest for name, digest in read.items() if _is_read(name, config.name, k)}
             units.append(PredictFold(str(run.dir.root), config.name, k, own))
@@ -60,13 +60,13 @@ def prediction_units(run: Run, read: dict[str, str]) -> list[Unit]:
 
 def predict(run: Run, receipt: Receipt) -> None:
     """List the tables and embeddings of all units."""
-    for config in run.recipe.stage1.models:
+    for config in run.recipe.stage1.fits():
         for k in range(run.recipe.folds.k):
             receipt.made += [run.dir.fold(config.name, k) / name for name in MADE]
     receipt.values |= environments_of_units(run, "predict.json")
     count = int((read_table(run.dir.slices)["split"] == "test").sum())
     run.log(
-        f"  {count} test slices, {len(run.recipe.stage1.models)} CNNs x {run.recipe.folds.k} folds"
+        f"  {count} test slices, {len(run.recipe.stage1.fits())} CNNs x {run.recipe.folds.k} folds"
     )
 
 

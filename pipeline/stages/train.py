@@ -100,11 +100,11 @@ class TrainFold(FoldUnit):
 
 
 def training_units(run: Run, read: dict[str, str]) -> list[Unit]:
-    """Return a TrainFold for each CNN and fold."""
+    """Return a TrainFold for each CNN, seed and fold."""
     root = str(run.dir.root)
     return [
         TrainFold(root, config.name, k, read)
-        for config in run.recipe.stage1.models
+        for config in run.recipe.stage1.fits()
         for k in run.recipe.trained_folds()
     ]
 
@@ -115,9 +115,9 @@ def made_of(k: int) -> tuple[str, ...]:
 
 
 def train(run: Run, receipt: Receipt) -> None:
-    """Write the out-of-fold table of each CNN from the predictions of all folds."""
+    """Write the out-of-fold table of each CNN and seed from the predictions of all folds."""
     slices, not_repeatable = read_table(run.dir.slices), []
-    for config in run.recipe.stage1.models:
+    for config in run.recipe.stage1.fits():
         for k in run.recipe.trained_folds():
             folder = run.dir.fold(config.name, k)
             receipt.made += [folder / name for name in made_of(k)]
@@ -154,7 +154,7 @@ def environments_of_units(run: Run, name: str) -> dict[str, Any]:
     version lack the fields.
     """
     receipts = []
-    for config in run.recipe.stage1.models:
+    for config in run.recipe.stage1.fits():
         for k in range(run.recipe.folds.k):
             receipts.append(read_receipt(run.dir.fold(config.name, k) / name) or {})
     environments: dict[str, Any] = {}
