@@ -17,6 +17,7 @@ from test_resume import kill_in
 import run
 from ct.labels import LABELS, read_labels
 from ct.storage.file_formats import read_array, read_table
+from ct.storage.prediction_files import kind_of
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,8 @@ def test_out_of_fold_predictions_are_complete(mini):
         assert (
             oof.index.equals(train)
             and oof.notna().all(axis=None)
-            and ((oof > 0) & (oof < 1)).all(axis=None)
+            and np.isfinite(oof).all(axis=None)
+            and kind_of(oof) == "logits"
         )
         for k in range(3):
             held_out = read_table(mini / "stage1" / model / f"fold{k}" / "held_out.parquet")
