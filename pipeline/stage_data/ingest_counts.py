@@ -50,6 +50,8 @@ def describe(counts: Mapping[str, Any]) -> list[str]:
         "duplicate_label_rows": "identical duplicate rows of the label csv dropped",
         "series_passed_over": "series not read: of each study one is (series.csv has the reasons)",
         "strays": "slices set apart from the series whose UID they carry (quarantine.csv)",
+        "thin_series": "series with slices less than half as far apart as usual, read as they are: "
+        "models learn best from series of one spacing",
         "labels_without_file": "labelled slices without a file, ignored",
         "unlabelled": "train slices without all six labels, left out of training",
         "subtype_without_any": "train slices with a subtype and `any` = 0",

@@ -26,6 +26,7 @@ SHEET_COLUMNS = (
     "split study_id series_id status reason slices step_mm thickness_mm kernel kind contrast "
     "derived labelled"
 )
+THIN = 0.5  # of the usual distance of slices
 NAMED = "the sample names its slices"
 
 
@@ -73,13 +74,26 @@ def choose_own_series(
     left_out = ordered.index[
         pd.MultiIndex.from_frame(ordered[KEYS]).isin(passed_over.set_index(KEYS).index)
     ]
-    counts = {"series_passed_over": len(passed_over), "strays": int(stray.sum())}
+    counts = {
+        "series_passed_over": len(passed_over),
+        "strays": int(stray.sum()),
+        "thin_series": thin_series(table.loc[table["status"] != PASSED_OVER, "step_mm"]),
+    }
     return ChosenSeries(
         slices=slices[~slices.index.isin([*left_out, *mine.index[stray]])],
         strays=strays[QUARANTINE_COLUMNS],
         table=table,
         counts={name: count for name, count in counts.items() if count},
     )
+
+
+def thin_series(steps_mm: pd.Series) -> int:
+    """Return the number of series whose slices are much closer than usual. steps_mm: of each one
+
+    They are read as they are. A model that was trained on both has a wide range of spacings, and
+    `score` then makes no slabs.
+    """
+    return int((steps_mm < THIN * steps_mm.median()).sum())
 
 
 def _read_all(source: Folder | ZipArchive, files: list[str], processes: int) -> pd.DataFrame:

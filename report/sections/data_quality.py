@@ -14,6 +14,7 @@ FACTS = {  # of ingest.json -> text
     "unlabelled": "train slices without labels",
     "subtype_without_any": "train slices with a subtype but any = 0",
     "any_without_subtype": "train slices without a subtype but any = 1",
+    "thin_series": "series with slices less than half as far apart as usual",
     "slices_not_taken": "train slices left out (data.train_slices)",
     "studies_split": "study UIDs of several patients, split",
     "studies_joined": "studies with several PatientIDs of one patient",

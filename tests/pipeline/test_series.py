@@ -12,6 +12,8 @@ from several_series import Head
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.storage.file_formats import read_table
+from pipeline.stage_data.ingest_counts import describe
+from pipeline.stage_data.own_series import thin_series
 
 COLUMNS = list(LABELS)
 
@@ -205,6 +207,14 @@ def test_ingest_chooses_a_series_of_own_studies(own_data, tmp_path, capsys):
     assert "receipts" and "MRN" not in (tmp_path / "r/series.csv").read_text()
     everything = ingested(own_data, tmp_path / "all", "--series=all")
     assert len(everything) == 30 and not (tmp_path / "all/series.csv").exists()
+
+
+def test_series_of_much_thinner_slices_are_counted():
+    assert thin_series(pd.Series([5, 4.8, 1, 2.3, np.nan, 10])) == 2
+    assert thin_series(pd.Series([1.0, 1.2, 0.9])) == thin_series(pd.Series([], dtype=float)) == 0
+    counts = dict.fromkeys(["train_slices", "train_studies", "test_slices", "test_studies"], 1)
+    counts |= {"contradictory_labels": [], "patients_in_both_sets": [], "thin_series": 2}
+    assert any(line.startswith("2 series with slices less than half") for line in describe(counts))
 
 
 def test_ingest_prefers_the_labelled_series(own_data, tmp_path):
