@@ -12,6 +12,7 @@ from ct.slices import check_slice_table
 from features.config import FeatureConfig
 from features.geometry import GROUPS, geometry_features, source_columns
 from features.neighbours import (
+    STEP_PLACES,
     Features,
     best_smooth_features,
     difference_features,
@@ -159,6 +160,8 @@ def _numeric_table(slices: pd.DataFrame, config: FeatureConfig) -> dict[str, NDA
     table: dict[str, NDArray] = {"study_id": study, "split": np.zeros(len(slices), np.int8)}
     for name in COMMON_COLUMNS[2:]:
         table[name] = np.asarray(slices[name])
+    if STEP_PLACES in slices:
+        table[STEP_PLACES] = np.asarray(slices[STEP_PLACES], np.float64)
     for name in source_columns(_groups(config)):
         if name not in table:
             table[name] = np.asarray(slices[name].astype(np.float32))

@@ -1,6 +1,8 @@
 """Features from the neighbouring slices: shifted logits, differences, Gaussian means.
 
-Neighbours are those along the slice normal in the same series; past its ends there are none.
+Neighbours are those along the slice normal in the same series; past its ends there are none. The
+optional column `step_places` of a slice table is the number of places that one step takes, where
+the slices are not as far apart as in training.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ BEST_MM = {
     "subarachnoid": 1.1 * 5,
     "subdural": 1.5 * 5,
 }
+STEP_PLACES = "step_places"
 MAX_STEPS = 12  # slices on each side that a Gaussian mean includes at most
 
 Features = tuple[NDArray[np.float32], list[str]]  # columns (n, f) and their names
@@ -34,14 +37,30 @@ def outside(slices: SliceTable, step: int) -> NDArray[np.bool_]:
 def shift(values: NDArray[np.floating], slices: SliceTable, step: int) -> NDArray[np.floating]:
     """Return the values of the slice `step` places above (negative: below) in the same series.
 
-    values: (n, c). Returns (n, c), NaN past an end of the series.
+    values: (n, c). Returns (n, c), NaN past an end of the series. With `step_places`, a step of k
+    is the slice nearest to k of them, the outer one of two.
     """
+    if STEP_PLACES in slices:
+        return _shift_by_places(values, slices, step)
     columns = values.T
     shifted = np.empty(columns.shape, columns.dtype)
     rows, shifted_rows = _overlap(len(values), step)
     shifted[:, rows] = columns[:, shifted_rows]
     np.copyto(shifted, np.nan, where=outside(slices, step))
     return shifted.T
+
+
+def _shift_by_places(
+    values: NDArray[np.floating], slices: SliceTable, step: int
+) -> NDArray[np.floating]:
+    """Return what `shift` returns, of the slice `step` times `step_places` away."""
+    distance = np.abs(step) * np.asarray(slices[STEP_PLACES], np.float64)
+    # rounded, so that float errors do not decide between two slices
+    places = np.sign(step) * np.floor(np.round(distance, 6) + 0.5).astype(np.int64)
+    target = np.asarray(slices["place"], np.int64) + places
+    past_end = (target < 0) | (target >= np.asarray(slices["series_slices"]))
+    rows = np.arange(len(values)) + np.where(past_end, 0, places)
+    return np.where(past_end[:, None], np.nan, values[rows]).astype(values.dtype)
 
 
 def steps_within(reach: int) -> list[int]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from scipy.special import expit
 
 from ct.averaging import StageOne, combine_folds, mean_logits, mean_of_seeds
-from ct.checks.series_choice import is_outside
+from ct.checks.series_choice import Spacing, is_outside
 from ct.checks.series_table import training_spacing
 from ct.errors import InputError
 from ct.labels import LABELS
@@ -20,6 +20,7 @@ from ct.slices import SERIES
 from features.build import build_features
 from features.linear_probe import held_out_probe_logits
 from features.markov import held_out_posterior_logits
+from features.neighbours import STEP_PLACES
 from pipeline.progress import Bar
 from pipeline.scoring.scoring_model import ScoringModel
 from stage1_cnn.batches.dataset import neighbour_rows, neighbour_rows_by_mm
@@ -143,14 +144,30 @@ def _neighbours(model: ScoringModel, slices: pd.DataFrame, reach: int) -> NDArra
 
     In series whose spacing is outside the training range they are found by millimetres.
     """
-    rows = neighbour_rows(slices, reach)
-    training = training_spacing(model.stage2["training"])
-    step = slices["gap_below_mm"].where(slices["gap_below_mm"] > 0)
-    step = step.groupby([slices[name] for name in SERIES], observed=True).transform("median")
-    other = is_outside(step, training).to_numpy() & ~slices["competition"].to_numpy(bool)
+    rows, training = neighbour_rows(slices, reach), training_spacing(model.stage2["training"])
+    other = _other_steps(slices, training).notna().to_numpy()
     if reach and other.any():
         rows[other] = neighbour_rows_by_mm(slices, reach, training.typical)[other]
     return rows
+
+
+def _other_steps(slices: pd.DataFrame, training: Spacing) -> pd.Series:
+    """Return the distance of the slices, mm, of series outside the training range; others NaN."""
+    step = slices["gap_below_mm"].where(slices["gap_below_mm"] > 0)
+    step = step.groupby([slices[name] for name in SERIES], observed=True).transform("median")
+    return step.where(is_outside(step, training) & ~slices["competition"].astype(bool))
+
+
+def _with_steps(model: ScoringModel, slices: pd.DataFrame) -> pd.DataFrame:
+    """Return the slice table with `step_places` (features/neighbours.py), where a series needs it.
+
+    A step of stage two's neighbours is the training distance, as for the CNNs.
+    """
+    training = training_spacing(model.stage2["training"])
+    steps = _other_steps(slices, training)
+    if steps.isna().all():
+        return slices
+    return slices.assign(**{STEP_PLACES: (training.typical / steps).fillna(1.0)})
 
 
 def _features(
@@ -170,4 +187,4 @@ def _features(
             name: held_out_probe_logits(*model.probe(name, k), own, part)
             for name, own in embeddings.items()
         }
-    return build_features(slices, logits, config, **fitted)
+    return build_features(_with_steps(model, slices), logits, config, **fitted)

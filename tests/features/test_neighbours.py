@@ -247,3 +247,37 @@ def test_a_constant_stays_constant_within_each_series():
         each = columns.reshape(len(table), -1)
         same = np.isclose(each, own[:, :1], rtol=1e-5) | np.isnan(each)
         assert same.all()
+
+
+@pytest.mark.parametrize(
+    ("step_places", "step", "expected"),
+    [
+        (1.0, 1, [1, 2, 3, 4, NAN]),
+        (0.5, 1, [1, 2, 3, 4, NAN]),  # 10 mm apart, 5 in training: the outer one of two
+        (0.5, 2, [1, 2, 3, 4, NAN]),
+        (0.5, 3, [2, 3, 4, NAN, NAN]),
+        (0.4, 1, [0, 1, 2, 3, 4]),  # no other slice is nearer to 5 mm
+        (2.0, -1, [NAN, NAN, 0, 1, 2]),  # 2.5 mm apart
+        (1.6, -1, [NAN, NAN, 0, 1, 2]),
+        (1.6, -2, [NAN, NAN, NAN, 0, 1]),
+    ],
+)
+def test_neighbours_at_another_spacing_are_found_by_millimetres(step_places, step, expected):
+    """In one series alone: the other one keeps its own steps, and nothing crosses."""
+    table = slice_table(("test", 1, range(5)), ("test", 2, range(5)))
+    table["step_places"] = [step_places] * 5 + [1.0] * 5
+    values = np.array([*range(5), *range(5)], np.float32)[:, None]
+    shifted = shift(values, table, step)
+    assert shifted.dtype == np.float32
+    np.testing.assert_array_equal(shifted[:5, 0], expected)
+    plain = shift(values, table.drop(columns="step_places"), step)
+    np.testing.assert_array_equal(shifted[5:], plain[5:])
+
+
+def test_steps_of_one_place_change_nothing():
+    table = random_table(np.random.default_rng(3))
+    values = np.random.default_rng(4).random((len(table), 6)).astype(np.float32)
+    for step in (-2, 1, 3):
+        np.testing.assert_array_equal(
+            shift(values, table.assign(step_places=1.0), step), shift(values, table, step)
+        )

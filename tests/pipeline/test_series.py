@@ -10,8 +10,11 @@ from conftest import error_line
 from several_series import Head
 
 import run
+from ct.checks.series_table import training_spacing
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.storage.file_formats import read_table
+from pipeline.scoring import slice_scores
+from pipeline.scoring.packed_model import model_of_folder
 from pipeline.stage_data.ingest_counts import describe
 from pipeline.stage_data.own_series import thin_series
 
@@ -240,3 +243,27 @@ def test_ingest_prefers_the_labelled_series(own_data, tmp_path):
 def test_nothing_changes_for_the_competition(finished):
     assert not (finished / "series.csv").exists()
     assert "series_passed_over" not in json.loads((finished / "ingest.json").read_text())
+
+
+@pytest.mark.parametrize("apart", [1, 2])
+def test_neighbours_of_stage_two_keep_the_training_distance(
+    model, head, tmp_path, monkeypatch, apart
+):
+    """Slices twice as far apart as in training: a step is less than a place."""
+    tables, build = [], slice_scores.build_features
+
+    def recorded(slices, *args, **kwargs):
+        tables.append(slices)
+        return build(slices, *args, **kwargs)
+
+    monkeypatch.setattr(slice_scores, "build_features", recorded)
+    head.write(tmp_path / "in", head.positions[::apart], head.hu[::apart])
+    words = [f"--model={model}", f"--data={tmp_path / 'in'}", f"--to={tmp_path / 'out'}"]
+    assert run.main(["score", *words]) == 0
+    if apart == 1:
+        assert "step_places" not in tables[0]
+        return
+    typical = training_spacing(model_of_folder(str(model)).stage2["training"]).typical
+    step = tables[0]["gap_below_mm"].median()
+    assert 0 < typical < step
+    np.testing.assert_allclose(tables[0]["step_places"], typical / step, rtol=1e-6)
