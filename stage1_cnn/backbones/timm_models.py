@@ -11,6 +11,7 @@ import torch
 from ct.errors import InputError, printable, reason_of
 from ct.labels import LABELS
 from stage1_cnn.backbones.last_layers import PooledEncoder, last_layers
+from stage1_cnn.backbones.strided_pointwise import replace_strided_pointwise
 from stage1_cnn.config import CnnConfig
 
 # what timm's many modules raise for settings that they cannot use
@@ -84,6 +85,7 @@ def create_backbone(config: CnnConfig, seed: int, **weights: Any) -> Any:
         encoder = timm.create_model(config.backbone, global_pool="avg", **arguments, **weights)
         return PooledEncoder(encoder, config.dropout)
     backbone = timm.create_model(config.backbone, drop_rate=config.dropout, **arguments, **weights)
+    replace_strided_pointwise(backbone)
     if not last_layers(backbone):
         raise InputError(
             f"backbone {config.backbone!r} has no classifier of {len(LABELS)} outputs; "

@@ -1,0 +1,1 @@
+"""Benchmarks of the CNNs: backbones, pretrained weights."""
