@@ -3,9 +3,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
-BENCHMARKS := demo ingest loader stage_one.families train_step memory stacking.stack_memory features \
-  submission stacking.boosting stacking.calibration stacking.stack_gain score report faults fuzz \
-  scale_out
+BENCHMARKS := demo ingest loader stage_one.families stage_one.transfer train_step memory \
+  stacking.stack_memory features submission stacking.boosting stacking.calibration \
+  stacking.stack_gain score report faults fuzz scale_out
 
 .PHONY: demo test test-slow bench gpu lint audit clean
 

@@ -2,7 +2,7 @@
 
 The body is the backbone without its last layers, the head. With few positive patients a body that
 is trained at the head's rate learns its patients by heart, and predicts new ones worse than their
-prevalence (benchmarks/transfer.py).
+prevalence (benchmarks/stage_one/transfer.py).
 """
 
 from collections.abc import Iterable
