@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ct.metrics import log_loss, patient_bootstrap
-from stage2_stack.calibration import Platt, fit_platt
+from ct.metrics import log_loss
+from stage2_stack.calibration import Platt
+from stage2_stack.patient_calibration import fit_calibration
+from stage2_stack.significance import lower_end
 
 PULL = 5.0  # loss, summed over rows, that a squared distance of 1 from equal weights costs
 MIN_WEIGHT = 0.01  # a weight below it becomes 0
@@ -56,12 +58,20 @@ def read_blend(values: Mapping[str, Any]) -> Blend:
     return Blend(platts, values["weights"], last, {}, "")
 
 
-def raw_alone(raw: NDArray[Any], y: NDArray[Any], why: str, clipped: bool = True) -> Blend:
+def raw_alone(
+    raw: NDArray[Any],
+    y: NDArray[Any],
+    why: str,
+    patients: NDArray[Any] | None = None,
+    clipped: bool = True,
+) -> Blend:
     """Return the Blend that is the calibrated stage one.
 
-    raw: (n,) mean logits of the CNNs; y: (n,) labels of 0 and 1; clipped: as in `fit_platt`
+    raw: (n,) mean logits of the CNNs; y: (n,) labels of 0 and 1; patients, clipped: as in
+    `fit_calibration`
     """
-    return Blend({"raw": fit_platt(raw, y, clipped)}, {"raw": 1.0}, None, {}, why)
+    platt = fit_calibration(raw, y, patients, clipped)
+    return Blend({"raw": platt}, {"raw": 1.0}, None, {}, why)
 
 
 def fit_blend(
@@ -71,22 +81,26 @@ def fit_blend(
     level: float,
     seed: int,
     clipped: bool = True,
+    by_patient: bool = False,
 ) -> Blend:
     """Fit the blend of one label.
 
     logits: {component: nested logits (n,)}, "raw" among them; y: (n,) 0 and 1; patients: (n,);
-    level: of the intervals; seed: of the bootstrap; clipped: as in `fit_platt`
+    level: of the intervals; seed: of the bootstrap; clipped: as in `fit_calibration`; by_patient:
+    whether a patient counts as one observation in the calibrations, and not each row
 
     A component takes part where the interval of its own gain over the calibrated stage one lies
     above zero. The blend is used where the interval of its whole gain does.
     """
-    platts = {name: fit_platt(x, y, clipped) for name, x in logits.items()}
+    observed = patients if by_patient else None
+    platts = {name: fit_calibration(x, y, observed, clipped) for name, x in logits.items()}
     calibrated = {name: platts[name].logit(x) for name, x in logits.items()}
     start = log_loss(y, expit(calibrated["raw"]))
 
     def gain_of(x: NDArray[np.float64]) -> tuple[float, float]:
         gain = start - log_loss(y, expit(x))
-        return float(gain.mean()), patient_bootstrap(gain, patients, seed=seed, level=level)[0]
+        few = y if by_patient else None
+        return float(gain.mean()), lower_end(gain, patients, few, level, seed)
 
     gains = {name: gain_of(x) for name, x in calibrated.items() if name != "raw"}
     chosen = ["raw", *(name for name, (_, low) in gains.items() if low > 0)]
@@ -95,7 +109,7 @@ def fit_blend(
         name: float(weight) for name, weight in zip(chosen, fitted, strict=True) if weight > 0
     }
     mixed: Any = sum(weight * calibrated[name] for name, weight in weights.items())
-    last = fit_platt(mixed, y, clipped)
+    last = fit_calibration(mixed, y, observed, clipped)
     blend_gain, low = gain_of(last.logit(mixed))
     if len(chosen) > 1 and low > 0:
         return Blend(platts, weights, last, gains, "")

@@ -64,13 +64,13 @@ def fit_platt(raw: NDArray[Any], y: NDArray[Any], clipped: bool = True) -> Platt
     if positives == 0 or negatives == 0:
         return Platt(0.0, prior, prior)
     target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    floor = _floor(x) if clipped else None
+    floor = find_floor(x) if clipped else None
     terms = x[:, None] if floor is None else np.column_stack([x, -1.0 * (x <= floor)])
     slope, *step, intercept = _fit(terms, target, np.array([1.0, 0.0])[: terms.shape[1]])
     return Platt(slope, intercept, prior, floor, *step)
 
 
-def _floor(x: NDArray[np.float64]) -> float | None:
+def find_floor(x: NDArray[np.float64]) -> float | None:
     """Return the highest logit that is on the floor of x (n,), or None where it has no floor."""
     floor = float(x.min()) + FLOOR_HEIGHT
     return floor if FLOOR_SHARE <= np.mean(x <= floor) < 1 else None

@@ -34,6 +34,9 @@ class StackConfig(Config):
     positive_patients: int = Field(3, ge=2)
     # a label is stacked where the interval of its inner gain at this level lies above zero
     confidence: float = Field(0.95, ge=0, lt=1)
+    # what counts as one observation in a calibration: a patient, so that few positive patients
+    # change the CNNs' logits little, or each slice
+    calibrate_by: Literal["patient", "slice"] = "patient"
     # of one LightGBM fit; fits run side by side on all cores anyway
     threads: int = Field(1, ge=1, le=1024)
 

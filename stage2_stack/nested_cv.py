@@ -44,7 +44,7 @@ class NestedFolds:
         whether the rows' logits may lie on a floor, as in `fit_platt`
         """
         self.fold, self.labelled, self.k_folds = fold, labelled, k_folds
-        self.clipped = clipped
+        self.clipped, self.patients = clipped, patients
         self.inner = np.full((k_folds, len(fold)), -1)  # -1: a row of the outer fold itself
         for k in range(k_folds):
             rows = np.flatnonzero(fold != k)
@@ -125,14 +125,18 @@ def inner_folds(
     return inner
 
 
-def why_not_stacked(y: NDArray[Any], patients: NDArray[Any], needed: int) -> str:
+def why_not_stacked(
+    y: NDArray[Any], patients: NDArray[Any], needed: int, calibrate_by: str = "slice"
+) -> str:
     """Return why a label cannot be stacked on these rows, or "" where it can.
 
-    y: (n,) 0 and 1; patients: (n,); needed: patients with positives, and with negatives
+    y: (n,) 0 and 1; patients: (n,); needed: patients with positives, and with negatives;
+    calibrate_by: as in StackConfig
     """
     positive, negative = (len(set(patients[y == value])) for value in (1, 0))
     if not positive:
-        return "no positives in the training folds; their smoothed prior instead"
+        instead = {"slice": "their smoothed prior", "patient": "the mean of the CNNs as it is"}
+        return f"no positives in the training folds; {instead[calibrate_by]} instead"
     few = min(positive, negative)
     if few >= needed:
         return ""

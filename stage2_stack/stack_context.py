@@ -64,7 +64,10 @@ class StackContext:
         """Return why a label cannot be stacked for fold k, or ""."""
         fit = self.folds.outer_split(k).fit
         return why_not_stacked(
-            self.targets(label)[fit], self.data.patients[fit], self.config.positive_patients
+            self.targets(label)[fit],
+            self.data.patients[fit],
+            self.config.positive_patients,
+            self.config.calibrate_by,
         )
 
     def usable_folds(self, labels: Sequence[str]) -> list[bool]:

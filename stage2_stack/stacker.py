@@ -170,21 +170,24 @@ def choose_blend(
 ) -> Blend:
     """Return the Blend of one label for fold k. logits: {component: NestedPredictions}."""
     fit, y = context.folds.outer_split(k).fit, context.targets(label)
-    raw = logits["raw"].nested[k, fit]
+    raw, by_patient = logits["raw"].nested[k, fit], context.config.calibrate_by == "patient"
+    patients = context.data.patients[fit]
+    observed = patients if by_patient else None
     if reason := context.why_not_stacked(label, k):
-        return raw_alone(raw, y[fit], reason, context.data.clipped)
+        return raw_alone(raw, y[fit], reason, observed, context.data.clipped)
     nested = {name: x.nested[k, fit] for name, x in logits.items()}
     nested = {name: x for name, x in nested.items() if name == "raw" or not np.isnan(x).all()}
     # without another component, the reason is the one that tuning gave
     if len(nested) == 1 and (why := context.tuned[label][k].get("why")):
-        return raw_alone(raw, y[fit], why, context.data.clipped)
+        return raw_alone(raw, y[fit], why, observed, context.data.clipped)
     blend = fit_blend(
         nested,
         y[fit],
-        context.data.patients[fit],
+        patients,
         context.config.confidence,
         derive_seed(context.seed, "blend", label, k),
         context.data.clipped,
+        by_patient,
     )
     return blend._replace(why=f"{blend.why}; {INSTEAD}") if blend.why else blend
 

@@ -133,7 +133,9 @@ def settings(rows, features, label, k, config):
         return {"stacked": True, "params": FIRST, "rounds": None}  # fit_stack finds the rounds
     others, seed = np.flatnonzero(rows.fold != k), derive_seed(SEED, "tune", label, k)
     y, patients = rows.y[others, LABELS.index(label)], rows.patients[others]
-    folds = InnerFolds(features, others, y, rows.fold[others], label, config, seed)
+    folds = InnerFolds(
+        features, others, y, rows.fold[others], label, config, seed, patients=patients
+    )
     study = optuna.create_study(direction="minimize")
     run_trials(study, folds, config.trials, seed, space_of(label))
     return best_config(study, folds, patients, config.trials)

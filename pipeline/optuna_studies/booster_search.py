@@ -62,7 +62,7 @@ def search_booster(search: Search) -> dict[str, Any]:
     features, y, fold, patients = _rows(search.root, read, config.threads)
     rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
     y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
-    why = why_not_stacked(y, patients, config.positive_patients)
+    why = why_not_stacked(y, patients, config.positive_patients, config.calibrate_by)
     if not config.has_tuned:
         why = f"{' and '.join(TUNED)} is not among stage2.components"
     if why:
@@ -70,7 +70,8 @@ def search_booster(search: Search) -> dict[str, Any]:
     seed = derive_seed(search.inputs["seed"], "tune", label, k)
     inner = inner_folds(y, fold, patients, seed)
     features.keep_only(scope_columns(features.names, label, scope) for scope in SCOPES)
-    folds = InnerFolds(features, rows, y, inner, label, config, seed, search.clipped)
+    observed = patients if config.calibrate_by == "patient" else None
+    folds = InnerFolds(features, rows, y, inner, label, config, seed, search.clipped, observed)
     return _run_study(search, folds, patients)
 
 
@@ -95,7 +96,7 @@ def _run_study(search: Search, folds: InnerFolds, patients: NDArray[Any]) -> dic
     # the trials depend on no other setting of stage2
     inputs = {
         **search.inputs,
-        "stage2": {"max_rounds": config.max_rounds},
+        "stage2": {"max_rounds": config.max_rounds, "calibrate_by": config.calibrate_by},
         "space": {name: repr(where) for name, where in space.items()},
     }
     with store_faults(config.storage):

@@ -15,7 +15,8 @@ from ct.run_dir import RunDir, seed_names
 from ct.storage.file_formats import read_array, read_json, read_table
 from ct.storage.prediction_files import read_predictions_of
 from pipeline.run_context import Run
-from stage2_stack.calibration import fit_platt, smoothed_prior
+from stage2_stack.calibration import smoothed_prior
+from stage2_stack.patient_calibration import fit_calibration
 
 Logits = dict[str, NDArray[np.float32]]  # {model: (n, 6)}
 Rows = tuple[
@@ -136,13 +137,16 @@ def calibrated_stage_one(run: Run) -> pd.DataFrame:
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
     y, fold = train[list(LABELS)].to_numpy(np.float64), folds.reindex(train.index).to_numpy()
     labelled = ~np.isnan(y).any(axis=1)
+    by_patient = run.recipe.stage2.calibrate_by == "patient"
+    patients = train["patient_id"].to_numpy(object) if by_patient else None
     oof_logits = mean_logits(load_logits(run, train.index))  # (n, 6)
     per_fold = np.empty((k_folds, len(test), len(LABELS)))
     for k in range(k_folds):
         fit = labelled & (fold != k)
         test_logits = mean_logits(load_logits(run, test.index, k))  # (m, 6)
         for j in range(len(LABELS)):
-            platt = fit_platt(oof_logits[fit, j], y[fit, j], has_floor)
+            observed = None if patients is None else patients[fit]
+            platt = fit_calibration(oof_logits[fit, j], y[fit, j], observed, has_floor)
             per_fold[k, :, j] = expit(platt.logit(test_logits[:, j]))
     probabilities = combine_folds(per_fold, load_test_fold(run.dir))
     return pd.DataFrame(probabilities, index=test.index, columns=list(LABELS))

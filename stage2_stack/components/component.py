@@ -49,7 +49,13 @@ class Component(ABC):
     from_subtypes = False  # whether it reads the finished probabilities of the subtypes
     learner: Learner | None = None  # None for a component without models
     # fields of StackConfig that its fit depends on, beside the settings that `tune` chose
-    reads: tuple[str, ...] = ("seeds", "max_rounds", "positive_patients", "threads")
+    reads: tuple[str, ...] = (
+        "seeds",
+        "max_rounds",
+        "positive_patients",
+        "threads",
+        "calibrate_by",
+    )
     # whether its files have no check of their own: a child process tries them (foreign_boosters.py)
     foreign = False
 

@@ -42,7 +42,7 @@ class PooledLightGBM(Component):
     tuned_on = "rounds on the other folds' nested predictions"
     labels, joint = SUBTYPES, True
     learner = LightGBM()
-    reads = ("seeds", "max_rounds", "positive_patients")
+    reads = ("seeds", "max_rounds", "positive_patients", "calibrate_by")
 
     def fit(self, context: StackContext, labels: Sequence[str]) -> dict[str, FittedComponent]:
         """Fit the boosters of all subtypes together."""

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stage2_stack.calibration import Platt, fit_platt
+from stage2_stack.calibration import Platt
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.learners.learner import Floats, Ints, Learner, TreeLearner, Values
+from stage2_stack.patient_calibration import fit_calibration
 
 
 class ModelInput(ABC):
@@ -19,13 +20,15 @@ class ModelInput(ABC):
         """cnn_logits: (c, n) mean logits of the CNNs; y: (c, n) 0, 1, NaN; None to predict only."""
         self.cnn_logits, self.y, self.learner = cnn_logits, y, learner
 
-    def calibrate(self, rows: Ints, clipped: bool = True) -> list[Platt]:
-        """Return the c calibrations of the CNN logits, fitted on some rows.
+    def calibrate(
+        self, rows: Ints, patients: NDArray[Any] | None = None, clipped: bool = True
+    ) -> list[Platt]:
+        """Return the c calibrations of the CNN logits, fitted on some rows (m,).
 
-        clipped: as in `fit_platt`
+        patients: (m,) of these rows, or None; clipped: as in `fit_calibration`
         """
         return [
-            fit_platt(logits[rows], y[rows], clipped)
+            fit_calibration(logits[rows], y[rows], patients, clipped)
             for logits, y in zip(self.cnn_logits, self.labels(), strict=True)
         ]
 

@@ -150,7 +150,9 @@ def _fit_split(
     """Fit one model with each seed."""
     first = next(iter(split.predict))
     source, chosen = inputs[first], settings[first]
-    platts = source.calibrate(split.fit, folds.clipped)
+    by_patient = config.calibrate_by == "patient"
+    observed = folds.patients[split.fit] if by_patient else None
+    platts = source.calibrate(split.fit, observed, folds.clipped)
     data, valid = source.training_data(platts, split.fit), []
     labelled = {k: rows[folds.labelled[rows]] for k, rows in split.predict.items()}
     if chosen.rounds is None:

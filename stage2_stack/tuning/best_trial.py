@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import expit
 
-from ct.metrics import log_loss, patient_bootstrap
+from ct.metrics import log_loss
 from stage2_stack.nested_cv import INSTEAD
+from stage2_stack.significance import lower_end
 from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.resumable_trials import finished_trials
 
@@ -58,5 +59,5 @@ def _loss_of(trial: FrozenTrial) -> float:
 
 def _lower_end(folds: InnerFolds, gain: NDArray[np.float64], patients: NDArray[Any]) -> float:
     """Return the lower end of the mean gain's interval over patients."""
-    level = folds.config.confidence
-    return float(patient_bootstrap(gain, patients, seed=folds.seed, level=level)[0])
+    y = folds.y if folds.config.calibrate_by == "patient" else None
+    return lower_end(gain, patients, y, folds.config.confidence, folds.seed)

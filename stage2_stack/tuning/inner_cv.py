@@ -11,10 +11,10 @@ from scipy.special import expit
 
 from ct.metrics import log_loss
 from features.columns import scope_columns
-from stage2_stack.calibration import fit_platt
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.learners.lightgbm_booster import boosted_logit, fit_booster
+from stage2_stack.patient_calibration import fit_calibration
 from stage2_stack.tuning.search_space import split_scope
 
 # most bytes of binned rows that one search holds, except where one split alone has more
@@ -35,11 +35,12 @@ class InnerFolds:
         config: StackConfig,
         seed: int,
         clipped: bool = True,
+        patients: NDArray[Any] | None = None,
     ) -> None:
         """features: of all rows.
 
         rows: int (n,), rising, the outer training set; y: (n,) 0 and 1; inner: (n,) folds;
-        clipped: as in `fit_platt`
+        clipped: as in `fit_calibration`; patients: (n,) where config.calibrate_by is "patient"
         """
         self.features, self.rows, self.y, self.label = features, rows, y, label
         self.config, self.seed = config, seed
@@ -50,8 +51,9 @@ class InnerFolds:
         raw = features.X[rows, features.names.index(label)]
         for j in np.unique(inner):
             fit, held_out = np.flatnonzero(inner != j), np.flatnonzero(inner == j)
+            observed = None if patients is None else patients[fit]
             # cross-fitted, as the final one is
-            base = fit_platt(raw[fit], y[fit], clipped).logit(raw)
+            base = fit_calibration(raw[fit], y[fit], observed, clipped).logit(raw)
             self.base[held_out] = base[held_out]
             self.splits.append((fit, held_out, base))
 

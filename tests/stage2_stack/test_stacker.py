@@ -19,6 +19,7 @@ from stage2_stack.components.noisy_or import union_logit
 from stage2_stack.components.series_gru import SeriesInput
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.gru_network import GRU
+from stage2_stack.patient_calibration import fit_calibration
 from stage2_stack.stack_context import StackData
 from stage2_stack.stacker import fit_stack
 from stage2_stack.tuning.search_space import FIRST
@@ -52,6 +53,16 @@ def make_case(seed=0, n=600, shuffled=False):
     ), test_X
 
 
+def calibrated_by_patient(rows, raw, y):
+    """Return (calibrated logits, platts), of each fold without it."""
+    calibrated, platts = np.empty(len(raw)), []
+    for k in range(K):
+        fit = (rows.fold != k) & ~np.isnan(y)
+        platts.append(fit_calibration(raw[fit], y[fit], rows.patients[fit]))
+        calibrated[rows.fold == k] = platts[k].logit(raw[rows.fold == k])
+    return calibrated, platts
+
+
 @pytest.fixture(scope="module")
 def case():
     return make_case()
@@ -73,7 +84,8 @@ def test_it_beats_the_calibrated_stage_one(case, whole):
     rows, _ = case
     for j, label in enumerate(LABELS):
         result = whole[label]
-        base, platts = cross_fit(rows.X[:, NAMES.index(label)], rows.y[:, j], rows.fold, K)
+        raw = rows.X[:, NAMES.index(label)]
+        base, platts = calibrated_by_patient(rows, raw, rows.y[:, j])
         np.testing.assert_array_equal(result.calibrated, expit(base))
         assert [blend.platts["raw"] for blend in result.blends] == platts
         assert log_loss(rows.y[:, j], result.oof) < log_loss(rows.y[:, j], result.calibrated) - 0.05
@@ -97,7 +109,8 @@ def test_it_beats_the_calibrated_stage_one(case, whole):
             and ((swing > 0) <= (result.gain > 0)).all()
         )
         for name, kind in (("raw", ""), ("smooth", "_smooth_best"), ("chain", "_chain")):
-            alone, _ = cross_fit(rows.X[:, NAMES.index(label + kind)], rows.y[:, j], rows.fold, K)
+            feature = rows.X[:, NAMES.index(label + kind)]
+            alone, _ = calibrated_by_patient(rows, feature, rows.y[:, j])
             np.testing.assert_array_equal(result.component_oof[name], expit(alone))
     files = {name for result in whole.values() for name in result.models}
     stems = {name.rsplit("-fold", 1)[0] for name in files}
@@ -208,9 +221,8 @@ def test_unlabelled_rows_are_predicted_but_not_learned_from(case):
         root = booster.dump_model(num_iteration=1)["tree_info"][0]
         expected = 0.8 * ((rows.fold != k) & ~lost).sum()
         assert root["tree_structure"]["internal_count"] == pytest.approx(expected, rel=0.02)
-    base, _ = cross_fit(
-        rows.X[:, NAMES.index("any")], np.where(lost, np.nan, rows.y[:, 0]), rows.fold, K
-    )
+    raw = rows.X[:, NAMES.index("any")]
+    base, _ = calibrated_by_patient(rows, raw, np.where(lost, np.nan, rows.y[:, 0]))
     np.testing.assert_array_equal(result["any"].calibrated, expit(base))
 
 
@@ -401,3 +413,21 @@ def test_where_tuning_left_out_the_only_booster_its_reason_stands(case):
             f"its gain without fold {k} is in doubt" for k in range(K)
         ]
         np.testing.assert_array_equal(result[label].oof, result[label].calibrated)
+
+
+def test_a_slice_may_count_as_one_observation_as_in_older_versions(case):
+    rows, _ = case
+    result = stack(case, components=("raw",), calibrate_by="slice")
+    base, platts = cross_fit(rows.X[:, NAMES.index("any")], rows.y[:, 0], rows.fold, K)
+    np.testing.assert_array_equal(result["any"].calibrated, expit(base))
+    assert [blend.platts["raw"] for blend in result["any"].blends] == platts
+
+
+def test_labels_of_few_patients_that_are_alike_are_left_to_the_cnns():
+    """Six patients, half of them positive in all slices: the noise of the CNNs stays as it is."""
+    rows, test_X = make_case(1, 240, shuffled=True)
+    rows.patients[:], rows.fold[:] = np.arange(240) // 40, np.arange(240) // 40 % K
+    rows.y[:] = (rows.patients < 3)[:, None]
+    result = stack((rows, test_X), {label: [LEFT | {"why": "few"}] * K for label in LABELS})
+    raw = rows.X[:, NAMES.index("any")].astype(np.float64)
+    assert result["any"].oof == pytest.approx(expit(raw))

@@ -462,7 +462,7 @@ class Scripted:
 
     def __init__(self, gains, patients):
         self.gains, self.patients = gains, patients
-        self.y, self.base, self.seed = np.zeros(len(patients)), np.zeros(len(patients)), 0
+        self.y, self.base, self.seed = np.arange(len(patients)) % 2, np.zeros(len(patients)), 0
         self.config = StackConfig(confidence=0.95)
 
     def gain(self, params, rounds):

@@ -1,0 +1,37 @@
+"""The lower end of a gain's interval: wider where few patients are positive."""
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from ct.metrics import patient_bootstrap
+from stage2_stack.significance import lower_end
+
+
+def gains(positive, patients=200, slices=5):
+    """Return (gain, patients, y): gains around .1, and how many patients are positive."""
+    of_row = np.repeat(np.arange(patients), slices)
+    gain = np.random.default_rng(0).normal(0.1, 0.5, patients)[of_row]
+    return gain, of_row, (of_row < positive).astype(float)
+
+
+def test_without_labels_or_at_level_0_it_is_the_bootstrap():
+    gain, patients, y = gains(3)
+    for level in (0.95, 0.0):
+        low = patient_bootstrap(gain, patients, seed=1, level=level)[0]
+        assert lower_end(gain, patients, None, level, 1) == low
+    assert lower_end(gain, patients, y, 0.0, 1) == low
+
+
+def test_it_is_widened_by_students_t():
+    gain, patients, y = gains(3)
+    low, mean = patient_bootstrap(gain, patients, seed=1)[0], gain.mean()
+    expected = mean - (mean - low) * t.ppf(0.975, 2) / 1.959964
+    assert lower_end(gain, patients, y, 0.95, 1) == pytest.approx(expected, rel=1e-6)
+    assert lower_end(gain, patients, 1 - y, 0.95, 1) == pytest.approx(expected, rel=1e-6)
+    ends = [lower_end(*gains(count), 0.95, 1) for count in (2, 5, 20, 100)]
+    assert ends == sorted(ends) and ends[-1] == pytest.approx(low, abs=0.002)
+
+
+def test_one_positive_patient_proves_nothing():
+    assert lower_end(*gains(1), 0.95, 0) == -np.inf
