@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from scipy.stats import t
 
 from stage2_stack.calibration import Platt, find_floor, fit_platt, smoothed_prior
 
@@ -25,7 +26,7 @@ from stage2_stack.calibration import Platt, find_floor, fit_platt, smoothed_prio
 SPREADS = {"slope": 0.5, "intercept": 1.0, "step": 0.5}
 MANY = 50  # positive patients from which on the whole line is taken without a choice
 INNER_FOLDS = 10  # of the choice, at most
-DOUBT = 2.0  # standard errors that the gain of a richer calibration must exceed
+CONFIDENCE = 0.975  # that a richer calibration gains, by Student's t
 AS_IT_IS, SHIFTED, LINE = "as it is", "shifted", "line"
 
 Floats = NDArray[np.float64]
@@ -79,11 +80,13 @@ def choose_kind(rows: _Rows, clipped: bool) -> str:
             platt = _fit_kind(fit, AS_IT_IS if one_class else kind, clipped)
             z = platt.logit(held_out.x)
             loss[fold == j] = np.logaddexp(0, z) - held_out.y * z
+    # the positive patients are the observations: there are fewer of them than of the others
+    doubt = t.ppf(CONFIDENCE, max(rows.positive_patients() - 1, 1))  # standard errors
     best = AS_IT_IS
     for kind in (SHIFTED, LINE):
         gain = np.bincount(rows.patient, losses[best] - losses[kind])  # of each patient
         error = np.sqrt(len(gain) / max(len(gain) - 1, 1) * np.sum((gain - gain.mean()) ** 2))
-        if gain.sum() > DOUBT * error:
+        if gain.sum() > doubt * error:
             best = kind
     return best
 

@@ -1,6 +1,6 @@
 """Stage two with few studies, beside the raw mean of the CNNs: it must not be worse beyond doubt.
 
-    python -m benchmarks.small_data [--quick] [--draws=N] [--before] [RUN ...]
+    python -m benchmarks.stacking.small_data [--quick] [--draws=N] [--before] [RUN ...]
 
 10, 20, 40 and 100 studies are drawn from the real labels and geometry; three simulated CNNs of both
 families (benchmarks/stacking/simulated_cnns.py) are fitted on each draw, five folds by patient.
