@@ -125,7 +125,7 @@ def test_files_benchmarks_and_targets_that_a_page_names_exist(name):
     if name == "Makefile":
         listed = re.search(r"^BENCHMARKS := ((?:.*\\\n)*.*)", text, re.M)[1].replace("\\", "")
         modules = [f"benchmarks.{each}" for each in listed.split()]
-        assert len(modules) == 18
+        assert {"benchmarks.demo", "benchmarks.scale_out"} <= {*modules}  # the first and the last
     for module in modules:
         file = ROOT / f"{module.replace('.', '/')}.py"
         assert file.is_file() or module == "benchmarks.NAME", module
