@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from several_series import Head
+from scipy.special import expit
 from sklearn import metrics
 from test_resume import kill_in
 
 import run
 from ct.labels import LABELS, read_labels
 from ct.storage.file_formats import read_array, read_table
-from ct.storage.prediction_files import kind_of
+from ct.storage.prediction_files import kind_of, read_predictions_of
 
 pytestmark = pytest.mark.slow
 
@@ -67,10 +68,13 @@ def test_rare_labels_are_not_stacked_and_the_reason_is_kept(mini):
             assert not any(config["stacked"] for config in configs[label])
             assert all("positives" in config["why"] for config in configs[label])
     assert scores["stage_two"]["epidural"]["auc"] is None
-    epidural = read_table(mini / "stage2" / "oof.parquet")["epidural"]
-    fold = read_table(mini / "folds.parquet")["fold"].reindex(epidural.index)
-    for k, part in epidural.groupby(fold):  # the training folds' smoothed prior, never 0
-        np.testing.assert_allclose(part, 1 / ((fold != k).sum() + 2), rtol=1e-6)
+    oof = read_table(mini / "stage2" / "oof.parquet")
+    cnns = [
+        read_predictions_of(path, oof.index) for path in sorted((mini / "stage1").glob("*/oof.parquet"))
+    ]
+    assert len(cnns) == 2 and {cnn.kind for cnn in cnns} == {"logits"}
+    mean = np.mean([cnn.values[:, LABELS.index("epidural")] for cnn in cnns], axis=0)
+    np.testing.assert_allclose(oof["epidural"], expit(mean), rtol=1e-5)  # the CNNs' as they are
 
 
 def test_submission_and_report(mini):
