@@ -10,8 +10,8 @@ import browser_steps
 import numpy as np
 import pandas as pd
 import pytest
-from several_series import Head
 from scipy.special import expit
+from several_series import Head
 from sklearn import metrics
 from test_resume import kill_in
 
@@ -70,7 +70,8 @@ def test_rare_labels_are_not_stacked_and_the_reason_is_kept(mini):
     assert scores["stage_two"]["epidural"]["auc"] is None
     oof = read_table(mini / "stage2" / "oof.parquet")
     cnns = [
-        read_predictions_of(path, oof.index) for path in sorted((mini / "stage1").glob("*/oof.parquet"))
+        read_predictions_of(path, oof.index)
+        for path in sorted((mini / "stage1").glob("*/oof.parquet"))
     ]
     assert len(cnns) == 2 and {cnn.kind for cnn in cnns} == {"logits"}
     mean = np.mean([cnn.values[:, LABELS.index("epidural")] for cnn in cnns], axis=0)
