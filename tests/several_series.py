@@ -27,15 +27,22 @@ class Head:
         self.hu = np.stack(hu).clip(-1024, 3071)
         self.noise = np.random.default_rng(0)
 
-    def interpolated(self, step_mm):
-        """(positions, HU) of slices `step_mm` apart along z."""
-        z = self.positions[:, 2]
-        heights = np.arange(z[0], z[-1], step_mm)
-        above = np.clip(np.searchsorted(z, heights), 1, len(z) - 1)
-        share = (heights - z[above - 1]) / (z[above] - z[above - 1])
-        positions = [np.interp(heights, z, axis) for axis in self.positions.T]
-        share = share[:, None, None]
-        return np.stack(positions, 1), self.hu[above - 1] * (1 - share) + self.hu[above] * share
+    def thin(self, step_mm):
+        """(positions, HU) of slices about `step_mm` apart, whose means are the thick slices.
+
+        A scanner's thick slice is the mean of the thin ones within its thickness. Within it, HU
+        change along z as between the slices before and behind it.
+        """
+        distance = float(np.median(np.diff(self.positions[:, 2])))
+        count = max(1, round(distance / step_mm))
+        shares = (np.arange(count) - (count - 1) / 2) / count  # of the distance, from the middle
+        slope = np.gradient(self.hu, axis=0)  # of a distance
+        along = np.gradient(self.positions, axis=0)
+        hu = [self.hu[k] + share * slope[k] for k in range(len(self.hu)) for share in shares]
+        positions = [
+            self.positions[k] + share * along[k] for k in range(len(self.hu)) for share in shares
+        ]
+        return np.stack(positions), np.stack(hu)
 
     def write(self, folder, positions=None, hu=None, noise=0.0, **tags):
         """Write one series of the study and return its UID; the default is the study's slices."""
@@ -75,7 +82,7 @@ class Head:
         return self.write(folder, ConvolutionKernel="H31s", SeriesDescription="Kopf nativ")
 
     def write_thin(self, folder, step_mm=1.0):
-        return self.write(folder, *self.interpolated(step_mm), noise=8, ConvolutionKernel="H30s")
+        return self.write(folder, *self.thin(step_mm), noise=8, ConvolutionKernel="H30s")
 
     def write_others(self, folder):
         """Bone, contrast and a localizer, none of which should be read; returns their UIDs."""
