@@ -33,7 +33,7 @@ def matched_labels(run: Run, work: IngestWork, slices: pd.DataFrame, log: Log) -
     table, where = read_table(work.labels), f"--labels={data.labels}"
     match = match_labels(table, slices, run.pseudonym_key(), where)
     if match.level != "slice":
-        kind = {"series": "series"}.get(match.level, "studies")
+        kind = "series" if match.level == "series" else "studies"
         raise InputError(
             f"{where} has labels of whole {kind}, not of slices: they serve to `evaluate`, not to "
             "train"
