@@ -102,12 +102,10 @@ def _rows_of_slices(
     keys: pd.Series, way: str, slices: pd.DataFrame, key: bytes
 ) -> NDArray[np.intp]:
     """Return the row of each slice (n,), NONE or SEVERAL."""
-    if way == "file":
-        names, ids = _file_names(keys), None
-        ids = _ids_of_files(names, slices["path"])
-    elif way == "folder":
+    if way in ("file", "folder"):
         names = _file_names(keys)
-        ids = _ids_of_folders(names, slices["path"])
+        ids_of = _ids_of_files if way == "file" else _ids_of_folders
+        ids = ids_of(names, slices["path"])
     else:
         names = keys.map({name: pseudonym(name, key, way) for name in pd.unique(keys) if name})
         ids = slices.index if way == "slice" else slices[f"{way}_id"]
