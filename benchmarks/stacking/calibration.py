@@ -29,6 +29,7 @@ from ct.averaging import to_logits
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
 from ct.patient_folds import assign_folds
+from ct.system.blas_threads import one_blas_thread
 from stage2_stack.calibration import cross_fit
 
 DATA = REAL_DATA / "stage_two"
@@ -88,6 +89,7 @@ def read_holdout():
     return y, p, patients.fillna(table.index.to_series()).to_numpy(object), known
 
 
+@one_blas_thread()
 def table(title, y, p, patients, wider):
     """Print the losses of every way.
 

@@ -33,6 +33,7 @@ from ct.metrics import auc, log_loss, weighted_log_loss
 from ct.patient_folds import assign_folds
 from ct.seeds import derive_seed
 from ct.slices import COLUMNS, ORIENTATION, POSITION, order_slices
+from ct.system.blas_threads import one_blas_thread
 from features.config import FeatureConfig
 from features.neighbours import shift
 
@@ -121,6 +122,7 @@ def _numbers(texts):
     )
 
 
+@one_blas_thread()  # with two on a busy machine it takes sixty times as long
 def simulate(slices, family, seed, overconfidence=1.0):
     """Return Simulated: out-of-fold predictions of three CNNs for a slice table with labels.
 

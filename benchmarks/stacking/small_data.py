@@ -28,6 +28,7 @@ from ct.averaging import mean_logits
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
 from ct.storage.file_formats import read_table
+from ct.system.blas_threads import one_blas_thread
 from features.build import build_features
 from pipeline.recipe import find_recipe, load_recipe
 from pipeline.run_context import Run
@@ -70,6 +71,7 @@ def some_studies(slices, size, draw):
     return slices[slices["study_id"].isin(rng.choice(studies, size, replace=False))]
 
 
+@one_blas_thread()
 def of_draw(slices, family, seed, by):
     """Return y, raw, calibrated, final (n, 6 each) and patients (n,) of simulated CNNs."""
     made, recipe = sim.simulate(slices, family, seed), load_recipe(find_recipe("small"))

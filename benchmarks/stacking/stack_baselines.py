@@ -124,10 +124,10 @@ def nested_boost(x, data, y, fold, params, rounds=MAX_ROUNDS):
         score = np.empty(len(y))
         for j in others:
             score[fold == j] = pairs[min(j, k), max(j, k)].predict(
-                x[fold == j], raw_score=True, num_iteration=best
+                x[fold == j], raw_score=True, num_iteration=best, num_threads=1
             )
         final, _ = _train(data, fold != k, params, best)
-        score[fold == k] = final.predict(x[fold == k], raw_score=True)
+        score[fold == k] = final.predict(x[fold == k], raw_score=True, num_threads=1)
         platt = fit_platt(score[fold != k], y[fold != k])
         probs[fold == k] = expit(platt.logit(score[fold == k]))
     return probs

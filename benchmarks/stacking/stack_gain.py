@@ -33,6 +33,7 @@ from ct.averaging import mean_logits
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
+from ct.system.blas_threads import one_blas_thread
 from ct.system.parallel_jobs import cores, run_jobs
 from features.build import build_features
 from features.markov_fitting import cross_fit_chains
@@ -55,6 +56,7 @@ COLUMNS = ("weighted", *LABELS)
 SEED = 0  # of stage two
 
 
+@one_blas_thread()
 def contend(name, family, seed, trials, studies):
     """Return (losses (n, 7), columns COLUMNS, and seconds) of a contender or control.
 

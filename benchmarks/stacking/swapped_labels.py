@@ -31,6 +31,7 @@ from benchmarks.stacking import simulated_cnns as sim
 from benchmarks.stacking.stack_gain import SEED, some_studies, stack_only
 from ct.labels import LABELS
 from ct.metrics import log_loss, patient_bootstrap
+from ct.system.blas_threads import one_blas_thread
 from features.build import build_features
 from stage2_stack.stack_context import StackData
 from stage2_stack.stacker import fit_stack
@@ -90,6 +91,7 @@ def shuffled(y, fold, rng):
     return mixed
 
 
+@one_blas_thread()
 def contend(simulated, name):
     """Return the gain (n,) on `any`, and the number of folds whose blend keeps the booster.
 
