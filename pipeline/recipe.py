@@ -106,6 +106,24 @@ class StageOneConfig(Config):
         """Return the CNN of this name, or its fit with another seed."""
         return next(model for model in self.fits() if model.name == name)
 
+    def soft_label_fits(self, name: str) -> dict[str, list[str]]:
+        """Return {CNN: its fits} of those whose predictions are soft labels of the fit `name`."""
+        seeds = {model.name: model.seeds for model in self.models}
+        return {cnn: seed_names(cnn, seeds[cnn]) for cnn in self.model(name).pseudo_from}
+
+    @field_validator("models")
+    @classmethod
+    def _sources_come_first(cls, models: tuple[CnnConfig, ...]) -> tuple[CnnConfig, ...]:
+        for number, model in enumerate(models):
+            before = [other.name for other in models[:number]]
+            for name in model.pseudo_from:
+                if name not in before:
+                    raise ValueError(
+                        f"{model.name}: pseudo_from has {name!r}; name CNNs that stand before it: "
+                        f"{', '.join(before) or 'there are none'}"
+                    )
+        return models
+
     @field_validator("models")
     @classmethod
     def _unique_names(cls, models: tuple[CnnConfig, ...]) -> tuple[CnnConfig, ...]:
@@ -177,6 +195,13 @@ class Recipe(Config):
                 "stage1.models is empty; name a CNN, or import a model's predictions "
                 "(recipe stack_only)"
             )
+        has_test = "data" not in info.data or info.data["data"].format == "kaggle"
+        for model in stage1.models:
+            if model.pseudo_from and not has_test:
+                raise ValueError(
+                    f"{model.name}: pseudo_from needs test slices, and studies of your own have "
+                    "none; remove it"
+                )
         if stage1.models and slices:
             raise ValueError(
                 "stage1.models has CNNs, which need images; with --slices use the recipe stack_only"

@@ -64,7 +64,7 @@ _TABLE = (
         keys=("seed", "folds", *_CNN_KEYS, "stage1.all_data"),
         function="pipeline.stages.train:train",
         makes="stage1/<model>/fold<k>/, stage1/<model>/oof.parquet",
-        units="pipeline.stages.train:training_units",
+        units="pipeline.training.training_unit:training_units",
     ),
     Stage(
         name="predict",

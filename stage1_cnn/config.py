@@ -35,6 +35,11 @@ class CnnConfig(Config):
     # before it is resized, each slice is cropped to the head: a square around skull and brain
     crop_head: bool = False
 
+    # CNNs that stand before this one in the recipe: the mean of their probabilities of the test
+    # slices, by their models of the same fold, are soft labels on which this one is trained, too
+    pseudo_from: tuple[str, ...] = ()
+    pseudo_weight: float = Field(0.5, gt=0, le=1)  # of a slice with soft labels in the loss
+
     # fits for each fold that differ in their seed; the mean of their logits is the CNN's prediction
     seeds: int = Field(1, ge=1, le=20)
     epochs: int = Field(5, ge=1)  # passes over the training slices; the last weights are kept

@@ -18,10 +18,13 @@ from ct.config import Config, validate
 from ct.errors import InputError
 from stage1_cnn.config import CnnConfig
 
+_SOFT_LABELS = "a search trains on labelled slices alone"
 _COMPUTATION = "it decides how a CNN is computed, not what it learns"
 NOT_SEARCHED = {  # field -> reason
     "name": "it is only the CNN's name",
     "pretrained": "weights fit one backbone; give each its own entry in stage1.models",
+    "pseudo_from": _SOFT_LABELS,
+    "pseudo_weight": _SOFT_LABELS,
     "threads": _COMPUTATION,
     "deterministic": _COMPUTATION,
     "precision": _COMPUTATION,

@@ -18,7 +18,12 @@ from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
 from stage1_cnn.batches.batch_reader import ReadHu, read_ahead
-from stage1_cnn.batches.dataset import check_enough_slices, epoch_steps, neighbour_rows
+from stage1_cnn.batches.dataset import (
+    check_enough_slices,
+    epoch_steps,
+    neighbour_rows,
+    training_targets,
+)
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import pick_device, torch_settings
 from stage1_cnn.distributed import this_process
@@ -85,9 +90,10 @@ def train_cnn(
 ) -> TrainedCnn:
     """Train the CNN of `config`. Returns it with its learning curve.
 
-    slices: slice table (n rows) with the LABELS, float32; split: row numbers (training, held out),
-    as returned by `fold_rows`; read_hu: reads slices by row number of `slices`; checkpoint: the
-    last one of an interrupted training of the same slices, config and seed, which is continued.
+    slices: slice table (n rows) with the LABELS, float32, and LOSS_WEIGHT where slices do not count
+    alike; split: row numbers (training, held out), as returned by `fold_rows`; read_hu: reads
+    slices by row number of `slices`; checkpoint: the last one of an interrupted training of the
+    same slices, config and seed, which is continued.
 
     Everything random derives from `seed`, the epoch and the step: a training gives the same weights
     alone or after others, in one piece or continued. Among several processes each takes its share
@@ -98,10 +104,11 @@ def train_cnn(
     hooks = hooks or Hooks()
     world_size = this_process().world_size
     check_enough_slices(train, config, world_size)
-    labels, device = slices[list(LABELS)].to_numpy(np.float32), pick_device()
+    targets, device = training_targets(slices), pick_device()
     config = _settled(config, slices, train, hooks)
     with torch_settings(config):
-        model = build_model(config, derive_seed(seed, "weights"), labels[train].mean(axis=0))
+        prior = targets[train, : len(LABELS)].mean(axis=0)
+        model = build_model(config, derive_seed(seed, "weights"), prior)
         start_head(model.backbone, config)
         with weights_must_fit(config, device):
             model = model.to(device)
@@ -109,7 +116,7 @@ def train_cnn(
         on_embeddings = is_frozen(config) and model.ends_linear
         seed_of_steps = derive_seed(seed, "change")
         trainer = Trainer(model, config, steps, seed_of_steps, hooks.log, on_embeddings)
-        loop = TrainLoop(slices, labels, read_hu, trainer, hooks)
+        loop = TrainLoop(slices, targets, read_hu, trainer, hooks)
         if on_embeddings:
             loop.embed(train)
         state = loop.resume(checkpoint) if checkpoint else _epoch_start(1, [])
@@ -151,12 +158,13 @@ class TrainLoop:
     def __init__(
         self,
         slices: pd.DataFrame,
-        labels: NDArray[np.float32],
+        targets: NDArray[np.float32],
         read_hu: ReadHu,
         trainer: Trainer,
         hooks: Hooks,
     ) -> None:
-        self.slices, self.labels, self.read_hu = slices, labels, read_hu
+        self.slices, self.targets, self.read_hu = slices, targets, read_hu
+        self.labels = targets[:, : len(LABELS)]
         self.table_rows = neighbour_rows(slices, trainer.config.neighbours)
         self.readable = slices["readable"].to_numpy(bool)
         self.trainer, self.hooks = trainer, hooks
@@ -181,8 +189,9 @@ class TrainLoop:
         shares = [rows[process.rank :: process.world_size] for rows in remaining]
         previous = None  # (rows, loss) of the step before
         for rows, (share, hu) in zip(remaining, self._read(shares), strict=True):
-            labels = torch.from_numpy(self.labels[share]).to(self.trainer.device, non_blocking=True)
-            loss = self.trainer.step(hu, labels, len(rows))
+            targets = torch.from_numpy(self.targets[share])
+            targets = targets.to(self.trainer.device, non_blocking=True)
+            loss = self.trainer.step(hu, targets, len(rows))
             # one step late: to read this step's loss now would leave the device idle while the
             # next step is prepared
             if previous:

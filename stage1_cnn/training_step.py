@@ -80,8 +80,8 @@ class Trainer:
         """Train on the slices of one step.
 
         hu: int16 (b, c, S, S) in HU, or embeddings (b, d) where `on_embeddings`; labels: float32
-        (b, 6); both on the device. total: slices of this step in all processes together; b where
-        there is one.
+        (b, 6), or (b, 7) as in `training_targets`; both on the device. total: slices of this step
+        in all processes together; b where there is one.
 
         Returns the competition's loss, the mean over the slices of this process: a scalar tensor
         that the device may still be computing.
@@ -251,6 +251,13 @@ class Trainer:
 
 
 def weighted_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return the competition's weighted log loss of logits and labels (b, 6), as a scalar."""
-    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return (loss * weights).sum(dim=1).mean()
+    """Return the competition's weighted log loss of logits and labels (b, 6), as a scalar.
+
+    labels: also (b, 7): the last column is the weight of each slice. weights: (6,), of the labels
+    """
+    count = len(weights)
+    loss = F.binary_cross_entropy_with_logits(logits, labels[:, :count], reduction="none")
+    of_slices = (loss * weights).sum(dim=1)
+    if labels.shape[1] > count:
+        of_slices = of_slices * labels[:, count]
+    return of_slices.mean()

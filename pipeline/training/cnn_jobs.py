@@ -24,9 +24,9 @@ from pipeline.progress import Bar
 from pipeline.run_context import Run
 from pipeline.training.checkpoint_file import environment_changes, read_checkpoint, write_checkpoint
 from pipeline.training.prediction_parts import PredictionParts
+from pipeline.training.soft_labels import training_slices
 from pipeline.training.stage_one_inputs import PredictedSlices, StageOneInputs
 from pipeline.training.tensorboard import open_scalars
-from stage1_cnn.batches.dataset import fold_rows
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.device import environment, pick_device
 from stage1_cnn.distributed import barrier, broadcast, this_process
@@ -98,10 +98,10 @@ def _train(
             scalars.step((epoch - 1) * steps + step, loss)
 
         hooks = Hooks(progress, scalars.epoch, save, run.log)
-        split = fold_rows(inputs.slices, inputs.fold, k)
+        slices, split = training_slices(inputs, config, k)
         try:
             return train_cnn(
-                inputs.slices,
+                slices,
                 split,
                 inputs.cache.read,
                 config,

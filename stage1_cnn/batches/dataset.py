@@ -11,6 +11,8 @@ from ct.slices import SERIES
 from stage1_cnn.config import CnnConfig
 
 MIN_BATCH = 2  # slices of a training batch: batch norm cannot train on one
+# column of a slice table for a training: the weight of each slice in the loss
+LOSS_WEIGHT = "loss_weight"
 
 
 def neighbour_rows(slices: pd.DataFrame, reach: int) -> NDArray[np.int64]:
@@ -75,6 +77,31 @@ def fold_rows(
     return train, held_out
 
 
+def with_soft_labels(
+    slices: pd.DataFrame,
+    rows: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    weight: float,
+) -> pd.DataFrame:
+    """Return the slice table with probabilities as labels of some rows, and LOSS_WEIGHT.
+
+    rows: row numbers (m,); probabilities: (m, 6); weight: of these rows, 1 for the others. Raises
+    ValueError where a probability is not in [0, 1].
+    """
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("a soft label is not in [0, 1]")
+    labels, weights = slices[list(LABELS)].to_numpy(np.float32, copy=True), np.ones(len(slices))
+    labels[rows], weights[rows] = probabilities, weight
+    columns = dict(zip(LABELS, labels.T, strict=True))
+    return slices.assign(**columns, **{LOSS_WEIGHT: weights.astype(np.float32)})
+
+
+def training_targets(slices: pd.DataFrame) -> NDArray[np.float32]:
+    """Return the labels of all slices, (n, 6); with LOSS_WEIGHT, last, (n, 7) where it is there."""
+    weight = [LOSS_WEIGHT] if LOSS_WEIGHT in slices else []
+    return slices[[*LABELS, *weight]].to_numpy(np.float32)
+
+
 def check_enough_slices(train: NDArray[np.int64], config: CnnConfig, world_size: int) -> None:
     """Raise InputError where `train` has too few slices for one step on `world_size` processes."""
     if len(train) < MIN_BATCH * world_size:
@@ -97,7 +124,8 @@ def epoch_steps(
     if config.positive_share is None:
         rows = shuffled(train, seed)
     else:
-        positive = (slices[list(LABELS)].to_numpy()[train] > 0).any(axis=1)
+        # a label is 0 or 1, a soft one anything between
+        positive = (slices[list(LABELS)].to_numpy()[train] > 0.5).any(axis=1)
         studies = slices["study_id"].to_numpy(object)[train]
         rows = balanced(train, positive, studies, config.positive_share, seed)
     step_size = config.batch * config.accumulate * world_size

@@ -59,8 +59,11 @@ def hold_for(patients: int) -> Hold:
 
 
 def positive_patients(slices: pd.DataFrame, rows: NDArray[np.int64]) -> int:
-    """Return the number of patients with a positive slice among the row numbers `rows`."""
-    positive = (slices[list(LABELS)].to_numpy()[rows] > 0).any(axis=1)
+    """Return the number of patients with a positive slice among the row numbers `rows`.
+
+    A soft label is positive above 0.5.
+    """
+    positive = (slices[list(LABELS)].to_numpy()[rows] > 0.5).any(axis=1)
     return len(set(slices["patient_id"].to_numpy(object)[rows[positive]]))
 
 

@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe, find_recipe, load_recipe, with_changes
 from pipeline.run_context import Run
 from pipeline.run_lock import stage_states
 from pipeline.scoring.scoring_model import packed_folds
-from pipeline.stages.train import training_units
+from pipeline.training.training_unit import training_units
 from stage1_cnn.batches.dataset import fold_rows
 
 SAME = ("submission.csv", "stage2/scores.json", "stage1/resnet/fold1/weights.safetensors")

@@ -298,8 +298,8 @@ def test_on_a_gpu_every_cnn_is_checked_before_the_first_is_trained(untrained, mo
         assert size == Run(untrained).recipe.pixels.size
         raise InputError(f"{config.backbone} has no backward pass")
 
-    monkeypatch.setattr("pipeline.stages.train.check_trainable", refuse)
-    monkeypatch.setattr("pipeline.stages.train.pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("pipeline.training.training_unit.check_trainable", refuse)
+    monkeypatch.setattr("pipeline.training.training_unit.pick_device", lambda: torch.device("cuda"))
     assert run.main(["train", f"--run={untrained}"]) == 1
     assert "has no backward pass" in capsys.readouterr().err and not list(
         (untrained / "stage1").rglob("*.safetensors")

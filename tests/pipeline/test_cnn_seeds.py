@@ -22,7 +22,7 @@ from pipeline.recipe import Recipe, find_recipe, load_recipe, with_changes
 from pipeline.run_context import Run
 from pipeline.run_lock import stage_states
 from pipeline.stages.predict import prediction_units
-from pipeline.stages.train import training_units
+from pipeline.training.training_unit import training_units
 from report.run_artifacts import read_run
 
 SEEDS = ["resnet", "resnet.seed1"]

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import run
-from pipeline.stages.train import TrainFold
+from pipeline.training.training_unit import TrainFold
 from pipeline.units.unit_lock import unit_lock
 
 

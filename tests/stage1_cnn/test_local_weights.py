@@ -15,8 +15,8 @@ from pipeline.receipt import Receipt
 from pipeline.registry import STAGES
 from pipeline.run_context import Run
 from pipeline.stage_runner import stage_states
-from pipeline.stages.train import TrainFold
 from pipeline.training.stage_one_inputs import StageOneInputs
+from pipeline.training.training_unit import TrainFold
 from stage1_cnn.device import pick_device
 
 

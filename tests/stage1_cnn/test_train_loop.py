@@ -15,12 +15,19 @@ from scipy.special import expit
 from ct.errors import InputError
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import weighted_log_loss
-from stage1_cnn.batches.dataset import fold_rows, neighbour_rows
+from stage1_cnn.batches.dataset import (
+    epoch_steps,
+    fold_rows,
+    neighbour_rows,
+    training_targets,
+    with_soft_labels,
+)
 from stage1_cnn.config import CnnConfig
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
 from stage1_cnn.optimizer import learning_rate
 from stage1_cnn.train_loop import Hooks, NotANumber, train_cnn
+from stage1_cnn.training_methods.held_body import positive_patients
 from stage1_cnn.training_step import Trainer, weighted_bce
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +79,44 @@ def test_the_loss_is_the_metric():
     logits, labels = rng.normal(size=(20, 6)), (rng.random((20, 6)) < 0.3).astype(float)
     loss = weighted_bce(torch.tensor(logits), torch.tensor(labels), torch.tensor(WEIGHTS))
     assert loss.item() == pytest.approx(weighted_log_loss(labels, 1 / (1 + np.exp(-logits))))
+
+
+def test_a_slice_counts_by_its_weight():
+    logits, labels, weights = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [0.25]]), 2.0
+    first, second = np.log1p(np.exp(-1.0)), np.log1p(np.exp(2.0)) - 0.25 * 2
+    plain = weighted_bce(logits, labels, torch.tensor([weights]))
+    assert plain.item() == pytest.approx(weights * (first + second) / 2)
+    targets = torch.cat([labels, torch.tensor([[1.0], [0.5]])], 1)
+    weighed = weighted_bce(logits, targets, torch.tensor([weights]))
+    assert weighed.item() == pytest.approx(weights * (first + 0.5 * second) / 2)
+
+
+def test_soft_labels_are_trained_on_as_slices_that_count_less():
+    slices, hu, fold = data()
+    rows = np.flatnonzero(fold == 1)[:8]
+    own = slices[list(LABELS)].to_numpy()[rows]
+    states = []
+    for labels, weight in ((own, 1.0), (own, 0.5), (1 - own, 0.5)):
+        table = with_soft_labels(slices, rows, labels, weight)
+        assert training_targets(table)[rows].tolist() == np.c_[labels, [weight] * 8].tolist()
+        states.append(digest(train(table, hu, fold, 0, config(mixup=0.4)).state()))
+    assert states[0] == digest(train(slices, hu, fold, 0, config(mixup=0.4)).state())
+    assert len(set(states)) == 3
+    with pytest.raises(ValueError, match=r"not in \[0, 1\]"):
+        with_soft_labels(slices, rows, own + 0.5, 0.5)
+
+
+def test_a_soft_label_is_drawn_as_positive_above_one_half():
+    slices, _, fold = data()
+    training = np.flatnonzero(fold == 1)
+    rows, soft = training[:8], np.full((8, len(LABELS)), 0.4)
+    soft[:2] = 0.6
+    slices.loc[slices.index[training], list(LABELS)] = np.float32(0)
+    table = with_soft_labels(slices, rows, soft, 0.5)
+    half = config(positive_share=0.5, batch=99)
+    (drawn,) = epoch_steps(table, training, half, seed=0, epoch=1, world_size=1)
+    assert np.isin(drawn, rows[:2]).sum() == len(training) // 2
+    assert positive_patients(table, training) == 1
 
 
 def test_the_rate_rises_then_falls_to_nearly_nothing():
