@@ -77,6 +77,7 @@ class RunDir:
         self.fits = self.stage2 / "fits"
         self.probes = self.stage2 / "features" / "probes.safetensors"
         self.markov_chains = self.stage2 / "features" / "chain.json"
+        self.cnn_weights = self.stage2 / "features" / "cnn_weights.json"
         # (fold, part) of each training patient; older runs lack the file
         self.patient_parts = self.stage2 / "features" / "parts.parquet"
         self.submission = self.root / "submission.csv"

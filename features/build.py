@@ -37,25 +37,28 @@ def build_features(
     config: FeatureConfig,
     markov_logits: NDArray[np.float32] | None = None,
     probe_logits: Logits | None = None,
+    cnn_mean: NDArray[np.float32] | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Build the feature matrix of stage two from the logits of stage one and the slice table.
 
     slices:        (n rows) slice table, sorted by study, series and place
-    logits:        {model: (n, 6)}, columns LABELS, NaN for unreadable slices
+    logits:        {model: (n, 6)}, columns LABELS, NaN for unreadable slices, and where a model is
+                   left out (features/cnn_weights.py)
     markov_logits: (n, 6), from features/markov.py; required where config.chain, else None
     probe_logits:  {model: (n, 6)}, from features/linear_probe.py; required where config.probe, else
                    None
+    cnn_mean:      (n, 6) weighted mean over CNNs, from features/cnn_weights.py; None: equal weights
     out:           float32 (n, f) to write to, such as a memory map; None: a new array
 
     Returns X (n, f) float32, in Fortran order unless `out` is not, and the f names. Their order
     depends on the config and the names of the models alone. Labels and folds reach X only through
-    `markov_logits` and `probe_logits`. Raises ValueError where the table is not sorted or a series
-    is incomplete (neighbours would cross series), and where `markov_logits` or `probe_logits` does
-    not match the config.
+    `markov_logits`, `probe_logits` and `cnn_mean`. Raises ValueError where the table is not sorted
+    or a series is incomplete (neighbours would cross series), and where `markov_logits` or
+    `probe_logits` does not match the config.
     """
     check_slice_table(slices)
-    sources = logits_by_source(slices, logits, config, markov_logits, probe_logits)
+    sources = logits_by_source(slices, logits, config, markov_logits, probe_logits, cnn_mean)
     names, table = feature_names(logits, config), _numeric_table(slices, config)
     X = np.empty((len(names), len(slices)), np.float32).T if out is None else out
     if X.shape != (len(slices), len(names)) or X.dtype != np.float32:
@@ -93,6 +96,7 @@ def logits_by_source(
     config: FeatureConfig,
     markov_logits: NDArray[np.float32] | None,
     probe_logits: Logits | None,
+    cnn_mean: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Return the logits of each source: mean over CNNs, each CNN, spread, Markov chain, probes.
 
@@ -109,12 +113,12 @@ def logits_by_source(
             f"probe_logits of {', '.join(probe_logits)}, but logits of "
             f"{', '.join(logits)}; give both for each CNN"
         )
-    mean = mean_logits(logits)
+    mean = mean_logits(logits) if cnn_mean is None else cnn_mean
     sources = {"": mean}
     if len(logits) > 1:
         for model, model_logits in logits.items():
             sources[f"_by_{model}"] = model_logits
-        sources["_spread"] = np.std(list(logits.values()), axis=0, dtype=np.float32)
+        sources["_spread"] = _spread(logits)
     if markov_logits is not None:
         sources["_chain"] = markov_logits
     if probe_logits is not None:
@@ -127,6 +131,20 @@ def logits_by_source(
         for kind, columns in zip(OTHER_KINDS, np.split(others, len(OTHER_KINDS), 1), strict=True):
             sources[f"_{kind}"] = columns
     return {suffix: np.asfortranarray(values, np.float32) for suffix, values in sources.items()}
+
+
+def _spread(logits: Logits) -> NDArray[np.float32]:
+    """Return the standard deviation (n, 6) of the logits of the CNNs that are not left out.
+
+    It is NaN where all are NaN.
+    """
+    values = np.stack(list(logits.values()))
+    known = ~np.isnan(values)
+    if (known == known[0]).all():
+        return np.asarray(np.std(values, axis=0, dtype=np.float32))
+    count = np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    mean = np.where(known, values, 0).sum(axis=0) / count
+    return np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(axis=0) / count).astype(np.float32)
 
 
 def _families(slices: SliceTable, sources: Logits, config: FeatureConfig) -> Iterator[Features]:

@@ -1,6 +1,6 @@
 """Which features are built."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, field_validator
 
@@ -17,6 +17,9 @@ class FeatureConfig(Config):
                place: true}
     """
 
+    # weights of the CNNs in their mean logit, per label: equal, or fitted on the other folds where
+    # that gains significantly
+    cnn_weights: Literal["fitted", "equal"] = "fitted"
     # neighbours on each side whose logits, mean over the CNNs, are features
     reach: int = Field(3, ge=0, le=20)
     # the same for each CNN, where there are several

@@ -22,6 +22,7 @@ OLDER_VALUES: dict[str, Any] = {
     "CnnConfig.freeze_norms": False,
     "CnnConfig.outputs": "probabilities",
     "DataConfig.series": "all",
+    "FeatureConfig.cnn_weights": "equal",
     "StackConfig.calibrate_by": "slice",
 }
 FIRST_FIELDS = {  # Configs that enter digests: the fields that they had in the first version

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from ct.evaluation.significance import lower_end
 from ct.metrics import log_loss
 from stage2_stack.calibration import Platt
 from stage2_stack.patient_calibration import fit_calibration
-from stage2_stack.significance import lower_end
 
 PULL = 5.0  # loss, summed over rows, that a squared distance of 1 from equal weights costs
 MIN_WEIGHT = 0.01  # a weight below it becomes 0

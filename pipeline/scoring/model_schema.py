@@ -124,6 +124,8 @@ class StageTwo(Config):
     blend: dict[Label, tuple[BlendValues, ...]]
     calibration: dict[Label, tuple[PlattValues, ...]]
     chain: dict[Label, ChainValues] | None = None
+    # CNN -> label -> weight in the mean logit; None where weights are equal
+    cnn_weights: dict[Text, dict[Label, Rate]] | None = None
     studies: dict[Label, PlattValues]
     prior: dict[Label, Share]
     training: dict[Text, Annotated[int, Field(ge=1)] | tuple[float, float]]
@@ -138,6 +140,17 @@ class StageTwo(Config):
         if missing:
             raise ValueError(f"the label {missing[0]} is missing")
         return values
+
+    @field_validator("cnn_weights")
+    @classmethod
+    def _convex(
+        cls, weights: dict[str, dict[str, float]] | None
+    ) -> dict[str, dict[str, float]] | None:
+        for label in LABELS if weights is not None else ():
+            of_label = [of_cnn.get(label) for of_cnn in (weights or {}).values()]
+            if None in of_label or abs(sum(filter(None, of_label)) - 1) > 1e-6:
+                raise ValueError(f"the weights of {label} are missing or do not sum to 1")
+        return weights
 
     @field_validator("operating_points")
     @classmethod
@@ -169,6 +182,13 @@ def check_fit(stage2: StageTwo, recipe: Recipe, names: list[str]) -> None:
         raise ValueError("names: this version builds other features from the recipe")
     if (stage2.chain is not None) != recipe.features.chain:
         raise ValueError("chain: it should be there exactly if the recipe has features.chain")
+    cnns = {config.name for config in recipe.stage1.models}
+    if set(stage2.cnn_weights or cnns) != cnns:
+        raise ValueError("cnn_weights: they should be those of the recipe's CNNs")
+    if (stage2.cnn_weights is not None) != (recipe.features.cnn_weights == "fitted"):
+        raise ValueError(
+            "cnn_weights: they should be there exactly if the recipe says that they are fitted"
+        )
     for label in LABELS:
         for part in ("blend", "calibration"):
             count = len(getattr(stage2, part)[label])

@@ -11,7 +11,7 @@ packed_model.py reads the same from the folder that `export-model` writes:
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from ct.metrics import KAGGLE_CLIP
 from ct.patient_folds import fold_by_id
 from ct.run_dir import ALL_DATA, RunDir, fold_folder
 from ct.storage.file_formats import read_arrays, read_json, read_table
+from features.cnn_weights import equal_weights
 from features.linear_probe import PARTS, LinearProbe
 from features.markov import MarkovChain
 from pipeline.receipt import versions
 from pipeline.recipe import Recipe
 from pipeline.run_context import Run
 from pipeline.scoring.run_operating_points import points_of_run
+from pipeline.stage_data.cross_fitting import ALL_FOLDS, fit_names
 from pipeline.stage_data.run_tables import training_prior
 from stage2_stack.blending import read_blend
 from stage2_stack.calibration import Platt
@@ -53,11 +55,12 @@ class ScoringModel:
     probes:   file of the linear probes, None where the recipe has none
     versions: package -> version the model was made with
 
-    A packed model lacks the rest, and an older run lacks `held_out_chains`:
+    A packed model lacks the rest, and an older run lacks the last two:
 
     key:             of the run's pseudonyms
     patients:        `fold` and `part` of each training patient, indexed by pseudonym
     held_out_chains: label -> values of the Markov chain fitted without each fold
+    held_out_weights: {CNN: {label: weight}} fitted without each fold
     """
 
     recipe: Recipe
@@ -69,6 +72,7 @@ class ScoringModel:
     key: bytes | None = None
     patients: pd.DataFrame | None = None
     held_out_chains: Mapping[str, list[dict[str, float]]] | None = None
+    held_out_weights: Sequence[Mapping[str, Mapping[str, float]]] | None = None
 
     def stacker(self, k: int) -> FoldStacker:
         """Return the stacker of fold k."""
@@ -79,6 +83,25 @@ class ScoringModel:
             {label: Platt(**self.stage2["calibration"][label][k]) for label in LABELS},
             {path.name: path.read_bytes() for path in of_fold},
             self.recipe.stage2,
+        )
+
+    def cnn_weights(self) -> NDArray[np.float64]:
+        """Return the weights of c CNNs, (K + 1, c, 6), as returned by `cross_fit_weights`.
+
+        A packed model has only the weights of all folds, which then replace the others. A model of
+        a recipe with equal weights, and one of an older version, has none: they are equal.
+        """
+        cnns = [config.name for config in self.recipe.stage1.models]
+        fits = len(self.held_out_weights or range(self.recipe.folds.k)) + 1
+        of_all = self.stage2.get("cnn_weights")
+        if of_all is None:
+            return equal_weights(len(cnns), fits - 1)
+        held_out = self.held_out_weights or [of_all] * (fits - 1)
+        return np.array(
+            [
+                [[values[name][label] for label in LABELS] for name in cnns]
+                for values in (*held_out, of_all)
+            ]
         )
 
     def chains(self) -> list[list[MarkovChain]]:
@@ -149,6 +172,7 @@ def model_of_run(run: Run) -> ScoringModel:
         key=run.pseudonym_key(),
         patients=_training_patients(folder, train["patient_id"], fold),
         held_out_chains=_held_out_chains(run),
+        held_out_weights=_held_out_weights(run),
     )
 
 
@@ -193,6 +217,14 @@ def _held_out_chains(run: Run) -> dict[str, list[dict[str, float]]] | None:
     }
 
 
+def _held_out_weights(run: Run) -> list[dict[str, dict[str, float]]] | None:
+    """Return {CNN: {label: weight}} without each fold; None where weights are equal."""
+    if run.recipe.features.cnn_weights == "equal":
+        return None
+    values = read_json(run.dir.cnn_weights)
+    return [values[fit] for fit in fit_names(run.recipe.folds.k)[:-1]]
+
+
 def stage_two_values(run: Run, train: pd.DataFrame, fold: NDArray[np.integer]) -> dict[str, Any]:
     """Return the values of stage two that are neither boosters nor probes: stage2.json.
 
@@ -203,9 +235,10 @@ def stage_two_values(run: Run, train: pd.DataFrame, fold: NDArray[np.integer]) -
         fitted[name] = read_json(folder / f"{name}.json")
     if run.recipe.features.chain:
         fitted["chain"] = {
-            label: chains["of all folds"]
-            for label, chains in read_json(run.dir.markov_chains).items()
+            label: chains[ALL_FOLDS] for label, chains in read_json(run.dir.markov_chains).items()
         }
+    if run.recipe.features.cnn_weights == "fitted":
+        fitted["cnn_weights"] = read_json(run.dir.cnn_weights)[ALL_FOLDS]
     calibrations, studies = study_calibration_of_run(run, train, fold)
     return {
         "names": list(read_json(folder / "features" / "names.json")),

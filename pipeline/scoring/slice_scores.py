@@ -18,6 +18,7 @@ from ct.labels import LABELS
 from ct.run_dir import ALL_DATA, seed_names
 from ct.slices import SERIES
 from features.build import build_features
+from features.cnn_weights import held_out_mean, without_left_out
 from features.linear_probe import held_out_probe_logits
 from features.markov import held_out_posterior_logits
 from features.neighbours import STEP_PLACES
@@ -175,11 +176,12 @@ def _features(
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Return the features (n, f) and their names, from the logits of the CNNs of fold k."""
     config, fold = model.recipe.features, slices["fold"].to_numpy()
-    fitted: dict[str, Any] = {}
+    weights = model.cnn_weights()
+    mean = held_out_mean(logits, fold, weights)
+    fitted: dict[str, Any] = {"cnn_mean": mean}
+    kept = without_left_out(logits, fold, weights)
     if config.chain:
-        fitted["markov_logits"] = held_out_posterior_logits(
-            slices, mean_logits(logits), fold, model.chains()
-        )
+        fitted["markov_logits"] = held_out_posterior_logits(slices, mean, fold, model.chains())
     if config.probe:
         # the probes of fold k were fitted on its patients alone
         part = np.where(fold == k, slices["part"].to_numpy(), -1)
@@ -187,4 +189,4 @@ def _features(
             name: held_out_probe_logits(*model.probe(name, k), own, part)
             for name, own in embeddings.items()
         }
-    return build_features(_with_steps(model, slices), logits, config, **fitted)
+    return build_features(_with_steps(model, slices), kept, config, **fitted)

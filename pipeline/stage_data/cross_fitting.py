@@ -1,6 +1,6 @@
-"""Columns of the features that are fitted on labels: Markov chains and probes, cross-fitted.
+"""Features that are fitted on labels, cross-fitted: weights of the CNNs, Markov chains, probes.
 
-A patient's columns come only from models that were not fitted on that patient's labels.
+A patient's features come only from models that were not fitted on that patient's labels.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.averaging import mean_logits
 from ct.labels import LABELS
 from ct.storage.atomic_write import replacing
 from ct.storage.file_formats import (
@@ -21,6 +20,12 @@ from ct.storage.file_formats import (
     write_arrays,
     write_json,
     write_table,
+)
+from features.cnn_weights import (
+    cross_fit_weights,
+    equal_weights,
+    held_out_mean,
+    without_left_out,
 )
 from features.markov import held_out_posterior_logits
 from features.markov_fitting import cross_fit_chains
@@ -31,6 +36,7 @@ from pipeline.stage_data.run_tables import Logits as LogitsByModel
 from pipeline.stage_data.run_tables import load_logits
 
 Logits = NDArray[np.float32]
+ALL_FOLDS = "of all folds"  # name of the fit on all folds in the files of parameters
 
 
 @contextmanager
@@ -53,25 +59,25 @@ def new_array(path: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32
 def cross_fitted(
     run: Run, train: pd.DataFrame, test: pd.DataFrame, logits: LogitsByModel
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Fit the Markov chains and join the probes, if the recipe has them; save their parameters.
+    """Fit the CNNs' weights and the Markov chains and join the probes, where the recipe has them.
 
     train, test: slice tables of n and m rows; logits: out-of-fold, of the train slices
 
-    Returns build_features' keywords `markov_logits` and `probe_logits` for the train slices, and
-    those for the test slices by each fold's CNNs. A test patient gets the chains of all folds and
-    the probe of all slices that the fold's CNN held out. One who is also in train gets the chains
-    without the patient's fold, and the probe without the patient's part of it. The units of the
-    probes are done.
+    Their parameters are saved. Returns build_features' keywords `logits`, `cnn_mean`,
+    `markov_logits` and `probe_logits` for the train slices, and those for the test slices by each
+    fold's CNNs. A test patient gets the weights and chains of all folds and the probe of all slices
+    that the fold's CNN held out. One who is also in train gets the weights and chains without the
+    patient's fold, and the probe without the patient's part of it. The units of the probes are
+    done.
     """
-    config = run.recipe.features
-    for_train: dict[str, Any] = {}
-    for_test: list[dict[str, Any]] = [{} for _ in range(run.recipe.folds.k)]
-    split = patient_split(run, train, test)
+    config, split = run.recipe.features, patient_split(run, train, test)
     if config.chain or config.probe:
         parts = parts_by_patient(split.parts, train["patient_id"], split.groups[train.index])
         write_table(run.dir.patient_parts, parts)
+    for_train, for_test = _weighted_logits(run, train, test, logits, split)
     if config.chain:
-        for_train["markov_logits"], per_fold = _markov_logits(run, train, test, logits, split)
+        means = for_train["cnn_mean"], [keywords["cnn_mean"] for keywords in for_test]
+        for_train["markov_logits"], per_fold = _markov_logits(run, train, test, means, split)
         for keywords, markov_logits in zip(for_test, per_fold, strict=True):
             keywords["markov_logits"] = markov_logits
     if config.probe:
@@ -81,29 +87,72 @@ def cross_fitted(
     return for_train, for_test
 
 
-def _markov_logits(
+def _weighted_logits(
     run: Run,
     train: pd.DataFrame,
     test: pd.DataFrame,
     logits: LogitsByModel,
     split: PatientSplit,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Fit and save the weights of the CNNs, or take equal ones, as the recipe says.
+
+    Returns build_features' keywords `logits` and `cnn_mean` of train, and of test per fold.
+    """
+    k_folds = run.recipe.folds.k
+    weights = equal_weights(len(logits), k_folds)
+    if run.recipe.features.cnn_weights == "fitted":
+        y = train[list(LABELS)].to_numpy(np.float64)
+        patients = split.groups[train.index].to_numpy(object)
+        weights = cross_fit_weights(logits, y, patients, split.fold, k_folds)
+        parameters = {
+            fit: {
+                name: dict(zip(LABELS, of_cnn, strict=True))
+                for name, of_cnn in zip(logits, of_fit.tolist(), strict=True)
+            }
+            for fit, of_fit in zip(fit_names(k_folds), weights, strict=True)
+        }
+        write_json(run.dir.cnn_weights, parameters)
+
+    def keywords(of_cnns: LogitsByModel, fold: NDArray[np.integer]) -> dict[str, Any]:
+        mean = held_out_mean(of_cnns, fold, weights)
+        return {"logits": without_left_out(of_cnns, fold, weights), "cnn_mean": mean}
+
+    per_fold = (load_logits(run, test.index, k) for k in range(k_folds))
+    return keywords(logits, split.fold), [keywords(each, split.test_fold) for each in per_fold]
+
+
+def _markov_logits(
+    run: Run,
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    means: tuple[Logits, list[Logits]],
+    split: PatientSplit,
 ) -> tuple[Logits, list[Logits]]:
-    """Fit and save the chains; return posterior logits (n, 6) of train, (m, 6) of test per fold."""
+    """Fit and save the chains; return posterior logits (n, 6) of train, (m, 6) of test per fold.
+
+    means: mean logits over CNNs of the same shapes
+    """
     k_folds = run.recipe.folds.k
     y = train[list(LABELS)].to_numpy(np.float64)
-    train_logits, chains = cross_fit_chains(train, mean_logits(logits), y, split.fold, k_folds)
-    test_logits = []
-    for k in range(k_folds):
-        of_fold = mean_logits(load_logits(run, test.index, k))
-        by_label = [list(each.values()) for each in chains]
-        test_logits.append(held_out_posterior_logits(test, of_fold, split.test_fold, by_label))
-    fits = [*(f"without fold {k}" for k in range(k_folds)), "of all folds"]
+    train_logits, chains = cross_fit_chains(train, means[0], y, split.fold, k_folds)
+    by_label = [list(each.values()) for each in chains]
+    test_logits = [
+        held_out_posterior_logits(test, mean, split.test_fold, by_label) for mean in means[1]
+    ]
     parameters = {
-        label: {fit: chain[label].to_json() for fit, chain in zip(fits, chains, strict=True)}
+        label: {
+            fit: chain[label].to_json()
+            for fit, chain in zip(fit_names(k_folds), chains, strict=True)
+        }
         for label in LABELS
     }
     write_json(run.dir.markov_chains, parameters)
     return train_logits, test_logits
+
+
+def fit_names(k_folds: int) -> list[str]:
+    """Return the names of the K + 1 fits in the files of parameters: without a fold, of all."""
+    return [*(f"without fold {k}" for k in range(k_folds)), ALL_FOLDS]
 
 
 def _probe_logits(

@@ -27,12 +27,11 @@ def features(run: Run, receipt: Receipt) -> None:
     with run.bar(1 + k_folds, "features", "table") as bar:
         for_train, for_test = cross_fitted(run, train, test, logits)
         with new_array(folder / "train.npy", (len(train), len(names))) as X:
-            build_features(train, logits, config, **for_train, out=X)
+            build_features(train, config=config, **for_train, out=X)
         bar.update()
         with new_array(folder / "test.npy", (k_folds, len(test), len(names))) as X:
             for k in range(k_folds):
-                test_logits = load_logits(run, test.index, k)
-                build_features(test, test_logits, config, **for_test[k], out=X[k])
+                build_features(test, config=config, **for_test[k], out=X[k])
                 bar.update()
     _write_names(folder / "names.json", names)
     receipt.made = [folder, *_probe_files(run)]

@@ -1,4 +1,4 @@
-"""Component `raw`: the mean logit of the CNNs."""
+"""Component `raw`: the mean logit of the CNNs, weighted where that gains."""
 
 from stage2_stack.components.feature_column import FeatureColumn
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import expit
 
+from ct.evaluation.significance import lower_end
 from ct.metrics import log_loss
 from stage2_stack.nested_cv import INSTEAD
-from stage2_stack.significance import lower_end
 from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.resumable_trials import finished_trials
 

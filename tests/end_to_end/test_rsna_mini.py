@@ -159,6 +159,26 @@ def test_score_of_a_test_study_alone_gives_the_same_numbers(mini, tmp_path):
     assert len(alone) == len(study)
 
 
+def test_score_weighs_the_cnns_as_the_run_does(mini, tmp_path, monkeypatch):
+    """Fitted weights gain nothing significant with so few patients: here they count anyway."""
+    folder = shutil.copytree(mini, tmp_path / "r")
+    (folder / "receipts/features.json").unlink()
+    monkeypatch.setattr("features.cnn_weights.lower_end", lambda *_: 1.0)
+    assert run.main(["stack", f"--run={folder}"]) == 0
+    weights = json.loads((folder / "stage2/features/cnn_weights.json").read_text())
+    assert weights["of all folds"]["resnet10t"]["any"] != 0.5
+    assert run.main(["export-model", f"--run={folder}", f"--to={tmp_path / 'model'}"]) == 0
+    expected = read_table(folder / "stage2" / "test.parquet")
+    before = read_table(mini / "stage2" / "test.parquet")
+    assert not np.allclose(expected[list(LABELS)], before[list(LABELS)], atol=1e-4)
+    test = next(mini.parent.rglob("stage_2_test"))
+    for by in (f"--run={folder}", f"--model={tmp_path / 'model'}"):
+        out = tmp_path / f"by{by.partition('=')[0]}"
+        assert run.main(["score", f"--data={test}", f"--to={out}", by]) == 0
+        scored = read_table(out / "slices.parquet")[list(LABELS)]
+        pd.testing.assert_frame_equal(scored, expected.loc[scored.index], check_exact=True)
+
+
 def test_a_head_of_several_series_has_the_probabilities_of_the_thick_soft_one(mini, tmp_path):
     """Beside thin, bone and contrast series it is read; without it the thin one, as slabs."""
     head = Head(next(mini.parent.rglob("stage_2_test")), number=1)  # slices 5 mm apart

@@ -13,7 +13,7 @@ from conftest import error_line
 
 import run
 from ct.labels import KAGGLE_ORDER, LABELS
-from ct.storage.file_formats import read_table
+from ct.storage.file_formats import read_array, read_table
 from ct.tables.spreadsheet import write_sheet
 from pipeline.run_context import Run
 from pipeline.stage_data import imported_predictions
@@ -241,6 +241,32 @@ def test_without_test_slices_there_is_nothing_to_submit(tmp_path, capsys):
     assert (r / "report.html").is_file() and len(read_table(r / "stage2/oof.parquet")) == len(TRAIN)
     assert run.main(["submit", f"--run={r}", "--stage=one"]) == 1
     assert "nothing to submit" in error_line(capsys)
+
+
+def test_a_weak_model_loses_its_weight_in_the_mean(fresh, monkeypatch):
+    """Test slices get the weights of all folds; a test patient of train those without that fold."""
+    monkeypatch.setattr("features.cnn_weights.lower_end", lambda *_: 1.0)  # 18 patients are few
+    assert take(fresh, "good", guesses(TRAIN, 1), guesses(TEST, 2)) == 0
+    assert take(fresh, "weak", guesses(TRAIN, 3, 0.3), guesses(TEST, 4, 0.3)) == 0
+    assert run.main(["features", f"--run={fresh}"]) == 0
+    weights = json.loads((fresh / "stage2/features/cnn_weights.json").read_text())
+    assert list(weights) == [f"without fold {k}" for k in range(3)] + ["of all folds"]
+    assert all(of_fit["weak"]["any"] < 0.25 for of_fit in weights.values())
+    slices, fold = (read_table(fresh / f"{name}.parquet") for name in ("slices", "folds"))
+    test = slices.index[slices["split"] == "test"]
+    X = read_array(fresh / "stage2/features/test.npy")[0, :, : 3 * len(COLUMNS)]
+    mean, good, weak = (X[:, at] for at in (slice(0, 6), slice(6, 12), slice(12, 18)))
+    of_fold = fold["fold"].reindex(test)
+    assert set(of_fold) > {-1} and len(set(of_fold)) == 2
+    for row, k in enumerate(of_fold):
+        fit = weights["of all folds" if k < 0 else f"without fold {k:.0f}"]
+        left_out = np.array([fit["weak"][label] == 0 for label in COLUMNS])
+        assert left_out.any() and (np.isnan(weak[row]) == left_out).all()
+        expected = [
+            fit["good"][label] * good[row, j] + fit["weak"][label] * np.nan_to_num(weak[row, j])
+            for j, label in enumerate(COLUMNS)
+        ]
+        np.testing.assert_allclose(mean[row], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_features_needs_the_test_predictions(fresh, capsys):

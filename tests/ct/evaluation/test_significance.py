@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from ct.evaluation.significance import lower_end
 from ct.metrics import patient_bootstrap
-from stage2_stack.significance import lower_end
 
 
 def gains(positive, patients=200, slices=5):

@@ -1,0 +1,246 @@
+"""Weights of the CNNs in their mean logit: one convex combination per label, cross-fitted.
+
+The weights are those of a logistic regression on the CNNs' logits whose weights are 0 or above,
+divided by their sum. Its priors pull the weights of `any` to equal ones, and those of each subtype
+to the weights of `any`: a subtype with few positives can't tell a weak CNN from a strong one. As in
+stage2_stack/patient_calibration.py the slices of a positive patient count as one observation.
+
+CNNs that are equally good are best weighted equally: fitted weights only add their own noise. So
+the weights of a training set are fitted only where, on inner folds over patients, the gain of
+fitted weights over equal ones is significant. A CNN whose fitted weight of a label is less than
+half of an equal one is left out of this label: its columns of noise would harm the boosters, too.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from ct.averaging import mean_logits
+from ct.evaluation.significance import lower_end
+from ct.labels import LABELS, WEIGHTS
+from ct.system.blas_threads import one_blas_thread
+
+# Standard deviations of the Gaussian priors, of the weights in units of an equal weight 1 / c:
+# of `any` around equal weights, first of all CNNs and then of those that are not left out; of a
+# subtype around the weights of `any`
+SPREAD_ALL, SPREAD_KEPT, SPREAD_SUBTYPE = 10.0, 3.0, 0.3
+SPREAD_SLOPE, SPREAD_INTERCEPT = 0.5, 2.0  # of the sum of the weights around 1, the intercept at 0
+MIN_SHARE = 0.5  # a CNN with a smaller weight, in units of an equal one, is left out
+CONFIDENCE = 0.95  # of the interval of the gain over equal weights
+
+Floats = NDArray[np.float64]
+Logits = Mapping[str, NDArray[np.float32]]  # CNN -> logits (n, 6)
+
+
+class _Combination(NamedTuple):
+    """logit = logits of c CNNs @ weights + intercept; the weights need not sum to 1."""
+
+    weights: Floats  # (c,)
+    intercept: float
+
+    def loss(self, x: Floats, y: Floats) -> Floats:
+        """Return the log loss (n,) of logits x (n, c) and labels y (n,)."""
+        z = x @ self.weights + self.intercept
+        return np.asarray(np.logaddexp(0, z) - y * z)
+
+
+def weighted_mean(logits: Logits, weights: Floats) -> NDArray[np.float32]:
+    """Return the weighted mean over CNNs of logits (n, 6) each.
+
+    weights: (c, 6), each column summing to 1. With equal weights it is `mean_logits`, bit by bit.
+    """
+    if (weights == 1 / len(logits)).all():
+        return mean_logits(logits)
+    of_cnns = zip(logits.values(), weights, strict=True)
+    mean: Any = sum(values * weight for values, weight in of_cnns)
+    return np.asarray(mean, np.float32)
+
+
+def equal_weights(count: int, folds: int) -> Floats:
+    """Return equal weights of `count` CNNs, (folds + 1, count, 6)."""
+    return np.full((folds + 1, count, len(LABELS)), 1 / count)
+
+
+def held_out_mean(
+    logits: Logits, fold: NDArray[np.integer], weights: Floats
+) -> NDArray[np.float32]:
+    """Return the mean logits (n, 6) under weights that were not fitted on the row's patient.
+
+    fold: (n,) the training fold of each row's patient, -1 for a patient outside train; weights:
+    (K + 1, c, 6), as returned by `cross_fit_weights`
+    """
+    mean = weighted_mean(logits, weights[-1])
+    for k in np.unique(fold[fold >= 0]):
+        own = fold == k
+        of_fold = {name: values[own] for name, values in logits.items()}
+        mean[own] = weighted_mean(of_fold, weights[k])
+    return mean
+
+
+def without_left_out(
+    logits: Logits, fold: NDArray[np.integer], weights: Floats
+) -> dict[str, NDArray[np.float32]]:
+    """Return {CNN: logits (n, 6)} that are NaN where the CNN has no weight.
+
+    fold, weights: as in `held_out_mean`
+    """
+    kept = {}
+    for i, (name, values) in enumerate(logits.items()):
+        left_out = weights[:, i] == 0
+        kept[name] = (
+            np.where(left_out[fold], np.float32(np.nan), values) if left_out.any() else values
+        )
+    return kept
+
+
+def cross_fit_weights(
+    logits: Logits,
+    y: NDArray[np.floating],
+    patients: NDArray[Any],
+    fold: NDArray[np.integer],
+    folds: int,
+) -> Floats:
+    """Return the weights of c CNNs, (folds + 1, c, 6): fitted without each fold, and on all rows.
+
+    logits: {CNN: (n, 6)} out of fold; y: (n, 6) 0, 1, or NaN where unlabelled; patients: (n,);
+    fold: (n,) 0 ... folds-1, with each patient in one fold
+
+    Rows without labels or without a CNN's logits are left out. Weights are equal where there is one
+    CNN, where one fold alone is left to fit on, and where the gain of fitted ones over the inner
+    folds is not significant.
+    """
+    count = len(logits)
+    weights = equal_weights(count, folds)
+    known = ~np.isnan(y).any(axis=1)
+    for values in logits.values():
+        known &= ~np.isnan(values).any(axis=1)
+    if count == 1 or not known.any():
+        return weights
+    of_known = {name: values[known] for name, values in logits.items()}
+    fits = _Fits(of_known, y[known], patients[known], fold[known], folds)
+    for k in range(folds + 1):  # no row is in fold `folds`, so its weights are fitted on all rows
+        if fits.gains(k):
+            weights[k] = fits.weights_without(k)
+    return weights
+
+
+class _Fits:
+    """Combinations of all labels, fitted without each fold and without each pair of folds."""
+
+    def __init__(
+        self, logits: Logits, y: Floats, patients: NDArray[Any], fold: NDArray[Any], folds: int
+    ) -> None:
+        self.y, self.patients, self.fold, self.folds = y, patients, fold, folds
+        without = [frozenset({k}) for k in range(folds + 1)]
+        without += [frozenset(pair) for pair in combinations(range(folds), 2)]
+        self.fitted: dict[frozenset[int], list[Floats]] = {key: [] for key in without}
+        # gain of each row, of fitted weights over equal ones: of weights for fold k's rows, which
+        # are fitted without the row's fold and without fold k
+        self.gain = np.zeros((folds + 1, len(y)))
+        for j in range(len(LABELS)):
+            x = np.column_stack([values[:, j] for values in logits.values()]).astype(np.float64)
+            with one_blas_thread():
+                self._fit_label(j, x)
+
+    def _fit_label(self, j: int, x: Floats) -> None:
+        """Fit label number j on its logits x (n, c) without each set of folds; add its gains."""
+        mean = x.mean(axis=1, keepdims=True)
+        for without, fitted in self.fitted.items():
+            fit = ~np.isin(self.fold, list(without))
+            if not 0 < self.y[fit, j].sum() < fit.sum():
+                fitted.append(fitted[0] if j else np.full(x.shape[1], 1 / x.shape[1]))
+                continue
+            y, patients = self.y[fit, j], self.patients[fit]
+            if j:
+                weighted = _fit(x[fit], y, patients, fitted[0], SPREAD_SUBTYPE)
+            else:
+                weighted = _fit_any(x[fit], y, patients)
+            equal = _fit(mean[fit], y, patients, np.ones(1), SPREAD_KEPT)
+            fitted.append(_convex(weighted.weights))
+            for k, held_out in _uses(without, self.folds):
+                rows = self.fold == held_out
+                losses = [
+                    each.loss(z[rows], self.y[rows, j])
+                    for each, z in ((equal, mean), (weighted, x))
+                ]
+                self.gain[k, rows] += WEIGHTS[j] * (losses[0] - losses[1])
+
+    def gains(self, k: int) -> bool:
+        """Return whether fitted weights gain significantly on the rows outside fold k."""
+        rows = self.fold != k
+        if len(np.unique(self.fold[rows])) < 2:
+            return False
+        gain, patients = self.gain[k, rows], self.patients[rows]
+        return lower_end(gain, patients, self.y[rows, 0], CONFIDENCE, k) > 0
+
+    def weights_without(self, k: int) -> Floats:
+        """Return the weights (c, 6) that are fitted without fold k."""
+        return np.column_stack(self.fitted[frozenset({k})])
+
+
+def _uses(without: frozenset[int], folds: int) -> list[tuple[int, int]]:
+    """Return (k, held-out fold) of the decisions that a fit without some folds serves."""
+    if len(without) == 1:
+        (held_out,) = without
+        return [(folds, held_out)] if held_out < folds else []
+    first, second = sorted(without)
+    return [(first, second), (second, first)]
+
+
+def _fit_any(x: Floats, y: Floats, patients: NDArray[Any]) -> _Combination:
+    """Fit the weights of `any`: they are pulled to equal ones of the CNNs that are not left out."""
+    count = x.shape[1]
+    of_all = _fit(x, y, patients, np.full(count, 1 / count), SPREAD_ALL)
+    kept = np.flatnonzero(_convex(of_all.weights))
+    fitted = _fit(x[:, kept], y, patients, np.full(len(kept), 1 / len(kept)), SPREAD_KEPT)
+    weights = np.zeros(count)
+    weights[kept] = fitted.weights
+    return _Combination(weights, fitted.intercept)
+
+
+def _fit(
+    x: Floats, y: Floats, patients: NDArray[Any], centre: Floats, spread: float
+) -> _Combination:
+    """Fit a logistic regression of y (n,) on logits x (n, c) whose weights are 0 or above.
+
+    centre: (c,) weights that sum to 1, to which the weights are pulled; spread: of their prior
+    """
+    count = x.shape[1]
+    precision = (count / spread) ** 2
+    share = len(np.unique(patients[y == 1])) / y.sum()  # of an observation, a row
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        weights, intercept = parameters[:-1], parameters[-1]
+        z, total = x @ weights + intercept, weights.sum()
+        off, too_steep = weights - total * centre, (total - 1) / SPREAD_SLOPE
+        pull = precision * off @ off + too_steep**2 + (intercept / SPREAD_INTERCEPT) ** 2
+        residual = share * (expit(z) - y)
+        slope = x.T @ residual + precision * (off - off @ centre) + too_steep / SPREAD_SLOPE
+        value = share * np.sum(np.logaddexp(0, z) - y * z) + pull / 2
+        return value, np.append(slope, residual.sum() + intercept / SPREAD_INTERCEPT**2)
+
+    optimum = minimize(
+        loss,
+        np.append(centre, 0.0),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * count + [(None, None)],
+    )
+    return _Combination(optimum.x[:-1], float(optimum.x[-1]))
+
+
+def _convex(weights: Floats) -> Floats:
+    """Return weights (c,) that are 0 or above divided by their sum; tiny ones become 0.
+
+    Where all are 0, the logits say nothing of the label, and the weights are equal.
+    """
+    if not weights.sum() > 0:
+        return np.full(len(weights), 1 / len(weights))
+    shares = weights / weights.sum()
+    shares = np.where(shares < MIN_SHARE / len(weights), 0.0, shares)
+    return np.asarray(shares / shares.sum())
