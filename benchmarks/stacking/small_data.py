@@ -23,13 +23,13 @@ from scipy.special import expit
 
 from benchmarks.command_line import flag_parser
 from benchmarks.stacking import simulated_cnns as sim
+from benchmarks.stacking.stack_baselines import stack_features
 from benchmarks.stacking.stack_gain import settings
 from ct.averaging import mean_logits
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import log_loss, patient_bootstrap
 from ct.storage.file_formats import read_table
 from ct.system.blas_threads import one_blas_thread
-from features.build import build_features
 from pipeline.recipe import find_recipe, load_recipe
 from pipeline.run_context import Run
 from pipeline.stage_data.run_tables import load_logits
@@ -78,7 +78,7 @@ def of_draw(slices, family, seed, by):
     config = recipe.stage2.model_copy(
         update={"trials": TRIALS, "max_rounds": ROUNDS, "calibrate_by": by}
     )
-    X, names = build_features(made.slices, made.logits(), recipe.features)
+    X, names = stack_features(made, recipe.features)
     patients = made.slices["patient_id"].to_numpy(object)
     data, features = StackData(X, made.y, made.fold, patients, names), BinnedFeatures(X, names)
 

@@ -13,6 +13,14 @@ from scipy.special import expit
 
 from ct.averaging import mean_logits
 from ct.labels import LABELS
+from features.build import build_features
+from features.cnn_weights import (
+    cross_fit_weights,
+    equal_weights,
+    held_out_mean,
+    without_left_out,
+)
+from features.markov_fitting import cross_fit_chains
 from features.neighbours import neighbour_features, shift
 from stage2_stack.calibration import cross_fit, fit_platt
 from stage2_stack.learners.binned_features import FIXED
@@ -177,3 +185,19 @@ def permuted(simulated, seed, within="study"):
     slices[list(LABELS)] = slices[list(LABELS)].to_numpy()[order]
     probs = {name: p[order] for name, p in simulated.probs.items()}
     return simulated._replace(slices=slices, y=simulated.y[order], probs=probs)
+
+
+def stack_features(simulated, config):
+    """Return the features (n, f) of a FeatureConfig and their names, as the stage makes them."""
+    logits, y, fold = simulated.logits(), simulated.y, simulated.fold
+    folds = int(fold.max()) + 1
+    weights = equal_weights(len(logits), folds)
+    if config.cnn_weights == "fitted":
+        patients = simulated.slices["patient_id"].to_numpy(object)
+        weights = cross_fit_weights(logits, y, patients, fold, folds)
+    mean = held_out_mean(logits, fold, weights)
+    chain = None
+    if config.chain:
+        chain, _ = cross_fit_chains(simulated.slices, mean, y, fold, folds)
+    kept = without_left_out(logits, fold, weights)
+    return build_features(simulated.slices, kept, config, markov_logits=chain, cnn_mean=mean)

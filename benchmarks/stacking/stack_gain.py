@@ -35,8 +35,6 @@ from ct.metrics import log_loss, patient_bootstrap
 from ct.seeds import derive_seed
 from ct.system.blas_threads import one_blas_thread
 from ct.system.parallel_jobs import cores, run_jobs
-from features.build import build_features
-from features.markov_fitting import cross_fit_chains
 from features.neighbours import neighbour_features
 from pipeline.recipe import find_recipe, load_recipe
 from stage2_stack.learners.binned_features import BinnedFeatures
@@ -102,13 +100,7 @@ def ours(simulated, trials):
     """Return the probabilities of the recipe stack_only."""
     recipe = stack_only()
     features, config = recipe.features, recipe.stage2.model_copy(update={"trials": trials})
-    logits = mean_logits(simulated.logits())
-    chain, _ = cross_fit_chains(simulated.slices, logits, simulated.y, simulated.fold, sim.FOLDS)
-    made = fit(
-        simulated,
-        *build_features(simulated.slices, simulated.logits(), features, markov_logits=chain),
-        config,
-    )
+    made = fit(simulated, *baselines.stack_features(simulated, features), config)
     return np.column_stack([made[label].oof for label in LABELS])
 
 
