@@ -23,6 +23,7 @@ OLDER_VALUES: dict[str, Any] = {
     "CnnConfig.outputs": "probabilities",
     "DataConfig.series": "all",
     "FeatureConfig.cnn_weights": "equal",
+    "StackConfig.blend_rounds": 1.0,
     "StackConfig.calibrate_by": "slice",
 }
 FIRST_FIELDS = {  # Configs that enter digests: the fields that they had in the first version

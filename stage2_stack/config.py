@@ -30,6 +30,8 @@ class StackConfig(Config):
     # folder
     storage: str = ""
     max_rounds: int = Field(200, ge=1)  # rounds of boosting that a trial tries, at most
+    # of the component lightgbm: rounds in the blend, in units of those that are best for it alone
+    blend_rounds: float = Field(2.0, ge=1, le=5)
     # a label with positives in fewer patients of the training folds is not stacked
     positive_patients: int = Field(3, ge=2)
     # a label is stacked where the interval of its inner gain at this level lies above zero

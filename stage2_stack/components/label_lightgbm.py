@@ -14,12 +14,16 @@ from stage2_stack.tuning.search_space import split_scope
 
 
 class LabelLightGBM(LabelBooster):
-    """LightGBM with the settings, rounds and feature scope that the stage `tune` chose."""
+    """LightGBM with the settings, rounds and feature scope that the stage `tune` chose.
+
+    In a blend a booster is best with more rounds than alone: the others average its noise away.
+    The rounds of `tune` are therefore multiplied by `blend_rounds`.
+    """
 
     title = "LightGBM, a label each"
     tuned_on = "optuna on the other folds, each fold its own search"
     learner = LightGBM()
-    reads = ("seeds", "calibrate_by")
+    reads = ("seeds", "calibrate_by", "blend_rounds")
 
     def settings(self, context: StackContext, label: str) -> list[FitSettings | None]:
         """Return the tuned settings; None for the folds in which tuning did not stack the label."""
@@ -27,7 +31,8 @@ class LabelLightGBM(LabelBooster):
         for tuned in context.tuned[label]:
             if tuned["stacked"]:
                 params, scope = split_scope(tuned["params"])
-                settings.append(FitSettings(params, tuned["rounds"], scope=scope))
+                factor = context.config.blend_rounds
+                settings.append(FitSettings(params, tuned["rounds"], scope=scope, factor=factor))
             else:
                 settings.append(None)
         return settings

@@ -24,6 +24,7 @@ class FitSettings(NamedTuple):
     rounds: int | None = None  # None: the number with the smallest loss on the nested rows
     max_rounds: int | None = None  # the most that are tried in this case; None: the config's
     scope: str = ""  # of the features, as in features.columns.SCOPES
+    factor: float = 1.0  # rounds that are fitted, in units of those above
 
     def key(self) -> str:
         """Return text that is equal for equal settings."""
@@ -83,7 +84,8 @@ def fit_nested(
     nested_fits = run_threads(fit, [(split, of_fold) for split in splits], at_once)
     rounds = _choose_rounds(nested_fits, of_fold)
     final_jobs = [
-        (folds.outer_split(k), {k: of_fold[k]._replace(rounds=rounds[k])}) for k in of_fold
+        (folds.outer_split(k), {k: of_fold[k]._replace(rounds=rounds[k], factor=1.0)})
+        for k in of_fold
     ]
     final_fits = run_threads(fit, final_jobs, at_once)
     nested = _predict_nested(folds, inputs, nested_fits, rounds)
@@ -157,7 +159,7 @@ def _fit_split(
     labelled = {k: rows[folds.labelled[rows]] for k, rows in split.predict.items()}
     if chosen.rounds is None:
         valid = [source.training_data(platts, rows) for rows in labelled.values()]
-    rounds = chosen.rounds or chosen.max_rounds or config.max_rounds
+    rounds = _times(chosen.rounds or chosen.max_rounds or config.max_rounds, chosen.factor)
     seeds = [derive_seed(seed, "booster", number) for number in range(config.seeds)]
     fits = [
         source.learner.fit(data, chosen.params, rounds, each, config.threads, valid)
@@ -172,12 +174,23 @@ def _fit_split(
 
 
 def _choose_rounds(fits: Sequence[SplitFit], settings: Mapping[int, FitSettings]) -> dict[int, int]:
-    """Return {k: rounds}: those of the settings, or where the nested rows' loss is smallest."""
+    """Return {k: rounds}, the factor of the settings times the best number of rounds.
+
+    The best number is that of the settings, or where the nested rows' loss is smallest.
+    """
     rounds = {}
     for k, chosen in settings.items():
-        curves = [fit.curves[k] for fit in fits if k in fit.curves]
-        rounds[k] = chosen.rounds or int(np.argmin(np.sum(curves, axis=0))) + 1
+        best = chosen.rounds
+        if best is None:
+            total = np.sum([fit.curves[k] for fit in fits if k in fit.curves], axis=0)
+            best = int(np.argmin(total[: round(len(total) / chosen.factor)])) + 1
+        rounds[k] = _times(best, chosen.factor)
     return rounds
+
+
+def _times(rounds: int, factor: float) -> int:
+    """Return the product, at least one round."""
+    return max(round(rounds * factor), 1)
 
 
 def _mean_gain(learner: Learner, models: Sequence[Any]) -> Floats | None:

@@ -106,6 +106,19 @@ def test_models_never_predict_folds_and_patients_that_they_are_fitted_on(monkeyp
     assert sum(rows for folds, rows in predicted if folds == 3) == len(y)
 
 
+def test_a_factor_multiplies_the_rounds_of_nested_and_final_models():
+    """Rounds that are searched for are those best without it, among as many as are tried then."""
+    X, y, fold, patients = case()
+    longer = boosted(X, y, fold, patients, settings=[FitSettings(PARAMS, 6, factor=2.5)] * 4)
+    expected = boosted(X, y, fold, patients, rounds=15)
+    assert set(longer.rounds.values()) == {15} and longer.files == expected.files
+    for of_both in zip(longer.predictions, expected.predictions, strict=True):
+        np.testing.assert_array_equal(*of_both)
+    searched = boosted(X, y, fold, patients, settings=[FitSettings(PARAMS)] * 4)
+    doubled = boosted(X, y, fold, patients, settings=[FitSettings(PARAMS, factor=2)] * 4)
+    assert doubled.rounds == {k: 2 * rounds for k, rounds in searched.rounds.items()}
+
+
 @pytest.mark.parametrize("rounds", [8, None])
 def test_models_that_are_fitted_side_by_side_are_those_of_one_after_the_other(rounds, monkeypatch):
     one, many = [], []

@@ -71,7 +71,8 @@ def case():
 def stack(case, configs=CONFIGS, y=None, test_X=None, seed=0, **config):
     rows, own_test = case
     rows = rows if y is None else StackData(rows.X, y, rows.fold, rows.patients, rows.names)
-    settings = StackConfig(**{"threads": 1, "max_rounds": 10, **config})
+    defaults = {"threads": 1, "max_rounds": 10, "blend_rounds": 1}
+    settings = StackConfig(**{**defaults, **config})
     return fit_stack(rows, own_test if test_X is None else test_X, configs, settings, seed)
 
 
