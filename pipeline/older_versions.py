@@ -25,6 +25,7 @@ OLDER_VALUES: dict[str, Any] = {
     "FeatureConfig.cnn_weights": "equal",
     "StackConfig.blend_rounds": 1.0,
     "StackConfig.calibrate_by": "slice",
+    "StackConfig.symmetric": False,
 }
 FIRST_FIELDS = {  # Configs that enter digests: the fields that they had in the first version
     "CnnConfig": """

@@ -30,8 +30,12 @@ class StackConfig(Config):
     # folder
     storage: str = ""
     max_rounds: int = Field(200, ge=1)  # rounds of boosting that a trial tries, at most
-    # of the component lightgbm: rounds in the blend, in units of those that are best for it alone
+    # of the component lightgbm: rounds in the blend, in units of those that are best for it alone;
+    # of pooled: rounds that are tried, in units of max_rounds
     blend_rounds: float = Field(2.0, ge=1, le=5)
+    # whether pooled reads the slices at one distance below and above as the smaller and the larger
+    # of both, so that a series and its mirror image are alike
+    symmetric: bool = True
     # a label with positives in fewer patients of the training folds is not stacked
     positive_patients: int = Field(3, ge=2)
     # a label is stacked where the interval of its inner gain at this level lies above zero

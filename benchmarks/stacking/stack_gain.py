@@ -8,6 +8,8 @@ other folds:
     raw        mean of the CNNs' logits
     smoothed   its Gaussian means, of public solvers' widths
     plain      one LightGBM per label on the mean logits of all labels of nine slices each way
+    single     ours, but each booster has the rounds that are best for it alone (blend_rounds: 1),
+               and the pooled one knows which way is up (symmetric: false)
     ours       recipe stack_only: its features, its components, its blend
 
 Plain and ours share the same code: boosters start at the calibrated mean (which helps plain),
@@ -45,7 +47,7 @@ from stage2_stack.tuning.booster_trials import run_trials
 from stage2_stack.tuning.inner_cv import InnerFolds
 from stage2_stack.tuning.search_space import FIRST, space_of
 
-CONTENDERS = ("raw", "smoothed", "plain", "ours")
+CONTENDERS = ("raw", "smoothed", "plain", "single", "ours")
 CONTROLS = ("no neighbours", "permuted in studies", "permuted in folds")
 QUICK_STUDIES = 400
 # bars: ours' gain over plain's; share of the loss that a control may gain
@@ -90,16 +92,17 @@ def plain(simulated, trials, reach=baselines.PLAIN_REACH):
     around, names = neighbour_features(simulated.slices, logits, LABELS, reach)
     X, names = np.concatenate([logits, around], axis=1).astype(np.float32), [*LABELS, *names]
     config = stack_only().stage2.model_copy(
-        update={"components": ("raw", "lightgbm"), "trials": trials}
+        update={"components": ("raw", "lightgbm"), "trials": trials, "blend_rounds": 1}
     )
     made = fit(simulated, X, names, config)
     return np.column_stack([made[label].component_oof["lightgbm"] for label in LABELS])
 
 
-def ours(simulated, trials):
-    """Return the probabilities of the recipe stack_only."""
+def ours(simulated, trials, **changes):
+    """Return the probabilities of the recipe stack_only. changes: of its stage2"""
     recipe = stack_only()
-    features, config = recipe.features, recipe.stage2.model_copy(update={"trials": trials})
+    changes = {"trials": trials, **changes}
+    features, config = recipe.features, recipe.stage2.model_copy(update=changes)
     made = fit(simulated, *baselines.stack_features(simulated, features), config)
     return np.column_stack([made[label].oof for label in LABELS])
 
@@ -139,6 +142,7 @@ METHODS = {
     "raw": lambda simulated, _: baselines.raw_mean(simulated),
     "smoothed": lambda simulated, _: baselines.smoothed(simulated),
     "plain": plain,
+    "single": lambda simulated, trials: ours(simulated, trials, blend_rounds=1, symmetric=False),
     "ours": ours,
     "no neighbours": lambda simulated, trials: plain(simulated, trials, reach=0),
     "permuted in studies": plain,
@@ -198,7 +202,8 @@ def judge(found, family, seeds, patients):
     )
     raw = mean.pop("raw")
     gains = {name: gain_of(raw - losses, patients) for name, losses in mean.items()}
-    gains["ours less plain"] = gain_of(mean["plain"] - mean["ours"], patients)
+    for other in ("plain", "single"):
+        gains[f"ours less {other}"] = gain_of(mean[other] - mean["ours"], patients)
     print(f"{'':17}" + "".join(f"{name:>23}" for name in gains))
     for column in COLUMNS:
         cells = [tuple(1e5 * value for value in gains[name][column]) for name in gains]

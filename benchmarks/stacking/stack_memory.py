@@ -49,7 +49,7 @@ from pipeline.stage_data.stage_two_resources import (
 )
 from pipeline.stages.stack import FitComponent
 from pipeline.stages.tune import BinFeatures
-from stage2_stack.components.pooled_lightgbm import PooledFeatures
+from stage2_stack.components.pooled_features import PooledFeatures
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.tuning import inner_cv

@@ -9,7 +9,7 @@ from ct.run_dir import RunDir
 from ct.storage.file_formats import write_array
 from ct.storage.sealed_files import seal_path
 from pipeline.stage_data.binned_files import FEATURES, BinnedFiles
-from stage2_stack.components.pooled_lightgbm import PooledFeatures
+from stage2_stack.components.pooled_features import PooledFeatures
 from stage2_stack.learners.binned_features import BinnedFeatures
 from stage2_stack.learners.lightgbm_booster import fit_booster
 from stage2_stack.tuning.inner_cv import InnerFolds

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from ct.labels import LABELS, SUBTYPES
-from stage2_stack.components import pooled_lightgbm
-from stage2_stack.components.pooled_lightgbm import (
+from stage2_stack.calibration import Platt
+from stage2_stack.components import pooled_features
+from stage2_stack.components.component import InferenceContext, load_component
+from stage2_stack.components.pooled_features import (
     OTHERS,
     PooledFeatures,
     PooledRows,
@@ -55,7 +57,7 @@ def test_values_are_computed_when_they_are_needed():
 @pytest.mark.parametrize("sample", [200_000, 50])  # rows that the edges of the bins are made from
 def test_it_is_binned_like_its_whole_matrix(sample, monkeypatch):
     monkeypatch.setitem(FIXED, "bin_construct_sample_cnt", sample)
-    monkeypatch.setattr(pooled_lightgbm, "BLOCK", 7)
+    monkeypatch.setattr(pooled_features, "BLOCK", 7)
     monkeypatch.setattr(PooledRows, "batch_size", 7)
     X, rows = matrix(60), np.arange(0, 300, 2)
     y, base, every = (
@@ -138,3 +140,67 @@ def test_gain_is_mapped_back_to_the_features():
     assert (of_features["epidural_z+1"], of_features["any"]) == (0.5, 0.3)
     # the others' logits are no feature of their own
     assert sum(of_features.values()) == pytest.approx(0.8)
+
+
+def mirrored(X):
+    """The same slices seen from the other end of the series."""
+    swapped = [
+        name.replace("_z-", "_z#").replace("_z+", "_z-").replace("_z#", "_z+") for name in NAMES
+    ]
+    return X[:, [NAMES.index(name) for name in swapped]]
+
+
+def test_symmetric_features_are_those_of_the_mirrored_series():
+    X = matrix()
+    every = np.arange(len(pooled_names(NAMES)))
+    both = [
+        PooledFeatures(each, NAMES, symmetric=True).values(every, np.arange(5 * len(X)))
+        for each in (X, mirrored(X))
+    ]
+    np.testing.assert_array_equal(*both)
+    plain = PooledFeatures(X, NAMES).values(every, np.arange(5 * len(X)))
+    assert not np.array_equal(both[0], plain, equal_nan=True)
+
+
+def test_a_pair_holds_the_smaller_and_the_larger_value_and_nan_gives_way():
+    X = matrix()
+    X[:, NAMES.index("subdural_z-1")] = [1, 2, np.nan, np.nan, 5, 6, 7]
+    X[:, NAMES.index("subdural_z+1")] = [2, 1, np.nan, 4, np.nan, 5, 8]
+    names = pooled_names(NAMES, symmetric=True)
+    features = PooledFeatures(X, NAMES, symmetric=True)
+    assert features.names == names and "own_z-1" not in names and "any_z1_high" in names
+    rows = SUBTYPES.index("subdural") * len(X) + np.arange(len(X))
+    columns = np.array([names.index("own_z1_low"), names.index("own_z1_high")])
+    expected = [[1, 2], [1, 2], [np.nan, np.nan], [4, 4], [5, 5], [5, 6], [7, 8]]
+    np.testing.assert_array_equal(features.values(columns, rows), expected)
+
+
+def test_the_gain_of_a_pair_is_shared_by_both_slices():
+    names = pooled_names(NAMES, symmetric=True)
+    gain = np.zeros(len(names))
+    gain[names.index("own_z1_low")], gain[names.index("own_z1_high")] = 0.5, 0.1
+    gain[names.index("any_z1_high")] = 0.4
+    shares = to_features(gain, NAMES, "epidural", symmetric=True)
+    of_features = dict(zip(NAMES, shares, strict=True))
+    for name, share in (("epidural", 0.3), ("any", 0.2)):
+        assert of_features[f"{name}_z-1"] == of_features[f"{name}_z+1"] == pytest.approx(share)
+
+
+def test_a_stored_booster_says_whether_it_is_symmetric():
+    """An older one, or one of the other kind, is read by the names of its features."""
+    X, every = matrix(60), np.arange(len(pooled_names(NAMES)))
+    rng, component = np.random.default_rng(0), load_component("pooled")
+    platts = dict.fromkeys(SUBTYPES, Platt(1.0, 0.0, 0.0))
+    rows = InferenceContext(X, NAMES, None, platts)
+    for symmetric in (False, True):
+        features = PooledFeatures(X, NAMES, symmetric=symmetric)
+        y = rng.integers(0, 2, 300).astype(float)
+        data = features.dataset(every, np.arange(300), y, np.zeros(300))
+        booster, _ = fit_booster(data, {"min_data_in_leaf": 2}, 5, 0, 1)
+        raw = component.learner.save(booster)
+        component.check_file(raw, NAMES)
+        logits = component.predict(rows, [component.load(raw)], SUBTYPES)
+        base = X[:, [NAMES.index(label) for label in SUBTYPES]].T
+        added = booster.predict(features.values(every, np.arange(300)), raw_score=True)
+        expected = np.where(np.isnan(base), 0, base) + added.reshape(5, -1)
+        np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
