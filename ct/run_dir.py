@@ -35,6 +35,8 @@ File formats are in ct/storage/file_formats.py; writes are atomic (ct/storage/at
 from pathlib import Path
 
 ALL_DATA = -1  # in place of a fold: the CNN that is trained on the slices of all folds
+# the fit on all folds, in files of parameters that also hold the fits "without fold <k>"
+ALL_FOLDS = "of all folds"
 TEST_TABLE = "test.parquet"  # of one CNN and fold: its predictions of the test slices
 MODEL_NAME = r"^[A-Za-z0-9_-]+$"  # a model's name is also the name of a folder
 

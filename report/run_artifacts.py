@@ -15,7 +15,7 @@ from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths
 from ct.privacy.quarantine_reasons import public_reason
-from ct.run_dir import RunDir, seed_names
+from ct.run_dir import ALL_FOLDS, RunDir, seed_names
 from ct.storage.file_formats import read_json, read_table, require
 from ct.storage.prediction_files import kind_of
 from ct.storage.receipt_reader import read_receipt
@@ -52,6 +52,7 @@ class Artifacts:
     importances:   share of each feature in the gain of a label
     contributions: mean absolute contribution of each feature, logits
     descriptions:  feature -> its description
+    cnn_weights:   of the fit on all folds: CNN -> label -> weight in the mean; empty if equal
     configs:       configs.json: label -> configuration of each fold
     trials:        of all searches of stage two's settings
     tuning:        label -> importance of each setting
@@ -75,6 +76,7 @@ class Artifacts:
     importances: pd.DataFrame | None
     contributions: pd.DataFrame | None
     descriptions: dict[str, str]
+    cnn_weights: dict[str, dict[str, float]]
     configs: dict[str, Any] | None
     trials: pd.DataFrame | None
     tuning: dict[str, Any]
@@ -156,6 +158,7 @@ def read_run(run: RunDir) -> Artifacts:
         importances=_table(run.stage2 / "importances.parquet"),
         contributions=_table(run.stage2 / "contributions.parquet"),
         descriptions=_json(run.stage2 / "features" / "names.json") or {},
+        cnn_weights=(_json(run.cnn_weights) or {}).get(ALL_FOLDS, {}),
         configs=_json(run.stage2 / "configs.json"),
         trials=_table(run.stage2 / "trials.parquet"),
         tuning=_json(run.stage2 / "tuning.json") or {},

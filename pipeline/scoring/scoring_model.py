@@ -25,7 +25,7 @@ from ct.errors import InputError
 from ct.labels import LABELS
 from ct.metrics import KAGGLE_CLIP
 from ct.patient_folds import fold_by_id
-from ct.run_dir import ALL_DATA, RunDir, fold_folder
+from ct.run_dir import ALL_DATA, ALL_FOLDS, RunDir, fold_folder
 from ct.storage.file_formats import read_arrays, read_json, read_table
 from features.cnn_weights import equal_weights
 from features.linear_probe import PARTS, LinearProbe
@@ -34,7 +34,7 @@ from pipeline.receipt import versions
 from pipeline.recipe import Recipe
 from pipeline.run_context import Run
 from pipeline.scoring.run_operating_points import points_of_run
-from pipeline.stage_data.cross_fitting import ALL_FOLDS, fit_names
+from pipeline.stage_data.cross_fitting import fit_names
 from pipeline.stage_data.run_tables import training_prior
 from stage2_stack.blending import read_blend
 from stage2_stack.calibration import Platt

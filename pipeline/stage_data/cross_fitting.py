@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ct.labels import LABELS
+from ct.run_dir import ALL_FOLDS
 from ct.storage.atomic_write import replacing
 from ct.storage.file_formats import (
     new_memory_map,
@@ -36,7 +37,6 @@ from pipeline.stage_data.run_tables import Logits as LogitsByModel
 from pipeline.stage_data.run_tables import load_logits
 
 Logits = NDArray[np.float32]
-ALL_FOLDS = "of all folds"  # name of the fit on all folds in the files of parameters
 
 
 @contextmanager

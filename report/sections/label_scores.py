@@ -11,8 +11,8 @@ from report.run_artifacts import Artifacts
 def label_scores(art: Artifacts) -> list[dict[str, Any]]:
     """Return a row a label, the weighted score first; [] before stage two.
 
-    A row has losses and AUCs of both stages and of each CNN, the gain, and why a label is not
-    stacked.
+    A row has losses and AUCs of both stages and of each CNN, the CNNs' weights in their mean (None
+    where all are equal), the gain, and why a label is not stacked.
     """
     if art.scores is None:
         return []
@@ -23,6 +23,7 @@ def label_scores(art: Artifacts) -> list[dict[str, Any]]:
             "stage_one": art.scores["calibrated"][label],
             "stage_two": art.scores["stage_two"][label],
             "models": {m: scores[label] for m, scores in art.scores["models"].items()},
+            "weights": {m: art.cnn_weights.get(m, {}).get(label) for m in art.scores["models"]},
             "gain": art.scores["gain"][label],
             "not_stacked": _not_stacked(decisions.get(label, [])),
         }

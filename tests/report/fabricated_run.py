@@ -242,6 +242,8 @@ def make_stage_two(rng, run, train, test):
     write_table(
         run.stage2 / "contributions.parquet", shares.iloc[::-1].assign(any=shares["any"].to_numpy())
     )
+    weights = dict(zip(MODELS, ({label: w for label in LABELS} for w in (0.75, 0.25)), strict=True))
+    write_json(run.cnn_weights, {"of all folds": weights})
     write_json(run.stage2 / "features" / "names.json", {name: f"what {name} is" for name in names})
     make_tuning(rng, run)
 

@@ -111,18 +111,19 @@ def test_the_ablation_has_a_row_for_each_component(report_run):
     assert not any(row[0].startswith("blend tuned") for row in page_of(report_run)[1].rows)
 
 
-def test_each_cnn_has_its_loss_and_auc(whole):
-    _, page, run = whole
-    scores = read_json(run.stage2 / "scores.json")["models"]
-    row = next(
-        r
-        for r in page.rows
-        if [c.strip() for c in r[:1]] == ["subdural"] and len(r) == 1 + 2 * len(MODELS)
-    )
-    expected = [
-        f"{scores[model]['subdural'][key]:.4f}" for model in MODELS for key in ("loss", "auc")
-    ]
-    assert [cell.strip() for cell in row[1:]] == expected
+def test_each_cnn_has_its_loss_auc_and_weight(report_run):
+    """An older run, or one of equal weights by its recipe, has no weights."""
+    scores = read_json(report_run.stage2 / "scores.json")["models"]
+    for columns in (3, 2):
+        page = page_of(report_run)[1]
+        row = next(r for r in page.rows if r[0].strip() == "subdural" and len(r) == 1 + 2 * columns)
+        expected = []
+        for model, weight in zip(MODELS, ("0.75", "0.25"), strict=True):
+            of_label = scores[model]["subdural"]
+            cells = [f"{of_label['loss']:.4f}", f"{of_label['auc']:.4f}", weight]
+            expected += cells[:columns]
+        assert [cell.strip() for cell in row[1:]] == expected
+        report_run.cnn_weights.unlink(missing_ok=True)
 
 
 def test_strips_are_whole_series_in_order(report_run):
