@@ -8,7 +8,8 @@ from ct.config import Config
 from ct.errors import InputError
 from ct.windows import window_bounds
 
-GPU_OF_PROCESS = "ICH_GPU"  # variable of a process that was started for one GPU: the GPU's name
+# variable of a process that was started for one GPU: the name of the GPU, and of another machine
+GPU_OF_PROCESS = "ICH_GPU"
 PACKAGE = "package"  # the value of `pretrained` for weights of an installed package
 
 

@@ -98,6 +98,7 @@ def perform(parcel: Parcel, caller: Caller) -> Reply:
     ):
         try:
             _check_shared(caller, parcel, node)
+            _set_environment(gpu_of_process(parcel.with_gpu, node))
             from pipeline.units.unit_runner import run_unit
 
             module, name = parcel.location.split(":")
@@ -106,6 +107,18 @@ def perform(parcel: Parcel, caller: Caller) -> Reply:
             return Reply(node, lines, differences(node, program(), caller.program))
         except Exception as error:
             return Reply(node, [], [], portable(error))
+
+
+def gpu_of_process(with_gpu: bool, node: str) -> dict[str, str | None]:
+    """Return the variable by which `pick_device` refuses the CPU where the GPU is not found.
+
+    A unit that shall have a GPU would else run on the CPU, for days. with_gpu: whether the cluster
+    has given this process a GPU; node: the name of the machine
+    """
+    from stage1_cnn.config import GPU_OF_PROCESS
+
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return {GPU_OF_PROCESS: f"{gpu} of {node}".strip() if with_gpu else None}
 
 
 def differences(node: str, there: dict[str, str], here: dict[str, str]) -> list[str]:

@@ -1,14 +1,17 @@
 """Units on a cluster, with a cluster that runs tasks in this process and loses some of them."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from unittest import mock
 
 import pytest
+import torch
 from conftest import ROOT, error_line
-from tiny_units import Note, read
+from tiny_units import Note, PickDevice, read
 
 import pipeline.engines.cluster_units
 import run
@@ -23,6 +26,7 @@ from pipeline.engines.cluster_task import Caller, differences, marked, parcel, p
 from pipeline.engines.cluster_units import ClusterUnits, TaskLost
 from pipeline.progress import no_bar
 from pipeline.units.unit import Resources
+from stage1_cnn.config import GPU_OF_PROCESS
 from stage1_cnn.train_loop import NotANumber
 
 LAPTOP, WORKSTATION = Node("laptop", 4, 0, 16_000), Node("workstation", 16, 4, 128_000)
@@ -200,7 +204,9 @@ def test_a_machine_that_is_gone_for_good_stops_the_run(caller, tmp_path, monkeyp
     monkeypatch.setattr(pipeline.engines.cluster_units, "PATIENCE", 0)
     units = ClusterUnits(cluster, caller, None, (lines := []).append, no_bar(None, "", ""))
     cluster.machines = [LAPTOP]
-    with pytest.raises(InputError, match="notes/1: no machine of the cluster has 1 GPU, 1 cores"):
+    with pytest.raises(
+        InputError, match="notes/1: no machine of the cluster has 1 GPU, 1 core and"
+    ):
         units.run([Note(str(tmp_path), 1, gpus=1)])
     assert len(lines) == 1 and lines[0].endswith("; waiting for one")
 
@@ -222,6 +228,17 @@ def test_a_unit_gets_the_variables_that_decide_numbers_and_no_gpu(caller, tmp_pa
         unit.path.unlink(missing_ok=True)
         reply = perform(parcel(unit, with_gpu=seen == "3"), caller._replace(environment=here))
         assert reply.error is None and read(unit)[1] == seen
+
+
+def test_a_unit_with_a_gpu_that_torch_does_not_find_is_refused(caller, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    os.environ.update({"CUDA_VISIBLE_DEVICES": "3", GPU_OF_PROCESS: "left over"})
+    unit = PickDevice(str(tmp_path), 1)
+    error = perform(parcel(unit, with_gpu=True), caller).error
+    assert isinstance(error, InputError) and unit.why_not_done()
+    assert re.match(rf"GPU 3 of {re.escape(socket.gethostname())}: torch finds no", str(error))
+    assert perform(parcel(unit, with_gpu=False), caller).error is None  # which shall have none
+    assert read(unit)[1] == "unset"
 
 
 def test_units_without_gpu_have_their_own_processes_where_there_are_gpus(caller, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ct.errors import InputError
 from pipeline.units.unit import Resources, Unit
+from stage1_cnn.config import GPU_OF_PROCESS
 
 
 class NotANumber(InputError):
@@ -78,6 +79,19 @@ class Note(Unit):
 
     def summary(self):
         return f"note {self.number}"
+
+
+@dataclass(frozen=True)
+class PickDevice(Note):
+    """Chooses its device as a training does, then writes the variable of the process's GPU."""
+
+    environment: str = GPU_OF_PROCESS
+
+    def run(self, log, bar):
+        from stage1_cnn.device import pick_device  # loads torch
+
+        pick_device()
+        super().run(log, bar)
 
 
 def _wait_for(path, seconds=30):
