@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from ct.labels import LABELS
-from stage2_stack.calibration import Platt, cross_fit, fit_platt
+from stage2_stack.calibration import Platt
+from stage2_stack.patient_calibration import fit_calibration
 
 TOP = 3  # slices of a study whose logits are averaged
 
@@ -40,12 +41,13 @@ def fit_studies(
     fold: NDArray[Any],
     clip: float,
     clipped: bool = True,
+    patients: NDArray[Any] | None = None,
 ) -> tuple[dict[str, Platt], pd.DataFrame]:
-    """Calibrate whole studies on slices whose probabilities are out of fold.
+    """Calibrate whole studies on slices whose probabilities are out of fold, as slices are.
 
     study: (n,); probs: (n, 6) out of fold, in [0, 1]; y: (n, 6) 0, 1, or NaN in slices that are
-    left out; fold: (n,) 0 ... K-1, which splits no patient and so no study; clipped: as in
-    `fit_platt`
+    left out; fold: (n,) 0 ... K-1, which splits no patient and so no study; clipped, patients (n,):
+    as in `fit_calibration`
 
     Returns (platts, table). platts: {label: Platt}, fitted on all studies, as the slices'
     probabilities are out of fold. table: one row for each study with labelled slices: LABELS, 1
@@ -57,14 +59,32 @@ def fit_studies(
     raw = top_logits(study, probs[known], clip)
     truth = pd.DataFrame(y[known], columns=list(LABELS)).groupby(study, sort=True).max()
     of_study = pd.Series(fold).groupby(study, sort=True).first()
+    by = None
+    if patients is not None:
+        by = pd.Series(np.asarray(patients)[known]).groupby(study, sort=True).first().to_numpy()
     platts, table = {}, truth.assign(fold=of_study)
     for label in LABELS:
         x, positive = raw[label].to_numpy(), truth[label].to_numpy()
-        platts[label] = fit_platt(x, positive, clipped)
-        folds = int(of_study.max()) + 1
-        crossed, _ = cross_fit(x, positive, of_study.to_numpy(), folds, clipped)
-        table[f"p_{label}"] = expit(crossed)
+        platts[label] = fit_calibration(x, positive, by, clipped)
+        table[f"p_{label}"] = expit(_cross_fit(x, positive, of_study.to_numpy(), by, clipped))
     return platts, table
+
+
+def _cross_fit(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    fold: NDArray[Any],
+    patients: NDArray[Any] | None,
+    clipped: bool,
+) -> NDArray[np.float64]:
+    """Return the logits (s,) of studies, each by the calibration of the other folds' studies."""
+    crossed = np.empty(len(x))
+    for k in np.unique(fold):
+        held_out = fold == k
+        others = None if patients is None else patients[~held_out]
+        platt = fit_calibration(x[~held_out], y[~held_out], others, clipped)
+        crossed[held_out] = platt.logit(x[held_out])
+    return crossed
 
 
 def study_probabilities(

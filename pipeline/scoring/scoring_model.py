@@ -265,7 +265,10 @@ def study_calibration_of_run(
     oof = read_table(run.dir.stage2 / "oof.parquet").reindex(train.index)[list(LABELS)].to_numpy()
     y = train[list(LABELS)].to_numpy(np.float64)
     studies = train["study_id"].to_numpy(object)
-    return fit_studies(studies, oof, y, fold, final_clip(run.recipe), run.recipe.stage1.clipped)
+    by_patient = run.recipe.stage2.calibrate_by == "patient"
+    patients = train["patient_id"].to_numpy(object) if by_patient else None
+    clipped = run.recipe.stage1.clipped
+    return fit_studies(studies, oof, y, fold, final_clip(run.recipe), clipped, patients)
 
 
 def other_versions(model: ScoringModel) -> str:

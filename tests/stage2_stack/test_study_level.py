@@ -6,6 +6,7 @@ from scipy.special import expit, logit
 
 from ct.labels import LABELS
 from stage2_stack.calibration import fit_platt
+from stage2_stack.patient_calibration import fit_calibration
 from stage2_stack.study_level import fit_studies, study_probabilities, top_logits
 
 CLIP = 1e-5
@@ -43,6 +44,32 @@ def test_calibrations_of_all_studies_and_scores_by_those_of_the_other_folds():
         np.testing.assert_allclose(
             table.loc[held, f"p_{label}"], expit(other.logit(raw[label][held]))
         )
+
+
+def test_a_label_without_positives_keeps_the_logits_of_slices_and_of_studies():
+    study, p, y, fold = example_studies()
+    p[:, 1], y[:, 1] = expit(logit(p[:, 1]) - 9), 0.0
+    patients = np.char.add("p", study)
+    platts, table = fit_studies(study, p, y, fold, CLIP, clipped=False, patients=patients)
+    raw = top_logits(study, p, CLIP)
+    np.testing.assert_array_equal(platts["epidural"].logit(raw["epidural"]), raw["epidural"])
+    np.testing.assert_array_equal(table["p_epidural"], expit(raw["epidural"]))
+    of_slices = fit_calibration(logit(p[:, 1]), y[:, 1], patients, clipped=False)
+    assert of_slices[:2] == platts["epidural"][:2] == (1.0, 0.0)
+    assert study_probabilities(study, p, platts, CLIP)["epidural"].max() < 0.05
+
+
+def test_studies_are_calibrated_by_patient_as_slices_are():
+    study, p, y, fold = example_studies()
+    patients = np.repeat(np.arange(30), 10)  # of two studies each
+    platts, table = fit_studies(study, p, y, fold, CLIP, patients=patients)
+    raw, truth = top_logits(study, p, CLIP), y.reshape(60, 5, 6).max(axis=1)
+    of_study, held = patients[::5], table["fold"].to_numpy() == 1
+    for j, label in enumerate(LABELS):
+        x = raw[label].to_numpy()
+        assert platts[label] == fit_calibration(x, truth[:, j], of_study)
+        other = fit_calibration(x[~held], truth[~held, j], of_study[~held])
+        np.testing.assert_allclose(table.loc[held, f"p_{label}"], expit(other.logit(x[held])))
 
 
 def test_labels_of_a_fold_do_not_reach_its_own_studies():
