@@ -38,7 +38,8 @@ class StackConfig(Config):
     symmetric: bool = True
     # a label with positives in fewer patients of the training folds is not stacked
     positive_patients: int = Field(3, ge=2)
-    # a label is stacked where the interval of its inner gain at this level lies above zero
+    # a label is stacked where the interval of its inner gain at this level lies above zero. At 0 it
+    # is where its middle does: with few patients that is chance, and may be worse than stage one
     confidence: float = Field(0.95, ge=0, lt=1)
     # what counts as one observation in a calibration: a patient, so that few positive patients
     # change the CNNs' logits little, or each slice

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import browser_steps
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 # one thread each for LightGBM and torch: several slow each other down on a busy machine
@@ -55,12 +56,24 @@ def competition(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, competition):
-    """A finished run of the recipe `micro`. Not to be changed; copy it first."""
+def stacking(tmp_path_factory):
+    """The recipe `micro`, but that labels of 40 slices are stacked without a significant gain."""
+    recipe = yaml.safe_load((ROOT / "recipes" / "micro.yaml").read_text())
+    recipe["stage2"]["confidence"] = 0
+    path = tmp_path_factory.mktemp("recipe") / "stacking.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, competition, stacking):
+    """A finished run of the recipe `stacking`. Not to be changed; copy it first."""
     import run
 
     folder = tmp_path_factory.mktemp("run") / "r"
-    assert run.main(["new", f"--run={folder}", "--recipe=micro", f"--data={competition}"]) == 0
+    assert (
+        run.main(["new", f"--run={folder}", f"--recipe={stacking}", f"--data={competition}"]) == 0
+    )
     assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
     return folder
 

@@ -9,12 +9,24 @@ import subprocess
 import time
 from pathlib import Path
 
+import yaml
+
 from benchmarks.command_line import ROOT, RUN
+from pipeline.recipe import find_recipe
 
 NO_END = 124  # the status of a command that did not end in time
 # seconds to end after an interrupt; for a command to end; trials of tune
 SECONDS, PATIENCE, TRIALS = 15, 600, 20
 MICRO = {"studies": 8, "seed": 6, "size": 64, "slices": (5, 5)}
+
+
+def stacking_recipe(folder):
+    """Write the recipe `micro`, but that labels of 40 slices are stacked; return its path."""
+    recipe = yaml.safe_load(find_recipe("micro").read_text(encoding="utf-8"))
+    recipe["stage2"]["confidence"] = 0  # no gain is significant there
+    path = Path(folder) / "stacking.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
 
 
 class FaultedRuns:
@@ -29,6 +41,7 @@ class FaultedRuns:
             collections.Counter(),
         )
         write_competition(self.folder / "data", **MICRO)
+        self.recipe = stacking_recipe(self.folder)
         self.whole = self.new("whole")
         self.must(["all", f"--run={self.whole}", "--workers=1"])
 
@@ -36,7 +49,8 @@ class FaultedRuns:
         """Return a new run."""
         run = self.folder / name
         shutil.rmtree(run, ignore_errors=True)
-        self.must(["new", f"--run={run}", "--recipe=micro", f"--data={self.folder / 'data'}"])
+        words = [f"--recipe={self.recipe}", f"--data={self.folder / 'data'}"]
+        self.must(["new", f"--run={run}", *words])
         return run
 
     def copy(self, run=None):

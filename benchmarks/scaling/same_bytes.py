@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.command_line import REAL_SLICES, ROOT, RUN
-from benchmarks.fault_injection.faulted_runs import MICRO
+from benchmarks.fault_injection.faulted_runs import MICRO, stacking_recipe
 from benchmarks.scaling.ray_nodes import Nodes
 from ct.synthetic.example_competition import write_competition
 from pipeline.registry import STAGES
@@ -40,7 +40,7 @@ def competitions(folder: Path, quick: bool) -> list[Competition]:
     if quick:
         if not (folder / "micro").is_dir():
             write_competition(folder / "micro", **MICRO)
-        return [Competition("micro", folder / "micro", "micro")]
+        return [Competition("micro", folder / "micro", str(stacking_recipe(folder)))]
     if not (folder / "demo").is_dir():
         command("synth", f"--out={folder / 'demo'}")
     chosen = [Competition("demo", folder / "demo", "demo")]

@@ -191,10 +191,12 @@ def test_no_verb_opens_a_connection(finished, foreign_studies, tmp_path, capfd, 
 
 
 @pytest.mark.slow
-def test_every_verb_leaves_no_planted_name(planted, foreign_studies, tmp_path, command, capfd):
+def test_every_verb_leaves_no_planted_name(
+    planted, foreign_studies, stacking, tmp_path, command, capfd
+):
     """The longest two in processes of their own, with workers, bars and all."""
     folder, model = f"--run={tmp_path / 'r'}", tmp_path / "model"
-    call(capfd, "new", folder, "--recipe=micro", f"--data={planted}", "--allow-unlabelled")
+    call(capfd, "new", folder, f"--recipe={stacking}", f"--data={planted}", "--allow-unlabelled")
     everything = command("all", folder, "--workers=2")
     call(capfd, "export-model", folder, f"--to={model}")
     scored = command(

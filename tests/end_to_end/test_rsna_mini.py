@@ -16,7 +16,10 @@ from sklearn import metrics
 from test_resume import kill_in
 
 import run
-from ct.labels import LABELS, read_labels
+from benchmarks.stacking.small_data import ROUNDING, of_run
+from ct.labels import LABELS, WEIGHTS, read_labels
+from ct.metrics import log_loss as loss_of
+from ct.metrics import patient_bootstrap
 from ct.storage.file_formats import read_array, read_table
 from ct.storage.prediction_files import kind_of, read_predictions_of
 
@@ -206,13 +209,28 @@ def test_a_second_all_is_quick(mini, command):
     assert time.perf_counter() - start < 10
 
 
-def test_evaluate_on_held_out_studies_gives_scikit_learns_figures(mini, tmp_path, capsys):
-    """A run of some patients alone, evaluated on the others; one of its own patients is refused."""
+@pytest.fixture(scope="module")
+def part(mini, tmp_path_factory):
+    """A finished run of `micro` on some patients of the mini competition."""
     data = next(mini.parent.rglob("stage_2_train")).parent
-    folder, labels = tmp_path / "r", data / "stage_2_train.csv"
+    folder = tmp_path_factory.mktemp("part") / "r"
     words = [f"--run={folder}", "--recipe=micro", f"--data={data}", "--train-slices=150"]
     assert run.main(["new", *words]) == 0
     assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["mini", "part"])
+def test_stage_two_is_not_worse_than_the_cnns_mean(name, request):
+    y, raw, _, final, patients = of_run(request.getfixturevalue(name))
+    gain = (loss_of(y, raw) - loss_of(y, final)) @ WEIGHTS
+    assert patient_bootstrap(gain, patients)[1] > -ROUNDING
+
+
+def test_evaluate_on_held_out_studies_gives_scikit_learns_figures(mini, part, tmp_path, capsys):
+    """A run of some patients alone, evaluated on the others; one of its own patients is refused."""
+    data, folder = next(mini.parent.rglob("stage_2_train")).parent, part
+    labels = data / "stage_2_train.csv"
     train = read_table(folder / "slices.parquet").query("split == 'train'")
     words = [f"--data={data / 'stage_2_train'}", f"--run={folder}", f"--to={tmp_path / 'out'}"]
     capsys.readouterr()

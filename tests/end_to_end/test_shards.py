@@ -18,10 +18,12 @@ TIMES = ("trials.parquet",)  # holds the seconds of each trial
 
 
 @pytest.fixture
-def folder(tmp_path, competition):
+def folder(tmp_path, competition, stacking):
     """A run folder before its first stage."""
     folder = tmp_path / "r"
-    assert run.main(["new", f"--run={folder}", "--recipe=micro", f"--data={competition}"]) == 0
+    assert (
+        run.main(["new", f"--run={folder}", f"--recipe={stacking}", f"--data={competition}"]) == 0
+    )
     return folder
 
 

@@ -66,8 +66,8 @@ def run_on(engine, units):
     return lines
 
 
-def new(folder, competition):
-    words = ["new", f"--run={folder}", "--recipe=micro", f"--data={competition}"]
+def new(folder, competition, recipe):
+    words = ["new", f"--run={folder}", f"--recipe={recipe}", f"--data={competition}"]
     assert run.main(words) == 0
     return folder
 
@@ -84,8 +84,10 @@ def same_numbers(folder, finished):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
 
 
-def test_a_run_on_two_machines_makes_the_same_files(cluster, competition, finished, tmp_path):
-    folder = new(tmp_path / "r", competition)
+def test_a_run_on_two_machines_makes_the_same_files(
+    cluster, competition, stacking, finished, tmp_path
+):
+    folder = new(tmp_path / "r", competition, stacking)
     words = ["all", f"--run={folder}", "--engine=ray", f"--address={cluster.address}"]
     assert run.main(words) == 0
     same_numbers(folder, finished)
@@ -138,9 +140,9 @@ def test_the_machines_share_the_threads_and_settings_of_the_caller(engine, tmp_p
         assert read(unit)[1] == (threads or "unset")  # not the number that Ray sets
 
 
-def test_a_machine_that_is_lost_while_it_trains(cluster, competition, finished, tmp_path):
+def test_a_machine_that_is_lost_while_it_trains(cluster, competition, stacking, finished, tmp_path):
     """Its fold is trained on the other one: the files are the same."""
-    folder = new(tmp_path / "r", competition)
+    folder = new(tmp_path / "r", competition, stacking)
     for verb in ("ingest", "folds"):
         assert run.main([verb, f"--run={folder}"]) == 0
     words = ["train", f"--run={folder}", "--engine=ray", f"--address={cluster.address}"]
@@ -162,9 +164,10 @@ def test_a_machine_that_is_lost_while_it_trains(cluster, competition, finished, 
 
 
 def test_ray_of_its_own_listens_on_this_machine_alone_and_ends_with_ctrl_c(
-    competition, finished, tmp_path
+    competition, stacking, finished, tmp_path
 ):
-    folder, mark = new(tmp_path / "r", competition), f"ICH_TEST={os.getpid()}-{time.time()}"
+    folder = new(tmp_path / "r", competition, stacking)
+    mark = f"ICH_TEST={os.getpid()}-{time.time()}"
     name, _, value = mark.partition("=")
     for verb in ("ingest", "folds"):
         assert run.main([verb, f"--run={folder}"]) == 0

@@ -64,6 +64,11 @@ def test_changes_are_checked():
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_stack_a_label_only_where_its_gain_is_significant(path):
+    assert load_recipe(path).stage2.confidence >= 0.95
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_backbones_of_recipes_exist_in_timm_with_their_weights(path):
     import timm
 

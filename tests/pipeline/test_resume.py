@@ -38,10 +38,12 @@ def kill_in(folder, stage, wait):
 
 
 @pytest.fixture
-def fresh(tmp_path, competition, finished):
+def fresh(tmp_path, competition, stacking, finished):
     """A run folder like `finished`, before its first stage."""
     folder = tmp_path / "r"
-    assert run.main(["new", f"--run={folder}", "--recipe=micro", f"--data={competition}"]) == 0
+    assert (
+        run.main(["new", f"--run={folder}", f"--recipe={stacking}", f"--data={competition}"]) == 0
+    )
     return folder
 
 
