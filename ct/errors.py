@@ -1,4 +1,4 @@
-"""The errors that users read, and the printing of untrusted text in them."""
+"""The errors that users read, and how untrusted text and counts are printed in messages."""
 
 from ct.privacy.redaction import mask_passwords
 
@@ -24,6 +24,16 @@ def printable(text: object, longest: int = PRINTED) -> str:
         for c in start
     )
     return escaped if len(escaped) <= longest else f"{escaped[: longest - 4]} ..."
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 study", "2 studies", "1,200 train slices", "2 series".
+
+    noun: its last word in the singular
+    """
+    if count == 1 or noun.endswith("series"):
+        return f"{count:,} {noun}"
+    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
 
 
 def reason_of(error: Exception) -> str:

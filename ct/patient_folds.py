@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 
 
@@ -60,7 +60,8 @@ def assign_folds(slices: pd.DataFrame, k: int, seed: int) -> NDArray[np.int8]:
     count = len(set(groups[train]))
     if count < k:
         raise InputError(
-            f"folds.k = {k} but train holds {count} patients; lower folds.k in the recipe"
+            f"folds.k = {k} but train holds {number_of(count, 'patient')}; "
+            "lower folds.k in the recipe"
         )
     labels = slices[list(LABELS)].to_numpy()[train]
     pattern = np.where(
@@ -112,7 +113,7 @@ def extend_folds(slices: pd.DataFrame, existing: pd.Series, k: int) -> NDArray[n
     count = int(existing.max()) + 1
     if count != k:
         raise InputError(
-            f"folds.k = {k}, but the slice list or import has {count} folds; "
+            f"folds.k = {k}, but the slice list or import has {number_of(count, 'fold')}; "
             f"set folds.k to {count} in recipe.yaml"
         )
     by_group = fold_by_group(slices, existing)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from ct.errors import number_of
+
 DELAY = 2.0  # seconds before a bar is shown
 PAUSE = 0.5  # seconds between two updates of a bar on a terminal
 PAUSE_IN_FILE = 30.0  # seconds between two lines of a log file, at least
@@ -60,15 +62,14 @@ class LogLines(Bar):
     def line(self) -> str:
         """Return "  pixels: 1,200/52,000 slices, 12 min left", or "...: 52,000 slices in 3 min"."""
         seconds, done = self._time() - self.start_t, self.n - self.initial
-        units = f"{self.unit.removesuffix('y')}ies" if self.unit.endswith("y") else f"{self.unit}s"
         if self.total is not None and self.n < self.total:
-            text = f"{self.desc}: {self.n:,}/{self.total:,} {units}"
+            text = f"{self.desc}: {self.n:,}/{number_of(int(self.total), self.unit)}"
             if self._ended:
                 text += f" in {duration(seconds)}"
             elif done:
                 text += f", {duration((self.total - self.n) * seconds / done)} left"
         else:
-            text = f"{self.desc}: {self.n:,} {units} in {duration(seconds)}"
+            text = f"{self.desc}: {number_of(int(self.n), self.unit)} in {duration(seconds)}"
         return f"{text}, {self.postfix}" if self.postfix else text
 
 

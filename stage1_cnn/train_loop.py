@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ct.averaging import StageOne
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
 from ct.seeds import derive_seed
@@ -137,7 +137,8 @@ def _settled(config: CnnConfig, slices: pd.DataFrame, train: Rows, hooks: Hooks)
     full = settled(config, slices, train)
     if config.pretrained and full != config:
         hooks.log(
-            f"  {config.name}: pretrained, {positive_patients(slices, train)} positive patients "
+            f"  {config.name}: pretrained, "
+            f"{number_of(positive_patients(slices, train), 'positive patient')} "
             f"to train on: body_rate {full.body_rate:g}, freeze_norms {full.freeze_norms}"
         )
     return full

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ct.errors import number_of
 from ct.seeds import derive_seed
 
 INSTEAD = "calibrated mean of the CNNs instead"
@@ -142,6 +143,6 @@ def why_not_stacked(
         return ""
     which = "positives" if positive <= negative else "negatives"
     return (
-        f"{which} in {few} patient{'s' * (few != 1)} of the training folds, "
+        f"{which} in {number_of(few, 'patient')} of the training folds, "
         f"fewer than {needed}; {INSTEAD}"
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ct.errors import number_of
 from ct.evaluation.patient_draws import PatientDraws, draw_patients, interval_of
 from ct.labels import LABELS
 
@@ -90,7 +91,7 @@ def _too_few(of_class: list[int], rate: str, percent: int) -> str:
     needed[rate == "sensitivity"] = max(FEWEST, 100 // (100 - percent))
     for name, count, least in zip(("negative", "positive"), of_class, needed, strict=True):
         if count < least:
-            return f"{count} patients with {name}s, at least {least} are needed"
+            return f"{number_of(count, 'patient')} with {name}s, at least {least} are needed"
     return ""
 
 

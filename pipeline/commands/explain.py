@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.storage.file_formats import write_array, write_json
 from ct.storage.sealed_files import is_whole, seal
 from pipeline.checked_options import ExplainOptions, RunOptions
@@ -58,7 +58,8 @@ def explain_studies(run: Run, studies: Sequence[str] | None, name: str | None) -
             if not all(is_whole(path) for path in run.dir.gradcam_maps(model, study)):
                 missing.append(study)
         explain_model(inputs, model, missing)
-        run.log(f"  {model}: {len(missing)} studies explained, {len(studies) - len(missing)} kept")
+        explained = number_of(len(missing), "study")
+        run.log(f"  {model}: {explained} explained, {len(studies) - len(missing)} kept")
 
 
 def explain_model(inputs: StageOneInputs, name: str, studies: Iterable[str]) -> None:

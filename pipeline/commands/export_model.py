@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.storage.atomic_write import replacing
 from ct.storage.file_formats import read_arrays, write_arrays, write_json, write_text
 from pipeline.checked_options import ExportOptions
@@ -54,7 +54,8 @@ def pack_model(run: Run, to: Path) -> None:
         }
         write_json(part / "model.json", about | {"files": digests})
     run.log(
-        f"  {len(model.weights)} CNNs, {len(model.boosters)} models of stage two, "
+        f"  {number_of(len(model.weights), 'CNN')}, "
+        f"{number_of(len(model.boosters), 'model')} of stage two, "
         f"{size / 1e6:.1f} MB in {to}"
     )
     run.log(f"  next: {run_command('score', data='FOLDER_OR_ZIP', model=to, to='OUT')}")

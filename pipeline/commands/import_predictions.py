@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ct.checks.leakage import entropy_alarm, fold_alarm, in_sample_alarm
 from ct.config import suggestion
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.patient_folds import fold_by_group, fold_groups
 from ct.seeds import derive_seed
@@ -203,8 +203,8 @@ def _write_import(
         write_json(part / run.dir.imported_notes(name).name, {"slices": count, "notes": notes})
         for path in sorted(part.iterdir()):
             seal(path)
-    test_slices = f", {len(model.test)} test slices" if tables else ""
-    run.log(f"  {count} train slices{test_slices}")
+    test_slices = f", {number_of(len(model.test), 'test slice')}" if tables else ""
+    run.log(f"  {number_of(count, 'train slice')}{test_slices}")
     for note in notes:
         run.log(f"  {note}")
     if name not in run.recipe.stage1.imports:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ct.checks.series_choice import PASSED_OVER, READ
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.sources.folder import Folder
 from ct.sources.zip_archive import ZipArchive
 from ct.storage.atomic_write import discard, replacing
@@ -151,17 +151,18 @@ def _log_summary(
     """Log the number of scored and refused studies, and the first remarks, one a line."""
     status = studies["status"].value_counts()
     log(
-        f"  {status.get('scored', 0)} studies scored, {studies['scored_slices'].sum()} slices; "
-        f"{status.get('refused', 0)} studies refused"
+        f"  {number_of(status.get('scored', 0), 'study')} scored, "
+        f"{number_of(studies['scored_slices'].sum(), 'slice')}; "
+        f"{number_of(status.get('refused', 0), 'study')} refused"
     )
     if quarantined:
-        log(f"  {quarantined} files in quarantine.csv, each with its reason")
+        log(f"  {number_of(quarantined, 'file')} in quarantine.csv, each with its reason")
     for remark in remarks.to_dict("records")[:SHOWN_REMARKS]:
         where = f"{remark['study_id']} {remark['series_id']}".strip()
         refused = "refused, " if remark["refuses"] else ""
         log(f"  {where}: {refused}{remark['what']}: {remark['means']}")
     if len(remarks) > SHOWN_REMARKS:
-        log(f"  and {len(remarks) - SHOWN_REMARKS} more remarks in remarks.csv")
+        log(f"  and {number_of(len(remarks) - SHOWN_REMARKS, 'more remark')} in remarks.csv")
 
 
 def _log_choice(log: Callable[[str], None], series: pd.DataFrame) -> None:

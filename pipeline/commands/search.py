@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from ct.config import suggestion
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.patient_folds import fold_groups
 from ct.seeds import derive_seed
 from pipeline.checked_options import RunOptions, SearchOptions, TuneOptions
@@ -154,13 +154,14 @@ def _log_start(context: SearchContext, k: int, done: int, trials: int) -> None:
     """Log what is searched on which slices, and how many trials are finished."""
     patients = fold_groups(context.slices)
     train, held_out = (
-        f"{len(rows)} slices of {len(set(patients[rows]))} patients" for rows in context.split
+        f"{number_of(len(rows), 'slice')} of {number_of(len(set(patients[rows])), 'patient')}"
+        for rows in context.split
     )
     context.log(f"search: {context.config.name} without fold {k}: {', '.join(context.space)}")
     context.log(f"  each trial trains on {train} and is scored on {held_out}")
     if done:
         next_trial = f"; continues with trial {done}" if done < trials else ""
-        context.log(f"  {done} trials are there already{next_trial}")
+        context.log(f"  {number_of(done, 'trial')} there already{next_trial}")
 
 
 def _has_values(trial: FrozenTrial) -> bool:

@@ -5,7 +5,7 @@ import json
 import os
 from typing import Any
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.storage.file_formats import read_json
 from ct.storage.receipt_reader import read_receipt, version_differences
 from pipeline.checked_options import StatusOptions
@@ -39,7 +39,7 @@ def status(options: StatusOptions) -> None:
             print("\n".join(unit_lines(unit_rows(run))))
     if damaged:
         raise InputError(
-            f"--run={options.run}: {len(damaged)} files are damaged or gone, the first: "
+            f"--run={options.run}: {number_of(len(damaged), 'file')} damaged or gone, the first: "
             f"{damaged[0][0]}"
         )
 

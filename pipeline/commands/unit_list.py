@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.storage.file_lock import file_lock
 from pipeline.input_digests import input_digests
 from pipeline.registry import STAGES
@@ -70,7 +70,7 @@ def unit_lines(rows: dict[str, list[UnitRow]]) -> Iterator[str]:
                 counts.append(f"{number} {state}")
         more = any(row["extends_plan"] and row["state"] != "done" for row in units)
         yield (
-            f"{stage}: {len(units)} unit{'s' * (len(units) != 1)}: {', '.join(counts)}"
+            f"{stage}: {number_of(len(units), 'unit')}: {', '.join(counts)}"
             f"{'; more are known later' * more}"
         )
         width = max(len(row["name"]) for row in units)
@@ -83,7 +83,7 @@ def unit_lines(rows: dict[str, list[UnitRow]]) -> Iterator[str]:
 def _takes_text(takes: Resources) -> str:
     """Return "1 GPU, 2 cores, 1.5 GB"."""
     words = [f"{takes.gpus} GPU"] if takes.gpus else []
-    words.append(f"{takes.cores} core{'s' * (takes.cores != 1)}")
+    words.append(number_of(takes.cores, "core"))
     if takes.memory_mb:
         words.append(f"{takes.memory_mb / 1000:.1f} GB")
     return ", ".join(words)

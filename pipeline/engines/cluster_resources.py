@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ct.errors import number_of
 from pipeline.units.unit import Resources
 
 
@@ -62,4 +63,4 @@ def at_once(asks: Sequence[Resources], nodes: Sequence[Node], workers: int | Non
 def shown(asks: Resources) -> str:
     """Return what a unit asks for in words."""
     gpu = f"{asks.gpus} GPU, " if asks.gpus else ""
-    return f"{gpu}{asks.cores} cores and {asks.memory_mb / 1024:.1f} GB of memory"
+    return f"{gpu}{number_of(asks.cores, 'core')} and {asks.memory_mb / 1024:.1f} GB of memory"

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+from ct.errors import number_of
 from pipeline.units.unit import Engine, Log, MakeBar, Unit, UnitsLeft
 from pipeline.units.unit_lock import is_busy
 
@@ -21,7 +22,7 @@ class ShardEngine:
 
     def __init__(self, number: int, count: int, local: Engine) -> None:
         """local: runs units on this machine, and leaves those that another process does."""
-        self.name = f"{count} shard{'s' * (count > 1)}"
+        self.name = number_of(count, "shard")
         self.number, self.count, self.local = number, count, local
         self._planned: list[str] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.evaluation.label_figures import Evaluated
 from ct.evaluation.series_groups import range_table, series_groups
 from ct.label_tables.public_data import is_image_of
@@ -119,8 +119,9 @@ def _check_patients(names: pd.DataFrame, options: EvaluateOptions) -> None:
     patients = list(dict.fromkeys(known["training_patient"]))
     shown = ", ".join(patients[:MOST_NAMED]) + (", ..." if len(patients) > MOST_NAMED else "")
     raise InputError(
-        f"--data={options.data}: {known['study_id'].nunique()} labelled studies are of "
-        f"{len(patients)} patients of the run's training data ({shown}); leave them out of "
+        f"--data={options.data}: labelled studies are of patients of the run's training data: "
+        f"{number_of(known['study_id'].nunique(), 'study')} of "
+        f"{number_of(len(patients), 'patient')} ({shown}); leave them out of "
         "--labels, or add --known-patients: the fold that never saw a patient then predicts them"
     )
 
@@ -136,8 +137,8 @@ def _patients_note(model: ScoringModel, names: pd.DataFrame) -> str:
     if not known:
         return "No evaluated study is of a patient of the run's training data."
     return (
-        f"{known} evaluated studies are of patients of the run's training data; the models of the "
-        "fold that never saw them predict them (--known-patients)."
+        f"Of patients of the run's training data: {number_of(known, 'evaluated study')}. The "
+        "models of the fold that never saw them predict them (--known-patients)."
     )
 
 

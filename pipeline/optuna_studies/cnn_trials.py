@@ -21,7 +21,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ct.averaging import StageOne
-from ct.errors import InputError, MachineFault
+from ct.errors import InputError, MachineFault, number_of
 from ct.labels import LABELS
 from ct.storage.file_formats import write_table
 from ct.storage.sealed_files import seal
@@ -86,7 +86,9 @@ def run_trials(
             _run_recipe(study, context)
         context.log(f"  {_summary(finished_trials(study), number)}")
     if (done := len(finished_trials(study))) < trials:
-        context.log(f"  the time is up after {done} trials; the same command continues")
+        context.log(
+            f"  the time is up after {number_of(done, 'trial')}; the same command continues"
+        )
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.patient_folds import assign_folds, fold_groups
 from stage1_cnn.batches.dataset import fold_rows
@@ -29,7 +29,7 @@ def inner_split(
     groups = len(set(fold_groups(outside)))
     if groups < 2:
         raise InputError(
-            f"search: {groups} patients are outside fold {k}, 2 are needed; "
+            f"search: {number_of(groups, 'patient')} outside fold {k}, 2 are needed; "
             "add data, or raise folds.k"
         )
     train, held_out = fold_rows(outside, _assign_parts(outside, min(PARTS, groups), seed), 0)

@@ -5,7 +5,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.metrics import gain_table
 from ct.patient_folds import fold_groups
@@ -28,7 +28,7 @@ def verdict(study: optuna.Study, context: SearchContext, k: int, trials: int) ->
     finished = finished_trials(study)[:trials]
     best, recipe_loss = best_of(finished), loss_of(finished[0])
     pruned = sum(trial.state == TrialState.PRUNED for trial in finished)
-    count = f"{len(finished)} trials, {pruned} of them pruned or failed"
+    count = f"{number_of(len(finished), 'trial')}, {pruned} of them pruned or failed"
     caveat = (
         f"chosen without fold {k}'s patients: fold {k}'s score does not depend on the choice, "
         "the scores of the other folds do in part"
@@ -50,7 +50,8 @@ def verdict(study: optuna.Study, context: SearchContext, k: int, trials: int) ->
         f"best of {count}: trial {best} with {loss_of(finished[best]):.4f}; "
         f"the recipe's own {recipe_loss:.4f}",
         f"gain {gain['gain']:+.4f} "
-        f"({gain['low']:+.4f} to {gain['high']:+.4f} over {patient_count} patients, 95 %); "
+        f"({gain['low']:+.4f} to {gain['high']:+.4f} "
+        f"over {number_of(patient_count, 'patient')}, 95 %); "
         "too high in part: the best of many trials is also the luckiest",
         *_conclusion(context.config.name, best, settings, gain["low"], patient_count),
         caveat,

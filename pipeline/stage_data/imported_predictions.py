@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.privacy.pseudonyms import pseudonym
 from ct.storage.file_formats import read_table
@@ -33,8 +33,8 @@ def by_slice(run: Run, table: pd.DataFrame, rows: pd.DataFrame, where: str) -> p
         if foreign.any():
             split = rows["split"].iloc[0] if len(rows) else "test"
             raise InputError(
-                f"{where}: {foreign.sum()} rows are of slices that are no {split} slices of the "
-                f"run, the first {table['slice_id'][foreign].iloc[0]}; leave them out"
+                f"{where}: {number_of(foreign.sum(), 'row')} of slices that are no {split} slices "
+                f"of the run, the first {table['slice_id'][foreign].iloc[0]}; leave them out"
             )
     return table[~unknown].drop(columns="slice_id")
 
@@ -43,8 +43,8 @@ def refuse_missing(missing: pd.Index, where: str) -> None:
     """Raise InputError where a table lacks slices of the run."""
     if len(missing):
         raise InputError(
-            f"{where} lacks {len(missing)} slices of the run, the first {missing[0]}; every slice "
-            "needs a row"
+            f"{where} lacks {number_of(len(missing), 'slice')} of the run, the first {missing[0]}; "
+            "every slice needs a row"
         )
 
 
@@ -64,8 +64,8 @@ def probabilities_by_fold(
     count = k_folds if has_folds else 1
     if fold.max(initial=-1) + 1 > count:
         raise InputError(
-            f"{where} has {fold.max() + 1} folds, but the out-of-fold predictions have {count}; "
-            f"give {count}"
+            f"{where} has {number_of(fold.max() + 1, 'fold')}, "
+            f"but the out-of-fold predictions have {count}; give {count}"
         )
     row = test.index.get_indexer(predictions.index)
     if (twice := pd.Series(fold * len(test) + row).duplicated().to_numpy()).any():
@@ -123,8 +123,8 @@ def tables_by_fold(
         )
     elif len(in_train):
         notes.append(
-            f"{len(in_train)} test slices are of patients who are also in train; in one table for "
-            "all folds they are not kept apart"
+            f"{number_of(len(in_train), 'test slice')} of patients who are also in train; in one "
+            "table for all folds they are not kept apart"
         )
     if len(test):
         notes.append(

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ct.checks.series_geometry import count_unusual_geometry
+from ct.errors import number_of
 from ct.labels import contradictions
 from ct.patient_folds import fold_groups
 
@@ -36,36 +37,52 @@ def summary(slices: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]:
 def describe(counts: Mapping[str, Any]) -> list[str]:
     """Return the lines that `ingest` prints."""
     lines = [
-        f"read {counts['train_slices']} train slices of {counts['train_studies']} studies, "
-        f"{counts['test_slices']} test slices of {counts['test_studies']}"
+        f"read {number_of(counts['train_slices'], 'train slice')} of "
+        f"{number_of(counts['train_studies'], 'study')}, "
+        f"{number_of(counts['test_slices'], 'test slice')} of {counts['test_studies']}"
     ]
-    not_taken = counts.get("patients_not_taken")
+    not_taken = number_of(counts.get("patients_not_taken", 0), "patient")
     patients = counts.get("people_of_split_studies")
-    texts = {  # a count that is not 0 gets a line
-        "slices_not_taken": f"train slices of {not_taken} patients not used (data.train_slices)",
-        "quarantined": "files left out (quarantine.csv has the reasons)",
-        "unreadable": "slices kept without pixels, they do not decode "
-        "(quarantine.csv has the reasons)",
-        "repaired_intercept": "slices with the 12-bit intercept defect, repaired",
-        "duplicate_label_rows": "identical duplicate rows of the label csv dropped",
-        "series_passed_over": "series not read: of each study one is (series.csv has the reasons)",
-        "strays": "slices set apart from the series whose UID they carry (quarantine.csv)",
-        "thin_series": "series with slices less than half as far apart as usual, read as they are: "
-        "models learn best from series of one spacing",
-        "labels_without_file": "labelled slices without a file, ignored",
-        "unlabelled": "train slices without all six labels, left out of training",
-        "subtype_without_any": "train slices with a subtype and `any` = 0",
-        "any_without_subtype": "train slices with `any` = 1 and no subtype",
-        "studies_split": "study UIDs of several patients split, "
-        f"into {patients} studies of one patient each",
-        "studies_joined": "studies with several PatientIDs that fit together: their patients stay "
-        "in one fold, each PatientID is a series",
+    texts = {  # a count that is not 0 gets a line: the noun of the count, and the rest of the line
+        "slices_not_taken": ("train slice", f"of {not_taken} not used (data.train_slices)"),
+        "quarantined": ("file", "left out (quarantine.csv has the reasons)"),
+        "unreadable": (
+            "slice",
+            "kept without pixels, not decodable (quarantine.csv has the reasons)",
+        ),
+        "repaired_intercept": ("slice", "with the 12-bit intercept defect, repaired"),
+        "duplicate_label_rows": ("identical duplicate row", "of the label csv dropped"),
+        "series_passed_over": (
+            "series",
+            "not read: of each study one is (series.csv has the reasons)",
+        ),
+        "strays": ("slice", "set apart from a series whose UID is not its own (quarantine.csv)"),
+        "thin_series": (
+            "series",
+            "with slices less than half as far apart as usual, read as they are: "
+            "models learn best from series of one spacing",
+        ),
+        "labels_without_file": ("labelled slice", "without a file, ignored"),
+        "unlabelled": ("train slice", "without all six labels, left out of training"),
+        "subtype_without_any": ("train slice", "with a subtype and `any` = 0"),
+        "any_without_subtype": ("train slice", "with `any` = 1 and no subtype"),
+        "studies_split": (
+            "study UID",
+            f"of several patients split, into {patients} studies of one patient each",
+        ),
+        "studies_joined": (
+            "study",
+            "with several PatientIDs that fit together: their patients stay "
+            "in one fold, each PatientID is a series",
+        ),
     }
-    lines += [f"{counts[name]} {text}" for name, text in texts.items() if counts.get(name)]
+    for name, (noun, rest) in texts.items():
+        if counts.get(name):
+            lines.append(f"{number_of(counts[name], noun)} {rest}")
     if contradictory := counts["contradictory_labels"]:
         first = ", ".join(contradictory)
         lines.append(f"labels that contradict each other are used as they are; the first: {first}")
     if in_both := counts["patients_in_both_sets"]:
         first = ", ".join(in_both[:3]) + " ..." * (len(in_both) > 3)
-        lines.append(f"{len(in_both)} patients are in train and test: {first}")
+        lines.append(f"{number_of(len(in_both), 'patient')} both in train and in test: {first}")
     return lines

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 from numpy.typing import NDArray
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.privacy.pseudonyms import pseudonym
 from ct.sources.zip_archive import ZipMember
 from ct.submission import read_sample
@@ -52,9 +52,9 @@ def match_sample(
     if without_file and missing != "prior":
         first = next(name for name, slice_id in alias.items() if slice_id == without_file[0])
         raise InputError(
-            f"{len(without_file)} slices of the sample file {sample_csv} have no DICOM file, the "
-            f"first is {first}; give the sample that belongs to the data (`new --sample=FILE`), or "
-            "use the training prior for them (--missing=prior)"
+            f"{number_of(len(without_file), 'slice')} of the sample file {sample_csv} without a "
+            f"DICOM file, the first is {first}; give the sample that belongs to the data "
+            "(`new --sample=FILE`), or use the training prior for them (--missing=prior)"
         )
     sample = set(alias.values())
     _check_same_data(sample, {*predicted, *(in_quarantine & sample)}, sample_csv)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ct.checks.patient_overlap import ONE_PATIENT, SEVERAL_PATIENTS, UNCLEAR
 from ct.checks.shared_uids import separate_patients
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.patient_folds import fold_groups
 from ct.privacy.pseudonyms import pseudonym, public_paths
@@ -105,7 +105,7 @@ def take_patients(slices: pd.DataFrame, train_slices: int | None) -> tuple[pd.Da
     if not taken.any():
         raise InputError(
             f"data.train_slices = {train_slices} takes no whole patient, the first has "
-            f"{size[order[0]]} slices; raise it in recipe.yaml"
+            f"{number_of(size[order[0]], 'slice')}; raise it in recipe.yaml"
         )
     kept = ~train | groups.isin(taken.index[taken])
     patients = slices["patient_id"][~kept].nunique()
@@ -159,9 +159,9 @@ def join_matched_labels(
     if len(unlabelled) and not allow_unlabelled:
         missing = [label for label in LABELS if not known.loc[unlabelled[0], label]]
         raise InputError(
-            f"{len(unlabelled)} train slices lack labels, the first {unlabelled[0]} "
-            f"({', '.join(missing)}); complete {labels_csv}, or leave such slices out of training "
-            "with --allow-unlabelled"
+            f"{number_of(len(unlabelled), 'train slice')} without all labels, the first "
+            f"{unlabelled[0]} ({', '.join(missing)}); complete {labels_csv}, or leave such slices "
+            "out of training with --allow-unlabelled"
         )
     slices.loc[unlabelled, list(LABELS)] = np.nan
     counts = {"labels_without_file": int((~has_file).sum()), "unlabelled": len(unlabelled)}

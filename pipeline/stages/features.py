@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.storage.file_formats import read_json, read_table, write_json
 from features.build import build_features, feature_names
 from features.columns import describe
@@ -36,7 +36,8 @@ def features(run: Run, receipt: Receipt) -> None:
     _write_names(folder / "names.json", names)
     receipt.made = [folder, *_probe_files(run)]
     run.log(
-        f"  {len(names)} features of {len(train)} train slices and of {len(test)} test slices "
+        f"  {number_of(len(names), 'feature')} of {number_of(len(train), 'train slice')} and of "
+        f"{number_of(len(test), 'test slice')} "
         f"x {k_folds} folds"
     )
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from ct.errors import number_of
 from ct.labels import LABELS
 from ct.patient_folds import assign_folds, check_folds, extend_folds
 from ct.storage.file_formats import read_table, write_table
@@ -25,4 +26,5 @@ def folds(run: Run, receipt: Receipt) -> None:
     for k, part in train.groupby("fold"):
         patients = part["patient_id"].nunique()
         shares = ", ".join(f"{label} {part[label].mean():.1%}" for label in LABELS)
-        run.log(f"  fold {k}: {patients} patients, {len(part)} slices, positive {shares}")
+        size = f"{number_of(patients, 'patient')}, {number_of(len(part), 'slice')}"
+        run.log(f"  fold {k}: {size}, positive {shares}")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.patient_folds import check_folds
 from ct.pixel_cache.shards import shard_path
@@ -166,7 +166,7 @@ def _without_partial_labels(
     unlabelled = slices.index[(slices["split"] == "train") & ~known]
     if len(unlabelled) and not allow_unlabelled:
         raise InputError(
-            f"{len(unlabelled)} slices have some labels and lack others, the first is "
+            f"{number_of(len(unlabelled), 'slice')} with some labels and not all, the first is "
             f"{unlabelled[0]}; complete {path}, or leave such slices out of training with "
             "--allow-unlabelled"
         )

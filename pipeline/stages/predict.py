@@ -1,5 +1,6 @@
 """The stage `predict`: run the CNNs of each fold on the test slices, a unit for each."""
 
+from ct.errors import number_of
 from ct.storage.file_formats import read_table
 from pipeline.receipt import Receipt
 from pipeline.run_context import Run
@@ -25,9 +26,8 @@ def predict(run: Run, receipt: Receipt) -> None:
             receipt.made += [run.dir.fold(config.name, k) / name for name in PREDICTED]
     receipt.values |= environments_of_units(run, "predict.json")
     count = int((read_table(run.dir.slices)["split"] == "test").sum())
-    run.log(
-        f"  {count} test slices, {len(run.recipe.stage1.fits())} CNNs x {run.recipe.folds.k} folds"
-    )
+    cnns = number_of(len(run.recipe.stage1.fits()), "CNN")
+    run.log(f"  {number_of(count, 'test slice')}, {cnns} x {run.recipe.folds.k} folds")
 
 
 def _is_read(path: str, model: str, k: int) -> bool:

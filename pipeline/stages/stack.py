@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ct.averaging import combine_folds
+from ct.errors import number_of
 from ct.labels import LABELS
 from ct.run_dir import RunDir
 from ct.storage.atomic_write import discard, replacing
@@ -89,7 +90,8 @@ class FitComponent(Unit):
         receipt = read_receipt(self._receipt())
         if not receipt or not receipt["models"]:
             return ""
-        return f"{self._title}: {receipt['models']} models, {receipt['seconds']:.1f} s"
+        models = number_of(receipt["models"], "model")
+        return f"{self._title}: {models}, {receipt['seconds']:.1f} s"
 
     @property
     def _title(self) -> str:

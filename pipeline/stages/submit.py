@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_table
@@ -72,13 +72,15 @@ def write_probabilities(run: Run, probabilities: pd.DataFrame, path: Path) -> No
             part, sample.ids, fill_submission(sample.slice_id, sample.label, probabilities)
         )
         check_submission(part, sample.ids)
-    slices = len(set(sample.slice_id))
-    run.log(f"  {len(sample.ids)} rows, {slices} slices, in the order of the sample file")
+    slices = number_of(len(set(sample.slice_id)), "slice")
+    run.log(f"  {number_of(len(sample.ids), 'row')}, {slices}, in the order of the sample file")
     if lacking:
+        quarantined = number_of(len(sample.quarantined), "slice")
         run.log(
-            f"  {len(sample.quarantined)} slices in quarantine and {len(sample.without_file)} "
-            "without a file got the training prior"
+            f"  {quarantined} in quarantine and {len(sample.without_file)} without a file got the "
+            "training prior"
         )
     if unused := len(probabilities.index.difference(sample.slice_id)):
-        run.log(f"  {unused} test slices are not in the sample file and were left out")
+        unused_slices = number_of(unused, "test slice")
+        run.log(f"  {unused_slices} left out that the sample file does not have")
     run.log(f"  to send it: {kaggle_command(path, f'ICH-Stack {run.recipe.name}')}")

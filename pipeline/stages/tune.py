@@ -12,6 +12,7 @@ import optuna
 import pandas as pd
 from numpy.typing import NDArray
 
+from ct.errors import number_of
 from ct.labels import COMMON_FIRST, LABELS
 from ct.run_dir import RunDir
 from ct.storage.file_formats import read_json, write_json, write_table
@@ -151,7 +152,9 @@ class TuneLabel(Unit):
         if not result["stacked"]:
             return f"{start}not stacked: {result['why']}"
         before, after = result["inner_calibrated"], result["inner_loss"]
-        return f"{start}{result['trials']} trials, inner loss {before:.4f} -> {after:.4f}"
+        return (
+            f"{start}{number_of(result['trials'], 'trial')}, inner loss {before:.4f} -> {after:.4f}"
+        )
 
     def result(self) -> dict[str, Any]:
         """Return the result, as `search_booster` does."""
@@ -215,7 +218,7 @@ def tune(run: Run, receipt: Receipt) -> None:
         limit = f"={run.timeout}" if run.timeout else ""  # it may be that of an earlier call
         receipt.values["not_repeatable"] = [f"tune --timeout{limit}"]
         run.log(
-            f"  the time was up in {len(cut)} studies, "
+            f"  the time was up in {number_of(len(cut), 'study')}, "
             f"the shortest after {min(cut)} of {config.trials} trials; "
             f"`tune --trials={config.trials + 1}` continues them"
         )

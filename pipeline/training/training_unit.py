@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ct.errors import number_of
 from ct.run_dir import ALL_DATA, TEST_TABLE, RunDir, fold_folder, fold_title
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json
@@ -84,7 +85,7 @@ class TrainFold(FoldUnit):
             loss = f"{last['held_out_loss']:.4f}"
         seconds = read_json(folder / "train.json")["seconds"]
         return (
-            f"{self.model} {fold_title(self.fold)}: {last['epoch']} epochs, "
+            f"{self.model} {fold_title(self.fold)}: {number_of(last['epoch'], 'epoch')}, "
             f"train loss {last['train_loss']:.4f}, held-out weighted log loss {loss}, "
             f"{seconds:.0f} s"
         )

@@ -8,6 +8,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
+from ct.errors import number_of
 from stage2_stack.tuning.resumable_trials import finished_trials
 from stage2_stack.tuning.search_space import SPACE
 
@@ -48,7 +49,7 @@ def importances(study: optuna.Study, trials: int, seed: int) -> tuple[dict[str, 
     if len(done) < MIN_COMPLETED:
         return (
             {},
-            f"{len(done)} completed trial{'s' * (len(done) != 1)}, fewer than {MIN_COMPLETED}",
+            f"{number_of(len(done), 'completed trial')}, fewer than {MIN_COMPLETED}",
         )
     if len({trial.value for trial in done}) == 1:
         return {}, "the same loss in all trials"

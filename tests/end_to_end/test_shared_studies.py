@@ -117,7 +117,7 @@ def test_one_uid_for_all_of_train(competition, tmp_path, capsys):
     assert people == len(first) > 3 and len(set(fold_groups(train))) == people
     assert train["study_id"].nunique() == train["series_id"].nunique() == 7  # as there were
     assert (
-        f"1 study UIDs of several patients split, into {people} studies of one patient each"
+        f"1 study UID of several patients split, into {people} studies of one patient each"
         in capsys.readouterr().out
     )
     assert run.main(["folds", f"--run={tmp_path / 'r'}"]) == 0

@@ -338,7 +338,7 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda o, t: (o[1:], t), "lacks 1 slices of the run, the first "),
+        (lambda o, t: (o[1:], t), "lacks 1 slice of the run, the first "),
         (lambda o, t: (pd.concat([o, o[:1]]), t), "occurs twice"),
         (
             lambda o, t: (pd.concat([o, o[:1].assign(SOPInstanceUID="1.9")]), t),
@@ -346,13 +346,13 @@ def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predicti
         ),
         (
             lambda o, t: (pd.concat([o, t]), t),
-            f"{len(TEST)} rows are of slices that are no train slices of the run",
+            f"{len(TEST)} rows of slices that are no train slices of the run",
         ),
-        (lambda o, t: (o, t[1:]), "lacks 1 slices"),
+        (lambda o, t: (o, t[1:]), "lacks 1 slice of"),
         (lambda o, t: (o, pd.concat([t, t[:1]])), "occurs twice"),
         (
             lambda o, t: (o, pd.concat([t.assign(fold=k) for k in range(3)])[1:]),
-            ", fold 0, lacks 1 slices",
+            ", fold 0, lacks 1 slice of",
         ),
         (lambda o, t: (o, pd.concat([t.assign(fold=k) for k in range(2)])), ", fold 2, lacks"),
         (

@@ -207,7 +207,7 @@ def test_status_verify_names_damaged_files(kept, capsys):
     assert run.main(["status", f"--run={kept}", "--verify"]) == 1
     out, err = capsys.readouterr()
     assert "  stage2/blend.json is damaged, made by `stack`" in out and "stale" in out
-    assert "1 files are damaged or gone, the first: stage2/blend.json is damaged" in err
+    assert "1 file damaged or gone, the first: stage2/blend.json is damaged" in err
 
 
 def test_every_damaged_file_is_named_at_once(kept, capsys):
@@ -325,7 +325,7 @@ def test_folders_in_place_of_files_are_named(kept, capsys):
     assert [
         name for name in folders if f"  {name.removesuffix('.seal')} is damaged" not in out
     ] == [], err
-    assert err.count("\n") == 1 and f"{len(folders)} files are damaged" in err
+    assert err.count("\n") == 1 and f"{len(folders)} files damaged" in err
 
 
 @pytest.mark.parametrize(

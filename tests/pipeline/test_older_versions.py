@@ -48,7 +48,7 @@ def test_a_finished_run_of_an_older_version_is_fresh_and_unchanged(kept, capsys)
 
 def test_searches_of_an_older_version_are_continued(kept, capsys):
     assert run.main(["search", f"--run={kept}", "--trials=2"]) == 0
-    assert "2 trials are there already" in capsys.readouterr().out
+    assert "2 trials there already" in capsys.readouterr().out
     assert run.main(["tune", f"--run={kept}", "--trials=4", "--workers=1"]) == 0
     assert "4 trials" in capsys.readouterr().out
     # the three of before, and one more
@@ -159,7 +159,7 @@ def test_a_new_field_keeps_checkpoints_units_and_trials(kept, half, new_fields, 
     out = capsys.readouterr().out
     assert out.count(", kept") == 1 and "continues in epoch 2" in out
     assert run.main(["search", f"--run={kept}", "--trials=2"]) == 0
-    assert "2 trials are there already" in capsys.readouterr().out
+    assert "2 trials there already" in capsys.readouterr().out
     times = {path: path.stat().st_mtime_ns for path in (kept / "stage2" / "tune").glob("*.json")}
     (kept / "receipts" / "tune.json").unlink()
     assert run.main(["tune", f"--run={kept}", "--workers=1"]) == 0

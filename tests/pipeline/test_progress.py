@@ -71,7 +71,7 @@ def test_in_a_file_each_update_is_a_line(tmp_path):
     assert first == "train:" and 1 <= len(among) < 8
     assert all(re.fullmatch(r"  headers: [\d,]+/12,000 files, \d+ s left", line) for line in among)
     assert re.fullmatch(r"  headers: 12,000 files in \d+ s", last)  # the quick task prints nothing
-    assert re.fullmatch(r"  resnet fold 0: 1 studies in \d+ s, epoch=1, loss=0.5", study)
+    assert re.fullmatch(r"  resnet fold 0: 1 study in \d+ s, epoch=1, loss=0.5", study)
 
 
 def on_a_terminal(script, **streams):

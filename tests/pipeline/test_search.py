@@ -257,7 +257,7 @@ def test_few_patients_are_split_too():
 
 def test_two_patients_are_needed():
     slices, _ = make_slices(3, 4)
-    with pytest.raises(InputError, match="1 patients are outside fold 0, 2 are needed"):
+    with pytest.raises(InputError, match="1 patient outside fold 0, 2 are needed"):
         inner_split(slices, np.repeat([0, 0, 1], 4), 0, 0)
 
 
@@ -454,7 +454,7 @@ def test_no_trial_begins_after_the_deadline(tmp_path, fake_training):
     run_trials(study_of(tmp_path), context, 9, deadline=0.0)
     assert (
         train.calls == 1
-        and lines[-1] == "  the time is up after 1 trials; the same command continues"
+        and lines[-1] == "  the time is up after 1 trial; the same command continues"
     )
 
 
@@ -575,9 +575,9 @@ def test_a_search_changes_no_file_of_a_stage(finished, tmp_path, capsys):
     assert [line.split(":")[0].split(",")[0] for line in lines[2:4]] == ["  trial 0", "  trial 1"]
     assert lines[-1].startswith("  chosen without fold 0's patients")
     again = call(capsys, "search", f"--run={folder}", "--trials=3")[1].splitlines()
-    assert again[2] == "  2 trials are there already; continues with trial 2" and again[
-        3
-    ].startswith("  trial 2: ")
+    assert again[2] == "  2 trials there already; continues with trial 2" and again[3].startswith(
+        "  trial 2: "
+    )
     assert call(capsys, "search", f"--run={folder}", "--fold=1", "--trials=1")[0] == 0
     assert files(folder) == before and call(capsys, "status", f"--run={folder}") == status
     # its inputs change: another study begins
