@@ -87,7 +87,8 @@ def test_a_run_leaves_exactly_these_files(finished):
     }
     expected |= {f"receipts/{name}.json" for name in STAGES} | {"stage1/resnet/oof.parquet"}
     expected |= {f"stage1/resnet/fold{k}/{name}" for k in (0, 1) for name in fold}
-    expected |= {f"stage2/features/{name}" for name in ("names.json", "test.npy", "train.npy")}
+    features = ("cnn_weights.json", "names.json", "test.npy", "train.npy")
+    expected |= {f"stage2/features/{name}" for name in features}
     tables = (
         "calibrated",
         "calibrated_test",
