@@ -5,7 +5,8 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCHMARKS := demo ingest loader stage_one.families stage_one.transfer train_step memory \
   stacking.stack_memory features submission stacking.boosting stacking.calibration \
-  stacking.stack_gain stacking.small_data stacking.weak_models score report faults fuzz scale_out
+  stacking.stack_gain stacking.small_data stacking.small_calibration stacking.weak_models score \
+  report faults fuzz scale_out
 
 .PHONY: demo test test-slow bench gpu lint audit clean
 
