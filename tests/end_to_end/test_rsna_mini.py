@@ -167,7 +167,8 @@ def test_score_weighs_the_cnns_as_the_run_does(mini, tmp_path, monkeypatch):
     folder = shutil.copytree(mini, tmp_path / "r")
     (folder / "receipts/features.json").unlink()
     monkeypatch.setattr("features.cnn_weights.lower_end", lambda *_: 1.0)
-    assert run.main(["stack", f"--run={folder}"]) == 0
+    for stage in ("features", "tune", "stack"):
+        assert run.main([stage, f"--run={folder}"]) == 0
     weights = json.loads((folder / "stage2/features/cnn_weights.json").read_text())
     assert weights["of all folds"]["resnet10t"]["any"] != 0.5
     assert run.main(["export-model", f"--run={folder}", f"--to={tmp_path / 'model'}"]) == 0
