@@ -287,6 +287,7 @@ class Verbs:
         device: Value = "auto",
         workers: Value = None,
         anyway: Value = False,
+        fast: Value = False,
         series: Value = None,
         quarantine_unreadable: Value = False,
         dicom_sr: Value = False,
@@ -301,6 +302,7 @@ class Verbs:
             device: "cpu", "cuda", or "auto" for the GPU if there is one
             workers: number of processes that decode; the number of cores if not given
             anyway: also predict what is refused otherwise (not CT, not a head, ...)
+            fast: predict new patients with the distilled CNN of the recipe alone
             series: "all" predicts each series as a study of its own, a SeriesInstanceUID that one;
                 else one series of each study is chosen
             dicom_sr: also write a DICOM structured report of each study, with the patient's name
@@ -320,6 +322,7 @@ class Verbs:
         device: Value = "auto",
         workers: Value = None,
         anyway: Value = False,
+        fast: Value = False,
         known_patients: Value = False,
         series: Value = None,
         quarantine_unreadable: Value = False,
@@ -337,6 +340,7 @@ class Verbs:
             device: "cpu", "cuda", or "auto" for the GPU if there is one
             workers: number of processes that decode; the number of cores if not given
             anyway: also evaluate what is refused otherwise (not CT, not a head, ...)
+            fast: predict new patients with the distilled CNN of the recipe alone
             series: "all" evaluates each series as a study of its own, a UID one series; if not
                 given, one series of each study is chosen
             known_patients: also evaluate patients of the run's training data, by the models of the

@@ -9,7 +9,7 @@
     folds.parquet                            folds
     stage1/<model>/fold<k>/                  train; predict adds test.parquet
     stage1/<model>/oof.parquet               train
-    stage1/<model>/all/                      train, with stage1.all_data
+    stage1/<model>/all/                      train, with stage1.all_data; the distilled CNN
     stage1/<model>/explain/<study>.json
     stage1/<model>/explain/<study>.npy       explain
     imports/<name>/                          import-predictions
@@ -37,6 +37,7 @@ from pathlib import Path
 ALL_DATA = -1  # in place of a fold: the CNN that is trained on the slices of all folds
 # the fit on all folds, in files of parameters that also hold the fits "without fold <k>"
 ALL_FOLDS = "of all folds"
+HELD_OUT_TABLE = "held_out.parquet"  # of one CNN and fold: its predictions of the slices without it
 TEST_TABLE = "test.parquet"  # of one CNN and fold: its predictions of the test slices
 MODEL_NAME = r"^[A-Za-z0-9_-]+$"  # a model's name is also the name of a folder
 

@@ -263,6 +263,7 @@ class StudyOptions(Config):
     # one series of each study is chosen (None), each is a study ("all"), or a UID or name of one
     series: str | None = Field(None, min_length=1, max_length=64)
     quarantine_unreadable: bool = False
+    fast: bool = False  # by the distilled CNN
 
 
 class ScoreOptions(StudyOptions):

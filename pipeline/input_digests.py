@@ -112,7 +112,7 @@ def key_digest(run: Run) -> Digests:
 def weight_digests(run: Run) -> Digests:
     """Digest the local weights that CNNs start from, each under its CNN's name."""
     digests: Digests = {}
-    for config in run.recipe.stage1.fits():
+    for config in run.recipe.stage1.trained():
         if config.weights_file is None:
             continue
         path, name = Path(config.weights_file), WEIGHTS + config.name

@@ -13,7 +13,7 @@ from ct.run_dir import ALL_DATA, MODEL_NAME, seed_names
 from ct.storage.file_formats import write_yaml
 from ct.yaml_file import read_yaml, refuse_strange_values
 from features.config import FeatureConfig
-from stage1_cnn.config import CnnConfig
+from stage1_cnn.config import CnnConfig, DistilledCnn
 from stage1_cnn.search_space import SearchConfig
 from stage2_stack.config import StackConfig
 
@@ -85,6 +85,8 @@ class StageOneConfig(Config):
     # train each CNN on the slices of all folds, too; for new patients, `score` and `export-model`
     # use it in place of the folds' CNNs
     all_data: bool = False
+    # one CNN that learns what the others predict together; `score --fast` uses it in their place
+    distilled: DistilledCnn | None = None
     # write scalars to stage1/<model>/fold<k>/tensorboard; needs the extra `track`
     tensorboard: bool = False
 
@@ -102,9 +104,13 @@ class StageOneConfig(Config):
             for name in seed_names(model.name, model.seeds)
         ]
 
+    def trained(self) -> list[CnnConfig]:
+        """Return the CNNs as `fits` does, and the distilled one last."""
+        return [*self.fits(), *([self.distilled] if self.distilled else [])]
+
     def model(self, name: str) -> CnnConfig:
-        """Return the CNN of this name, or its fit with another seed."""
-        return next(model for model in self.fits() if model.name == name)
+        """Return the CNN of this name, or its fit with another seed, or the distilled one."""
+        return next(model for model in self.trained() if model.name == name)
 
     def soft_label_fits(self, name: str) -> dict[str, list[str]]:
         """Return {CNN: its fits} of those whose predictions are soft labels of the fit `name`."""
@@ -150,6 +156,20 @@ class StageOneConfig(Config):
             )
         return imports
 
+    @field_validator("distilled")
+    @classmethod
+    def _has_teachers(
+        cls, distilled: DistilledCnn | None, info: ValidationInfo
+    ) -> DistilledCnn | None:
+        if distilled is None or not {"models", "imports"} <= info.data.keys():
+            return distilled
+        names = [model.name for model in info.data["models"]]
+        if info.data["imports"] or not names:
+            raise ValueError("it learns from the CNNs of stage1.models, without imports; remove it")
+        if distilled.name in names:
+            raise ValueError(f"two models are called {distilled.name!r}; give it another name")
+        return distilled
+
 
 class Recipe(Config):
     """Everything that decides the results of a run."""
@@ -177,6 +197,11 @@ class Recipe(Config):
             raise ValueError(
                 "features.probe reads embeddings of the folds' CNNs, and those of a CNN that is "
                 "trained on all data are others; set stage1.all_data or features.probe to false"
+            )
+        if features.probe and "stage1" in info.data and info.data["stage1"].distilled:
+            raise ValueError(
+                "features.probe reads embeddings of the folds' CNNs, and those of a distilled CNN "
+                "are others; remove stage1.distilled, or set features.probe to false"
             )
         models = info.data["stage1"].models if "stage1" in info.data else ()
         if features.probe and any(model.seeds > 1 for model in models):

@@ -61,7 +61,7 @@ _TABLE = (
     Stage(
         name="train",
         reads=("ingest", "folds", "weights"),
-        keys=("seed", "folds", *_CNN_KEYS, "stage1.all_data"),
+        keys=("seed", "folds", *_CNN_KEYS, "stage1.all_data", "stage1.distilled"),
         function="pipeline.stages.train:train",
         makes="stage1/<model>/fold<k>/, stage1/<model>/oof.parquet",
         units="pipeline.training.training_unit:training_units",

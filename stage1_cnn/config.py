@@ -117,3 +117,20 @@ class CnnConfig(Config):
     def in_channels(self) -> int:
         """Channels of the CNN's input: each window of each slice."""
         return len(self.windows) * (2 * self.neighbours + 1)
+
+
+class DistilledCnn(CnnConfig):
+    """One CNN in place of all others for new patients, trained on all labelled slices.
+
+    Its targets are the labels mixed with what the folds' CNNs predict out of fold.
+    """
+
+    # share of the out-of-fold probabilities, the mean over the CNNs, in the targets; 0: labels
+    soft_share: float = Field(0.5, ge=0, le=1)
+
+    @field_validator("seeds", "pseudo_from")
+    @classmethod
+    def _one_fit(cls, value: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        if value not in (1, ()):
+            raise ValueError("a distilled CNN has neither seeds nor soft labels of test slices")
+        return value

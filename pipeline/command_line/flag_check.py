@@ -11,6 +11,7 @@ SWITCHES = (  # flags that need no value
     "--allow-unlabelled",
     "--anyway",
     "--dicom-sr",
+    "--fast",
     "--json",
     "--known-patients",
     "--quarantine-unreadable",

@@ -22,7 +22,13 @@ from pipeline.progress import Bar, log, progress_bar
 from pipeline.receipt import versions
 from pipeline.run_lock import check_fresh, opened
 from pipeline.scoring.packed_model import model_of_folder
-from pipeline.scoring.scoring_model import STAGES, ScoringModel, model_of_run, other_versions
+from pipeline.scoring.scoring_model import (
+    STAGES,
+    ScoringModel,
+    model_of_run,
+    other_versions,
+    with_distilled,
+)
 from report.evaluation_page import write_evaluation_page
 from stage1_cnn.device import pick_device
 
@@ -44,12 +50,14 @@ def evaluate(options: EvaluateOptions) -> None:
         log(f"  wrote {to}")
     elif options.model:
         print(f"evaluate: the model {options.model}")
-        _evaluate_model(model_of_folder(options.model), options, log, progress_bar)
+        model = with_distilled(model_of_folder(options.model), options.fast)
+        _evaluate_model(model, options, log, progress_bar)
     else:
         with opened(options) as run:
             check_fresh(run, "evaluate", STAGES)
             print(f"evaluate: the models of {options.run}")
-            _evaluate_model(model_of_run(run), options, run.log, run.bar)
+            model = with_distilled(model_of_run(run), options.fast)
+            _evaluate_model(model, options, run.log, run.bar)
 
 
 def _evaluate_model(

@@ -19,7 +19,7 @@ from pipeline.scoring.scoring_model import (
     STAGES,
     ScoringModel,
     model_of_run,
-    packed_folds,
+    packed_weights,
     weights_name,
 )
 
@@ -54,7 +54,7 @@ def pack_model(run: Run, to: Path) -> None:
         }
         write_json(part / "model.json", about | {"files": digests})
     run.log(
-        f"  {number_of(len(model.weights), 'CNN')}, "
+        f"  {number_of(len(packed_weights(model.recipe)), 'CNN')}, "
         f"{number_of(len(model.boosters), 'model')} of stage two, "
         f"{size / 1e6:.1f} MB in {to}"
     )
@@ -65,9 +65,8 @@ def _write_files(model: ScoringModel, card: dict[str, Any], part: Path) -> None:
     """Write all files of a model except model.json to the folder `part`."""
     for folder in (part, part / "weights", part / "boosters"):
         folder.mkdir()
-    for (name, k), path in model.weights.items():
-        if k in packed_folds(model.recipe):
-            shutil.copyfile(path, part / "weights" / weights_name(name, k))
+    for name, k in packed_weights(model.recipe):
+        shutil.copyfile(model.weights[name, k], part / "weights" / weights_name(name, k))
     for name, path in model.boosters.items():
         shutil.copyfile(path, part / "boosters" / name)
     if model.probes:
@@ -86,14 +85,16 @@ def public_recipe(recipe: Recipe) -> Recipe:
 
     The URL of a trial database may hold a password.
     """
-    models = recipe.model_dump(mode="json")["stage1"]["models"]
-    for model in models:
+    stage1 = recipe.model_dump(mode="json")["stage1"]
+    models, distilled = stage1["models"], stage1["distilled"]
+    for model in (*models, *([distilled] if distilled else [])):
         if isinstance(model["pretrained"], str):  # the word `package` stays as it is
             model["pretrained"] = Path(model["pretrained"]).name
     cleared = {"source": "", "labels": None, "sample": None, "slices": None}
     changes = {
         **{f"data.{name}": value for name, value in cleared.items()},
         "stage1.models": models,
+        "stage1.distilled": distilled,
         "stage2.storage": "",
     }
     return with_changes(recipe, changes)

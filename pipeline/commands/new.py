@@ -3,6 +3,7 @@
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from ct.errors import InputError
 from ct.run_dir import RunDir
@@ -10,6 +11,7 @@ from pipeline.checked_options import NewOptions
 from pipeline.command_line.printed_commands import run_command
 from pipeline.recipe import Recipe, find_recipe, load_recipe, save_recipe, with_changes
 from pipeline.run_context import KEY_BYTES
+from stage1_cnn.config import CnnConfig
 from stage2_stack.config import check_installed
 
 
@@ -157,19 +159,29 @@ def _check_models(recipe: Recipe) -> Recipe:
     from stage1_cnn.model import check_trainable
 
     check_tensorboard(recipe.stage1.tensorboard)
-    models = []
-    for config in recipe.stage1.models:
+    stage1, changes = recipe.stage1, dict[str, Any]()
+    for config in (*stage1.models, *([stage1.distilled] if stage1.distilled else [])):
         check_backbone(config.backbone)
-        if config.weights_file:
-            path = os.path.abspath(os.path.expanduser(config.weights_file))
-            if not Path(path).is_file():
-                raise InputError(
-                    f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file"
-                )
-            config = config.model_copy(update={"pretrained": path})
+        config = _with_absolute_path(config)
         check_trainable(config, recipe.pixels.size)
-        models.append(config.model_dump(mode="json"))
-    return with_changes(recipe, {"stage1.models": models})
+        values = config.model_dump(mode="json")
+        if config.name in [model.name for model in stage1.models]:
+            changes.setdefault("stage1.models", []).append(values)
+        else:
+            changes["stage1.distilled"] = values
+    return with_changes(recipe, changes)
+
+
+def _with_absolute_path(config: CnnConfig) -> CnnConfig:
+    """Return the CNN with the absolute path of its weights. Raises InputError without the file."""
+    if not config.weights_file:
+        return config
+    path = os.path.abspath(os.path.expanduser(config.weights_file))
+    if not Path(path).is_file():
+        raise InputError(
+            f"stage1 model {config.name}: pretrained = {config.pretrained!r} is not a file"
+        )
+    return config.model_copy(update={"pretrained": path})
 
 
 def _absolute(path: str | None) -> str | None:

@@ -32,7 +32,13 @@ from pipeline.scoring.score_tables import (
     study_table,
     write_score_tables,
 )
-from pipeline.scoring.scoring_model import STAGES, ScoringModel, model_of_run, other_versions
+from pipeline.scoring.scoring_model import (
+    STAGES,
+    ScoringModel,
+    model_of_run,
+    other_versions,
+    with_distilled,
+)
 from pipeline.scoring.slice_scores import score_slices
 from pipeline.scoring.structured_report import require_highdicom
 from pipeline.scoring.study_export import (
@@ -51,12 +57,14 @@ def score(options: ScoreOptions) -> None:
     """Score the studies of a folder or zip with the models of a run, or of a packed folder."""
     if options.model:
         print(f"score: with the model {options.model}")
-        score_studies(model_of_folder(options.model), options, log, progress_bar)
+        model = with_distilled(model_of_folder(options.model), options.fast)
+        score_studies(model, options, log, progress_bar)
         return
     with opened(options) as run:
         check_fresh(run, "score", STAGES)
         print(f"score: with the models of {options.run}")
-        score_studies(model_of_run(run), options, run.log, run.bar)
+        model = with_distilled(model_of_run(run), options.fast)
+        score_studies(model, options, run.log, run.bar)
 
 
 def score_studies(
@@ -118,6 +126,7 @@ def _provenance(
         "quarantined": len(new.quarantine),
         "made_with": model.versions,
         "scored_with": versions(),
+        **({"fast": True} if model.fast else {}),
     }
 
 

@@ -28,7 +28,7 @@ for triage, or in place of a radiologist.
 
 {cnns}, with {folds} folds each; a blend of {components} for each label and fold; the final
 probability is the mean over the folds. Made on {made} at commit {commit}. The recipe is
-`recipe.yaml`; `model.json` holds the digest of every file.{all_data}
+`recipe.yaml`; `model.json` holds the digest of every file.{all_data}{distilled}
 
     python run.py score --data=FOLDER_OR_ZIP --model=THIS_FOLDER --to=OUT
 
@@ -78,6 +78,12 @@ In place of the CNNs of the folds, this folder holds one of each that was traine
 all folds, for as many epochs. No labelled patient is left to score it: the scores and thresholds
 below are those of the CNNs of the folds."""
 
+DISTILLED_NOTE = """
+
+With `--fast`, one distilled CNN ({distilled}) predicts in their place. It was trained on the slices
+of all folds. No labelled patient is left to score it: `evaluate --fast` measures it on studies that
+it never saw."""
+
 
 def training_card(run: Run, model: ScoringModel) -> dict[str, Any]:
     """Return the values of a model's card: counts and scores, nothing about a single patient.
@@ -103,6 +109,7 @@ def training_card(run: Run, model: ScoringModel) -> dict[str, Any]:
         "cnns": [_cnn(config) for config in run.recipe.stage1.models],
         "folds": run.recipe.folds.k,
         "all_data": run.recipe.stage1.all_data,
+        **({"distilled": _cnn(distilled)} if (distilled := run.recipe.stage1.distilled) else {}),
         "components": list(run.recipe.stage2.components),
         "slices": int(labelled.sum()),
         "studies": len(studies),
@@ -129,6 +136,7 @@ def card_text(card: dict[str, Any]) -> str:
     values = {
         "cnns": ", ".join(card["cnns"]),
         "all_data": ALL_DATA_NOTE if card["all_data"] else "",
+        "distilled": DISTILLED_NOTE.format(**card) if "distilled" in card else "",
         "components": ", ".join(card["components"]),
         "prior": ", ".join(f"{label} {share:.1%}" for label, share in card["prior"].items()),
         "training": ", ".join(ranges),

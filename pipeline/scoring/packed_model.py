@@ -16,7 +16,7 @@ from pipeline.freshness import file_digest
 from pipeline.older_versions import older_recipe
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.scoring.model_schema import FORMAT, ModelFile, StageTwo, check_fit
-from pipeline.scoring.scoring_model import ScoringModel, packed_folds, weights_name
+from pipeline.scoring.scoring_model import ScoringModel, packed_weights, weights_name
 from pipeline.scoring.weight_checks import (
     check_probes,
     check_size,
@@ -51,9 +51,7 @@ def model_of_folder(folder: str | Path) -> ScoringModel:
     check_installed(recipe.stage2.components)
     stage2, values = read_stage_two(folder / "stage2.json", recipe, where)
     weights = {
-        (config.name, k): folder / "weights" / weights_name(config.name, k)
-        for config in recipe.stage1.fits()
-        for k in packed_folds(recipe)
+        (name, k): folder / "weights" / weights_name(name, k) for name, k in packed_weights(recipe)
     }
     needed = needed_boosters(stage2, recipe)
     boosters = {name: folder / "boosters" / name for name in needed}
@@ -201,11 +199,10 @@ def _check_weights(
     recipe: Recipe, weights: Mapping[tuple[str, int], Path], probes: Path | None, where: str
 ) -> None:
     """Raise InputError for weights or probes that do not fit the CNNs of the recipe."""
-    for config in recipe.stage1.fits():
+    for config in recipe.stage1.trained():
         with _prefixed(where, config):
             cnn = cnn_without_weights(config)
-        for k in packed_folds(recipe):
-            path = weights[config.name, k]
+        for path in (path for (name, _), path in weights.items() if name == config.name):
             try:
                 check_weights(cnn, path)
             except ValueError as error:

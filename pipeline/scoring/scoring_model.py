@@ -5,14 +5,15 @@ packed_model.py reads the same from the folder that `export-model` writes:
     model.json     format, versions it was made with, digest of every other file
     recipe.yaml    the recipe without paths
     stage2.json    feature names, blends, calibrations, Markov chains, ranges of the training data
-    weights/<model>-fold<k>.safetensors, or <model>-all.safetensors with stage1.all_data
+    weights/<model>-fold<k>.safetensors, or <model>-all.safetensors with stage1.all_data, and that
+                   of the distilled CNN
     boosters/<name>  probes.safetensors
     README.md  card.json    the model card: training data and scores
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class ScoringModel:
     boosters: file name -> file of a model of stage two
     probes:   file of the linear probes, None where the recipe has none
     versions: package -> version the model was made with
+    fast:     whether the distilled CNN predicts new patients in place of the others
 
     A packed model lacks the rest, and an older run lacks the last two:
 
@@ -69,6 +71,7 @@ class ScoringModel:
     boosters: Mapping[str, Path]
     probes: Path | None
     versions: Mapping[str, str]
+    fast: bool = False
     key: bytes | None = None
     patients: pd.DataFrame | None = None
     held_out_chains: Mapping[str, list[dict[str, float]]] | None = None
@@ -160,12 +163,12 @@ def model_of_run(run: Run) -> ScoringModel:
         )
     slices, fold = read_table(folder.slices), read_table(folder.folds)["fold"]
     train = slices[slices["split"] == "train"]
-    folds = [(config.name, k) for config in recipe.stage1.fits() for k in recipe.trained_folds()]
+    fitted = _fitted(recipe, recipe.trained_folds())
     stage2 = stage_two_values(run, train, fold.reindex(train.index).to_numpy())
     return ScoringModel(
         recipe=recipe,
         stage2=json.loads(json.dumps(stage2)),
-        weights={(name, k): folder.fold(name, k) / "weights.safetensors" for name, k in folds},
+        weights={(name, k): folder.fold(name, k) / "weights.safetensors" for name, k in fitted},
         boosters={path.name: path for path in sorted((folder.stage2 / "boosters").iterdir())},
         probes=folder.probes if recipe.features.probe else None,
         versions=read_json(folder.receipt("stack"))["versions"],
@@ -182,6 +185,30 @@ def packed_folds(recipe: Recipe) -> list[int]:
     A packed model scores new patients only, for whom it replaces those of the folds.
     """
     return [ALL_DATA] if recipe.stage1.all_data else recipe.trained_folds()
+
+
+def packed_weights(recipe: Recipe) -> list[tuple[str, int]]:
+    """Return (CNN, fold or ALL_DATA) of all weights of a packed model, the distilled CNN last."""
+    return _fitted(recipe, packed_folds(recipe))
+
+
+def _fitted(recipe: Recipe, folds: list[int]) -> list[tuple[str, int]]:
+    distilled = recipe.stage1.distilled
+    last = [(distilled.name, ALL_DATA)] if distilled else []
+    return [*((config.name, k) for config in recipe.stage1.fits() for k in folds), *last]
+
+
+def with_distilled(model: ScoringModel, fast: bool) -> ScoringModel:
+    """Return the model; where `fast`, one that predicts new patients with its distilled CNN alone.
+
+    Raises InputError where it has no such CNN.
+    """
+    if fast and model.recipe.stage1.distilled is None:
+        raise InputError(
+            f"--fast: the recipe {model.recipe.name} has no distilled CNN; set stage1.distilled in "
+            "the run's recipe.yaml and run `all`, or leave out --fast"
+        )
+    return replace(model, fast=fast)
 
 
 def weights_name(cnn: str, k: int) -> str:

@@ -83,28 +83,37 @@ def predict_per_fold(
     """Return for each fold ({CNN: logits (n, 6)}, {CNN: embeddings (n, d)}).
 
     Where the recipe has CNNs of all data, slices of new patients have theirs in every fold, and no
-    fold but their own has predictions of training patients. NaN where a slice is not readable.
-    Arguments as in `score_slices`.
+    fold but their own has predictions of training patients. Where the model is `fast`, the
+    distilled CNN's logits are those of every CNN in the same way. NaN where a slice is not
+    readable. Arguments as in `score_slices`.
     """
     stage1, k_folds = model.recipe.stage1, model.recipe.folds.k
     per_fold: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(k_folds)]
     readable, fold = slices["readable"].to_numpy(bool), slices["fold"].to_numpy()
-    passes = len(stage1.fits()) * (1 if stage1.all_data else k_folds)
+    new = readable & (fold < 0)
+    passes = 1 if model.fast else len(stage1.fits()) * (1 if stage1.all_data else k_folds)
     with bar(int(readable.sum()) * passes, "CNNs", "slice") as shown:
-        for config in stage1.models:
+
+        def outputs(config: CnnConfig, k: int, predicted: NDArray[np.bool_]) -> Outputs:
             rows = _neighbours(model, slices, config.neighbours)
             given = CnnInput(rows, read_hu, device, shown.update)
-            if stage1.all_data:
-                of_new = _outputs(model, config, ALL_DATA, given, readable & (fold < 0))
+            return _outputs(model, config, k, given, predicted)
+
+        of_new = None
+        if model.fast and stage1.distilled:
+            of_new = outputs(stage1.distilled, ALL_DATA, new)
+        for config in stage1.models:
+            if stage1.all_data and not model.fast:
+                of_new = outputs(config, ALL_DATA, new)
             for k, (logits, embeddings) in enumerate(per_fold):
-                if not stage1.all_data:
-                    outputs = _outputs(model, config, k, given, readable)
-                elif (own := readable & (fold == k)).any():
-                    own_outputs = _outputs(model, config, k, given, own)
-                    outputs = Outputs(*map(np.where, [own[:, None]] * 2, own_outputs, of_new))
+                if of_new is None:
+                    own = outputs(config, k, readable)
+                elif (of_fold := readable & (fold == k)).any():
+                    own = outputs(config, k, of_fold)
+                    own = own._replace(logits=np.where(of_fold[:, None], own.logits, of_new.logits))
                 else:
-                    outputs = of_new
-                logits[config.name], embeddings[config.name] = outputs
+                    own = of_new
+                logits[config.name], embeddings[config.name] = own
     return per_fold
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from ct.averaging import Kind, StageOne
 from ct.labels import LABELS
 from ct.metrics import weighted_log_loss
-from ct.run_dir import fold_title
+from ct.run_dir import ALL_DATA, HELD_OUT_TABLE, fold_title
 from ct.storage.file_formats import read_json, read_table
 from ct.storage.prediction_files import kind_of, write_predictions
 from ct.storage.receipt_reader import read_receipt
@@ -20,12 +20,16 @@ from stage1_cnn.device import ENVIRONMENT_FIELDS
 def train(run: Run, receipt: Receipt) -> None:
     """Write the out-of-fold table of each CNN and seed from the predictions of all folds."""
     slices, not_repeatable = read_table(run.dir.slices), []
-    for config in run.recipe.stage1.fits():
-        for k in run.recipe.trained_folds():
-            folder = run.dir.fold(config.name, k)
-            receipt.made += [folder / name for name in made_of(k)]
-            for reason in read_json(folder / "train.json").get("not_repeatable", []):
-                not_repeatable.append(f"{config.name} {fold_title(k)}: {reason}")
+    stage1 = run.recipe.stage1
+    units = [(config.name, k) for config in stage1.fits() for k in run.recipe.trained_folds()]
+    if stage1.distilled:
+        units.append((stage1.distilled.name, ALL_DATA))
+    for name, k in units:
+        folder = run.dir.fold(name, k)
+        receipt.made += [folder / file for file in made_of(k)]
+        for reason in read_json(folder / "train.json").get("not_repeatable", []):
+            not_repeatable.append(f"{name} {fold_title(k)}: {reason}")
+    for config in stage1.fits():
         oof, kind = _out_of_fold(run, config.name, slices)
         write_predictions(run.dir.oof(config.name), oof, kind)
         receipt.made.append(run.dir.oof(config.name))
@@ -60,7 +64,7 @@ def _out_of_fold(run: Run, name: str, slices: pd.DataFrame) -> tuple[pd.DataFram
     """
     tables = []
     for k in range(run.recipe.folds.k):
-        tables.append(read_table(run.dir.fold(name, k) / "held_out.parquet"))
+        tables.append(read_table(run.dir.fold(name, k) / HELD_OUT_TABLE))
     table = pd.concat(tables).reindex(slices.index[slices["split"] == "train"])
     readable = slices.loc[table.index, "readable"]
     if table.loc[readable].isna().any(axis=None):

@@ -1,8 +1,11 @@
-"""Soft labels: what other CNNs of the recipe predict of the test slices, fold by fold.
+"""Soft labels: what other CNNs of the recipe predict of slices that they never saw.
 
-The CNN of fold k is trained on the probabilities of fold k's CNNs alone. These never saw fold k's
-patients, so its out-of-fold predictions are as honest as theirs. A mean over the folds would hold
-models that were trained on fold k's labels.
+Of test slices, fold by fold: the CNN of fold k is trained on the probabilities of fold k's CNNs
+alone. These never saw fold k's patients, so its out-of-fold predictions are as honest as theirs. A
+mean over the folds would hold models that were trained on fold k's labels.
+
+Of training slices, out of fold: the distilled CNN is trained on them, mixed with the labels. It
+predicts new patients alone.
 """
 
 import numpy as np
@@ -10,14 +13,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ct.averaging import mean_logits, mean_of_seeds
+from ct.averaging import StageOne, mean_logits, mean_of_seeds
 from ct.errors import InputError
-from ct.run_dir import TEST_TABLE
-from ct.storage.prediction_files import read_predictions_of
+from ct.labels import LABELS
+from ct.run_dir import HELD_OUT_TABLE, TEST_TABLE, seed_names
+from ct.storage.file_formats import read_table
+from ct.storage.prediction_files import kind_of, read_predictions_of
 from pipeline.run_context import Run
 from pipeline.training.stage_one_inputs import StageOneInputs
 from stage1_cnn.batches.dataset import fold_rows, with_soft_labels
-from stage1_cnn.config import CnnConfig
+from stage1_cnn.config import CnnConfig, DistilledCnn
 
 Rows = NDArray[np.int64]  # row numbers of the slice table
 
@@ -27,9 +32,15 @@ def training_slices(
 ) -> tuple[pd.DataFrame, tuple[Rows, Rows]]:
     """Return the slice table that a CNN of fold `k` is trained on, and rows (training, held out).
 
-    With `pseudo_from` the table has soft labels of test slices, which are training rows.
+    With `pseudo_from` the table has soft labels of test slices, which are training rows. For a
+    distilled CNN it has those of all training rows, mixed with the labels.
     """
     train, held_out = fold_rows(inputs.slices, inputs.fold, k)
+    if isinstance(config, DistilledCnn):
+        index, share = inputs.slices.index[train], config.soft_share
+        labels = inputs.slices[list(LABELS)].to_numpy(np.float64)[train]
+        mixed = share * out_of_fold_labels(inputs.run, index) + (1 - share) * labels
+        return with_soft_labels(inputs.slices, train, mixed, 1.0), (train, held_out)
     if not config.pseudo_from:
         return inputs.slices, (train, held_out)
     rows = pseudo_rows(inputs, config)
@@ -67,3 +78,26 @@ def soft_labels(run: Run, config: CnnConfig, k: int, index: pd.Index) -> NDArray
         fits = mean_of_seeds([read_predictions_of(path, index) for path in paths])
         logits[cnn] = fits.logits(run.recipe.features.clip)
     return np.asarray(expit(mean_logits(logits).astype(np.float64)))
+
+
+def out_of_fold_labels(run: Run, index: pd.Index) -> NDArray[np.float64]:
+    """Return the probabilities (n, 6) of training slices by the CNNs of the folds they are not in.
+
+    They are the mean of the logits of the recipe's CNNs, each the mean of its seeds. Raises
+    ValueError where a slice has none.
+    """
+    logits = {}
+    for model in run.recipe.stage1.models:
+        fits = [_out_of_fold(run, name, index) for name in seed_names(model.name, model.seeds)]
+        logits[model.name] = mean_of_seeds(fits).logits(run.recipe.features.clip)
+    mean = mean_logits(logits).astype(np.float64)
+    if np.isnan(mean).any():
+        raise ValueError("a training slice has no out-of-fold prediction")
+    return np.asarray(expit(mean))
+
+
+def _out_of_fold(run: Run, name: str, index: pd.Index) -> StageOne:
+    """Return the held-out predictions of all folds of one fit, (n, 6)."""
+    tables = [read_table(run.dir.fold(name, k) / HELD_OUT_TABLE) for k in range(run.recipe.folds.k)]
+    table = pd.concat(tables).reindex(index)
+    return StageOne(table[list(LABELS)].to_numpy(), kind_of(tables[0]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ct.errors import number_of
-from ct.run_dir import ALL_DATA, TEST_TABLE, RunDir, fold_folder, fold_title
+from ct.run_dir import ALL_DATA, HELD_OUT_TABLE, TEST_TABLE, RunDir, fold_folder, fold_title
 from ct.storage.atomic_write import discard
 from ct.storage.file_formats import read_json
 from pipeline.freshness import file_digest, inputs_digest
@@ -28,7 +28,7 @@ from stage1_cnn.model import check_trainable
 
 # what a unit leaves in the folder of its fold
 TRAINED = ("weights.safetensors", "curve.json")
-MADE = (*TRAINED, "held_out.parquet", "held_out_embeddings.npy")
+MADE = (*TRAINED, HELD_OUT_TABLE, "held_out_embeddings.npy")
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,44 @@ class PredictSoftLabels(PredictFold):
         return _train_fold(run, self.model, self.fold, self.read)
 
 
+@dataclass(frozen=True)
+class TrainDistilled(TrainFold):
+    """Train the distilled CNN on the slices of all folds.
+
+    Its targets are made of the held-out predictions of all folds.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the trainings of all folds."""
+        return tuple(unit.name for unit in self._trainings(Run(self.root)))
+
+    def why_not_done(self, verify: bool = False) -> str:
+        """Return why the CNN must be trained, or ""."""
+        for unit in self._trainings(Run(self.root)):
+            if unit.why_not_done():
+                return f"{unit.name} is to be done first"
+        return super().why_not_done(verify)
+
+    def own_inputs(self) -> dict[str, str]:
+        """Return the digests of what this unit reads."""
+        run = RunDir(self.root)
+        trainings = self._trainings(Run(self.root))
+        paths = [run.fold(unit.model, unit.fold) / HELD_OUT_TABLE for unit in trainings]
+        return super().own_inputs() | _digests(run, paths)
+
+    def _trainings(self, run: Run) -> list[TrainFold]:
+        return [
+            _train_fold(run, config.name, k, self.read)
+            for config in run.recipe.stage1.fits()
+            for k in range(run.recipe.folds.k)
+        ]
+
+
 def training_units(run: Run, read: dict[str, str]) -> list[Unit]:
     """Return a TrainFold for each CNN, seed and fold, and the predictions that others train on.
+
+    The distilled CNN is the last one.
 
     read: digests of what the stage reads
     """
@@ -164,6 +200,8 @@ def training_units(run: Run, read: dict[str, str]) -> list[Unit]:
         if name in sources:
             root = str(run.dir.root)
             units += [PredictSoftLabels(root, name, k, read) for k in run.recipe.trained_folds()]
+    if stage1.distilled:
+        units.append(TrainDistilled(str(run.dir.root), stage1.distilled.name, ALL_DATA, read))
     return units
 
 
@@ -195,7 +233,7 @@ def _check_trainable_on_gpu(run: Run) -> None:
     backbone cannot be trained here.
     """
     if pick_device().type == "cuda":
-        for config in run.recipe.stage1.models:
+        for config in run.recipe.stage1.trained():
             _check_trainable_once(config, run.recipe.pixels.size)
 
 

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import error_line
@@ -156,6 +157,46 @@ def test_test_slices_of_training_patients_and_unreadable_ones_are_left_out(input
     folds.loc[test, "fold"] = 1
     with pytest.raises(InputError, match="this run has none; remove it from recipe.yaml"):
         training_slices(reopened(inputs, slices, folds), inputs.config("second"), ALL_DATA)
+
+
+def with_student(inputs, **fields):
+    """The inputs of a run whose recipe has a distilled CNN, too."""
+    values = yaml.safe_load(inputs.run.dir.recipe.read_text())
+    first = values["stage1"]["models"][0]
+    values["stage1"]["distilled"] = {**first, "name": "student"} | fields
+    inputs.run.dir.recipe.write_text(yaml.safe_dump(values))
+    return reopened(inputs)
+
+
+def test_a_distilled_cnn_needs_all_folds_of_all_cnns(inputs):
+    units = training_units(with_student(inputs).run, {})
+    assert units[-1].name == "train/student/all"
+    names = [f"train/{name}/fold{k}" for name in ("resnet", "second") for k in (0, 1)]
+    assert list(units[-1].needs) == names
+    assert units[-1].why_not_done() == "train/resnet/fold0 is to be done first"
+
+
+def test_its_targets_are_labels_and_what_each_folds_own_cnns_predict(inputs):
+    inputs = with_student(inputs, soft_share=0.25)
+    slices, is_train = inputs.slices, inputs.slices["split"] == "train"
+    for fold in (0, 1):
+        index = slices.index[is_train & (inputs.fold == fold)]
+        for name, logit in (("resnet", fold), ("second", fold + 2)):
+            # in another order than the slice table
+            table = pd.DataFrame(np.float32(logit), index[::-1], list(LABELS))
+            inputs.run.dir.fold(name, fold).mkdir(parents=True, exist_ok=True)
+            write_predictions(inputs.run.dir.fold(name, fold) / "held_out.parquet", table, "logits")
+    config = inputs.config("student")
+    table, (train, held_out) = training_slices(inputs, config, ALL_DATA)
+    assert len(held_out) == 0 and len(train) == len(set(train)) > 20
+    mean = expit(inputs.fold[train] + 1.0)
+    expected = 0.75 * slices[list(LABELS)].to_numpy()[train] + 0.25 * mean[:, None]
+    np.testing.assert_allclose(table[list(LABELS)].to_numpy()[train], expected, rtol=1e-6)
+    assert set(table[LOSS_WEIGHT]) == {1.0}
+    path = inputs.run.dir.fold("second", 1) / "held_out.parquet"
+    write_predictions(path, read_table(path).iloc[1:], "logits")
+    with pytest.raises(ValueError, match="has no out-of-fold prediction"):
+        training_slices(inputs, config, ALL_DATA)
 
 
 def chain(inputs, k):
