@@ -69,20 +69,20 @@ def measure(folder, run, quick):
     """Print the table. Returns a line for each bar that is missed."""
     expected, missed = read_table(run / "stage2/test.parquet"), []
     study = one_study(run, folder / "study")
-    seconds, _ = call("export-model", f"--run={run}", f"--to={folder / 'model'}")
+    seconds, processor, _ = call("export-model", f"--run={run}", f"--to={folder / 'model'}")
     print(
-        "step                                seconds   memory  largest difference from the run's "
-        "test table"
+        "step                           seconds   of processors   memory  largest difference from "
+        "the run's test table"
     )
-    print(f"export-model                       {seconds:8.1f}", flush=True)
+    print(f"export-model                  {seconds:8.1f} {processor:15.1f}", flush=True)
     for name, *words in ways(run, folder / "model", quick):
         to = folder / name.replace(" ", "") / "out"
-        seconds, memory = call("score", f"--data={study}", f"--to={to}", *words)
+        seconds, processor, memory = call("score", f"--data={study}", f"--to={to}", *words)
         slices = read_table(to / "slices.parquet")[list(LABELS)]
         apart = float(np.abs(slices - expected.loc[slices.index]).to_numpy().max())
         print(
-            f"score --{name:12} {len(slices):4} slices  {seconds:8.1f}  {memory:4.1f} GB  "
-            f"{apart:.1e}",
+            f"score --{name:10} {len(slices):4} slices {seconds:8.1f} {processor:15.1f} "
+            f"{memory:5.1f} GB  {apart:.1e}",
             flush=True,
         )
         missed += [f"score --{name}: {seconds:.1f} s, the bar is {SECONDS:g}"] * (seconds > SECONDS)
@@ -122,9 +122,9 @@ def one_study(run, folder):
 def call(*words):
     """Run the command line.
 
-    Returns (seconds, largest memory of any process so far in GB).
+    Returns (seconds, processor seconds, largest memory of any process so far in GB).
     """
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [*RUN, *words],
         cwd=ROOT,
@@ -134,9 +134,9 @@ def call(*words):
     )
     if done.returncode:
         sys.exit(f"{' '.join(words)}: {done.stderr[-2000:]}")
-    return time.perf_counter() - start, resource.getrusage(
-        resource.RUSAGE_CHILDREN
-    ).ru_maxrss / 2**20
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, processor, after.ru_maxrss / 2**20
 
 
 if __name__ == "__main__":
