@@ -1,5 +1,6 @@
 """Apply CNNs and stackers to the slices of new studies."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,12 +92,12 @@ def predict_per_fold(
     per_fold: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(k_folds)]
     readable, fold = slices["readable"].to_numpy(bool), slices["fold"].to_numpy()
     new = readable & (fold < 0)
+    rows = functools.cache(lambda reach: _neighbours(model, slices, reach))
     passes = 1 if model.fast else len(stage1.fits()) * (1 if stage1.all_data else k_folds)
     with bar(int(readable.sum()) * passes, "CNNs", "slice") as shown:
 
         def outputs(config: CnnConfig, k: int, predicted: NDArray[np.bool_]) -> Outputs:
-            rows = _neighbours(model, slices, config.neighbours)
-            given = CnnInput(rows, read_hu, device, shown.update)
+            given = CnnInput(rows(config.neighbours), read_hu, device, shown.update)
             return _outputs(model, config, k, given, predicted)
 
         of_new = None
