@@ -176,7 +176,7 @@ def memory_of_stage_two(folder: Path, quick: bool) -> Iterator[Row]:
             sizes.append((stack_memory.GOLD, unit.at(stack_memory.GOLD)))
         for slices, measured in sizes:
             planned = stack_memory.planned_mb(unit.kind, slices)
-            what = f"{unit.kind}, {len(stack_memory.gold_names())} columns, {slices:,} slices"
+            what = f"{unit.kind}, {len(stack_memory.names_of())} columns, {slices:,} slices"
             figure = f"{measured.mb / 1e3:.1f} GB"
             yield Row(what, figure, f"<= {planned / 1e3:.1f} GB", measured.mb <= planned)
     takes = Resources(1, 0, stack_memory.planned_mb("search", stack_memory.GOLD))

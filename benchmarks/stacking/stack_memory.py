@@ -1,6 +1,9 @@
 """Memory and time of stage two's units on features of the recipe `gold`: 945 columns.
 
-    python -m benchmarks.stacking.stack_memory [--quick]      --quick: a 32nd and a 16th
+    python -m benchmarks.stacking.stack_memory [--quick] [--imports=N]
+
+--quick: a 32nd and a 16th. --imports: the features of the recipe `stack_only` with so many imported
+models in place of those of `gold`, 2,931 columns with 20.
 
 Prints one table of an eighth, a quarter and a half of the competition's 752,803 train slices, of
 which a search and a fit read four fifths, and an estimate for all of them: a straight line through
@@ -69,10 +72,11 @@ WIDEST = FIRST | {"scope": "all", "num_leaves": 31}
 STEP = 0.005  # seconds between two samples of the memory
 
 
-def gold_names():
-    """Return the names of the features of the recipe `gold`."""
-    recipe = load_recipe(find_recipe("gold"))
-    return feature_names([model.name for model in recipe.stage1.models], recipe.features)
+def names_of(imports=0):
+    """Return the names of the features of `gold`, or of `stack_only` with so many imports."""
+    recipe = load_recipe(find_recipe("stack_only" if imports else "gold"))
+    models = [f"import{number:02d}" for number in range(imports)]
+    return feature_names([*(each.name for each in recipe.stage1.models), *models], recipe.features)
 
 
 class Measured(NamedTuple):
@@ -103,48 +107,49 @@ class Growth(NamedTuple):
 
 def main():
     options = flag_parser(__doc__)
+    options.add_argument("--imports", type=int, default=0)
     options.add_argument("--measure", nargs=2, help=argparse.SUPPRESS, metavar=("KIND", "FOLDER"))
     options = options.parse_args()
     if options.measure:
         return measure(*options.measure)
-    print(f"{len(gold_names())} columns; MB: measured, as the scheduler plans")
-    missed = []
-    for growth in measure_growth(quick=options.quick):
+    missed, imports = [], options.imports
+    print(f"{len(names_of(imports))} columns; MB: measured, as the scheduler plans")
+    for growth in measure_growth(options.quick, imports=imports):
         sizes = list(zip(growth.rows, growth.measured, strict=True))
         if not options.quick:  # so few slices do not lie on the line
             sizes.append((GOLD, growth.at(GOLD)))
             if growth.worst() > GROWTH:
                 missed.append(f"{growth.kind}: a slice costs {growth.worst():.2f} times as much")
         for rows, each in sizes:
-            print_row(growth.kind, rows, each)
-            if each.mb > planned_mb(growth.kind, rows):
+            planned = planned_mb(growth.kind, rows, imports)
+            print(
+                f"{growth.kind:11} {rows:8,} slices {each.mb:8.0f} {planned:8.0f} MB "
+                f"{each.seconds:8.1f} s",
+                flush=True,
+            )
+            if each.mb > planned:
                 missed.append(f"{growth.kind}: more than planned with {rows:,} slices")
     for line in missed:
         print(f"missed: {line}")
     return 1 if missed else 0
 
 
-def print_row(kind, rows, each):
-    planned = planned_mb(kind, rows)
-    print(f"{kind:11} {rows:8,} slices {each.mb:8.0f} {planned:8.0f} MB {each.seconds:8.1f} s")
-
-
-def measure_growth(quick=False, kinds=KINDS):
+def measure_growth(quick=False, kinds=KINDS, imports=0):
     """Return a Growth for each kind. The seconds are those of ROUNDS[0] rounds a fit."""
     shares = [32, 16] if quick else SHARES
     rows = tuple(GOLD // share for share in shares)
     measured = {kind: [] for kind in kinds}
     for count in rows:
         with tempfile.TemporaryDirectory(prefix="ich-stack-memory-") as folder:
-            make_run(Path(folder), count)
+            make_run(Path(folder), count, imports)
             for kind in kinds:
                 measured[kind].append(in_process(kind, folder))
     return [Growth(kind, rows, tuple(measured[kind])) for kind in kinds]
 
 
-def planned_mb(kind, rows):
+def planned_mb(kind, rows, imports=0):
     """Return the memory that the scheduler plans for a unit, MB."""
-    names = gold_names()
+    names = names_of(imports)
     return {
         "bins": lambda: bins_memory_mb(rows, names),
         "label bins": lambda: bins_memory_mb(rows, names, LABEL),
@@ -162,9 +167,9 @@ def in_process(kind, folder):
     return Measured(*json.loads(output.splitlines()[-1]))
 
 
-def make_run(folder, rows):
+def make_run(folder, rows, imports=0):
     """Write the files of a run that the units read: slices, folds, features, tuned settings."""
-    rng, names, run = np.random.default_rng(0), gold_names(), RunDir(folder)
+    rng, names, run = np.random.default_rng(0), names_of(imports), RunDir(folder)
     y = np.repeat(rng.random((rows // SERIES + 1, len(LABELS))) < 0.2, SERIES, axis=0)[:rows]
     index = pd.Index([f"ID_{n:07x}" for n in range(rows)], name="slice_id")
     table = pd.DataFrame(y.astype(np.float32), index=index, columns=list(LABELS))

@@ -13,7 +13,7 @@ from ct.system.machine_memory import free_memory_mb
 from features.columns import SCOPES, scope_columns
 from stage2_stack.components import TUNED
 from stage2_stack.components.component import Component
-from stage2_stack.learners.binned_features import BLOCK
+from stage2_stack.learners.binned_features import BLOCK, COLUMNS_AT_ONCE
 from stage2_stack.tuning.inner_cv import MAX_BINNED_BYTES
 
 BASE_MB = 400  # of a process with pandas, optuna, LightGBM and scipy
@@ -82,11 +82,13 @@ def table_size(run: RunDir) -> tuple[int, list[str]]:
 
 
 def bins_memory_mb(rows: int, names: Sequence[str], label: str = "") -> int:
-    """Return the memory of binning all columns, or those of a label's narrower scopes, MB."""
-    columns, copied = len(names), 0
-    if label:
-        columns = copied = len(scope_columns(names, label, "study"))
-    return _mb(_binning(rows, columns) + rows * copied * 4)
+    """Return the memory of binning all columns, or those of a label's narrower scopes, MB.
+
+    They are binned in parts. The values of a label's columns are copied, as they lie apart.
+    """
+    columns = len(scope_columns(names, label, "study") if label else names)
+    part = min(columns, COLUMNS_AT_ONCE)
+    return _mb(rows * columns + _binning(rows, part) + rows * part * (4 if label else 0))
 
 
 def search_memory_mb(rows: int, names: Sequence[str], k_folds: int, label: str) -> int:
@@ -122,7 +124,7 @@ def fit_memory_mb(
 
 
 def _binning(rows: int, columns: int) -> int:
-    """Return the bytes of making and writing the bins of some columns."""
+    """Return the bytes of making and writing the bins of some columns at once."""
     return min(rows, SAMPLE) * columns * SAMPLE_BYTES + 2 * rows * columns
 
 

@@ -8,7 +8,7 @@ slice they hold the smaller and the larger one. Twice as many examples then show
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightgbm as lgb
@@ -52,8 +52,8 @@ class PooledFeatures(BinnedFeatures):
             values[at] = pooled if len(columns) == len(self.names) else pooled[:, columns]
         return values
 
-    def _matrix(self, columns: Ints) -> "PooledRows":
-        return PooledRows(self, columns)
+    def _matrices(self, columns: Ints) -> Iterator[tuple[Ints, "PooledRows"]]:
+        yield columns, PooledRows(self, columns)
 
 
 class PooledRows(lgb.Sequence):

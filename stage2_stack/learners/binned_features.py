@@ -1,7 +1,8 @@
 """A matrix of features that LightGBM bins once for all labels, folds, seeds and trials."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ FIXED = {  # parameters of every LightGBM Dataset and booster here
 }
 
 BLOCK = 4096  # rows whose values are in memory at once for predictions
+COLUMNS_AT_ONCE = 256  # columns of an array that are binned at once
 
 # returns the Dataset that is stored under plain values; or it makes one by the function, stores it
 # and returns it
@@ -96,27 +98,42 @@ class BinnedFeatures:
                 key: binned for key, binned in self._binned_columns.items() if key in keep
             }
 
-    def _matrix(self, columns: NDArray[np.int_]) -> Any:
-        """Return the values (n, c) of all rows, as an array or a lightgbm.Sequence."""
-        return self.X if len(columns) == len(self.names) else self.X[:, columns]
+    def _matrices(self, columns: NDArray[np.int_]) -> Iterator[tuple[NDArray[np.int_], Any]]:
+        """Yield some of the columns (p,) and their values (n, p), until all are yielded.
+
+        The values of all rows are an array, or a lightgbm.Sequence. LightGBM holds a sample of
+        200,000 rows while it makes the edges of the bins, in 18 bytes a value: for thousands of
+        columns at once that would be more than all bins.
+        """
+        for start in range(0, len(columns), COLUMNS_AT_ONCE):
+            part = columns[start : start + COLUMNS_AT_ONCE]
+            first, last = int(part[0]), int(part[-1])
+            adjacent = np.array_equal(part, np.arange(first, last + 1))
+            yield part, self.X[:, first : last + 1] if adjacent else self.X[:, part]
 
     def _binned(self, columns: NDArray[np.int_]) -> Any:
         key = np.asarray(columns).tobytes()
         with self._lock:  # fits that run side by side need the same columns at once
             if key not in self._binned_columns:
-                names = [self.names[i] for i in columns]
-                self._binned_columns[key] = self._stored_or_made(names, columns)
+                self._binned_columns[key] = self._stored_or_made(columns)
             return self._binned_columns[key]
 
-    def _stored_or_made(self, names: list[str], columns: NDArray[np.int_]) -> Any:
+    def _stored_or_made(self, columns: NDArray[np.int_]) -> Any:
         from lightgbm import Dataset  # takes seconds to import; other boosters do without it
 
         def make() -> Any:
-            data = self._matrix(columns)
-            no_labels = np.zeros(len(data), np.float32)
-            return Dataset(data, no_labels, feature_name=names, params=self._params()).construct()
+            binned = None
+            for part, data in self._matrices(columns):
+                names, no_labels = self._names(part), np.zeros(len(data), np.float32)
+                one = Dataset(data, no_labels, feature_name=names, params=self._params())
+                binned = one.construct() if binned is None else join(binned, one.construct())
+            return binned
 
-        return make() if self.store is None else self.store(bins_key(names, self.kind), make)
+        key = bins_key(self._names(columns), self.kind)
+        return make() if self.store is None else self.store(key, make)
+
+    def _names(self, columns: NDArray[np.int_]) -> list[str]:
+        return [self.names[i] for i in columns]
 
     def _params(self) -> dict[str, Any]:
         return {**FIXED, "num_threads": self.threads}
@@ -128,6 +145,16 @@ def bins_key(names: Sequence[str], kind: str = BinnedFeatures.kind) -> dict[str,
     names: of the columns; kind: of the rows
     """
     return {"rows": kind, "columns": list(names), "parameters": FIXED}
+
+
+def join(data: Any, more: Any) -> Any:
+    """Add the columns of another built Dataset with the same rows to a built one; return it.
+
+    A booster is the same, byte for byte, as on columns that are binned together.
+    """
+    with warnings.catch_warnings():  # that the values, which are freed, cannot be joined, too
+        warnings.simplefilter("ignore", UserWarning)
+        return data.add_features_from(more)
 
 
 def relabel(data: Any, y: NDArray[np.float64], base: NDArray[np.float64]) -> Any:

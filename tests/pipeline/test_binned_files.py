@@ -34,9 +34,9 @@ class CountedFeatures(BinnedFeatures):
 
     made = 0
 
-    def _matrix(self, columns):
+    def _matrices(self, columns):
         self.made += 1
-        return super()._matrix(columns)
+        return super()._matrices(columns)
 
 
 def features_of(run, read=None, threads=1):
@@ -58,6 +58,13 @@ def test_other_objects_read_the_bins_and_fit_the_same_models(run):
         assert [model_of(features, columns) for features in several] == [expected, expected]
         assert [features.made for features in several] == [1, 0]
     assert len(list(run.binned.rglob("*.bin"))) == 2
+
+
+def test_bins_that_are_made_in_parts_are_one_file(run, monkeypatch):
+    expected = model_of(BinnedFeatures(np.load(run.root / FEATURES), NAMES))
+    monkeypatch.setattr("stage2_stack.learners.binned_features.COLUMNS_AT_ONCE", 3)
+    assert model_of(features_of(run)) == expected == model_of(features_of(run))
+    assert len(list(run.binned.rglob("*.bin"))) == 1
 
 
 def test_pooled_rows_have_files_of_their_own(run):

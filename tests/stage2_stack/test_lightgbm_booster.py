@@ -8,6 +8,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
+from stage2_stack.learners import binned_features
 from stage2_stack.learners.binned_features import FIXED, BinnedFeatures, relabel
 from stage2_stack.learners.lightgbm_booster import (
     LightGBM,
@@ -214,6 +215,28 @@ def test_bins_that_are_freed_are_made_again_alike():
         features.keep_only()
         assert held[1]() is None
     assert models[:2] == models[2:]
+
+
+@pytest.mark.parametrize("sample", [200_000, 300])  # rows that the edges of the bins are made from
+@pytest.mark.parametrize("columns", [np.arange(80), np.arange(1, 80, 2)])
+def test_columns_that_are_binned_in_parts_make_the_same_models(monkeypatch, sample, columns):
+    monkeypatch.setitem(FIXED, "bin_construct_sample_cnt", sample)
+    rng, n = np.random.default_rng(14), 3000
+    y = (rng.random(n) < 0.2).astype(float)
+    hot = rng.integers(0, 30, n)[:, None] == np.arange(30)  # LightGBM bundles these
+    floor = np.where(rng.random((n, 20)) < 0.9, -11.5, rng.normal(size=(n, 20)) + y[:, None])
+    missing = np.where(rng.random((n, 10)) < 0.95, np.nan, rng.normal(size=(n, 10)))
+    X = np.column_stack([rng.normal(size=(n, 20)) + y[:, None] / 3, hot, floor, missing])
+    X = np.asfortranarray(X[:, rng.permutation(80)], np.float32)
+    X[:, 16:24] = 1  # nothing to split on in a whole part
+    names, rows, models = [f"f{i}" for i in range(80)], np.arange(0, n, 2), []
+    params = FIRST | {"num_leaves": 15, "min_data_in_leaf": 5}
+    for at_once in (100, 8, 1):
+        monkeypatch.setattr(binned_features, "COLUMNS_AT_ONCE", at_once)
+        data = BinnedFeatures(X, names).dataset(columns, rows, y[rows], np.full(len(rows), -1.3))
+        assert data.get_feature_name() == [names[i] for i in columns]
+        models.append(fit_booster(data, params, 20, 1, 1)[0].model_to_string())
+    assert models[0] == models[1] == models[2] and models[0].count("split_feature") == 20
 
 
 def test_columns_are_binned_alone_and_the_labels_of_other_rows_do_not_matter():
