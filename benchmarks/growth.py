@@ -1,6 +1,6 @@
 """Memory, disk and processor seconds a slice, and what 1, 10 and 100 competitions take.
 
-    python -m benchmarks.growth [--quick] [--folder=DIR]
+    python -m benchmarks.growth [--quick] [--folder=DIR] [--imports=N] [--parts=8,4,2]
 
 Measures what holds all slices at once, on an eighth, a quarter and a half of the competition's
 752,803 train and 121,232 test slices, with the recipe `gold`: `ingest` where it joins headers and
@@ -10,6 +10,12 @@ predictions and embeddings are made up. Each measurement is a process of its own
 which other work on the machine disturbs least, the peak of memory without memory maps, and the
 bytes of the files that it makes. --quick: an eighth of the two larger sizes, without the blends;
 --folder: where the runs are written, 12 GB at the most; the system's temporary folder if not given.
+--parts: parts of the competition, the smallest first.
+
+--imports=20 measures the recipe `stack_only` with twenty imported models, 2,931 columns, instead:
+`ingest` of the slice list with `folds` (listed), `import-predictions` of the first and of the last
+model, the columns of the features, their bins (all, and those of one label), a search of one label
+and fold with one trial, the fits of two labels for one outer fold, and the blends of `stack`.
 
 Prints one table, and another with a straight line through the two largest sizes at 1, 10 and 100
 times the competition. Exits with 1 where a slice costs more than 1.25 times as much at a larger
@@ -27,11 +33,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.command_line import flag_parser, module_command
+from benchmarks.large_tables import gold_stages, import_stages
 from benchmarks.large_tables.gold_run import TEST, TRAIN, split_tables, write_headers, write_run
-from benchmarks.large_tables.gold_stages import STAGES
 from benchmarks.large_tables.repeated_studies import real_studies
 
-PARTS, QUICK = (8, 4, 2), 8  # parts of the competition; --quick: of an eighth of it
+STAGES = gold_stages.STAGES | import_stages.STAGES
+PARTS, QUICK = "8,4,2", 8  # parts of the competition; --quick: of an eighth of it
 GROWTH = 1.25  # the bar
 TIMES = (1, 10, 100)  # competitions
 TURNS = dict.fromkeys(
@@ -51,13 +58,16 @@ class Measured(NamedTuple):
 def main():
     options = flag_parser(__doc__, "an eighth of the sizes")
     options.add_argument("--folder", type=Path)
+    options.add_argument("--imports", type=int, default=0)
+    options.add_argument("--parts", default=PARTS)
     options.add_argument("--measure", nargs=2, help=argparse.SUPPRESS, metavar=("WHAT", "FOLDER"))
     options = options.parse_args()
     if options.measure:
         print(json.dumps(measure_stage(options.measure[0], Path(options.measure[1]))))
         return 0
     folder = options.folder or Path(tempfile.mkdtemp(prefix="ich-growth-"))
-    found = measure_sizes(folder, options.quick)
+    parts = [int(part) * (QUICK if options.quick else 1) for part in options.parts.split(",")]
+    found = measure_sizes(folder, parts[options.quick :], options.imports, options.quick)
     for line in (*size_table(found), "", *times_table(found)):
         print(line)
     if not options.folder:
@@ -72,21 +82,26 @@ def main():
     return 1 if missed else 0
 
 
-def measure_sizes(folder, quick):
+def measure_sizes(folder, parts, imports, quick):
     """Measure all stages at all sizes. Returns {stage: [Measured]}, the smallest size first."""
-    found = {what: [] for what in STAGES if not (quick and what == "blend")}
+    stages = import_stages.STAGES if imports else gold_stages.STAGES
+    found = {what: [] for what in stages if not (quick and what == "blend")}
     studies, origin = real_studies()
     print(f"{origin}, repeated", flush=True)
-    for part in PARTS[1:] if quick else PARTS:
+    for part in parts:
         home = folder / f"part{part}"
-        train, test = split_tables(studies, TRAIN // part // (QUICK if quick else 1))
-        write_headers(home / "headers", train, test)
-        write_run(home / "run", train, test)
+        train, test = split_tables(studies, TRAIN // part)
+        if imports:
+            import_stages.write_imports(home, train, test, imports)
+        else:
+            write_headers(home / "headers", train, test)
+            write_run(home / "run", train, test)
         slices = len(train) + len(test)
         del train, test
         for what in found:
             turns = [in_a_process(what, home) for _ in range(TURNS.get(what, 1))]
             found[what].append(Measured(slices, *min(turns)))
+            print(size_line(what, found[what][-1]), flush=True)
         shutil.rmtree(home)
     return found
 
@@ -129,11 +144,16 @@ def size_table(found):
     yield "stage      slices  seconds  us a slice    memory  B a slice  disk, B a slice"
     for what, sizes in found.items():
         for size in sizes:
-            yield (
-                f"{what:8} {size.slices:8,} {size.seconds:8.1f} "
-                f"{1e6 * size.seconds / size.slices:11.1f} {size.memory / 1e6:6.0f} MB "
-                f"{size.memory / size.slices:10.0f} {size.disk / size.slices:16.0f}"
-            )
+            yield size_line(what, size)
+
+
+def size_line(what, size):
+    """Return the line of one stage at one size."""
+    return (
+        f"{what:8} {size.slices:8,} {size.seconds:8.1f} "
+        f"{1e6 * size.seconds / size.slices:11.1f} {size.memory / 1e6:6.0f} MB "
+        f"{size.memory / size.slices:10.0f} {size.disk / size.slices:16.0f}"
+    )
 
 
 def times_table(found):

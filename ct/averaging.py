@@ -3,7 +3,7 @@
 Logits of a CNN are kept as they are. Only probabilities, which may be 0 or 1, are clipped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 Kind = Literal["logits", "probabilities"]
+BLOCK_ROWS = 16_384
 
 
 def to_logits(probabilities: ArrayLike, clip: float) -> NDArray[np.float32]:
@@ -54,7 +55,22 @@ def mean_logits(logits: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float3
 
     logits: {model: (n, 6)}; NaN where unknown
     """
-    return np.mean(list(logits.values()), axis=0, dtype=np.float32)
+    return over_models(np.mean, logits)
+
+
+def over_models(
+    function: Callable[..., NDArray[np.floating]], logits: Mapping[str, NDArray[np.floating]]
+) -> NDArray[np.float32]:
+    """Return a function such as np.mean of the logits over models, (n, 6), by blocks of rows.
+
+    Of all rows at once NumPy would make copies of all models' logits.
+    """
+    models = list(logits.values())
+    result = np.empty(models[0].shape, np.float32)
+    for start in range(0, len(result), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        result[rows] = function([each[rows] for each in models], axis=0, dtype=np.float32)
+    return result
 
 
 def combine_folds(per_fold: NDArray[np.floating], test_fold: NDArray[np.integer]) -> NDArray:

@@ -1,12 +1,12 @@
 """The feature matrix: all feature families side by side, float32, in one fixed column order."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from ct.averaging import mean_logits
+from ct.averaging import mean_logits, over_models
 from ct.labels import LABELS
 from ct.slices import check_slice_table
 from features.config import FeatureConfig
@@ -122,7 +122,7 @@ def logits_by_source(
     if markov_logits is not None:
         sources["_chain"] = markov_logits
     if probe_logits is not None:
-        sources["_probe"] = np.mean(list(probe_logits.values()), axis=0, dtype=np.float32)
+        sources["_probe"] = mean_logits(probe_logits)
         if len(logits) > 1:
             for model, model_logits in probe_logits.items():
                 sources[f"_probe_by_{model}"] = model_logits
@@ -138,13 +138,22 @@ def _spread(logits: Logits) -> NDArray[np.float32]:
 
     It is NaN where all are NaN.
     """
-    values = np.stack(list(logits.values()))
+    missing = [np.isnan(each) for each in logits.values()]
+    if all(np.array_equal(each, missing[0]) for each in missing):
+        return over_models(np.std, logits)
+    return over_models(_std_of_known, logits)
+
+
+def _std_of_known(
+    logits: Sequence[NDArray[np.float32]], axis: int, dtype: DTypeLike
+) -> NDArray[np.floating]:
+    """Return the standard deviation (m, 6) of the numbers of arrays (m, 6), as np.std does."""
+    values = np.stack(logits)
     known = ~np.isnan(values)
-    if (known == known[0]).all():
-        return np.asarray(np.std(values, axis=0, dtype=np.float32))
-    count = np.where(known.any(axis=0), known.sum(axis=0), np.nan)
-    mean = np.where(known, values, 0).sum(axis=0) / count
-    return np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(axis=0) / count).astype(np.float32)
+    count = np.where(known.any(axis), known.sum(axis), np.nan)
+    mean = np.where(known, values, 0).sum(axis) / count
+    std = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(axis) / count)
+    return np.asarray(std.astype(dtype))
 
 
 def _families(slices: SliceTable, sources: Logits, config: FeatureConfig) -> Iterator[Features]:

@@ -11,7 +11,6 @@ from ct.config import suggestion
 from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.patient_folds import fold_by_group, fold_groups
-from ct.seeds import derive_seed
 from ct.storage.atomic_write import discard, replacing
 from ct.storage.file_formats import read_table, write_json, write_table
 from ct.storage.prediction_files import write_predictions
@@ -24,6 +23,7 @@ from pipeline.stage_data.imported_predictions import (
     COLUMNS,
     Probabilities,
     by_slice,
+    complete_folds,
     fold_renumbering,
     probabilities_by_fold,
     refuse_missing,
@@ -148,13 +148,10 @@ def _alarms(model: ImportedModel, fold: pd.Series) -> list[str]:
 
 def _adopt_folds(run: Run, train: pd.DataFrame, own_fold: pd.Series) -> None:
     """Make the model's folds the run's. A patient without predictions gets a seeded random fold."""
-    k_folds = int(own_fold.max()) + 1
-    fold = train["group"].map(own_fold)
-    for group in train.loc[fold.isna(), "group"].unique():
-        fold[train["group"] == group] = derive_seed(run.recipe.seed, "fold", group) % k_folds
-    write_table(run.dir.imported_folds, pd.DataFrame({"fold": fold.astype(np.int8)}))
+    fold = complete_folds(train["group"], own_fold, run.recipe.seed)
+    write_table(run.dir.imported_folds, pd.DataFrame({"fold": fold}))
     seal(run.dir.imported_folds)
-    run.change_recipe({"folds.k": k_folds})
+    run.change_recipe({"folds.k": int(own_fold.max()) + 1})
 
 
 def _test_tables(

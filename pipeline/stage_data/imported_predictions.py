@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.privacy.pseudonyms import pseudonym
+from ct.seeds import derive_seed
 from ct.storage.file_formats import read_table
 from ct.tables.spreadsheet import read_sheet
 from pipeline.run_context import Run
@@ -91,6 +92,18 @@ def run_folds(run: Run, train: pd.DataFrame) -> pd.Series:
     """
     fold = read_table(run.dir.folds)["fold"].reindex(train.index)
     return fold.groupby(train["group"].to_numpy(object), sort=False).first()
+
+
+def complete_folds(groups: pd.Series, own_fold: pd.Series, seed: int) -> pd.Series:
+    """Return the fold of every train slice, int8; a group without one gets a seeded random fold.
+
+    groups: of the train slices, as in fold_groups, indexed by slice id; own_fold: {group: fold} of
+    a model; seed: of the recipe
+    """
+    k_folds, fold = int(own_fold.max()) + 1, own_fold.to_dict()
+    for group in groups[~groups.isin(own_fold.index)].unique():
+        fold[group] = derive_seed(seed, "fold", group) % k_folds
+    return groups.map(fold).astype(np.int8).rename("fold")
 
 
 def tables_by_fold(

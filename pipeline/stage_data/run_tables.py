@@ -1,5 +1,6 @@
 """Tables of a run folder, joined by slice id into the arrays that stage two works on."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def load_test_fold(run: RunDir) -> NDArray[np.int8]:
 def load_logits(run: Run, index: pd.Index, k: int | None = None) -> Logits:
     """Return {model: logits (n, 6)} as `load_predictions` does; probabilities are clipped."""
     clip = run.recipe.features.clip
-    return {name: each.logits(clip) for name, each in load_predictions(run, index, k).items()}
+    return {name: each.logits(clip) for name, each in _each_prediction(run, index, k)}
 
 
 def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> dict[str, StageOne]:
@@ -87,6 +88,11 @@ def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> dict[st
 
     Raises InputError where the run has no model, or an imported one has no such predictions.
     """
+    return dict(_each_prediction(run, index, k))
+
+
+def _each_prediction(run: Run, index: pd.Index, k: int | None) -> Iterator[tuple[str, StageOne]]:
+    """Yield (model, predictions) as `load_predictions` returns them, one model at a time."""
     paths = _prediction_paths(run, k)
     if not paths:
         raise InputError(
@@ -104,12 +110,11 @@ def load_predictions(run: Run, index: pd.Index, k: int | None = None) -> dict[st
         raise InputError(
             f"the imported model {name} has no {lacking}; import it again, with {flag}"
         )
-    if index.empty:  # a run without test slices has no tables of them
-        return {name: StageOne(np.empty((0, len(LABELS)), np.float32), "logits") for name in paths}
-    return {
-        name: mean_of_seeds([read_predictions_of(path, index) for path in of_model])
-        for name, of_model in paths.items()
-    }
+    for name, of_model in paths.items():
+        if index.empty:  # a run without test slices has no tables of them
+            yield name, StageOne(np.empty((0, len(LABELS)), np.float32), "logits")
+        else:
+            yield name, mean_of_seeds([read_predictions_of(path, index) for path in of_model])
 
 
 def _prediction_paths(run: Run, k: int | None) -> dict[str, list[Path]]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from ct.averaging import combine_folds, mean_logits, to_logits
+from ct import averaging
+from ct.averaging import combine_folds, mean_logits, over_models, to_logits
 
 
 def test_logits_are_clipped_and_keep_nan():
@@ -22,6 +23,18 @@ def test_mean_is_of_logits_not_of_probabilities():
     np.testing.assert_allclose(expit(logits), 0.75, rtol=1e-5)  # not 0.7
     far = mean_logits({"a": np.full((1, 6), -40.0), "b": np.full((1, 6), -20.0)})
     np.testing.assert_array_equal(far, -30)  # a CNN's logits are not clipped
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 30])
+def test_blocks_of_rows_change_no_bit(monkeypatch, rows):
+    monkeypatch.setattr(averaging, "BLOCK_ROWS", 8)
+    logits = np.random.default_rng(0).normal(-3, 4, (20, rows, 6)).astype(np.float32)
+    logits[2, 0] = np.nan
+    by_model = {f"cnn{number}": each for number, each in enumerate(logits)}
+    for function in (np.mean, np.std):
+        whole = function(logits, axis=0, dtype=np.float32)
+        np.testing.assert_array_equal(over_models(function, by_model), whole)
+    np.testing.assert_array_equal(mean_logits(by_model), np.mean(logits, 0, np.float32))
 
 
 def test_folds_are_averaged_and_a_patient_in_train_gets_one_fold_alone():
