@@ -116,8 +116,9 @@ def fit_memory_mb(
     if component == "pooled":
         columns = len(names) * 2 // 5
         rows, fitted, outputs = (len(SUBTYPES) * each for each in (rows, fitted, outputs))
+    # the histograms of a booster that ends may still be there while the next one makes its own
     of_fit = fitted * (columns * DATASET_BYTES + ROW_BYTES) + columns * (
-        HISTOGRAM_BYTES + BLOCK_BYTES
+        2 * HISTOGRAM_BYTES + BLOCK_BYTES
     )
     fits = rows * columns + outputs + at_once * of_fit
     return _mb(max(fits, _binning(rows, columns)) if component == "pooled" else fits)
