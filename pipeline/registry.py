@@ -28,7 +28,15 @@ USER_INPUTS = {  # what no stage makes -> its description; pipeline.input_digest
 }
 SEARCH_KEYS = tuple(  # of the settings of stage two, those that the searches depend on
     f"stage2.{name}"
-    for name in ("trials", "storage", "max_rounds", "positive_patients", "confidence", "has_tuned")
+    for name in (
+        "trials",
+        "storage",
+        "max_rounds",
+        "positive_patients",
+        "confidence",
+        "has_tuned",
+        "tail_bins",
+    )
 )
 _CNN_KEYS = ("stage1.models", "stage1.tensorboard")
 

@@ -44,6 +44,9 @@ class StackConfig(Config):
     # what counts as one observation in a calibration: a patient, so that few positive patients
     # change the CNNs' logits little, or each slice
     calibrate_by: Literal["patient", "slice"] = "patient"
+    # bins of a feature for LightGBM, narrow in both tails: fits take less time; 0: its own 255,
+    # equally full
+    tail_bins: int = Field(0, ge=0, le=250)
     # of one LightGBM fit; fits run side by side on all cores anyway
     threads: int = Field(1, ge=1, le=1024)
 

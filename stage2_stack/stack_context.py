@@ -97,5 +97,5 @@ def make_context(
         derive_seed(seed, "stack"),
         data.clipped,
     )
-    features = BinnedFeatures(data.X, data.names, config.threads, store)
+    features = BinnedFeatures(data.X, data.names, config.threads, store, config.tail_bins)
     return StackContext(data, folds, features, tuned, config, seed)

@@ -59,7 +59,7 @@ def search_booster(search: Search) -> dict[str, Any]:
     """
     config, label, k = search.config, search.inputs["label"], search.inputs["fold"]
     read = json.dumps(search.inputs["read"])
-    features, y, fold, patients = _rows(search.root, read, config.threads)
+    features, y, fold, patients = _rows(search.root, read, config.threads, config.tail_bins)
     rows = np.flatnonzero((fold != k) & ~np.isnan(y).any(axis=1))
     y, fold, patients = y[rows, LABELS.index(label)], fold[rows], patients[rows]
     why = why_not_stacked(y, patients, config.positive_patients, config.calibrate_by)
@@ -96,7 +96,9 @@ def _run_study(search: Search, folds: InnerFolds, patients: NDArray[Any]) -> dic
     # the trials depend on no other setting of stage2
     inputs = {
         **search.inputs,
-        "stage2": {"max_rounds": config.max_rounds, "calibrate_by": config.calibrate_by},
+        "stage2": {
+            name: getattr(config, name) for name in ("max_rounds", "calibrate_by", "tail_bins")
+        },
         "space": {name: repr(where) for name, where in space.items()},
     }
     with store_faults(config.storage):
@@ -122,7 +124,7 @@ def _run_study(search: Search, folds: InnerFolds, patients: NDArray[Any]) -> dic
 
 @functools.lru_cache(maxsize=1)
 def _rows(
-    root: str, read: str, threads: int
+    root: str, read: str, threads: int, tail_bins: int
 ) -> tuple[BinnedFeatures, NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return (features, y, fold, patients) of the train slices.
 
@@ -133,7 +135,7 @@ def _rows(
     """
     X, y, fold, patients, names = load_rows(RunDir(root))
     store = BinnedFiles(RunDir(root), json.loads(read), threads)
-    return BinnedFeatures(X, names, threads, store), y, fold, patients
+    return BinnedFeatures(X, names, threads, store, tail_bins), y, fold, patients
 
 
 def is_usable(trial: FrozenTrial) -> bool:

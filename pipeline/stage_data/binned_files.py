@@ -48,7 +48,7 @@ class BinnedFiles:
         with file_lock(path.with_suffix(".lock"), wait=True):
             if not _is_sealed(path):
                 self._discard_others()
-                write_bins(path, make)
+                write_bins(path, make, key["parameters"])
         return self._read(path, key)
 
     def has(self, key: Mapping[str, Any], verify: bool) -> bool:
@@ -84,8 +84,11 @@ def _is_whole(path: Path, size: int, mtime_ns: int) -> bool:
     return is_whole(path)
 
 
-def write_bins(path: Path, make: Callable[[], lgb.Dataset]) -> None:
-    """Write what `make` returns, and its seal. Raises OSError where the disk is full."""
+def write_bins(path: Path, make: Callable[[], lgb.Dataset], parameters: Mapping[str, Any]) -> None:
+    """Write what `make` returns, and its seal. Raises OSError where the disk is full.
+
+    parameters: LightGBM's, that it is made with
+    """
     discard(seal_path(path))
     data = make()
     with replacing(path, lasting=False) as part:
@@ -94,7 +97,7 @@ def write_bins(path: Path, make: Callable[[], lgb.Dataset]) -> None:
             data.save_binary(part)
             del data  # two of them would not fit into the memory that is planned
             # LightGBM does not report when the last bytes could not be written: read it back
-            lgb.Dataset(part, params={"verbosity": -1}).construct()
+            lgb.Dataset(part, params=dict(parameters)).construct()
         except lgb.basic.LightGBMError:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
     seal(path)

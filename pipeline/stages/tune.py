@@ -51,6 +51,7 @@ class BinFeatures(Unit):
     label: str  # "" for all columns
     read: dict[str, str]  # digests of what the stage reads
     memory_mb: int = 0
+    tail_bins: int = 0  # as in StackConfig
 
     @property
     def name(self) -> str:
@@ -66,14 +67,18 @@ class BinFeatures(Unit):
         run = RunDir(self.root)
         names = list(read_json(run.stage2 / "features" / "names.json"))
         store = BinnedFiles(run, self.read, 1)
-        keys = [bins_key([names[i] for i in columns]) for columns in self._columns(names)]
+        keys = [
+            bins_key([names[i] for i in columns], tail_bins=self.tail_bins)
+            for columns in self._columns(names)
+        ]
         return "" if all(store.has(key, verify) for key in keys) else "not made yet"
 
     def run(self, log: Log, bar: MakeBar) -> None:
         """Bin the columns."""
         run = RunDir(self.root)
         X, *_, names = load_rows(run)
-        features = BinnedFeatures(X, names, 1, BinnedFiles(run, self.read, 1))
+        store = BinnedFiles(run, self.read, 1)
+        features = BinnedFeatures(X, names, 1, store, self.tail_bins)
         for columns in self._columns(names):
             features.bin_columns(columns)
             features.keep_only()
@@ -188,7 +193,12 @@ def tuning_units(run: Run, read: dict[str, str]) -> list[Unit]:
         memory = search_memory_mb(rows, names, run.recipe.folds.k, label)
         searches.append(TuneLabel(root, label, k, read, threads, memory, share))
     needed = {name for each in searches if each.why_not_done() for name in each.needs}
-    bins = [BinFeatures(root, each, read, bins_memory_mb(rows, names, each)) for each in BINNED]
+    bins = [
+        BinFeatures(
+            root, each, read, bins_memory_mb(rows, names, each), run.recipe.stage2.tail_bins
+        )
+        for each in BINNED
+    ]
     if not rows:
         return searches  # `features` is not done
     return [*searches, *(each for each in bins if each.name in needed)]

@@ -23,7 +23,7 @@ class LabelLightGBM(LabelBooster):
     title = "LightGBM, a label each"
     tuned_on = "optuna on the other folds, each fold its own search"
     learner = LightGBM()
-    reads = ("seeds", "calibrate_by", "blend_rounds")
+    reads = ("seeds", "calibrate_by", "blend_rounds", "tail_bins")
 
     def settings(self, context: StackContext, label: str) -> list[FitSettings | None]:
         """Return the tuned settings; None for the folds in which tuning did not stack the label."""

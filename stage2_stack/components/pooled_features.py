@@ -35,9 +35,10 @@ class PooledFeatures(BinnedFeatures):
         threads: int = 1,
         store: BinStore | None = None,
         symmetric: bool = False,
+        tail_bins: int = 0,
     ) -> None:
-        """X: (n, f) float32, columns `names`; it may be a memory map. store: of X's bins."""
-        super().__init__(X, pooled_names(names, symmetric), threads, store)
+        """symmetric: as in StackConfig; the rest as in BinnedFeatures."""
+        super().__init__(X, pooled_names(names, symmetric), threads, store, tail_bins)
         self.own_names = list(names)
         self.pairs = pairs_of(pooled_names(names)) if symmetric else np.empty((0, 2), int)
 

@@ -45,6 +45,7 @@ class PooledLightGBM(Component):
         "positive_patients",
         "calibrate_by",
         "symmetric",
+        "tail_bins",
     )
 
     def fit(self, context: StackContext, labels: Sequence[str]) -> dict[str, FittedComponent]:
@@ -55,7 +56,9 @@ class PooledLightGBM(Component):
         data = context.data
         store = context.features.store
         config = context.config
-        features = PooledFeatures(data.X, data.names, config.threads, store, config.symmetric)
+        features = PooledFeatures(
+            data.X, data.names, config.threads, store, config.symmetric, config.tail_bins
+        )
         y = np.stack([context.targets(label) for label in labels])
         source = self._input(features, context.cnn_logits(labels), y)
         settings = FitSettings(PARAMS, max_rounds=round(config.max_rounds * config.blend_rounds))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stage2_stack.learners import tail_bins as tails
+
 FIXED = {  # parameters of every LightGBM Dataset and booster here
     "objective": "binary",
     "metric": "binary_logloss",
@@ -42,12 +44,14 @@ class BinnedFeatures:
         names: Sequence[str],
         threads: int = 1,
         store: BinStore | None = None,
+        tail_bins: int = 0,
     ) -> None:
         """X: (n, f) float32, columns `names`; it may be a memory map.
 
-        store: of the bins of X; None: they are made in memory
+        store: of the bins of X; None: they are made in memory; tail_bins: as in StackConfig
         """
         self.X, self.names, self.threads, self.store = X, list(names), threads, store
+        self.tail_bins = tail_bins
         self._binned_columns: dict[bytes, Any] = {}
         self._lock = threading.Lock()
 
@@ -125,26 +129,42 @@ class BinnedFeatures:
             binned = None
             for part, data in self._matrices(columns):
                 names, no_labels = self._names(part), np.zeros(len(data), np.float32)
-                one = Dataset(data, no_labels, feature_name=names, params=self._params())
+                edges = self._edges(part, len(data)) if self.tail_bins else None
+                one = Dataset(data, no_labels, edges, feature_name=names, params=self._params())
                 binned = one.construct() if binned is None else join(binned, one.construct())
             return binned
 
-        key = bins_key(self._names(columns), self.kind)
+        key = bins_key(self._names(columns), self.kind, self.tail_bins)
         return make() if self.store is None else self.store(key, make)
 
     def _names(self, columns: NDArray[np.int_]) -> list[str]:
         return [self.names[i] for i in columns]
 
+    def _edges(self, columns: NDArray[np.int_], count: int) -> Any:
+        """Return a small Dataset whose bins all rows get. count: of the rows"""
+        from lightgbm import Dataset
+
+        values = self.values(columns, tails.sampled_rows(count))
+        centres = tails.bin_centres(values, self.tail_bins)
+        return Dataset(centres, np.zeros(len(centres)), params=self._params()).construct()
+
     def _params(self) -> dict[str, Any]:
-        return {**FIXED, "num_threads": self.threads}
+        return {**_parameters(self.tail_bins), "num_threads": self.threads}
 
 
-def bins_key(names: Sequence[str], kind: str = BinnedFeatures.kind) -> dict[str, Any]:
+def bins_key(
+    names: Sequence[str], kind: str = BinnedFeatures.kind, tail_bins: int = 0
+) -> dict[str, Any]:
     """Return plain values that bins depend on beside X, as a BinStore takes them.
 
-    names: of the columns; kind: of the rows
+    names: of the columns; kind: of the rows; tail_bins: as in StackConfig
     """
-    return {"rows": kind, "columns": list(names), "parameters": FIXED}
+    key = {"rows": kind, "columns": list(names), "parameters": _parameters(tail_bins)}
+    return key | ({"tail_bins": tail_bins} if tail_bins else {})
+
+
+def _parameters(tail_bins: int) -> dict[str, Any]:
+    return {**FIXED, **(tails.PARAMS if tail_bins else {})}
 
 
 def join(data: Any, more: Any) -> Any:

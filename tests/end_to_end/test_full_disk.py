@@ -54,7 +54,7 @@ def write_journal(path):
 
 def write_binned(path):
     X = np.random.default_rng(0).normal(size=(ROWS, 2)).astype(np.float32)
-    write_bins(path, lgb.Dataset(X, np.zeros(ROWS), params=FIXED).construct)
+    write_bins(path, lgb.Dataset(X, np.zeros(ROWS), params=FIXED).construct, FIXED)
 
 
 WRITERS = {

@@ -39,9 +39,9 @@ class CountedFeatures(BinnedFeatures):
         return super()._matrices(columns)
 
 
-def features_of(run, read=None, threads=1):
+def features_of(run, read=None, threads=1, tail_bins=0):
     X = np.load(run.root / FEATURES)
-    return CountedFeatures(X, NAMES, threads, BinnedFiles(run, read or {}, threads))
+    return CountedFeatures(X, NAMES, threads, BinnedFiles(run, read or {}, threads), tail_bins)
 
 
 def model_of(features, columns=EVERY):
@@ -60,11 +60,25 @@ def test_other_objects_read_the_bins_and_fit_the_same_models(run):
     assert len(list(run.binned.rglob("*.bin"))) == 2
 
 
-def test_bins_that_are_made_in_parts_are_one_file(run, monkeypatch):
-    expected = model_of(BinnedFeatures(np.load(run.root / FEATURES), NAMES))
+@pytest.mark.parametrize("tail_bins", [0, 9])
+def test_bins_that_are_made_in_parts_are_one_file(run, monkeypatch, tail_bins):
+    X = np.load(run.root / FEATURES)
+    expected = model_of(BinnedFeatures(X, NAMES, tail_bins=tail_bins))
     monkeypatch.setattr("stage2_stack.learners.binned_features.COLUMNS_AT_ONCE", 3)
-    assert model_of(features_of(run)) == expected == model_of(features_of(run))
+    several = [model_of(features_of(run, tail_bins=tail_bins)) for _ in range(2)]
+    assert several == [expected, expected]
     assert len(list(run.binned.rglob("*.bin"))) == 1
+
+
+def test_bins_that_are_narrow_in_the_tails_have_files_of_their_own(run):
+    X = np.load(run.root / FEATURES)
+    expected = [model_of(BinnedFeatures(X, NAMES, tail_bins=bins)) for bins in (0, 9)]
+    assert expected[0] != expected[1]
+    for made in (1, 0):
+        several = [features_of(run, tail_bins=bins) for bins in (0, 9)]
+        assert [model_of(features) for features in several] == expected
+        assert [features.made for features in several] == [made, made]
+    assert len(list(run.binned.rglob("*.bin"))) == 2
 
 
 def test_pooled_rows_have_files_of_their_own(run):
