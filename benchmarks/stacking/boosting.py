@@ -14,7 +14,8 @@ logits, and NaN at the ends of series.
 Ten of the thirty are fitted, or --fits=N, and the seconds are scaled up, but for what ours does
 once. The ways take turns, two boosters each, so that other work on the machine affects all alike. A
 loss counts as the same up to a thousandth of it: the bin edges of ours come from all rows, those of
-plain from the rows of its fold.
+plain from the rows of its fold. With tail bins it counts up to a hundredth: the trees are others,
+and the loss of ten models differs by as much from one set of edges to the next.
 """
 
 import functools
@@ -72,12 +73,13 @@ def main():
             f"{losses[way]:.6f}"
         )
     missed = []
+    same = dict(zip(OURS, (1.001, 1.01), strict=True))
     for ours_way, way in itertools.product(OURS, PLAIN):
         share, bar = sum(seconds[ours_way]) / sum(seconds[way]), BARS[ours_way]
         print(f"{ours_way} / {way}: {share:.2f} of the time")
         if share > bar:
             missed.append(f"{ours_way}: {share:.2f} of the time of {way}, the bar is {bar}")
-        if losses[ours_way] > losses[way] * 1.001:
+        if losses[ours_way] > losses[way] * same[ours_way]:
             missed.append(f"{ours_way}: loss {losses[ours_way]:.6f}; {way}: {losses[way]:.6f}")
     print("\n".join(missed) if missed else "every bar is met")
     return 1 if missed else 0
