@@ -35,6 +35,7 @@ SEARCH_KEYS = tuple(  # of the settings of stage two, those that the searches de
         "positive_patients",
         "confidence",
         "has_tuned",
+        "calibrate_by",
         "tail_bins",
     )
 )

@@ -117,6 +117,9 @@ def test_a_search_depends_on_its_own_settings_alone(again):
     assert missing(again, "tune")[: len(searches)] == searches
     change(trials=3)
     assert missing(again, "tune") == [] and state("tune") == ("fresh", "")
+    change(calibrate_by="slice")  # boosters start from the calibrated logits
+    assert state("tune")[0] == "stale" and missing(again, "tune")[: len(searches)] == searches
+    change(calibrate_by="patient")
     change(components=("raw", "pooled"))
     assert state("tune") == ("stale", "recipe changed, stage2.has_tuned: True -> False")
 
