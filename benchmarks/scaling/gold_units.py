@@ -181,7 +181,8 @@ def _cnn_units(stage: str) -> Iterator[StatedUnit]:
 def _stack_units(cores: int, all_cores: int) -> Iterator[StatedUnit]:
     """Yield the fits of the boosters: one unit a label, and one of the pooled component.
 
-    All other components take seconds. Fits of one unit run side by side, one core each; the final
+    A fit has `blend_rounds` times the rounds of a trial, at most. All other components take seconds.
+    Fits of one unit run side by side, one core each; the final
     ones wait for the numbers of rounds that the nested ones give.
     """
     pooled, booster = load_component("pooled"), load_component("lightgbm")
@@ -192,5 +193,6 @@ def _stack_units(cores: int, all_cores: int) -> Iterator[StatedUnit]:
         seconds = -(-unit.most // side_by_side) * fit_seconds(labels * NESTED_ROWS)
         seconds += -(-FOLDS // side_by_side) * fit_seconds(labels * FIT_ROWS)
         memory_mb = fit_memory_mb(unit.component, TRAIN_SLICES, NAMES, FOLDS, side_by_side)
+        seconds *= GOLD.stage2.blend_rounds
         takes = Resources(side_by_side, 0, memory_mb)
         yield StatedUnit(f"stack/{unit.label or unit.component}", takes, seconds)
