@@ -13,10 +13,11 @@ from benchmarks.fault_injection.faulted_runs import TRIALS, FaultedRuns
 
 
 @pytest.fixture
-def runs(finished, competition, tmp_path):
+def runs(finished, competition, stacking, tmp_path):
     """FaultedRuns whose unbroken run is `finished`."""
     runs = FaultedRuns.__new__(FaultedRuns)
     runs.folder, runs.rng, runs.outcomes = tmp_path, random.Random(3), collections.Counter()
+    runs.recipe = stacking
     runs.whole = shutil.copytree(finished, tmp_path / "whole")
     (tmp_path / "data").symlink_to(competition)
     return runs
