@@ -182,8 +182,8 @@ def _stack_units(cores: int, all_cores: int) -> Iterator[StatedUnit]:
     """Yield the fits of the boosters: one unit a label, and one of the pooled component.
 
     A fit has `blend_rounds` times the rounds of a trial, at most. All other components take
-    seconds. Fits of one unit run side by side, one core each; the final ones wait for the numbers of
-    rounds that the nested ones give.
+    seconds. Fits of one unit run side by side, one core each; the final ones wait for the rounds
+    that the nested ones give.
     """
     pooled, booster = load_component("pooled"), load_component("lightgbm")
     units = [ComponentFits.of(pooled, "", FOLDS)]
