@@ -6,4 +6,5 @@ from stage2_stack.components.feature_column import FeatureColumn
 class CnnMean(FeatureColumn):
     """Stage one as it is; a label that is not stacked keeps its calibration."""
 
-    title, tuned_on = "mean of the CNNs", "nothing but its calibration"
+    title = "mean of the CNNs"
+    tuned_on = "its calibration, and the weights of the CNNs where they gain"
