@@ -243,14 +243,31 @@ def test_unfinished_work_is_verified_too(kept, half, capsys):
     assert damaged_files(RunDir(kept)) == [("stage2/tune/any-fold1.journal is damaged", "")]
 
 
-def test_only_damaged_files_are_made_again(kept, older_version, capsys):
+def test_only_damaged_files_are_made_again(finished, tmp_path, capsys):
+    """Nothing is read again from the source, and what comes after the damage is as it was."""
+    folder = shutil.copytree(finished, tmp_path / "r")
+    before = {path: path.read_bytes() for path in (folder / "stage2").glob("*.*")}
+    capsys.readouterr()
+    flip(folder / "stage1/resnet/fold1/weights.safetensors")
+    flip(folder / "stage2/features/train.npy")
+    assert run.main(["status", f"--run={folder}", "--verify"]) == 1
+    assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(", kept") == 1  # the CNN of fold 0
+    assert "all: train, features made in" in out
+    assert {path: path.read_bytes() for path in before} == before
+    assert stage_states(Run(folder)) == dict.fromkeys(STAGES, ("fresh", ""))
+    assert damaged_files(RunDir(folder)) == []
+
+
+def test_damaged_files_of_an_older_version_are_made_again(kept, capsys):
+    """Whatever bits this processor gives the new weights and features, up to `stack`."""
     flip(kept / "stage1/cnn/fold1/weights.safetensors")
     flip(kept / "stage2/features/train.npy")
     assert run.main(["status", f"--run={kept}", "--verify"]) == 1
-    assert run.main(["all", f"--run={kept}", "--workers=1"]) == 0
-    out = capsys.readouterr().out
-    assert out.count(", kept") == 1 and "all: train, " in out  # the CNN of fold 0
-    assert stage_states(Run(kept)) == dict.fromkeys(STAGES, ("fresh", ""))
+    for stage in ("train", "predict", "features", "tune", "stack"):
+        assert run.main([stage, f"--run={kept}", "--workers=1"]) == 0
+    assert capsys.readouterr().out.count(", kept") == 1  # the CNN of fold 0
     assert damaged_files(RunDir(kept)) == []
 
 
