@@ -121,11 +121,12 @@ def test_no_stage_loads_both_torch_and_lightgbm(module):
 
 @pytest.mark.slow
 def test_where_they_crash_together_every_stage_runs_in_its_own_process(
-    older_version, tmp_path, capfd, monkeypatch
+    competition, finished, tmp_path, capfd, monkeypatch
 ):
     from pipeline.commands import all as verb_all
 
-    kept = shutil.copytree(older_version / "run", tmp_path / "r")
+    kept = shutil.copytree(finished, tmp_path / "r")
+    capfd.readouterr()
     (kept / "report.html").unlink()
     (kept / "receipts" / "stack.json").unlink()
     monkeypatch.setattr(verb_all, "PROCESS_PER_STAGE", True)
@@ -146,6 +147,8 @@ def test_where_they_crash_together_every_stage_runs_in_its_own_process(
     assert run.main(["all", f"--run={kept}", "--quiet"]) == 0
     assert capfd.readouterr().out == "" and (kept / "report.html").exists()
     (kept / "report.html").unlink()
+    recipe = (kept / "recipe.yaml").read_text()
+    (kept / "recipe.yaml").write_text(recipe.replace(str(competition), "/gone"))
     (kept / "slices.parquet").write_bytes(b"")
     with pytest.raises(SystemExit) as ended:
         run.main(["all", f"--run={kept}"])
