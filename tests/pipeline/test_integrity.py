@@ -280,12 +280,13 @@ def test_a_damaged_unit_is_not_kept_when_its_stage_works_again(kept, capsys):
     assert damaged_files(RunDir(kept)) == []
 
 
-def test_a_damaged_result_of_tune_is_not_used(kept):
-    path = kept / "stage2/tune/any-fold1.json"
+def test_a_damaged_result_of_tune_is_not_used(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "r")
+    path = folder / "stage2/tune/any-fold1.json"
     whole = path.read_bytes()
     flip(path)
-    (kept / "receipts/tune.json").unlink()
-    assert run.main(["tune", f"--run={kept}", "--workers=1"]) == 0
+    (folder / "receipts/tune.json").unlink()
+    assert run.main(["tune", f"--run={folder}", "--workers=1"]) == 0
     assert path.read_bytes() == whole
 
 
