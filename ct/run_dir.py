@@ -96,7 +96,7 @@ class RunDir:
         return self.stage1 / model / fold_folder(k)
 
     def oof(self, model: str) -> Path:
-        """Return the path of a CNN's out-of-fold probabilities, (n, 6) indexed by slice id."""
+        """Return the path of a CNN's out-of-fold logits, (n, 6) indexed by slice id."""
         return self.stage1 / model / "oof.parquet"
 
     def probe(self, model: str, k: int) -> Path:

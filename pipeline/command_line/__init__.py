@@ -1,1 +1,1 @@
-"""The command line: its verbs and flags, help, error messages, commands as they are printed."""
+"""The command line: check of flags, help, completion, error messages, printed commands."""

@@ -32,7 +32,7 @@ class Hold:
     freeze_norms: bool
 
 
-# the first one that applies; that of 50 is measured on 4 to 6 patients, the others are not
+# the first one that applies; that of 50 is measured on 4 or 5 patients, the others are not
 RULE = (Hold(50, 0.0, True), Hold(500, 0.01, True), Hold(np.inf, 1.0, False))
 
 
