@@ -6,13 +6,15 @@ to the weights of `any`: a subtype with few positives can't tell a weak CNN from
 stage2_stack/patient_calibration.py the slices of a positive patient count as one observation.
 
 CNNs that are equally good are best weighted equally: fitted weights only add their own noise. So
-the weights of a training set are fitted only where, on inner folds over patients, the gain of
-fitted weights over equal ones is significant. A CNN whose fitted weight of a label is less than
+weights are fitted only where, on held-out folds of patients, the gain of fitted weights over equal
+ones is significant. That is one decision for all rows, since a stacker that is trained on one kind
+of mean must not be applied to another: of two CNNs of which one hardly knows anything, the equal
+mean has half the logits. This one bit has seen the labels of every fold; the weights of a row have
+not seen those of its own. A CNN whose fitted weight of a label is less than
 half of an equal one is left out of this label: its columns of noise would harm the boosters, too.
 """
 
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,9 +112,8 @@ def cross_fit_weights(
     logits: {CNN: (n, 6)} out of fold; y: (n, 6) 0, 1, or NaN where unlabelled; patients: (n,);
     fold: (n,) 0 ... folds-1, with each patient in one fold
 
-    Rows without labels or without a CNN's logits are left out. Weights are equal where there is one
-    CNN, where one fold alone is left to fit on, and where the gain of fitted ones over the inner
-    folds is not significant.
+    Rows without labels or without a CNN's logits are left out. All weights are equal where there is
+    one CNN, and where the gain of fitted ones on held-out folds is not significant.
     """
     count = len(logits)
     weights = equal_weights(count, folds)
@@ -123,35 +124,32 @@ def cross_fit_weights(
         return weights
     of_known = {name: values[known] for name, values in logits.items()}
     fits = _Fits(of_known, y[known], patients[known], fold[known], folds)
-    for k in range(folds + 1):  # no row is in fold `folds`, so its weights are fitted on all rows
-        if fits.gains(k):
+    if fits.gain_is_significant():
+        for k in range(folds + 1):  # no row is in fold `folds`: its weights are fitted on all rows
             weights[k] = fits.weights_without(k)
     return weights
 
 
 class _Fits:
-    """Combinations of all labels, fitted without each fold and without each pair of folds."""
+    """Combinations of all labels, fitted without each fold and on all rows."""
 
     def __init__(
         self, logits: Logits, y: Floats, patients: NDArray[Any], fold: NDArray[Any], folds: int
     ) -> None:
-        self.y, self.patients, self.fold, self.folds = y, patients, fold, folds
-        without = [frozenset({k}) for k in range(folds + 1)]
-        without += [frozenset(pair) for pair in combinations(range(folds), 2)]
-        self.fitted: dict[frozenset[int], list[Floats]] = {key: [] for key in without}
-        # gain of each row, of fitted weights over equal ones: of weights for fold k's rows, which
-        # are fitted without the row's fold and without fold k
-        self.gain = np.zeros((folds + 1, len(y)))
+        self.y, self.patients, self.fold = y, patients, fold
+        self.fitted: list[list[Floats]] = [[] for _ in range(folds + 1)]  # without fold k, by label
+        # of each row, of fitted weights over equal ones, both fitted without its fold
+        self.gain = np.zeros(len(y))
         for j in range(len(LABELS)):
             x = np.column_stack([values[:, j] for values in logits.values()]).astype(np.float64)
             with one_blas_thread():
                 self._fit_label(j, x)
 
     def _fit_label(self, j: int, x: Floats) -> None:
-        """Fit label number j on its logits x (n, c) without each set of folds; add its gains."""
+        """Fit label number j on its logits x (n, c) without each fold; add its gains."""
         mean = x.mean(axis=1, keepdims=True)
-        for without, fitted in self.fitted.items():
-            fit = ~np.isin(self.fold, list(without))
+        for k, fitted in enumerate(self.fitted):
+            fit, rows = self.fold != k, self.fold == k
             if not 0 < self.y[fit, j].sum() < fit.sum():
                 fitted.append(fitted[0] if j else np.full(x.shape[1], 1 / x.shape[1]))
                 continue
@@ -162,34 +160,21 @@ class _Fits:
                 weighted = _fit_any(x[fit], y, patients)
             equal = _fit(mean[fit], y, patients, np.ones(1), SPREAD_KEPT)
             fitted.append(_convex(weighted.weights))
-            for k, held_out in _uses(without, self.folds):
-                rows = self.fold == held_out
-                losses = [
-                    each.loss(z[rows], self.y[rows, j])
-                    for each, z in ((equal, mean), (weighted, x))
-                ]
-                self.gain[k, rows] += WEIGHTS[j] * (losses[0] - losses[1])
+            losses = [
+                each.loss(z[rows], self.y[rows, j]) for each, z in ((equal, mean), (weighted, x))
+            ]
+            self.gain[rows] += WEIGHTS[j] * (losses[0] - losses[1])
 
-    def gains(self, k: int) -> bool:
-        """Return whether fitted weights gain significantly on the rows outside fold k."""
-        rows = self.fold != k
-        if len(np.unique(self.fold[rows])) < 2:
+    def gain_is_significant(self) -> bool:
+        """Return whether fitted weights gain significantly on held-out folds."""
+        if len(np.unique(self.fold)) < 2:
             return False
-        gain, patients = self.gain[k, rows], self.patients[rows]
-        return lower_end(gain, patients, self.y[rows, 0], CONFIDENCE, k) > 0
+        seed = len(self.fitted) - 1
+        return lower_end(self.gain, self.patients, self.y[:, 0], CONFIDENCE, seed) > 0
 
     def weights_without(self, k: int) -> Floats:
         """Return the weights (c, 6) that are fitted without fold k."""
-        return np.column_stack(self.fitted[frozenset({k})])
-
-
-def _uses(without: frozenset[int], folds: int) -> list[tuple[int, int]]:
-    """Return (k, held-out fold) of the decisions that a fit without some folds serves."""
-    if len(without) == 1:
-        (held_out,) = without
-        return [(folds, held_out)] if held_out < folds else []
-    first, second = sorted(without)
-    return [(first, second), (second, first)]
+        return np.column_stack(self.fitted[k])
 
 
 def _fit_any(x: Floats, y: Floats, patients: NDArray[Any]) -> _Combination:

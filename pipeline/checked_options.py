@@ -318,6 +318,11 @@ class EvaluateOptions(StudyOptions):
             raise ValueError(
                 "--run and --model need --data, the labelled studies; --predictions goes without"
             )
+        of_images = ("fast", "anyway", "series", "known_patients")
+        if predictions is not None and (given := [n for n in of_images if info.data.get(n)]):
+            raise ValueError(
+                f"--predictions has no images to score: leave out --{given[0].replace('_', '-')}"
+            )
         return run
 
 

@@ -105,7 +105,13 @@ def older_value(kind: type[Config], field: str) -> Any:
 
 
 def older_recipe(values: KnownValues) -> KnownValues:
-    """Return the values of a recipe.yaml, with OLDER_VALUES for the fields that it lacks."""
+    """Return the values of a recipe.yaml, with OLDER_VALUES for the fields that it lacks.
+
+    A file with `version` was written with all fields: what it lacks, such as fields of a CNN that
+    was added by hand, has the defaults of now.
+    """
+    if "version" in values:
+        return values
     filled: KnownValues = _with_listed_values(values, Recipe)
     return filled
 

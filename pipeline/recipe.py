@@ -174,6 +174,8 @@ class StageOneConfig(Config):
 class Recipe(Config):
     """Everything that decides the results of a run."""
 
+    # of the fields and their defaults; a run's recipe without it is of an older version of the code
+    version: Literal[1] = 1
     name: str
     seed: int = Field(0, ge=0, le=2**32 - 1)
     data: DataConfig = DataConfig()

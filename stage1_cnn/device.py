@@ -34,7 +34,8 @@ def pick_device(choice: str = "auto") -> torch.device:
         if gpu and choice == "cpu":
             raise InputError(
                 f"GPU {gpu}: torch finds no CUDA device in the process that was started for it; "
-                "see nvidia-smi; --gpus takes others, and --gpus=cpu none"
+                "see nvidia-smi there; --gpus takes others, and --gpus=cpu none; in a cluster "
+                "start that machine's Ray with --num-gpus=0"
             )
     return torch.device(choice)
 

@@ -23,6 +23,7 @@ _COMPUTATION = "it decides how a CNN is computed, not what it learns"
 NOT_SEARCHED = {  # field -> reason
     "name": "it is only the CNN's name",
     "pretrained": "weights fit one backbone; give each its own entry in stage1.models",
+    "seeds": "a trial trains one fit",
     "pseudo_from": _SOFT_LABELS,
     "pseudo_weight": _SOFT_LABELS,
     "threads": _COMPUTATION,

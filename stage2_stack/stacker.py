@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from ct.labels import LABELS, SUBTYPES
 from ct.seeds import derive_seed
 from stage2_stack.blending import Blend, fit_blend, raw_alone
 from stage2_stack.components import REGISTRY
 from stage2_stack.components.component import Component, load_component
+from stage2_stack.components.noisy_or import finite_logit
 from stage2_stack.config import StackConfig
 from stage2_stack.fold_stacker import FoldStacker
 from stage2_stack.nested_cv import INSTEAD, FittedComponent, NestedPredictions
@@ -86,7 +87,9 @@ def blend_all(
             if component.from_subtypes and label in component.labels:
                 fit_component(context, component, [label], fitted)
         stacks[label] = blend_label(context, label, fitted[label])
-        context.finished[label] = NestedPredictions(stacks[label].nested, logit(stacks[label].oof))
+        context.finished[label] = NestedPredictions(
+            stacks[label].nested, finite_logit(stacks[label].oof)
+        )
     progress()
     if config.any_at_least_largest:
         stacks["any"].oof = np.max([stacks[label].oof for label in ("any", *SUBTYPES)], axis=0)

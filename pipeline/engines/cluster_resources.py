@@ -16,17 +16,18 @@ class Node(NamedTuple):
     memory_mb: int
 
 
-def ask(takes: Resources, nodes: Sequence[Node]) -> Resources:
+def ask(takes: Resources, nodes: Sequence[Node], had_gpus: bool = False) -> Resources:
     """Return what a unit asks for: what it takes, or all of the best machine.
 
-    A unit that takes a GPU asks for one where any machine has one. It asks for no more cores than a
+    A unit that takes a GPU asks for one where any machine has one, or had one (`had_gpus`): on a
+    processor it would take days. It asks for no more cores than a
     machine has for each GPU: all GPUs shall have a unit.
     """
     with_gpus = [node for node in nodes if node.gpus]
-    gpus = 1 if takes.gpus and with_gpus else 0
+    gpus = 1 if takes.gpus and (with_gpus or had_gpus) else 0
     cores = takes.cores
     if gpus:
-        cores = min(cores, *(max(1, node.cores // node.gpus) for node in with_gpus))
+        cores = min([cores, *(max(1, node.cores // node.gpus) for node in with_gpus)])
     asks = Resources(cores, gpus, takes.memory_with_gpu_mb if gpus else takes.memory_mb)
     candidates = [node for node in (with_gpus if gpus else nodes) if node.cores]
     if not candidates or any(fits(asks, node) for node in candidates):

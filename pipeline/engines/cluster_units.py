@@ -76,7 +76,9 @@ class ClusterUnits:
     ) -> None:
         self.cluster, self.caller, self.workers = cluster, caller, workers
         self.log, self.bar = log, bar
-        self.nodes = cluster.nodes()
+        self.nodes: list[Node] = []
+        self.had_gpus = False
+        self._count_machines()
         self.takes: dict[str, Resources] = {}
         self.submitted: dict[Any, Submitted] = {}  # by the handle of the task
         self.losses: dict[tuple[str, bool], int] = {}  # by unit, and whether the machine was lost
@@ -91,7 +93,7 @@ class ClusterUnits:
             while waiting or self.submitted:
                 waiting = self._submit_ready(waiting, not_done)
                 ended = self.cluster.ended(list(self.submitted), PAUSE)
-                if not ended:
+                if not ended or self.unfit_since is not None:
                     self._check_machines()
                 for task in ended:
                     unit, _ = self.submitted.pop(task)
@@ -110,7 +112,7 @@ class ClusterUnits:
             if len(self.submitted) >= AHEAD or not_done.intersection(unit.needs):
                 left.append(unit)
                 continue
-            asks = ask(self.takes[unit.name], self.nodes)
+            asks = ask(self.takes[unit.name], self.nodes, self.had_gpus)
             if self.workers and not asks.gpus and self._without_gpu() == self.workers:
                 left.append(unit)
                 continue
@@ -145,7 +147,7 @@ class ClusterUnits:
         """Count a loss of a unit's task. Raises InputError after too many of them."""
         key = unit.name, loss.with_node
         times = self.losses[key] = self.losses.get(key, 0) + 1
-        self.nodes = self.cluster.nodes()
+        self._count_machines()
         if times == (MACHINES if loss.with_node else TRIES):
             raise InputError(
                 f"{unit.name}: {loss}, {times} times, perhaps because memory or open files ran out "
@@ -158,7 +160,7 @@ class ClusterUnits:
 
         Raises InputError where for PATIENCE none has had what a unit asks for.
         """
-        self.nodes = self.cluster.nodes()
+        self._count_machines()
         unfit = next((s for s in self.submitted.values() if not self._fits(s.asks)), None)
         if unfit is None:
             self.unfit_since = None
@@ -170,6 +172,10 @@ class ClusterUnits:
         elif time.monotonic() - self.unfit_since > PATIENCE:
             raise InputError(f"{lacks}; what is finished is kept, the same command continues")
 
+    def _count_machines(self) -> None:
+        self.nodes = self.cluster.nodes()
+        self.had_gpus |= any(node.gpus for node in self.nodes)
+
     def _without_gpu(self) -> int:
         return sum(not submitted.asks.gpus for submitted in self.submitted.values())
 
@@ -179,7 +185,7 @@ class ClusterUnits:
         Where there are GPUs, units without one get processes of their own: no process can use a
         GPU after libraries have found that it sees none. Ray itself hides no GPU from them.
         """
-        return NO_GPU if not asks.gpus and any(node.gpus for node in self.nodes) else {}
+        return NO_GPU if not asks.gpus and self.had_gpus else {}
 
     def _fits(self, asks: Resources) -> bool:
         return any(fits(asks, node) for node in self.nodes)

@@ -64,16 +64,16 @@ def complete_rows(truth: pd.DataFrame) -> pd.DataFrame:
     return truth[truth.notna().all(axis=1)]
 
 
-def study_truth(truth: pd.DataFrame, study: pd.Series) -> pd.DataFrame:
-    """Return the labels of whole studies: 1 where a slice is positive.
+def study_truth(truth: pd.DataFrame, of_labels: pd.Series, of_scored: pd.Series) -> pd.DataFrame:
+    """Return the labels of the studies with scored slices: 1 where a slice is positive.
 
-    truth: complete labels of slices; study: of every scored slice. A study with a scored slice
-    without labels is left out: it could be positive there.
+    truth: complete labels of slices, scored or not; of_labels, of_scored: the study of each of
+    these slices, and of each scored one. A study with a scored slice without labels is left out: it
+    could be positive there.
     """
-    whole = ~study.index.isin(truth.index)
-    partly = set(study[whole])
-    of_study = truth.groupby(study.reindex(truth.index).to_numpy(object), sort=True).max()
-    return of_study[[name not in partly for name in of_study.index]]
+    partly = set(of_scored[~of_scored.index.isin(truth.index)])
+    of_study = truth.groupby(of_labels.to_numpy(object), sort=True).max()
+    return of_study[of_study.index.isin(set(of_scored) - partly)]
 
 
 def labelled_studies(labels: pd.DataFrame, per_slice: bool, study: pd.Series) -> set[str]:

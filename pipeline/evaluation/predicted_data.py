@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.evaluation.label_figures import Evaluated
 from ct.label_tables.label_columns import key_kinds
 from ct.label_tables.label_match import match_labels
@@ -54,9 +54,16 @@ def evaluate_predictions(
             truth, predictions.loc[truth.index], patient[truth.index]
         )
     }
-    if per_slice and study is not None:
-        levels["studies"] = _of_studies(truth, predictions, study, patient)
+    if per_slice and study is not None and study.notna().any():
+        others = labels.drop(labels.index[match.row[known]])
+        more, unknown = _more_labels(others, matched, study)
+        levels["studies"] = _of_studies(truth, more, predictions, study, patient)
         notes.append("Of a study: the mean of its three largest logits, which is not calibrated.")
+        if unknown:
+            notes.append(
+                f"The study of {number_of(unknown, 'label')} without a prediction is unknown: a "
+                "study counts as negative where such a slice alone is positive."
+            )
     return EvaluatedData(levels, pd.DataFrame(), pd.DataFrame(), counts, notes)
 
 
@@ -95,11 +102,14 @@ def _as_slices(table: pd.DataFrame, key: bytes, where: str) -> pd.DataFrame:
 
 
 def _groups(kind: str, predictions: pd.DataFrame, matched: pd.DataFrame) -> pd.Series | None:
-    """Return the study or patient of the predictions, of their labels where only these have it."""
+    """Return the study or patient of the predictions, of their labels where only these have it.
+
+    It is NaN where the cell is empty, and None where neither table has the column.
+    """
     column = _of_kind(predictions).get(kind)
     if column is None and (of_labels := _of_kind(matched).get(kind)) is not None:
         column = of_labels.reindex(predictions.index)
-    return column
+    return None if column is None else column.mask(column == "")
 
 
 def _patients(
@@ -114,14 +124,45 @@ def _patients(
             f"The tables have no column patient_id: each {each} counts as a patient, "
             "so the intervals are too narrow where a patient has several."
         )
-    return patient, notes
+    rows = pd.Series(patient.index, patient.index).astype(object)
+    known = patient if study is None else patient.where(patient.notna(), study)
+    return known.where(known.notna(), rows), notes
+
+
+def _more_labels(
+    others: pd.DataFrame, matched: pd.DataFrame, study: pd.Series
+) -> tuple[pd.DataFrame, int]:
+    """Return the complete labels of slices without predictions, with their column "study".
+
+    others, matched: rows of the label table, the latter under the index of the predictions; study:
+    of the predictions. The study of a label is that of the predictions whose labels name the same
+    study. Returns (labels, number of those whose study is unknown).
+    """
+    more, named = complete_rows(others[COLUMNS]), _of_kind(others).get("study")
+    if named is None:
+        return more.assign(study=None).iloc[:0], len(more)
+    same = study.reindex(matched.index).groupby(_of_kind(matched)["study"].to_numpy(object)).first()
+    more = more.assign(study=named.reindex(more.index).map(same))
+    unknown = (named.reindex(more.index) == "").sum()
+    return more.dropna(subset="study"), int(unknown)
 
 
 def _of_studies(
-    truth: pd.DataFrame, predictions: pd.DataFrame, study: pd.Series, patient: pd.Series
+    truth: pd.DataFrame,
+    more: pd.DataFrame,
+    predictions: pd.DataFrame,
+    study: pd.Series,
+    patient: pd.Series,
 ) -> Evaluated:
-    """Return the whole studies of slices. study: of the predictions, NaN where it is unknown"""
-    of_study = study_truth(truth, study.dropna())
+    """Return the whole studies of slices.
+
+    more: as returned by _more_labels; study: of the predictions, NaN where it is unknown
+    """
+    study = study.dropna()
+    truth = truth.loc[truth.index.intersection(study.index, sort=False)]
+    every = pd.concat([truth, more[COLUMNS].set_axis([("", n) for n in range(len(more))])])
+    of_labels = pd.concat([study[truth.index], more["study"]])
+    of_study = study_truth(every, of_labels, study)
     names = study[truth.index].to_numpy(object)
     top = top_logits(names, predictions.loc[truth.index, COLUMNS].to_numpy(), CLIP)
     first = patient.groupby(study).first()

@@ -80,13 +80,13 @@ def evaluate_studies(
             "`score` lists the reasons, --anyway scores them all the same"
         )
     final, _ = score_slices(model, new.slices, new.read_hu, device, bar)
-    levels, counts = _levels(new, final, truth, model)
+    levels, counts = _levels(new, final, truth, names["study_id"], model)
     return EvaluatedData(
         levels,
         range_table(new.slices, _read_thickness(new), model.stage2["training"]),
         remark_table([f for f in new.findings if f.study_id in labelled]),
         {"unlabelled_studies": names["study_id"].nunique() - len(labelled)} | counts,
-        [_patients_note(model, names[names["study_id"].isin(labelled)])],
+        _notes(model, names[names["study_id"].isin(labelled)]),
     )
 
 
@@ -126,6 +126,23 @@ def _check_patients(names: pd.DataFrame, options: EvaluateOptions) -> None:
     )
 
 
+def _notes(model: ScoringModel, names: pd.DataFrame) -> list[str]:
+    """Return what the figures do not show of the patients and the CNNs. names: of their slices"""
+    notes, known = [_patients_note(model, names)], names["training_patient"] != ""
+    if model.fast:
+        studies = names.loc[~known, "study_id"].nunique()
+        notes.append(
+            f"By the distilled CNN alone (--fast): {number_of(studies, 'study')}; studies of "
+            "training patients by the CNNs of their fold."
+        )
+    if any(cnn.pseudo_from for cnn in model.recipe.stage1.models):
+        notes.append(
+            "CNNs with pseudo_from were trained on the run's test slices, too, without their "
+            "labels: figures of these slices may be too good."
+        )
+    return notes
+
+
 def _patients_note(model: ScoringModel, names: pd.DataFrame) -> str:
     """Return what is known of training patients among the evaluated ones."""
     if model.patients is None:
@@ -156,9 +173,12 @@ def _only(new: NewStudies, studies: set[str]) -> NewStudies:
 
 
 def _levels(
-    new: NewStudies, final: pd.DataFrame, labels: Truth, model: ScoringModel
+    new: NewStudies, final: pd.DataFrame, labels: Truth, study_of: pd.Series, model: ScoringModel
 ) -> tuple[dict[str, Evaluated], dict[str, int]]:
-    """Return the evaluated slices and studies, and counts of what was left out."""
+    """Return the evaluated slices and studies, and counts of what was left out.
+
+    study_of: the study of every slice of the data, scored or not
+    """
     of_slice = slice_table(new, final)  # the slices of a slab have its probabilities
     groups = series_groups(new.headers.loc[of_slice.index], new.acquisition)
     truth, levels = complete_rows(labels.values), {}
@@ -176,7 +196,7 @@ def _levels(
             truth.loc[rows], of_slice, patients.reindex(rows), groups.reindex(rows)
         )
         counts["labels_without_a_scored_slice"] = len(truth) - len(rows)
-        truth = study_truth(truth.loc[rows], of_slice["study_id"])
+        truth = study_truth(truth, study_of.reindex(truth.index), of_slice["study_id"])
         counts["partly_labelled_studies"] = len(of_study) - len(truth)
     studies = truth.index.intersection(of_study.index, sort=False)
     by_study = of_slice["study_id"]

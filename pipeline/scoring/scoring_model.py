@@ -206,7 +206,7 @@ def with_distilled(model: ScoringModel, fast: bool) -> ScoringModel:
     if fast and model.recipe.stage1.distilled is None:
         raise InputError(
             f"--fast: the recipe {model.recipe.name} has no distilled CNN; set stage1.distilled in "
-            "the run's recipe.yaml and run `all`, or leave out --fast"
+            "the run's recipe.yaml and run `all` (then pack it again), or leave out --fast"
         )
     return replace(model, fast=fast)
 

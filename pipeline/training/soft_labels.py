@@ -25,6 +25,7 @@ from stage1_cnn.batches.dataset import fold_rows, with_soft_labels
 from stage1_cnn.config import CnnConfig, DistilledCnn
 
 Rows = NDArray[np.int64]  # row numbers of the slice table
+CLIP = 1e-5  # of probabilities, which CNNs of older versions keep; logits are not clipped
 
 
 def training_slices(
@@ -76,7 +77,7 @@ def soft_labels(run: Run, config: CnnConfig, k: int, index: pd.Index) -> NDArray
     for cnn, names in run.recipe.stage1.soft_label_fits(config.name).items():
         paths = [run.dir.fold(name, k) / TEST_TABLE for name in names]
         fits = mean_of_seeds([read_predictions_of(path, index) for path in paths])
-        logits[cnn] = fits.logits(run.recipe.features.clip)
+        logits[cnn] = fits.logits(CLIP)
     return np.asarray(expit(mean_logits(logits).astype(np.float64)))
 
 
@@ -89,7 +90,7 @@ def out_of_fold_labels(run: Run, index: pd.Index) -> NDArray[np.float64]:
     logits = {}
     for model in run.recipe.stage1.models:
         fits = [_out_of_fold(run, name, index) for name in seed_names(model.name, model.seeds)]
-        logits[model.name] = mean_of_seeds(fits).logits(run.recipe.features.clip)
+        logits[model.name] = mean_of_seeds(fits).logits(CLIP)
     mean = mean_logits(logits).astype(np.float64)
     if np.isnan(mean).any():
         raise ValueError("a training slice has no out-of-fold prediction")

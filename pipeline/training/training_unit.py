@@ -67,14 +67,15 @@ class TrainFold(FoldUnit):
         receipt = Receipt(run.dir.root, self.receipt(run), "train", part, read)
         receipt.made = [run.dir.fold(name, k) / file for file in made_of(k)]
         with receipt:
-            discard(run.dir.gradcam_folder(name))  # its maps are of other weights
+            if k != ALL_DATA:
+                discard(run.dir.gradcam_folder(name))  # its maps are of other weights
             digest = self.training_digest(inputs, part)
             receipt.values |= environment(inputs.config(name))
             if reasons := dispatch(inputs, "train", name, k, digest):
                 receipt.values["not_repeatable"] = reasons
             if k != ALL_DATA:
                 dispatch(inputs, "predict", name, k, "held_out", digest)
-            inputs.discard_checkpoint(name, k)
+        inputs.discard_checkpoint(name, k)  # a training that was killed before goes on from it
 
     def summary(self) -> str:
         """Return the losses of the last epoch and the time."""

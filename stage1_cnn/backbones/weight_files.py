@@ -115,6 +115,8 @@ def misfit(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     them.
     """
     shared = [name for name in weights if name in state]
+    if not weights:
+        return "it holds no arrays"
     if not shared:
         return (
             f"none of its {len(weights)} arrays has a name of the backbone's, "

@@ -13,6 +13,7 @@ from stage1_cnn.config import CnnConfig
 MIN_BATCH = 2  # slices of a training batch: batch norm cannot train on one
 # column of a slice table for a training: the weight of each slice in the loss
 LOSS_WEIGHT = "loss_weight"
+POSITIVE = "positive"  # another: whether a slice is positive, where labels are soft
 
 
 def neighbour_rows(slices: pd.DataFrame, reach: int) -> NDArray[np.int64]:
@@ -83,17 +84,27 @@ def with_soft_labels(
     probabilities: NDArray[np.floating],
     weight: float,
 ) -> pd.DataFrame:
-    """Return the slice table with probabilities as labels of some rows, and LOSS_WEIGHT.
+    """Return the slice table with probabilities as labels of some rows, LOSS_WEIGHT and POSITIVE.
 
-    rows: row numbers (m,); probabilities: (m, 6); weight: of these rows, 1 for the others. Raises
+    rows: row numbers (m,); probabilities: (m, 6); weight: of these rows, 1 for the others. A slice
+    with labels is positive by these, whatever is mixed into them; another one above 0.5. Raises
     ValueError where a probability is not in [0, 1].
     """
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("a soft label is not in [0, 1]")
     labels, weights = slices[list(LABELS)].to_numpy(np.float32, copy=True), np.ones(len(slices))
+    positive, unlabelled = (labels > 0).any(axis=1), np.isnan(labels).any(axis=1)
     labels[rows], weights[rows] = probabilities, weight
+    positive[unlabelled] = (labels[unlabelled] > 0.5).any(axis=1)
     columns = dict(zip(LABELS, labels.T, strict=True))
-    return slices.assign(**columns, **{LOSS_WEIGHT: weights.astype(np.float32)})
+    return slices.assign(**columns, **{LOSS_WEIGHT: weights.astype(np.float32), POSITIVE: positive})
+
+
+def positive_slices(slices: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which slices are positive in any label, (n,)."""
+    if POSITIVE in slices:
+        return slices[POSITIVE].to_numpy(bool)
+    return np.asarray((slices[list(LABELS)].to_numpy() > 0).any(axis=1))
 
 
 def training_targets(slices: pd.DataFrame) -> NDArray[np.float32]:
@@ -124,8 +135,7 @@ def epoch_steps(
     if config.positive_share is None:
         rows = shuffled(train, seed)
     else:
-        # a label is 0 or 1, a soft one anything between
-        positive = (slices[list(LABELS)].to_numpy()[train] > 0.5).any(axis=1)
+        positive = positive_slices(slices)[train]
         studies = slices["study_id"].to_numpy(object)[train]
         rows = balanced(train, positive, studies, config.positive_share, seed)
     step_size = config.batch * config.accumulate * world_size

@@ -40,12 +40,12 @@ def crop_to_head(hu: Tensor, config: CnnConfig) -> Tensor:
 def head_boxes(hu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (top, left, side) in px, each float32 (b,), of the square box of the head.
 
-    hu: (b, c, S, S) in HU. The box holds all tissue that is about 12 mm thick or more: skull and
-    brain, also brain that no skull surrounds. It has a margin and lies inside the slice. Without
-    such tissue it is the slice.
+    hu: (b, c, S, S) in HU. The box holds all tissue that is about 12 mm thick or more (9 to 16 by
+    S, which is at least 96): skull and brain, also brain that no skull surrounds. It has a margin
+    and lies inside the slice. Without such tissue it is the slice.
     """
     S = hu.shape[-1]
-    block = max(1, S // BLOCKS)
+    block = max(1, round(S / BLOCKS))
     share = F.avg_pool2d((hu > TISSUE_HU).float(), block, ceil_mode=True)
     solid = (F.avg_pool2d(share, 3, stride=1, padding=1) > SOLID).any(1)  # (b, blocks, blocks)
     top, bottom = _ends(solid.any(2), block, S)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ct.labels import LABELS
 from stage1_cnn.backbones.last_layers import last_layers
+from stage1_cnn.batches.dataset import positive_slices
 from stage1_cnn.config import CnnConfig
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -59,11 +59,11 @@ def hold_for(patients: int) -> Hold:
 
 
 def positive_patients(slices: pd.DataFrame, rows: NDArray[np.int64]) -> int:
-    """Return the number of patients with a positive slice among the row numbers `rows`.
+    """Return the number of train patients with a positive slice among the row numbers `rows`.
 
-    A soft label is positive above 0.5.
+    Test patients, whose labels are soft, do not count.
     """
-    positive = (slices[list(LABELS)].to_numpy()[rows] > 0.5).any(axis=1)
+    positive = (positive_slices(slices) & (slices["split"] == "train").to_numpy())[rows]
     return len(set(slices["patient_id"].to_numpy(object)[rows[positive]]))
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import log_expit, logit
 
 from ct.labels import SUBTYPES
+from ct.metrics import KAGGLE_CLIP
 from stage2_stack.components.component import Component, InferenceContext
 from stage2_stack.nested_cv import FittedComponent, NestedPredictions
 from stage2_stack.stack_context import StackContext
@@ -35,7 +36,14 @@ class NoisyOr(Component):
         self, rows: InferenceContext, models: Sequence[Any], labels: Sequence[str]
     ) -> NDArray[np.float64]:
         """Combine the finished subtypes' probabilities, (1, n)."""
-        return union_logit(np.stack([logit(rows.finished[label]) for label in SUBTYPES]))[None]
+        return union_logit(np.stack([finite_logit(rows.finished[label]) for label in SUBTYPES]))[
+            None
+        ]
+
+
+def finite_logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logits of probabilities, of which a certain one is 1 and has no logit."""
+    return np.asarray(logit(np.minimum(probabilities, 1 - KAGGLE_CLIP)))
 
 
 def union_logit(logits: NDArray[np.float64]) -> NDArray[np.float64]:

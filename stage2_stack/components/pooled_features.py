@@ -106,8 +106,9 @@ def pooled_names(names: Sequence[str], symmetric: bool = False) -> list[str]:
         *(f"is_{label}" for label in SUBTYPES),
     ]
     for below, above in pairs_of(pooled) if symmetric else ():
-        lower = BELOW.sub(r"_\1\2_low", pooled[below])
-        pooled[below], pooled[above] = lower, lower.replace("_low", "_high")
+        name = pooled[below]  # a CNN's name, at its end, may look like a distance, or hold "_low"
+        pooled[below] = BELOW.sub(r"_\1\2_low", name, count=1)
+        pooled[above] = BELOW.sub(r"_\1\2_high", name, count=1)
     return pooled
 
 
@@ -120,7 +121,7 @@ def pairs_of(pooled: Sequence[str]) -> Ints:
     pairs = [
         (i, place[above])
         for name, i in place.items()
-        if (above := BELOW.sub(r"_\1+\2", name)) != name and above in place
+        if (above := BELOW.sub(r"_\1+\2", name, count=1)) != name and above in place
     ]
     return np.array(pairs, dtype=int).reshape(-1, 2)
 

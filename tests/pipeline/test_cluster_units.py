@@ -211,6 +211,49 @@ def test_a_machine_that_is_gone_for_good_stops_the_run(caller, tmp_path, monkeyp
     assert len(lines) == 1 and lines[0].endswith("; waiting for one")
 
 
+def test_a_unit_waits_for_the_gpu_that_was_lost_and_does_not_train_on_a_processor(
+    caller, tmp_path, monkeypatch
+):
+    asked = []
+
+    class Preempted(Cluster):
+        def submit(self, function, arguments, name, asks, environment):
+            asked.append(asks.gpus)
+            return super().submit(function, arguments, name, asks, environment)
+
+        def result(self, task):
+            self.machines = [LAPTOP]
+            self.hidden = ["notes/1"]
+            return super().result(task)
+
+    monkeypatch.setattr(pipeline.engines.cluster_units, "PATIENCE", 0)
+    cluster = Preempted(
+        {"notes/1": [TaskLost("its machine was lost", True)]}, [LAPTOP, WORKSTATION]
+    )
+    with pytest.raises(InputError, match="notes/1: no machine of the cluster has 1 GPU"):
+        run_on(cluster, caller, [Note(str(tmp_path), 1, gpus=1)])
+    assert asked == [1, 1]
+
+
+def test_patience_begins_anew_once_a_machine_is_back(caller, tmp_path, monkeypatch):
+    """Also where units end all the time, so that there is no pause in which it would be noticed."""
+    cluster, clock = Cluster(nodes=[LAPTOP]), [0.0]
+    monkeypatch.setattr(pipeline.engines.cluster_units.time, "monotonic", lambda: clock[0])
+    units = ClusterUnits(cluster, caller, None, (lines := []).append, no_bar(None, "", ""))
+    machines = iter([[], [LAPTOP], [LAPTOP], [], [LAPTOP], [LAPTOP]])
+    pauses = iter([True, False, True, False, False, False])
+
+    def ended(tasks, seconds):
+        clock[0] += 500
+        cluster.machines = next(machines, [LAPTOP])
+        return [] if next(pauses, False) else tasks[:1]
+
+    cluster.ended = ended
+    units.run([Note(str(tmp_path), n) for n in range(4)])
+    assert sum(line.endswith("; waiting for one") for line in lines) == 1
+    assert units.unfit_since is None
+
+
 def test_a_unit_gets_the_variables_that_decide_numbers_and_no_gpu(caller, tmp_path):
     for name in cluster_task.FORWARDED:  # the fixture restores them
         os.environ.pop(name, None)

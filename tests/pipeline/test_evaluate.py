@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 import run
 from ct.labels import LABELS
 from ct.storage.file_formats import read_json, read_table
+from pipeline.evaluation.predicted_data import evaluate_predictions
 
 COLUMNS = list(LABELS)
 FILES = {
@@ -198,6 +199,35 @@ def test_predictions_without_patients_are_measured_with_a_note(tables):
     assert any("each slice counts as a patient" in note for note in values["notes"])
 
 
+def test_slices_without_a_study_or_a_patient_are_not_one_study_and_one_patient(tables):
+    p = pd.read_csv(tables / "p.csv", dtype=str)
+    p.loc[p.index[::4], ["study_id", "patient_id"]] = ""
+    p.to_csv(tables / "p.csv", index=False)
+    out = tables / "out"
+    assert evaluate(out, predictions=tables / "p.csv", labels=tables / "y.csv") == 0
+    values = read_json(out / "evaluation.json")
+    assert (values["slices"]["rows"], values["slices"]["patients"]) == (40, 5 + 10)
+    assert (values["studies"]["rows"], values["studies"]["patients"]) == (10, 5)
+
+
+def test_a_study_is_positive_by_a_slice_without_a_prediction(tmp_path):
+    def measured(labels):
+        predictions = pd.DataFrame(
+            {"slice_id": ["s1", "s3"], "study_id": ["A", "B"], **dict.fromkeys(COLUMNS, [0.1, 0.9])}
+        )
+        return evaluate_predictions(predictions, pd.DataFrame(labels), "--predictions=p.csv")
+
+    labels = {"slice_id": ["s1", "s2", "s3"], **dict.fromkeys(COLUMNS, [0.0, 1.0, 0.0])}
+    data = measured(labels | {"study_id": ["A", "A", "B"]})
+    assert data.levels["studies"].truth["any"].to_dict() == {"A": 1, "B": 0}
+    assert data.levels["slices"].truth["any"].tolist() == [0, 0]
+    other_names = measured(labels | {"study_id": ["a", "a", "b"]})
+    assert other_names.levels["studies"].truth["any"].to_dict() == {"A": 1, "B": 0}
+    unknown = measured(labels)
+    assert unknown.levels["studies"].truth["any"].to_dict() == {"A": 0, "B": 0}
+    assert any("study of 1 label without a prediction is unknown" in n for n in unknown.notes)
+
+
 def test_wrong_input_is_one_line(older_version, new_studies, tables, capsys):
     data, labels = new_studies
     model = older_version / "model"
@@ -208,6 +238,10 @@ def test_wrong_input_is_one_line(older_version, new_studies, tables, capsys):
         ({"model": model, "data": data}, "give --labels, a table of labels"),
         ({"labels": labels}, "give one of --run (a finished run), --model"),
         ({"labels": labels, "model": model}, "--run and --model need --data"),
+        (
+            {"labels": foreign, "predictions": tables / "p.csv", "known-patients": True},
+            "--predictions has no images to score: leave out --known-patients",
+        ),
         ({"labels": "none.csv", "model": model, "data": data}, "--labels=none.csv does not exist"),
         (
             {"labels": foreign, "model": model, "data": data},

@@ -209,6 +209,24 @@ def test_a_new_default_may_differ_from_the_older_value(
     assert "continues in epoch 2" in capsys.readouterr().out
 
 
+def test_what_is_added_by_hand_to_a_recipe_of_now_has_the_defaults_of_now(finished, tmp_path):
+    """Only a recipe.yaml without a version lacks fields because it is older."""
+    folder = shutil.copytree(finished, tmp_path / "r")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert recipe["version"] == 1
+    second = {"name": "second", "backbone": "test_resnet"}
+    recipe["stage1"]["models"].append(second)
+    recipe["stage2"] = {"components": ["raw", "lightgbm"]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    read = Run(folder).recipe
+    assert read.stage1.models[1] == CnnConfig(**second)
+    assert (read.stage2.blend_rounds, read.stage2.calibrate_by) == (2.0, "patient")
+    del recipe["version"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    read = Run(folder).recipe
+    assert (read.stage1.models[1].outputs, read.stage2.blend_rounds) == ("probabilities", 1.0)
+
+
 def test_a_new_field_keeps_the_digest_of_an_unfinished_training(new_fields):
     part = {
         "model": CnnConfig(name="a", backbone="b").model_dump(mode="json"),

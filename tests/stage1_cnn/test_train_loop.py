@@ -112,11 +112,27 @@ def test_a_soft_label_is_drawn_as_positive_above_one_half():
     rows, soft = training[:8], np.full((8, len(LABELS)), 0.4)
     soft[:2] = 0.6
     slices.loc[slices.index[training], list(LABELS)] = np.float32(0)
+    slices.loc[slices.index[rows], list(LABELS)] = np.float32(np.nan)
+    slices.loc[slices.index[rows], "split"] = "test"
     table = with_soft_labels(slices, rows, soft, 0.5)
     half = config(positive_share=0.5, batch=99)
     (drawn,) = epoch_steps(table, training, half, seed=0, epoch=1, world_size=1)
     assert np.isin(drawn, rows[:2]).sum() == len(training) // 2
-    assert positive_patients(table, training) == 1
+    assert positive_patients(table, training) == 0  # patients of train alone decide what is held
+
+
+def test_a_label_stays_what_it_is_whatever_is_mixed_into_it():
+    """The rule for pretrained bodies and `positive_share` count labels, not targets."""
+    slices, _, fold = data()
+    training = np.flatnonzero(fold == 1)
+    labels = slices[list(LABELS)].to_numpy()[training]
+    mixed = 0.8 * 0.35 + 0.2 * labels  # teachers that predict .35 everywhere
+    assert mixed.max() < 0.5
+    table = with_soft_labels(slices, training, mixed, 1.0)
+    assert positive_patients(table, training) == positive_patients(slices, training) > 1
+    half = config(positive_share=0.5, batch=99)
+    drawn = [epoch_steps(each, training, half, 0, 1, 1)[0].tolist() for each in (slices, table)]
+    assert drawn[0] == drawn[1]
 
 
 def test_the_rate_rises_then_falls_to_nearly_nothing():
