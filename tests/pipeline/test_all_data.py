@@ -15,7 +15,7 @@ import run
 from ct.config import validate
 from ct.errors import InputError
 from ct.labels import LABELS
-from ct.run_dir import ALL_DATA, fold_folder, fold_title
+from ct.run_dir import ALL_DATA, RunDir, fold_folder, fold_title
 from ct.storage.file_formats import read_json, read_table
 from pipeline.recipe import Recipe, find_recipe, load_recipe, with_changes
 from pipeline.run_context import Run
@@ -35,6 +35,9 @@ def whole(finished, tmp_path_factory):
     recipe["stage1"]["all_data"] = True
     recipe["stage1"]["distilled"] = {**recipe["stage1"]["models"][0], "name": "student"}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    maps = RunDir(folder).gradcam_folder("resnet")
+    maps.mkdir()
+    (maps / "mark").touch()
     assert run.main(["all", f"--run={folder}", "--workers=1"]) == 0
     return folder
 
@@ -49,6 +52,10 @@ def test_it_is_off_by_default_and_is_one_more_unit_of_each_cnn(finished):
     more = with_changes(recipe, {"stage1.all_data": True})
     assert more.trained_folds() == [0, 1, ALL_DATA] and packed_folds(more) == [ALL_DATA]
     assert (fold_folder(ALL_DATA), fold_title(ALL_DATA)) == ("all", "all data")
+
+
+def test_grad_cam_maps_of_the_folds_cnns_are_kept(whole):
+    assert (RunDir(whole).gradcam_folder("resnet") / "mark").exists()
 
 
 def test_it_trains_on_every_labelled_readable_slice(finished):

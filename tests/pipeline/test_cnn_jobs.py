@@ -89,6 +89,26 @@ def test_a_training_interrupted_in_a_fold_is_continued(
     assert not list(untrained.rglob("checkpoint.safetensors"))
 
 
+def test_a_training_killed_before_its_receipt_is_not_done_again(untrained, monkeypatch):
+    """Hours of training are in the checkpoint until the receipt is there."""
+
+    def cut(self, *error):
+        raise Cut
+
+    cut_after(monkeypatch, 1000)
+    monkeypatch.setattr("pipeline.training.training_unit.Receipt.__exit__", cut)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}"])
+    assert (untrained / FOLD / "weights.safetensors").is_file()
+    assert (untrained / FOLD / "checkpoint.safetensors").is_file()
+    monkeypatch.undo()
+    cut_after(monkeypatch, 0)  # no step more
+    with pytest.raises(Cut):  # of fold 1
+        run.main(["train", f"--run={untrained}"])
+    assert (untrained / FOLD / "train.json").is_file()
+    assert not (untrained / FOLD / "checkpoint.safetensors").exists()
+
+
 def test_a_checkpoint_of_another_training_is_not_continued(untrained, monkeypatch, capsys):
     cut_after(monkeypatch, 2)
     with pytest.raises(Cut):

@@ -13,13 +13,16 @@ import yaml
 from conftest import error_line
 
 import run
+from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS
+from ct.run_dir import RunDir
 from ct.seeds import derive_seed
-from ct.storage.file_formats import read_array, read_table
+from ct.storage.file_formats import read_array, read_table, write_table
 from ct.tables.spreadsheet import write_sheet
 from pipeline.run_context import Run
 from pipeline.stage_data import imported_predictions
 from pipeline.stage_runner import stage_states
+from pipeline.stages.folds import folds
 
 COLUMNS = list(LABELS)
 RECIPE = {
@@ -440,6 +443,18 @@ def test_a_slice_list_may_bring_its_folds(tmp_path, capsys):
     (r / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert run.main(["folds", f"--run={r}"]) == 1
     assert "folds.k = 3, but the slice list or import has 2 folds" in error_line(capsys)
+
+
+def test_a_fold_without_labels_is_refused(finished, tmp_path):
+    """An imported model may bring folds of which one has not been labelled yet."""
+    folder = RunDir(shutil.copytree(finished, tmp_path / "r"))
+    slices, fold = read_table(folder.slices), read_table(folder.folds)
+    folder.imported_folds.parent.mkdir(parents=True, exist_ok=True)
+    write_table(folder.imported_folds, fold[slices["split"] == "train"])
+    slices.loc[fold["fold"] == 1, "any"] = np.nan
+    write_table(folder.slices, slices)
+    with pytest.raises(InputError, match="^fold 1 has no slice with all six labels; give its pat"):
+        folds(Run(folder.root), SimpleNamespace(made=[]))
 
 
 @pytest.mark.parametrize("recipe", ["micro", "tiny"])

@@ -141,6 +141,7 @@ def outcome(study):
             "pretrained is not searched: weights fit one backbone",
         ),
         ({"threads": [1, 2]}, "threads is not searched: it decides how"),
+        ({"seeds": [1, 3]}, "seeds is not searched: a trial trains one fit"),
     ],
 )
 def test_a_wrong_space_is_refused_by_name_where_the_recipe_is_read(

@@ -74,6 +74,7 @@ def refused(tmp_path, weights):
     torch.save({"student": weights, "teacher": weights}, tmp_path / "inner.pth")
     torch.save(list(weights.values()), tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "plain.pth")
+    save_file({}, tmp_path / "empty.safetensors")
     other = timm.create_model("test_efficientnet").state_dict()
     torch.save({"state_dict": other}, tmp_path / "other.pth")
     wide = weights | {"layer1.0.conv2.weight": torch.zeros(9, 9, 3, 3)}
@@ -85,6 +86,7 @@ def refused(tmp_path, weights):
         "nothing.pth": "it is neither",
         "cut.pth": "it is damaged",
         "cut.safetensors": "could not take",
+        "empty.safetensors": "it holds no arrays",
         "two.pth": "it holds several sets of weights, as 'student.' and 'teacher.'",
         "inner.pth": "it holds several sets of weights, as 'student' and 'teacher'",
         "list.pth": "it holds a list instead of arrays with names",

@@ -162,6 +162,18 @@ def test_symmetric_features_are_those_of_the_mirrored_series():
     assert not np.array_equal(both[0], plain, equal_nan=True)
 
 
+def test_a_cnn_may_be_called_like_a_distance_or_an_end_of_a_pair():
+    kinds = [
+        f"_z{step}_by_{cnn}" for step in ("-1", "+1") for cnn in ("m_low", "m_high", "net_z-1")
+    ]
+    names = [f"{label}{kind}" for label in LABELS for kind in ("", *kinds)]
+    pooled = pooled_names(names, symmetric=True)
+    assert len(set(pooled)) == len(pooled)
+    for end in ("low", "high"):
+        for cnn in ("m_low", "m_high", "net_z-1"):
+            assert f"own_z1_{end}_by_{cnn}" in pooled
+
+
 def test_a_pair_holds_the_smaller_and_the_larger_value_and_nan_gives_way():
     X = matrix()
     X[:, NAMES.index("subdural_z-1")] = [1, 2, np.nan, np.nan, 5, 6, 7]

@@ -12,10 +12,10 @@ from ct.labels import LABELS, SUBTYPES, WEIGHTS
 from ct.metrics import log_loss as loss_of
 from features.columns import scope_columns
 from stage2_stack.ablation import ablation
-from stage2_stack.calibration import cross_fit
+from stage2_stack.calibration import Platt, cross_fit
 from stage2_stack.components import PACKAGES
 from stage2_stack.components.component import load_component
-from stage2_stack.components.noisy_or import union_logit
+from stage2_stack.components.noisy_or import finite_logit, union_logit
 from stage2_stack.components.series_gru import SeriesInput
 from stage2_stack.config import StackConfig
 from stage2_stack.learners.gru_network import GRU
@@ -125,6 +125,16 @@ def test_noisy_or_is_the_logit_of_at_least_one_of_several_events():
     # nothing overflows
     np.testing.assert_allclose(union_logit(np.array([[800.0], [-800.0]])), [800.0])
     assert np.isnan(union_logit(np.array([[np.nan], [0.0]]))).all()
+
+
+def test_a_subtype_that_is_certain_leaves_a_number():
+    """Logits of CNNs are not clipped: from 37 up their probability is 1 in float64."""
+    certain = expit(np.array([[800.0, 3.0], [-800.0, 2.0]]))
+    union = union_logit(np.stack([finite_logit(p) for p in certain]))
+    assert np.isfinite(union).all() and union[0] > 30
+    np.testing.assert_array_equal(finite_logit(certain[:, 1]), logit(certain[:, 1]))
+    flat = Platt(0.0, -1.0, 0.1)  # for which an infinite logit would be no number
+    assert np.isfinite(flat.logit(union)).all()
 
 
 def test_any_reads_the_finished_subtypes(case, whole):
