@@ -72,7 +72,9 @@ def page_rows(schedules: list[Schedule]) -> list[str]:
     rows.append(["the whole run", *(duration(3600 * schedule.hours) for schedule in schedules)])
     whole = [f"{schedule.linear / schedule.hours:.2f}" for schedule in schedules]
     fits = [f"{schedule.linear_fits / schedule.fits:.2f}" for schedule in schedules]
-    rows.append(["share of a linear gain", *(share.lstrip("0") for share in whole)])
+    rows.append(
+        ["speed-up, as a share of the number of machines", *(share.lstrip("0") for share in whole)]
+    )
     rows.append(["the same of the 20 fits alone", *(share.lstrip("0") for share in fits)])
     dollars = [f"${schedule.machines * schedule.hours * PRICE:.0f}" for schedule in schedules]
     return [f"| {' | '.join(row)} |" for row in (*rows, ["price", *dollars])]
