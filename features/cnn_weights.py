@@ -10,8 +10,8 @@ weights are fitted only where, on held-out folds of patients, the gain of fitted
 ones is significant. That is one decision for all rows, since a stacker that is trained on one kind
 of mean must not be applied to another: of two CNNs of which one hardly knows anything, the equal
 mean has half the logits. This one bit has seen the labels of every fold; the weights of a row have
-not seen those of its own. A CNN whose fitted weight of a label is less than
-half of an equal one is left out of this label: its columns of noise would harm the boosters, too.
+not seen those of its own. A CNN whose fitted weight of a label is less than half of an equal one is
+left out of this label: its columns of noise would harm the boosters, too.
 """
 
 from collections.abc import Mapping

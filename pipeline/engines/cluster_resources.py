@@ -20,8 +20,8 @@ def ask(takes: Resources, nodes: Sequence[Node], had_gpus: bool = False) -> Reso
     """Return what a unit asks for: what it takes, or all of the best machine.
 
     A unit that takes a GPU asks for one where any machine has one, or had one (`had_gpus`): on a
-    processor it would take days. It asks for no more cores than a
-    machine has for each GPU: all GPUs shall have a unit.
+    processor it would take days. It asks for no more cores than a machine has for each GPU: all
+    GPUs shall have a unit.
     """
     with_gpus = [node for node in nodes if node.gpus]
     gpus = 1 if takes.gpus and (with_gpus or had_gpus) else 0

@@ -64,6 +64,7 @@ def evaluate_predictions(
                 f"The study of {number_of(unknown, 'label')} without a prediction is unknown: a "
                 "study counts as negative where such a slice alone is positive."
             )
+    levels = {name: level for name, level in levels.items() if len(level.truth)}
     return EvaluatedData(levels, pd.DataFrame(), pd.DataFrame(), counts, notes)
 
 

@@ -42,8 +42,9 @@ class NoisyOr(Component):
 
 
 def finite_logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logits of probabilities, of which a certain one is 1 and has no logit."""
-    return np.asarray(logit(np.minimum(probabilities, 1 - KAGGLE_CLIP)))
+    """Return the logits of probabilities; 0 and 1, to which float64 rounds, have none."""
+    least = np.finfo(np.float64).tiny
+    return np.asarray(logit(np.clip(probabilities, least, 1 - KAGGLE_CLIP)))
 
 
 def union_logit(logits: NDArray[np.float64]) -> NDArray[np.float64]:

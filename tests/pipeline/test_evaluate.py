@@ -226,6 +226,13 @@ def test_a_study_is_positive_by_a_slice_without_a_prediction(tmp_path):
     unknown = measured(labels)
     assert unknown.levels["studies"].truth["any"].to_dict() == {"A": 0, "B": 0}
     assert any("study of 1 label without a prediction is unknown" in n for n in unknown.notes)
+    one = {"slice_id": ["s1"], **dict.fromkeys(COLUMNS, [0.5])}
+    nowhere = pd.DataFrame(one | {"study_id": [""]})
+    other = pd.DataFrame(one | {"slice_id": ["s9"], "study_id": ["A"]})
+    data = evaluate_predictions(
+        pd.concat([nowhere, other], ignore_index=True), pd.DataFrame(labels).iloc[:1], "p.csv"
+    )
+    assert set(data.levels) == {"slices"}  # no labelled slice has a study
 
 
 def test_wrong_input_is_one_line(older_version, new_studies, tables, capsys):

@@ -129,7 +129,7 @@ def test_noisy_or_is_the_logit_of_at_least_one_of_several_events():
 
 def test_a_subtype_that_is_certain_leaves_a_number():
     """Logits of CNNs are not clipped: from 37 up their probability is 1 in float64."""
-    certain = expit(np.array([[800.0, 3.0], [-800.0, 2.0]]))
+    certain = expit(np.array([[800.0, 3.0, -800.0], [-800.0, 2.0, -900.0]]))
     union = union_logit(np.stack([finite_logit(p) for p in certain]))
     assert np.isfinite(union).all() and union[0] > 30
     np.testing.assert_array_equal(finite_logit(certain[:, 1]), logit(certain[:, 1]))
