@@ -53,6 +53,7 @@ class Run:
         self.started = time.time()  # what could not be read before may be readable now
         self.timeout: int | None = None  # seconds of tuning; None: no limit
         self.recipe: Recipe = load_recipe(self.dir.recipe, older_recipe)
+        self.recipe_time = self._recipe_time()
         self.source_digests: dict[str, str] | None = None  # once the source is digested
 
     def change_recipe(self, changes: dict[str, Any]) -> None:
@@ -65,7 +66,14 @@ class Run:
         if changed != self.recipe:
             save_recipe(self.dir.recipe, changed)
             self.log(f"recipe.yaml: {first_difference(before, changed.model_dump(mode='json'))}")
-            self.recipe = changed
+            self.recipe, self.recipe_time = changed, self._recipe_time()
+
+    def recipe_is_rewritten(self) -> bool:
+        """Return whether recipe.yaml was written since this run was opened, as by an editor."""
+        return self.recipe_time != self._recipe_time()
+
+    def _recipe_time(self) -> int:
+        return self.dir.recipe.stat().st_mtime_ns
 
     def recipe_part(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return {dotted key: plain value} of the recipe. keys: of fields, and of properties"""

@@ -1,10 +1,10 @@
 """Run one stage or all in order; list which stages are fresh, stale or missing."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.system.blas_threads import one_blas_thread
 from ct.system.parallel_jobs import run_threads
 from pipeline.engines.shard_engine import ShardEngine
@@ -140,13 +140,14 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
 
     read: digests of what the stage reads. They are planned again once all are done: the units of
     pixels are known after those of headers, which another process may do between the plan and the
-    check. Raises what `Engine.run` raises.
+    check. Raises what `Engine.run` raises, and InputError where the recipe was changed meanwhile.
     """
     done: set[str] = set()
     while True:
         plan = units_of(run, stage, read)
         new, missing = [unit for unit in plan if unit.name not in done], []
         if not new:
+            _check_one_recipe(run, stage, plan)
             return
         # on all cores: to continue an ingest, all of its shards are read
         reasons = run_threads(lambda unit: unit.why_not_done(verify=True), new)
@@ -160,6 +161,23 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
         if missing:
             run.engine.run(missing, run.log, run.bar)
         done |= {unit.name for unit in new}
+
+
+def _check_one_recipe(run: Run, stage: Stage, units: Sequence[Unit]) -> None:
+    """Raise InputError where units of a stage were made with another recipe than is there now.
+
+    Each unit reads recipe.yaml when it starts.
+    """
+    if not run.recipe_is_rewritten():
+        return
+    others = [unit.name for unit in units if unit.why_not_done()]
+    if others:
+        raise InputError(
+            f"{run.dir.recipe} was changed while {stage.name} worked: {len(others)} of "
+            f"{number_of(len(units), 'unit')} ({others[0]}{', ...' if others[1:] else ''}) "
+            f"{'is' if len(others) == 1 else 'are'} of another recipe; run `{stage.name}` again, "
+            "with the recipe that you want"
+        )
 
 
 def units_of(run: Run, stage: Stage, read: Digests) -> list[Unit]:

@@ -15,12 +15,26 @@ class TrainingState:
     tensors: name -> CPU tensor: "model.…", "ema.…", "average.…",
     "optimizer.<number of the parameter>.…"
     state: plain values: epoch and step where the training continues, loss_sum, curve, done (steps
-    in all), micro (slices in one forward pass), scaler, and with `average_epochs` averaged (epochs
-    in the mean)
+    in all), micro (slices in one forward pass), scaler, processes (that share a step), and with
+    `average_epochs` averaged (epochs in the mean)
     """
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+
+    def state_among(self, processes: int, steps: int) -> dict[str, Any]:
+        """Return `state` in steps of so many processes, of which an epoch has `steps`.
+
+        Twice the processes share a step of twice the slices. The part of an epoch that does not
+        fill such a step is trained on again.
+        """
+        before = self.state["processes"]
+        if before == processes:
+            return self.state
+        step = self.state["step"] * before // processes
+        done = (self.state["epoch"] - 1) * steps + step
+        loss_sum = self.state["loss_sum"] * step / max(1, self.state["step"])
+        return self.state | {"step": step, "done": done, "loss_sum": loss_sum}
 
 
 def model_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:

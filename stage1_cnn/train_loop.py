@@ -273,15 +273,16 @@ class TrainLoop:
     def save(self, state: dict[str, Any]) -> None:
         """Pass a checkpoint to the hook."""
         if self.hooks.save and this_process().rank == 0:
-            self.hooks.save(
-                TrainingState(self.trainer.tensors(), {**state, **self.trainer.state()})
-            )
+            counts = {**state, **self.trainer.state(), "processes": this_process().world_size}
+            self.hooks.save(TrainingState(self.trainer.tensors(), counts))
         self.saved_at = time.monotonic()
 
     def resume(self, checkpoint: TrainingState) -> dict[str, Any]:
         """Restore the Trainer from a checkpoint. Returns the checkpoint's `state`."""
-        self.trainer.load(checkpoint.tensors, checkpoint.state)
-        return {name: checkpoint.state[name] for name in ("epoch", "step", "loss_sum", "curve")}
+        steps = self.trainer.steps // self.trainer.config.epochs
+        state = checkpoint.state_among(this_process().world_size, steps)
+        self.trainer.load(checkpoint.tensors, state)
+        return {name: state[name] for name in ("epoch", "step", "loss_sum", "curve")}
 
 
 def _not_a_number(

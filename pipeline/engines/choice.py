@@ -15,8 +15,8 @@ from pipeline.units.unit import Engine
 def chosen_engine(options: Config) -> Iterator[Engine]:
     """Yield the engine of a verb's options; what it has started ends with the block.
 
-    Raises InputError where they name a GPU that is not there, and for a shard or Ray under
-    torchrun.
+    Raises InputError where they name a GPU that is not there, and for a shard, Ray or named GPUs
+    under torchrun.
     """
     workers, gpus = getattr(options, "workers", None), getattr(options, "gpus", None)
     shard, is_ray = getattr(options, "shard", None), getattr(options, "engine", "") == "ray"
@@ -24,6 +24,11 @@ def chosen_engine(options: Config) -> Iterator[Engine]:
         if shard or is_ray:
             flag = f"--shard={shard}" if shard else "--engine=ray"
             raise InputError(f"{flag}: not under torchrun, whose processes do all units")
+        if gpus:
+            raise InputError(
+                f"--gpus={gpus}: not under torchrun, whose processes take the visible GPUs in "
+                "turn; choose them with CUDA_VISIBLE_DEVICES"
+            )
         yield LocalEngine(workers=1, devices=())  # all processes of torchrun do one unit together
         return
     devices = chosen_devices(gpus) if gpus else None

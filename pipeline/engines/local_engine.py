@@ -191,7 +191,13 @@ class _Workers:
         """Start a unit in an idle worker of this device, or in a new one."""
         idle = self.idle.setdefault(device, [])
         worker = idle.pop() if idle else Worker(device_environment(device))
-        self.running[worker.submit(run_in_worker, unit, self.wait_for_locks)] = unit, worker, device
+        try:
+            future = worker.submit(run_in_worker, unit, self.wait_for_locks)
+        except BrokenProcessPool:  # it was killed while it was idle
+            worker.close(at_once=True)
+            self._start(unit, device)
+        else:
+            self.running[future] = unit, worker, device
 
     def _end(self, future: "Future[Outcome]") -> Unit:
         """Log the lines of a unit that has ended, and free what it took. Returns the unit.

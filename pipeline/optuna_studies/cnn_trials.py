@@ -194,7 +194,7 @@ def _train(
     with context.bar(None, f"{config.name} trial {number}", "step") as bar:
 
         def progress(epoch: int, step: int, steps: int, loss: float) -> None:
-            show_step(bar, config, epoch, steps, loss)
+            show_step(bar, config, epoch, step, steps, loss)
 
         hooks = Hooks(progress, epoch_hook, log=context.log)
         trained = train_cnn(

@@ -17,7 +17,8 @@ from stage1_cnn.state_tensors import TrainingState, with_prefix
 
 OLDER_HEADER = {"same", "state"}  # of an older version
 HEADER = OLDER_HEADER | {"environment", "reasons", "digest"}
-MINIMA = {"epoch": 1, "step": 0, "done": 0, "micro": 1}  # of the counts in the state
+# of the counts in the state
+MINIMA = {"epoch": 1, "step": 0, "done": 0, "micro": 1, "processes": 1}
 
 Tensors = dict[str, torch.Tensor]
 Environment = dict[str, int | str]  # as returned by stage1_cnn.device.environment
@@ -59,9 +60,11 @@ def read_checkpoint(
         _check_content(header, tensors)
         if header["same"] != training_digest:
             return None, {}, []
-        checkpoint = TrainingState(tensors, json.loads(header["state"]))
-        _check_fit(checkpoint, config)
         environment = json.loads(header.get("environment", "{}"))
+        # of an older version, the environment alone names the processes, or there was just one
+        state = {"processes": environment.get("processes", 1)} | json.loads(header["state"])
+        checkpoint = TrainingState(tensors, state)
+        _check_fit(checkpoint, config)
         return checkpoint, environment, json.loads(header.get("reasons", "[]"))
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = (str(error).splitlines() or [""])[0][:100]

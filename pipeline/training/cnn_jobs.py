@@ -85,7 +85,9 @@ def _train(
     Writes not_a_number.json where the loss is NaN or infinite.
     """
     run, name, folder = inputs.run, config.name, inputs.run.dir.fold(config.name, k)
-    done = checkpoint.state["done"] if checkpoint else 0
+    done = 0  # steps, of so many processes as there are now
+    if checkpoint:
+        done = checkpoint.state["done"] * checkpoint.state["processes"] // this_process().world_size
     with ExitStack() as stack:
         bar = stack.enter_context(run.bar(None, f"{name} {fold_title(k)}", "step"))
         scalars = stack.enter_context(
@@ -94,7 +96,7 @@ def _train(
         bar.n = bar.initial = done
 
         def progress(epoch: int, step: int, steps: int, loss: float) -> None:
-            show_step(bar, config, epoch, steps, loss)
+            show_step(bar, config, epoch, step, steps, loss)
             scalars.step((epoch - 1) * steps + step, loss)
 
         hooks = Hooks(progress, scalars.epoch, save, run.log)
@@ -116,11 +118,11 @@ def _train(
             raise NotANumber(f"{error}{all_slices}", error.batch) from None
 
 
-def show_step(bar: Bar, config: CnnConfig, epoch: int, steps: int, loss: float) -> None:
-    """Advance the bar of a training by one step of `steps` in each epoch."""
+def show_step(bar: Bar, config: CnnConfig, epoch: int, step: int, steps: int, loss: float) -> None:
+    """Advance the bar of a training to a step of `steps` in each epoch; both count from 1."""
     bar.total = steps * config.epochs
     bar.set_postfix(epoch=epoch, loss=f"{loss:.4f}", refresh=False)
-    bar.update()
+    bar.reach((epoch - 1) * steps + step)
 
 
 def _write_trained(inputs: StageOneInputs, name: str, k: int, trained: TrainedCnn) -> None:
@@ -205,7 +207,7 @@ JOBS: dict[str, Callable[..., Any]] = {"train": train_fold, "predict": predict_f
 
 def dispatch(inputs: StageOneInputs, job: str, *arguments: Any) -> Any:
     """Run a job of JOBS in all ranks. Returns the result of this rank."""
-    broadcast((job, arguments))
+    broadcast((job, inputs.run.recipe, arguments))
     return _run_job(inputs, job, arguments)
 
 
@@ -226,6 +228,7 @@ def worker_loop(open_run: Callable[[], Run]) -> None:
     """
     inputs = None
     while message := broadcast(None):
-        job, arguments = message
+        job, recipe, arguments = message
         inputs = inputs or StageOneInputs(open_run())
+        inputs.run.recipe = recipe  # of rank 0: the file may have been changed since
         _run_job(inputs, job, arguments)

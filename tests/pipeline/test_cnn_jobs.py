@@ -211,6 +211,66 @@ def test_a_checkpoint_of_an_older_version_is_used_where_it_fits(
     assert same_weights(untrained, finished)
 
 
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_recipe_that_is_changed_while_a_stage_works_does_not_make_a_fresh_stage(
+    untrained, monkeypatch, capsys, put_back
+):
+    recipe, calls = untrained / "recipe.yaml", []
+    text = recipe.read_text()
+    real = cnn_jobs.train_cnn
+
+    def train(*args):
+        calls.append(args[3].lr)
+        if len(calls) == 1:  # the next experiment is prepared
+            recipe.write_text(yaml.safe_dump(with_other_rate(text)))
+        elif len(calls) == 2 and put_back:
+            recipe.write_text(text)
+        return real(*args)
+
+    monkeypatch.setattr(cnn_jobs, "train_cnn", train)
+    assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 1
+    error = capsys.readouterr().err
+    assert "recipe.yaml was changed while train worked" in error and "run `train` again" in error
+    assert stage_states(Run(untrained))["train"][0] == "missing"
+    rates = set(calls)
+    recipe.write_text(text)
+    assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 0
+    for receipt in untrained.glob("stage1/*/fold*/train.json"):
+        assert json.loads(receipt.read_text())["recipe"]["model"]["lr"] == calls[0] != max(rates)
+
+
+def with_other_rate(text):
+    """The values of a recipe, with the learning rate of every CNN doubled."""
+    values = yaml.safe_load(text)
+    for model in values["stage1"]["models"]:
+        model["lr"] = 2 * model.get("lr", 1e-3)
+    return values
+
+
+def test_a_change_of_another_stages_settings_is_left_for_that_stage(untrained, monkeypatch):
+    recipe, real = untrained / "recipe.yaml", cnn_jobs.train_cnn
+
+    def train(*args):
+        values = yaml.safe_load(recipe.read_text())
+        values["stage2"]["trials"] = values["stage2"]["trials"] + 1
+        recipe.write_text(yaml.safe_dump(values))
+        return real(*args)
+
+    monkeypatch.setattr(cnn_jobs, "train_cnn", train)
+    assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 0
+
+
+def test_all_processes_of_torchrun_train_by_the_recipe_of_the_first(untrained, monkeypatch):
+    first, seen = Run(untrained).recipe, []
+    recipe = untrained / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(with_other_rate(recipe.read_text())))
+    messages = [("train", first, ("resnet", 0, "digest")), None]
+    monkeypatch.setattr(cnn_jobs, "broadcast", lambda _: messages.pop(0))
+    monkeypatch.setitem(cnn_jobs.JOBS, "train", lambda inputs, *_: seen.append(inputs.run.recipe))
+    cnn_jobs.worker_loop(lambda: Run(untrained))
+    assert seen == [first]
+
+
 def test_a_checkpoint_continued_in_another_environment_is_logged(untrained, monkeypatch, capsys):
     real = cnn_jobs.environment
     monkeypatch.setattr(cnn_jobs, "environment", lambda config: real(config) | {"processes": 2})

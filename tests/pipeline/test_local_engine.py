@@ -1,6 +1,8 @@
 """The engine of one machine: which units run side by side, and what a killed worker costs."""
 
 import os
+import signal
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -202,3 +204,27 @@ def test_numbers_of_gpus_count_among_the_visible_ones(monkeypatch, environment, 
     assert chosen_devices("1,cpu") == [device, "cpu"]
     with pytest.raises(InputError, match=r"^--gpus=2: torch finds 2 GPUs here, no GPU 2$"):
         chosen_devices("2")
+
+
+@dataclass(frozen=True)
+class KillIdle(Note):
+    """Kills the process of a Note that has ended, which waits for its next unit."""
+
+    idle: int = 0
+
+    def run(self, log, bar):
+        ended = Note(self.root, self.idle)
+        while not ended.path.exists():
+            time.sleep(0.01)
+        time.sleep(0.5)  # its process reports its end
+        os.kill(read(ended)[0], signal.SIGKILL)
+        time.sleep(0.5)  # the parent notices
+        super().run(log, bar)
+
+
+def test_a_worker_that_is_killed_between_two_units_costs_nothing(tmp_path, four_cores):
+    root = str(tmp_path)
+    units = [Note(root, 0), KillIdle(root, 1), *(Note(root, n, after=(1,)) for n in (2, 3))]
+    run_all(LocalEngine(workers=2), units)
+    processes = {read(unit)[0] for unit in units}
+    assert len(processes) == 3  # a new one in place of the first

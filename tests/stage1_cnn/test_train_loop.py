@@ -15,6 +15,7 @@ from scipy.special import expit
 from ct.errors import InputError
 from ct.labels import LABELS, WEIGHTS
 from ct.metrics import weighted_log_loss
+from stage1_cnn import train_loop
 from stage1_cnn.batches.dataset import (
     epoch_steps,
     fold_rows,
@@ -23,6 +24,7 @@ from stage1_cnn.batches.dataset import (
     with_soft_labels,
 )
 from stage1_cnn.config import CnnConfig
+from stage1_cnn.distributed import Process
 from stage1_cnn.inference import predict
 from stage1_cnn.model import Cnn, build_model
 from stage1_cnn.optimizer import learning_rate
@@ -307,6 +309,41 @@ def test_a_training_continued_from_any_step_ends_with_the_same_bits(changes):
         again = train(slices, hu, fold, 0, changed, checkpoint=checkpoint)
         assert digest(again.state()) == digest(whole.state())
         assert _timeless(again.curve) == _timeless(whole.curve)
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (2, 4), (4, 1)])
+def test_a_training_continued_by_other_processes_keeps_its_schedule_and_its_slices(
+    before, now, monkeypatch
+):
+    slices, hu, fold = data()
+    settings, saved = config(batch=2, epochs=3), []
+    train_rows, _ = fold_rows(slices, fold, 0)
+
+    def among(processes, hooks=None, checkpoint=None):
+        """Train in the first of so many processes; it reads its share of each step."""
+        monkeypatch.setattr(train_loop, "this_process", lambda: Process(0, processes))
+        trained = train(slices, hu, fold, 0, settings, hooks=hooks, checkpoint=checkpoint)
+        return [entry["lr"] for entry in trained.curve]
+
+    def first_slices(processes, step):
+        steps = epoch_steps(slices, train_rows, settings, 0, 1, processes)
+        return [row for rows in steps[:step] for row in rows]
+
+    among(before, Hooks(save=saved.append, save_seconds=0.0))
+    unbroken = among(now)
+    steps = len(epoch_steps(slices, train_rows, settings, 0, 1, now))
+    assert len(saved) > 3
+    for checkpoint in saved:
+        state = checkpoint.state_among(now, steps)
+        assert state["done"] == (state["epoch"] - 1) * steps + state["step"]
+        done = first_slices(before, checkpoint.state["step"])
+        kept = first_slices(now, state["step"])
+        assert kept == done[: len(kept)] and len(done) - len(kept) < 2 * now
+        if kept:
+            mean = checkpoint.state["loss_sum"] / checkpoint.state["step"]
+            assert np.isclose(state["loss_sum"] / state["step"], mean)
+        if checkpoint.state["epoch"] <= settings.epochs:
+            assert among(now, checkpoint=checkpoint)[-1] == unbroken[-1] < settings.lr / 2
 
 
 def _timeless(curve):
