@@ -23,7 +23,8 @@ SHOWN_STUDIES = 40  # with a strip of their slices; the others have only a row i
 class ScoredStudies:
     """The content of the page.
 
-    studies:   table indexed by study with `status`, `slices` and LABELS, NaN where it is refused
+    studies:   table indexed by study with `status`, `slices`, `scored_slices` and LABELS, NaN where
+               it is refused
     slices:    slice table of the scored studies in order, LABELS are the final probabilities
     stage_one: mean of the CNNs, a table indexed like `slices`
     remarks:   table with study_id, series_id, refuses, what, means
@@ -32,6 +33,7 @@ class ScoredStudies:
                has no thresholds
     points:    the operating points of studies: label, name, threshold, sensitivity, specificity
     series:    table with study_id, series_id, status and reason; shown of studies of several
+    left_out:  number of files that are no slices of these studies: they are in the quarantine
     """
 
     studies: pd.DataFrame
@@ -42,6 +44,7 @@ class ScoredStudies:
     reached: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     points: Sequence[Mapping[str, Any]] = ()
     series: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["study_id"]))
+    left_out: int = 0
 
 
 def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
@@ -72,6 +75,7 @@ def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
         "labels": LABELS,
         "rows": rows,
         "scored": len(slices),
+        "left_out": scored.left_out,
         "reached": scored.reached,
         "points": scored.points,
         "shown": shown,
@@ -87,14 +91,9 @@ def write_scored_page(path: Path, name: str, scored: ScoredStudies) -> None:
 
 
 def _within_limit(studies: Sequence[str], slices: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Return the studies that fit into BROWSER_SLICES slices, in order; always at least one."""
-    fitting: list[str] = []
-    left = BROWSER_SLICES
-    for study in studies:
-        if len(slices[study]) <= left or not fitting:
-            fitting.append(study)
-            left -= len(slices[study])
-    return fitting
+    """Return the first studies that fit into BROWSER_SLICES slices; always at least one."""
+    counts = np.cumsum([len(slices[study]) for study in studies])
+    return list(studies[: max(1, int((counts <= BROWSER_SLICES).sum()))])
 
 
 def _browser_study(scored: ScoredStudies, rows: pd.DataFrame) -> dict[str, Any]:

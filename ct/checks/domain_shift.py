@@ -59,30 +59,41 @@ def header_findings(
     return findings
 
 
-def pixel_findings(slices: pd.DataFrame, ranges: Mapping[str, Any]) -> list[Finding]:
+def pixel_findings(
+    slices: pd.DataFrame, ranges: Mapping[str, Any], members: pd.DataFrame | None = None
+) -> list[Finding]:
     """Return the Findings from the pixels, in the order of the series.
 
-    slices: slice table; ranges: as returned by training_ranges
+    slices: slice table; ranges: as returned by training_ranges; members: the slices that are
+    averaged into those of `slices`, with study_id, series_id and readable
     """
-    facts = series_facts(slices)
-    readable = slices.groupby(["study_id", "series_id"], sort=False)["readable"]
-    readable = readable.agg(["sum", "size"])
+    facts, readable = series_facts(slices), _decoded(slices)
+    averaged = _decoded(slices.iloc[:0] if members is None else members)
     findings = []
     for (study, series), row in facts.iterrows():
-        decoded, count = readable.loc[(study, series)]
+        usable = readable.loc[(study, series), "sum"]
+        is_averaged = (study, series) in averaged.index
+        decoded, count = (averaged if is_averaged else readable).loc[(study, series)]
         remarks = []
         if decoded < count:
             what = f"{count - decoded} of {count} slices do not decode (reasons: quarantine.csv)"
-            means = (
-                "they are predicted from their neighbours" if decoded else "no slice can be scored"
-            )
-            remarks.append(Remark(decoded == 0, what, means))
-        if decoded:
+            means = "they are predicted from their neighbours"
+            if is_averaged:
+                means = "slabs are averages of the others, or predicted from their neighbours"
+            if not usable:
+                means = "no slice can be scored"
+            remarks.append(Remark(not usable, what, means))
+        if usable:
             remarks += head_area_remarks(row, ranges)
         if not any(remark.refuses for remark in remarks):
             remarks += _range_remarks(row, ranges, AREAS)
         findings += [Finding(study, series, *remark) for remark in remarks]
     return findings
+
+
+def _decoded(slices: pd.DataFrame) -> pd.DataFrame:
+    """Return how many slices of each series decode, `sum`, of how many, `size`."""
+    return slices.groupby(["study_id", "series_id"], sort=False)["readable"].agg(["sum", "size"])
 
 
 def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark]:

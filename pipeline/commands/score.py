@@ -95,11 +95,14 @@ def score_studies(
         write_reached_tables(part, model, slices, studies)
         write_studies_json(part / "studies.json", studies, slices, remarks)
         if options.dicom_sr:
-            tables = (studies, slices, new.acquisition)
+            tables = (studies, slices, new.acquisition, new.slab_of)
             write_structured_reports(part / REPORTS, source, tables, model.recipe.name, log)
         write_json(part / "score.json", _provenance(model, device, studies, new))
         reached = reached_of_studies(model, studies), points_in_words(model)
-        page = ScoredStudies(studies, final, stage_one, remarks, new.read_hu, *reached, series)
+        left_out = int((new.quarantine["kind"] != "pixels").sum())
+        page = ScoredStudies(
+            studies, final, stage_one, remarks, new.read_hu, *reached, series, left_out
+        )
         write_scored_page(part / "page.html", model.recipe.name, page)
         discard(pixels)
     _log_summary(log, studies, remarks, len(new.quarantine))
@@ -109,9 +112,10 @@ def score_studies(
         "its names.csv links studies to your files: keep it private"
     )
     if final.empty:
-        raise InputError(
-            f"no study could be scored; {to / 'studies.csv'} and {to / 'quarantine.csv'} say why"
-        )
+        why = f"{to / 'quarantine.csv'} says"
+        if not studies.empty:
+            why = f"{to / 'studies.csv'} and {to / 'quarantine.csv'} say"
+        raise InputError(f"no study could be scored; {why} why")
 
 
 def _provenance(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from ct.dicom.dataset_parser import quiet_pydicom
@@ -75,19 +76,20 @@ def write_studies_json(
 def write_structured_reports(
     folder: Path,
     source: Source,
-    tables: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame],
+    tables: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.Series],
     model: str,
     log: Callable[[str], None],
 ) -> None:
     """Write a structured report of each scored study to the new folder `folder`.
 
-    tables: (studies, slices, paths), as returned by study_table and slice_table, and `path` in
-    `source` and `dicom` of each slice, as returned by read_acquisition; model: its name
+    tables: (studies, slices, paths, slab_of), as returned by study_table and slice_table, `path` in
+    `source` and `dicom` of each slice, as returned by read_acquisition, and slab_of of NewStudies;
+    model: its name
 
     A study that cannot be referenced has none, and the log gives the reason. Raises InputError
     where a study's header is not readable any more, MachineFault.
     """
-    studies, slices, acquisition = tables
+    studies, slices, acquisition, slab_of = tables
     folder.mkdir(mode=0o700)
     written = 0
     ascii_name = model.encode("ascii", "replace").decode()
@@ -99,7 +101,8 @@ def write_structured_reports(
             if reason:
                 log(f"  {study}: no structured report: {reason}")
                 continue
-            probabilities = _study_probabilities(studies.loc[study], rows, headers)
+            places = _shown_places(rows.index, slab_of)
+            probabilities = _study_probabilities(studies.loc[study], rows, headers, places)
             report = structured_report([header for header, _ in headers], probabilities, ascii_name)
             _save_private(report, folder / f"{study}.dcm")
         written += 1
@@ -129,14 +132,26 @@ def _header(file: SourceFile) -> tuple[Dataset, int | None]:
     return open_slice_header(file), file.number if isinstance(file, Frame) else None
 
 
+def _shown_places(slice_ids: pd.Index, slab_of: pd.Series) -> NDArray[np.intp]:
+    """Return the places of the slices of a study that can be the most suspicious.
+
+    Those of a slab are all as suspicious: its middle slice stands for them.
+    """
+    slabs = slab_of.reindex(slice_ids)
+    return np.flatnonzero(slabs.isna() | (slabs == slice_ids))
+
+
 def _study_probabilities(
-    study: pd.Series, rows: pd.DataFrame, headers: list[tuple[Dataset, int | None]]
+    study: pd.Series,
+    rows: pd.DataFrame,
+    headers: list[tuple[Dataset, int | None]],
+    places: NDArray[np.intp],
 ) -> StudyProbabilities:
-    """Return one study's probabilities, and the most suspicious slices of each label."""
+    """Return one study's probabilities, and the most suspicious of the slices at `places`."""
     suspicious = {}
     for label in LABELS:
         values = rows[label].to_numpy(np.float64)
-        order = np.argsort(-values, kind="stable")[:SUSPICIOUS_SLICES]
+        order = places[np.argsort(-values[places], kind="stable")][:SUSPICIOUS_SLICES]
         suspicious[label] = [
             SuspiciousSlice(header=headers[i][0], frame=headers[i][1], probability=float(values[i]))
             for i in order

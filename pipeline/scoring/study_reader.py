@@ -133,7 +133,9 @@ def read_new_studies(
         facts = write_cache(work, source, slices, size, options.workers, shown.reach)
     cache, slices = PixelCache(work), slices.join(facts[list(PIXEL_COLUMNS)])
     faults = _undecoded(source, slices, facts["reason"])
-    findings += pixel_findings(slices, training)
+    members = read.loc[slab_of.index[slab_of.isin(slices.index)], KEYS]
+    broken = acquisition.loc[members.index, "path"].isin(faults["path"])
+    findings += pixel_findings(slices, training, members.assign(readable=~broken))
     if options.anyway:
         findings = [finding._replace(refuses=False) for finding in findings]
     slices = without_refused(slices, findings)

@@ -161,6 +161,7 @@
     byId("slice").value = state.slice;
     byId("slice").setAttribute("aria-valuetext", place);
     byId("number").textContent = place;
+    byId("name").textContent = study.slices[state.slice];
     byId("link").href = `#study=${study.id}&slice=${study.slices[state.slice]}`;
     const notable = [];
     for (const { cursor, numbers, number } of state.cursors) {

@@ -352,6 +352,8 @@ def test_unreadable_files_are_in_quarantine_and_the_rest_is_scored(
     assert len(slices) == 4 and (~slices["readable"]).sum() == 1
     assert slices[COLUMNS].notna().all(axis=None)
     assert "3 files in quarantine.csv" in capsys.readouterr().out
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert "2 files of the data were left out, each with its reason" in page
 
 
 def test_a_study_of_another_modality_is_refused_and_others_are_scored(
@@ -404,10 +406,15 @@ def test_where_no_study_is_scored_the_tables_give_the_reasons(model, new_patient
         )
         == 1
     )
-    assert "no study could be scored" in error(capsys)
+    message = error(capsys)
+    assert "no study could be scored" in message and "quarantine.csv says why" in message
+    assert "studies.csv" not in message  # it is empty
     assert pd.read_csv(tmp_path / "none" / "quarantine.csv")["reason"].tolist() == [
         "not a DICOM file"
     ]
+    page = (tmp_path / "none" / "page.html").read_text()
+    assert "1 file of the data was left out" in page
+    assert "No study was scored; <code>quarantine.csv</code> gives the reasons." in page
 
 
 def test_remarks_on_a_study_unlike_the_training_data(model, new_patient, tmp_path):

@@ -113,6 +113,26 @@ def test_a_file_of_a_thin_series_that_does_not_decode_is_in_the_quarantine(model
     assert tables["quarantine"]["path"].tolist() == ["thin/0007.dcm"]
     assert tables["slices"]["readable"].tolist().count(False) == 1
     assert tables["slices"][COLUMNS].notna().all(axis=None)
+    (what,) = tables["remarks"]["what"][tables["remarks"]["what"].str.contains("do not decode")]
+    assert what.startswith(f"1 of {len(tables['slices'])} slices do not decode")
+
+
+def test_a_thin_series_says_how_many_of_its_slices_do_not_decode(model, head, tmp_path, capsys):
+    head.write_thin(tmp_path / "d/thin")
+    files = sorted((tmp_path / "d/thin").iterdir())
+    for number, path in enumerate(files):
+        if number % 5:  # of each slab one slice is left
+            path.write_bytes(path.read_bytes()[:-500])
+    tables = score(model, tmp_path / "d")
+    broken = len(files) - len(files[::5])
+    text = f"{broken} of {len(files)} slices do not decode"
+    assert tables["remarks"]["what"].str.startswith(text).sum() == 1
+    assert text in tables["page"] and text in capsys.readouterr().out
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-500])
+    to = tmp_path / "none"
+    assert run.main(["score", f"--model={model}", f"--data={tmp_path / 'd'}", f"--to={to}"]) == 1
+    assert f"{len(files)} of {len(files)} slices do not decode" in (to / "page.html").read_text()
 
 
 def test_all_series_or_one(model, head, tmp_path, capsys):

@@ -42,7 +42,7 @@ PATIENT = {
 
 
 def tables(folder, slices=5, **tags):
-    """Write the slices of a study; return (studies, slices, paths) with random probabilities."""
+    """Write the slices of a study; return (studies, slices, paths, slabs), probabilities random."""
     folder.mkdir()
     for i in range(slices):
         dataset = make_dataset(**PATIENT | {"SOPInstanceUID": f"{ROOT_UID}.3.{i}"} | tags)
@@ -54,7 +54,8 @@ def tables(folder, slices=5, **tags):
     row = dict(zip(LABELS, np.random.default_rng(2).random(6), strict=True))
     studies = pd.DataFrame([row | {"status": "scored"}], ["study-1"])
     paths = [f"{i}.dcm" for i in range(slices)]
-    return studies, table, pd.DataFrame({"path": paths, "dicom": True}, index)
+    paths = pd.DataFrame({"path": paths, "dicom": True}, index)
+    return studies, table, paths, pd.Series(dtype=object)
 
 
 def written(tmp_path, **tags):
@@ -163,14 +164,14 @@ def test_a_study_that_cannot_be_referenced_has_none(tmp_path, tags, reason):
 
 def test_frames_of_enhanced_ct_are_referenced_by_number(tmp_path):
     """PS3.3 section C.18.4: an image reference may name frames; the object is listed once."""
-    studies, slices, acquisition = tables(tmp_path / "classic", slices=4)
+    studies, slices, acquisition, slab_of = tables(tmp_path / "classic", slices=4)
     parts = [pydicom.dcmread(path) for path in sorted((tmp_path / "classic").iterdir())]
     whole, log = enhanced(parts), []
     (tmp_path / "data").mkdir()
     whole.save_as(tmp_path / "data/head.dcm", enforce_file_format=True)
     frames = acquisition.assign(path=[f"head.dcm#{i}" for i in range(1, 5)])
     source = Folder(tmp_path / "data")
-    made = (studies, slices, frames)
+    made = (studies, slices, frames, slab_of)
     write_structured_reports(tmp_path / "sr", source, made, "micro", log.append)
     report = pydicom.dcmread(tmp_path / "sr/study-1.dcm")
     assert values(report)["any, slice 1"] == (slices["any"].max(), whole.SOPInstanceUID)
@@ -187,10 +188,28 @@ def test_frames_of_enhanced_ct_are_referenced_by_number(tmp_path):
     check_by_validator(tmp_path / "sr/study-1.dcm")
 
 
+def test_the_most_suspicious_slices_of_a_thin_series_are_of_different_slabs(tmp_path):
+    studies, slices, paths, _ = tables(tmp_path / "data", slices=8)
+    names = list(slices.index)
+    slab_of = pd.Series([names[1]] * 3 + [names[4]] * 3, names[:6])  # two more are no slabs
+    slices.loc[slab_of.index, list(LABELS)] = slices.loc[slab_of, list(LABELS)].to_numpy()
+    made, source = (studies, slices, paths, slab_of), Folder(tmp_path / "data")
+    write_structured_reports(tmp_path / "sr", source, made, "micro", print)
+    report = pydicom.dcmread(tmp_path / "sr/study-1.dcm")
+    single = slices.loc[[names[1], names[4], *names[6:]]]
+    for label in LABELS:
+        expected = single[label].nlargest(3)
+        for level, (name, value) in enumerate(expected.items(), 1):
+            found = values(report)[f"{label}, slice {level}"]
+            assert found == (value, f"{ROOT_UID}.3.{names.index(name)}")
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    assert len(study.ReferencedSeriesSequence[0].ReferencedSOPSequence) == 8
+
+
 def test_nifti_has_no_study_to_belong_to(tmp_path):
-    studies, slices, acquisition = tables(tmp_path / "data")
+    studies, slices, acquisition, slab_of = tables(tmp_path / "data")
     log = []
-    made = (studies, slices, acquisition.assign(dicom=False))
+    made = (studies, slices, acquisition.assign(dicom=False), slab_of)
     write_structured_reports(tmp_path / "sr", Folder(tmp_path / "data"), made, "micro", log.append)
     assert "study-1: no structured report: NIfTI has no DICOM study" in log[0]
     assert list((tmp_path / "sr").iterdir()) == []
