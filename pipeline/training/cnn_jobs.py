@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from ct.run_dir import fold_title
 from ct.seeds import derive_seed
 from ct.storage.atomic_write import discard, replacing
+from ct.storage.digests import text_digest
 from ct.storage.file_formats import write_json
 from pipeline.freshness import file_digest
 from pipeline.progress import Bar
@@ -153,11 +154,14 @@ def predict_fold(
     """Predict the "held_out" or "test" slices with the CNN of fold `k`, part by part.
 
     digest: of everything that the predictions depend on but the weights. Parts that an interrupted
-    call left are kept. Writes <which>.parquet and <which>_embeddings.npy.
+    call left are kept, unless another device or precision computed them: the receipt names one.
+    Writes <which>.parquet and <which>_embeddings.npy.
     """
     run, config, folder = inputs.run, inputs.config(name), inputs.run.dir.fold(name, k)
     weights, title = folder / "weights.safetensors", which.replace("_", " ")
     rows, process = inputs.rows(which, k), this_process()
+    computed_with = environment(config) | {"processes": 0}  # of a part it is one, always
+    digest = broadcast(text_digest(f"{digest} {sorted(computed_with.items())}"))
     parts = PredictionParts(
         folder / f"{which}-{digest[:12]}-{file_digest(weights)[:12]}.part",
         inputs.slices.index,

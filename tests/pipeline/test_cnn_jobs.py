@@ -289,6 +289,35 @@ def test_a_checkpoint_continued_in_another_environment_is_logged(untrained, monk
     assert why == ["continued with processes 1 after 2"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [({}, 3), ({"processes": 4}, 3), ({"device": "cuda, A"}, 0), ({"precision": "bf16"}, 0)],
+)
+def test_the_parts_of_a_prediction_are_all_of_one_device(untrained, monkeypatch, changed, kept):
+    monkeypatch.setattr(cnn_jobs, "PART_SLICES", 4)
+    real, environment, calls = cnn_jobs.predict, cnn_jobs.environment, []
+
+    def until(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Cut
+        return real(*args)
+
+    monkeypatch.setattr(cnn_jobs, "predict", until)
+    monkeypatch.setattr(cnn_jobs, "environment", lambda config: environment(config) | changed)
+    with pytest.raises(Cut):
+        run.main(["train", f"--run={untrained}", "--workers=1"])
+    monkeypatch.setattr(cnn_jobs, "environment", environment)
+    calls[:] = []
+    monkeypatch.setattr(cnn_jobs, "predict", lambda *args: calls.append(1) or real(*args))
+    assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 0
+    held_out = read_table(next(untrained.glob("stage1/resnet/fold?/held_out.parquet")))
+    parts = sum(
+        -(-len(read_table(path)) // 4) for path in untrained.glob("stage1/*/fold?/held_out.parquet")
+    )
+    assert len(held_out) > 12 and len(calls) == parts - kept
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("name", ["00001.parquet", "00001.npy"])
 def test_a_damaged_part_of_a_prediction_is_predicted_anew(
