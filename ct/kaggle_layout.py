@@ -147,7 +147,9 @@ def _descend(data: Path) -> tuple[Folder | ZipArchive, str]:
             "name one of them with --data"
         )
     if not (any(data.iterdir()) if isinstance(whole, Folder) else whole.names):
-        raise InputError(f"{data} is empty; it should hold {STAGES[0]}_train")
+        raise InputError(
+            f"{data} is empty (hidden files are not read); it should hold {STAGES[0]}_train"
+        )
     if data.is_dir() and any(data.name.startswith(stage) for stage in STAGES):
         raise NoCompetition(
             f"{data} holds no {STAGES[0]}_train; name the folder around it, {data.parent}"

@@ -19,10 +19,10 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from ct.errors import InputError, printable
-from ct.privacy.escaped_names import escaped_name
 from ct.sources.decompression_limit import max_unpacked_bytes
 from ct.sources.frames import as_frame, file_of_frame
 from ct.sources.source import SourceFile, Unreadable
+from ct.sources.zip_names import named_members
 from ct.system.machine_faults import raise_fault
 
 # a row of the archive's directory: where the member's local header begins, its size in the archive
@@ -37,6 +37,7 @@ ENTRY = np.dtype(
         ("flags", "u2"),
     ]
 )
+REPLACED = -2  # as the offset of a member: a later one has the same name
 ENCRYPTED = 1  # bit of the flags
 LOCAL_HEADER = 30  # bytes, before the name and the extra field
 MAX_MEMBER_BYTES = 512 << 20  # unpacked; a slice of 4,096 x 4,096 has 32 MB, Kaggle's label csv 119
@@ -97,6 +98,8 @@ class ZipMember(NamedTuple):
 
     def _packed_bytes(self, count: int) -> bytes:
         """Return the first `count` bytes as they are stored in the archive."""
+        if self.offset == REPLACED:
+            raise Unreadable("another member of the zip archive has the same name, and is read")
         if self.flags & ENCRYPTED:
             raise Unreadable("encrypted in the zip archive")
         if self.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -216,15 +219,12 @@ class ZipArchive:
 def open_zip(path: str | Path) -> ZipArchive:
     """Read the directory of a zip archive, once: for one of Kaggle's size it takes seconds.
 
-    Folders and hidden files are left out, and names that are absolute or lead upwards. Raises
-    InputError, MachineFault.
+    Hidden files are left out, as in a folder. A member that a later one of the same name replaces
+    is listed under another name, and unreadable. Raises InputError, MachineFault.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = {}
-            for info in archive.infolist():
-                if _is_plain(info.filename):
-                    infos[escaped_name(info.filename)] = info  # of two of one name, the last
+            files, replaced = named_members(archive.infolist())
     except DAMAGE as error:
         raise_fault(error, f"{path}")
         why = printable(str(error) or type(error).__name__)
@@ -232,11 +232,14 @@ def open_zip(path: str | Path) -> ZipArchive:
             f"{path} is a file, but no whole zip archive ({why}); "
             "--data names a folder or Kaggle's zip: if this should be the zip, download it again"
         ) from None
-    names = sorted(infos)
+    names = sorted([*files, *replaced])
     end = os.path.getsize(path)
     # `pop`: a million ZipInfo take a gigabyte
-    entries = np.fromiter((_entry(infos.pop(name), end) for name in names), ENTRY, len(names))
-    return ZipArchive(path, "", names, entries)
+    rows = (
+        _entry(files.pop(name), end) if name in files else _replaced_entry(replaced[name])
+        for name in names
+    )
+    return ZipArchive(path, "", names, np.fromiter(rows, ENTRY, len(names)))
 
 
 def _entry(info: zipfile.ZipInfo, end: int) -> tuple[int, ...]:
@@ -249,7 +252,6 @@ def _entry(info: zipfile.ZipInfo, end: int) -> tuple[int, ...]:
     return offset, min(info.compress_size, end), size, info.CRC, info.compress_type, info.flag_bits
 
 
-def _is_plain(name: str) -> bool:
-    """Return whether this is the name of a visible file inside the archive's folder."""
-    # a folder's name ends in "/", so that its last part is empty
-    return not any(part == "" or part.startswith(".") for part in name.split("/"))
+def _replaced_entry(info: zipfile.ZipInfo) -> tuple[int, ...]:
+    """Return the row of ENTRY of a member that is listed but not read."""
+    return REPLACED, 0, 0, info.CRC, info.compress_type, info.flag_bits

@@ -88,7 +88,8 @@ def open_source(data: str) -> tuple[Folder | ZipArchive, list[str]]:
     files = source.all_files()
     if not files:
         raise InputError(
-            f"--data={data} holds no files; name a folder or zip archive that holds DICOM files"
+            f"--data={data} holds no files (hidden ones are not read); "
+            "name a folder or zip archive that holds DICOM files"
         )
     return source, files
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -576,6 +577,8 @@ def test_wrong_flags_stop_before_any_work(rich, model, new_patient, tmp_path, ca
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     (tmp_path / "empty").mkdir()
+    with zipfile.ZipFile(tmp_path / "hidden.zip", "w") as archive:
+        archive.writestr(".a/b.dcm", "")
     to, by = "--to=out", f"--model={model}"
     for words, message in (
         ([f"--data={new_patient}", to], "give one of --run (a finished run) and --model"),
@@ -590,6 +593,10 @@ def test_wrong_flags_stop_before_any_work(rich, model, new_patient, tmp_path, ca
         ),
         (["--data=none", to, by], "--data=none does not exist"),
         (["--data=empty", to, by], "--data=empty holds no files"),
+        (
+            ["--data=hidden.zip", to, by],
+            "(hidden ones are not read)",
+        ),
         (["--data=full/a", to, by], "no whole zip archive"),
         ([f"--data={new_patient}", to, "--model=empty"], "--model=empty is no model folder"),
         ([f"--data={new_patient}", to, "--run=empty"], "empty/recipe.yaml is not there"),

@@ -1,6 +1,7 @@
 """Folders and zip archives as sources: the same files and bytes; damage is named."""
 
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -20,6 +21,7 @@ from ct.labels import read_labels
 from ct.pixel_cache import writer
 from ct.pixel_cache.writer import write_cache
 from ct.slices import order_slices
+from ct.sources.file_list import file_table, listed_source, source_note
 from ct.sources.folder import DiskFile, Folder, list_files
 from ct.sources.source import Unreadable
 from ct.sources.zip_archive import ZipMember, open_zip
@@ -91,21 +93,12 @@ def test_workers_read_the_zip_by_themselves(data, tmp_path):
     pd.testing.assert_frame_equal(one, two)
 
 
-def test_files_of_archivers_and_names_that_lead_elsewhere_are_left_out(data, tmp_path):
+def test_files_of_archivers_are_left_out(data, tmp_path):
     expected = Folder(data).files(TRAIN)
     (data / TRAIN / ".hidden").write_text("x")
     (data / "__MACOSX" / TRAIN).mkdir(parents=True)
     (data / "__MACOSX" / TRAIN / "._ID_0.dcm").write_text("x")
     pack(data, tmp_path / "data.zip")
-    with zipfile.ZipFile(tmp_path / "data.zip", "a") as archive:
-        for name in (
-            f"/{TRAIN}/a.dcm",
-            f"../{TRAIN}/b.dcm",
-            f"{TRAIN}/../c.dcm",
-            f"{TRAIN}//d.dcm",
-            f"./{TRAIN}/e.dcm",
-        ):
-            archive.writestr(name, "x")
     everything = Folder(data).all_files()
     assert set(expected) < set(everything)
     assert "stage_2_train.csv" in everything
@@ -114,6 +107,85 @@ def test_files_of_archivers_and_names_that_lead_elsewhere_are_left_out(data, tmp
     competition = find_competition(tmp_path / "data.zip")
     assert competition.root == tmp_path / "data.zip"
     assert competition.source.files(TRAIN) == expected
+
+
+def archive_of(path, members):
+    """Write a zip archive of (name, text); a name may come twice."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore", UserWarning)  # of the name that comes twice
+        for name, text in members:
+            info = zipfile.ZipInfo("x")
+            info.filename = name  # as it is: the constructor cleans it
+            archive.writestr(info, text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "read_as"),
+    [
+        ("s/a.dcm", "s/a.dcm"),
+        ("./a.dcm", "a.dcm"),
+        ("./s/./a.dcm", "s/a.dcm"),
+        ("s//a.dcm", "s/a.dcm"),
+        ("/s/a.dcm", "s/a.dcm"),
+        ("../s/a.dcm", "s/a.dcm"),
+        ("s/../a.dcm", "s/a.dcm"),
+        (".s/a.dcm", None),
+        ("s/.a.dcm", None),
+        ("./__MACOSX/a.dcm", None),
+        ("s/", None),
+        ("s/.", None),
+        ("..", None),
+    ],
+)
+def test_a_zip_has_the_names_that_unpacking_it_gives(tmp_path, name, read_as):
+    archive = archive_of(tmp_path / "a.zip", [("x/other.dcm", "other"), (name, "text")])
+    source = open_zip(archive)
+    assert source.all_files() == sorted(["x/other.dcm", *filter(None, [read_as])])
+    if read_as:
+        assert source.file(read_as).open().read() == b"text"
+        with zipfile.ZipFile(archive) as unpacked:
+            unpacked.extractall(tmp_path / "out")
+        assert list_files(tmp_path / "out") == source.all_files()
+
+
+def test_backslashes_separate_folders_where_no_name_has_a_slash(tmp_path):
+    windows = [("s\\t\\x41.dcm", "1"), ("b.dcm", "2"), ("s\\.hidden", "3"), ("s\\t\\", "")]
+    source = open_zip(archive_of(tmp_path / "a.zip", windows))
+    assert source.all_files() == ["b.dcm", "s/t/x41.dcm"] and source.folders() == ["s"]
+    assert source.file("s/t/x41.dcm").open().read() == b"1"
+    source = open_zip(archive_of(tmp_path / "b.zip", [*windows[:2], ("s/c.dcm", "4")]))
+    assert source.all_files() == ["b.dcm", "s/c.dcm", r"s\t\x5cx41.dcm"]
+
+
+def test_every_member_is_read_or_quarantined(tmp_path):
+    names = [f"ID_{number}.dcm" for number in range(6)]
+    raws = [slice_bytes(name=f"ID_{number:09x}") for number in range(6)]
+    prefixes = ["", "./", "/", "s//", "../", "./s/./"]
+    members = [
+        (prefix + name, raw) for prefix, name, raw in zip(prefixes, names, raws, strict=True)
+    ]
+    source = open_zip(archive_of(tmp_path / "a.zip", members))
+    table, bad = read_headers(source, source.all_files(), KEY, workers=1)
+    assert len(table) == 6 and bad.empty
+
+
+def test_of_members_of_one_name_the_last_is_read_and_the_others_quarantined(tmp_path):
+    first, second, last = (slice_bytes(name=f"ID_{number:09x}") for number in range(3))
+    members = [("a", first), ("./a", second), ("a (1)", b"text"), ("a", last)]
+    source = open_zip(archive_of(tmp_path / "a.zip", members))
+    assert source.all_files() == ["a", "a (1)", "a (2)", "a (3)"]
+    assert source.file("a").open().read() == last
+    listed = listed_source(source_note(source), file_table(source, source.all_files()))
+    for files in (source, listed):
+        table, bad = read_headers(files, source.all_files(), KEY, workers=1)
+        assert table.index.tolist() == ["ID_000000002"]
+        replaced = "another member of the zip archive has the same name, and is read"
+        assert dict(zip(bad["path"], bad["reason"], strict=True)) == {
+            "a (1)": "not a DICOM file",
+            "a (2)": replaced,
+            "a (3)": replaced,
+        }
 
 
 def test_of_two_members_of_one_name_the_last_counts(tmp_path):
