@@ -15,6 +15,7 @@ from ct.dicom.dataset_parser import open_dataset, parse_dataset, parsing_errors
 from ct.dicom.pixel_attributes import MAX_SIDE
 from ct.dicom.storage_classes import ENHANCED_CT, sop_class
 from ct.dicom.tag_values import optional_number, pixel_data, required_positive_int, tag_value
+from ct.privacy.defined_terms import known_transfer_syntax
 from ct.sources.file_reader import MAX_VOLUME_BYTES, all_bytes
 from ct.sources.frames import Frame
 from ct.sources.source import SourceFile, Unreadable
@@ -71,14 +72,20 @@ def open_frame(frame: Frame) -> EnhancedFile:
     Call it inside `quiet_pydicom`. Raises Unreadable, MachineFault.
     """
     dataset, pixels, vr = _shared_pixels(frame.file, frame.version())
-    header, syntax = frame_header(dataset, frame.number), dataset.file_meta.TransferSyntaxUID
-    frames, compressed = frame_count(dataset), uid.UID(syntax).is_compressed
-    if uid.UID(syntax).is_deflated:
-        compressed = False
+    header, frames = frame_header(dataset, frame.number), frame_count(dataset)
+    compressed = _is_compressed(dataset.file_meta.TransferSyntaxUID)
     size = required_positive_int(header, "BitsAllocated", 64) // 8
     for keyword in ("Rows", "Columns"):
         size *= required_positive_int(header, keyword, MAX_SIDE)
     return header, frame_pixels(pixels, frame.number, frames, size, compressed), vr
+
+
+def _is_compressed(syntax: str) -> bool:
+    """Return whether each frame is compressed. Raises Unreadable for an unknown transfer syntax."""
+    known = uid.UID(syntax)
+    if not known.is_transfer_syntax:  # pydicom then raises ValueError
+        raise Unreadable(f"no decoder for the transfer syntax {known_transfer_syntax(syntax)}")
+    return known.is_compressed and not known.is_deflated
 
 
 @lru_cache(maxsize=1)  # the frames of a file follow one another

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from enhanced_ct import enhanced, item
 from pydicom.encaps import generate_frames
-from pydicom.uid import RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from tiny_dicom import ZOO, make_dataset, needs_zoo
 from tiny_zip import pack
 
@@ -16,6 +16,7 @@ from ct.dicom.acquisition import read_acquisition
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.header_table import is_header_chunk, read_header_chunk, read_headers
 from ct.dicom.hounsfield import read_hu
+from ct.privacy.defined_terms import known_transfer_syntax
 from ct.slices import order_slices
 from ct.sources.folder import Folder
 from ct.sources.source import Unreadable
@@ -118,6 +119,24 @@ def test_compressed_frames(tmp_path):
     for place, frame in enumerate(source.select([f"IM0#{i}" for i in range(1, 5)])):
         expected = (PIXELS + 100 * place - 1000 - place)[::-1, ::-1]
         np.testing.assert_array_equal(read_hu(frame)[0], expected)
+
+
+@pytest.mark.parametrize("syntax", ["1.3.46.670589.33", "1.2.840.10008.1.1", "1.2.x"])
+def test_an_unknown_transfer_syntax_costs_the_frames_as_it_costs_a_classic_slice(tmp_path, syntax):
+    slices = classic_slices()
+    source = save(tmp_path, enhanced(slices), slices[0])
+    for path in tmp_path.iterdir():  # pydicom writes known ones alone
+        raw, known = path.read_bytes(), ExplicitVRLittleEndian.encode() + b"\0"
+        assert raw.count(known) == 1
+        path.write_bytes(raw.replace(known, syntax.encode().ljust(len(known), b"\0")))
+    table, refused = read(source)
+    assert len(table) == FRAMES and refused.empty
+    reasons = []
+    for file in source.select(["IM0#1", "IM1"]):
+        with pytest.raises(Unreadable) as caught:
+            read_hu(file)
+        reasons.append(str(caught.value))
+    assert reasons == [f"no decoder for the transfer syntax {known_transfer_syntax(syntax)}"] * 2
 
 
 def test_each_file_is_parsed_once(tmp_path, monkeypatch):
