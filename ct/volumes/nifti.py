@@ -5,7 +5,11 @@ front, +z head; DICOM has +x left, +y back. A slice is one along the axis neares
 patient's z, numbered from 1.
 """
 
-from collections.abc import Hashable
+import logging
+import math
+import warnings
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,6 +32,7 @@ TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 AIR_HU = -1000  # in place of values that are no number
 MAX_SIDE = 4096
 INT16 = np.iinfo(np.int16)
+DAMAGED = "damaged or truncated NIfTI"
 
 
 class Volume(NamedTuple):
@@ -112,6 +117,20 @@ def _unpacked(raw: bytes) -> bytes:
     return bytes(unpacked)
 
 
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """Context in which nibabel and numpy print nothing about a damaged header."""
+    logger = logging.getLogger("nibabel.global")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+@_quiet_nibabel()
 def _parse(raw: bytes) -> Volume:
     """Return the volume in the bytes of a NIfTI file. Raises Unreadable, InputError."""
     try:
@@ -125,33 +144,38 @@ def _parse(raw: bytes) -> Volume:
         raise Unreadable("not a NIfTI file")
     try:
         image = getattr(nibabel, HEADER_BYTES[sizes.pop()]).from_bytes(raw)
-        header, stored = image.header, np.asarray(image.dataobj.get_unscaled())
+        header, shape = image.header, _volume_shape(image.shape)
+        kind = header.get_data_dtype()
+        if math.prod(shape) * kind.itemsize + image.dataobj.offset > len(raw):
+            raise Unreadable(DAMAGED)  # reading would take memory by the header's numbers
+        stored = np.asarray(image.dataobj.get_unscaled()).reshape(shape)
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
         placed = header.get_sform(coded=True)[1] or header.get_qform(coded=True)[1]
         to_mm = TO_MM.get(header.get_xyzt_units()[0], 1.0)
         affine = np.asarray(image.affine, np.float64)
-    except MemoryError:
+    except (Unreadable, MemoryError):
         raise
     except Exception:  # of a damaged header nibabel raises nearly anything
-        raise Unreadable("damaged or truncated NIfTI") from None
+        raise Unreadable(DAMAGED) from None
+    if stored.dtype.kind not in "iuf":
+        raise Unreadable("NIfTI of colours or complex numbers, not of HU")
     if not placed:
         raise Unreadable(
             "NIfTI without sform and qform: nothing says which side is left; set one of them"
         )
     affine = TO_LPS @ affine
     affine[:3] *= to_mm
-    return _with_slices_last(_three_axes(stored), (slope, intercept), affine)
+    return _with_slices_last(stored, (slope, intercept), affine)
 
 
-def _three_axes(stored: NDArray[Any]) -> NDArray[Any]:
-    """Return the voxels with three axes. Raises Unreadable where they are no volume of numbers."""
-    while stored.ndim > 3 and stored.shape[-1] == 1:
-        stored = stored[..., 0]
-    if stored.ndim != 3 or min(stored.shape) < 1 or max(stored.shape) > MAX_SIDE:
-        raise Unreadable(f"NIfTI of shape {'x'.join(map(str, stored.shape))}, not one volume")
-    if stored.dtype.kind not in "iuf":
-        raise Unreadable("NIfTI of colours or complex numbers, not of HU")
-    return stored
+def _volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a header's shape as three sides. Raises Unreadable where it is not one volume."""
+    sides = tuple(map(int, shape))
+    while len(sides) > 3 and sides[-1] == 1:
+        sides = sides[:-1]
+    if len(sides) != 3 or min(sides) < 1 or max(sides) > MAX_SIDE:
+        raise Unreadable(f"NIfTI of shape {'x'.join(map(str, sides))}, not one volume")
+    return sides
 
 
 def _with_slices_last(

@@ -223,6 +223,43 @@ def test_a_file_that_is_cut_short(tmp_path, name, cut):
     assert table.empty and refused["reason"].str.contains("NIfTI").all() and len(refused) == 1
 
 
+@pytest.mark.parametrize(
+    ("sides", "reason"),
+    [
+        ((4096, 4096, 4096), "damaged or truncated NIfTI"),
+        ((COLUMNS, ROWS, SLICES + 1), "damaged or truncated NIfTI"),
+        ((4097, 1, 1), "NIfTI of shape 4097x1x1, not one volume"),
+        ((-2, -2, -2), "NIfTI of shape -2x-2x-2, not one volume"),
+    ],
+)
+def test_a_header_of_more_voxels_than_the_file_holds_takes_no_memory(
+    tmp_path, monkeypatch, sides, reason
+):
+    path = write_nifti(tmp_path / "a.nii")
+    raw = bytearray(path.read_bytes())
+    raw[42:48] = np.array(sides, "<i2").tobytes()
+    path.write_bytes(raw)
+    monkeypatch.setattr(
+        nibabel.arrayproxy.ArrayProxy, "get_unscaled", lambda self: pytest.fail("data were read")
+    )
+    table, refused = read(Folder(tmp_path), ["a.nii"])
+    assert table.empty and refused["reason"].tolist() == [reason]
+
+
+def test_nibabel_prints_nothing_about_a_damaged_header(tmp_path):
+    path = write_nifti(tmp_path / "a.nii")
+    raw = bytearray(path.read_bytes())
+    raw[344:348] = b"none"  # the magic string
+    path.write_bytes(raw)
+    code = (
+        "from ct.dicom.header_table import read_headers\n"
+        f"_, refused = read_headers({str(tmp_path)!r}, ['a.nii'], b'key', workers=1)\n"
+        "print(refused['reason'].tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("['damaged or truncated NIfTI']\n", "")
+
+
 def test_without_nibabel_one_line_says_how_to_install_it(tmp_path):
     write_nifti(tmp_path / "a.nii")
     code = (
