@@ -4,6 +4,8 @@ import re
 from pathlib import PureWindowsPath
 from typing import Any
 
+from ct.privacy.redaction import DATABASE
+
 PATH_KEYS = {"source", "labels", "sample", "slices"}  # of the recipe's `data`
 ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+")
 
@@ -24,6 +26,8 @@ def recipe_without_paths(value: Any, key: str | None = None) -> Any:
         return value
     if "://" in value:
         return f"{value.partition('://')[0]}://…"
+    if key == DATABASE and value:  # a mistyped URL, or a list of names and values
+        return "…"
     absolute = value.startswith(("/", "~", "\\")) or value[1:3] in (":\\", ":/")
     if key in PATH_KEYS or absolute:
         return PureWindowsPath(value).name or value  # splits at / and \

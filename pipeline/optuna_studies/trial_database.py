@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ct.errors import InputError, printable
-from ct.privacy.redaction import mask_passwords
+from ct.privacy.redaction import mask_database, mask_passwords
 from pipeline.older_versions import without_later_fields
 
 HEARTBEAT = 30  # seconds between two heartbeats of a running trial
@@ -48,11 +48,11 @@ def check_store(url: str) -> None:
                 time.sleep(1)  # another machine creates them
                 continue
             raise InputError(
-                f"stage2.storage = {printable(url)}: no database for trials can be opened there "
-                f"({_reason(error)}); {REMEDY}"
+                f"stage2.storage = {_shown(url)}: no database for trials can be opened there "
+                f"({_reason(error, url)}); {REMEDY}"
             ) from None
     raise InputError(
-        f"stage2.storage = {printable(url)}: a database in memory ends with its process, "
+        f"stage2.storage = {_shown(url)}: a database in memory ends with its process, "
         f"and no other process can read it; {REMEDY}"
     )
 
@@ -106,12 +106,17 @@ def store_faults(url: str) -> Iterator[None]:
         if not url:
             raise
         raise InputError(
-            f"stage2.storage = {printable(url)}: the database does not answer any more "
-            f"({_reason(error)}); the same command continues once it does"
+            f"stage2.storage = {_shown(url)}: the database does not answer any more "
+            f"({_reason(error, url)}); the same command continues once it does"
         ) from None
 
 
-def _reason(error: BaseException) -> str:
+def _shown(url: str) -> str:
+    return printable(mask_database(url))
+
+
+def _reason(error: BaseException, url: str) -> str:
     """Return the first line of the driver's message, without passwords."""
     lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-    return printable(mask_passwords(lines[0]), 160)
+    line = lines[0].replace(url, mask_database(url)) if url else lines[0]
+    return printable(mask_passwords(line), 160)

@@ -18,6 +18,7 @@ from pipeline.freshness import first_difference, why_stale
 from pipeline.optuna_studies.trial_database import check_store, open_shared, store_faults
 from pipeline.receipt import Receipt
 from pipeline.recipe import RECIPES
+from report.path_removal import recipe_without_paths
 
 SECRET = "s3cret"
 
@@ -64,7 +65,15 @@ def invalid_urls(tmp_path):
     (tmp_path / "bad.db").write_text("this is no database at all, only a text file " * 9)
     return {
         f"postgresql+nodriver://ann:{SECRET}@localhost/optuna": "postgresql",
-        f"not a url {SECRET}@": "not a url",
+        "not a url": "not a url",
+        f"not a url {SECRET}@": "***@",
+        f"postgresql:/ann:{SECRET}@localhost/optuna": "***@localhost/optuna",
+        f"postgresql:ann:{SECRET}@localhost/optuna": "***@localhost/optuna",
+        f"ann:{SECRET}@localhost/optuna": "***@localhost/optuna",
+        f"postgresql//ann:{SECRET}@localhost/optuna": "***@localhost/optuna",
+        f" postgresql://ann:s3@{SECRET}@localhost/optuna": "***@localhost/optuna",
+        f"host=db user=ann password={SECRET} dbname=o": "host=db user=ann password=***",
+        f"host=db PWD = 's3 {SECRET}'": "host=db PWD = ***",
         "redis://localhost:6379": "redis",
         f"sqlite:///{tmp_path}/nowhere/x.db": "unable to open",
         f"sqlite:///{tmp_path}/bad.db": "not a database",
@@ -76,7 +85,7 @@ def test_a_database_that_cannot_be_opened_raises_one_line(tmp_path):
         with pytest.raises(InputError, match="^stage2.storage = ") as caught:
             check_store(url)
         line = str(caught.value)
-        assert line.isprintable() and message in line and f":{SECRET}@" not in line
+        assert line.isprintable() and message in line and SECRET not in line
 
 
 @pytest.mark.parametrize(
@@ -194,6 +203,13 @@ def test_no_receipt_and_no_output_has_the_password(tmp_path):
     other = {"stage2": {"storage": url.replace("db", "other"), "trials": 3}}
     line = why_stale(tmp_path, tmp_path / "r.json", other, {})
     assert line.startswith("recipe changed, stage2.storage") and SECRET not in line
+
+
+@pytest.mark.parametrize("storage", [f"ann:{SECRET}@db/o", f"host=db password={SECRET}"])
+def test_a_mistyped_url_is_masked_wherever_the_recipe_is_shown(storage):
+    part = {"stage2": {"storage": storage, "trials": 3}}
+    assert SECRET not in str(mask_passwords(part)) and "***" in str(mask_passwords(part))
+    assert recipe_without_paths(part) == {"stage2": {"storage": "…", "trials": 3}}
 
 
 def test_status_masks_the_password(older_version, tmp_path, capsys):
