@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import equal
+from torch import equal, isfinite
 
 from ct.errors import InputError, reason_of
 from stage1_cnn.backbones.last_layers import PooledEncoder, last_layers
@@ -19,7 +19,8 @@ from stage1_cnn.config import PACKAGE, CnnConfig
 def pretrained_backbone(config: CnnConfig, seed: int) -> Any:
     """Build the backbone with pretrained weights: of a local file, of a package, or by download.
 
-    The last layers stay random. Raises InputError where the weights cannot be had or do not fit.
+    The last layers stay random. Raises InputError where the weights cannot be had, do not fit or
+    are not finite.
     """
     path = config.weights_file
     if path is not None:
@@ -49,6 +50,11 @@ def pretrained_backbone(config: CnnConfig, seed: int) -> Any:
         raise InputError(
             f"backbone {config.backbone!r}: {source} lack {len(missing)} of its arrays, "
             f"first {missing[0]}; {advice}"
+        )
+    if name := _first_not_finite(backbone, fresh):
+        raise InputError(
+            f"backbone {config.backbone!r}: {source} hold NaN or infinite values, first in its "
+            f"array {name}, so that training cannot begin; {advice}"
         )
     return backbone
 
@@ -104,3 +110,12 @@ def _still_random(backbone: Any, fresh: Any) -> list[str]:
         if comparable and equal(weight, random_weights[name]):
             names.append(name)
     return names
+
+
+def _first_not_finite(backbone: Any, fresh: Any) -> str:
+    """Return the name of the first array that is finite in `fresh` alone, "" where all are."""
+    random_arrays = fresh.state_dict()
+    for name, array in backbone.state_dict().items():
+        if not isfinite(array).all() and isfinite(random_arrays[name]).all():
+            return name
+    return ""

@@ -79,6 +79,11 @@ def refused(tmp_path, weights):
     torch.save({"state_dict": other}, tmp_path / "other.pth")
     wide = weights | {"layer1.0.conv2.weight": torch.zeros(9, 9, 3, 3)}
     torch.save(wide, tmp_path / "wide.pth")
+    broken = {"layer2.0.conv1.weight": float("nan"), "layer1.0.bn1.running_var": float("inf")}
+    for name, value in broken.items():
+        bad = weights[name].clone()
+        bad.view(-1)[-1] = value
+        save_file(weights | {name: bad}, tmp_path / f"{name}.safetensors")
     return {
         "page.pth": "it is a web page; download the file itself",
         "pointer.pth": "git lfs pull",
@@ -93,6 +98,9 @@ def refused(tmp_path, weights):
         "plain.pth": "it is empty: it holds no arrays",
         "other.pth": r"test_resnet",
         "wide.pth": r"its array layer1.0.conv2.weight is \(9, 9, 3, 3\), that of the backbone \(",
+    } | {
+        f"{name}.safetensors": f"hold NaN or infinite values, first in its array {name}"
+        for name in broken
     }
 
 
@@ -105,6 +113,12 @@ def test_others_are_refused_before_anything_is_read_in_one_short_line(tmp_path, 
         assert "weights_only" not in line
     printed = capfd.readouterr()  # timm would list every array
     assert printed.err == printed.out == ""
+
+
+def test_values_of_arrays_that_are_not_loaded_do_not_count(tmp_path, weights):
+    unused = {"fc.bias": torch.full_like(weights["fc.bias"], torch.nan)}
+    save_file(weights | unused, tmp_path / "w.safetensors")
+    build_model(config(tmp_path / "w.safetensors"), seed=1)
 
 
 def test_a_prefix_is_removed_only_where_it_is_beyond_doubt():
