@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+SPACINGS_MM = (1e-3, 1e3)  # a PixelSpacing outside counts as missing
 HEADER_COLUMNS = {  # from the header
     "split": "train or test",
     "patient_id": "pseudonym, or the competition's own ID_…",
@@ -19,7 +20,7 @@ HEADER_COLUMNS = {  # from the header
     "path": "relative to the data folder",
     "rows": "pixels",
     "cols": "pixels",
-    "pixel_spacing_mm": "mm between rows; NaN where the tag is missing",
+    "pixel_spacing_mm": "mm between rows; NaN where the tag is missing or not in SPACINGS_MM",
     "slope": "RescaleSlope",
     "intercept": "RescaleIntercept of the file, HU",
     "bits_stored": "bits per pixel that hold the value",

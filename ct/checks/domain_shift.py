@@ -13,6 +13,7 @@ from ct.checks.head_ct import Remark, head_area_remarks, head_tag_remarks
 from ct.checks.patient_position import position_remarks
 from ct.checks.series_geometry import wide_gaps
 from ct.checks.training_ranges import AREAS, FACTS, series_facts
+from ct.slices import SPACINGS_MM
 
 TOLERANCE = 0.01  # relative, at the ends of a range: tags are rounded
 NO_LOWER_BOUND = ("tilt_deg",)  # less tilt than in training does no harm
@@ -99,6 +100,7 @@ def _decoded(slices: pd.DataFrame) -> pd.DataFrame:
 def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark]:
     """Return the Remarks on tags of one series that can make predictions worse."""
     dicom = acquisition["dicom"].to_numpy(bool)
+    low, high = SPACINGS_MM
     no_rescale = slices[["slope", "intercept"]].isna().any(axis=1) & dicom
     texts = [  # rows that have it, what, means
         (
@@ -134,7 +136,7 @@ def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark
         ),
         (
             slices["pixel_spacing_mm"].isna(),
-            "PixelSpacing is missing",
+            f"PixelSpacing is missing, or no length from {low:g} to {high:g} mm",
             "the size of the head is unknown",
         ),
         (

@@ -21,6 +21,7 @@ from ct.dicom.tag_values import (
 )
 from ct.privacy.defined_terms import known_transfer_syntax
 from ct.privacy.pseudonyms import pseudonym
+from ct.slices import SPACINGS_MM
 from ct.sources.frames import frame_name
 from ct.sources.source import SourceFile, Unreadable
 from ct.volumes.nifti import is_nifti, slice_geometries
@@ -34,8 +35,6 @@ class SliceHeader(NamedTuple):
     values: dict[str, Any] | None  # as returned by `read_header`; of NIfTI without identifiers
     reason: str  # why it is unreadable, or ""
 
-
-MIN_SPACING_MM, MAX_SPACING_MM = 1e-3, 1e3  # a PixelSpacing outside counts as missing
 
 # what a NIfTI file does not say
 WITHOUT_DICOM = {
@@ -151,7 +150,7 @@ def _turned_geometry(header: Header) -> dict[str, Any]:
     turn = turn_to_standard(iop)
     # between rows, and between columns (PS3.3 section 10.7.1.3)
     down, along = (optional_number(header, "PixelSpacing", place) for place in (0, 1))
-    spacing = along if turn.transposed else down
+    spacing, (low, high) = along if turn.transposed else down, SPACINGS_MM
     row, column = turn.first_pixel(rows, columns)
     if row:
         ipp = ipp + iop[3:] * row * np.nan_to_num(down)
@@ -162,5 +161,5 @@ def _turned_geometry(header: Header) -> dict[str, Any]:
         "cols": rows if turn.transposed else columns,
         "ipp": ipp,
         "iop": turn.directions(iop),
-        "pixel_spacing_mm": spacing if MIN_SPACING_MM <= spacing <= MAX_SPACING_MM else np.nan,
+        "pixel_spacing_mm": spacing if low <= spacing <= high else np.nan,
     }

@@ -154,7 +154,11 @@ def test_names_of_the_head_are_accepted(ranges, part):
         ({}, {"recognizable": True}, "the person can be recognized"),
         ({}, {"thickness_mm": 0.6}, "slice thickness 0.6 mm, training range 2.5 to 5 mm"),
         ({"slope": np.nan}, {}, "RescaleSlope or RescaleIntercept is missing"),
-        ({"pixel_spacing_mm": np.nan}, {}, "PixelSpacing is missing"),
+        (
+            {"pixel_spacing_mm": np.nan},
+            {},
+            "PixelSpacing is missing, or no length from 0.001 to 1000 mm",
+        ),
         ({"pixel_spacing_mm": 0.9}, {}, "pixel spacing 0.9 mm, training range 0.45 to 0.528 mm"),
         ({"mixed_orientation": True}, {}, "different orientation"),
         ({"tilt_deg": 30.0}, {}, "slice tilt 30 degrees, training range 10 to 20 degrees"),

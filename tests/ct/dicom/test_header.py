@@ -221,6 +221,26 @@ def test_the_fast_parser_reads_what_pydicom_reads(tmp_path, tags, fast):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("text", "spacing"),
+    [
+        (b"0.001 ", 0.001),
+        (b"1000.0", 1000),
+        (b"0.0009", np.nan),
+        (b"1000.1", np.nan),
+        (b"0.0000", np.nan),
+        (b"-0.500", np.nan),
+        (b"0.90mm", np.nan),
+        (b"NaN   ", np.nan),
+    ],
+)
+def test_a_pixel_spacing_outside_the_limits_counts_as_missing(tmp_path, text, spacing):
+    raw = slice_bytes(PixelSpacing=["0.1234", "0.1234"])
+    assert raw.count(b"0.1234") == 2
+    (tmp_path / "a").write_bytes(raw.replace(b"0.1234", text))
+    np.testing.assert_equal(header_of(tmp_path / "a", KEY)["pixel_spacing_mm"], spacing)
+
+
 @pytest.mark.parametrize("preamble", [True, False])  # by the fast parser, and by pydicom
 def test_decimal_commas(tmp_path, preamble):
     tags = {
