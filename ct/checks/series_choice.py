@@ -66,8 +66,8 @@ def is_outside(step_mm: Any, training: Spacing) -> Any:
 
 
 def _distance(values: pd.Series, typical: float) -> pd.Series:
-    """Return how far values are from the typical one, as a ratio, 0 where unknown."""
-    return (np.log(values / typical).abs().fillna(0)).round(1)
+    """Return how far values are from the typical one, as a ratio, 0 where unknown or no length."""
+    return (np.log(values.where(values > 0) / typical).abs().fillna(0)).round(1)
 
 
 CRITERIA = (

@@ -55,6 +55,14 @@ def read(series, **options):
     return list(status.index[status == READ])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("thickness", [0.0, -1.0, np.nan])
+def test_a_thickness_that_is_no_length_counts_as_unknown(thickness):
+    odd = THICK | {"thickness_mm": thickness}
+    assert read({"a": odd, "b": odd}) == ["a"]
+    assert read({"a": THICK | {"thickness_mm": 2.0}, "b": odd}) == ["b"]
+
+
 @pytest.mark.parametrize("name", WORSE)
 def test_the_plain_thick_soft_series_is_read(name):
     other, reason = WORSE[name]
