@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import data_element_generator, read_dataset, read_partial
 from pydicom.tag import Tag
 
+from ct.sources.file_kinds import HEAD_BYTES, ZIP, has_dicom_mark, packed_kind
 from ct.sources.file_reader import all_bytes, first_bytes
 from ct.sources.folder import DiskFile
 from ct.sources.source import SourceFile, Unreadable
@@ -65,7 +66,7 @@ def parse_dataset(raw: bytes, pixels: bool = True, whole: bool = True) -> Datase
 
     whole: False where `raw` is only the beginning of the file
     """
-    require_dicom(raw[:132])
+    require_dicom(raw[:HEAD_BYTES])
     with parsing_errors():
         dataset = _inflated_dataset(raw, pixels) if _may_be_deflated(raw) else None
         if dataset is None:
@@ -93,11 +94,19 @@ def parsing_errors() -> Iterator[None]:
 
 
 def require_dicom(head: bytes) -> None:
-    """Raise Unreadable where a file's first bytes, 132 at least, are not those of a DICOM file."""
+    """Raise Unreadable where a file's first bytes are not those of a DICOM file.
+
+    head: HEAD_BYTES of it at least, or all
+    """
     if not head:
         raise Unreadable("empty file")
-    if head[128:132] != b"DICM" and head[:2] not in FIRST_GROUPS:
+    if has_dicom_mark(head) or head[:2] in FIRST_GROUPS:
+        return
+    kind = packed_kind(head)
+    if not kind:
         raise Unreadable("not a DICOM file")
+    also = ", or give it as --data" if kind == ZIP else ""
+    raise Unreadable(f"not a DICOM file but {kind}: if it holds DICOM files, unpack it{also}")
 
 
 def as_source_file(file: str | Path | SourceFile) -> SourceFile:
@@ -159,7 +168,7 @@ def _plain_dataset(raw: bytes, pixels: bool, whole: bool) -> FileDataset:
 def _inflated_dataset(raw: bytes, pixels: bool) -> Dataset | None:
     """Parse a deflated data set, which pydicom would inflate without limit; None for any other."""
     stream = io.BytesIO(raw)
-    stream.seek(132 if raw[128:132] == b"DICM" else 0)
+    stream.seek(132 if has_dicom_mark(raw) else 0)
     elements = list(
         data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
     )

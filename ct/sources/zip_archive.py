@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ct.errors import InputError, printable
 from ct.sources.decompression_limit import max_unpacked_bytes
+from ct.sources.file_kinds import HEAD_BYTES, lone_file_remedy
 from ct.sources.frames import as_frame, file_of_frame
 from ct.sources.source import SourceFile, Unreadable
 from ct.sources.zip_names import named_members
@@ -227,6 +228,10 @@ def open_zip(path: str | Path) -> ZipArchive:
             files, replaced = named_members(archive.infolist())
     except DAMAGE as error:
         raise_fault(error, f"{path}")
+        with open(path, "rb") as file:
+            remedy = lone_file_remedy(str(path), file.read(HEAD_BYTES))
+        if remedy:
+            raise InputError(f"{path} is {remedy} with --data, or a zip archive") from None
         why = printable(str(error) or type(error).__name__)
         raise InputError(
             f"{path} is a file, but no whole zip archive ({why}); "

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from ct.errors import InputError
 from ct.sources.decompression_limit import max_unpacked_bytes
+from ct.sources.file_kinds import NIFTI_ENDINGS
 from ct.sources.file_reader import MAX_VOLUME_BYTES, all_bytes
 from ct.sources.frames import Frame
 from ct.sources.source import SourceFile, Unreadable
 from ct.volumes.orientation import Turn, turn_to_standard
 
-ENDINGS = (".nii", ".nii.gz")
 GZIP = b"\x1f\x8b"
 HEADER_BYTES = {348: "Nifti1Image", 540: "Nifti2Image"}  # of each version
 TO_MM = {"meter": 1000.0, "micron": 0.001}  # xyzt_units; mm, or unknown, else
@@ -58,7 +58,7 @@ class Volume(NamedTuple):
 
 def is_nifti(name: str) -> bool:
     """Return whether a file is NIfTI by the ending of its name."""
-    return name.lower().endswith(ENDINGS)
+    return name.lower().endswith(NIFTI_ENDINGS)
 
 
 def slice_geometries(file: SourceFile) -> list[dict[str, Any]]:

@@ -1,6 +1,11 @@
 """Folders and zip archives as sources: the same files and bytes; damage is named."""
 
+import bz2
+import gzip
+import io
+import lzma
 import os
+import tarfile
 import warnings
 import zipfile
 
@@ -464,6 +469,50 @@ def test_an_archive_cut_anywhere_is_one_line(tmp_path):
         with pytest.raises(InputError, match="no whole zip archive") as caught:
             open_zip(tmp_path / "z.zip")
         assert "\n" not in str(caught.value)
+
+
+def packed_files():
+    """Return {name: (bytes, kind)} of files that a packer made of one slice."""
+    raw, tar = slice_bytes(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        member = tarfile.TarInfo("a.dcm")
+        member.size = len(raw)
+        archive.addfile(member, io.BytesIO(raw))
+    return {
+        "a.dcm.gz": (gzip.compress(raw), "a file packed by gzip"),
+        "a.tar.gz": (gzip.compress(tar.getvalue()), "a file packed by gzip"),
+        "a.tar": (tar.getvalue(), "a tar archive"),
+        "a.bz2": (bz2.compress(raw), "a file packed by bzip2"),
+        "a.xz": (lzma.compress(raw), "a file packed by xz"),
+    }
+
+
+def test_a_packed_file_among_the_slices_is_named_with_a_remedy(tmp_path):
+    folder, expected = tmp_path / "in", {}
+    write_slice(folder / "good")
+    for name, (raw, kind) in packed_files().items():
+        (folder / name).write_bytes(raw)
+        expected[name] = f"not a DICOM file but {kind}: if it holds DICOM files, unpack it"
+    zipped = pack(folder, tmp_path / "study1.zip").rename(folder / "study1.zip")
+    expected[zipped.name] = (
+        "not a DICOM file but a zip archive: if it holds DICOM files, unpack it, "
+        "or give it as --data"
+    )
+    for source in (Folder(folder), open_zip(pack(folder, tmp_path / "all.zip"))):
+        table, bad = read_headers(source, source.all_files(), KEY, workers=1)
+        assert len(table) == 1
+        assert dict(zip(bad["path"], bad["reason"], strict=True)) == expected
+
+
+def test_a_single_file_in_place_of_a_folder_is_named_with_a_remedy(tmp_path):
+    files = {name: (raw, f"{kind}; unpack it") for name, (raw, kind) in packed_files().items()}
+    files["one_slice"] = slice_bytes(), "a single DICOM file; name the folder around it"
+    files["a.nii.gz"] = gzip.compress(b"x"), "a single NIfTI file; name the folder around it"
+    for name, (raw, message) in files.items():
+        (tmp_path / name).write_bytes(raw)
+        with pytest.raises(InputError, match=f"{name} is {message}.*--data") as caught:
+            open_zip(tmp_path / name)
+        assert "download" not in str(caught.value)
 
 
 def test_list_files_is_sorted_recursive_and_skips_dot_files(tmp_path):
