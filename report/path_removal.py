@@ -7,7 +7,8 @@ from typing import Any
 from ct.privacy.redaction import DATABASE
 
 PATH_KEYS = {"source", "labels", "sample", "slices"}  # of the recipe's `data`
-ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+")
+PART = r"[^\s/\\'\"](?:[^/\\'\"]|(?<=\w)'(?=\w))*"  # a folder's name: blanks, O'Neill
+ABSOLUTE = re.compile(rf"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:{PART}[/\\])+")
 
 
 def recipe_without_paths(value: Any, key: str | None = None) -> Any:
@@ -35,5 +36,8 @@ def recipe_without_paths(value: Any, key: str | None = None) -> Any:
 
 
 def without_folders(text: object) -> str:
-    """Return a line of text without the folders of absolute paths."""
+    """Return a line of text without the folders of absolute paths, which may hold blanks.
+
+    Words between such a path and a later slash are taken for a folder's name, and removed, too.
+    """
     return ABSOLUTE.sub("…/", str(text))

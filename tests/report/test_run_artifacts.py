@@ -52,6 +52,10 @@ def test_only_the_scheme_of_a_database_url_is_shown():
         ("cannot open /data/x/y.dcm", "cannot open …/y.dcm"),
         (r"C:\scans\new\y.dcm: no pixels", "…/y.dcm: no pixels"),
         ("train/y.dcm has 1/2 of it", "train/y.dcm has 1/2 of it"),
+        ("half / whole, train/y.dcm", "half / whole, train/y.dcm"),
+        ("cannot open /data/Smith John/a b/y.dcm", "cannot open …/y.dcm"),
+        ("no file '/data/John O'Neill/y.dcm' there", "no file '…/y.dcm' there"),
+        (r"D:\Smith John\y.dcm: no pixels", "…/y.dcm: no pixels"),
     ],
 )
 def test_absolute_paths_lose_their_folders(text, shown):
