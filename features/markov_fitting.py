@@ -20,6 +20,7 @@ from features.markov import (
 TEMPERATURES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # candidates
 PSEUDO_GAP_MM = 5.0  # distance of the pseudo-counts of _rates
 CALIBRATION_BINS = 1000
+WIDEST = 60.0  # largest |logit| of the histogram: a wilder one, alone, would widen all of its bins
 
 
 def cross_fit_chains(
@@ -114,7 +115,7 @@ def _calibration(
     labels = labels[known]
     if not 0 < labels.sum() < len(labels):
         return 0.0, prior
-    known_x = np.asarray(x[known], np.float64)
+    known_x = np.clip(np.asarray(x[known], np.float64), -WIDEST, WIDEST)
     rows, positive, middle = _histogram(known_x, labels, CALIBRATION_BINS)
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

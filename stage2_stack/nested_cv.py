@@ -48,9 +48,9 @@ class NestedFolds:
         self.clipped, self.patients = clipped, patients
         self.inner = np.full((k_folds, len(fold)), -1)  # -1: a row of the outer fold itself
         for k in range(k_folds):
-            rows = np.flatnonzero(fold != k)
+            rows, own_seed = np.flatnonzero(fold != k), derive_seed(seed, "nest", k)
             self.inner[k, rows] = inner_folds(
-                strata[rows], fold[rows], patients[rows], derive_seed(seed, "nest", k)
+                strata[rows], fold[rows], patients[rows], own_seed, labelled[rows]
             )
 
     def inner_splits(self, settings: Sequence[Hashable | None]) -> list[NestedSplit]:
@@ -106,23 +106,31 @@ def feature_predictions(folds: NestedFolds, logits: NDArray[Any]) -> NestedPredi
 
 
 def inner_folds(
-    y: NDArray[Any], fold: NDArray[Any], patients: NDArray[Any], seed: int
+    y: NDArray[Any],
+    fold: NDArray[Any],
+    patients: NDArray[Any],
+    seed: int,
+    labelled: NDArray[np.bool_] | None = None,
 ) -> NDArray[Any]:
     """Return the inner fold (n,) of each row of an outer training set: its outer fold.
 
     Where only one outer fold is left (K = 2), patients are split into three inner folds, or into
-    two where there are only two patients.
+    two where there are only two patients. labelled: (n,), None where all are; each inner fold then
+    has a labelled row, where there are two patients with one. Of one patient all rows have 0.
     """
     if len(set(fold)) > 1:
         return fold
     from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and rarely needed
 
-    inner = np.empty(len(y), dtype=np.int8)
+    known = np.flatnonzero(np.ones(len(y), bool) if labelled is None else labelled)
+    inner, groups = np.zeros(len(y), dtype=np.int8), len(set(patients[known]))
+    if groups < 2:
+        return inner
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # fewer positives than folds: fine here
-        splitter = StratifiedGroupKFold(min(3, len(set(patients))), shuffle=True, random_state=seed)
-        for j, (_, held_out) in enumerate(splitter.split(y, y, patients)):
-            inner[held_out] = j
+        splitter = StratifiedGroupKFold(min(3, groups), shuffle=True, random_state=seed)
+        for j, (_, held_out) in enumerate(splitter.split(y[known], y[known], patients[known])):
+            inner[np.isin(patients, patients[known[held_out]])] = j
     return inner
 
 

@@ -16,7 +16,7 @@ from features.markov import (
     held_out_posterior_logits,
     posterior_logits,
 )
-from features.markov_fitting import cross_fit_chains, fit_chains
+from features.markov_fitting import _calibration, cross_fit_chains, fit_chains
 
 NAN = np.nan
 PLAIN = MarkovChain(
@@ -153,6 +153,16 @@ def test_on_disk_the_temperature_is_called_temper():
     values = PLAIN.to_json()
     assert list(values) == ["slope", "intercept", "prior", "temper", "first", "share", "rate"]
     assert MarkovChain.from_json(values) == PLAIN
+
+
+def test_one_wild_logit_does_not_flatten_the_fit():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(20_000) < 0.1).astype(float)
+    x = (rng.normal(-4, 2, 20_000) + 6 * labels).astype(np.float32)
+    without = _calibration(x, labels, logit(0.1))
+    for wild in (-3000, 3000):
+        x[0], labels[0] = wild, float(wild > 0)
+        assert np.allclose(_calibration(x, labels, logit(0.1)), without, rtol=0.01)
 
 
 @pytest.mark.parametrize("k", range(3))

@@ -246,6 +246,25 @@ def test_inner_folds_of_two_outer_folds_are_by_patient():
     assert (inner != inner_folds(y, fold, patients, seed=4)).any()
 
 
+def test_each_inner_fold_of_two_outer_folds_has_labelled_rows():
+    patients = np.repeat([f"P{n:02}" for n in range(40)], 3).astype(object)
+    labelled = patients < "P04"
+    y = np.where(patients < "P02", 1.0, 0.0)
+    for seed in range(20):
+        inner = inner_folds(y, np.ones(120, int), patients, seed, labelled)
+        assert {*inner[labelled]} == {*inner} == {0, 1, 2}
+        assert (pd.Series(inner).groupby(patients).nunique() == 1).all()
+
+
+def test_one_patient_outside_a_fold_cannot_be_split_and_is_not_stacked():
+    fold = np.array([0] * 10 + [1] * 5)
+    patients = np.repeat(np.array(list("abc"), dtype=object), 5)
+    folds = NestedFolds(fold, np.ones(15, bool), patients, np.zeros(15), 2, 0)
+    assert (folds.inner[0, 10:] == 0).all() and set(folds.inner[1, :10]) == {0, 1}
+    y = np.array([0, 0, 1, 1, 1.0])
+    assert "positives in 1 patient" in why_not_stacked(y, patients[10:], 2)
+
+
 def test_why_not_stacked():
     patients = np.array(list("aabbccdd"), dtype=object)
     y = np.array([1, 0, 1, 0, 1, 0, 0, 0])
