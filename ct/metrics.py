@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from ct.labels import LABELS, WEIGHTS
 
 KAGGLE_CLIP = 1e-15
+FEWEST_PATIENTS = 2  # of an interval: draws of one patient are all alike
 
 
 def log_loss(y: ArrayLike, p: ArrayLike, clip: float = KAGGLE_CLIP) -> NDArray[np.float64]:
@@ -98,18 +99,21 @@ def patient_bootstrap(
     return (float(low), float(high)) if values.ndim == 1 else (low, high)
 
 
-def _mean_intervals(
+def mean_intervals(
     values: NDArray[np.float64], name: str, patients: ArrayLike, seed: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Return {"weighted" or label: {`name`: mean, "low", "high"}} of values (n, 6).
 
-    low, high: the 95 % interval over patients
+    low, high: the 95 % interval over patients (n,); None with fewer than FEWEST_PATIENTS
     """
     columns = np.column_stack([values @ WEIGHTS, values])
+    means = {key: float(columns[:, j].mean()) for j, key in enumerate(("weighted", *LABELS))}
+    if len(np.unique(patients)) < FEWEST_PATIENTS:
+        return {key: {name: value, "low": None, "high": None} for key, value in means.items()}
     low, high = patient_bootstrap(columns, patients, seed=seed)
     return {
-        key: {name: float(columns[:, j].mean()), "low": float(low[j]), "high": float(high[j])}
-        for j, key in enumerate(("weighted", *LABELS))
+        key: {name: value, "low": float(low[j]), "high": float(high[j])}
+        for j, (key, value) in enumerate(means.items())
     }
 
 
@@ -121,9 +125,9 @@ def score_table(
     y, p: (n, 6); patients: (n,)
 
     Returns {"weighted": {"loss", "low", "high"}, label: {the same, "auc", "positives"}, ...}. low
-    and high are the 95 % interval of the loss over patients.
+    and high are the 95 % interval of the loss over patients, None of one patient.
     """
-    table: dict[str, dict[str, Any]] = _mean_intervals(log_loss(y, p), "loss", patients, seed)
+    table = mean_intervals(log_loss(y, p), "loss", patients, seed)
     for j, label in enumerate(LABELS):
         table[label] |= {"auc": auc(y[:, j], p[:, j]), "positives": int(y[:, j].sum())}
     return table
@@ -131,12 +135,12 @@ def score_table(
 
 def gain_table(
     y: ArrayLike, before: ArrayLike, after: ArrayLike, patients: ArrayLike, seed: int = 0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Return the gain in log loss of `after` over `before`, weighted and per label.
 
     y, before, after: (n, 6); patients: (n,)
 
     Returns {"weighted": {"gain", "low", "high"}, label: the same, ...}; a positive gain is better.
-    low and high are the 95 % interval over patients.
+    low and high are the 95 % interval over patients, None of one patient.
     """
-    return _mean_intervals(log_loss(y, before) - log_loss(y, after), "gain", patients, seed)
+    return mean_intervals(log_loss(y, before) - log_loss(y, after), "gain", patients, seed)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ct.labels import LABELS, WEIGHTS
-from ct.metrics import log_loss, patient_bootstrap
+from ct.metrics import log_loss, mean_intervals
 from stage2_stack.components import COMPONENTS
 from stage2_stack.components.component import load_component
 from stage2_stack.stacker import LabelStack
@@ -63,15 +63,10 @@ def _scores(
     losses: NDArray[np.float64], start: NDArray[np.float64], patients: NDArray[Any], seed: int
 ) -> dict[str, Any]:
     """Return the mean "loss" and "gain" over `start` of losses (m, 6), by label and weighted."""
-    gain = np.column_stack([(start - losses) @ WEIGHTS, start - losses])
-    low, high = patient_bootstrap(gain, patients, seed=seed)
     return {
         "loss": {
             "weighted": float(losses.mean(axis=0) @ WEIGHTS),
             **dict(zip(LABELS, losses.mean(axis=0).tolist(), strict=True)),
         },
-        "gain": {
-            name: {"gain": float(gain[:, j].mean()), "low": float(low[j]), "high": float(high[j])}
-            for j, name in enumerate(("weighted", *LABELS))
-        },
+        "gain": mean_intervals(start - losses, "gain", patients, seed),
     }

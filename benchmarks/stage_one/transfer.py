@@ -205,7 +205,9 @@ def print_intervals(
         if interval := auc_interval(y[:, number], p[:, number], draws):
             shown[f"AUC {label}"] = interval
     for name, value in shown.items():
-        print(f"  {name:22} {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+        ends = [value["low"], value["high"]]
+        interval = "no interval" if None in ends else "[{:.3f}, {:.3f}]".format(*ends)
+        print(f"  {name:22} {value['value']:.3f} {interval}")
     print(f"  {seconds:.0f} s in all")
 
 

@@ -19,7 +19,7 @@ from ct.evaluation.patient_draws import (
     rate,
 )
 from ct.labels import LABELS, WEIGHTS
-from ct.metrics import auc, log_loss
+from ct.metrics import FEWEST_PATIENTS, auc, log_loss
 
 HALF = "half"  # the operating point at a probability of .5
 
@@ -87,14 +87,16 @@ def label_figures(y: NDArray[Any], p: NDArray[Any], draws: PatientDraws) -> dict
 
 
 def auc_interval(y: NDArray[Any], p: NDArray[Any], draws: PatientDraws) -> Interval | None:
-    """Return the AUC with its interval over patients; None where y has one class."""
+    """Return the AUC with its interval over patients; None where y has one class.
+
+    It has no interval where one patient alone has positives, or one alone has negatives.
+    """
     area = auc(y, p)
     if area is None:
         return None
-    drawn = drawn_aucs(y, p, draws)
-    if np.isnan(drawn).all():  # all rows are of one patient in each draw
-        return {"value": area, "low": 0.0, "high": 1.0}
-    return interval_of(area, drawn)
+    if min(draws.patients(y == value) for value in (0, 1)) < FEWEST_PATIENTS:
+        return {"value": area, "low": None, "high": None}
+    return interval_of(area, drawn_aucs(y, p, draws))
 
 
 def point_figures(
@@ -155,7 +157,7 @@ def figure_table(result: Mapping[str, Any]) -> pd.DataFrame:
 
 def _columns(name: str, interval: Interval | None) -> dict[str, float | None]:
     """Return {name, name_low, name_high}."""
-    values = interval or {}
+    values: Mapping[str, Any] = interval or {}
     return {
         name: values.get("value"),
         f"{name}_low": values.get("low"),

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ct.errors import number_of
-from ct.evaluation.patient_draws import PatientDraws, draw_patients, interval_of
+from ct.evaluation.patient_draws import PatientDraws, draw_patients, interval_of_rate
 from ct.labels import LABELS
 
 WANTED = (("sensitivity", 95), ("sensitivity", 90), ("specificity", 90), ("specificity", 95))
@@ -63,6 +63,7 @@ def operating_points(
     """
     patients = np.asarray(patients)
     of_class = [len(np.unique(patients[y == value])) for value in (0, 1)]
+    of_fold = [max(1, count // folds) for count in of_class]
     reasons = {name: _too_few(of_class, *WANTED[i]) for i, name in enumerate(POINTS)}
     points: dict[str, Point] = {name: {"why": why} for name, why in reasons.items() if why}
     if len(points) < len(POINTS):
@@ -79,8 +80,8 @@ def operating_points(
         sensitivity, specificity = reached_rates(y, p, threshold)
         points[name] = {
             "threshold": threshold,
-            "sensitivity": interval_of(sensitivity, drawn[0]),
-            "specificity": interval_of(specificity, drawn[1]),
+            "sensitivity": interval_of_rate(sensitivity, drawn[0], of_fold[1]),
+            "specificity": interval_of_rate(specificity, drawn[1], of_fold[0]),
         }
     return {name: points[name] for name in POINTS}
 

@@ -1,16 +1,32 @@
-"""Bootstrap draws of whole patients, and the intervals of rates and of the AUC over them."""
+"""Bootstrap draws of whole patients, and the intervals of rates and of the AUC over them.
+
+An interval without width would be read as certainty, but draws that are all alike only show that
+the patients are few. Then a rate has the exact interval of Clopper and Pearson (Biometrika 1934)
+with patients as observations, and any other figure has none.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
+from scipy.stats import beta
+
+from ct.metrics import FEWEST_PATIENTS
 
 REPEATS = 1000
 MOST_CELLS = 20_000_000  # of a table of draws and bins at a time
-Interval = dict[str, float]  # value, low, high
+LEVEL = 0.95  # coverage of the intervals
+
+
+class Interval(TypedDict):
+    """A figure and the ends of its interval; both None where it has no interval."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,10 @@ class PatientDraws:
             self.code, weights, minlength=self.counts.shape[1]
         )
         return total
+
+    def patients(self, among: NDArray[np.bool_]) -> int:
+        """Return the number of patients with a row `among`, (n,) bool."""
+        return len(np.unique(self.code[among]))
 
     def histograms(
         self, bins: NDArray[np.intp], count: int, *masks: NDArray[np.bool_]
@@ -57,23 +77,51 @@ def draw_patients(
     return PatientDraws(code, counts.astype(np.float64))
 
 
-def interval_of(value: float, drawn: NDArray[np.float64], level: float = 0.95) -> Interval:
-    """Return a value with the interval of the draws in which it is defined (not NaN)."""
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+def interval_of(value: float, drawn: NDArray[np.float64]) -> Interval:
+    """Return a value with the interval of the draws in which it is defined (not NaN).
+
+    It has no interval where it is undefined in all draws, or the same in nearly all.
+    """
+    if np.isnan(drawn).all():
+        return {"value": float(value), "low": None, "high": None}
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if np.isclose(low, high, rtol=1e-9, atol=1e-12):  # sums of floats differ in their last bits
+        return {"value": float(value), "low": None, "high": None}
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
+def interval_of_rate(share: float, drawn: NDArray[np.float64], patients: int) -> Interval:
+    """Return a rate with the interval of its draws, the exact one where that has no width.
+
+    share: in [0, 1]; patients: that the rate is of. The exact interval of 0 and of 1 is one-sided.
+    """
+    interval = interval_of(share, drawn)
+    if interval["low"] is not None:
+        return interval
+    tail = 1 - LEVEL if share in (0, 1) else (1 - LEVEL) / 2
+    hits, others = share * patients, (1 - share) * patients
+    low = beta.ppf(tail, hits, others + 1) if share > 0 else 0.0
+    high = beta.ppf(1 - tail, hits + 1, others) if share < 1 else 1.0
+    return {"value": float(share), "low": float(low), "high": float(high)}
+
+
 def rate(hit: NDArray[Any], among: NDArray[Any], draws: PatientDraws) -> Interval | None:
-    """Return the share of the rows `among` that are `hit`, (n,) bool; None where there are none."""
+    """Return the share of the rows `among` that are `hit`, (n,) bool; None where there are none.
+
+    The share of rows of one patient has no interval.
+    """
     if not among.any():
         return None
+    share, patients = float((hit & among).sum() / among.sum()), draws.patients(among)
+    if patients < FEWEST_PATIENTS:
+        return {"value": share, "low": None, "high": None}
     with np.errstate(invalid="ignore"):
         drawn = draws.sums(hit & among) / draws.sums(among)
-    return interval_of((hit & among).sum() / among.sum(), drawn)
+    return interval_of_rate(share, drawn, patients)
 
 
 def mean(values: NDArray[np.float64], draws: PatientDraws) -> Interval:
-    """Return the mean of values (n,) with its interval."""
+    """Return the mean of values (n,) with its interval; that of one patient has none."""
     return interval_of(values.mean(), draws.sums(values) / draws.sums(np.ones(len(values))))
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ct.errors import InputError
 from ct.evaluation.label_figures import figure_table, figures, group_table
+from ct.evaluation.patient_draws import Interval
 from ct.label_tables.own_labels import read_probabilities
 from ct.label_tables.public_data import read_truth, warning_of_competition
 from ct.labels import LABELS
@@ -106,8 +107,16 @@ def _write(folder: Path, data: EvaluatedData, model: ScoringModel | None, name: 
     write_evaluation_page(folder / "page.html", name, data.levels, values, groups)
     for level, result in results.items():
         area = result["labels"]["any"]["auc"]
-        text = "undefined" if area is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**area)
-        log(f"  {result['rows']} {level}: AUC of any {text}")
+        log(f"  {result['rows']} {level}: AUC of any {_interval_text(area)}")
+
+
+def _interval_text(figure: Interval | None) -> str:
+    """Return a figure with its interval for the log."""
+    if figure is None:
+        return "undefined"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f} (no interval: too few patients, or all draws alike)"
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**figure)
 
 
 def _by_level(results: dict[str, Any], table: Callable[[Any], pd.DataFrame]) -> pd.DataFrame:

@@ -45,12 +45,15 @@ def verdict(study: optuna.Study, context: SearchContext, k: int, trials: int) ->
         context.seed,
     )["weighted"]
     patient_count = len(set(patients))
+    interval = "no interval"
+    if gain["low"] is not None:  # one patient gives none
+        interval = f"{gain['low']:+.4f} to {gain['high']:+.4f}"
     settings = yaml_lines(finished[best].user_attrs["values"])
     return [
         f"best of {count}: trial {best} with {loss_of(finished[best]):.4f}; "
         f"the recipe's own {recipe_loss:.4f}",
         f"gain {gain['gain']:+.4f} "
-        f"({gain['low']:+.4f} to {gain['high']:+.4f} "
+        f"({interval} "
         f"over {number_of(patient_count, 'patient')}, 95 %); "
         "too high in part: the best of many trials is also the luckiest",
         *_conclusion(context.config.name, best, settings, gain["low"], patient_count),
@@ -58,18 +61,20 @@ def verdict(study: optuna.Study, context: SearchContext, k: int, trials: int) ->
     ]
 
 
-def _conclusion(name: str, best: int, settings: list[str], low: float, patients: int) -> list[str]:
+def _conclusion(
+    name: str, best: int, settings: list[str], low: float | None, patients: int
+) -> list[str]:
     """Return the settings to adopt, or why there are none.
 
     name: of the CNN; settings: lines of YAML of trial `best`; low: lower end of the gain's
-    interval; patients: number of held-out patients
+    interval, None where there is none; patients: number of held-out patients
     """
-    if patients >= MIN_PATIENTS and low > 0:
+    if patients >= MIN_PATIENTS and low is not None and low > 0:
         lines = [f"  {line}" for line in settings]
         return [f"to adopt, in the entry of {name} under stage1.models:", *lines]
     why = "the interval holds 0"
     if patients < MIN_PATIENTS:
-        why = f"{patients} held-out patients, {MIN_PATIENTS} are needed"
+        why = f"{number_of(patients, 'held-out patient')}, {MIN_PATIENTS} are needed"
     return [f"no significant gain over the recipe ({why}); trial {best} had {', '.join(settings)}"]
 
 

@@ -177,7 +177,9 @@ def _point(point: dict[str, Any]) -> list[str]:
 
 def _cells(score: dict[str, Any]) -> list[str]:
     """Return the cells of one label: loss with interval, AUC, number of positives."""
-    loss = f"{score['loss']:.4f} [{score['low']:.4f}, {score['high']:.4f}]"
+    loss = f"{score['loss']:.4f}"
+    if score["low"] is not None:  # one patient gives none
+        loss += f" [{score['low']:.4f}, {score['high']:.4f}]"
     if "auc" not in score:
         return [loss, "", ""]
     auc = "undefined" if score["auc"] is None else f"{score['auc']:.3f}"

@@ -74,7 +74,9 @@ def _score_line(scores: dict[str, Any], name: str) -> str:
     )
 
 
-def _interval(gain: dict[str, float]) -> str:
+def _interval(gain: dict[str, Any]) -> str:
+    if gain["low"] is None:
+        return f"{gain['gain']:+.4f} (no interval of one patient)"
     return f"{gain['gain']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
 
 

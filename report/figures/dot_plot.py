@@ -17,6 +17,7 @@ DOTS = {  # kind of dot -> (face, edge)
     "better": (PALETTE["accent"], PALETTE["accent"]),
     "worse": (PALETTE["warn"], PALETTE["warn"]),
     "unclear": (PALETTE["paper"], PALETTE["stage-one"]),
+    "unknown": (PALETTE["paper"], PALETTE["stage-one"]),
 }
 
 

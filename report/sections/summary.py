@@ -9,7 +9,7 @@ from ct.labels import LABELS
 from report.figures.dot_plot import Dot, dot_plot_panel
 from report.run_artifacts import Artifacts
 
-Gain = dict[str, float]  # "gain", and its interval "low", "high"
+Gain = dict[str, Any]  # "gain", and its interval "low", "high", None of one patient
 
 
 def summary(art: Artifacts) -> dict[str, Any]:
@@ -38,7 +38,12 @@ def summary(art: Artifacts) -> dict[str, Any]:
 
 
 def verdict(gain: Gain) -> str:
-    """Return "better" or "worse" where the interval excludes 0, else "unclear"."""
+    """Return "better" or "worse" where the interval excludes 0, else "unclear".
+
+    "unknown" where there is no interval.
+    """
+    if gain["low"] is None:
+        return "unknown"
     return "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "unclear"
 
 
@@ -50,6 +55,12 @@ def _counts(slices: pd.DataFrame) -> dict[str, int]:
     }
 
 
+def _whisker(score: dict[str, Any]) -> tuple[float, float] | None:
+    """Return the interval of a loss or a gain; None where it has none."""
+    low, high = score.get("low"), score.get("high")
+    return None if low is None or high is None else (low, high)
+
+
 def _losses_panel(scores: dict[str, Any]) -> Markup | None:
     """Draw the weighted loss of each CNN, of their calibrated mean and of stage two."""
     losses = [(f"{m} alone", score, "raw") for m, score in scores["models"].items()]
@@ -58,8 +69,7 @@ def _losses_panel(scores: dict[str, Any]) -> Markup | None:
     rows, texts = [], []
     for name, score, kind in losses:
         weighted = score["weighted"]
-        interval = (weighted["low"], weighted["high"]) if "low" in weighted else None
-        rows.append((name, [Dot(weighted["loss"], kind, interval)]))
+        rows.append((name, [Dot(weighted["loss"], kind, _whisker(weighted))]))
         texts.append(f"{name} {weighted['loss']:.4f}")
     return dot_plot_panel(rows, "weighted log loss", f"Weighted log loss: {', '.join(texts)}")
 
@@ -69,8 +79,10 @@ def _gains_panel(scores: dict[str, Any]) -> Markup | None:
     rows, texts = [], []
     for label in LABELS:
         gain = scores["gain"][label]
-        rows.append((label, [Dot(gain["gain"], verdict(gain), (gain["low"], gain["high"]))]))
-        texts.append(f"{label} {gain['gain']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})")
+        whisker = _whisker(gain)
+        rows.append((label, [Dot(gain["gain"], verdict(gain), whisker)]))
+        interval = "({:+.4f} to {:+.4f})".format(*whisker) if whisker else "(no interval)"
+        texts.append(f"{label} {gain['gain']:+.4f} {interval}")
     return dot_plot_panel(
         rows, "reduction of log loss", f"Gain of stage two: {', '.join(texts)}", zero=True
     )

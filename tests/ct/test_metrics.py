@@ -214,3 +214,13 @@ def test_gain_is_positive_where_after_is_better(case):
     back = gain_table(y, better, p, patients)
     assert back["any"]["gain"] == pytest.approx(-gain["any"]["gain"]) and back["any"]["high"] < 0
     assert gain_table(y, p, p, patients)["weighted"] == {"gain": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_scores_and_gains_of_one_patient_have_no_interval(case):
+    y, p, _ = case
+    for table, name in (
+        (score_table(y, p, ["a"] * 200), "loss"),
+        (gain_table(y, p, p * 0.5, ["a"] * 200), "gain"),
+    ):
+        assert all(row["low"] is None and row["high"] is None for row in table.values())
+        assert all(np.isfinite(row[name]) for row in table.values())

@@ -190,6 +190,25 @@ def test_a_table_of_predictions(tables):
     assert evaluate(tables / "no", predictions=tables / "p.csv", labels=tables / "other.csv") == 1
 
 
+def test_figures_of_one_patient_have_no_interval(tables, capsys):
+    p = pd.read_csv(tables / "p.csv")
+    p.assign(patient_id=7).to_csv(tables / "one.csv")
+    out = tables / "out"
+    assert evaluate(out, predictions=tables / "one.csv", labels=tables / "y.csv") == 0
+    assert "(no interval: too few patients, or all draws alike)" in capsys.readouterr().out
+    values = read_json(out / "evaluation.json")["slices"]
+    half = values["labels"]["any"]["operating_points"]["half"]
+    found = [values["weighted_log_loss"], values["labels"]["any"]["auc"]]
+    for figure in (*found, half["sensitivity"], half["specificity"]):
+        assert figure["value"] is not None and figure["low"] is figure["high"] is None
+    page = (out / "page.html").read_text()
+    assert page.count("no interval") > 40 and "None" not in page and "nan" not in page
+    for name in ("labels", "operating_points"):
+        sheet = pd.read_csv(out / f"{name}.csv")
+        ends = [column for column in sheet if column.endswith(("_low", "_high"))]
+        assert len(ends) == 4 and sheet[ends].isna().all(axis=None)
+
+
 def test_predictions_without_patients_are_measured_with_a_note(tables):
     pd.read_csv(tables / "p.csv")[["slice_id", *COLUMNS]].to_csv(tables / "q.csv")
     out = tables / "out"

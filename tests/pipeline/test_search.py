@@ -516,6 +516,12 @@ def test_settings_without_a_significant_gain_are_not_adopted(tmp_path, better, m
     )
 
 
+def test_one_held_out_patient_gives_no_interval(tmp_path):
+    lines = decided(tmp_path, np.array([1.0]), 1)
+    assert "(no interval over 1 patient, 95 %)" in lines[1]
+    assert "no significant gain" in lines[2] and "1 held-out patient, " in lines[2]
+
+
 @pytest.mark.parametrize("what", ["damaged", "gone"])
 def test_damaged_or_missing_probabilities_are_refused(tmp_path, monkeypatch, what):
     real = write_table

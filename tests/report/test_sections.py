@@ -35,6 +35,20 @@ def test_the_verdict_depends_on_the_interval_of_the_gain(report_run):
     assert "Better than stage two: vgg alone." in page_of(report_run)[0]
 
 
+def test_one_patient_has_no_verdict_and_no_interval(report_run):
+    scores = read_json(report_run.stage2 / "scores.json")
+    tables = [*scores["models"].values(), scores["calibrated"], scores["stage_two"]]
+    tables += [scores["gain"], *(step["gain"] for step in scores["ladder"])]
+    for row in (row for table in tables for row in table.values()):
+        row |= {"low": None, "high": None}
+    scores |= {"patients": 1, "rows": 1}
+    write_json(report_run.stage2 / "scores.json", scores)
+    text, page = page_of(report_run)
+    assert "one patient is too few for an interval" in text and "1 slice of 1 patient." in text
+    assert "Stage two is better" not in text and ">None<" not in text
+    assert all(page.row(label)[4] == "no interval" for label in ("weighted", *LABELS))
+
+
 def test_the_table_of_scores_is_scores_json(whole):
     """Every number, to four decimals."""
     _, page, run = whole

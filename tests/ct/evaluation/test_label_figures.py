@@ -9,8 +9,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
 
 from ct.evaluation.calibration_line import calibration_line
-from ct.evaluation.label_figures import Evaluated, figure_table, figures, group_table
+from ct.evaluation.label_figures import (
+    Evaluated,
+    auc_interval,
+    figure_table,
+    figures,
+    group_table,
+)
 from ct.evaluation.operating_points import POINTS
+from ct.evaluation.patient_draws import draw_patients
 from ct.labels import LABELS
 
 
@@ -104,6 +111,30 @@ def test_a_label_of_one_class_has_no_auc_and_no_sensitivity():
     assert values["operating_points"]["half"]["sensitivity"] is None
     assert values["operating_points"]["half"]["specificity"]["value"] > 0
     assert figure_table(figures(nothing, None))["auc"].isna().all()
+
+
+@pytest.mark.parametrize("positive", [[1, 0, 0, 0], [1, 1, 1, 0]])
+def test_the_auc_of_one_patient_of_a_class_has_no_interval(positive):
+    """Its value is by hand; with a second such patient, who has a worse one, it has an interval."""
+    patient, p = np.arange(8) // 2, np.array([0.9, 0.8, 0.2, 0.6, 0.3, 0.5, 0.4, 0.7])
+    y = np.repeat(positive, 2)
+    value = roc_auc_score(y, p)
+    draws = draw_patients(patient)
+    assert auc_interval(y, p, draws) == {"value": value, "low": None, "high": None}
+    y[-1] = 1 - y[-1]
+    y[2] = 1 - y[2]
+    found = auc_interval(y, p, draws)
+    assert found["low"] < found["value"] < found["high"]
+    apart = auc_interval(np.array([1, 1, 0, 0]), p[[0, 1, 2, 6]], draw_patients(np.arange(4)))
+    assert apart == {"value": 1.0, "low": None, "high": None}
+
+
+def test_a_group_of_one_patient_has_figures_without_intervals():
+    data = evaluated(patients=2)
+    groups = pd.DataFrame({"spacing": np.where(data.patients == 0, "thin", "thick")})
+    table = group_table(data._replace(groups=groups))
+    assert (table["patients"] == 1).all() and table["log_loss"].notna().all()
+    assert table[["auc_low", "auc_high", "log_loss_low", "log_loss_high"]].isna().all(axis=None)
 
 
 def test_groups_are_measured_alone():

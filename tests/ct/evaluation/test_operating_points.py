@@ -100,6 +100,14 @@ def test_too_few_patients_of_a_class_give_none_and_the_reason():
     assert ones["specificity_90"] == {"why": "negatives have the probability 1"}
 
 
+def test_a_rate_of_one_is_not_certain():
+    """Classes that a threshold separates: the exact interval, of as many patients as in a fold."""
+    y = np.array([1.0] * 20 + [0.0] * 40)
+    point = operating_points(y, np.linspace(1, 0, 60), np.arange(60), 4)["specificity_95"]
+    assert (point["sensitivity"]["value"], point["sensitivity"]["high"]) == (1, 1)
+    assert point["sensitivity"]["low"] == pytest.approx(0.05 ** (1 / 5))
+
+
 def test_reached_points_and_their_table():
     p = np.tile(np.array([[0.2], [0.5], [np.nan]]), 6)
     table = pd.DataFrame(p, columns=list(LABELS), index=["a", "b", "c"])

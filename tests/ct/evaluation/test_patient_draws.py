@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from simulated_studies import simulated_slices
 from sklearn.metrics import roc_auc_score
 
@@ -24,7 +25,8 @@ def test_a_draw_of_one_class_has_no_auc():
     draws = draw_patients(np.arange(3), repeats=200)
     areas = drawn_aucs(np.array([1, 0, 0]), np.array([0.9, 0.1, 0.2]), draws)
     assert np.isnan(areas).any() and (areas[np.isfinite(areas)] == 1).all()
-    assert interval_of(1.0, areas) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert interval_of(1.0, areas) == {"value": 1.0, "low": None, "high": None}
+    assert interval_of(0.5, np.full(5, np.nan)) == {"value": 0.5, "low": None, "high": None}
 
 
 def test_means_and_their_intervals_equal_those_of_the_metrics():
@@ -33,6 +35,32 @@ def test_means_and_their_intervals_equal_those_of_the_metrics():
     assert interval["value"] == values.mean()
     expected = patient_bootstrap(values, patient, seed=5)
     np.testing.assert_allclose([interval["low"], interval["high"]], expected, rtol=1e-12)
+
+
+def test_figures_of_one_patient_and_means_that_never_differ_have_no_interval():
+    one, two = (draw_patients(np.arange(6) % patients) for patients in (1, 2))
+    assert mean(np.arange(6.0), one) == {"value": 2.5, "low": None, "high": None}
+    assert mean(np.full(6, 0.1), two)["low"] is None
+    everything, hit = np.ones(6, bool), np.arange(6) < 4
+    assert rate(hit, everything, one) == {"value": 4 / 6, "low": None, "high": None}
+    # two patients, but one alone has rows that count
+    assert rate(hit, np.arange(6) % 2 == 0, two)["low"] is None
+
+
+def test_a_rate_that_never_differs_has_the_exact_interval():
+    """Against scipy's: one-sided of 0 and 1, of the number of patients and not of rows."""
+    draws = draw_patients(np.arange(40) % 10)
+    everything, nothing = np.ones(40, bool), np.zeros(40, bool)
+    found = rate(everything, everything, draws)
+    expected = binomtest(10, 10, alternative="greater").proportion_ci(0.95, "exact")
+    assert (found["value"], found["high"]) == (1, 1)
+    assert found["low"] == pytest.approx(expected.low) == pytest.approx(0.05**0.1)
+    found = rate(nothing, everything, draws)
+    assert (found["value"], found["low"]) == (0, 0)
+    assert found["high"] == pytest.approx(1 - expected.low)
+    found = rate(np.arange(40) < 20, everything, draws)  # half of each patient's rows
+    expected = binomtest(5, 10).proportion_ci(0.95, "exact")
+    assert [found["low"], found["high"]] == pytest.approx([expected.low, expected.high])
 
 
 def test_a_rate_by_hand():
