@@ -1,14 +1,16 @@
-"""Predictions of stage one as logits; their mean over CNNs, and that over the folds' models.
+"""Predictions of stage one as logits; their mean over CNNs, plain or weighted; that over folds.
 
 Logits of a CNN are kept as they are. Only probabilities, which may be 0 or 1, are clipped.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
+
+from ct.labels import LABELS
 
 Kind = Literal["logits", "probabilities"]
 BLOCK_ROWS = 16_384
@@ -71,6 +73,47 @@ def over_models(
         rows = slice(start, start + BLOCK_ROWS)
         result[rows] = function([each[rows] for each in models], axis=0, dtype=np.float32)
     return result
+
+
+def weighted_mean(
+    logits: Mapping[str, NDArray[np.floating]], weights: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return the weighted mean over CNNs of logits (n, 6) each.
+
+    weights: (c, 6), each column summing to 1. With equal weights it is `mean_logits`, bit by bit.
+    """
+    if (weights == 1 / len(logits)).all():
+        return mean_logits(logits)
+    of_cnns = zip(logits.values(), weights, strict=True)
+    mean: Any = sum(values * weight for values, weight in of_cnns)
+    return np.asarray(mean, np.float32)
+
+
+def held_out_mean(
+    logits: Mapping[str, NDArray[np.floating]],
+    fold: NDArray[np.integer],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Return the mean logits (n, 6) under weights that were not fitted on the row's patient.
+
+    fold: (n,) the training fold of each row's patient, -1 for a patient outside train; weights:
+    (K + 1, c, 6), fitted without each fold, and on all rows
+    """
+    mean = weighted_mean(logits, weights[-1])
+    for k in np.unique(fold[fold >= 0]):
+        own = fold == k
+        of_fold = {name: values[own] for name, values in logits.items()}
+        mean[own] = weighted_mean(of_fold, weights[k])
+    return mean
+
+
+def weight_array(
+    fits: Iterable[Mapping[str, Mapping[str, float]]], models: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return the weights (fits, c, 6) of c models from fits that are {model: {label: weight}}."""
+    return np.array(
+        [[[values[name][label] for label in LABELS] for name in models] for values in fits]
+    )
 
 
 def combine_folds(per_fold: NDArray[np.floating], test_fold: NDArray[np.integer]) -> NDArray:

@@ -35,11 +35,15 @@ File formats are in ct/storage/file_formats.py; writes are atomic (ct/storage/at
 from pathlib import Path
 
 ALL_DATA = -1  # in place of a fold: the CNN that is trained on the slices of all folds
-# the fit on all folds, in files of parameters that also hold the fits "without fold <k>"
-ALL_FOLDS = "of all folds"
+ALL_FOLDS = "of all folds"  # in place of a fold, in files of parameters: the fit on all of them
 HELD_OUT_TABLE = "held_out.parquet"  # of one CNN and fold: its predictions of the slices without it
 TEST_TABLE = "test.parquet"  # of one CNN and fold: its predictions of the test slices
 MODEL_NAME = r"^[A-Za-z0-9_-]+$"  # a model's name is also the name of a folder
+
+
+def fit_names(k_folds: int) -> list[str]:
+    """Return the names of the K + 1 fits in the files of parameters: without a fold, of all."""
+    return [*(f"without fold {k}" for k in range(k_folds)), ALL_FOLDS]
 
 
 def seed_names(model: str, seeds: int) -> list[str]:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ct.averaging import mean_logits
 from ct.evaluation.significance import lower_end
 from ct.labels import LABELS, WEIGHTS
 from ct.system.blas_threads import one_blas_thread
@@ -51,37 +50,9 @@ class _Combination(NamedTuple):
         return np.asarray(np.logaddexp(0, z) - y * z)
 
 
-def weighted_mean(logits: Logits, weights: Floats) -> NDArray[np.float32]:
-    """Return the weighted mean over CNNs of logits (n, 6) each.
-
-    weights: (c, 6), each column summing to 1. With equal weights it is `mean_logits`, bit by bit.
-    """
-    if (weights == 1 / len(logits)).all():
-        return mean_logits(logits)
-    of_cnns = zip(logits.values(), weights, strict=True)
-    mean: Any = sum(values * weight for values, weight in of_cnns)
-    return np.asarray(mean, np.float32)
-
-
 def equal_weights(count: int, folds: int) -> Floats:
     """Return equal weights of `count` CNNs, (folds + 1, count, 6)."""
     return np.full((folds + 1, count, len(LABELS)), 1 / count)
-
-
-def held_out_mean(
-    logits: Logits, fold: NDArray[np.integer], weights: Floats
-) -> NDArray[np.float32]:
-    """Return the mean logits (n, 6) under weights that were not fitted on the row's patient.
-
-    fold: (n,) the training fold of each row's patient, -1 for a patient outside train; weights:
-    (K + 1, c, 6), as returned by `cross_fit_weights`
-    """
-    mean = weighted_mean(logits, weights[-1])
-    for k in np.unique(fold[fold >= 0]):
-        own = fold == k
-        of_fold = {name: values[own] for name, values in logits.items()}
-        mean[own] = weighted_mean(of_fold, weights[k])
-    return mean
 
 
 def without_left_out(
@@ -89,7 +60,7 @@ def without_left_out(
 ) -> dict[str, NDArray[np.float32]]:
     """Return {CNN: logits (n, 6)} that are NaN where the CNN has no weight.
 
-    fold, weights: as in `held_out_mean`
+    fold, weights: as in ct.averaging.held_out_mean
     """
     kept = {}
     for i, (name, values) in enumerate(logits.items()):

@@ -1,6 +1,6 @@
 """Read the files that the stages have written to a run folder; missing ones are None or empty."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit
 
-from ct.averaging import StageOne, combine_folds, mean_logits, mean_of_seeds
 from ct.labels import LABELS
 from ct.pixel_cache.reader import PixelCache
 from ct.privacy.pseudonyms import public_paths
 from ct.privacy.quarantine_reasons import public_reason
-from ct.run_dir import ALL_FOLDS, RunDir, seed_names
+from ct.run_dir import ALL_FOLDS, RunDir
 from ct.storage.file_formats import read_json, read_table, require
-from ct.storage.prediction_files import kind_of
 from ct.storage.receipt_reader import read_receipt
 from ct.tables.spreadsheet import read_sheet
 from ct.windows import apply_window, window_bounds
 from ct.yaml_file import read_yaml
 from report.path_removal import recipe_without_paths, without_folders
+from report.stage_one_mean import fitted_weights, mean_on_test, mean_out_of_fold, models_of
 
 STAGES = ("ingest", "folds", "train", "predict", "features", "tune", "stack", "submit")
 # kind of prediction -> its name on the page
@@ -44,7 +42,8 @@ class Artifacts:
     curves:        CNN -> fold -> list of epochs
     environments:  CNN -> fold -> "held out" and "test" -> (device, precision) of the predictions
     imports:       imported model -> notes
-    raw:           out-of-fold mean of the CNNs and imported models, NaN where a slice is unreadable
+    raw:           out-of-fold mean of the CNNs and imported models, with the weights that stage two
+                   starts from; NaN where a slice is unreadable
     calibrated:    out-of-fold probabilities of calibrated stage one
     final:         out-of-fold probabilities of stage two
     ..._test:      the same on the test slices, combined over the folds
@@ -132,10 +131,7 @@ def read_run(run: RunDir) -> Artifacts:
     stage1 = recipe.get("stage1", {})
     cnns, imports = [m["name"] for m in stage1.get("models", [])], stage1.get("imports", [])
     fold_numbers = range(int(recipe.get("folds", {}).get("k", 0)))
-    clip = (recipe.get("features") or {}).get("clip", 1e-5)
-    seeds = {m["name"]: seed_names(m["name"], m.get("seeds", 1)) for m in stage1.get("models", [])}
-    oof = {name: _logits([run.oof(fit) for fit in seeds[name]], clip) for name in cnns}
-    oof |= {name: _logits([run.imported_oof(name)], clip) for name in imports}
+    models = models_of(run, recipe, slices["fold"])
     return Artifacts(
         recipe=recipe_without_paths(recipe),
         slices=slices,
@@ -148,8 +144,8 @@ def read_run(run: RunDir) -> Artifacts:
         imports={
             name: (_json(run.imported_notes(name)) or {}).get("notes", []) for name in imports
         },
-        raw=_mean_of_models(oof),
-        raw_test=_combined_test(run, seeds, imports, fold_numbers, clip, slices["fold"]),
+        raw=mean_out_of_fold(run, models),
+        raw_test=mean_on_test(run, models),
         calibrated=_table(run.stage2 / "calibrated.parquet"),
         calibrated_test=_table(run.stage2 / "calibrated_test.parquet"),
         final=_table(run.stage2 / "oof.parquet"),
@@ -158,7 +154,7 @@ def read_run(run: RunDir) -> Artifacts:
         importances=_table(run.stage2 / "importances.parquet"),
         contributions=_table(run.stage2 / "contributions.parquet"),
         descriptions=_json(run.stage2 / "features" / "names.json") or {},
-        cnn_weights=(_json(run.cnn_weights) or {}).get(ALL_FOLDS, {}),
+        cnn_weights=fitted_weights(run, recipe).get(ALL_FOLDS, {}),
         configs=_json(run.stage2 / "configs.json"),
         trials=_table(run.stage2 / "trials.parquet"),
         tuning=_json(run.stage2 / "tuning.json") or {},
@@ -228,61 +224,3 @@ def _environments(run: RunDir, cnn: str, k: int) -> Environments:
         if "device" in receipt and "precision" in receipt:
             environments[predicted] = (receipt["device"], receipt["precision"])
     return environments
-
-
-def _logits(paths: Sequence[Path], clip: float) -> pd.DataFrame | None:
-    """Return a model's logits (n, 6), mean over seeds; None where a file is missing.
-
-    paths: one a seed; clip: of probabilities
-    """
-    if not all(path.exists() for path in paths):
-        return None
-    tables = [read_table(path) for path in paths]
-    index = tables[0].index
-    fits = [StageOne(t.reindex(index)[list(LABELS)].to_numpy(), kind_of(t)) for t in tables]
-    return pd.DataFrame(mean_of_seeds(fits).logits(clip), index, list(LABELS))
-
-
-def _mean_of_models(tables: dict[str, pd.DataFrame | None]) -> pd.DataFrame | None:
-    """Return the mean of the models' logits as probabilities (n, 6); None where a table is missing.
-
-    tables: {model: logits}
-    """
-    known = {name: table for name, table in tables.items() if table is not None}
-    if not tables or len(known) < len(tables):
-        return None
-    index = next(iter(known.values())).index
-    logits = {m: table.reindex(index)[list(LABELS)].to_numpy() for m, table in known.items()}
-    return pd.DataFrame(expit(mean_logits(logits)), index, list(LABELS))
-
-
-def _combined_test(
-    run: RunDir,
-    seeds: Mapping[str, Sequence[str]],
-    imports: Iterable[str],
-    fold_numbers: Sequence[int],
-    clip: float,
-    fold: pd.Series,
-) -> pd.DataFrame | None:
-    """Return the mean of the models on the test slices, combined over the folds.
-
-    None where a table is missing. seeds: {CNN: names of its fits}; fold: of each slice, -1 or NaN
-    where the patient is not in train
-    """
-    per_fold = []
-    for k in fold_numbers:
-        tables = {
-            name: _logits([run.fold(fit, k) / "test.parquet" for fit in fits], clip)
-            for name, fits in seeds.items()
-        }
-        tables |= {name: _logits([run.imported_test_path(name, k)], clip) for name in imports}
-        mean = _mean_of_models(tables)
-        if mean is None:
-            return None
-        per_fold.append(mean)
-    if not per_fold:
-        return None
-    index = per_fold[0].index
-    values = np.stack([mean.reindex(index).to_numpy() for mean in per_fold])
-    test_fold = fold.reindex(index).fillna(-1).to_numpy(np.int64)
-    return pd.DataFrame(combine_folds(values, test_fold), index, list(LABELS))

@@ -11,15 +11,10 @@ import lightgbm as lgb
 import numpy as np
 from scipy.special import expit
 
-from ct.averaging import mean_logits
+from ct.averaging import held_out_mean, mean_logits
 from ct.labels import LABELS
 from features.build import build_features
-from features.cnn_weights import (
-    cross_fit_weights,
-    equal_weights,
-    held_out_mean,
-    without_left_out,
-)
+from features.cnn_weights import cross_fit_weights, equal_weights, without_left_out
 from features.markov_fitting import cross_fit_chains
 from features.neighbours import neighbour_features, shift
 from stage2_stack.calibration import cross_fit, fit_platt

@@ -21,12 +21,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ct.averaging import weight_array
 from ct.checks.training_ranges import training_ranges
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.metrics import KAGGLE_CLIP
 from ct.patient_folds import fold_by_id
-from ct.run_dir import ALL_DATA, ALL_FOLDS, RunDir, fold_folder
+from ct.run_dir import ALL_DATA, ALL_FOLDS, RunDir, fit_names, fold_folder
 from ct.storage.file_formats import read_arrays, read_json, read_table
 from features.cnn_weights import equal_weights
 from features.linear_probe import PARTS, LinearProbe
@@ -35,7 +36,6 @@ from pipeline.receipt import versions
 from pipeline.recipe import Recipe
 from pipeline.run_context import Run
 from pipeline.scoring.run_operating_points import points_of_run
-from pipeline.stage_data.cross_fitting import fit_names
 from pipeline.stage_data.run_tables import training_prior
 from stage2_stack.blending import read_blend
 from stage2_stack.calibration import Platt
@@ -100,12 +100,7 @@ class ScoringModel:
         if of_all is None:
             return equal_weights(len(cnns), fits - 1)
         held_out = self.held_out_weights or [of_all] * (fits - 1)
-        return np.array(
-            [
-                [[values[name][label] for label in LABELS] for name in cnns]
-                for values in (*held_out, of_all)
-            ]
-        )
+        return weight_array([*held_out, of_all], cnns)
 
     def chains(self) -> list[list[MarkovChain]]:
         """Return K + 1 lists of one MarkovChain per label: K fitted without a fold, one with all.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import expit
 
-from ct.averaging import StageOne, combine_folds, mean_logits, mean_of_seeds
+from ct.averaging import StageOne, combine_folds, held_out_mean, mean_of_seeds
 from ct.checks.series_choice import Spacing, is_outside
 from ct.checks.series_table import training_spacing
 from ct.errors import InputError
@@ -19,7 +19,7 @@ from ct.labels import LABELS
 from ct.run_dir import ALL_DATA, seed_names
 from ct.slices import SERIES
 from features.build import build_features
-from features.cnn_weights import held_out_mean, without_left_out
+from features.cnn_weights import without_left_out
 from features.linear_probe import held_out_probe_logits
 from features.markov import held_out_posterior_logits
 from features.neighbours import STEP_PLACES
@@ -43,8 +43,8 @@ def score_slices(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return two tables indexed like `slices`, with place columns and LABELS (float64).
 
-    The first holds the final probabilities, the second the mean of the CNNs: NaN where a slice is
-    not readable.
+    The first holds the final probabilities, the second the mean of the CNNs, with the weights that
+    stage two starts from: NaN where a slice is not readable.
 
     slices: slice table with pixel columns, `fold`, `part` and `competition`, whether a slice is of
     the competition by its identifiers; read_hu(rows, out=None): HU of its
@@ -57,17 +57,20 @@ def score_slices(
         empty = columns.assign(**dict.fromkeys(COLUMNS, np.empty(0)))
         return empty, empty
     starts = np.flatnonzero(slices["place"] == 0)
+    fold, weights = slices["fold"].to_numpy(), model.cnn_weights()
     final, stage_one = [], []
     for k, (logits, embeddings) in enumerate(predict_per_fold(model, slices, read_hu, device, bar)):
-        stage_one.append(expit(mean_logits(logits)))
-        X, names = _features(model, slices, k, logits, embeddings)
+        mean = held_out_mean(logits, fold, weights)
+        stage_one.append(expit(mean))
+        logits = without_left_out(logits, fold, weights)
+        X, names = _features(model, slices, k, (logits, mean), embeddings)
         if names != model.stage2["names"]:
             raise InputError(
                 "this version builds other features than the model was trained on; "
                 "export the model again from its run"
             )
         final.append(model.stacker(k).predict(X, names, starts))
-    fold, tables = slices["fold"].to_numpy(), []
+    tables = []
     for per_fold in (final, stage_one):
         combined = combine_folds(np.stack(per_fold), fold)
         tables.append(columns.join(pd.DataFrame(combined, index=slices.index, columns=COLUMNS)))
@@ -182,14 +185,19 @@ def _with_steps(model: ScoringModel, slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def _features(
-    model: ScoringModel, slices: pd.DataFrame, k: int, logits: Arrays, embeddings: Arrays
+    model: ScoringModel,
+    slices: pd.DataFrame,
+    k: int,
+    weighted: tuple[Arrays, NDArray[np.float32]],
+    embeddings: Arrays,
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Return the features (n, f) and their names, from the logits of the CNNs of fold k."""
+    """Return the features (n, f) and their names, from the CNNs of fold k.
+
+    weighted: their logits, NaN where a CNN has no weight, and the weighted mean (n, 6)
+    """
     config, fold = model.recipe.features, slices["fold"].to_numpy()
-    weights = model.cnn_weights()
-    mean = held_out_mean(logits, fold, weights)
+    logits, mean = weighted
     fitted: dict[str, Any] = {"cnn_mean": mean}
-    kept = without_left_out(logits, fold, weights)
     if config.chain:
         fitted["markov_logits"] = held_out_posterior_logits(slices, mean, fold, model.chains())
     if config.probe:
@@ -199,4 +207,4 @@ def _features(
             name: held_out_probe_logits(*model.probe(name, k), own, part)
             for name, own in embeddings.items()
         }
-    return build_features(_with_steps(model, slices), kept, config, **fitted)
+    return build_features(_with_steps(model, slices), logits, config, **fitted)

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ct.averaging import held_out_mean
 from ct.labels import LABELS
-from ct.run_dir import ALL_FOLDS
+from ct.run_dir import fit_names
 from ct.storage.atomic_write import replacing
 from ct.storage.file_formats import (
     new_memory_map,
@@ -22,12 +23,7 @@ from ct.storage.file_formats import (
     write_json,
     write_table,
 )
-from features.cnn_weights import (
-    cross_fit_weights,
-    equal_weights,
-    held_out_mean,
-    without_left_out,
-)
+from features.cnn_weights import cross_fit_weights, equal_weights, without_left_out
 from features.markov import held_out_posterior_logits
 from features.markov_fitting import cross_fit_chains
 from pipeline.run_context import Run
@@ -148,11 +144,6 @@ def _markov_logits(
     }
     write_json(run.dir.markov_chains, parameters)
     return train_logits, test_logits
-
-
-def fit_names(k_folds: int) -> list[str]:
-    """Return the names of the K + 1 fits in the files of parameters: without a fold, of all."""
-    return [*(f"without fold {k}" for k in range(k_folds)), ALL_FOLDS]
 
 
 def _probe_logits(

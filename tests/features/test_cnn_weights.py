@@ -5,16 +5,11 @@ import pytest
 from scipy.special import expit
 from tiny_tables import slice_table
 
-from ct.averaging import mean_logits
+from ct.averaging import held_out_mean, mean_logits, weighted_mean
 from ct.labels import LABELS
 from ct.metrics import log_loss
 from features.build import build_features
-from features.cnn_weights import (
-    cross_fit_weights,
-    held_out_mean,
-    weighted_mean,
-    without_left_out,
-)
+from features.cnn_weights import cross_fit_weights, without_left_out
 from features.config import FeatureConfig
 
 FOLDS, PATIENTS, SLICES = 4, 240, 6

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ct import metrics
 from ct.labels import LABELS, SUBTYPES
-from ct.run_dir import RunDir
+from ct.run_dir import RunDir, fit_names
 from ct.slices import COLUMNS
 from ct.storage.file_formats import read_table, write_json, write_table, write_yaml
 from report.run_artifacts import STAGES
@@ -242,8 +242,15 @@ def make_stage_two(rng, run, train, test):
     write_table(
         run.stage2 / "contributions.parquet", shares.iloc[::-1].assign(any=shares["any"].to_numpy())
     )
-    weights = dict(zip(MODELS, ({label: w for label in LABELS} for w in (0.75, 0.25)), strict=True))
-    write_json(run.cnn_weights, {"of all folds": weights})
+    fits = zip(fit_names(FOLDS), (0.6, 0.8, 0.9, 0.75), strict=True)
+    weights = {fit: dict(zip(MODELS, (first, 1 - first), strict=True)) for fit, first in fits}
+    write_json(
+        run.cnn_weights,
+        {
+            fit: {model: dict.fromkeys(LABELS, weight) for model, weight in of_fit.items()}
+            for fit, of_fit in weights.items()
+        },
+    )
     write_json(run.stage2 / "features" / "names.json", {name: f"what {name} is" for name in names})
     make_tuning(rng, run)
 

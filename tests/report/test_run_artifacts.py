@@ -7,38 +7,69 @@ from fabricated_run import FOLDS, MODELS
 from parsed_page import page_of
 from scipy.special import expit
 
-from ct.averaging import mean_logits, to_logits
-from ct.labels import LABELS
-from ct.storage.file_formats import read_table
+from ct.averaging import to_logits
+from ct.storage.file_formats import read_json, read_table, write_yaml
+from ct.yaml_file import read_yaml
 from report.path_removal import recipe_without_paths, without_folders
 from report.run_artifacts import read_run
 
 pytest_plugins = "report_fixtures"
 
 
-def test_the_mean_of_the_cnns_is_of_logits(report_run):
-    """A test patient who is also in train gets the mean of the patient's own fold alone."""
+def logits_of(path, index=None):
+    """The logits of a table of probabilities."""
+    table = read_table(path)
+    return to_logits(table if index is None else table.reindex(index), 1e-5)
+
+
+def weights_of(run, fit):
+    """The weights of the models in a fit, of any label."""
+    fits = read_json(run.cnn_weights)
+    return [fits[fit][model]["any"] for model in MODELS]
+
+
+@pytest.mark.parametrize("kind", ["fitted", "of another run", "older", "equal by the recipe"])
+def test_the_mean_of_the_cnns_is_that_of_stage_two(report_run, kind):
+    """Of logits, with the weights that are fitted without the slice's fold.
+
+    A test patient who is also in train gets the mean of the patient's own fold alone.
+    """
+    recipe = read_yaml(report_run.recipe)
+    if kind == "of another run":
+        write_yaml(report_run.recipe, recipe | {"folds": {"k": FOLDS + 1}})
+    elif kind == "older":
+        report_run.cnn_weights.unlink()
+    elif kind == "equal by the recipe":
+        write_yaml(report_run.recipe, recipe | {"features": {"cnn_weights": "equal"}})
     art = read_run(report_run)
-    two = [
-        read_table(report_run.oof(model)).iloc[7].to_numpy(float).clip(1e-5, 1 - 1e-5)
-        for model in MODELS
-    ]
-    odds = np.sqrt(two[0] / (1 - two[0]) * two[1] / (1 - two[1]))
-    np.testing.assert_allclose(art.raw.iloc[7], odds / (1 + odds), rtol=1e-6)
-    assert art.raw.iloc[3].isna().all()
-    folds = []
+
+    def weights(fit):
+        return weights_of(report_run, fit) if kind == "fitted" else [0.5, 0.5]
+
+    oof = [logits_of(report_run.oof(model), art.raw.index) for model in MODELS]
+    fold = art.slices["fold"]
     for k in range(FOLDS):
-        tables = [read_table(report_run.fold(model, k) / "test.parquet") for model in MODELS]
-        logits = {str(i): to_logits(table, 1e-5) for i, table in enumerate(tables)}
-        mean = expit(mean_logits(logits))
-        folds.append(pd.DataFrame(mean, tables[0].index, list(LABELS)))
-    both = art.slices.index[
-        (art.slices["split"] == "test") & (art.slices["patient_id"] == "ID_00000000")
-    ]
-    others = art.raw_test.index.difference(both)
-    assert len(both) == 8
-    pd.testing.assert_frame_equal(art.raw_test.loc[both], folds[0].loc[both])
-    pd.testing.assert_frame_equal(art.raw_test.loc[others], sum(folds).loc[others] / FOLDS)
+        own = (fold[art.raw.index] == k).to_numpy()
+        first, second = weights(f"without fold {k}")
+        mean = expit(first * oof[0][own] + second * oof[1][own])
+        np.testing.assert_allclose(art.raw[own], mean, rtol=1e-5)
+        assert own.any()
+    assert art.raw.iloc[3].isna().all() and art.raw.notna().all(axis=1).sum() == len(art.raw) - 1
+    assert bool(art.cnn_weights) == (kind == "fitted")
+    if kind == "of another run":
+        return
+    index, per_fold = art.raw_test.index, []
+    for k in range(FOLDS):
+        tables = [report_run.fold(model, k) / "test.parquet" for model in MODELS]
+        per_fold.append([logits_of(path, index) for path in tables])
+    both = fold[index].to_numpy() == 0
+    assert both.sum() == 8 and (fold[index][~both] < 0).all()
+    first, second = weights("without fold 0")
+    mean = expit(first * per_fold[0][0] + second * per_fold[0][1])
+    np.testing.assert_allclose(art.raw_test[both], mean[both], rtol=1e-5)
+    first, second = weights("of all folds")
+    means = [expit(first * each[0] + second * each[1]) for each in per_fold]
+    np.testing.assert_allclose(art.raw_test[~both], np.mean(means, axis=0)[~both], rtol=1e-5)
 
 
 def test_only_the_scheme_of_a_database_url_is_shown():
