@@ -9,6 +9,7 @@ from browser_steps import element, open_page
 import run as command_line
 from ct.run_dir import RunDir
 
+pytest_plugins = "report_fixtures"
 pytestmark = [pytest.mark.slow, browser_steps.NEEDED]
 
 
@@ -92,6 +93,13 @@ def test_the_page_of_scores(browser, page, competition, width, tmp_path):
     browser_steps.scroll_study(browser)
     browser_steps.switch_windows(browser)
     browser_steps.check_layout(browser, tmp_path, width, ("study-browser", "slices"))
+
+
+def test_the_chosen_settings_fit_into_a_wide_page(browser, whole):
+    browser.get(whole[2].report.as_uri())
+    box = "const box = document.querySelector('.chosen').parentElement;"
+    widths = browser.execute_script(f"{box} return [box.scrollWidth, box.clientWidth]")
+    assert widths[0] == widths[1] > 1000
 
 
 INJECTED = """<p id="injected" style="position: fixed">x</p><script>document.title = "ran"</script>
