@@ -21,9 +21,10 @@ from matplotlib.ticker import FixedLocator, NullLocator
 WIDTH, HEIGHT = 320, 250  # of a panel in its own units; the page scales it
 CSS = Path(__file__).parents[1].joinpath("templates", "page.css").read_text(encoding="utf-8")
 PALETTE = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", CSS.partition("@media")[0]))
+FONT_SIZE = 11
 STYLE: dict[Any, Any] = {  # matplotlib's rcParams
     "svg.fonttype": "none",  # text stays text, in the font of the page
-    "font.size": 11,
+    "font.size": FONT_SIZE,
     "axes.edgecolor": PALETTE["faint"],
     "axes.linewidth": 1,
     "axes.labelcolor": PALETTE["soft"],

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.textpath import TextPath
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from report.figures.dot_plot import ROW_HEIGHT, Dot, dot_plot_panel
@@ -117,6 +118,41 @@ def test_learning_curves_have_a_line_a_fold_and_kind_and_a_gap():
     assert len(train) == len(held_out) == 2 and "fold 0 ends at 0.500 held out" in picture
     assert len(train[0]) == 4 and train[0][0, 1] > train[0][-1, 1]
     assert len(held_out[0]) == 3  # one epoch was not scored
+
+
+def test_long_names_stay_in_the_picture():
+    """The margin grows with them up to a limit, then they lose their middle but keep a title."""
+    dots = [Dot(0.1, "raw"), Dot(0.2, "raw")]
+    long = [
+        "convnext_small_in22k_384_windows3_a alone",
+        "convnext_small_in22k_512_windows3_a alone",
+    ]
+
+    def names(picture):
+        texts = re.findall(
+            r'<text [^>]*text-anchor: end[^>]*x="([\d.]+)"[^>]*>(.*?)</text>', picture
+        )
+        texts = [(float(right), text) for right, text in texts if text != "loss"]
+        return [right for right, _ in texts], [text for _, text in texts]
+
+    def axis(picture):
+        return min(
+            float(x) for x in re.findall(r'<g class="raw">.*?<use [^>]*x="([\d.]+)"', picture, re.S)
+        )
+
+    usual = dot_plot_panel([("intraparenchymal", dots)], "loss", "alt")
+    longer = dot_plot_panel([("intraparenchymal+any", dots)], "loss", "alt")
+    longest = dot_plot_panel([(name, dots) for name in [*long, "b"]], "loss", "alt")
+    assert names(usual)[1] == ["intraparenchymal"] and "<title>" not in usual
+    assert names(longer)[1] == ["intraparenchymal+any"] and "<title>" not in longer
+    assert axis(usual) < axis(longer) < axis(longest) < 200
+    right, texts = names(longest)
+    assert texts[2] == "b"
+    for whole, end, text in zip(long, right, texts[:2], strict=False):
+        title, shown = re.fullmatch(r"<title>(.*)</title>(.*)", text).groups()
+        first, last = shown.split("…")
+        assert title == whole and whole.startswith(first) and whole.endswith(last)
+        assert len(shown) > 20 and TextPath((0, 0), shown, size=11).get_extents().width < end
 
 
 def test_dots_lie_in_their_rows():
