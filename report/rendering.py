@@ -47,20 +47,21 @@ def percent(share: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as text: "0.4 s", "3 min 20 s", "2 h 05 min"."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    if hours:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{minutes} min {seconds % 60:02.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def size(gigabytes: float) -> str:
     """GB as text: "12.3 GB", "45 MB", "0.2 MB"."""
     megabytes = 1000 * gigabytes
-    if gigabytes >= 1:
+    if round(megabytes) >= 1000:
         return f"{gigabytes:.1f} GB"
-    return f"{megabytes:.0f} MB" if megabytes >= 10 else f"{megabytes:.1f} MB"
+    return f"{megabytes:.0f} MB" if round(megabytes, 1) >= 10 else f"{megabytes:.1f} MB"
 
 
 def minute(time: str | None) -> str:
