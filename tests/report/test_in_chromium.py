@@ -5,9 +5,12 @@ import shutil
 import browser_steps
 import pytest
 from browser_steps import element, open_page
+from fabricated_run import make_run
 
 import run as command_line
 from ct.run_dir import RunDir
+from ct.storage.file_formats import read_table, write_table
+from report import write_report
 
 pytest_plugins = "report_fixtures"
 pytestmark = [pytest.mark.slow, browser_steps.NEEDED]
@@ -100,6 +103,21 @@ def test_the_chosen_settings_fit_into_a_wide_page(browser, whole):
     box = "const box = document.querySelector('.chosen').parentElement;"
     widths = browser.execute_script(f"{box} return [box.scrollWidth, box.clientWidth]")
     assert widths[0] == widths[1] > 1000
+
+
+@pytest.mark.parametrize("width", browser_steps.SIZES)
+def test_the_name_of_a_lane_keeps_its_swatch_beside_one_slice(browser, width, tmp_path):
+    run = make_run(tmp_path / "run", slices=1)
+    table = read_table(run.stage2 / "oof.parquet")
+    write_table(run.stage2 / "oof.parquet", table * 0 + 0.9)  # every label has a lane
+    browser_steps.set_screen(browser, browser_steps.SIZES[width], "light")
+    browser.get(write_report(run).as_uri())
+    tags = browser.execute_script(
+        "return [...document.querySelectorAll('.tag')].map(tag => [tag.offsetHeight,"
+        "tag.getBoundingClientRect().left - tag.parentElement.getBoundingClientRect().left])"
+    )
+    assert tags and len(tags) % 6 == 0
+    assert all(height <= 20 and left == 10 for height, left in tags)
 
 
 INJECTED = """<p id="injected" style="position: fixed">x</p><script>document.title = "ran"</script>
