@@ -50,7 +50,7 @@ def write_evaluation_page(
         "levels": {
             level: {
                 "result": values[level],
-                "curves": [_panels(evaluated, label) for label in LABELS],
+                "curves": [_panels(evaluated, label, level) for label in LABELS],
                 "groups": _group_rows(groups[level]),
             }
             for level, evaluated in levels.items()
@@ -63,13 +63,13 @@ def write_evaluation_page(
     write_text(path, render("evaluation.html", context))
 
 
-def _panels(evaluated: Evaluated, label: str) -> dict[str, Any]:
-    """Return the reliability and ROC panels of one label."""
+def _panels(evaluated: Evaluated, label: str, level: str) -> dict[str, Any]:
+    """Return the reliability and ROC panels of one label. level: slices or studies"""
     truth = evaluated.truth[label].to_numpy(np.float64)
     predictions = {"final": evaluated.probs[label].to_numpy(np.float64)}
     return {
         "label": label,
-        "reliability": reliability_panel(label, truth, predictions),
+        "reliability": reliability_panel(label, truth, predictions, level),
         "roc": roc_panel(label, truth, predictions),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.evaluation.label_figures import figure_table, figures, group_table
 from ct.evaluation.patient_draws import Interval
 from ct.label_tables.own_labels import read_probabilities
@@ -107,7 +107,8 @@ def _write(folder: Path, data: EvaluatedData, model: ScoringModel | None, name: 
     write_evaluation_page(folder / "page.html", name, data.levels, values, groups)
     for level, result in results.items():
         area = result["labels"]["any"]["auc"]
-        log(f"  {result['rows']} {level}: AUC of any {_interval_text(area)}")
+        rows = number_of(result["rows"], "slice" if level == "slices" else "study")
+        log(f"  {rows}: AUC of any {_interval_text(area)}")
 
 
 def _interval_text(figure: Interval | None) -> str:

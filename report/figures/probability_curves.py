@@ -20,11 +20,12 @@ Predictions = Mapping[str, NDArray[np.floating]]  # kind of prediction -> probab
 
 @svg_panel
 def reliability_panel(
-    label: str, truth: NDArray[np.floating], predictions: Predictions
+    label: str, truth: NDArray[np.floating], predictions: Predictions, rows: str = "slices"
 ) -> tuple[Figure, str]:
     """Draw the reliability curves of one label.
 
-    truth: (n,) 0 or 1; predictions: {kind: probabilities (n,)}; rows with NaN are left out
+    truth: (n,) 0 or 1; predictions: {kind: probabilities (n,)}; rows: what the rows are, in words.
+    Those with NaN are left out.
     """
     figure, axes = unit_axes(
         "predicted", "observed", [0, 0.02, 0.1, 0.25, 0.5, 1], (np.sqrt, np.square)
@@ -41,7 +42,7 @@ def reliability_panel(
                 "in the highest group"
             )
     return figure, (
-        f"Reliability of {label}: share of positive slices against predicted probability. "
+        f"Reliability of {label}: share of positive {rows} against predicted probability. "
         f"{'; '.join(ends)}"
     )
 
@@ -51,7 +52,7 @@ def reliability_dots(
 ) -> list[NDArray[np.floating]]:
     """Return [mean prediction, share of positives] of each dot of a reliability curve.
 
-    All slices under LOW are one dot, the others are split into equal groups.
+    All rows under LOW are one dot, the others are split into equal groups.
     """
     low = p < LOW
     groups = int(np.clip((~low).sum() // SLICES_PER_DOT, 1, MOST_DOTS))

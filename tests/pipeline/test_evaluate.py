@@ -190,6 +190,23 @@ def test_a_table_of_predictions(tables):
     assert evaluate(tables / "no", predictions=tables / "p.csv", labels=tables / "other.csv") == 1
 
 
+def test_one_slice_is_no_slices_and_studies_are_no_slices(tables, capsys):
+    pd.read_csv(tables / "p.csv")[:1].to_csv(tables / "one.csv")
+    words = {"predictions": tables / "one.csv", "labels": tables / "y.csv"}
+    assert evaluate(tables / "one", **words) == 0
+    lines = capsys.readouterr().out
+    assert "  1 slice: AUC of any undefined" in lines and "  1 study: AUC" in lines
+    page = (tables / "one" / "page.html").read_text()
+    assert "1 slice of 1 patient, 1 study of 1 patient</p>" in page
+    assert evaluate(tables / "all", predictions=tables / "p.csv", labels=tables / "y.csv") == 0
+    page = (tables / "all" / "page.html").read_text()
+    assert "40 slices of 5 patients, 10 studies of 5 patients</p>" in page
+    for rows in ("slices", "studies"):
+        assert page.count(f"share of positive {rows} against") == 6
+        assert f"All {rows} predicted below 2" in page
+    assert page.count("Both axes") == 2
+
+
 def test_figures_of_one_patient_have_no_interval(tables, capsys):
     p = pd.read_csv(tables / "p.csv")
     p.assign(patient_id=7).to_csv(tables / "one.csv")
