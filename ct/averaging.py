@@ -53,11 +53,12 @@ def mean_of_seeds(fits: Sequence[StageOne]) -> StageOne:
 
 
 def mean_logits(logits: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
-    """Return the mean over models of the logits, (n, 6).
+    """Return the mean over models of the logits, (n, 6), where one is unknown that of the others.
 
     logits: {model: (n, 6)}; NaN where unknown
     """
-    return over_models(np.mean, logits)
+    mean = over_models(np.mean, logits)
+    return _fill_from_known(mean, logits, np.full((len(logits), mean.shape[1]), 1 / len(logits)))
 
 
 def over_models(
@@ -81,12 +82,32 @@ def weighted_mean(
     """Return the weighted mean over CNNs of logits (n, 6) each.
 
     weights: (c, 6), each column summing to 1. With equal weights it is `mean_logits`, bit by bit.
+    Where a CNN is unknown (NaN), the others share its weight.
     """
     if (weights == 1 / len(logits)).all():
         return mean_logits(logits)
     of_cnns = zip(logits.values(), weights, strict=True)
     mean: Any = sum(values * weight for values, weight in of_cnns)
-    return np.asarray(mean, np.float32)
+    return _fill_from_known(np.asarray(mean, np.float32), logits, weights)
+
+
+def _fill_from_known(
+    mean: NDArray[np.float32],
+    logits: Mapping[str, NDArray[np.floating]],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Fill the NaN of a mean (n, 6) with that of the models that are known there, and return it.
+
+    weights: (c, 6). It stays NaN where no model with a weight is known.
+    """
+    rows, columns = np.nonzero(np.isnan(mean))
+    if len(rows):
+        values = np.stack([of_model[rows, columns] for of_model in logits.values()])
+        shares = np.where(np.isnan(values), 0, weights[:, columns])
+        total = shares.sum(axis=0)
+        sums = np.where(shares > 0, values * shares, 0).sum(axis=0)
+        mean[rows, columns] = np.divide(sums, total, np.full(len(rows), np.nan), where=total > 0)
+    return mean
 
 
 def held_out_mean(

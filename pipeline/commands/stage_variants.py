@@ -31,7 +31,7 @@ def submit(options: SubmitOptions) -> None:
 
         start = time.perf_counter()
         print("submit: the calibrated mean of the CNNs")
-        submit_stage_one(run)
+        submit_stage_one(run, is_stacked=stage_states(run)["stack"][0] == "fresh")
         print(f"  made {run.dir.stage_one_submission.name} in {time.perf_counter() - start:.1f} s")
 
 

@@ -143,7 +143,8 @@ def calibrated_stage_one(run: Run) -> pd.DataFrame:
     y, fold = train[list(LABELS)].to_numpy(np.float64), folds.reindex(train.index).to_numpy()
     labelled = ~np.isnan(y).any(axis=1)
     by_patient = run.recipe.stage2.calibrate_by == "patient"
-    patients = train["patient_id"].to_numpy(object) if by_patient else None
+    groups = patients_of_folds(run.dir, slices)[(slices["split"] == "train").to_numpy()]
+    patients = groups if by_patient else None
     oof_logits = mean_logits(load_logits(run, train.index))  # (n, 6)
     per_fold = np.empty((k_folds, len(test), len(LABELS)))
     for k in range(k_folds):

@@ -160,6 +160,9 @@ def stack(run: Run, receipt: Receipt) -> None:
     write_json(run.dir.stage2 / "scores.json", score_stacks(run, data, stacks))
     receipt.made.append(run.dir.stage2 / "scores.json")
     discard(run.dir.binned)  # of the features: nothing reads them any more
+    if run.dir.stage_one_submission.exists():  # made before, perhaps with equal weights
+        discard(run.dir.stage_one_submission)
+        run.log("  removed submission-stage-one.csv; `submit --stage=one` makes it of this mean")
 
 
 def _context(run: Run, read: dict[str, str]) -> StackContext:

@@ -46,9 +46,15 @@ def why_nothing_to_submit(run: Run, probabilities: pd.DataFrame) -> str:
     return ""
 
 
-def submit_stage_one(run: Run) -> None:
-    """Write submission-stage-one.csv from the calibrated mean of the CNNs and imported models."""
-    probabilities = calibrated_stage_one(run)
+def submit_stage_one(run: Run, is_stacked: bool) -> None:
+    """Write submission-stage-one.csv from the calibrated mean of the CNNs and imported models.
+
+    is_stacked: the stage `stack` is fresh. Its mean has the weights that were fitted for the
+    features, and is what the report compares stage two with; before that, models count alike.
+    """
+    path = run.dir.stage2 / "calibrated_test.parquet"
+    stacked = is_stacked and path.exists()  # an older version did not write it
+    probabilities = read_table(path) if stacked else calibrated_stage_one(run)
     if why := why_nothing_to_submit(run, probabilities):
         raise InputError(f"submit --stage=one: {why}")
     write_probabilities(run, probabilities, run.dir.stage_one_submission)

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, logit
 
 from ct import averaging
-from ct.averaging import combine_folds, mean_logits, over_models, to_logits
+from ct.averaging import combine_folds, mean_logits, over_models, to_logits, weighted_mean
 
 
 def test_logits_are_clipped_and_keep_nan():
@@ -34,7 +34,26 @@ def test_blocks_of_rows_change_no_bit(monkeypatch, rows):
     for function in (np.mean, np.std):
         whole = function(logits, axis=0, dtype=np.float32)
         np.testing.assert_array_equal(over_models(function, by_model), whole)
-    np.testing.assert_array_equal(mean_logits(by_model), np.mean(logits, 0, np.float32))
+    by_model["cnn2"] = logits[0]
+    whole = np.mean(list(by_model.values()), axis=0, dtype=np.float32)
+    np.testing.assert_array_equal(mean_logits(by_model), whole)
+
+
+@pytest.mark.parametrize("weights", [(0.25, 0.25, 0.25, 0.25), (0.5, 0.3, 0.2, 0.0)])
+def test_a_model_that_lacks_a_slice_leaves_the_mean_of_the_others(weights):
+    values = np.random.default_rng(0).normal(-3, 4, (4, 5, 6)).astype(np.float32)
+    values[3, 1] = np.nan  # without a weight, in the second case
+    values[0, 2, 4] = np.nan
+    values[:, 3] = np.nan
+    values[:3, 4] = np.nan
+    by_model = dict(zip("abcd", values, strict=True))
+    mean = weighted_mean(by_model, np.repeat(np.array(weights)[:, None], 6, axis=1))
+    known = np.where(np.isnan(values), 0, np.array(weights)[:, None, None])
+    with np.errstate(invalid="ignore"):
+        expected = (np.nan_to_num(values) * known).sum(axis=0) / known.sum(axis=0)
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    assert np.isnan(mean[3]).all() and np.isnan(mean[4]).all() == (weights[3] == 0)
+    assert np.isfinite(mean[:3]).all() and mean.dtype == np.float32
 
 
 def test_folds_are_averaged_and_a_patient_in_train_gets_one_fold_alone():

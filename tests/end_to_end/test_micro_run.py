@@ -21,7 +21,7 @@ import run
 from ct.errors import InputError
 from ct.labels import KAGGLE_ORDER, LABELS
 from ct.run_dir import RunDir
-from ct.storage.file_formats import read_array, read_json, read_table
+from ct.storage.file_formats import read_array, read_json, read_table, write_table
 from ct.storage.file_lock import file_lock
 from ct.storage.prediction_files import kind_of
 from pipeline.recipe import find_recipe
@@ -30,6 +30,7 @@ from pipeline.run_context import Run
 from pipeline.stage_data.sample_rows import match_sample
 from pipeline.stage_data.slice_selection import take_patients
 from pipeline.stage_runner import stage_states
+from pipeline.stages.submit import submit_stage_one
 from report import write_report
 
 SAMPLE = "stage_2_sample_submission.csv"
@@ -356,6 +357,17 @@ def test_submit_stage_one_writes_its_own_submission(copy, capsys):
         "kaggle competitions submit -c rsna-intracranial-hemorrhage-detection"
         in capsys.readouterr().out
     )
+
+
+def test_the_submission_of_stage_one_is_the_mean_that_stage_two_starts_from(copy):
+    one, path = copy / "submission-stage-one.csv", copy / "stage2/calibrated_test.parquet"
+    write_table(path, read_table(path) * 0 + 0.25)
+    submit_stage_one(Run(copy), is_stacked=True)
+    assert (pd.read_csv(one)["Label"] == 0.25).all()
+    submit_stage_one(Run(copy), is_stacked=False)
+    assert not (pd.read_csv(one)["Label"] == 0.25).any()
+    assert run.main(["stack", f"--run={copy}"]) == 0  # its table was changed
+    assert not one.exists() and not (read_table(path) == 0.25).any(axis=None)
 
 
 def test_new_completes_what_a_killed_new_left(competition, tmp_path):
