@@ -73,8 +73,8 @@ def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") 
     file: open for reading bytes; where: the flag or path, and kind: the expected content, for the
     message
 
-    Raises InputError where the file is no csv, is damaged, unpacks to too many bytes, or has a
-    column twice; MachineFault where the disk fails.
+    Raises InputError where the file is no csv, is damaged, unpacks to too many bytes, has a column
+    twice, or rows with more cells than the header; MachineFault where the disk fails.
     """
     file = _unpacked(file, where)
     start = file.read(FIRST_LINE)
@@ -89,7 +89,7 @@ def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") 
         if len(names) > MOST_COLUMNS:
             raise InputError(f"{where} is no {kind}: it has more than {MOST_COLUMNS} columns")
         _refuse_repeated(names, where)
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding=encoding)
+        return _read_rows(file, encoding, where)
     except UnicodeDecodeError:
         raise InputError(
             f"{where} is no {kind}: it is neither UTF-8 text nor marked as UTF-16; save it as UTF-8"
@@ -102,6 +102,34 @@ def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") 
         pd.errors.EmptyDataError,
     ) as error:
         raise InputError(f"{where} is no {kind}: {reason_of(error)}") from None
+
+
+def _read_rows(file: Binary, encoding: str, where: str) -> pd.DataFrame:
+    """Return the rows of a csv as text.
+
+    Where its first row has more cells than the header, pandas takes the first columns as an index,
+    and each name moves to another column. Separators at the end of the rows leave such cells, all
+    empty, and are no columns. Raises InputError where the cells hold something: whether the first
+    or the last of them has no name is unknown.
+    """
+    table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding=encoding)
+    if isinstance(table.index, pd.RangeIndex):
+        return table
+    names, surplus = len(table.columns), table.index.nlevels
+    if surplus > names or (table.iloc[:, -surplus:] != "").any(axis=None):
+        raise InputError(
+            f"{where}: rows have {names + surplus} cells, the header {names}; "
+            "give each column a name in the first line (in R by write.csv)"
+        )
+    file.seek(0)
+    return pd.read_csv(
+        file,
+        dtype=str,
+        keep_default_na=False,
+        encoding=encoding,
+        index_col=False,
+        usecols=range(names),  # or pandas warns of the cells that are left out
+    )
 
 
 def _column_names(text: str) -> list[str]:

@@ -109,6 +109,44 @@ def test_a_file_that_is_no_csv_is_one_printable_line(name, tmp_path):
     assert len(str(caught.value)) < 400
 
 
+WIDE = ["id,SOPInstanceUID,any,epidural,intraparenchymal,intraventricular,subarachnoid,subdural"]
+WIDE += ["01,ID_a,1,0,1,0,0,0", "02,ID_b,0,0,0,0,0,0"]
+
+
+@pytest.mark.parametrize("surplus", [",", ",,", ",,,,,,,,"])
+@pytest.mark.parametrize("rows", [(1,), (1, 2)])
+@pytest.mark.filterwarnings("error")
+def test_separators_at_the_end_of_rows_move_no_name_to_another_column(surplus, rows, tmp_path):
+    (tmp_path / "plain.csv").write_text("\n".join(WIDE))
+    lines = [line + surplus * (number in rows) for number, line in enumerate(WIDE)]
+    (tmp_path / "ends.csv").write_text("\n".join(lines))
+    plain, ends = (read_table_file(tmp_path / f"{name}.csv", "oof") for name in ("plain", "ends"))
+    pd.testing.assert_frame_equal(ends, plain)
+    assert ends["id"].tolist() == ["01", "02"] and ends["any"].tolist() == ["1", "0"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_label_csv_with_separators_at_the_end_of_rows_is_read(pack, tmp_path):
+    (tmp_path / "plain.csv").write_text(TEXT.replace("2_any,0", "2_any,1"))
+    ends = TEXT.replace("2_any,0", "2_any,1").replace("0\n", "0,\n").replace("1\n", "1,\n")
+    (tmp_path / "ends.csv").write_bytes(pack(ends.encode("utf-16")))
+    labels, dropped = read_labels(tmp_path / "ends.csv")
+    pd.testing.assert_frame_equal(labels, read_labels(tmp_path / "plain.csv")[0])
+    assert dropped == 0 and labels["any"].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("ends", "cells"),
+    [((",5", ",6"), 9), ((",", ",6"), 9), ((",,", ",,6"), 10), ((",1" * 9, ""), 17)],
+)
+def test_rows_with_cells_that_have_no_name_are_refused(ends, cells, tmp_path):
+    """Such as the fracture of each slice, or R's row names, which would be an index."""
+    rows = [line + end for line, end in zip(WIDE[1:], ends, strict=True)]
+    (tmp_path / "o.csv").write_text("\n".join([WIDE[0], *rows]))
+    with pytest.raises(InputError, match=f"rows have {cells} cells, the header 8; give each col"):
+        read_table_file(tmp_path / "o.csv", "oof")
+
+
 @pytest.mark.parametrize("name", ["l.csv.gz", "zip_called.csv"])
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
 def test_a_disk_that_goes_while_a_packed_csv_is_read_is_the_machines_fault(name, code):
