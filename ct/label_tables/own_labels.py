@@ -80,7 +80,6 @@ def _read_values(
     if table.empty:
         raise InputError(f"{where} has no rows; it should have one for each slice or study")
     table = table.set_axis([str(name) for name in table.columns], axis=1)
-    _refuse_semicolons(table, where)
     columns = label_columns(table.columns, names, where)
     if not set(columns) & set(SUBTYPES):
         table = _wide(table, names, parse, where)
@@ -214,8 +213,3 @@ def _parses(column: pd.Series, parse: Parse) -> bool:
     except InputError:
         return False
     return True
-
-
-def _refuse_semicolons(table: pd.DataFrame, where: str) -> None:
-    if len(table.columns) == 1 and (";" in table.columns[0] or "\t" in table.columns[0]):
-        raise InputError(f"{where} is separated by semicolons or tabs; save it with commas")

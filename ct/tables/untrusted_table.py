@@ -6,10 +6,12 @@ Each error is one line.
 import csv
 import gzip
 import io
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +29,9 @@ BYTE_ORDER_MARKS = {  # at the start of a text -> its encoding, longer ones firs
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # other than commas
+# a first line by which a writer gives Excel the separator
+SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?(?:\r\n?|\n)', re.IGNORECASE)
 FIRST_LINE = 1 << 20  # bytes in which the first line of a csv must end
 MOST_COLUMNS = 4096
 # a parquet file may have FEW_CELLS cells plus CELLS_PER_BYTE for each of its bytes; a bomb of
@@ -73,8 +78,9 @@ def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") 
     file: open for reading bytes; where: the flag or path, and kind: the expected content, for the
     message
 
-    Raises InputError where the file is no csv, is damaged, unpacks to too many bytes, has a column
-    twice, or rows with more cells than the header; MachineFault where the disk fails.
+    Excel's first line `sep=,` is no row. Raises InputError where the file is no csv, is damaged,
+    unpacks to too many bytes, is not separated by commas, has a column twice, or rows with more
+    cells than the header; MachineFault where the disk fails.
     """
     file = _unpacked(file, where)
     start = file.read(FIRST_LINE)
@@ -85,11 +91,14 @@ def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") 
     try:
         if len(start) == FIRST_LINE and b"\n" not in start:
             raise InputError(f"{where} is no {kind}: its first line has no end")
-        names = _column_names(start.decode(encoding, errors="ignore"))
+        text = start.decode(encoding, errors="ignore")
+        separator = SEPARATOR_LINE.match(text)
+        names = _column_names(text[separator.end() :] if separator else text)
+        _require_commas(separator[1] if separator else ",", names, where)
         if len(names) > MOST_COLUMNS:
             raise InputError(f"{where} is no {kind}: it has more than {MOST_COLUMNS} columns")
         _refuse_repeated(names, where)
-        return _read_rows(file, encoding, where)
+        return _read_rows(file, encoding, 1 if separator else 0, where)
     except UnicodeDecodeError:
         raise InputError(
             f"{where} is no {kind}: it is neither UTF-8 text nor marked as UTF-16; save it as UTF-8"
@@ -104,15 +113,18 @@ def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") 
         raise InputError(f"{where} is no {kind}: {reason_of(error)}") from None
 
 
-def _read_rows(file: Binary, encoding: str, where: str) -> pd.DataFrame:
-    """Return the rows of a csv as text.
+def _read_rows(file: Binary, encoding: str, skipped: int, where: str) -> pd.DataFrame:
+    """Return the rows of a csv as text. skipped: lines above the header.
 
     Where its first row has more cells than the header, pandas takes the first columns as an index,
     and each name moves to another column. Separators at the end of the rows leave such cells, all
     empty, and are no columns. Raises InputError where the cells hold something: whether the first
     or the last of them has no name is unknown.
     """
-    table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding=encoding)
+    read = partial(
+        pd.read_csv, dtype=str, keep_default_na=False, encoding=encoding, skiprows=skipped
+    )
+    table: pd.DataFrame = read(file)
     if isinstance(table.index, pd.RangeIndex):
         return table
     names, surplus = len(table.columns), table.index.nlevels
@@ -122,20 +134,26 @@ def _read_rows(file: Binary, encoding: str, where: str) -> pd.DataFrame:
             "give each column a name in the first line (in R by write.csv)"
         )
     file.seek(0)
-    return pd.read_csv(
-        file,
-        dtype=str,
-        keep_default_na=False,
-        encoding=encoding,
-        index_col=False,
-        usecols=range(names),  # or pandas warns of the cells that are left out
-    )
+    # without usecols pandas warns of the cells that are left out
+    rows: pd.DataFrame = read(file, index_col=False, usecols=range(names))
+    return rows
 
 
 def _column_names(text: str) -> list[str]:
-    """Return the cells of the first line."""
-    lines = text.splitlines()
-    return next(csv.reader(lines[:1]), []) if lines else []
+    """Return the cells of the first row, which may be below empty lines."""
+    return next(csv.reader(io.StringIO(text.lstrip(), newline="")), [])
+
+
+def _require_commas(separator: str, names: list[str], where: str) -> None:
+    """Raise InputError where a csv is not separated by commas.
+
+    separator: as its first line gives it; names: the cells of its header, read with commas
+    """
+    if separator == "," and len(names) == 1:
+        separator = next((mark for mark in SEPARATORS if mark in names[0]), ",")
+    if separator != ",":
+        name = SEPARATORS.get(separator, printable(repr(separator)))
+        raise InputError(f"{where} is separated by {name}; save it with commas")
 
 
 def _refuse_repeated(names: Iterable[str], where: str) -> None:

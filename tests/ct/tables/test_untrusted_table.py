@@ -19,6 +19,7 @@ import pytest
 
 from ct.errors import InputError, MachineFault
 from ct.kaggle_layout import find_competition
+from ct.label_tables.own_labels import read_own_labels, read_probabilities
 from ct.labels import LABELS, read_id_csv, read_labels
 from ct.slices import ORIENTATION, POSITION
 from ct.submission import read_sample
@@ -107,6 +108,44 @@ def test_a_file_that_is_no_csv_is_one_printable_line(name, tmp_path):
     assert str(caught.value).isprintable()
     assert name in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+READERS = {  # of every csv that a user brings
+    "labels": read_labels,
+    "own labels": lambda path: read_own_labels(path, {}),
+    "slices": lambda path: read_slice_list(path, b"k"),
+    "oof": lambda path: read_predictions(path, "oof"),
+    "predictions": read_probabilities,
+    "sample": read_sample,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")]
+)
+@pytest.mark.parametrize("first", ["", "sep=MARK\n", '\ufeff"SEP=MARK"\r\n'])
+def test_a_csv_without_commas_is_named_by_its_separator(reader, mark, name, first, tmp_path):
+    text = first.replace("MARK", mark) + TEXT.replace(",", mark).replace("0\n", '"0,0"\n')
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(InputError, match=f"l.csv is separated by {name}; save it with commas"):
+        READERS[reader](tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize("first", ["sep=,\n", '"SEP=,"\r\n', "sep=,\n\n", "\n\n"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["", ","])
+def test_a_line_above_the_header_is_no_row(first, encoding, end, tmp_path):
+    (tmp_path / "l.csv").write_bytes((first + TEXT.replace("0\n", f"0{end}\n")).encode(encoding))
+    (tmp_path / "plain.csv").write_text(TEXT)
+    read, plain = (read_table_file(tmp_path / name, "oof") for name in ("l.csv", "plain.csv"))
+    pd.testing.assert_frame_equal(read, plain)
+
+
+def test_a_separator_without_a_name_is_shown(tmp_path):
+    (tmp_path / "l.csv").write_text("sep=^\n" + TEXT.replace(",", "^"))
+    with pytest.raises(InputError, match=r"l.csv is separated by '\^'; save it with commas"):
+        read_labels(tmp_path / "l.csv")
 
 
 WIDE = ["id,SOPInstanceUID,any,epidural,intraparenchymal,intraventricular,subarachnoid,subdural"]
