@@ -121,7 +121,7 @@ def read_id_csv(path: Path | ZipMember | str) -> pd.DataFrame:
     path = Path(path) if isinstance(path, str) else path
     try:
         with path.open("rb") as file:
-            rows = read_csv_file(file, str(path), "csv file")
+            rows = read_csv_file(file, str(path))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(
             f"{path} does not exist; it should be a csv with the columns ID,Label"

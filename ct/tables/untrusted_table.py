@@ -4,31 +4,20 @@ Each error is one line.
 """
 
 import csv
-import gzip
 import io
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ct.errors import InputError, printable, reason_of
-from ct.sources.decompression_limit import max_unpacked_bytes
-from ct.system.machine_faults import raise_fault
+from ct.tables.file_kinds import PARQUET, encoding_of, other_kind
+from ct.tables.packed_table import DAMAGE, Binary, unpacked
 
-BYTE_ORDER_MARKS = {  # at the start of a text -> its encoding, longer ones first
-    b"\xff\xfe\0\0": "utf-32",
-    b"\0\0\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # other than commas
 # a first line by which a writer gives Excel the separator
 SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?(?:\r\n?|\n)', re.IGNORECASE)
@@ -38,56 +27,52 @@ MOST_COLUMNS = 4096
 # repeated values has far more
 FEW_CELLS = 10_000_000
 CELLS_PER_BYTE = 16
-# what the libraries raise for a damaged file
-DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    OverflowError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
+NO_PARQUET = (
+    "no csv or parquet table: by its name it is parquet, by its first bytes not; "
+    "download it again, or name a csv .csv"
 )
-UNPACKING = (*DAMAGE, zlib.error, struct.error, zipfile.BadZipFile)
-Binary = IO[bytes] | io.BufferedIOBase  # a file that is open for reading bytes
-
-GZIP = b"\x1f\x8b"
-ZIP, EMPTY_ZIP = b"PK\x03\x04", b"PK\x05\x06"
 
 
 def read_table_file(path: str | Path, flag: str) -> pd.DataFrame:
-    """Read the table that --`flag` names: csv (also .csv.gz and .csv.zip) as text, or parquet.
+    """Read the table that --`flag` names: csv as text, or parquet, by the first bytes of the file.
 
-    Raises InputError where there is none, or it cannot be read; see `read_csv_file` and
-    `read_parquet_file`.
+    Either may be gzipped, or the only file of a zip archive. Raises InputError where there is none,
+    or it cannot be read; see `read_csv_file` and `_read_parquet`.
     """
     path, where = Path(path), f"--{flag}={path}"
     if not path.is_file():
         raise InputError(f"{where} does not exist or is no file; it names a csv or parquet table")
-    if path.suffix in (".parquet", ".pq"):
-        return read_parquet_file(path, where)
-    with open(path, "rb") as file:
-        return read_csv_file(file, where)
+    with open(path, "rb") as packed:
+        file = unpacked(packed, where)
+        start = file.read(FIRST_LINE)
+        file.seek(0)
+        if not start.startswith(PARQUET):
+            if path.suffix.lower() in (".parquet", ".pq"):
+                raise InputError(f"{where} is {other_kind(start) or NO_PARQUET}")
+            return _read_csv(file, where, "csv or parquet table")
+        data = file.read()  # later errors are faults of the content, not of the disk
+    return _read_parquet(data, where)
 
 
-def read_csv_file(file: Binary, where: str, kind: str = "csv or parquet table") -> pd.DataFrame:
+def read_csv_file(file: Binary, where: str) -> pd.DataFrame:
     """Read a csv as text, empty cells "": plain, gzipped, or the only file of a zip archive.
 
-    file: open for reading bytes; where: the flag or path, and kind: the expected content, for the
-    message
+    file: open for reading bytes; where: the flag or path, for the message
 
     Excel's first line `sep=,` is no row. Raises InputError where the file is no csv, is damaged,
     unpacks to too many bytes, is not separated by commas, has a column twice, or rows with more
     cells than the header; MachineFault where the disk fails.
     """
-    file = _unpacked(file, where)
+    return _read_csv(unpacked(file, where), where, "csv file")
+
+
+def _read_csv(file: Binary, where: str, kind: str) -> pd.DataFrame:
+    """Read an unpacked csv; see `read_csv_file`. kind: the expected content, for the message"""
     start = file.read(FIRST_LINE)
     file.seek(0)
-    encoding = next(
-        (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8-sig"
-    )
+    if other := other_kind(start):
+        raise InputError(f"{where} is {other}")
+    encoding = encoding_of(start)
     try:
         if len(start) == FIRST_LINE and b"\n" not in start:
             raise InputError(f"{where} is no {kind}: its first line has no end")
@@ -167,63 +152,14 @@ def _refuse_repeated(names: Iterable[str], where: str) -> None:
         unique.add(name)
 
 
-def _unpacked(file: Binary, where: str) -> Binary:
-    """Return the file, or the content of a gzip or zip file, at its start.
-
-    Raises InputError where it is damaged or unpacks to too many bytes; MachineFault where the disk
-    fails.
-    """
-    magic = file.read(4)
-    packed = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    most = max_unpacked_bytes(packed)
-    try:
-        if magic[:2] == GZIP:
-            with gzip.GzipFile(fileobj=file) as stream:
-                data = stream.read(most + 1)
-        elif magic in (ZIP, EMPTY_ZIP):
-            with zipfile.ZipFile(file) as archive:
-                data = _only_member(archive, where).read(most + 1)
-        else:
-            return file
-    except UNPACKING as error:
-        raise_fault(error, where)
-        raise InputError(
-            f"{where} is damaged, it cannot be unpacked ({reason_of(error)}); download it again"
-        ) from None
-    if len(data) > most:
-        raise InputError(
-            f"{where} unpacks to more than {most >> 20} MB from {packed} bytes, too many for a csv"
-        )
-    return io.BytesIO(data)
-
-
-def _only_member(archive: zipfile.ZipFile, where: str) -> IO[bytes]:
-    """Open the only file of a zip archive, except for the extra files of a Mac.
-
-    Raises InputError where there is not exactly one.
-    """
-    members = [
-        info
-        for info in archive.infolist()
-        if not info.is_dir() and not info.filename.startswith(("__MACOSX", "."))
-    ]
-    if len(members) != 1:
-        raise InputError(
-            f"{where} is a zip archive of {len(members)} files; unpack it, and name the csv in it"
-        )
-    return archive.open(members[0])
-
-
-def read_parquet_file(path: str | Path, where: str) -> pd.DataFrame:
+def _read_parquet(data: bytes, where: str) -> pd.DataFrame:
     """Read a parquet table: numbers and text as they are, all other values as text.
 
-    where: the flag or path, for the message
+    data: of the file; where: the flag or path, for the message
 
     pandas' metadata is not read: a named index is a column like the others. Raises InputError where
     the file is no parquet table, is damaged, has a column twice, or has far more cells than bytes.
     """
-    data = Path(path).read_bytes()  # later errors are faults of the content, not of the disk
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         rows, names = file.metadata.num_rows, list(file.schema_arrow.names)

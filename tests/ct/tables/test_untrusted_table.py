@@ -3,12 +3,16 @@
 They are read, or refused in one line.
 """
 
+import bz2
 import datetime
 import decimal
 import errno
 import gzip
 import io
+import lzma
 import os
+import re
+import tarfile
 import zipfile
 
 import numpy as np
@@ -184,6 +188,92 @@ def test_rows_with_cells_that_have_no_name_are_refused(ends, cells, tmp_path):
     (tmp_path / "o.csv").write_text("\n".join([WIDE[0], *rows]))
     with pytest.raises(InputError, match=f"rows have {cells} cells, the header 8; give each col"):
         read_table_file(tmp_path / "o.csv", "oof")
+
+
+PARQUET = pd.DataFrame({"ID": ["ID_1_any"], "Label": [0.25]}).to_parquet()
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("up.PARQUET", PARQUET),
+        ("parquet.csv", PARQUET),
+        ("no-suffix", PARQUET),
+        ("p.parquet.gz", gzip.compress(PARQUET)),
+        ("p.zip", zipped(PARQUET, "oof.parquet")),
+    ],
+)
+def test_a_file_that_begins_as_parquet_is_parquet_whatever_its_name(name, raw, tmp_path):
+    (tmp_path / name).write_bytes(raw)
+    table = read_table_file(tmp_path / name, "oof")
+    assert table["ID"].tolist() == ["ID_1_any"] and table["Label"].astype(float).tolist() == [0.25]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_csv_that_is_named_parquet_is_refused(encoding, tmp_path):
+    (tmp_path / "l.Parquet").write_bytes(TEXT.encode(encoding))
+    with pytest.raises(InputError, match="by its name it is parquet, by its first bytes not"):
+        read_table_file(tmp_path / "l.Parquet", "oof")
+
+
+def tarred(text):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        member = tarfile.TarInfo("labels.csv")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+OFFICE = ("[Content_Types].xml", "_rels/.rels", "xl/workbook.xml", "xl/worksheets/sheet1.xml")
+OTHER_KINDS = {
+    "l.xlsx": (zipped("<x/>", *OFFICE), "is a spreadsheet; save it as csv"),
+    "l.ods": (zipped("x", "mimetype", "content.xml"), "is a spreadsheet; save it as csv"),
+    "l.numbers": (zipped("x", "Index/Document.iwa", "a"), "is a spreadsheet; save it as csv"),
+    "l.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "is a spreadsheet; save it"),
+    "l.csv.bz2": (bz2.compress(TEXT.encode()), "is compressed with bzip2; unpack it"),
+    "l.csv.xz": (lzma.compress(TEXT.encode()), "is compressed with xz; unpack it"),
+    "l.csv.zst": (b"\x28\xb5\x2f\xfd$\0", "is compressed with zstd; unpack it"),
+    "l.7z": (b"7z\xbc\xaf\x27\x1c\0\4", "is a 7-Zip archive; unpack it, and name the csv in it"),
+    "l.rar": (b"Rar!\x1a\x07\x01\0", "is a RAR archive; unpack it, and name the csv in it"),
+    "l.tar.gz": (tarred(TEXT), "is a tar archive; unpack it, and name the csv in it"),
+    "l.csv.gz.zip": (zipped(gzip.compress(TEXT.encode()), "l.csv.gz"), "is packed twice; unpack"),
+    "l.feather": (b"ARROW1\0\0", "is an Arrow or Feather file; save it as csv or parquet"),
+    "page.csv": (
+        b"\r\n <!DOCTYPE html>\n<html>",
+        "is a web page or XML; download the table itself",
+    ),
+    "marked.csv": (b"\xef\xbb\xbf<?xml version='1.0'?>\n", "is a web page or XML"),
+    "rows.json": (b'[\n  {"ID": "a", "Label": 0}\n]\n', "is JSON; save it as csv"),
+    "lines.json": (b'{"ID": "a", "Label": 0}\n', "is JSON; save it as csv"),
+    "lfs.parquet": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n",
+        "is a pointer of Git LFS; fetch the file by `git lfs pull`",
+    ),
+    "le.csv": (TEXT.encode("utf-16-le"), "is UTF-16 text without a byte order mark; save it as"),
+    "be.csv": (TEXT.encode("utf-16-be"), "is UTF-16 text without a byte order mark; save it as"),
+    "db.csv": (b"SQLite format 3\0\x10\0", "is no csv, its first line holds NUL bytes; save the"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_a_file_of_another_kind_is_called_what_it_is(reader, name, tmp_path):
+    raw, line = OTHER_KINDS[name]
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(InputError, match=re.escape(f"{name} {line}")):
+        READERS[reader](tmp_path / name)
+
+
+def test_where_csv_alone_is_taken_parquet_is_named(tmp_path):
+    (tmp_path / "l.csv").write_bytes(PARQUET)
+    with pytest.raises(InputError, match="l.csv is a parquet table; save it as csv"):
+        read_id_csv(tmp_path / "l.csv")
+
+
+def test_a_nul_byte_in_a_cell_makes_no_other_kind_of_a_csv(tmp_path):
+    (tmp_path / "l.csv").write_text("ID,Label\na,\0\n")
+    assert len(read_table_file(tmp_path / "l.csv", "oof")) == 1
 
 
 @pytest.mark.parametrize("name", ["l.csv.gz", "zip_called.csv"])
