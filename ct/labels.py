@@ -90,7 +90,7 @@ def read_labels(path: Path | ZipMember | str) -> tuple[pd.DataFrame, int]:
     rows = read_id_csv(path)
     if rows.empty:
         raise InputError(f"{path} has no rows; it should have six per slice")
-    ids, value = rows["ID"], pd.to_numeric(rows["Label"], errors="coerce").to_numpy(np.float32)
+    ids, value = rows["ID"], pd.to_numeric(rows["Label"], errors="coerce").to_numpy(np.float64)
     label = label_indices(ids, str(path))
     if (bad := ~np.isin(value, [0, 1])).any():
         first = rows[bad].iloc[0]

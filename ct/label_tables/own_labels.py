@@ -25,9 +25,9 @@ from ct.labels import LABELS, SUBTYPES
 from ct.tables.table_columns import text_column
 from ct.tables.untrusted_table import read_table_file
 
-VALUES = {
-    **dict.fromkeys(("1", "1.0", "true", "yes", "y", "positive"), 1.0),
-    **dict.fromkeys(("0", "0.0", "false", "no", "n", "negative"), 0.0),
+WORDS = {  # for labels; numbers that equal 0 or 1 are labels, too
+    **dict.fromkeys(("true", "t", "yes", "y", "positive"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "negative"), 0.0),
     **dict.fromkeys(("", "nan", "na", "n/a", "none"), float("nan")),
 }
 # of a long table
@@ -106,16 +106,22 @@ def label_table(
 
 
 def label_values(column: pd.Series, name: str, where: str) -> NDArray[np.float32]:
-    """Return a column as 0, 1 or NaN, (n,). Raises InputError for the first other value."""
+    """Return a column as 0, 1 or NaN, (n,): of WORDS, or numbers in any form, such as 1.00.
+
+    Raises InputError for the first other value.
+    """
     text = text_column(column).str.strip().str.lower()
-    values = text.map(VALUES).to_numpy(np.float32)
-    if (bad := ~text.isin(VALUES).to_numpy(bool)).any():
+    is_word = text.isin(WORDS).to_numpy(bool)
+    numbers = pd.to_numeric(text.mask(is_word), errors="coerce").to_numpy(np.float64)
+    values = np.where(is_word, text.map(WORDS).to_numpy(np.float64), numbers)
+    # before the rounding to float32, which makes 1 of 0.99999999
+    if (bad := ~is_word & (values != 0) & (values != 1)).any():
         row = int(np.argmax(bad))
         raise InputError(
             f"{where}: {printable(name)} of row {row + 1} is {printable(repr(text.iloc[row]))}; "
             "labels are 0 or 1, or empty"
         )
-    return values
+    return values.astype(np.float32)
 
 
 def probability_values(column: pd.Series, name: str, where: str) -> NDArray[np.float64]:

@@ -153,8 +153,8 @@ def _labels(source: pd.DataFrame, ids: pd.Series, where: str) -> NDArray[np.floa
     y = np.empty((len(source), len(LABELS)), np.float32)
     for j, label in enumerate(LABELS):
         text = text_column(source[label]).str.strip()
-        y[:, j] = pd.to_numeric(text, errors="coerce")
-        if (bad := (text != "").to_numpy(bool) & ~np.isin(y[:, j], [0, 1])).any():
+        y[:, j] = values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
+        if (bad := (text != "").to_numpy(bool) & ~np.isin(values, [0, 1])).any():
             raise InputError(
                 f"{where}: {label} of slice {printable(ids[bad].iloc[0])} is "
                 f"{printable(repr(text[bad].iloc[0]))}; labels are 0 or 1, or empty"

@@ -1,5 +1,7 @@
 """Label tables of many forms give the same labels; public ones are read in their layouts."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from ct.label_tables.public_data import (
     read_truth,
     warning_of_competition,
 )
-from ct.labels import LABELS, SUBTYPES
+from ct.labels import LABELS, SUBTYPES, read_labels
 from ct.privacy.pseudonyms import pseudonym
 
 KEY = b"key"
@@ -152,6 +154,35 @@ def test_faults_are_one_line_without_keys(tmp_path, table, line):
     with pytest.raises(InputError, match=line) as error:
         labels_of(tmp_path, table)
     assert "1.2.1" not in str(error.value) and "\n" not in str(error.value)
+
+
+ONES = ("1", "1.0", " 1.00 ", "+1", "1e0", "01", "T", "true", "TRUE", "Yes", "y", "positive")
+ZEROS = ("0", "0.0", "0.00", "-0", "0e0", "F", "false", "FALSE", "No", "n", "Negative")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_labels_are_words_or_numbers_in_any_form(tmp_path, suffix):
+    texts = [*ONES, *ZEROS, "", "NaN", "n/a"]
+    table = pd.DataFrame({"file": [f"{n}.dcm" for n in range(len(texts))]})
+    table = table.assign(**dict.fromkeys(SUBTYPES, "0")).assign(EDH=texts).drop(columns="epidural")
+    write = table.to_parquet if suffix == "parquet" else table.to_csv
+    write(tmp_path / f"l.{suffix}")
+    read = read_own_labels(tmp_path / f"l.{suffix}", {})["epidural"]
+    expected = [1] * len(ONES) + [0] * len(ZEROS) + [np.nan] * 3
+    np.testing.assert_array_equal(read, np.float32(expected))
+
+
+@pytest.mark.parametrize("text", ["0.99999999", "1.00000001", "0.5", "-1", "inf", "?", "1 0", "11"])
+def test_other_labels_are_refused_in_every_table(tmp_path, text):
+    table = wide(file=PATHS).astype(str)
+    table.loc[1, "SDH"] = text
+    table.to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises(InputError, match=f"SDH of row 2 is '{re.escape(text)}'; labels are 0 or 1"):
+        read_own_labels(tmp_path / "l.csv", {})
+    rows = [f"ID_1_{label},{text if label == 'any' else 0}" for label in LABELS]
+    (tmp_path / "k.csv").write_text("\n".join(["ID,Label", *rows]))
+    with pytest.raises(InputError, match="labels are 0 or 1"):
+        read_labels(tmp_path / "k.csv")
 
 
 def test_key_kinds_finest_first():

@@ -109,6 +109,10 @@ def test_other_identifiers_become_pseudonyms(tmp_path):
             lambda t: with_cells(t, 2, epidural="0.5"),
             "epidural of slice ID_000000002 is '0.5'; labels are 0 or 1, or empty",
         ),
+        (
+            lambda t: with_cells(t, 2, epidural="0.99999999"),
+            "epidural of slice ID_000000002 is '0.99999999'; labels are 0 or 1, or empty",
+        ),
         (lambda t: t.assign(fold=[0] * 7 + [""] * 5), "the folds are 0"),
         (
             lambda t: t.assign(fold=[1] * 4 + [2] * 8),
