@@ -22,6 +22,10 @@ COMMON_FIRST = (
     "intraventricular",
     "epidural",
 )
+CONTRADICTIONS = {  # what `contradictions` returns -> in words, after a count of slices or studies
+    "subtype_without_any": "with a subtype and `any` = 0",
+    "any_without_subtype": "with `any` = 1 and no subtype",
+}
 KAGGLE_ORDER = (*SUBTYPES, "any")  # the order of a slice's six rows in the competition's files
 # of the competition's metric, in the order of LABELS
 WEIGHTS = np.array([2, 1, 1, 1, 1, 1], dtype=np.float64) / 7
@@ -65,11 +69,11 @@ def unknown_label(row_id: str, where: str) -> InputError:
 
 
 def contradictions(table: pd.DataFrame) -> dict[str, pd.Index]:
-    """Return the slices whose `any` differs from the maximum of their subtypes.
+    """Return the slices, or studies, whose `any` differs from the maximum of their subtypes.
 
-    table: indexed by slice id, columns LABELS of 0, 1 or NaN; slices with a NaN are left out
+    table: indexed by id, columns LABELS of 0, 1 or NaN; rows with a NaN are left out
 
-    Returns {"subtype_without_any": slice ids, "any_without_subtype": slice ids}.
+    Returns {"subtype_without_any": ids, "any_without_subtype": ids}, the keys of CONTRADICTIONS.
     """
     subtype, any_label = table[list(SUBTYPES)].max(axis=1), table["any"]
     complete = table[list(LABELS)].notna().all(axis=1)

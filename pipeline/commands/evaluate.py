@@ -48,6 +48,8 @@ def evaluate(options: EvaluateOptions) -> None:
             part.mkdir()
             data = evaluate_predictions(predictions, labels, where)
             _write(part, data, None, "predictions")
+        for note in data.notes:
+            log(f"  {note}")
         log(f"  wrote {to}")
     elif options.model:
         print(f"evaluate: the model {options.model}")

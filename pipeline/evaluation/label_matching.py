@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ct.errors import number_of
 from ct.label_tables.label_match import match_labels
-from ct.labels import LABELS
+from ct.labels import CONTRADICTIONS, LABELS, contradictions
 
 COLUMNS = list(LABELS)
 KINDS = ("slice", "series", "study", "patient")
@@ -62,6 +63,22 @@ def _read_ones(names: pd.DataFrame) -> pd.Series:
 def complete_rows(truth: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with all six labels."""
     return truth[truth.notna().all(axis=1)]
+
+
+def contradiction_notes(truth: pd.DataFrame, per_slice: bool) -> list[str]:
+    """Return a sentence on labels whose `any` contradicts the subtypes, none where there are none.
+
+    truth: labels of slices (per_slice) or of studies, columns LABELS
+    """
+    noun = "slice" if per_slice else "study"
+    counts = [
+        f"{number_of(len(ids), noun)} {CONTRADICTIONS[name]}"
+        for name, ids in contradictions(truth).items()
+        if len(ids)
+    ]
+    if not counts:
+        return []
+    return [f"{', '.join(counts)}: labels that contradict each other are used as they are."]
 
 
 def study_truth(truth: pd.DataFrame, of_labels: pd.Series, of_scored: pd.Series) -> pd.DataFrame:

@@ -13,7 +13,12 @@ from ct.label_tables.label_match import match_labels
 from ct.label_tables.own_labels import names_slices
 from ct.labels import LABELS
 from ct.privacy.pseudonyms import pseudonym
-from pipeline.evaluation.label_matching import complete_rows, patient_numbers, study_truth
+from pipeline.evaluation.label_matching import (
+    complete_rows,
+    contradiction_notes,
+    patient_numbers,
+    study_truth,
+)
 from pipeline.evaluation.scored_data import EvaluatedData
 from stage2_stack.study_level import top_logits
 
@@ -64,6 +69,7 @@ def evaluate_predictions(
                 f"The study of {number_of(unknown, 'label')} without a prediction is unknown: a "
                 "study counts as negative where such a slice alone is positive."
             )
+    notes += contradiction_notes(matched, per_slice)
     levels = {name: level for name, level in levels.items() if len(level.truth)}
     return EvaluatedData(levels, pd.DataFrame(), pd.DataFrame(), counts, notes)
 

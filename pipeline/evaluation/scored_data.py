@@ -17,6 +17,7 @@ from pipeline.checked_options import EvaluateOptions, ScoreOptions
 from pipeline.evaluation.label_matching import (
     Truth,
     complete_rows,
+    contradiction_notes,
     labelled_studies,
     scored_truth,
     study_truth,
@@ -86,7 +87,8 @@ def evaluate_studies(
         range_table(new.slices, _read_thickness(new), model.stage2["training"]),
         remark_table([f for f in new.findings if f.study_id in labelled]),
         {"unlabelled_studies": names["study_id"].nunique() - len(labelled)} | counts,
-        _notes(model, names[names["study_id"].isin(labelled)]),
+        _notes(model, names[names["study_id"].isin(labelled)])
+        + contradiction_notes(truth.values, truth.per_slice),
     )
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ct.checks.series_geometry import count_unusual_geometry
 from ct.errors import number_of
-from ct.labels import contradictions
+from ct.labels import CONTRADICTIONS, contradictions
 from ct.patient_folds import fold_groups
 
 
@@ -64,8 +64,7 @@ def describe(counts: Mapping[str, Any]) -> list[str]:
         ),
         "labels_without_file": ("labelled slice", "without a file, ignored"),
         "unlabelled": ("train slice", "without all six labels, left out of training"),
-        "subtype_without_any": ("train slice", "with a subtype and `any` = 0"),
-        "any_without_subtype": ("train slice", "with `any` = 1 and no subtype"),
+        **{name: ("train slice", words) for name, words in CONTRADICTIONS.items()},
         "studies_split": (
             "study UID",
             f"of several patients split, into {patients} studies of one patient each",

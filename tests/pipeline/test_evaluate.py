@@ -12,6 +12,7 @@ from pydicom.config import disable_value_validation
 from sklearn.metrics import log_loss, roc_auc_score
 
 import run
+from ct.errors import number_of
 from ct.labels import LABELS
 from ct.storage.file_formats import read_json, read_table
 from pipeline.evaluation.predicted_data import evaluate_predictions
@@ -233,6 +234,31 @@ def test_predictions_without_patients_are_measured_with_a_note(tables):
     values = json.loads((out / "evaluation.json").read_text())
     assert values["slices"]["patients"] == 40 and "studies" not in values
     assert any("each slice counts as a patient" in note for note in values["notes"])
+
+
+def test_an_any_that_contradicts_the_subtypes_is_noted(tables, capsys):
+    y = pd.read_csv(tables / "y.csv")
+    bleeds = int((y[COLUMNS[1:]].max(axis=1) > 0).sum())
+    y.assign(any=0).to_csv(tables / "y.csv", index=False)
+    out = tables / "out"
+    assert evaluate(out, predictions=tables / "p.csv", labels=tables / "y.csv") == 0
+    line = f"{bleeds} slices with a subtype and `any` = 0: labels that contradict each other are"
+    assert line in capsys.readouterr().out and line in (out / "page.html").read_text()
+    assert any(line in note for note in read_json(out / "evaluation.json")["notes"])
+
+
+def test_an_any_that_contradicts_the_subtypes_is_noted_of_scored_slices(
+    older_version, new_studies, tmp_path, capsys
+):
+    data, labels = new_studies
+    table = pd.read_csv(labels).assign(any=0)
+    bleeds = int((table[COLUMNS[1:]].max(axis=1) > 0).sum())
+    table.to_csv(tmp_path / "l.csv", index=False)
+    words = {"model": older_version / "model", "data": data, "labels": tmp_path / "l.csv"}
+    assert evaluate(tmp_path / "out", **words) == 0
+    line = f"{number_of(bleeds, 'slice')} with a subtype and `any` = 0: labels that contradict"
+    assert bleeds and line in capsys.readouterr().out
+    assert line in (tmp_path / "out" / "page.html").read_text()
 
 
 def test_slices_without_a_study_or_a_patient_are_not_one_study_and_one_patient(tables):

@@ -6,7 +6,7 @@ import pytest
 from ct.label_tables.own_labels import label_table
 from ct.labels import LABELS, SUBTYPES
 from ct.privacy.pseudonyms import pseudonym
-from pipeline.evaluation.label_matching import scored_truth
+from pipeline.evaluation.label_matching import contradiction_notes, scored_truth
 
 KEY = b"key"
 # slice, series, study, patient, path, whether the series is read
@@ -65,3 +65,21 @@ def test_a_row_that_names_several_studies_counts_for_none():
 
 def test_folders_inside_a_study():
     assert subdural(truth_of([0, 1], folder=["plain", "bone"])) == {"study-A": 0}
+
+
+def test_labels_that_contradict_each_other_are_one_sentence():
+    labels = pd.DataFrame(0.0, index=range(6), columns=list(LABELS))
+    assert contradiction_notes(labels, per_slice=True) == []
+    labels.loc[0, ["any", "subdural"]] = 1
+    assert contradiction_notes(labels, per_slice=True) == []
+    labels.loc[1:2, "subdural"] = 1
+    labels.loc[3, "any"] = 1
+    labels.loc[4, "any"], labels.loc[4, "epidural"] = 1, float("nan")  # of unknown subtypes
+    assert contradiction_notes(labels, per_slice=True) == [
+        "2 slices with a subtype and `any` = 0, 1 slice with `any` = 1 and no subtype: "
+        "labels that contradict each other are used as they are."
+    ]
+    assert contradiction_notes(labels[:3], per_slice=False) == [
+        "2 studies with a subtype and `any` = 0: "
+        "labels that contradict each other are used as they are."
+    ]
