@@ -3,7 +3,8 @@
 A probability reaches a threshold where it is equal or larger. Thresholds are chosen on out-of-fold
 probabilities. Their intervals are for new patients, as many as one fold holds. Each bootstrap draw
 chooses a threshold on as many patients as there are, and applies it to a second draw of a fold's
-size. So the interval holds the chance in both.
+size. So the interval holds the chance in both. Where all draws agree, it is the exact one for a
+fold's patients of the class.
 """
 
 from collections.abc import Mapping

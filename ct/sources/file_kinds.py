@@ -8,6 +8,7 @@ PACKED = (  # where the mark stands, the mark, the kind
     (slice(0, 2), b"\x1f\x8b", "a file packed by gzip"),
     (slice(0, 3), b"BZh", "a file packed by bzip2"),
     (slice(0, 6), b"\xfd7zXZ\0", "a file packed by xz"),
+    (slice(0, 4), b"\x28\xb5\x2f\xfd", "a file packed by zstd"),
     (slice(0, 6), b"7z\xbc\xaf'\x1c", "a 7z archive"),
     (slice(0, 4), b"Rar!", "a rar archive"),
     (slice(257, 262), b"ustar", "a tar archive"),

@@ -10,7 +10,7 @@ from typing import IO
 from ct.errors import InputError, reason_of
 from ct.sources.decompression_limit import max_unpacked_bytes
 from ct.system.machine_faults import raise_fault
-from ct.tables.file_kinds import EMPTY_ZIP, GZIP, SPREADSHEET, ZIP, is_spreadsheet
+from ct.tables.table_kinds import EMPTY_ZIP, GZIP, SPREADSHEET, ZIP, is_spreadsheet
 
 # what the libraries raise for a damaged file
 DAMAGE = (

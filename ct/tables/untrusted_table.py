@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ct.errors import InputError, printable, reason_of
-from ct.tables.file_kinds import PARQUET, encoding_of, other_kind
 from ct.tables.packed_table import DAMAGE, Binary, unpacked
+from ct.tables.table_kinds import PARQUET, encoding_of, other_kind
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # other than commas
 # a first line by which a writer gives Excel the separator

@@ -113,7 +113,7 @@ def test_the_name_of_a_lane_keeps_its_swatch_beside_one_slice(browser, width, tm
     browser_steps.set_screen(browser, browser_steps.SIZES[width], "light")
     browser.get(write_report(run).as_uri())
     tags = browser.execute_script(
-        "return [...document.querySelectorAll('.tag')].map(tag => [tag.offsetHeight,"
+        "return [...document.querySelectorAll('.film .tag')].map(tag => [tag.offsetHeight,"
         "tag.getBoundingClientRect().left - tag.parentElement.getBoundingClientRect().left])"
     )
     assert tags and len(tags) % 6 == 0

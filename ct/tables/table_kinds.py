@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection
 
+from ct.sources.file_kinds import packed_kind
+
 GZIP, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06"
 PARQUET = b"PAR1"
 UTF8, UTF8_MARK = "utf-8-sig", b"\xef\xbb\xbf"
@@ -16,14 +18,6 @@ SPREADSHEET = "a spreadsheet; save it as csv"
 KINDS = {  # first bytes -> what the file is, and what to do
     re.escape(PARQUET): "a parquet table; save it as csv",
     rb"\xd0\xcf\x11\xe0": SPREADSHEET,  # Excel's older form, and its encrypted one
-    rb"BZh[1-9]": "compressed with bzip2; unpack it",
-    rb"\xfd7zXZ": "compressed with xz; unpack it",
-    rb"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it",
-    rb"7z\xbc\xaf": "a 7-Zip archive; unpack it, and name the csv in it",
-    rb"Rar!": "a RAR archive; unpack it, and name the csv in it",
-    rb"(?s:.{257})ustar": "a tar archive; unpack it, and name the csv in it",
-    # gzip and zip are unpacked once
-    rb"\x1f\x8b|PK\x03\x04": "packed twice; unpack it",
     rb"ARROW1": "an Arrow or Feather file; save it as csv or parquet",
     rb"<": "a web page or XML; download the table itself, or save it as csv",
     rb"[\[{]\s*[\[{\"]": "JSON; save it as csv",
@@ -45,6 +39,8 @@ def other_kind(start: bytes) -> str:
     """
     if encoding_of(start) != UTF8:
         return ""
+    if packed := packed_kind(start):  # also a zip or gzip file in another one, unpacked once
+        return f"{packed}; unpack it, and name the table in it"
     bare = start.removeprefix(UTF8_MARK).lstrip()
     for beginning, kind in KINDS.items():
         if re.match(beginning, bare):
