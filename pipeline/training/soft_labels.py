@@ -91,10 +91,9 @@ def out_of_fold_labels(run: Run, index: pd.Index) -> NDArray[np.float64]:
     for model in run.recipe.stage1.models:
         fits = [_out_of_fold(run, name, index) for name in seed_names(model.name, model.seeds)]
         logits[model.name] = mean_of_seeds(fits).logits(CLIP)
-    mean = mean_logits(logits).astype(np.float64)
-    if np.isnan(mean).any():
+    if any(np.isnan(of_model).any() for of_model in logits.values()):
         raise ValueError("a training slice has no out-of-fold prediction")
-    return np.asarray(expit(mean))
+    return np.asarray(expit(mean_logits(logits).astype(np.float64)))
 
 
 def _out_of_fold(run: Run, name: str, index: pd.Index) -> StageOne:

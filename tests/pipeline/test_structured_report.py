@@ -86,7 +86,7 @@ def texts_of(item):
 
 
 def test_the_values_are_those_of_the_tables(tmp_path):
-    report, (studies, slices, _), _ = written(tmp_path)
+    report, (studies, slices, *_), _ = written(tmp_path)
     found = values(report)
     assert len(found) == len(LABELS) * 4
     for label in LABELS:
@@ -228,7 +228,7 @@ def test_without_patient_values_they_are_empty(tmp_path):
 
 
 def test_the_json_has_what_the_tables_have(tmp_path):
-    studies, slices, _ = tables(tmp_path / "data")
+    studies, slices, *_ = tables(tmp_path / "data")
     refused = pd.DataFrame([dict.fromkeys(LABELS, np.nan) | {"status": "refused"}], ["study-2"])
     remark = {"study_id": "study-2", "series_id": "", "refuses": True, "what": "a", "means": "b"}
     path = tmp_path / "studies.json"
