@@ -42,13 +42,14 @@ TEXT = pd.Series([""], dtype=str).dtype
 def read_slice_list(path: Path | str, key: bytes) -> pd.DataFrame:
     """Read the slice list of a run without images.
 
-    path: a table with the columns IDS, VECTORS and LABELS, one row per slice; labels are 0, 1 or,
-          on a test slice, empty. The columns NUMBERS and `fold` are optional
+    path: a table with the columns IDS, VECTORS and LABELS, one row per slice; labels are 0, 1 or
+          empty. The columns NUMBERS and `fold` are optional
     key:  of the pseudonyms
 
     Returns a DataFrame indexed by slice_id: HEADER_COLUMNS, POSITION, ORIENTATION, `fold` if the
-    list has it (float64, NaN on test slices), LABELS float32. Raises InputError that names the
-    first slice that is wrong.
+    list has it (float64, NaN on slices without a label), LABELS float32. `split` is test on slices
+    without a label; see `split_by_study`. Raises InputError that names the first slice that is
+    wrong.
     """
     where = f"--slices={path}"
     source = read_table_file(path, "slices")
@@ -75,6 +76,18 @@ def read_slice_list(path: Path | str, key: bytes) -> pd.DataFrame:
         names.append("fold")
     table = pd.DataFrame(columns).set_index("slice_id")[names]
     return table.join(pd.DataFrame(y, index=table.index, columns=list(LABELS)))
+
+
+def split_by_study(slices: pd.DataFrame) -> pd.DataFrame:
+    """Return the slice list with `split` train on every slice of a study that has a train slice.
+
+    slices: as returned by read_slice_list, or with studies separated since
+
+    A slice whose label cells are empty, in a study with labels, is an unlabelled train slice. As a
+    test slice it would leave a gap in its series, and its neighbours would be wrong.
+    """
+    train = (slices["split"] == "train").groupby(slices["study_id"]).transform("any")
+    return slices.assign(split=slices["split"].where(~train, "train"))
 
 
 def _identifiers(source: pd.DataFrame, key: bytes, where: str) -> dict[str, Any]:
@@ -165,7 +178,10 @@ def _labels(source: pd.DataFrame, ids: pd.Series, where: str) -> NDArray[np.floa
 def _folds(
     column: pd.Series, train: NDArray[np.bool_], ids: pd.Series, where: str
 ) -> NDArray[np.float64]:
-    """Return the fold of each slice, float64 (n,), NaN on test slices. train: (n,)."""
+    """Return the fold of each slice, float64 (n,), NaN on slices without a label.
+
+    train: (n,) whether a slice has a label
+    """
     fold = fold_numbers(column.astype(object).where(train, ""), where)
     if (bad := train & np.isnan(fold)).any():
         raise InputError(

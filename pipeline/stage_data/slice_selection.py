@@ -154,15 +154,26 @@ def join_matched_labels(
         )
     slices = slices.join(labels.reindex(train))
     slices[list(LABELS)] = slices[list(LABELS)].astype(np.float32)
+    slices, unlabelled = clear_partial_labels(slices, labels_csv, allow_unlabelled)
+    return slices, {"labels_without_file": int((~has_file).sum()), "unlabelled": unlabelled}
+
+
+def clear_partial_labels(
+    slices: pd.DataFrame, where: Path | ZipMember | str, allow_unlabelled: bool
+) -> tuple[pd.DataFrame, int]:
+    """Clear the labels of train slices that have only some. Returns (slices, unlabelled slices).
+
+    where: what to complete, for the message. Raises InputError where train slices lack labels and
+    `allow_unlabelled` is false.
+    """
     known = slices[list(LABELS)].notna()
     unlabelled = slices.index[(slices["split"] == "train") & ~known.all(axis=1)]
     if len(unlabelled) and not allow_unlabelled:
         missing = [label for label in LABELS if not known.loc[unlabelled[0], label]]
         raise InputError(
             f"{number_of(len(unlabelled), 'train slice')} without all labels, the first "
-            f"{unlabelled[0]} ({', '.join(missing)}); complete {labels_csv}, or leave such slices "
+            f"{unlabelled[0]} ({', '.join(missing)}); complete {where}, or leave such slices "
             "out of training with --allow-unlabelled"
         )
     slices.loc[unlabelled, list(LABELS)] = np.nan
-    counts = {"labels_without_file": int((~has_file).sum()), "unlabelled": len(unlabelled)}
-    return slices, counts
+    return slices, len(unlabelled)

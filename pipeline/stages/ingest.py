@@ -6,16 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ct.errors import InputError, number_of
-from ct.labels import LABELS
-from ct.patient_folds import check_folds
+from ct.errors import InputError
+from ct.patient_folds import fold_by_group
 from ct.pixel_cache.shards import shard_path
 from ct.pixel_cache.writer import finish_cache, matching_record, shard_parts, with_checksums
 from ct.privacy.pseudonyms import public_paths
 from ct.slices import PIXEL_COLUMNS, order_slices
 from ct.storage.atomic_write import discard, flush, move_into_place, replacing
 from ct.storage.file_formats import read_json, read_table, write_json, write_table
-from ct.tables.slice_list import read_slice_list
+from ct.tables.slice_list import read_slice_list, split_by_study
 from ct.tables.spreadsheet import write_sheet
 from pipeline.freshness import stamp_files
 from pipeline.ingestion.file_listing import ListFiles, chunks_of_units, identifier_rule
@@ -29,6 +28,7 @@ from pipeline.stage_data.ingest_counts import describe, summary
 from pipeline.stage_data.sample_rows import match_sample
 from pipeline.stage_data.slice_selection import (
     QUARANTINE_COLUMNS,
+    clear_partial_labels,
     separate_studies,
     take_patients,
 )
@@ -135,18 +135,19 @@ def ingest_slice_list(run: Run, receipt: Receipt) -> Counts:
     key, data = run.pseudonym_key(), run.recipe.data
     assert data.slices is not None
     slices, study_counts = separate_studies(read_slice_list(data.slices, key), key)
-    slices, patient_counts = take_patients(slices, data.train_slices)
-    slices, unlabelled = _without_partial_labels(slices, data.slices, data.allow_unlabelled)
+    # the split comes after the studies: people who share one by mistake have one each by then
+    slices, patient_counts = take_patients(split_by_study(slices), data.train_slices)
+    where = f"{data.slices}, where a study with labels is in train as a whole"
+    slices, unlabelled = clear_partial_labels(slices, where, data.allow_unlabelled)
     quarantine = pd.DataFrame(columns=QUARANTINE_COLUMNS, dtype=str)
     if data.sample:
         test = slices.index[slices["split"] == "test"]
         match_sample(Path(data.sample), key, test, quarantine, data.missing)
     discard(run.dir.listed_folds)
     if "fold" in slices:
-        fold = slices.pop("fold")
-        check_folds(slices, fold.fillna(-1).to_numpy())
-        train_fold = fold[slices["split"] == "train"].astype(np.int8)
-        write_table(run.dir.listed_folds, pd.DataFrame({"fold": train_fold}))
+        fold = slices.pop("fold").dropna()  # unlabelled slices get their study's from `folds`
+        fold_by_group(slices, fold)  # raises where a patient or study is in two folds
+        write_table(run.dir.listed_folds, pd.DataFrame({"fold": fold.astype(np.int8)}))
         receipt.made.append(run.dir.listed_folds)
     unknown = dict.fromkeys(PIXEL_COLUMNS, np.float32("nan"))
     slices = order_slices(slices).assign(
@@ -156,22 +157,6 @@ def ingest_slice_list(run: Run, receipt: Receipt) -> Counts:
     counts |= study_counts | identifier_rule(key)
     receipt.made += _write_tables(run, slices, quarantine, counts)
     return counts
-
-
-def _without_partial_labels(
-    slices: pd.DataFrame, path: str, allow_unlabelled: bool
-) -> tuple[pd.DataFrame, int]:
-    """Remove the labels of train slices that have only some. Returns (slices, number of them)."""
-    known = slices[list(LABELS)].notna().all(axis=1)
-    unlabelled = slices.index[(slices["split"] == "train") & ~known]
-    if len(unlabelled) and not allow_unlabelled:
-        raise InputError(
-            f"{number_of(len(unlabelled), 'slice')} with some labels and not all, the first is "
-            f"{unlabelled[0]}; complete {path}, or leave such slices out of training with "
-            "--allow-unlabelled"
-        )
-    slices.loc[unlabelled, list(LABELS)] = np.nan
-    return slices, len(unlabelled)
 
 
 def _write_tables(

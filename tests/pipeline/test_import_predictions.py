@@ -445,6 +445,47 @@ def test_a_slice_list_may_bring_its_folds(tmp_path, capsys):
     assert "folds.k = 3, but the slice list or import has 2 folds" in error_line(capsys)
 
 
+@pytest.mark.parametrize("folds", [False, True])
+def test_unlabelled_slices_of_labelled_studies_never_tear_a_series(tmp_path, capsys, folds):
+    """Refused, or train slices at their place; a fold that the list brings holds for them, too."""
+    rows = [1, 2, 9, 17]  # inside and at an end of the series of three studies
+    table = TABLE.assign(fold=[*NUMBER % 3, *[-1] * len(TEST)])
+    table.loc[rows, COLUMNS] = ""
+    if folds:
+        table.loc[rows, "fold"] = -1
+    else:
+        table = table.drop(columns="fold")
+    r = make(tmp_path / "t", table)
+    assert run.main(["ingest", f"--run={r}"]) == 1
+    line = error_line(capsys)
+    assert "4 train slices without all labels, the first " in line
+    assert "a study with labels is in train as a whole" in line and "--allow-unlabelled" in line
+
+    r = make(tmp_path / "u", table, data={"slices": "", "allow_unlabelled": True})
+    oof = guesses(TRAIN.drop(index=rows), 1)  # unlabelled slices need no predictions
+    assert take(r, "one", oof, guesses(TEST, 2)) == 0
+    assert "4 train slices without all six labels" in capsys.readouterr().out
+    slices = read_table(r / "slices.parquet")
+    assert slices.groupby("study_id")["split"].nunique().max() == 1
+    assert (slices["series_slices"] == SLICES).all()
+    assert slices["gap_above_mm"].dropna().unique().tolist() == [5]
+    assert slices["any"].isna().sum() == 4 + len(TEST)
+    fold = read_table(r / "folds.parquet")["fold"]
+    train = slices[slices["split"] == "train"]
+    assert fold[train.index].groupby(train["study_id"]).nunique().max() == 1
+    assert run.main(["features", f"--run={r}"]) == 0
+
+
+def test_people_who_share_a_study_by_mistake_may_be_labelled_or_not(tmp_path):
+    """All have one StudyInstanceUID; the study of each is their own before the split is made."""
+    table = TABLE.assign(StudyInstanceUID="1.2")
+    table.loc[TEST.index[:SLICES], "PatientID"] = "DOE-99"  # not in train
+    r = make(tmp_path / "t", table)
+    assert run.main(["ingest", f"--run={r}"]) == 0
+    slices = read_table(r / "slices.parquet")
+    assert (slices["split"] == "test").sum() == len(TEST)
+
+
 def test_a_fold_without_labels_is_refused(finished, tmp_path):
     """An imported model may bring folds of which one has not been labelled yet."""
     folder = RunDir(shutil.copytree(finished, tmp_path / "r"))

@@ -1,12 +1,13 @@
 """The slice list of a run without images: its columns, and a message for every fault."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ct.errors import InputError
 from ct.labels import LABELS
 from ct.slices import HEADER_COLUMNS, ORIENTATION, POSITION, order_slices
-from ct.tables.slice_list import read_slice_list
+from ct.tables.slice_list import read_slice_list, split_by_study
 
 KEY = b"k"
 
@@ -151,3 +152,14 @@ def test_a_cell_of_a_million_commas_does_not_become_a_million_columns(tmp_path):
     with pytest.raises(InputError, match="it should be 3 numbers") as caught:
         read_slice_list(written(table, tmp_path / "s.csv"), KEY)
     assert len(str(caught.value)) < 400
+
+
+def test_a_study_with_labels_is_in_train_as_a_whole(tmp_path):
+    blank = dict.fromkeys(LABELS, "")
+    table = with_cells(with_cells(slice_list(), 1, **blank), 2, **blank)
+    table = with_cells(table, 7, SeriesInstanceUID="ID_d000000001", **blank)
+    slices = split_by_study(read_slice_list(written(table, tmp_path / "s.csv"), KEY))
+    assert list(slices["split"]) == ["train"] * 8 + ["test"] * 4
+    assert np.flatnonzero(slices["any"].isna()).tolist() == [1, 2, 7, 8, 9, 10, 11]
+    lengths = order_slices(slices).groupby(["study_id", "series_id"])["series_slices"]
+    assert lengths.first().tolist() == [4, 3, 1, 4]
