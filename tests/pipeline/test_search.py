@@ -462,10 +462,11 @@ def test_no_trial_begins_after_the_deadline(tmp_path, fake_training):
 # --- the verdict
 
 
-def decided(folder, better, patients=8):
+def decided(folder, better, patients=8, worse=0):
     """Return the verdict on two trials.
 
-    better: (patients,) log odds by which the second is better, for each held-out patient
+    better: (patients,) log odds by which the second is better, for each held-out patient; worse:
+    number of further trials, every other one pruned
     """
     slices, _ = make_slices(patients, 6)
     context = SearchContext(
@@ -482,7 +483,12 @@ def decided(folder, better, patients=8):
         study.add_trial(
             optuna.trial.create_trial(value=0.7 - 0.1 * number, user_attrs={"values": values})
         )
-    return verdict(study, context, 2, 2)
+    for number in range(worse):
+        state = (TrialState.COMPLETE, TrialState.PRUNED)[number % 2]
+        study.add_trial(
+            optuna.trial.create_trial(state=state, value=0.9, user_attrs={"values": {}})
+        )
+    return verdict(study, context, 2, 2 + worse)
 
 
 def test_settings_with_a_significant_gain_are_printed_as_a_recipe_takes_them(tmp_path):
@@ -492,7 +498,8 @@ def test_settings_with_a_significant_gain_are_printed_as_a_recipe_takes_them(tmp
     )
     gain = np.log(2) - np.log1p(np.exp(-1.0))
     assert lines[1].startswith(
-        f"gain {gain:+.4f} ({gain:+.4f} to {gain:+.4f} over 8 patients, 95 %)"
+        f"gain {gain:+.4f} (from {gain:+.4f} up over 8 patients, 95 %); its interval is wide for "
+        "few patients and the best of 1 trial;"
     )
     assert lines[2] == "to adopt, in the entry of a under stage1.models:"
     assert lines[-1].startswith("chosen without fold 2's patients: fold 2's score does not depend")
@@ -520,6 +527,30 @@ def test_one_held_out_patient_gives_no_interval(tmp_path):
     lines = decided(tmp_path, np.array([1.0]), 1)
     assert "(no interval over 1 patient, 95 %)" in lines[1]
     assert "no significant gain" in lines[2] and "1 held-out patient, " in lines[2]
+
+
+def test_a_gain_must_be_the_larger_the_more_trials_it_is_the_best_of(tmp_path):
+    better = 0.3 + np.tile([-0.25, 0.25], 4)
+    assert decided(tmp_path / "one", better)[2].startswith("to adopt")
+    lines = decided(tmp_path / "many", better, worse=18)
+    assert "best of 20 trials, 9 of them pruned" in lines[0] and "best of 19 trials;" in lines[1]
+    assert lines[2].startswith("no significant gain over the recipe (the interval holds 0)")
+
+
+def test_settings_are_not_adopted_where_one_patient_alone_bleeds(tmp_path, monkeypatch):
+    real = make_slices
+
+    def one_bleeds(*args):
+        slices, hu = real(*args)
+        slices.loc[slices["patient_id"] != "ID_00", list(LABELS)] = 0
+        return slices, hu
+
+    monkeypatch.setitem(decided.__globals__, "make_slices", one_bleeds)
+    lines = decided(tmp_path, np.full(8, 1.0))
+    assert (
+        "fewer than 2 held-out patients have a positive slice" in lines[2]
+        and "(no interval" in lines[1]
+    )
 
 
 @pytest.mark.parametrize("what", ["damaged", "gone"])

@@ -35,3 +35,29 @@ def test_it_is_widened_by_students_t():
 
 def test_one_positive_patient_proves_nothing():
     assert lower_end(*gains(1), 0.95, 0) == -np.inf
+
+
+def test_the_best_of_many_is_widened_by_bonferroni():
+    gain, patients, y = gains(30)
+    low, mean = patient_bootstrap(gain, patients, seed=1)[0], gain.mean()
+    expected = mean - (mean - low) * t.ppf(1 - 0.025 / 19, 29) / 1.959964
+    assert lower_end(gain, patients, y, 0.95, 1, best_of=19) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="best_of = 19 needs y"):
+        lower_end(gain, patients, None, 0.95, 1, best_of=19)
+
+
+@pytest.mark.parametrize(("patients", "positive"), [(5, 3), (8, 4), (40, 5), (60, 30)])
+@pytest.mark.parametrize("candidates", [1, 19])
+def test_gains_that_are_noise_are_significant_as_often_as_the_level_claims(
+    patients, positive, candidates
+):
+    """True gain 0, nearly all of the noise in positive patients; nominal are 2.5 %, one-sided."""
+    rng, draws, of_row = np.random.default_rng(patients), 400, np.arange(patients)
+    y, seen = (of_row < positive).astype(float), 0
+    noise = np.where(y == 1, 1.0, 0.05)
+    for seed in range(draws):
+        gain = rng.normal(0, noise, (candidates, patients))
+        best = gain[gain.mean(axis=1).argmax()]
+        if best.mean() > 0:
+            seen += lower_end(best, of_row, y, 0.95, seed, best_of=candidates) > 0
+    assert seen / draws <= 0.025 + 2 * np.sqrt(0.025 / draws)  # its standard error
