@@ -9,7 +9,9 @@ from ct.metrics import auc, log_loss, weighted_log_loss
 # Alarm of one fold: its loss is below this share of the median fold's loss, and below it by more
 # than this number of standard errors.
 SHARE_OF_MEDIAN, STANDARD_ERRORS = 0.5, 3.0
-# Alarm against test: entropy or loss on train is below this share of the entropy on test.
+REPEATS = 500  # bootstrap samples of patients
+# Alarm against test: entropy or loss on train is below this share of the entropy on test, and below
+# it by more than STANDARD_ERRORS.
 SHARE_OF_TEST = 0.6
 # Alarm of all folds: the loss is below this share of the entropy of the base rates. The best
 # solution of this competition reached a quarter.
@@ -46,7 +48,7 @@ def fold_alarm(
     p: NDArray[np.floating],
     fold: NDArray,
     patients: NDArray,
-    repeats: int = 500,
+    repeats: int = REPEATS,
     seed: int = 0,
 ) -> str:
     """Return why the predictions of one fold appear in-sample, or "".
@@ -75,25 +77,52 @@ def fold_alarm(
     return ""
 
 
-def entropy_alarm(y: NDArray, p: NDArray[np.floating], test_p: NDArray[np.floating]) -> str:
+def entropy_alarm(
+    y: NDArray,
+    p: NDArray[np.floating],
+    test_p: NDArray[np.floating],
+    patients: NDArray,
+    test_patients: NDArray,
+    seed: int = 0,
+) -> str:
     """Return why the train predictions appear in-sample compared with the test predictions, or "".
 
     y, p: (n, 6) labels and probabilities of the train slices; test_p: (m, 6) of the test slices,
-    whose labels are unknown
+    whose labels are unknown; patients: (n,); test_patients: (m,)
 
     An out-of-fold model is as uncertain on train slices as on test slices. It alarms where the
     mean entropy on train, or the log loss on train, is under 0.6 of the mean entropy on test, all
-    weighted as the score is.
+    weighted as the score is, and more than three standard errors of the difference below it. With
+    one patient on either side there is no such error, and no alarm.
     """
-    test = weighted_log_loss(test_p, test_p)  # log loss against itself is entropy
-    for title, value in (
-        ("mean entropy", weighted_log_loss(p, p)),
-        ("weighted log loss", weighted_log_loss(y, p)),
-    ):
-        if value < SHARE_OF_TEST * test:
-            share = f"under {SHARE_OF_TEST} of the mean entropy on test slices"
-            return f"the {title} on train slices is {value:.4f}, {share}, {test:.4f}"
+    count, test_count = len(np.unique(patients)), len(np.unique(test_patients))
+    if min(count, test_count) < 2:
+        return ""
+    rng = np.random.default_rng(seed)
+    entropy = log_loss(test_p, test_p) @ WEIGHTS  # log loss against itself is entropy
+    test, test_spread = entropy.mean(), _spread(entropy, test_patients, rng)
+    for title, labels in (("mean entropy", p), ("weighted log loss", y)):
+        loss = log_loss(labels, p) @ WEIGHTS
+        # the larger spread of both: two patients who happen to be alike seem to have none
+        spread, value = max(_spread(loss, patients, rng), test_spread), loss.mean()
+        error = spread * np.sqrt(1 / count + 1 / test_count)
+        if value < SHARE_OF_TEST * test and test - value > STANDARD_ERRORS * error:
+            return (
+                f"the {title} on train slices is {value:.4f}, under {SHARE_OF_TEST} of, and more "
+                f"than {STANDARD_ERRORS:.0f} standard errors below, the mean entropy on test "
+                f"slices, {test:.4f}"
+            )
     return ""
+
+
+def _spread(loss: NDArray[np.float64], patients: NDArray, rng: np.random.Generator) -> float:
+    """Return the standard deviation between patients, of which there are at least two.
+
+    By the square root of their number, it is the standard error of the mean of `loss` (n,).
+    """
+    count = len(np.unique(patients))
+    means = _bootstrap_means(loss, patients, REPEATS, rng)
+    return float(means.std() * count / np.sqrt(count - 1))
 
 
 def _bootstrap_means(

@@ -141,7 +141,9 @@ def _alarms(model: ImportedModel, fold: pd.Series) -> list[str]:
     alarms = [fold_alarm(y, p, labelled["group"].map(fold).to_numpy(), groups)]
     if model.per_fold is not None and model.per_fold.size:
         test_p = model.per_fold.reshape(-1, len(LABELS))
-        alarms.append(entropy_alarm(y, p, test_p[~np.isnan(test_p).any(axis=1)]))
+        test_groups = np.tile(model.test["group"].to_numpy(object), len(model.per_fold))
+        known = ~np.isnan(test_p).any(axis=1)
+        alarms.append(entropy_alarm(y, p, test_p[known], groups, test_groups[known]))
     alarms.append(in_sample_alarm(y, p))
     return [alarm for alarm in alarms if alarm]
 
@@ -177,6 +179,11 @@ def _test_tables(
             "slices as on train slices"
         )
         return [], notes
+    if model.test["group"].nunique() == 1:
+        notes.append(
+            "with one test patient it cannot be checked that its predictions are as certain on "
+            "test slices as on train slices"
+        )
     tables, fold_notes = tables_by_fold(
         model.per_fold, model.test, fold, run.recipe.folds.k, renumbering or {}
     )

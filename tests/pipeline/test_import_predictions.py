@@ -75,8 +75,8 @@ def guesses(rows, seed, skill=2.0):
     return pd.DataFrame(p, columns=COLUMNS).assign(SOPInstanceUID=rows["SOPInstanceUID"].to_numpy())
 
 
-def make(folder, table=TABLE, **changes):
-    """Make a run of a slice list. Returns its folder."""
+def make(folder, table=TABLE, sampled=True, **changes):
+    """Make a run of a slice list. Returns its folder. sampled: with a sample of the test slices"""
     folder.mkdir(exist_ok=True)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE | changes))
     table.to_csv(folder / "slices.csv", index=False)
@@ -88,7 +88,7 @@ def make(folder, table=TABLE, **changes):
     ]
     sample = [f"{name}_{label},0.5" for name in TEST["SOPInstanceUID"] for label in KAGGLE_ORDER]
     (folder / "sample.csv").write_text("\n".join(["ID,Label", *sample]) + "\n")
-    if (table["any"] == "").any():
+    if sampled and (table["any"] == "").any():
         words.append(f"--sample={folder / 'sample.csv'}")
     assert run.main(words) == 0
     return folder / "r"
@@ -321,6 +321,20 @@ def test_in_sample_predictions_are_refused_unless_trusted(fresh, capsys):
     assert not (fresh / "imports").exists() and not (fresh / "imports/folds.parquet").exists()
     assert take(fresh, "one", sharp, guesses(TEST, 2), "--trust-oof") == 0
     assert "imported with --trust-oof" in capsys.readouterr().out
+
+
+def test_one_test_patient_is_no_measure_of_how_certain_a_model_should_be(tmp_path, capsys):
+    """Predictions that four test patients refuse, by fold; one of them alone has no error."""
+    sharp = guesses(TRAIN, 1, skill=3.5)
+    folds = pd.concat([guesses(TEST, 10 + k).assign(fold=k) for k in range(3)])
+    sharp["fold"] = (NUMBER % 3).to_numpy()
+    assert take(make(tmp_path / "four"), "one", sharp, folds) == 1
+    assert "3 standard errors below, the mean entropy on test slices" in error_line(capsys)
+    single = TEST["SOPInstanceUID"][-SLICES:]
+    r = make(tmp_path / "t", TABLE[~TABLE.index.isin(TEST.index[:-SLICES])], sampled=False)
+    folds = folds[folds["SOPInstanceUID"].isin(single)]
+    assert take(r, "one", sharp, folds) == 0
+    assert "with one test patient it cannot be checked" in capsys.readouterr().out
 
 
 def test_a_model_that_is_in_sample_in_all_folds_is_refused_without_test_predictions(fresh, capsys):

@@ -53,9 +53,9 @@ def simulated(seed, model):
 @pytest.mark.parametrize("seed", range(20))
 def test_out_of_fold_predictions_do_not_alarm(seed):
     y, p, fold, patients = simulated(seed, model=seed)
-    _, test_p, _, _ = simulated(seed + 500, model=seed)
+    _, test_p, _, test_patients = simulated(seed + 500, model=seed)
     assert fold_alarm(y, p, fold, patients) == ""
-    assert entropy_alarm(y, p, test_p) == ""
+    assert entropy_alarm(y, p, test_p, patients, test_patients) == ""
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +80,19 @@ def fitted():
 
 
 def test_in_sample_predictions_alarm_against_their_test_predictions(fitted):
-    y, _, _, out_of_fold, in_sample, per_fold, test_p = fitted
-    assert entropy_alarm(y, out_of_fold, per_fold) == ""
-    line = entropy_alarm(y, in_sample, test_p)
+    y, _, patients, out_of_fold, in_sample, per_fold, test_p = fitted
+    in_folds = np.tile(patients, FOLDS)  # as many test patients
+    assert entropy_alarm(y, out_of_fold, per_fold, patients, in_folds) == ""
+    line = entropy_alarm(y, in_sample, test_p, patients, patients)
     loss, test = weighted_log_loss(y, in_sample), weighted_log_loss(test_p, test_p)
     assert f"weighted log loss on train slices is {loss:.4f}" in line
     assert line.endswith(f"on test slices, {test:.4f}")
     sharp = in_sample.round()  # as after memorising
-    assert entropy_alarm(y, sharp, test_p).startswith("the mean entropy on train slices is 0.0000")
+    sharp_line = entropy_alarm(y, sharp, test_p, patients, patients)
+    assert sharp_line.startswith("the mean entropy on train slices is 0.0000")
+    for few in (2, 4):  # test patients
+        rows = patients < few
+        assert entropy_alarm(y, in_sample, test_p[rows], patients, patients[rows]) != ""
 
 
 def test_one_in_sample_fold_alarms_with_its_number(fitted):
@@ -105,8 +110,38 @@ def test_a_loss_below_the_entropy_on_test_alarms():
     y = np.tile([[1, 0, 1, 0, 1, 0]], (50, 1))
     p = np.where(y == 1, 0.8, 0.2)
     test_p = np.full((50, 6), 0.8)
-    assert entropy_alarm(y, p, test_p).startswith("the weighted log loss on train slices is 0.2231")
-    assert entropy_alarm(1 - y, p, test_p) == ""
+    patients = np.arange(50)
+    line = entropy_alarm(y, p, test_p, patients, patients)
+    assert line.startswith("the weighted log loss on train slices is 0.2231")
+    assert entropy_alarm(1 - y, p, test_p, patients, patients) == ""
+    assert entropy_alarm(y, p, test_p, patients, np.zeros(50)) == ""  # one test patient
+    assert entropy_alarm(y, p, test_p, np.zeros(50), patients) == ""
+    assert entropy_alarm(y, p, test_p[:0], patients, patients[:0]) == ""
+
+
+@pytest.mark.parametrize("test_count", [1, 2, 3, 5, 20])
+def test_honest_predictions_rarely_alarm_with_few_test_patients(test_count):
+    """Calibrated posteriors of a shifted signal; two fifths of the patients bleed."""
+    rng, draws, train, alarms = np.random.default_rng(test_count), 200, 100, 0
+    patients = np.repeat(np.arange(train + test_count), SLICES)
+    for seed in range(draws):
+        bleeds = rng.random((train + test_count, 1, 1)) < 0.4
+        prior = np.where(bleeds, 0.3, 0.01) * np.ones((1, SLICES, len(LABELS)))
+        prior = prior.reshape(-1, len(LABELS))
+        y = (rng.random(prior.shape) < prior).astype(int)
+        logit = np.log(prior / (1 - prior)) + 3 * (3 * (y - 0.5) + rng.normal(0, 1, y.shape))
+        p, of_train = 1 / (1 + np.exp(-logit)), patients < train
+        alarms += bool(
+            entropy_alarm(
+                y[of_train],
+                p[of_train],
+                p[~of_train],
+                patients[of_train],
+                patients[~of_train],
+                seed,
+            )
+        )
+    assert alarms / draws <= 0.01
 
 
 def constant(y, q):
