@@ -45,16 +45,20 @@ def fit_studies(
 ) -> tuple[dict[str, Platt], pd.DataFrame]:
     """Calibrate whole studies on slices whose probabilities are out of fold, as slices are.
 
-    study: (n,); probs: (n, 6) out of fold, in [0, 1]; y: (n, 6) 0, 1, or NaN in slices that are
-    left out; fold: (n,) 0 ... K-1, which splits no patient and so no study; clipped, patients (n,):
+    study: (n,); probs: (n, 6) out of fold, in [0, 1]; y: (n, 6) 0, 1, or NaN in unlabelled slices;
+    fold: (n,) 0 ... K-1, which splits no patient and so no study; clipped, patients (n,):
     as in `fit_calibration`
 
     Returns (platts, table). platts: {label: Platt}, fitted on all studies, as the slices'
-    probabilities are out of fold. table: one row for each study with labelled slices: LABELS, 1
-    where a slice is positive, else 0; `fold`; and LABELS with "p_" before them, probabilities by
-    calibrations that are fitted on the other folds.
+    probabilities are out of fold. table: one row for each study whose slices are all labelled, or,
+    where there is none, for each with a labelled slice: LABELS, 1 where a slice is positive, else
+    0; `fold`; and LABELS with "p_" before them, probabilities by calibrations that are fitted on
+    the other folds.
     """
     known = ~np.isnan(y).any(axis=1)
+    # a study may bleed where it is not labelled
+    whole = pd.Series(known).groupby(np.asarray(study)).transform("all").to_numpy(bool)
+    known = whole if whole.any() else known
     study, fold = np.asarray(study)[known], np.asarray(fold)[known]
     raw = top_logits(study, probs[known], clip)
     truth = pd.DataFrame(y[known], columns=list(LABELS)).groupby(study, sort=True).max()

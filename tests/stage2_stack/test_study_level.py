@@ -82,13 +82,23 @@ def test_labels_of_a_fold_do_not_reach_its_own_studies():
     assert (before.loc[~own, columns] != after.loc[~own, columns]).all(axis=None)
 
 
-def test_unlabelled_slices_are_left_out():
+def test_a_study_with_an_unlabelled_slice_is_left_out():
+    """It may bleed there, so that it is no negative study."""
     study, p, y, fold = example_studies()
-    y[study == "s07"] = np.nan
-    y[3, 2] = np.nan
+    y[study == "s07"], y[3, 2] = np.nan, np.nan
+    platts, table = fit_studies(study, p, y, fold, CLIP)
+    kept = ~np.isin(study, ["s00", "s07"])
+    alone, expected = fit_studies(study[kept], p[kept], y[kept], fold[kept], CLIP)
+    assert platts == alone and len(table) == 58
+    np.testing.assert_array_equal(table, expected)
+
+
+def test_where_no_study_is_labelled_as_a_whole_their_labelled_slices_count():
+    study, p, y, fold = example_studies()
+    y[::5, 0] = np.nan
     _, table = fit_studies(study, p, y, fold, CLIP)
-    assert len(table) == 59 and "s07" not in table.index
-    assert table.loc["s00", "any"] == np.delete(y[:5, 0], 3).max()
+    assert len(table) == 60
+    np.testing.assert_array_equal(table["any"], y[:, 0].reshape(60, 5)[:, 1:].max(axis=1))
 
 
 def test_a_new_study_gets_its_calibrated_probability():
