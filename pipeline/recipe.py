@@ -109,8 +109,17 @@ class StageOneConfig(Config):
         return [*self.fits(), *([self.distilled] if self.distilled else [])]
 
     def model(self, name: str) -> CnnConfig:
-        """Return the CNN of this name, or its fit with another seed, or the distilled one."""
-        return next(model for model in self.trained() if model.name == name)
+        """Return the CNN of this name, or its fit with another seed, or the distilled one.
+
+        Raises InputError where it was renamed or taken out since it was planned.
+        """
+        for model in self.trained():
+            if model.name == name:
+                return model
+        raise InputError(
+            f"stage1.models has no CNN called {name} any more: recipe.yaml was changed meanwhile; "
+            "run the stage again, with the recipe that you want"
+        )
 
     def soft_label_fits(self, name: str) -> dict[str, list[str]]:
         """Return {CNN: its fits} of those whose predictions are soft labels of the fit `name`."""

@@ -73,7 +73,9 @@ class Run:
         return self.recipe_time != self._recipe_time()
 
     def _recipe_time(self) -> int:
-        return self.dir.recipe.stat().st_mtime_ns
+        with suppress(FileNotFoundError):  # an editor replaces it at this moment
+            return self.dir.recipe.stat().st_mtime_ns
+        return 0
 
     def recipe_part(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return {dotted key: plain value} of the recipe. keys: of fields, and of properties"""

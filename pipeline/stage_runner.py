@@ -8,7 +8,7 @@ from ct.errors import InputError, number_of
 from ct.system.blas_threads import one_blas_thread
 from ct.system.parallel_jobs import run_threads
 from pipeline.engines.shard_engine import ShardEngine
-from pipeline.freshness import why_stale
+from pipeline.freshness import first_difference, why_stale
 from pipeline.input_digests import Digests, input_digests
 from pipeline.integrity import check_content
 from pipeline.receipt import Receipt
@@ -143,11 +143,13 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
     check. Raises what `Engine.run` raises, and InputError where the recipe was changed meanwhile.
     """
     done: set[str] = set()
+    _check_same_recipe(run, stage)
     while True:
         plan = units_of(run, stage, read)
         new, missing = [unit for unit in plan if unit.name not in done], []
         if not new:
-            _check_one_recipe(run, stage, plan)
+            _check_same_recipe(run, stage)
+            _check_units_of_recipe(run, stage, plan)
             return
         # on all cores: to continue an ingest, all of its shards are read
         reasons = run_threads(lambda unit: unit.why_not_done(verify=True), new)
@@ -163,21 +165,36 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
         done |= {unit.name for unit in new}
 
 
-def _check_one_recipe(run: Run, stage: Stage, units: Sequence[Unit]) -> None:
-    """Raise InputError where units of a stage were made with another recipe than is there now.
+def _check_same_recipe(run: Run, stage: Stage) -> None:
+    """Raise InputError where recipe.yaml says something else for a stage than when it was read.
 
-    Each unit reads recipe.yaml when it starts.
+    Each unit reads it when it starts, and the receipt of the stage holds what was read first.
     """
+    if not run.recipe_is_rewritten():
+        return
+    part, now = run.recipe_part(stage.keys), Run(run.dir.root).recipe_part(stage.keys)
+    if difference := first_difference(part, now):
+        raise InputError(f"{_changed(run, stage)}: {difference}; {_AGAIN.format(stage.name)}")
+
+
+def _check_units_of_recipe(run: Run, stage: Stage, units: Sequence[Unit]) -> None:
+    """Raise InputError where recipe.yaml was changed and put back, and units read the other one."""
     if not run.recipe_is_rewritten():
         return
     others = [unit.name for unit in units if unit.why_not_done()]
     if others:
         raise InputError(
-            f"{run.dir.recipe} was changed while {stage.name} worked: {len(others)} of "
+            f"{_changed(run, stage)}, and put back: {len(others)} of "
             f"{number_of(len(units), 'unit')} ({others[0]}{', ...' if others[1:] else ''}) "
-            f"{'is' if len(others) == 1 else 'are'} of another recipe; run `{stage.name}` again, "
-            "with the recipe that you want"
+            f"{'is' if len(others) == 1 else 'are'} of another recipe; {_AGAIN.format(stage.name)}"
         )
+
+
+_AGAIN = "run `{}` again, with the recipe that you want"
+
+
+def _changed(run: Run, stage: Stage) -> str:
+    return f"{run.dir.recipe} was changed while {stage.name}, or a stage before it, worked"
 
 
 def units_of(run: Run, stage: Stage, read: Digests) -> list[Unit]:

@@ -31,7 +31,7 @@ class TrainingState:
         before = self.state["processes"]
         if before == processes:
             return self.state
-        step = self.state["step"] * before // processes
+        step = min(steps, self.state["step"] * before // processes)  # the last one may be short
         done = (self.state["epoch"] - 1) * steps + step
         loss_sum = self.state["loss_sum"] * step / max(1, self.state["step"])
         return self.state | {"step": step, "done": done, "loss_sum": loss_sum}

@@ -205,6 +205,8 @@ def _value_column(table: pd.DataFrame, parse: Parse, where: str) -> str:
     if known := [by_name[name] for name in VALUE_COLUMNS if name in by_name]:
         return known[0]
     fitting = [name for name in table.columns if _parses(table[name], parse)]
+    if len(fitting) > 1:  # such as a column of sex that is F everywhere
+        fitting = [name for name in fitting if table[name].nunique() > 1]
     if len(fitting) == 1:
         return fitting[0]
     raise InputError(

@@ -103,8 +103,9 @@ def _read_rows(file: Binary, encoding: str, skipped: int, where: str) -> pd.Data
 
     Where its first row has more cells than the header, pandas takes the first columns as an index,
     and each name moves to another column. Separators at the end of the rows leave such cells, all
-    empty, and are no columns. Raises InputError where the cells hold something: whether the first
-    or the last of them has no name is unknown.
+    empty, and are no columns. Raises InputError where the cells hold something, and where the first
+    column is numbered as R's row names are: whether the first or the last of them has no name is
+    unknown.
     """
     read = partial(
         pd.read_csv, dtype=str, keep_default_na=False, encoding=encoding, skiprows=skipped
@@ -113,7 +114,8 @@ def _read_rows(file: Binary, encoding: str, skipped: int, where: str) -> pd.Data
     if isinstance(table.index, pd.RangeIndex):
         return table
     names, surplus = len(table.columns), table.index.nlevels
-    if surplus > names or (table.iloc[:, -surplus:] != "").any(axis=None):
+    numbered = surplus == 1 and list(table.index) == [str(i + 1) for i in range(len(table))]
+    if numbered or surplus > names or (table.iloc[:, -surplus:] != "").any(axis=None):
         raise InputError(
             f"{where}: rows have {names + surplus} cells, the header {names}; "
             "give each column a name in the first line (in R by write.csv)"

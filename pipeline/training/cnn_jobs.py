@@ -161,9 +161,13 @@ def predict_fold(
     weights, title = folder / "weights.safetensors", which.replace("_", " ")
     rows, process = inputs.rows(which, k), this_process()
     computed_with = environment(config) | {"processes": 0}  # of a part it is one, always
-    digest = broadcast(text_digest(f"{digest} {sorted(computed_with.items())}"))
+    of_device = text_digest(f"{digest} {sorted(computed_with.items())}")
+    of_weights = file_digest(weights)[:12]
+    older, own = (f"{which}-{each[:12]}-{of_weights}.part" for each in (digest, of_device))
+    # the parts of an older version, which does not know their device, are kept, too
+    in_parts = broadcast(older if (folder / older).is_dir() else own)
     parts = PredictionParts(
-        folder / f"{which}-{digest[:12]}-{file_digest(weights)[:12]}.part",
+        folder / in_parts,
         inputs.slices.index,
         [rows[start : start + PART_SLICES] for start in range(0, max(1, len(rows)), PART_SLICES)],
         "logits" if config.outputs == "logits" else None,

@@ -1,5 +1,6 @@
 """The jobs of stage one: interrupted and continued, damaged, logged, and in several processes."""
 
+import importlib
 import json
 import os
 import shutil
@@ -211,6 +212,44 @@ def test_a_checkpoint_of_an_older_version_is_used_where_it_fits(
     assert same_weights(untrained, finished)
 
 
+@pytest.mark.parametrize("stage", ["folds", "train"])
+def test_a_recipe_that_is_changed_before_the_first_unit_is_noticed(
+    untrained, monkeypatch, capsys, stage
+):
+    recipe = untrained / "recipe.yaml"
+    text = recipe.read_text()
+    (untrained / "receipts/folds.json").unlink()
+    module = importlib.import_module(f"pipeline.stages.{stage}")
+    real = getattr(module, stage)
+
+    def change(*args):
+        real(*args)  # at the end of its work the next experiment is prepared
+        recipe.write_text(text.replace("name: resnet", "name: other"))
+
+    monkeypatch.setattr(module, stage, change)
+    status = run.main(["all", f"--run={untrained}", "--workers=1"])
+    error = capsys.readouterr().err
+    recipe.write_text(text)
+    assert status == 1 and "Traceback" not in error
+    later = "predict" if stage == "train" else "train"
+    assert f"recipe.yaml was changed while {later}, or a stage before it, worked" in error
+    assert "stage1.models" in error and stage_states(Run(untrained))[later][0] != "fresh"
+
+
+def test_a_cnn_that_is_renamed_while_it_is_trained_is_one_line(untrained, monkeypatch, capsys):
+    recipe, real = untrained / "recipe.yaml", cnn_jobs.train_cnn
+
+    def train(*args):
+        recipe.write_text(recipe.read_text().replace("name: resnet", "name: other"))
+        return real(*args)
+
+    monkeypatch.setattr(cnn_jobs, "train_cnn", train)
+    assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 1
+    error = capsys.readouterr().err
+    assert "no CNN called resnet any more: recipe.yaml was changed" in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize("put_back", [False, True])
 def test_a_recipe_that_is_changed_while_a_stage_works_does_not_make_a_fresh_stage(
     untrained, monkeypatch, capsys, put_back
@@ -230,7 +269,8 @@ def test_a_recipe_that_is_changed_while_a_stage_works_does_not_make_a_fresh_stag
     monkeypatch.setattr(cnn_jobs, "train_cnn", train)
     assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 1
     error = capsys.readouterr().err
-    assert "recipe.yaml was changed while train worked" in error and "run `train` again" in error
+    assert "recipe.yaml was changed while train, or a" in error and "run `train` again" in error
+    assert ("and put back: 1 of 2 units (train/resnet/fold1) is" in error) == put_back
     assert stage_states(Run(untrained))["train"][0] == "missing"
     rates = set(calls)
     recipe.write_text(text)
@@ -290,12 +330,23 @@ def test_a_checkpoint_continued_in_another_environment_is_logged(untrained, monk
 
 
 @pytest.mark.parametrize(
-    ("changed", "kept"),
-    [({}, 3), ({"processes": 4}, 3), ({"device": "cuda, A"}, 0), ({"precision": "bf16"}, 0)],
+    ("changed", "older", "kept"),
+    [
+        ({}, False, 3),
+        ({"processes": 4}, False, 3),
+        ({"device": "cuda, A"}, False, 0),
+        ({"precision": "bf16"}, False, 0),
+        ({"device": "cuda, A"}, True, 3),  # an older version did not note the device
+    ],
 )
-def test_the_parts_of_a_prediction_are_all_of_one_device(untrained, monkeypatch, changed, kept):
+def test_the_parts_of_a_prediction_are_all_of_one_device(
+    untrained, monkeypatch, changed, older, kept
+):
     monkeypatch.setattr(cnn_jobs, "PART_SLICES", 4)
     real, environment, calls = cnn_jobs.predict, cnn_jobs.environment, []
+    digest_of = cnn_jobs.text_digest
+    if older:  # the name of the folder had the digest itself
+        monkeypatch.setattr(cnn_jobs, "text_digest", lambda text: text.partition(" ")[0])
 
     def until(*args):
         calls.append(1)
@@ -308,6 +359,7 @@ def test_the_parts_of_a_prediction_are_all_of_one_device(untrained, monkeypatch,
     with pytest.raises(Cut):
         run.main(["train", f"--run={untrained}", "--workers=1"])
     monkeypatch.setattr(cnn_jobs, "environment", environment)
+    monkeypatch.setattr(cnn_jobs, "text_digest", digest_of)
     calls[:] = []
     monkeypatch.setattr(cnn_jobs, "predict", lambda *args: calls.append(1) or real(*args))
     assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 0

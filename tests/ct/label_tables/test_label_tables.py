@@ -96,6 +96,8 @@ def test_long_tables(tmp_path, ids):
     else:
         table = pd.DataFrame(rows, columns=["SOPInstanceUID", "type", "value"])
     pd.testing.assert_frame_equal(labels_of(tmp_path, table)[1], expected())
+    scored = table.rename(columns={"value": "score_x"}).assign(sex="F")  # F is a word for 0, too
+    pd.testing.assert_frame_equal(labels_of(tmp_path, scored)[1], expected())
     contrary = pd.concat([table, table[:1].assign(**{table.columns[-1]: 0})])
     with pytest.raises(InputError, match="row 1 contradicts another row, epidural has two values"):
         labels_of(tmp_path, contrary)

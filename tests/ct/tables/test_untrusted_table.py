@@ -190,6 +190,14 @@ def test_rows_with_cells_that_have_no_name_are_refused(ends, cells, tmp_path):
         read_table_file(tmp_path / "o.csv", "oof")
 
 
+@pytest.mark.parametrize("end", ["", ",0"])
+def test_numbered_rows_with_one_cell_more_than_the_header_are_refused(end, tmp_path):
+    """Row names of R and an empty last column, or numbers and a separator at the end."""
+    (tmp_path / "o.csv").write_text(f"id,any,note\n1,a,1,{end}\n2,b,0,{end}\n")
+    with pytest.raises(InputError, match="cells, the header 3; give each column a name"):
+        read_table_file(tmp_path / "o.csv", "oof")
+
+
 PARQUET = pd.DataFrame({"ID": ["ID_1_any"], "Label": [0.25]}).to_parquet()
 
 
