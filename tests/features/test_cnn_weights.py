@@ -105,7 +105,9 @@ def test_rows_without_logits_or_labels_are_left_out(case):
     known = cross_fit_weights(of_kept, y[keep], patient[keep], fold[keep], FOLDS)
     assert (all_rows == known).all() and all_rows[0, 2, 0] < 0.1
     mean = held_out_mean(logits, fold, all_rows)
-    assert np.isnan(mean[::7]).all() and not np.isnan(mean[1::7]).any()  # it has all the weight
+    unknown = all_rows[fold][:, [0, 2]].sum(axis=1) == 0  # the CNN that lacks a row has all weight
+    assert (np.isnan(mean[::7]) == unknown[::7]).all() and unknown[::7].any()
+    assert not unknown[::7].all() and not np.isnan(mean[1::7]).any()
 
 
 @pytest.mark.parametrize("patients", (2, 6))
