@@ -131,7 +131,7 @@ def _tag_remarks(slices: pd.DataFrame, acquisition: pd.DataFrame) -> list[Remark
         ),
         (
             no_rescale,
-            "RescaleSlope or RescaleIntercept is missing",
+            "RescaleSlope or RescaleIntercept is missing, or no number",
             "stored values are used as Hounsfield units",
         ),
         (

@@ -153,7 +153,7 @@ def test_names_of_the_head_are_accepted(ranges, part):
         ({}, {"burned_in": True}, "text is burned into the pixels"),
         ({}, {"recognizable": True}, "the person can be recognized"),
         ({}, {"thickness_mm": 0.6}, "slice thickness 0.6 mm, training range 2.5 to 5 mm"),
-        ({"slope": np.nan}, {}, "RescaleSlope or RescaleIntercept is missing"),
+        ({"slope": np.nan}, {}, "RescaleSlope or RescaleIntercept is missing, or no number"),
         (
             {"pixel_spacing_mm": np.nan},
             {},
