@@ -148,8 +148,7 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
         plan = units_of(run, stage, read)
         new, missing = [unit for unit in plan if unit.name not in done], []
         if not new:
-            _check_same_recipe(run, stage)
-            _check_units_of_recipe(run, stage, plan)
+            _check_same_recipe(run, stage, plan)
             return
         # on all cores: to continue an ingest, all of its shards are read
         reasons = run_threads(lambda unit: unit.why_not_done(verify=True), new)
@@ -165,36 +164,26 @@ def run_units(run: Run, stage: Stage, read: Digests) -> None:
         done |= {unit.name for unit in new}
 
 
-def _check_same_recipe(run: Run, stage: Stage) -> None:
-    """Raise InputError where recipe.yaml says something else for a stage than when it was read.
+def _check_same_recipe(run: Run, stage: Stage, units: Sequence[Unit] = ()) -> None:
+    """Raise InputError where recipe.yaml is not for a stage, or a unit, what it was when it began.
 
     Each unit reads it when it starts, and the receipt of the stage holds what was read first.
+    units: that are done; where it was changed and put back, some may have read the other one
     """
     if not run.recipe_is_rewritten():
         return
     part, now = run.recipe_part(stage.keys), Run(run.dir.root).recipe_part(stage.keys)
-    if difference := first_difference(part, now):
-        raise InputError(f"{_changed(run, stage)}: {difference}; {_AGAIN.format(stage.name)}")
-
-
-def _check_units_of_recipe(run: Run, stage: Stage, units: Sequence[Unit]) -> None:
-    """Raise InputError where recipe.yaml was changed and put back, and units read the other one."""
-    if not run.recipe_is_rewritten():
-        return
-    others = [unit.name for unit in units if unit.why_not_done()]
+    why = first_difference(part, now)
+    others = [] if why else [unit.name for unit in units if unit.why_not_done()]
     if others:
+        count, more = number_of(len(units), "unit"), ", ..." if others[1:] else ""
+        verb = "is" if len(others) == 1 else "are"
+        why = f"put back, but {len(others)} of {count} ({others[0]}{more}) {verb} of another recipe"
+    if why:
         raise InputError(
-            f"{_changed(run, stage)}, and put back: {len(others)} of "
-            f"{number_of(len(units), 'unit')} ({others[0]}{', ...' if others[1:] else ''}) "
-            f"{'is' if len(others) == 1 else 'are'} of another recipe; {_AGAIN.format(stage.name)}"
+            f"{run.dir.recipe} was changed while {stage.name}, or a stage before it, worked: "
+            f"{why}; run `{stage.name}` again, with the recipe that you want"
         )
-
-
-_AGAIN = "run `{}` again, with the recipe that you want"
-
-
-def _changed(run: Run, stage: Stage) -> str:
-    return f"{run.dir.recipe} was changed while {stage.name}, or a stage before it, worked"
 
 
 def units_of(run: Run, stage: Stage, read: Digests) -> list[Unit]:

@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 from ct.dicom.dataset_parser import quiet_pydicom
 from ct.dicom.enhanced_ct import open_slice_header
-from ct.errors import InputError
+from ct.errors import InputError, number_of
 from ct.labels import LABELS
 from ct.sources.file_reader import read_each
 from ct.sources.frames import Frame
@@ -106,9 +106,12 @@ def write_structured_reports(
             report = structured_report([header for header, _ in headers], probabilities, ascii_name)
             _save_private(report, folder / f"{study}.dcm")
         written += 1
+    if not written:
+        log(f"  0 structured reports in {REPORTS}/, for these reasons")
+        return
     log(
-        f"  {written} structured reports in {REPORTS}/: they hold names and identifiers of "
-        "patients, so that an archive can file them; keep them where the originals are kept"
+        f"  {number_of(written, 'structured report')} in {REPORTS}/, with names and identifiers of "
+        "patients, so that an archive can file them; keep the folder where the originals are kept"
     )
 
 

@@ -17,7 +17,7 @@ import pipeline.engines.cluster_units
 import run
 from ct.config import validate
 from ct.errors import InputError
-from pipeline.checked_options import AllOptions, CnnOptions, UnitOptions
+from pipeline.checked_options import AllOptions, CnnOptions
 from pipeline.commands.all import stage_command
 from pipeline.engines import cluster_task
 from pipeline.engines.choice import chosen_engine
@@ -324,12 +324,17 @@ def test_flags_that_do_not_go_together(options, text):
         validate(CnnOptions, {"run": "r", **options}, "train")
 
 
-def test_ray_is_not_for_torchrun(monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        ({"engine": "ray"}, "--engine=ray: not under torchrun"),
+        ({"shard": "2/8"}, "--shard=2/8: not under torchrun"),
+        ({"gpus": "2,3"}, "--gpus=2,3: not under torchrun.*CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_flags_that_are_not_for_torchrun(flags, refused, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with (
-        pytest.raises(InputError, match="--engine=ray: not under torchrun"),
-        chosen_engine(UnitOptions(run="r", engine="ray")),
-    ):
+    with pytest.raises(InputError, match=refused), chosen_engine(CnnOptions(run="r", **flags)):
         pass
 
 

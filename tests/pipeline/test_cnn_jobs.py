@@ -270,7 +270,7 @@ def test_a_recipe_that_is_changed_while_a_stage_works_does_not_make_a_fresh_stag
     assert run.main(["train", f"--run={untrained}", "--workers=1"]) == 1
     error = capsys.readouterr().err
     assert "recipe.yaml was changed while train, or a" in error and "run `train` again" in error
-    assert ("and put back: 1 of 2 units (train/resnet/fold1) is" in error) == put_back
+    assert ("worked: put back, but 1 of 2 units (train/resnet/fold1) is" in error) == put_back
     assert stage_states(Run(untrained))["train"][0] == "missing"
     rates = set(calls)
     recipe.write_text(text)

@@ -11,7 +11,7 @@ from fake_units import FakeUnit, fake_units
 from ct.config import validate
 from ct.errors import InputError
 from ct.storage.file_lock import file_lock
-from pipeline.checked_options import AllOptions, CnnOptions, UnitOptions
+from pipeline.checked_options import AllOptions, UnitOptions
 from pipeline.engines import shard_engine
 from pipeline.engines.choice import chosen_engine
 from pipeline.engines.local_engine import LocalEngine
@@ -177,24 +177,9 @@ def test_shards_are_of_one_stage():
         validate(AllOptions, {"run": "r", "shard": "1/2"}, "all")
 
 
-def test_a_shard_is_not_for_torchrun(monkeypatch):
+def test_the_engine_of_a_shard_waits_for_no_lock():
     with chosen_engine(UnitOptions(run="r", shard="2/8")) as engine:
         assert (engine.number, engine.count, engine.local.wait_for_locks) == (2, 8, False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with (
-        pytest.raises(InputError, match="--shard=2/8: not under torchrun"),
-        chosen_engine(UnitOptions(run="r", shard="2/8")),
-    ):
-        pass
-
-
-def test_gpus_are_not_chosen_by_a_flag_under_torchrun(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with (
-        pytest.raises(InputError, match="--gpus=2,3: not under torchrun.*CUDA_VISIBLE_DEVICES"),
-        chosen_engine(CnnOptions(run="r", gpus="2,3")),
-    ):
-        pass
 
 
 def test_shards_of_one_stage_are_together_and_those_of_two_stages_are_not(tmp_path):

@@ -145,7 +145,7 @@ def test_only_its_owner_may_read_it(tmp_path):
     _, _, log = written(tmp_path)
     assert (tmp_path / "sr").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "sr/study-1.dcm").stat().st_mode & 0o777 == 0o600
-    assert "1 structured reports" in log and "names and identifiers" in log
+    assert "1 structured report in" in log and "names and identifiers" in log
     assert not any(value in log for value in ("4711", "ller", ROOT_UID))
 
 
@@ -160,6 +160,7 @@ def test_a_study_that_cannot_be_referenced_has_none(tmp_path, tags, reason):
     report, _, log = written(tmp_path, **tags)
     assert report is None and f"study-1: no structured report: {reason}" in log
     assert "0 structured reports" in log and "ID_000000000c" not in log
+    assert "names and identifiers" not in log  # of no report
 
 
 def test_frames_of_enhanced_ct_are_referenced_by_number(tmp_path):
